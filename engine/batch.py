@@ -1,0 +1,70 @@
+"""Batches: what moves from a source to the tables' queues.
+
+A batch is one table's contiguous records as NDJSON bytes, under one version and within one hour of commit
+time. It is handed over at about 64 KiB or at the end of a drain of the socket, never row by row: moving an item
+between tasks costs more than a row may cost in total.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from engine.position import Lsn, Position
+from engine.schema import TableName
+
+
+class Operations(NamedTuple):
+    """Rows per op: created, updated, deleted, read by a snapshot, truncated."""
+
+    c: int = 0
+    u: int = 0
+    d: int = 0
+    r: int = 0
+    t: int = 0
+
+    def plus(self, other: "Operations") -> "Operations":
+        """The sum, op by op."""
+        return Operations(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One table's contiguous records.
+
+    `lines` are whole NDJSON lines; `first` and `last` the positions of the first and last of `row_count`
+    records; commit times are Unix microseconds (UTC) of their transactions, both within one hour.
+    """
+
+    table: TableName
+    version: int
+    lines: bytes
+    row_count: int
+    operations: Operations
+    first: Position
+    last: Position
+    first_commit_us: int
+    last_commit_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Boundary:
+    """Everything that commits before `lsn` has left the socket with this intake or an earlier one.
+
+    A commit's end or a keepalive's position; `commit_us` is that commit's time, or the server's, in Unix
+    microseconds.
+    """
+
+    lsn: Lsn
+    commit_us: int
+    is_keepalive: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """What one drain of the socket gave. The boundary, if any, is the newest one that the drain passed.
+
+    Batches of the same table are in commit order. Rows after the boundary's commit may be among them: they
+    belong to a transaction whose end is still to come.
+    """
+
+    batches: tuple[Batch, ...]
+    boundary: Boundary | None

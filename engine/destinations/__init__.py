@@ -1,0 +1,1 @@
+"""Destinations: where objects go."""

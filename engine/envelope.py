@@ -1,0 +1,77 @@
+"""The record configuration: everything that shapes a line, a key, or which changes are read.
+
+It is written into the journal when a writer opens it, so that a successor with another configuration can make
+a planned object again exactly as its planner would have. Secrets are in it by key id only.
+"""
+
+import fnmatch
+import hashlib
+from typing import Literal
+
+import msgspec
+
+from engine.schema import TableName
+
+Envelope = Literal["standard", "debezium", "flat"]
+NumericMode = Literal["string", "number"]
+JsonMode = Literal["embed", "string"]
+Layout = Literal["hive", "plain"]
+Compression = Literal["gzip", "zstd"]
+
+
+class TableRule(msgspec.Struct, frozen=True):
+    """Columns of the tables that `match` (a pattern as in `tables`): all, only `include`, or all but `exclude`."""
+
+    match: str
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+
+class RecordConfiguration(msgspec.Struct, frozen=True):
+    """What a line, a key and the choice of changes follow from, besides the source's log.
+
+    `tables` and `exclude` are patterns `schema.table` with `*` and `?`, matched against raw names; a table is
+    captured when one of `tables` matches and none of `exclude`. `stream` holds the source's protocol options and
+    session settings that shape values, as (name, value) pairs.
+    """
+
+    publication: str
+    tables: tuple[str, ...]
+    exclude: tuple[str, ...] = ()
+    rules: tuple[TableRule, ...] = ()
+    envelope: Envelope = "standard"
+    numeric: NumericMode = "string"
+    json: JsonMode = "embed"
+    layout: Layout = "hive"
+    compression: Compression = "gzip"
+    stream: tuple[tuple[str, str], ...] = ()
+
+    def captures(self, table: TableName) -> bool:
+        """Whether changes of `table` are wanted."""
+        return any(matches(pattern, table) for pattern in self.tables) and not any(
+            matches(pattern, table) for pattern in self.exclude
+        )
+
+    def is_included(self, table: TableName, column: str) -> bool:
+        """Whether `column` is written. The first rule that matches the table decides."""
+        for rule in self.rules:
+            if matches(rule.match, table):
+                if rule.include:
+                    return column in rule.include
+                return column not in rule.exclude
+        return True
+
+    def record_digest(self, table: TableName) -> str:
+        """Names what shapes this table's lines: two configurations with one digest write the same lines."""
+        rule = next((rule for rule in self.rules if matches(rule.match, table)), None)
+        columns = (rule.include, rule.exclude) if rule else ((), ())
+        shaping = (self.envelope, self.numeric, self.json, self.stream, columns)
+        return hashlib.sha256(msgspec.json.encode(shaping)).hexdigest()[:16]
+
+
+def matches(pattern: str, table: TableName) -> bool:
+    """Whether `pattern` (`schema.table`, `*` and `?` in either part) names `table`. Case matters."""
+    schema, dot, name = pattern.partition(".")
+    if not dot:
+        schema, name = "public", pattern
+    return fnmatch.fnmatchcase(table.schema, schema) and fnmatch.fnmatchcase(table.table, name)

@@ -1,0 +1,127 @@
+"""Every error that an operator can meet, as one tree.
+
+    TailraceError                       what happened; `hint` says what to do; `exit_code` is the process's
+    ├── ConfigurationError         78   the configuration is wrong
+    ├── DecodeError                70   the source sent what its protocol does not allow
+    ├── SourceError
+    │   ├── SourceUnavailable      69   retryable: no connection, lost connection, server starting or stopping
+    │   ├── SourceRefused          78   the server is reachable and will not do it: settings, rights, names
+    │   ├── SlotBusy               75   retryable: another walsender holds the slot
+    │   └── PositionLost           70   slot missing, moved or remade; server behind the journal; timeline forked
+    ├── DestinationError
+    │   ├── DestinationUnavailable 69   retryable: no answer, a lost answer, 5xx, SlowDown, 409; applied or not
+    │   └── DestinationRefused     78   403, missing bucket, wrong region: exit with the fix
+    ├── Superseded                 75   another writer owns the journal now
+    ├── StopLimit                  75   the drain limit or a second signal ended the process
+    ├── ForeignPrefix              70   the prefix belongs to another pipeline
+    └── JournalError               70   the bucket contradicts itself or this engine; nothing was written
+
+Strategy: adapters translate foreign errors at their boundary into this tree, with the cause and the facts;
+everything above retries on `retryable` alone. Messages never carry row values or secrets.
+"""
+
+from typing import ClassVar
+
+
+class TailraceError(Exception):
+    """Base of all errors shown to an operator.
+
+    `str(error)` says what happened and where, in one sentence; `hint` says what to do about it.
+    """
+
+    exit_code: ClassVar[int] = 70
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class ConfigurationError(TailraceError):
+    """The configuration cannot be used. The message may hold several lines, one a problem."""
+
+    exit_code = 78
+
+
+class DecodeError(TailraceError):
+    """The bytes are not what the protocol allows; raised instead of IndexError and its kin."""
+
+
+class SourceError(TailraceError):
+    """Something about the source."""
+
+
+class SourceUnavailable(SourceError):
+    """The source does not answer, or stopped answering. Trying again later may work."""
+
+    exit_code = 69
+    retryable = True
+
+
+class SourceRefused(SourceError):
+    """The source answered and will not do it: a setting, a right or a name has to change."""
+
+    exit_code = 78
+
+
+class SlotBusy(SourceError):
+    """Another walsender holds the replication slot; `holder_pid` is its process on the server."""
+
+    exit_code = 75
+    retryable = True
+
+    def __init__(self, message: str, *, holder_pid: int | None = None, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.holder_pid = holder_pid
+
+
+class PositionLost(SourceError):
+    """Changes between the journal's position and the source's are gone; never skipped silently."""
+
+
+class DestinationError(TailraceError):
+    """Something about the bucket."""
+
+
+class DestinationUnavailable(DestinationError):
+    """No usable answer. The request may have been applied or not: send the same bytes again.
+
+    `code` is S3's error code or the transport's error name, for metrics.
+    """
+
+    exit_code = 69
+    retryable = True
+
+    def __init__(self, message: str, *, code: str = "", hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.code = code
+
+
+class DestinationRefused(DestinationError):
+    """The bucket answered and will not do it: rights, name, region, encryption key."""
+
+    exit_code = 78
+
+    def __init__(self, message: str, *, code: str = "", hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.code = code
+
+
+class Superseded(TailraceError):
+    """Another writer appended to the journal: this one may publish nothing more."""
+
+    exit_code = 75
+
+
+class StopLimit(TailraceError):
+    """The process was told to end before its drain was done; a successor redoes the rest."""
+
+    exit_code = 75
+
+
+class ForeignPrefix(TailraceError):
+    """The journal under the prefix belongs to another source."""
+
+
+class JournalError(TailraceError):
+    """The bucket contradicts its journal, or the source its plans. Stops before anything is written."""

@@ -1,0 +1,153 @@
+"""The seams: what the protocol asks of a source, of a bucket and of a clock.
+
+The journal, recovery and publisher know only these; PostgreSQL and S3 stand behind them in production, a
+simulated world in the protocol's tests.
+"""
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from engine.batch import Intake
+from engine.envelope import RecordConfiguration
+from engine.position import Lsn
+from engine.schema import Decide
+
+Clock = Callable[[], int]
+"""The wall clock: Unix microseconds, UTC. Intervals use the event loop's own time."""
+
+
+class SourceIdentity(msgspec.Struct, frozen=True):
+    """Whose changes these are. `generation` grows only where LSNs stop being continuous."""
+
+    type: str
+    system_identifier: str
+    timeline: int
+    database: str
+    slot: str
+    publication: str
+    generation: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class SlotState:
+    """The slot as the server holds it, read while this stream holds the slot.
+
+    `confirmed_lsn` is what the server believes to be acknowledged; `flush_lsn` how far its log is written.
+    """
+
+    confirmed_lsn: Lsn
+    flush_lsn: Lsn
+
+
+class ChangeStream(Protocol):
+    """One connection that holds the slot."""
+
+    async def receive(self) -> Intake:
+        """The next drain of the socket; waits for one. May be empty but for a boundary.
+
+        Raises SourceUnavailable when the connection is lost: what was read and not yet returned is forgotten and
+        will be sent again. Cancellation loses nothing: the next call goes on.
+        """
+        ...
+
+    async def slot_state(self) -> SlotState:
+        """The slot, read now by another session, while this one holds it. Raises PositionLost, SourceUnavailable."""
+        ...
+
+    def acknowledge(self, lsn: Lsn) -> None:
+        """From now on status updates say that everything before `lsn` may be forgotten, and repeat it.
+
+        Before the first call no status update is sent at all. Never waits.
+        """
+        ...
+
+    def ask_keepalive(self) -> None:
+        """Ask the server for its position now (it answers with a keepalive). Never waits."""
+        ...
+
+
+class Source(Protocol):
+    """A database whose log can be read from a position again and again."""
+
+    async def identify(self) -> SourceIdentity:
+        """Who answers at the other end. Raises SourceUnavailable or SourceRefused."""
+        ...
+
+    async def prepare(self, *, is_first: bool) -> None:
+        """Make sure that what streaming needs is there: publication, and the slot.
+
+        A missing slot is made only when `is_first` (no journal knows it yet); else PositionLost is raised.
+        """
+        ...
+
+    async def flush_lsn(self) -> Lsn:
+        """How far the server's log is written now."""
+        ...
+
+    def stream(
+        self,
+        start: Lsn,
+        configuration: RecordConfiguration,
+        decide: Decide,
+        *,
+        single_rows: bool = False,
+    ) -> AbstractAsyncContextManager[ChangeStream]:
+        """Hold the slot and read from `start` (0: where the slot stands).
+
+        `decide` is asked at the first row after the start, after a relation changed, and again for every row for
+        which it answered None; rows that it does not want are skipped. With `single_rows` each row is a batch of
+        its own and `decide` is asked for each. Entering raises SlotBusy, PositionLost, SourceRefused or
+        SourceUnavailable. Leaving closes the connection and frees the slot.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectHead:
+    """What a look-up without the body tells. Metadata names are lower case, without `x-amz-meta-`."""
+
+    size: int
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ListedObject:
+    """One line of a listing."""
+
+    key: str
+    size: int
+
+
+class ObjectStore(Protocol):
+    """One bucket. Keys are whole keys. Nothing is ever overwritten or deleted through it.
+
+    Every method makes one attempt and raises DestinationUnavailable when there was no usable answer: the
+    request may have been applied or not. DestinationRefused: 403, missing bucket and the like. Cancellation
+    leaves the request in the same doubt.
+    """
+
+    async def create(
+        self, key: str, body: bytes, *, content_type: str, metadata: Mapping[str, str]
+    ) -> bool:
+        """Create the object if the key is free. True: created by this request. False: the key was taken (412)."""
+        ...
+
+    async def get(self, key: str) -> bytes | None:
+        """The body, or None where there is no such object."""
+        ...
+
+    async def head(self, key: str) -> ObjectHead | None:
+        """Size and metadata, or None where there is no such object."""
+        ...
+
+    def list(self, prefix: str, *, after: str = "") -> AsyncIterator[ListedObject]:
+        """The objects whose keys begin with `prefix` and sort after `after`, in key order."""
+        ...
+
+    async def abort_uploads(self, prefix: str, *, before_us: int) -> int:
+        """Abort multipart uploads under `prefix` begun before that time; how many. A missing right is no error."""
+        ...

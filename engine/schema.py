@@ -1,0 +1,131 @@
+"""Tables, their columns, and the versions of a table's shape.
+
+Strategy: a `Relation` is what the source says about a table now; a `TableVersion` is a relation that the
+journal (or this engine, provisionally) has given a number. A row belongs to the version of the highest number
+whose first position is at or before the row, if that version still has the row's relation and record
+configuration; otherwise the highest number + 1 begins at this row. So a replay decides the same.
+
+Invariant: nothing here reads a clock or a catalog; the same arguments give the same answer.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import msgspec
+
+from engine.position import Position
+
+_PLAIN = re.compile(r"[a-z_][a-z0-9_]*\Z")
+_PARTS = re.compile(r'("(?:[^"]|"")*"|[^".]+)\.("(?:[^"]|"")*"|[^".]+)\Z')
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class TableName:
+    """A table's raw names, unquoted."""
+
+    schema: str
+    table: str
+
+    def __str__(self) -> str:
+        """`schema.table`, each part quoted as SQL would where it has to be: distinct tables, distinct text."""
+        return f"{_quoted(self.schema)}.{_quoted(self.table)}"
+
+    @classmethod
+    def parse(cls, text: str) -> "TableName":
+        """The inverse of `str`. Raises ValueError when `text` is not of that form."""
+        match = _PARTS.match(text)
+        if match is None:
+            raise ValueError(f"not schema.table: {text!r}")
+        return cls(_unquoted(match[1]), _unquoted(match[2]))
+
+
+def _quoted(name: str) -> str:
+    if _PLAIN.match(name):
+        return name
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _unquoted(part: str) -> str:
+    return part[1:-1].replace('""', '"') if part.startswith('"') else part
+
+
+class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
+    """One column, in the relation's order.
+
+    `type` is the source's own text (`character varying(20)`), `type_kind` how the row codec reads it
+    (`integer`, `timestamptz`, `integer[]`, `text`: see the source's type table), `json` the JSON type of its
+    values (`number`, `string`, `boolean`, `array`, `any`). `key` says that it is in the replica identity.
+    `nullable` and `default` are advisory: only the catalog knows them.
+    """
+
+    name: str
+    type: str
+    type_kind: str
+    key: bool
+    json: str = "string"
+    nullable: bool = True
+    default: str | None = None
+    type_oid: int = 0
+    type_modifier: int = -1
+
+    @property
+    def shape(self) -> tuple[str, int, int, bool]:
+        """What the stream itself shows of the column: a difference here makes a new version."""
+        return (self.name, self.type_oid, self.type_modifier, self.key)
+
+
+class Relation(msgspec.Struct, frozen=True):
+    """A table as the stream showed it, described by the catalog.
+
+    `replica_identity` is PostgreSQL's letter (d, n, f, i). `key` names the primary key's columns, else the
+    replica identity's.
+    """
+
+    table: TableName
+    oid: int
+    replica_identity: str
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """What makes two relations different versions: OID, replica identity, columns as streamed."""
+        return (self.oid, self.replica_identity, tuple(column.shape for column in self.columns))
+
+
+class TableVersion(msgspec.Struct, frozen=True):
+    """A relation under a number. `first` is None for a version that no streamed row takes.
+
+    `record` is the digest of the record configuration that shapes this table's lines.
+    """
+
+    number: int
+    first: Position | None
+    record: str
+    relation: Relation
+
+
+Decide = Callable[[Relation, Position], TableVersion | None]
+"""Which version a row takes; None: the row is not wanted (not captured, already received or durable)."""
+
+
+def version_at(versions: Iterable[TableVersion], position: Position) -> TableVersion | None:
+    """The version of a streamed row: the highest number whose first position is at or before it."""
+    known = [v for v in versions if v.first is not None and v.first <= position]
+    return max(known, key=_number, default=None)
+
+
+def decide_version(
+    versions: tuple[TableVersion, ...], relation: Relation, record: str, position: Position
+) -> TableVersion:
+    """The version of the row at `position`; one that is not in `versions` begins at this row."""
+    found = version_at(versions, position)
+    if found is not None and found.relation.shape == relation.shape and found.record == record:
+        return found
+    number = 1 + max(map(_number, versions), default=0)
+    return TableVersion(number, position, record, relation)
+
+
+def _number(version: TableVersion) -> int:
+    return version.number

@@ -1,0 +1,1 @@
+"""Sources: one package each; they do not know each other."""
