@@ -1,0 +1,65 @@
+"""What the engine says about itself now: the answer of `/status`, and what readiness follows from.
+
+Invariant: a `Status` is a frozen copy; reading it needs no lock and disturbs nothing. It carries
+no row values and no secrets, so it may be shown to whoever can reach the port.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+
+Phase = Literal[
+    "starting", "standby", "opening", "redo", "streaming", "reconnecting", "draining", "stopped"
+]
+"""What the engine is doing.
+
+starting: nothing is connected yet. standby: another engine holds the slot; this one follows the
+journal. opening: the slot is held, the journal is being opened. redo: planned objects of a
+predecessor are made again. streaming: changes flow. reconnecting: the connection was lost,
+nothing is forgotten. draining: asked to stop, publishing what is held. stopped: nothing more will
+happen.
+"""
+
+READY_PHASES: frozenset[Phase] = frozenset({"standby", "streaming"})
+"""A standby is ready: a rolling deploy waits for the new engine before it stops the old one."""
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """One moment of one engine.
+
+    Times are Unix microseconds (UTC), 0 or None where there is none yet.
+    """
+
+    phase: Phase
+    since_us: int
+    release: str = ""
+    writer_id: str = ""
+    epoch: int = 0
+    seq: int = 0
+    source: str = ""
+    slot: str = ""
+    destination: str = ""
+    durable_lsn: str = ""
+    durable_commit_us: int = 0
+    lag_seconds: float | None = None
+    lag_bytes: int | None = None
+    memory_used_bytes: int = 0
+    memory_limit_bytes: int = 0
+    tables: int = 0
+    rows_total: int = 0
+    objects_total: int = 0
+    bytes_total: int = 0
+    publishes_in_flight: int = 0
+    backpressure: bool = False
+    last_error: str = ""
+    last_error_hint: str = ""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether `/readyz` answers 200."""
+        return self.phase in READY_PHASES
+
+
+StatusProvider = Callable[[], Status]
+"""Gives the status of now; cheap enough for every request."""
