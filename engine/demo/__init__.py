@@ -1,0 +1,1 @@
+"""The demonstration: real servers from wheels, and what `tailrace demo` does with them."""
