@@ -1,0 +1,284 @@
+"""Journal entries: what one object of the journal says, and the journal folded up to an entry.
+
+Strategy: entries are JSON by way of msgspec Structs; `JournalState.absorb` is the only place that gives them
+meaning, for a writer, a standby and `verify` alike. A state file is the folded journal itself, so that a start
+reads one object and the entries behind it.
+
+Invariant: absorbing the same entries gives the same state, and a state file's bytes follow from it.
+"""
+
+import gzip
+import hashlib
+from datetime import UTC, datetime
+from typing import TypeVar
+
+import msgspec
+
+from engine.batch import Operations
+from engine.envelope import RecordConfiguration
+from engine.errors import JournalError
+from engine.interfaces import SourceIdentity
+from engine.position import NOWHERE, Lsn, Position, parse_lsn
+from engine.schema import TableName, TableVersion
+
+FORMAT = 1
+_NO_ENTRY = -1
+
+_Kind = TypeVar("_Kind")
+
+
+class Writer(msgspec.Struct, frozen=True):
+    """One engine process: a random id, the task it runs in, its release."""
+
+    id: str
+    task: str
+    release: str
+
+
+class Open(msgspec.Struct, frozen=True):
+    """A writer takes over: what it reads, and everything that shapes a line or a key."""
+
+    source: SourceIdentity
+    configuration: RecordConfiguration
+
+
+class Planned(msgspec.Struct, frozen=True):
+    """One statement of a plan: an object that is about to be published, or was.
+
+    `raw_bytes` and `raw_crc32` (hexadecimal) are those of the uncompressed lines. `hour` is the one in the key.
+    A plan may be stated again with another codec version: same key, positions and rows.
+    """
+
+    table: str
+    key: str
+    previous: Position
+    first: Position
+    last: Position
+    rows: int
+    ops: dict[str, int]
+    version: int
+    codec: int
+    raw_bytes: int
+    raw_crc32: str
+    hour: str
+
+    @property
+    def table_name(self) -> TableName:
+        """The table, parsed."""
+        return TableName.parse(self.table)
+
+
+class Durable(msgspec.Struct, frozen=True):
+    """Every commit with `commit_lsn` < `lsn`, in all tables, is in S3.
+
+    Every object planned up to entry `seq` exists. `unfinished` names captured tables whose snapshot is not
+    finished.
+    """
+
+    lsn: str
+    commit_time: str
+    seq: int
+    unfinished: tuple[str, ...] = ()
+
+    @property
+    def position(self) -> Lsn:
+        """`lsn` as a number."""
+        return parse_lsn(self.lsn)
+
+
+class Gap(msgspec.Struct, frozen=True):
+    """Changes of a table that the source no longer has."""
+
+    table: str
+    after: Position
+    reason: str
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One entry. `previous_sha256` is the hash of the previous entry's bytes, empty for entry 0."""
+
+    format: int
+    seq: int
+    epoch: int
+    nonce: str
+    writer: Writer
+    previous_sha256: str
+    open: Open | None = None
+    schemas: tuple[TableVersion, ...] = ()
+    planned: tuple[Planned, ...] = ()
+    durable: Durable | None = None
+    gaps: tuple[Gap, ...] = ()
+    release: bool = False
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What the entry holds, as words for logs and metrics."""
+        present = {
+            "open": self.open is not None,
+            "schemas": bool(self.schemas),
+            "planned": bool(self.planned),
+            "durable": self.durable is not None,
+            "gaps": bool(self.gaps),
+            "release": self.release,
+        }
+        return tuple(kind for kind, is_there in present.items() if is_there)
+
+
+class Statement(msgspec.Struct, frozen=True):
+    """A plan's wording with the entry and the epoch that stated it."""
+
+    planned: Planned
+    epoch: int
+    seq: int
+
+
+class Frontier(msgspec.Struct, frozen=True):
+    """Where a table's streamed objects end: the last planned position, and its object's hour."""
+
+    last: Position
+    hour: str
+
+
+class _Format(msgspec.Struct):
+    format: int
+
+
+class JournalState(msgspec.Struct):
+    """The journal folded up to and including entry `seq`.
+
+    `plans` holds only plans whose first statement came after `durable.seq`: those whose object may be missing.
+    """
+
+    format: int = FORMAT
+    seq: int = _NO_ENTRY
+    sha256: str = ""
+    epoch: int = 0
+    writer: Writer | None = None
+    source: SourceIdentity | None = None
+    durable: Durable | None = None
+    frontiers: dict[str, Frontier] = {}
+    plans: dict[str, tuple[Statement, ...]] = {}
+    configurations: dict[int, RecordConfiguration] = {}
+    versions: dict[str, tuple[TableVersion, ...]] = {}
+    released: bool = False
+
+    @property
+    def next_seq(self) -> int:
+        """The number of the entry that is still to come."""
+        return self.seq + 1
+
+    @property
+    def durable_lsn(self) -> Lsn:
+        """E: everything that commits before it is durable; 0 before the first `open`."""
+        return self.durable.position if self.durable is not None else Lsn(0)
+
+    @property
+    def durable_seq(self) -> int:
+        """The entry up to which every planned object exists."""
+        return self.durable.seq if self.durable is not None else _NO_ENTRY
+
+    def frontier(self, table: TableName) -> Frontier:
+        """Where `table` ends; before its first object: nowhere."""
+        return self.frontiers.get(str(table), Frontier(NOWHERE, ""))
+
+    def versions_of(self, table: TableName) -> tuple[TableVersion, ...]:
+        """The journalled versions of `table`."""
+        return self.versions.get(str(table), ())
+
+    def absorb(self, entry: Entry, content: bytes) -> None:
+        """Fold in the next entry, whose bytes are `content`. Raises JournalError when it does not follow."""
+        if entry.seq != self.next_seq or entry.previous_sha256 != self.sha256:
+            raise JournalError(
+                f"journal entry {entry.seq} does not follow entry {self.seq}",
+                hint="Somebody changed or removed objects under _tailrace/journal/.",
+            )
+        if entry.open is not None:
+            self.epoch = entry.epoch
+            self.writer = entry.writer
+            self.source = entry.open.source
+            self.configurations[entry.epoch] = entry.open.configuration
+        for version in entry.schemas:
+            table = str(version.relation.table)
+            self.versions[table] = (*self.versions.get(table, ()), version)
+        for planned in entry.planned:
+            self._absorb_plan(Statement(planned, entry.epoch, entry.seq))
+        if entry.durable is not None:
+            self.durable = entry.durable
+        self.released = entry.release
+        self.seq = entry.seq
+        self.sha256 = hashlib.sha256(content).hexdigest()
+        if entry.durable is not None:
+            self._forget_finished(entry.durable.seq)
+
+    def _absorb_plan(self, statement: Statement) -> None:
+        planned = statement.planned
+        self.plans[planned.key] = (*self.plans.get(planned.key, ()), statement)
+        known = self.frontiers.get(planned.table)
+        if known is None or planned.last > known.last:
+            self.frontiers[planned.table] = Frontier(planned.last, planned.hour)
+
+    def _forget_finished(self, durable_seq: int) -> None:
+        finished = [key for key, plan in self.plans.items() if plan[0].seq <= durable_seq]
+        for key in finished:
+            del self.plans[key]
+        # A plan is made again under the configuration of the epoch that first stated it.
+        needed = {plan[0].epoch for plan in self.plans.values()} | {self.epoch}
+        for epoch in [epoch for epoch in self.configurations if epoch not in needed]:
+            del self.configurations[epoch]
+
+
+def encode_entry(entry: Entry) -> bytes:
+    """The bytes of an entry's object."""
+    return msgspec.json.encode(entry)
+
+
+def decode_entry(content: bytes, key: str) -> Entry:
+    """The entry in `content`. Raises JournalError when it is none, or of a newer format."""
+    return _decode(content, key, Entry)
+
+
+def encode_state(state: JournalState) -> bytes:
+    """The bytes of a state file: gzip of JSON, the same for the same state."""
+    return gzip.compress(msgspec.json.encode(state), compresslevel=6, mtime=0)
+
+
+def decode_state(content: bytes, key: str) -> JournalState:
+    """The state in `content`. Raises JournalError when it is none, or of a newer format."""
+    try:
+        text = gzip.decompress(content)
+    except (OSError, EOFError, ValueError) as error:
+        raise JournalError(f"{key} is not a state file: {error}") from error
+    return _decode(text, key, JournalState)
+
+
+def _decode(content: bytes, key: str, kind: type[_Kind]) -> _Kind:
+    try:
+        written = msgspec.json.decode(content, type=_Format).format
+        if written > FORMAT:
+            raise JournalError(
+                f"{key} has format {written}, this engine reads up to {FORMAT}",
+                hint="A newer release has written here: run that release or a newer one.",
+            )
+        return msgspec.json.decode(content, type=kind)
+    except msgspec.DecodeError as error:
+        raise JournalError(
+            f"{key} is not what this engine writes: {error}",
+            hint="Somebody changed objects under _tailrace/.",
+        ) from error
+
+
+def operations_named(operations: Operations) -> dict[str, int]:
+    """Rows per op, those that occur."""
+    return {op: count for op, count in operations._asdict().items() if count}
+
+
+def time_text(time_us: int) -> str:
+    """A time in Unix microseconds as ISO 8601, UTC."""
+    moment = datetime.fromtimestamp(time_us // 1_000_000, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{time_us % 1_000_000:06d}Z"
+
+
+def time_us_of(text: str) -> int:
+    """The inverse of `time_text`."""
+    moment = datetime.fromisoformat(text)
+    return int(moment.timestamp()) * 1_000_000 + moment.microsecond

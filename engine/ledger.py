@@ -1,0 +1,94 @@
+"""The ledger: what has left the socket and is not yet durable.
+
+Strategy: per table, the spans (first and last position) of every batch in the order in which they were read;
+a span leaves when an object that covers it is visible. Beside them the boundaries that were read. The newest
+boundary at or below the oldest span's commit is what may become durable.
+
+Invariant: a change counts from the moment it leaves the socket, not from when a chunk closes. Computed from
+closed chunks, `durable` was wrong in three of four simulated runs.
+"""
+
+from collections import deque
+from collections.abc import Mapping
+
+from engine.batch import Batch, Boundary, Intake
+from engine.position import NOWHERE, Lsn, Position, commit_lsn_of
+from engine.schema import TableName
+
+
+class Ledger:
+    """What this process has read: pending spans, received positions, boundaries."""
+
+    def __init__(self, frontier: Mapping[TableName, Position]) -> None:
+        """Begin where the journal ends: nothing pending, everything up to `frontier` received."""
+        self._spans: dict[TableName, deque[tuple[Position, Position]]] = {}
+        self._received = dict(frontier)
+        self._boundaries: deque[Boundary] = deque()
+        self._newest: Boundary | None = None
+        self._is_row_since_boundary = False
+
+    def received(self, table: TableName) -> Position:
+        """The last position of `table` that was read."""
+        return self._received.get(table, NOWHERE)
+
+    @property
+    def newest_boundary(self) -> Boundary | None:
+        """The newest boundary that was read, durable or not."""
+        return self._newest
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether everything that was read is visible."""
+        return not self._spans
+
+    def read(self, intake: Intake) -> None:
+        """Count an intake, whole, before anything is done with it."""
+        for batch in intake.batches:
+            self._read_batch(batch)
+        if intake.boundary is not None:
+            self._read_boundary(intake.boundary)
+
+    def _read_batch(self, batch: Batch) -> None:
+        assert batch.first > self.received(batch.table), "read twice, or out of order"
+        self._received[batch.table] = batch.last
+        self._spans.setdefault(batch.table, deque()).append((batch.first, batch.last))
+        self._is_row_since_boundary = True
+
+    def _read_boundary(self, boundary: Boundary) -> None:
+        # After a reconnect the source shows boundaries again that were read before.
+        if self._newest is not None and boundary.lsn <= self._newest.lsn:
+            return
+        # An idle source sends a keepalive every few seconds for days: one that follows another
+        # with no row between them takes its place.
+        if self._boundaries and not self._is_row_since_boundary:
+            self._boundaries.pop()
+        self._boundaries.append(boundary)
+        self._newest = boundary
+        self._is_row_since_boundary = False
+
+    def visible(self, table: TableName, last: Position) -> None:
+        """Everything of `table` up to `last` is in S3."""
+        spans = self._spans.get(table)
+        while spans and spans[0][1] <= last:
+            spans.popleft()
+        if spans is not None and not spans:
+            del self._spans[table]
+
+    def durable_boundary(self) -> Boundary | None:
+        """The newest boundary such that everything which commits before it is in S3, if one is known.
+
+        Boundaries older than the answer are forgotten.
+        """
+        oldest = self._oldest_pending()
+        while len(self._boundaries) > 1 and _is_reached(self._boundaries[1], oldest):
+            self._boundaries.popleft()
+        if self._boundaries and _is_reached(self._boundaries[0], oldest):
+            return self._boundaries[0]
+        return None
+
+    def _oldest_pending(self) -> Lsn | None:
+        return min((commit_lsn_of(spans[0][0]) for spans in self._spans.values()), default=None)
+
+
+def _is_reached(boundary: Boundary, oldest: Lsn | None) -> bool:
+    return oldest is None or boundary.lsn <= oldest
