@@ -1,0 +1,228 @@
+"""The publisher: makes planned objects visible, each exactly once.
+
+Strategy: a table's objects are put one after the other, tables concurrently, at most `concurrency` at a time;
+every put is create-only and repeated with the same bytes until it is answered. A key that is taken is success only
+if the object there equals a statement of its plan.
+
+Invariant: nothing is put before its plan is in the journal and its version's schema.json exists. Nothing is deleted.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from engine.errors import DestinationUnavailable, JournalError, Superseded
+from engine.interfaces import Clock, ObjectStore
+from engine.journal import Journal
+from engine.journal_entry import Planned, Statement
+from engine.layout import TableLayout
+from engine.retry import until_answered
+from engine.schema import TableName
+from engine.schema_document import schema_document
+
+_RECORDS = "application/x-ndjson"
+_JSON = "application/json"
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """An object to publish: its plan, the entry that first stated it, and its bytes."""
+
+    planned: Planned
+    seq: int
+    body: bytes
+    newest_commit_us: int
+    layout: TableLayout
+
+
+class PublisherObserver(Protocol):
+    """Who is told what happens to objects (the metrics)."""
+
+    def publishes_in_flight(self, n: int) -> None:
+        """Objects being put now."""
+        ...
+
+    def published(
+        self, table: str, seconds: float, size_bytes: int, newest_commit_us: int, now_us: int
+    ) -> None:
+        """An object became visible."""
+        ...
+
+    def publish_error(self, code: str, *, retryable: bool) -> None:
+        """A request failed."""
+        ...
+
+
+OnVisible = Callable[[Publication], None]
+
+
+class Publisher:
+    """Puts objects. Its tasks live in the TaskGroup that is given to it.
+
+    `on_visible` is called, in each table's order, when an object is there.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: ObjectStore,
+        journal: Journal,
+        clock: Clock,
+        concurrency: int,
+        observer: PublisherObserver,
+        group: asyncio.TaskGroup,
+        on_visible: OnVisible,
+    ) -> None:
+        self.in_flight = 0
+        self._store = store
+        self._journal = journal
+        self._clock = clock
+        self._observer = observer
+        self._group = group
+        self._on_visible = on_visible
+        self._places = asyncio.Semaphore(concurrency)
+        self._queues: dict[str, deque[Publication]] = {}
+        self._schemas: set[tuple[str, int]] = set()
+        self._progress = asyncio.Event()
+
+    @property
+    def oldest_pending_seq(self) -> int | None:
+        """The oldest entry of which a planned object is not known to be visible."""
+        return min((queue[0].seq for queue in self._queues.values()), default=None)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether every object that was given is visible."""
+        return not self._queues
+
+    def publish(self, publication: Publication) -> None:
+        """Queue an object whose plan is in the journal. Never waits."""
+        table = publication.planned.table
+        queue = self._queues.get(table)
+        if queue is None:
+            self._queues[table] = deque([publication])
+            self._group.create_task(self._publish_table(table))
+        else:
+            queue.append(publication)
+
+    async def idle(self) -> None:
+        """Wait until every object that was given is visible."""
+        while not self.is_idle:
+            self._progress.clear()
+            await self._progress.wait()
+
+    async def _publish_table(self, table: str) -> None:
+        queue = self._queues[table]
+        while queue:
+            async with self._places:
+                await self._publish_first(queue)
+            publication = queue.popleft()
+            if not queue:
+                del self._queues[table]
+            self._on_visible(publication)
+            self._progress.set()
+
+    async def _publish_first(self, queue: deque[Publication]) -> None:
+        loop = asyncio.get_running_loop()
+        publication, began = queue[0], loop.time()
+        self._count_in_flight(1)
+        try:
+            await self._make_visible(publication)
+        finally:
+            self._count_in_flight(-1)
+        self._observer.published(
+            publication.planned.table,
+            loop.time() - began,
+            len(publication.body),
+            publication.newest_commit_us,
+            self._clock(),
+        )
+
+    def _count_in_flight(self, change: int) -> None:
+        self.in_flight += change
+        self._observer.publishes_in_flight(self.in_flight)
+
+    async def _make_visible(self, publication: Publication) -> None:
+        planned = publication.planned
+        await self._ensure_schema(planned, publication.layout)
+        metadata = object_metadata(planned, self._journal.writer.id)
+        is_created = await self._answered(
+            lambda: self._store.create(
+                planned.key, publication.body, content_type=_RECORDS, metadata=metadata
+            )
+        )
+        if not is_created and not await self.is_there(planned.key):
+            raise JournalError(f"{planned.key} is taken and cannot be looked up")
+
+    async def is_there(self, key: str) -> bool:
+        """Whether the planned object `key` is visible, as one of its plan's statements says.
+
+        Raises Superseded when a successor may have restated it, JournalError when a stranger wrote it.
+        """
+        head = await self._answered(lambda: self._store.head(key))
+        if head is None:
+            return False
+        statements = self._journal.state.plans.get(key, ())
+        if any(is_stated(head.metadata, statement) for statement in statements):
+            return True
+        if await self._journal.tail_moved():
+            raise Superseded(
+                f"{key} was restated by another writer",
+                hint="Two engines may share a pipeline: this one stops, the other goes on.",
+            )
+        raise JournalError(
+            f"{key} holds another object than the journal plans",
+            hint="Something else writes under this prefix: give it a prefix of its own.",
+        )
+
+    async def _ensure_schema(self, planned: Planned, layout: TableLayout) -> None:
+        known = (planned.table, planned.version)
+        if known in self._schemas:
+            return
+        table = TableName.parse(planned.table)
+        versions = {v.number: v for v in self._journal.state.versions_of(table)}
+        version = versions[planned.version]
+        content = schema_document(version, versions.get(version.number - 1), layout.database)
+        key = layout.schema_key(table, version.number)
+        # Taken is fine: it follows from the journal alone, whoever wrote it.
+        await self._answered(
+            lambda: self._store.create(key, content, content_type=_JSON, metadata={})
+        )
+        self._schemas.add(known)
+
+    async def _answered(self, attempt: Callable[[], Awaitable[_T]]) -> _T:
+        return await until_answered(attempt, self._failed)
+
+    def _failed(self, error: DestinationUnavailable) -> None:
+        self._observer.publish_error(error.code, retryable=True)
+
+
+def object_metadata(planned: Planned, writer_id: str) -> dict[str, str]:
+    """What an object says of itself, as `x-amz-meta-` headers."""
+    return {**_stated(planned), "writer": writer_id}
+
+
+def is_stated(metadata: object, statement: Statement) -> bool:
+    """Whether an object's metadata is what the statement says."""
+    stated = _stated(statement.planned)
+    return isinstance(metadata, dict) and all(
+        metadata.get(name) == value for name, value in stated.items()
+    )
+
+
+def _stated(planned: Planned) -> dict[str, str]:
+    return {
+        "first-position": planned.first,
+        "last-position": planned.last,
+        "previous-position": planned.previous,
+        "rows": str(planned.rows),
+        "ops": ",".join(f"{op}={count}" for op, count in sorted(planned.ops.items())),
+        "version": str(planned.version),
+        "codec": str(planned.codec),
+        "raw-bytes": str(planned.raw_bytes),
+        "raw-crc32": planned.raw_crc32,
+    }

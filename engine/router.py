@@ -1,0 +1,151 @@
+"""The router: fans intakes out to the tables' writers and collects the chunks that are due.
+
+Strategy: an intake is taken whole, without waiting; waiting is the reader's, before it reads the next one, until
+there is room in the budget and in every queue. Under memory pressure the largest open chunks are cut.
+"""
+
+import asyncio
+
+from engine.batch import Intake
+from engine.budget import MemoryBudget
+from engine.chunk import ChunkLimits, CutReason, SealedChunk
+from engine.envelope import Compression
+from engine.schema import TableName
+from engine.table_writer import TableWriter
+
+
+class Router:
+    """All tables' writers, made when their first batch comes.
+
+    `wake` is set whenever a chunk was cut or room is wanted: the committer waits for it.
+    """
+
+    def __init__(
+        self,
+        *,
+        queue_bytes_max: int,
+        limits: ChunkLimits,
+        compression: Compression,
+        budget: MemoryBudget,
+    ) -> None:
+        self.wake = asyncio.Event()
+        self.is_pressed = False
+        self._budget = budget
+        self._queue_bytes_max = queue_bytes_max
+        self._limits = limits
+        self._compression = compression
+        self._writers: dict[TableName, TableWriter] = {}
+        # Only these can hold something: with thousands of tables most are idle at any moment.
+        self._active: dict[TableName, TableWriter] = {}
+        self._full: set[TableName] = set()
+        self._queues_have_room = asyncio.Event()
+        self._queues_have_room.set()
+
+    @property
+    def table_count(self) -> int:
+        """Tables seen since the start."""
+        return len(self._writers)
+
+    def route(self, intake: Intake, now: float) -> None:
+        """Take every batch of `intake`, which came at `now` (seconds of the event loop)."""
+        for batch in intake.batches:
+            self._budget.charge(len(batch.lines))
+            writer = self._writer(batch.table)
+            writer.put(batch, now)
+            if writer.sealed:
+                self.wake.set()
+            self._note_room(writer)
+
+    def _writer(self, table: TableName) -> TableWriter:
+        writer = self._active.get(table)
+        if writer is None:
+            writer = self._writers.get(table) or self._new_writer(table)
+            self._active[table] = writer
+        return writer
+
+    def _new_writer(self, table: TableName) -> TableWriter:
+        writer = self._writers[table] = TableWriter(
+            table,
+            queue_bytes_max=self._queue_bytes_max,
+            limits=self._limits,
+            compression=self._compression,
+            budget=self._budget,
+        )
+        return writer
+
+    def _note_room(self, writer: TableWriter) -> None:
+        if writer.queue.is_full:
+            self._full.add(writer.table)
+        else:
+            self._full.discard(writer.table)
+        if self._full:
+            self._queues_have_room.clear()
+        else:
+            self._queues_have_room.set()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the reader may read without waiting."""
+        return not self._full and not self._budget.is_full
+
+    async def room(self) -> None:
+        """Wait until there is room in the budget and in every queue. Cancellation changes nothing."""
+        while not self.has_room:
+            self.is_pressed = True
+            self.wake.set()
+            await self._queues_have_room.wait()
+            await self._budget.room()
+        self.is_pressed = False
+
+    def published(self, table: TableName, size_bytes: int) -> None:
+        """An object of `size_bytes` is visible: its bytes are free, its table may go on."""
+        self._budget.charge(-size_bytes)
+        writer = self._writers[table]
+        writer.published()
+        self._note_room(writer)
+        if writer.sealed:
+            self.wake.set()
+        if writer.is_idle:
+            self._active.pop(table, None)
+
+    def next_due(self) -> float | None:
+        """When the oldest open chunk reaches its age, in the event loop's seconds."""
+        due = (writer.due_at for writer in self._active.values())
+        return min((at for at in due if at is not None), default=None)
+
+    def cut_aged(self, now: float) -> None:
+        """Cut every chunk that reaches its age by `now`."""
+        for writer in self._active.values():
+            due_at = writer.due_at
+            if due_at is not None and due_at <= now:
+                writer.cut("age")
+                writer.pump()
+
+    def cut_largest(self) -> None:
+        """Cut the largest open chunks, until half of the budget is on its way to S3."""
+        holders = sorted(self._active.values(), key=lambda writer: writer.open_bytes, reverse=True)
+        waiting = sum(writer.open_bytes + writer.queue.size_bytes for writer in holders)
+        wanted = self._budget.limit_bytes // 2 - (self._budget.used_bytes - waiting)
+        for writer in holders:
+            if wanted <= 0 or not writer.open_bytes:
+                return
+            wanted -= writer.open_bytes
+            self._cut(writer, "memory")
+
+    def cut_all(self) -> None:
+        """Cut everything that is held, queues included as far as each table may go."""
+        for writer in self._active.values():
+            self._cut(writer, "drain")
+
+    @staticmethod
+    def _cut(writer: TableWriter, reason: CutReason) -> None:
+        writer.cut(reason)
+        writer.pump()
+
+    def take_sealed(self) -> list[SealedChunk]:
+        """All chunks cut since the last call; each table's in order."""
+        chunks: list[SealedChunk] = []
+        for writer in self._active.values():
+            if writer.sealed:
+                chunks.extend(writer.take_sealed())
+        return chunks
