@@ -1,0 +1,186 @@
+"""The schema.json of a table's version: what a loader needs to know before it reads its records.
+
+Strategy: the document follows from the journalled version, the one before it, and the database's
+name, and from nothing else. So whoever writes it first (a publisher, a successor, a late packet of
+a dead engine) writes the same bytes, and `verify` can make them again.
+
+Invariant: the same arguments give the same bytes. A rename cannot be proved from the stream (it
+carries no column numbers), so it shows as a column dropped and one added.
+"""
+
+from collections.abc import Iterator
+from typing import Final, Literal
+
+import msgspec
+
+from engine.position import Position
+from engine.schema import Column, Relation, TableVersion
+
+FORMAT = 1
+
+ChangeKind = Literal[
+    "table_recreated",
+    "column_added",
+    "column_dropped",
+    "type_changed",
+    "nullability_changed",
+    "default_changed",
+    "columns_reordered",
+    "key_changed",
+    "replica_identity_changed",
+    "record_configuration_changed",
+]
+
+
+_IDENTITY: Final = "replica_identity_changed"
+
+
+class ColumnDocument(msgspec.Struct, frozen=True):
+    """One column. `key` says that it is in the replica identity.
+
+    `nullable` and `default` are advisory: only the catalog knows them.
+    """
+
+    name: str
+    type: str
+    type_kind: str
+    key: bool
+    json: str
+    nullable: bool
+    default: str | None
+
+
+class Change(
+    msgspec.Struct, frozen=True, omit_defaults=True, rename={"before": "from", "after": "to"}
+):
+    """One difference to the version before.
+
+    `column` where one column differs; `before` and `after` (`from` and `to` in JSON) as text where
+    there is something to say.
+    """
+
+    kind: ChangeKind
+    column: str | None = None
+    before: str | None = None
+    after: str | None = None
+
+
+class SchemaDocument(msgspec.Struct, frozen=True, rename={"first": "from"}):
+    """A whole schema.json.
+
+    `first` (`from` in JSON) is null for a version that no streamed row takes.
+    `key` names the primary key's columns, else the replica identity's.
+    """
+
+    format: int
+    database: str
+    schema: str
+    table: str
+    oid: int
+    version: int
+    first: Position | None
+    columns: tuple[ColumnDocument, ...]
+    key: tuple[str, ...]
+    replica_identity: str
+    changes: tuple[Change, ...]
+
+
+def schema_document(version: TableVersion, previous: TableVersion | None, database: str) -> bytes:
+    """The bytes of the version's schema.json: indented JSON, UTF-8, ending in a newline.
+
+    `previous` is the table's version of the next lower number, None for its first one.
+    """
+    relation = version.relation
+    document = SchemaDocument(
+        format=FORMAT,
+        database=database,
+        schema=relation.table.schema,
+        table=relation.table.table,
+        oid=relation.oid,
+        version=version.number,
+        first=version.first,
+        columns=tuple(map(_column_document, relation.columns)),
+        key=relation.key,
+        replica_identity=relation.replica_identity,
+        changes=tuple(_changes(previous, version)) if previous is not None else (),
+    )
+    return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
+
+
+def previous_version(
+    versions: tuple[TableVersion, ...], version: TableVersion
+) -> TableVersion | None:
+    """The version of the next lower number among a table's `versions`, None for the first one."""
+    lower = [known for known in versions if known.number < version.number]
+    return max(lower, key=lambda known: known.number, default=None)
+
+
+def _column_document(column: Column) -> ColumnDocument:
+    return ColumnDocument(
+        name=column.name,
+        type=column.type,
+        type_kind=column.type_kind,
+        key=column.key,
+        json=column.json,
+        nullable=column.nullable,
+        default=column.default,
+    )
+
+
+def _changes(old: TableVersion, new: TableVersion) -> Iterator[Change]:
+    """What is different, the table first, then its columns in the new order."""
+    if old.relation.oid != new.relation.oid:
+        yield Change("table_recreated", None, str(old.relation.oid), str(new.relation.oid))
+    yield from _column_changes(old.relation, new.relation)
+    if old.relation.key != new.relation.key:
+        yield Change("key_changed", None, ", ".join(old.relation.key), ", ".join(new.relation.key))
+    yield from _identity_changes(old.relation, new.relation)
+    if old.record != new.record:
+        yield Change("record_configuration_changed")
+
+
+def _column_changes(old: Relation, new: Relation) -> Iterator[Change]:
+    known = {column.name: column for column in old.columns}
+    present = {column.name: column for column in new.columns}
+    for column in old.columns:
+        if column.name not in present:
+            yield Change("column_dropped", column.name, column.type, None)
+    for column in new.columns:
+        if column.name not in known:
+            yield Change("column_added", column.name, None, column.type)
+        else:
+            yield from _changes_of(known[column.name], column)
+    if [name for name in known if name in present] != [name for name in present if name in known]:
+        yield Change("columns_reordered")
+
+
+def _changes_of(old: Column, new: Column) -> Iterator[Change]:
+    if _type(old) != _type(new):
+        yield Change("type_changed", new.name, old.type, new.type)
+    if old.nullable != new.nullable:
+        yield Change("nullability_changed", new.name, _null_text(old), _null_text(new))
+    if old.default != new.default:
+        yield Change("default_changed", new.name, old.default, new.default)
+
+
+def _type(column: Column) -> tuple[str, str, int, int]:
+    # A type that was dropped and made again has its old name and another OID.
+    return (column.type, column.type_kind, column.type_oid, column.type_modifier)
+
+
+def _identity_changes(old: Relation, new: Relation) -> Iterator[Change]:
+    if old.replica_identity != new.replica_identity:
+        yield Change(_IDENTITY, None, old.replica_identity, new.replica_identity)
+        return
+    # Another index may serve as replica identity while the primary key stays.
+    before, after = _flagged(old), _flagged(new)
+    if new.replica_identity == "i" and before != after and old.key == new.key:
+        yield Change(_IDENTITY, None, ", ".join(before), ", ".join(after))
+
+
+def _flagged(relation: Relation) -> tuple[str, ...]:
+    return tuple(column.name for column in relation.columns if column.key)
+
+
+def _null_text(column: Column) -> str:
+    return "null" if column.nullable else "not null"

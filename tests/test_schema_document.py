@@ -1,0 +1,227 @@
+"""schema.json: golden bytes, and each kind of difference."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.position import Position
+from engine.schema import Column, Relation, TableName, TableVersion
+from engine.schema_document import previous_version, schema_document
+
+FIRST = Position("0001.00000000134EBCB0.00000000134EBC00.000000")
+ID = Column("id", "integer", "integer", key=True, json="number", nullable=False, type_oid=23)
+NOTE = Column("note", "text", "text", key=False, type_oid=25)
+RELATION = Relation(TableName("public", "orders"), 16384, "d", (ID, NOTE), ("id",))
+VERSION = TableVersion(1, FIRST, "a" * 16, RELATION)
+
+GOLDEN = b"""{
+  "format": 1,
+  "database": "shop",
+  "schema": "public",
+  "table": "orders",
+  "oid": 16384,
+  "version": 1,
+  "from": "0001.00000000134EBCB0.00000000134EBC00.000000",
+  "columns": [
+    {
+      "name": "id",
+      "type": "integer",
+      "type_kind": "integer",
+      "key": true,
+      "json": "number",
+      "nullable": false,
+      "default": null
+    },
+    {
+      "name": "note",
+      "type": "text",
+      "type_kind": "text",
+      "key": false,
+      "json": "string",
+      "nullable": true,
+      "default": null
+    }
+  ],
+  "key": [
+    "id"
+  ],
+  "replica_identity": "d",
+  "changes": []
+}
+"""
+
+
+def changes(
+    relation: Relation, old: Relation = RELATION, record: str = VERSION.record
+) -> list[Any]:
+    version = TableVersion(2, FIRST, record, relation)
+    document = json.loads(schema_document(version, TableVersion(1, FIRST, "a" * 16, old), "shop"))
+    found = document["changes"]
+    assert isinstance(found, list)
+    return found
+
+
+def with_columns(*columns: Column) -> Relation:
+    return msgspec.structs.replace(RELATION, columns=columns)
+
+
+def test_a_first_version_has_these_very_bytes() -> None:
+    document = schema_document(VERSION, None, "shop")
+
+    assert document == GOLDEN
+
+
+def test_names_are_raw_and_a_version_that_no_streamed_row_takes_has_no_first_position() -> None:
+    name = TableName('we"ird.schema', "täble 100%")
+    relation = msgspec.structs.replace(RELATION, table=name)
+
+    document = json.loads(schema_document(TableVersion(3, None, "", relation), None, "sh/op"))
+
+    assert (document["database"], document["schema"], document["table"]) == (
+        "sh/op",
+        'we"ird.schema',
+        "täble 100%",
+    )
+    assert document["from"] is None
+    assert document["version"] == 3
+
+
+def test_an_equal_relation_shows_no_change() -> None:
+    assert changes(RELATION) == []
+
+
+def test_an_added_column_is_named_with_its_type() -> None:
+    added = Column("total", "numeric(10,2)", "numeric", key=False)
+
+    assert changes(with_columns(ID, NOTE, added)) == [
+        {"kind": "column_added", "column": "total", "to": "numeric(10,2)"}
+    ]
+
+
+def test_a_dropped_column_is_named_with_its_type() -> None:
+    assert changes(with_columns(ID)) == [
+        {"kind": "column_dropped", "column": "note", "from": "text"}
+    ]
+
+
+def test_a_rename_is_a_drop_and_an_addition() -> None:
+    renamed = msgspec.structs.replace(NOTE, name="remark")
+
+    kinds = [(change["kind"], change["column"]) for change in changes(with_columns(ID, renamed))]
+
+    assert kinds == [("column_dropped", "note"), ("column_added", "remark")]
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"type": "bigint", "type_oid": 20}, {"from": "text", "to": "bigint"}),
+        ({"type_oid": 77777}, {"from": "text", "to": "text"}),
+        ({"type_modifier": 24}, {"from": "text", "to": "text"}),
+    ],
+)
+def test_a_changed_type_shows_the_old_and_the_new(
+    changed: dict[str, object], expected: dict[str, str]
+) -> None:
+    column = msgspec.structs.replace(NOTE, **changed)
+
+    assert changes(with_columns(ID, column)) == [
+        {"kind": "type_changed", "column": "note", **expected}
+    ]
+
+
+def test_nullability_and_default_are_told_apart() -> None:
+    column = msgspec.structs.replace(NOTE, nullable=False, default="'-'")
+
+    assert changes(with_columns(ID, column)) == [
+        {"kind": "nullability_changed", "column": "note", "from": "null", "to": "not null"},
+        {"kind": "default_changed", "column": "note", "to": "'-'"},
+    ]
+
+
+def test_a_new_order_of_columns_is_one_change() -> None:
+    assert changes(with_columns(NOTE, ID)) == [{"kind": "columns_reordered"}]
+
+
+def test_an_addition_in_front_is_no_new_order() -> None:
+    added = Column("total", "money", "money", key=False)
+
+    assert [change["kind"] for change in changes(with_columns(added, ID, NOTE))] == ["column_added"]
+
+
+def test_another_key_shows_both() -> None:
+    relation = msgspec.structs.replace(RELATION, key=("id", "note"))
+
+    assert changes(relation) == [{"kind": "key_changed", "from": "id", "to": "id, note"}]
+
+
+def test_another_replica_identity_does_not_claim_that_the_key_changed() -> None:
+    full = tuple(msgspec.structs.replace(column, key=True) for column in (ID, NOTE))
+    relation = msgspec.structs.replace(RELATION, replica_identity="f", columns=full)
+
+    assert changes(relation) == [{"kind": "replica_identity_changed", "from": "d", "to": "f"}]
+
+
+def test_another_index_as_replica_identity_is_seen_though_the_primary_key_stays() -> None:
+    old = msgspec.structs.replace(RELATION, replica_identity="i")
+    flags = (
+        msgspec.structs.replace(ID, key=False),
+        msgspec.structs.replace(NOTE, key=True),
+    )
+    new = msgspec.structs.replace(old, columns=flags)
+
+    assert changes(new, old) == [{"kind": "replica_identity_changed", "from": "id", "to": "note"}]
+
+
+def test_a_table_created_anew_under_its_name_is_seen() -> None:
+    relation = msgspec.structs.replace(RELATION, oid=20000)
+
+    assert changes(relation) == [{"kind": "table_recreated", "from": "16384", "to": "20000"}]
+
+
+def test_another_record_configuration_is_seen() -> None:
+    assert changes(RELATION, record="b" * 16) == [{"kind": "record_configuration_changed"}]
+
+
+def test_the_previous_version_is_the_next_lower_number_whatever_the_order() -> None:
+    one, two, three = (TableVersion(n, None, "", RELATION) for n in (1, 2, 3))
+
+    assert previous_version((three, one, two), three) == two
+    assert previous_version((three, one, two), one) is None
+
+
+columns = st.builds(
+    Column,
+    name=st.text(min_size=1, max_size=5),
+    type=st.sampled_from(["integer", "text"]),
+    type_kind=st.sampled_from(["integer", "text"]),
+    key=st.booleans(),
+    default=st.none() | st.text(max_size=5),
+)
+relations = st.builds(
+    Relation,
+    table=st.builds(TableName, st.text(min_size=1), st.text(min_size=1)),
+    oid=st.integers(1, 9),
+    replica_identity=st.sampled_from("dnfi"),
+    columns=st.lists(columns, max_size=4, unique_by=lambda column: column.name).map(tuple),
+    key=st.lists(st.text(max_size=3), max_size=2).map(tuple),
+)
+
+
+@given(relations, relations)
+def test_the_same_arguments_give_the_same_bytes_of_valid_json(old: Relation, new: Relation) -> None:
+    version, previous = TableVersion(2, FIRST, "r", new), TableVersion(1, None, "r", old)
+
+    document = schema_document(version, previous, "shop")
+
+    assert document == schema_document(version, previous, "shop")
+    assert json.loads(document)["table"] == new.table.table
+
+
+@given(relations)
+def test_nothing_changed_means_no_changes(relation: Relation) -> None:
+    assert changes(relation, relation) == []
