@@ -1,0 +1,97 @@
+# Everything a developer, CI and the Dockerfile run. `make help` lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+BIN := .venv/bin
+# Where `install-runtime` puts the image's environment.
+PREFIX := /opt/tailrace
+ARGS :=
+
+LOCK := $(BIN)/uv pip compile --quiet --no-config --system-certs --universal --python-version 3.11 \
+	--generate-hashes --no-emit-index-url --custom-compile-command "make lock" $(LOCK_ARGS)
+# `make lock LOCK_ARGS=--upgrade` takes the newest releases; without it only what must change changes.
+LOCK_ARGS :=
+
+.PHONY: help
+help: ## List the targets.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
+
+# --- the environment ---------------------------------------------------------
+
+.PHONY: setup
+setup: .venv/.built ## Make .venv with everything, and build the row codec. Quick when nothing changed.
+
+.PHONY: setup-test
+setup-test: ## Install the database server that the tests need and only Debian has.
+	@.ci/setup-test
+
+.venv/bin/python:
+	@python=$$(.ci/find-python) && echo "Making .venv with $$python" && "$$python" -m venv --clear .venv
+
+.venv/.installed: requirements/dev.txt | .venv/bin/python
+	@.ci/install-locked .venv requirements/dev.txt
+	@touch $@
+
+.venv/.built: .venv/.installed pyproject.toml setup.py engine/__init__.py $(wildcard engine/*.pyx)
+	@.ci/build-editable .venv
+	@touch $@
+
+.PHONY: lock
+lock: setup ## Resolve requirements/*.txt again from pyproject.toml. LOCK_ARGS=--upgrade for newer releases.
+	$(LOCK) pyproject.toml --extra demo --extra dev --group build --output-file requirements/dev.txt
+	$(LOCK) pyproject.toml --constraint requirements/dev.txt --output-file requirements/runtime.txt
+	$(LOCK) --group build --constraint requirements/dev.txt --output-file requirements/build.txt
+
+# --- what to do with it ------------------------------------------------------
+
+.PHONY: demo
+demo: setup ## A database, an S3 server and the engine between them, on this machine. ARGS are passed on.
+	@$(BIN)/tailrace demo $(ARGS)
+
+.PHONY: format
+format: setup ## Format the code, and mend what ruff can mend.
+	@$(BIN)/ruff format
+	@$(BIN)/ruff check --fix
+
+.PHONY: check
+check: setup ## Lint, formatting, types, layers, spelling, Dockerfile. Changes nothing.
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+	$(BIN)/hadolint Dockerfile
+
+.PHONY: test
+test: setup setup-test ## All tests, against real servers. ARGS are passed on: make test ARGS="-n0 -k journal".
+	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
+
+.PHONY: bench
+bench: setup setup-test ## Measure against the targets. ARGS are passed on.
+	$(BIN)/python -m load_tests $(ARGS)
+
+# --- the image ---------------------------------------------------------------
+
+.PHONY: wheel
+wheel: ## Build dist/*.whl with the locked build tools.
+	@python=$$(.ci/find-python) && "$$python" -m venv --clear build/venv
+	@.ci/install-locked build/venv requirements/build.txt
+	@rm -rf dist
+	build/venv/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+.PHONY: install-runtime
+install-runtime: ## Install the locked dependencies and dist/*.whl into a new environment at PREFIX.
+	@python=$$(.ci/find-python) && "$$python" -m venv --clear $(PREFIX)
+	@.ci/install-locked $(PREFIX) requirements/runtime.txt
+	$(PREFIX)/bin/pip install --quiet --no-deps dist/*.whl
+	$(PREFIX)/bin/pip check
+
+.PHONY: clean
+clean: ## Remove what builds, checks and tests left. .venv stays.
+	rm -rf build dist tailrace.egg-info engine/rowcodec.c engine/rowcodec*.so engine/rowcodec.html
+	rm -rf .cache .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache htmlcov
+	rm -f .venv/.built
