@@ -1,5 +1,6 @@
 """The configuration: typed (`model`), read and checked at the edge (`load`)."""
 
+from engine.config.load import Loaded, Setting, load, load_destination
 from engine.config.memory import resolve_memory_limit
 from engine.config.model import (
     Address,
@@ -13,17 +14,25 @@ from engine.config.model import (
     Secret,
     SourceConfiguration,
 )
+from engine.config.problems import ConfigurationProblems, Origin, Problem
 
 __all__ = [
     "Address",
     "ChunkConfiguration",
     "Configuration",
+    "ConfigurationProblems",
     "DestinationConfiguration",
     "EngineConfiguration",
     "HttpConfiguration",
+    "Loaded",
     "LogConfiguration",
+    "Origin",
+    "Problem",
     "QueueConfiguration",
     "Secret",
+    "Setting",
     "SourceConfiguration",
+    "load",
+    "load_destination",
     "resolve_memory_limit",
 ]

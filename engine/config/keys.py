@@ -1,0 +1,557 @@
+"""Every key of the configuration, declared once.
+
+Strategy: loading, the JSON Schema and `config show` all follow from this table, so that a key
+cannot be known to one and not to another.
+
+Invariant: `is_shown` is an allow-list. A key is never printed unless it says here that it may be;
+a new key is hidden until somebody decides.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from engine.config import values
+from engine.config.model import MIB
+from engine.config.values import Kind, Unfit
+
+GIB = 1024 * MIB
+
+REQUIRED: Final = object()
+"""The default of a key that has to be given."""
+
+SNAPSHOT_TEXT = (
+    "this release cannot take snapshots: it streams the changes committed after its slot was made, "
+    "not the rows that were there before"
+)
+SNAPSHOT_HINT = 'write snapshot = "never" under [source] to say that this is what you want'
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key. `default` is written as an operator would write it; None: no value."""
+
+    section: str
+    name: str
+    kind: Kind
+    text: str
+    default: Any = None
+    is_shown: bool = False
+
+    @property
+    def path(self) -> str:
+        """`section.name`, as messages name it."""
+        return f"{self.section}.{self.name}"
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that overrides it."""
+        return f"TAILRACE_{self.section.upper()}__{self.name.upper()}"
+
+
+def _check_not_empty(value: str) -> None:
+    if not value.strip():
+        raise Unfit("is empty")
+
+
+def _check_dsn(value: str) -> None:
+    _check_not_empty(value)
+    if value.startswith("jdbc:"):
+        raise Unfit("is a JDBC URL", 'libpq\'s form is "postgresql://user@host:5432/database"')
+    if not value.startswith(("postgresql://", "postgres://")) and "=" not in value:
+        raise Unfit(
+            "is not a libpq connection string",
+            'write it as "postgresql://user@host:5432/database" or "host=… dbname=… user=…"',
+        )
+
+
+def _check_slot(value: str) -> None:
+    if not re.fullmatch(r"[a-z0-9_]{1,63}", value):
+        raise Unfit(
+            "is not a slot name", "PostgreSQL takes lower-case letters, digits and _, 63 at most"
+        )
+
+
+def _check_publication(value: str) -> None:
+    if not 1 <= len(value.encode()) <= 63:
+        raise Unfit("is not a publication name", "PostgreSQL takes 1 to 63 bytes")
+
+
+def _check_pattern(value: str) -> None:
+    _check_not_empty(value)
+    if value.startswith('"'):
+        raise Unfit("holds a quoted name", "patterns match raw names: write them without quotes")
+    if value.startswith(".") or value.endswith("."):
+        raise Unfit("holds a pattern without a schema or table", 'write "schema.table"')
+
+
+def _check_bucket(value: str) -> None:
+    if value.startswith("s3://"):
+        raise Unfit(
+            "is an address, not a bucket's name",
+            "write the name alone, and what follows it into destination.prefix",
+        )
+    if "/" in value:
+        raise Unfit(
+            'has a "/", which no bucket\'s name has',
+            "put what follows the bucket's name into destination.prefix",
+        )
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", value):
+        raise Unfit(
+            "is not a bucket's name",
+            "3 to 63 lower-case letters, digits, dots and hyphens, a letter or digit at each end",
+        )
+
+
+def _check_prefix(value: str) -> None:
+    if not value:
+        raise Unfit("is empty", "each pipeline has a prefix of its own in its bucket")
+    if value.startswith("s3://"):
+        raise Unfit("is an address", "the bucket's name goes into destination.bucket")
+    if value.startswith("/") or value.endswith("/"):
+        raise Unfit('begins or ends with "/"', 'write it as "team/pipeline"')
+    segments = value.split("/")
+    if not all(segments) or {".", ".."} & set(segments):
+        raise Unfit('has an empty segment, "." or ".."')
+    if value.startswith("_tailrace"):
+        raise Unfit('begins with "_tailrace"', "that name is the journal's, under the prefix")
+    if not re.fullmatch(r"[A-Za-z0-9!_.*'()=/-]+", value):
+        raise Unfit(
+            "has characters that S3 keys need escaped", "use A-Z a-z 0-9 - _ . = ! * ' ( ) and /"
+        )
+    if len(value) > 400:
+        raise Unfit("is longer than 400 characters", "a whole key has at most 1,024 bytes")
+
+
+def _check_endpoint(value: str) -> None:
+    try:
+        parts = urlsplit(value)
+        port_is_fine = parts.port is None or parts.port > 0
+    except ValueError:
+        raise Unfit("is not a URL", 'write it as "https://host:port"') from None
+    if parts.username is not None or parts.password is not None:
+        raise Unfit("holds credentials", "S3 credentials come from AWS's default chain only")
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_fine:
+        raise Unfit("is not a URL", 'write it as "https://host:port"')
+    if parts.path.strip("/") or parts.query or parts.fragment:
+        raise Unfit("has more than a host and a port", 'write it as "https://host:port"')
+
+
+def _check_role(value: str) -> None:
+    if not re.fullmatch(r"arn:aws[a-z-]*:iam::\d{12}:role/\S+", value):
+        raise Unfit("is not a role's ARN", 'write it as "arn:aws:iam::123456789012:role/name"')
+
+
+def _check_owner(value: str) -> None:
+    if not re.fullmatch(r"\d{12}", value):
+        raise Unfit("is not an account number", "twelve digits, in quotes")
+
+
+def _check_region(value: str) -> None:
+    if not re.fullmatch(r"[a-z0-9-]+", value):
+        raise Unfit("is not a region's name", 'write it as "eu-west-1"')
+
+
+_LATER = "leave it out for now"
+
+_STORAGE_COLD = "objects there cannot be read back without a restore, and the journal must be"
+
+KEYS: Final[tuple[Key, ...]] = (
+    Key(
+        "source",
+        "type",
+        values.choice(
+            "postgres", later={"synthetic": "a generated source comes with a later release"}
+        ),
+        "What kind of database the source is.",
+        default="postgres",
+        is_shown=True,
+    ),
+    Key(
+        "source",
+        "dsn",
+        values.text(_check_dsn),
+        "How to connect: a libpq string or URI. Never shown. Without dsn and dsn_file, libpq's own "
+        "environment (PGHOST, PGSERVICE, …) has to say it.",
+    ),
+    Key(
+        "source",
+        "dsn_file",
+        values.text(_check_not_empty),
+        "A file that holds the dsn, such as a mounted secret; relative to this file's folder.",
+        is_shown=True,
+    ),
+    Key(
+        "source",
+        "slot",
+        values.text(_check_slot, pattern="^[a-z0-9_]{1,63}$"),
+        "The replication slot, one a pipeline; made at the first start where it is missing.",
+        default="tailrace",
+        is_shown=True,
+    ),
+    Key(
+        "source",
+        "publication",
+        values.text(_check_publication),
+        "The publication; it is made from `tables` when it is missing.",
+        default="tailrace",
+        is_shown=True,
+    ),
+    Key(
+        "source",
+        "tables",
+        values.texts(_check_pattern, example='["public.*", "sales.orders"]', least=1),
+        "Which tables are captured: schema.table, with * and ?, raw names without quotes.",
+        default=["public.*"],
+        is_shown=True,
+    ),
+    Key(
+        "source",
+        "exclude",
+        values.texts(_check_pattern, example='["public.audit_*"]'),
+        "Which of them are not.",
+        default=[],
+        is_shown=True,
+    ),
+    Key(
+        "source",
+        "table",
+        values.Kind(lambda value: value, {}, is_text=False),
+        "Rules for some tables; the first that matches decides.",
+        default=[],
+        is_shown=True,
+    ),
+    Key(
+        "source",
+        "snapshot",
+        values.choice("never", later={"initial": f"{SNAPSHOT_TEXT}; {SNAPSHOT_HINT}"}),
+        "Whether rows that were there before the slot are read too. This release streams changes "
+        'only, so "never" has to be written.',
+        default=REQUIRED,
+        is_shown=True,
+    ),
+    Key(
+        "source",
+        "snapshot_order",
+        values.choice("beside", later={"before": _LATER}),
+        "Whether the stream waits for the snapshot; means nothing without one.",
+        default="beside",
+        is_shown=True,
+    ),
+    Key(
+        "source",
+        "messages",
+        values.boolean(later=_LATER),
+        "Whether logical messages are published too. Not in this release.",
+        default=False,
+        is_shown=True,
+    ),
+    Key(
+        "source",
+        "on_schema_change",
+        values.choice("continue", later={"pause": _LATER, "gap": _LATER}),
+        "What a changed table shape does. continue: the next version begins.",
+        default="continue",
+        is_shown=True,
+    ),
+    Key(
+        "source",
+        "signals",
+        values.boolean(later=_LATER),
+        "Whether the engine obeys logical messages. Not in this release.",
+        default=False,
+        is_shown=True,
+    ),
+    Key(
+        "destination",
+        "bucket",
+        values.text(_check_bucket, pattern="^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"),
+        "The bucket's name: no s3://, no slash.",
+        default=REQUIRED,
+        is_shown=True,
+    ),
+    Key(
+        "destination",
+        "prefix",
+        values.text(_check_prefix),
+        "Where everything of this pipeline goes; pipelines sharing a bucket have different ones.",
+        default=REQUIRED,
+        is_shown=True,
+    ),
+    Key(
+        "destination",
+        "region",
+        values.text(_check_region),
+        "The bucket's region; without it, AWS's default chain decides.",
+        is_shown=True,
+    ),
+    Key(
+        "destination",
+        "endpoint_url",
+        values.text(_check_endpoint),
+        "Another S3 server than AWS's, or a VPC endpoint: https://host:port.",
+        is_shown=True,
+    ),
+    Key(
+        "destination",
+        "role_arn",
+        values.text(_check_role),
+        "A role to assume first, for a bucket in another account.",
+        is_shown=True,
+    ),
+    Key(
+        "destination",
+        "external_id",
+        values.text(_check_not_empty),
+        "What the role's trust policy asks for. Never shown.",
+    ),
+    Key(
+        "destination",
+        "expected_bucket_owner",
+        values.text(_check_owner, pattern=r"^\d{12}$"),
+        "The account that has to own the bucket; requests to any other fail.",
+        is_shown=True,
+    ),
+    Key(
+        "destination",
+        "sse",
+        values.choice("s3", "kms"),
+        "Encryption asked for with each object; without it, the bucket's own default holds.",
+        is_shown=True,
+    ),
+    Key(
+        "destination",
+        "kms_key_id",
+        values.text(_check_not_empty),
+        'Which KMS key, with sse = "kms"; without it, the account\'s aws/s3 key.',
+        is_shown=True,
+    ),
+    Key(
+        "destination",
+        "acl",
+        values.choice(
+            "private",
+            "bucket-owner-full-control",
+            "bucket-owner-read",
+            "authenticated-read",
+            "aws-exec-read",
+        ),
+        "A canned ACL, for buckets that still use ACLs.",
+        is_shown=True,
+    ),
+    Key(
+        "destination",
+        "storage_class",
+        values.choice(
+            "STANDARD",
+            "STANDARD_IA",
+            "ONEZONE_IA",
+            "INTELLIGENT_TIERING",
+            "GLACIER_IR",
+            later={"GLACIER": _STORAGE_COLD, "DEEP_ARCHIVE": _STORAGE_COLD},
+        ),
+        "The objects' storage class; without it, STANDARD.",
+        is_shown=True,
+    ),
+    Key(
+        "destination",
+        "tags",
+        values.tags(),
+        "Tags put on each object.",
+        default={},
+        is_shown=True,
+    ),
+    Key(
+        "destination",
+        "layout",
+        values.choice("hive", "plain"),
+        "Keys with name=value segments, or the values alone (what Matillion's S3 loaders read).",
+        default="hive",
+        is_shown=True,
+    ),
+    Key(
+        "destination",
+        "envelope",
+        values.choice("standard", "debezium", "flat"),
+        "Around a row: {before, after, metadata}, Debezium's own, or the columns at top level.",
+        default="standard",
+        is_shown=True,
+    ),
+    Key(
+        "destination",
+        "numeric",
+        values.choice("string", "number"),
+        "numeric columns as text with exact digits, or as a JSON number's literal.",
+        default="string",
+        is_shown=True,
+    ),
+    Key(
+        "destination",
+        "json",
+        values.choice("embed", "string"),
+        "json and jsonb columns as JSON, or as text.",
+        default="embed",
+        is_shown=True,
+    ),
+    Key(
+        "destination",
+        "concurrency",
+        values.integer(1, 256),
+        "Objects published at the same time; of one table, always one.",
+        default=16,
+        is_shown=True,
+    ),
+    Key(
+        "chunk",
+        "max_bytes",
+        values.size(64 * 1024, 5 * GIB),
+        "Compressed size at which an object ends.",
+        default="16MiB",
+        is_shown=True,
+    ),
+    Key(
+        "chunk",
+        "max_age",
+        values.duration(0.05, 86_400),
+        "Age at which it ends: the longest that a change waits to be published.",
+        default="30s",
+        is_shown=True,
+    ),
+    Key(
+        "chunk",
+        "max_rows",
+        values.integer(1, 1_000_000_000),
+        "Rows at which it ends.",
+        default=1_000_000,
+        is_shown=True,
+    ),
+    Key(
+        "chunk",
+        "compression",
+        values.choice("gzip", "zstd"),
+        "How objects are compressed.",
+        default="gzip",
+        is_shown=True,
+    ),
+    Key(
+        "queue",
+        "max_bytes",
+        values.size(64 * 1024, 16 * GIB),
+        "What one table may have waiting before reading waits for it.",
+        default="8MiB",
+        is_shown=True,
+    ),
+    Key(
+        "engine",
+        "name",
+        values.text(_check_not_empty),
+        "What this pipeline calls itself in logs.",
+        default="tailrace",
+        is_shown=True,
+    ),
+    Key(
+        "engine",
+        "memory_limit",
+        values.size(16 * MIB, 1024 * GIB, words={"auto": None}),
+        "Bytes buffered in all. auto: an eighth of the container's memory, 16 to 96 MiB.",
+        default="auto",
+        is_shown=True,
+    ),
+    Key(
+        "engine",
+        "drain_seconds",
+        values.duration(0.1, 3600),
+        "How long a stop may take. Keep it under the platform's own limit (ECS: stopTimeout).",
+        default=25,
+        is_shown=True,
+    ),
+    Key(
+        "engine",
+        "append_interval",
+        values.duration(0.01, 60),
+        "The shortest time between two journal entries: fewer requests against later visibility.",
+        default="1s",
+        is_shown=True,
+    ),
+    Key(
+        "http",
+        "listen",
+        values.address(),
+        'Where metrics, health and status are served; "off" for nowhere.',
+        default="0.0.0.0:9464",
+        is_shown=True,
+    ),
+    Key(
+        "log",
+        "level",
+        values.choice("debug", "info", "warning", "error"),
+        "The least that is logged.",
+        default="info",
+        is_shown=True,
+    ),
+    Key(
+        "log",
+        "format",
+        values.choice("auto", "json", "text"),
+        "auto: text on a terminal, else JSON.",
+        default="auto",
+        is_shown=True,
+    ),
+)
+
+SECTIONS: Final = tuple(dict.fromkeys(key.section for key in KEYS))
+
+BY_PATH: Final[Mapping[tuple[str, str], Key]] = {(key.section, key.name): key for key in KEYS}
+
+TABLE_RULE_KEYS: Final[tuple[Key, ...]] = (
+    Key(
+        "source.table",
+        "match",
+        values.text(_check_pattern),
+        "The tables that this rule is for.",
+        default=REQUIRED,
+        is_shown=True,
+    ),
+    Key(
+        "source.table",
+        "include",
+        values.texts(_check_not_empty, example='["id", "total"]'),
+        "The columns that are written; all others are not.",
+        default=[],
+        is_shown=True,
+    ),
+    Key(
+        "source.table",
+        "exclude",
+        values.texts(_check_not_empty, example='["password"]'),
+        "The columns that are not written.",
+        default=[],
+        is_shown=True,
+    ),
+    Key(
+        "source.table",
+        "hash",
+        values.Kind(values.nothing, {"maxItems": 0}, is_text=False),
+        "Columns written as a hash. Not in this release.",
+        default=[],
+        is_shown=True,
+    ),
+    Key(
+        "source.table",
+        "where",
+        values.Kind(values.nothing, {"maxLength": 0}),
+        "Which rows are captured. Not in this release.",
+        default="",
+        is_shown=True,
+    ),
+    Key(
+        "source.table",
+        "on_schema_change",
+        values.choice("continue", later={"pause": _LATER, "gap": _LATER}),
+        "As source.on_schema_change, for these tables.",
+        default="continue",
+        is_shown=True,
+    ),
+)

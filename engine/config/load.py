@@ -1,0 +1,300 @@
+"""From what was given to types: everything is parsed, then the whole is built or refused.
+
+Strategy: `gather` finds the values, each key's kind parses its own, then the few rules that need
+two keys are checked, and only when nothing is wrong are the structs made. So an operator sees all
+problems at once.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from engine.config.gather import Gathered, Given, gather
+from engine.config.keys import (
+    BY_PATH,
+    KEYS,
+    REQUIRED,
+    SECTIONS,
+    SNAPSHOT_HINT,
+    SNAPSHOT_TEXT,
+    TABLE_RULE_KEYS,
+    Key,
+)
+from engine.config.model import (
+    ChunkConfiguration,
+    Configuration,
+    DestinationConfiguration,
+    EngineConfiguration,
+    HttpConfiguration,
+    LogConfiguration,
+    QueueConfiguration,
+    Secret,
+    SourceConfiguration,
+)
+from engine.config.problems import ConfigurationProblems, Origin, Problem, shown
+from engine.config.values import Unfit, from_text, nearest
+from engine.envelope import TableRule
+
+_LIBPQ_VARIABLES = ("PGHOST", "PGHOSTADDR", "PGSERVICE")
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One key as it is in effect, fit to be printed."""
+
+    key: str
+    shown: str
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration, and where each of its values came from."""
+
+    configuration: Configuration
+    settings: tuple[Setting, ...]
+    file: Path | None
+
+
+def load(path: Path | None, environment: Mapping[str, str]) -> Loaded:
+    """The whole configuration. Raises ConfigurationError with everything that is wrong."""
+    parsed = _parse(gather(path, environment, SECTIONS), environment, SECTIONS)
+    configuration = Configuration(
+        source=_source(parsed),
+        destination=_destination(parsed),
+        chunk=ChunkConfiguration(
+            max_bytes=parsed.value("chunk", "max_bytes"),
+            max_age_seconds=float(parsed.value("chunk", "max_age")),
+            max_rows=parsed.value("chunk", "max_rows"),
+            compression=parsed.value("chunk", "compression"),
+        ),
+        queue=QueueConfiguration(max_bytes=parsed.value("queue", "max_bytes")),
+        engine=EngineConfiguration(
+            name=parsed.value("engine", "name"),
+            memory_limit=parsed.value("engine", "memory_limit"),
+            drain_seconds=float(parsed.value("engine", "drain_seconds")),
+            append_interval_seconds=float(parsed.value("engine", "append_interval")),
+        ),
+        http=HttpConfiguration(listen=parsed.value("http", "listen")),
+        log=LogConfiguration(
+            level=parsed.value("log", "level"), format=parsed.value("log", "format")
+        ),
+    )
+    return Loaded(configuration, parsed.settings(), parsed.gathered.file)
+
+
+def load_destination(path: Path | None, environment: Mapping[str, str]) -> DestinationConfiguration:
+    """`[destination]` alone: other sections may be missing, or wrong. Raises ConfigurationError."""
+    sections = ("destination",)
+    return _destination(_parse(gather(path, environment, sections), environment, sections))
+
+
+@dataclass(slots=True)
+class _Parsed:
+    """Typed values by key, and what went wrong on the way."""
+
+    gathered: Gathered
+    environment: Mapping[str, str]
+    values: dict[tuple[str, str], Any] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def value(self, section: str, name: str) -> Any:
+        return self.values[section, name]
+
+    def section(self, wanted: str) -> dict[str, Any]:
+        return {name: value for (section, name), value in self.values.items() if section == wanted}
+
+    def given(self, section: str, name: str) -> Given | None:
+        return self.gathered.givens.get((section, name))
+
+    def complain(self, section: str, name: str, text: str, hint: str) -> None:
+        """A problem of a key that may or may not have been given."""
+        given = self.given(section, name)
+        origin = given.origin if given else self.gathered.missing_origin(section)
+        as_given = given.shown if given else None
+        self.problems.append(Problem(origin, f"{section}.{name}", text, hint, as_given))
+
+    def settings(self) -> tuple[Setting, ...]:
+        return tuple(self._setting(key) for key in KEYS)
+
+    def _setting(self, key: Key) -> Setting:
+        given = self.given(key.section, key.name)
+        if given is not None:
+            return Setting(key.path, given.shown, given.origin)
+        as_default = "" if key.default is None else shown(key.default)
+        return Setting(key.path, as_default, Origin("default", "default"))
+
+
+def _parse(gathered: Gathered, environment: Mapping[str, str], sections: Sequence[str]) -> _Parsed:
+    parsed = _Parsed(gathered, environment, problems=list(gathered.problems))
+    for key in KEYS:
+        if key.section in sections:
+            _parse_key(parsed, key)
+    if "source" in sections:
+        _check_connection(parsed)
+        _check_times(parsed)
+        _check_memory(parsed)
+    _check_destination(parsed)
+    if parsed.problems:
+        raise ConfigurationProblems(parsed.problems)
+    return parsed
+
+
+def _parse_key(parsed: _Parsed, key: Key) -> None:
+    path = (key.section, key.name)
+    given = parsed.given(*path)
+    if given is None:
+        _take_default(parsed, key)
+        return
+    try:
+        value = from_text(key.kind, given.value) if given.is_text else given.value
+        parsed.values[path] = key.kind.parse(value)
+    except Unfit as unfit:
+        parsed.complain(*path, unfit.text, unfit.hint)
+        return
+    if path == ("source", "table"):
+        parsed.values[path] = _rules(parsed, value, given)
+
+
+def _take_default(parsed: _Parsed, key: Key) -> None:
+    path = (key.section, key.name)
+    if key.default is not REQUIRED:
+        parsed.values[path] = None if key.default is None else key.kind.parse(key.default)
+        return
+    if any(problem.key == key.path for problem in parsed.problems):
+        return  # It was given, and a `${VAR}` in it failed.
+    if path == ("source", "snapshot"):
+        parsed.complain(*path, f"is missing: {SNAPSHOT_TEXT}", SNAPSHOT_HINT)
+    else:
+        parsed.complain(*path, "is missing", f"set it there, or {key.variable}: {key.text}")
+
+
+def _rules(parsed: _Parsed, tables: Any, given: Given) -> tuple[TableRule, ...]:
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        parsed.complain("source", "table", "is not a list of tables", "write [[source.table]]")
+        return ()
+    rules = [_rule(parsed, table, given, index) for index, table in enumerate(tables)]
+    return tuple(rule for rule in rules if rule is not None)
+
+
+def _rule(parsed: _Parsed, table: dict[str, Any], given: Given, index: int) -> TableRule | None:
+    def origin(name: str | None) -> Origin:
+        path = ("source", "table", index) if name is None else ("source", "table", index, name)
+        line = parsed.gathered.lines.get(path, 0)
+        if given.origin.kind != "file" or not line:
+            return given.origin
+        return Origin("file", f"{parsed.gathered.file}:{line}", line)
+
+    names = tuple(key.name for key in TABLE_RULE_KEYS)
+    found: list[Problem] = []
+    for name in table.keys() - set(names):
+        hint = nearest(name, names) or f"keys of [[source.table]] are {', '.join(names)}"
+        found.append(Problem(origin(name), f"source.table.{name}", "is not a key", hint))
+    values: dict[str, Any] = {}
+    for key in TABLE_RULE_KEYS:
+        try:
+            if key.name in table:
+                values[key.name] = key.kind.parse(table[key.name])
+        except Unfit as unfit:
+            # A rule's values are not shown: they may come from `${VAR}`.
+            found.append(Problem(origin(key.name), key.path, unfit.text, unfit.hint))
+    if "match" not in table:
+        hint = 'write match = "schema.table"'
+        found.append(Problem(origin(None), "source.table.match", "is missing", hint))
+    if values.get("include") and values.get("exclude"):
+        text = "has both include and exclude"
+        found.append(Problem(origin(None), "source.table", text, "keep one of them"))
+    if found:
+        parsed.problems.extend(found)
+        return None
+    return TableRule(values["match"], values.get("include", ()), values.get("exclude", ()))
+
+
+def _check_connection(parsed: _Parsed) -> None:
+    dsn, file = parsed.given("source", "dsn"), parsed.given("source", "dsn_file")
+    if dsn is None and file is None:
+        is_known = any(problem.key.startswith("source.dsn") for problem in parsed.problems)
+        if not is_known and not any(parsed.environment.get(name) for name in _LIBPQ_VARIABLES):
+            parsed.complain(
+                "source",
+                "dsn",
+                "is missing",
+                f"set it, dsn_file, {BY_PATH['source', 'dsn'].variable}, or libpq's own PGHOST",
+            )
+    elif dsn is not None and file is not None and dsn.origin.kind == file.origin.kind:
+        parsed.complain("source", "dsn_file", "is given beside source.dsn", "keep one of them")
+    elif file is not None and (dsn is None or file.origin.kind == "environment"):
+        _read_dsn_file(parsed)
+
+
+def _read_dsn_file(parsed: _Parsed) -> None:
+    """What the file holds takes the place of the dsn."""
+    name = parsed.values.get(("source", "dsn_file"))
+    if name is None:
+        return
+    folder = parsed.gathered.file.parent if parsed.gathered.file else Path()
+    try:
+        text = (folder / name).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        parsed.complain("source", "dsn_file", f"cannot be read: {error.strerror}", "")
+        return
+    except UnicodeDecodeError:
+        parsed.complain("source", "dsn_file", "is not UTF-8 text", "")
+        return
+    try:
+        parsed.values["source", "dsn"] = BY_PATH["source", "dsn"].kind.parse(text)
+    except Unfit as unfit:
+        parsed.complain(
+            "source", "dsn_file", f"names a file whose content {unfit.text}", unfit.hint
+        )
+
+
+def _check_times(parsed: _Parsed) -> None:
+    age = parsed.values.get(("chunk", "max_age"))
+    interval = parsed.values.get(("engine", "append_interval"))
+    if age is not None and interval is not None and age < interval:
+        parsed.complain(
+            "chunk",
+            "max_age",
+            "is shorter than engine.append_interval",
+            "no chunk can be published more often than the journal is appended to",
+        )
+
+
+def _check_memory(parsed: _Parsed) -> None:
+    queue = parsed.values.get(("queue", "max_bytes"))
+    limit = parsed.values.get(("engine", "memory_limit"))
+    if queue is not None and limit is not None and queue > limit:
+        parsed.complain(
+            "queue", "max_bytes", "is more than engine.memory_limit", "no table may have it all"
+        )
+
+
+def _check_destination(parsed: _Parsed) -> None:
+    values = parsed.section("destination")
+    if values.get("kms_key_id") is not None and values.get("sse") != "kms":
+        parsed.complain("destination", "kms_key_id", 'needs sse = "kms"', "set it, or drop the key")
+    if values.get("external_id") is not None and values.get("role_arn") is None:
+        parsed.complain("destination", "external_id", "needs role_arn", "set the role it is for")
+
+
+def _source(parsed: _Parsed) -> SourceConfiguration:
+    return SourceConfiguration(
+        type=parsed.value("source", "type"),
+        dsn=Secret(parsed.value("source", "dsn") or ""),
+        slot=parsed.value("source", "slot"),
+        publication=parsed.value("source", "publication"),
+        tables=parsed.value("source", "tables"),
+        exclude=parsed.value("source", "exclude"),
+        rules=tuple(parsed.value("source", "table")),
+        snapshot=parsed.value("source", "snapshot"),
+    )
+
+
+def _destination(parsed: _Parsed) -> DestinationConfiguration:
+    values = parsed.section("destination")
+    external_id = values.pop("external_id")
+    return DestinationConfiguration(
+        **values, external_id=None if external_id is None else Secret(external_id)
+    )
