@@ -1,0 +1,350 @@
+"""One bucket of Amazon S3, or of a store that speaks its protocol, as an `ObjectStore`.
+
+Strategy: each method is one attempt and says honestly what came of it; repeating the attempt is
+the caller's. What is written is create-only (`If-None-Match: *`), carries its CRC32, and is never
+overwritten or deleted. The client library lives behind `s3_connection`, which is imported on
+entering: importing this module costs next to nothing.
+
+Invariant: an answer that says "taken" or "missing" came from the store about this very key.
+Everything doubtful raises DestinationUnavailable.
+"""
+
+import asyncio
+import base64
+import importlib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from isal import isal_zlib
+
+from engine.destinations.s3_errors import Circumstances, Failure, destination_error
+from engine.destinations.s3_settings import S3Settings
+from engine.errors import DestinationError
+from engine.interfaces import ListedObject, ObjectHead
+
+if TYPE_CHECKING:
+    from types_aiobotocore_s3.type_defs import CompletedPartTypeDef
+
+    from engine.destinations.s3_connection import S3Connection
+
+# Only these take the configured storage class: the journal, its states and the schemas are small
+# and read at each start, and an archive class would lock them away.
+DATA_CONTENT_TYPE: Final = "application/x-ndjson"
+
+# Silence is bounded by the connection's read timeout; this bounds a body that drips.
+_GET_SECONDS: Final = 600.0
+
+# An upload that could not be aborted in this time is left to `abort_uploads`.
+_ABORT_SECONDS: Final = 5.0
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class S3ObjectStore:
+    """The bucket that `settings` name. An async context manager; use it only inside.
+
+    Entering imports the client library (in a thread: it takes half a second). It sends nothing to
+    the bucket: `check_bucket` does. Credentials are looked for at the first request.
+    """
+
+    def __init__(self, settings: S3Settings) -> None:
+        self._settings = settings
+        self._exit_stack = AsyncExitStack()
+        self._connection: S3Connection
+        self._part_slots = asyncio.Semaphore(settings.concurrency)
+        self._address: dict[str, Any] = {"Bucket": settings.bucket}
+        if settings.expected_bucket_owner:
+            self._address["ExpectedBucketOwner"] = settings.expected_bucket_owner
+        self._attributes = _object_attributes(settings)
+        self._circumstances = Circumstances(
+            bucket=settings.bucket,
+            region=settings.region or "",
+            role_arn=settings.role_arn or "",
+            expected_bucket_owner=settings.expected_bucket_owner or "",
+            kms_key_id=settings.kms_key_id or "",
+            has_acl=settings.acl is not None,
+            has_tags=bool(settings.tags),
+        )
+
+    async def __aenter__(self) -> Self:
+        """Open the client. Cancellation leaves nothing open."""
+        module = await asyncio.to_thread(
+            importlib.import_module, "engine.destinations.s3_connection"
+        )
+        self._connection = await self._exit_stack.enter_async_context(
+            module.connect(self._settings)
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close all connections; requests under way are left in doubt."""
+        await self._exit_stack.aclose()
+
+    async def create(
+        self, key: str, body: bytes, *, content_type: str, metadata: Mapping[str, str]
+    ) -> bool:
+        """Create the object if the key is free.
+
+        True: created by this request. False: the key was taken (412). Above the part size the body
+        goes as a multipart upload, completed under the same precondition. Metadata names and values
+        are printable ASCII: they travel as headers.
+
+        Cancellation leaves in doubt whether the object was created. Of a multipart upload that was
+        not being completed yet nothing stays, as far as the store could still be told.
+        """
+        assert all(
+            text.isascii() and text.isprintable() for pair in metadata.items() for text in pair
+        )
+        attributes = {
+            **self._attributes,
+            "ContentType": content_type,
+            "Metadata": dict(metadata),
+        }
+        if content_type == DATA_CONTENT_TYPE and self._settings.storage_class:
+            attributes["StorageClass"] = self._settings.storage_class
+        if len(body) > self._settings.part_bytes:
+            return await self._create_in_parts(key, body, attributes)
+        response = await self._connection.ask(
+            self._settings.request_seconds(len(body)),
+            self._connection.client.put_object,
+            **self._address,
+            Key=key,
+            Body=body,
+            ChecksumCRC32=_base64_crc32(body),
+            IfNoneMatch="*",
+            **attributes,
+        )
+        if isinstance(response, Failure):
+            if response.is_taken:
+                return False
+            raise self._error(response, f"create {key}") from response.cause
+        return True
+
+    async def get(self, key: str) -> bytes | None:
+        """The body, or None where there is no such object. Cancellation changes nothing."""
+        response = await self._connection.ask(
+            _GET_SECONDS, self._connection.read, **self._address, Key=key
+        )
+        if isinstance(response, Failure):
+            if response.is_missing:
+                return None
+            raise self._error(response, f"get {key}") from response.cause
+        return response
+
+    async def head(self, key: str) -> ObjectHead | None:
+        """Size and metadata, or None where there is no such object.
+
+        Cancellation changes nothing.
+        """
+        response = await self._connection.ask(
+            self._settings.request_seconds(0),
+            self._connection.client.head_object,
+            **self._address,
+            Key=key,
+        )
+        if isinstance(response, Failure):
+            if response.is_bare:
+                # An answer to HEAD has no body: 404 may be the bucket's, 400 expired credentials
+                # or a wrong region. The same question as a listing is answered in full.
+                await self.check_bucket(key)
+                if response.status == 404:
+                    return None
+            raise self._error(response, f"head {key}") from response.cause
+        return ObjectHead(size=response["ContentLength"], metadata=response["Metadata"])
+
+    async def list(self, prefix: str, *, after: str = "") -> AsyncIterator[ListedObject]:
+        """The objects whose keys begin with `prefix` and sort after `after`, in key order.
+
+        A page is one attempt: after DestinationUnavailable go on with the last key seen as `after`.
+        Cancellation changes nothing.
+        """
+        parameters: dict[str, Any] = {**self._address, "Prefix": prefix}
+        if after:
+            parameters["StartAfter"] = after
+        while True:
+            response = await self._connection.ask(
+                self._settings.request_seconds(0),
+                self._connection.client.list_objects_v2,
+                **parameters,
+            )
+            if isinstance(response, Failure):
+                raise self._error(response, f"list {prefix}") from response.cause
+            for found in response.get("Contents", ()):
+                yield ListedObject(key=found["Key"], size=found["Size"])
+            if not response["IsTruncated"]:
+                return
+            parameters["ContinuationToken"] = response["NextContinuationToken"]
+
+    async def abort_uploads(self, prefix: str, *, before_us: int) -> int:
+        """Abort multipart uploads under `prefix` begun before that time; how many.
+
+        A missing right, or a store that cannot list uploads, is no error: the bucket's lifecycle
+        rules may do it instead. Cancellation leaves some of them.
+        """
+        before = _EPOCH + timedelta(microseconds=before_us)
+        aborted_count = 0
+        parameters: dict[str, Any] = {**self._address, "Prefix": prefix}
+        while True:
+            page = await self._connection.ask(
+                self._settings.request_seconds(0),
+                self._connection.client.list_multipart_uploads,
+                **parameters,
+            )
+            if isinstance(page, Failure):
+                if page.status in {403, 501}:
+                    return aborted_count
+                raise self._error(page, f"list uploads {prefix}") from page.cause
+            for upload in page.get("Uploads", ()):
+                if upload["Initiated"] < before:
+                    aborted_count += await self._abort(upload["Key"], upload["UploadId"])
+            if not page.get("IsTruncated"):
+                return aborted_count
+            parameters["KeyMarker"] = page["NextKeyMarker"]
+            parameters["UploadIdMarker"] = page["NextUploadIdMarker"]
+
+    async def check_bucket(self, prefix: str = "") -> None:
+        """Ask the bucket for one key under `prefix`: returns if it answers.
+
+        Raises DestinationUnavailable or DestinationRefused as everything else does. Cancellation
+        changes nothing.
+        """
+        response = await self._connection.ask(
+            self._settings.request_seconds(0),
+            self._connection.client.list_objects_v2,
+            **self._address,
+            Prefix=prefix,
+            MaxKeys=1,
+        )
+        if isinstance(response, Failure):
+            subject = f"list bucket {self._settings.bucket}"
+            raise self._error(response, subject) from response.cause
+
+    async def _create_in_parts(self, key: str, body: bytes, attributes: dict[str, Any]) -> bool:
+        """Create the object by a multipart upload; answers and promises as `create`.
+
+        An upload that was certainly not completed is aborted. One whose completion got no clear
+        answer is left alone: it may become the object yet.
+        """
+        upload_id = await self._begin_upload(key, attributes)
+        try:
+            parts = await self._put_parts(key, upload_id, body)
+        except BaseException:
+            await self._abort(key, upload_id)
+            raise
+        response = await self._connection.ask(
+            self._settings.request_seconds(len(body)),
+            self._connection.client.complete_multipart_upload,
+            **self._address,
+            Key=key,
+            UploadId=upload_id,
+            MultipartUpload={"Parts": list(parts)},
+            ChecksumCRC32=_base64_crc32(body),
+            ChecksumType="FULL_OBJECT",
+            MpuObjectSize=len(body),
+            IfNoneMatch="*",
+        )
+        if not isinstance(response, Failure):
+            return True
+        if response.is_definite or response.is_taken:
+            await self._abort(key, upload_id)
+        if response.is_taken:
+            return False
+        raise self._error(response, f"complete {key}") from response.cause
+
+    async def _begin_upload(self, key: str, attributes: dict[str, Any]) -> str:
+        response = await self._connection.ask(
+            self._settings.request_seconds(0),
+            self._connection.client.create_multipart_upload,
+            **self._address,
+            Key=key,
+            ChecksumAlgorithm="CRC32",
+            # Over the whole body, so that it equals what one request would have stored.
+            ChecksumType="FULL_OBJECT",
+            **attributes,
+        )
+        if isinstance(response, Failure):
+            raise self._error(response, f"begin {key}") from response.cause
+        return response["UploadId"]
+
+    async def _put_parts(
+        self, key: str, upload_id: str, body: bytes
+    ) -> "tuple[CompletedPartTypeDef, ...]":
+        """Upload all parts, as many at a time as there are slots; what the completion lists.
+
+        The first part that fails ends the others; its error is raised.
+        """
+        view = memoryview(body)
+        size = self._settings.part_bytes
+        slices = [view[start : start + size] for start in range(0, len(view), size)]
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                uploads = [
+                    tasks.create_task(self._put_part(key, upload_id, number, part))
+                    for number, part in enumerate(slices, start=1)
+                ]
+        except ExceptionGroup as group:
+            # All are the same request in other words; the first is as good as any.
+            raise group.exceptions[0] from group.exceptions[0].__cause__
+        return tuple(upload.result() for upload in uploads)
+
+    async def _put_part(
+        self, key: str, upload_id: str, number: int, part: memoryview
+    ) -> "CompletedPartTypeDef":
+        checksum = _base64_crc32(part)
+        parameters: dict[str, Any] = {**self._address, "Body": part}
+        async with self._part_slots:
+            response = await self._connection.ask(
+                self._settings.request_seconds(len(part)),
+                self._connection.client.upload_part,
+                **parameters,
+                Key=key,
+                UploadId=upload_id,
+                PartNumber=number,
+                ChecksumCRC32=checksum,
+            )
+        if isinstance(response, Failure):
+            raise self._error(response, f"put part {number} of {key}") from response.cause
+        return {"PartNumber": number, "ETag": response["ETag"], "ChecksumCRC32": checksum}
+
+    async def _abort(self, key: str, upload_id: str) -> bool:
+        """Abort an upload if the store lets us and answers soon; whether it did."""
+        response = await self._connection.ask(
+            _ABORT_SECONDS,
+            self._connection.client.abort_multipart_upload,
+            **self._address,
+            Key=key,
+            UploadId=upload_id,
+        )
+        return not isinstance(response, Failure)
+
+    def _error(self, failure: Failure, subject: str) -> DestinationError:
+        return destination_error(failure, subject, self._circumstances)
+
+
+def _object_attributes(settings: S3Settings) -> dict[str, Any]:
+    """What every object of ours is made with.
+
+    Journal and schemas included: whoever may read the data must be able to read what names it.
+    """
+    attributes: dict[str, Any] = {}
+    if settings.sse:
+        attributes["ServerSideEncryption"] = {"s3": "AES256", "kms": "aws:kms"}[settings.sse]
+    if settings.kms_key_id:
+        attributes["SSEKMSKeyId"] = settings.kms_key_id
+    if settings.acl:
+        attributes["ACL"] = settings.acl
+    if settings.tags:
+        attributes["Tagging"] = settings.tagging
+    return attributes
+
+
+def _base64_crc32(body: bytes | memoryview) -> str:
+    return base64.b64encode(isal_zlib.crc32(body).to_bytes(4, "big")).decode("ascii")

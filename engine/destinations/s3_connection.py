@@ -1,0 +1,291 @@
+"""The S3 client: the only module that knows aioboto3 and botocore.
+
+Importing it costs 0.3 to 0.7 s: import it late.
+
+Strategy: one request, one attempt. The client library repeats requests in three places (its retry
+handlers, its region redirector, the HTTP layer on a connection that was kept alive), each of which
+would hide that an answer was lost; all three are off. `ask` turns whatever the library raises into
+one `Failure`.
+
+Credentials come from AWS's default chain and stay there: each request is signed with what the
+chain's own provider says at that moment, never with a copy, so rotation by the container agent,
+IMDS or STS is seen before it expires.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+
+import aioboto3
+import aiohttp
+from aiobotocore.config import AioConfig
+from aiobotocore.credentials import (
+    AioAssumeRoleCredentialFetcher,
+    AioDeferredRefreshableCredentials,
+)
+from aiobotocore.session import AioSession
+from aiohttp.payload import Payload
+from botocore import exceptions
+from botocore.parsers import ResponseParserError
+
+from engine import __version__
+from engine.destinations.s3_errors import Failure
+from engine.destinations.s3_settings import S3Settings
+
+if TYPE_CHECKING:
+    from aiohttp.abc import AbstractStreamWriter
+    from botocore.credentials import ReadOnlyCredentials
+    from types_aiobotocore_s3.client import S3Client
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+# One write to the transport. Large enough to cost little, small enough for the loop to turn in
+# between.
+_WRITE_BYTES: Final = 256 * 1024
+
+# What the library raises before or instead of an answer, and which may be otherwise at the next
+# attempt. Everything else of its own making is a missing or wrong setting.
+_TRANSPORT_ERRORS: Final = (
+    exceptions.HTTPClientError,
+    exceptions.CredentialRetrievalError,
+    exceptions.MetadataRetrievalError,
+    exceptions.TokenRetrievalError,
+    exceptions.SSOError,
+    exceptions.IncompleteReadError,
+    exceptions.FlexibleChecksumError,
+)
+
+
+class S3Connection:
+    """A client and its pool of connections. Made by `connect`."""
+
+    def __init__(self, client: "S3Client", credentials: "_ChainCredentials") -> None:
+        self.client = client
+        self._credentials = credentials
+
+    async def ask(
+        self,
+        seconds: float,
+        call: Callable[_P, Awaitable[_T]],
+        *args: _P.args,
+        **parameters: _P.kwargs,
+    ) -> _T | Failure:
+        """What `call` answers within `seconds`, or why there is no answer.
+
+        Cancellation closes the request's connection; the request may have been applied.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                return await call(*args, **parameters)
+        except (
+            exceptions.ClientError,
+            exceptions.BotoCoreError,
+            ResponseParserError,
+            aiohttp.ClientError,
+            OSError,  # TimeoutError is one.
+        ) as error:
+            failure = _failure(error, getattr(call, "__name__", ""))
+            if failure.is_expired:
+                self._credentials.forget()
+            return failure
+
+    async def read(self, **parameters: Any) -> bytes:
+        """An object's whole body, its checksum compared where the store keeps one."""
+        response = await self.client.get_object(**parameters)
+        async with response["Body"] as stream:
+            return await stream.read()
+
+
+@asynccontextmanager
+async def connect(settings: S3Settings) -> AsyncIterator[S3Connection]:
+    """A connection for `settings`. Nothing is sent yet, not even for credentials."""
+    region = settings.region or os.environ.get("AWS_REGION")
+    if region is None and settings.endpoint_url:
+        region = (
+            "us-east-1"  # Stores that only resemble S3 have no regions, but a signature names one.
+        )
+    session = AioSession()
+    credentials = _ChainCredentials(settings, region)
+    session.register_component("credential_provider", credentials)
+    client_context = aioboto3.Session(botocore_session=session).client(
+        "s3",
+        region_name=region,
+        endpoint_url=settings.endpoint_url,
+        config=_client_configuration(settings),
+    )
+    async with client_context as client:
+        client.meta.events.register("before-send.s3", _send_once)
+        client.meta.events.register_last("before-parameter-build.s3", _forbid_redirect)
+        yield S3Connection(client, credentials)
+
+
+def _client_configuration(settings: S3Settings) -> AioConfig:
+    is_plain_http = (settings.endpoint_url or "https:").lower().startswith("http:")
+    return AioConfig(
+        connect_timeout=settings.connect_seconds,
+        read_timeout=settings.answer_seconds,
+        max_pool_connections=settings.connection_count_max,
+        # Repeating belongs to those who can tell an applied request from a lost one.
+        retries={"total_max_attempts": 1, "mode": "standard"},
+        # Every body carries a CRC32 of ours already.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_supported",
+        # Ours are typed; the check walks every parameter of every request.
+        parameter_validation=False,
+        user_agent_extra=f"tailrace/{__version__}",
+        s3={
+            "addressing_style": "path" if settings.endpoint_url else "auto",
+            # Over TLS nobody can touch the body, and the CRC32 in the signed headers covers
+            # accidents: hashing it once more costs 0.7 ms a MiB.
+            "payload_signing_enabled": is_plain_http,
+        },
+    )
+
+
+class _ChainCredentials:
+    """AWS's default chain, and the role to assume on top of it, asked at each signature.
+
+    Stands where botocore expects both the chain (`load_credentials`) and what it finds
+    (`get_frozen_credentials`). The providers renew in time by themselves; `forget` is for the store
+    that says they have run out already, which happens to static ones from a file or with a skewed
+    clock: the chain is then walked anew.
+    """
+
+    method = "tailrace-chain"
+
+    def __init__(self, settings: S3Settings, region: str | None) -> None:
+        self._settings = settings
+        self._region = region
+        self._current: Any = None  # One of botocore's credential classes; they share no typed base.
+        self._lock = asyncio.Lock()
+
+    def forget(self) -> None:
+        self._current = None
+
+    async def load_credentials(self) -> "_ChainCredentials":
+        return self
+
+    async def get_account_id(self) -> None:
+        """No account: S3's endpoints do not depend on one."""
+
+    def get_deferred_property(self, _name: str) -> Callable[[], None]:
+        """Nothing: what endpoints of other services are made of."""
+        return lambda: None
+
+    async def get_frozen_credentials(self) -> "ReadOnlyCredentials":
+        async with self._lock:
+            if self._current is None:
+                self._current = await self._resolve()
+            current = self._current
+        try:
+            frozen: ReadOnlyCredentials = await current.get_frozen_credentials()
+        except RuntimeError as error:
+            # Renewed, and expired all the same: what botocore says of a provider that lags behind.
+            raise exceptions.CredentialRetrievalError(
+                provider=current.method, error_msg=str(error)
+            ) from error
+        return frozen
+
+    async def _resolve(self) -> Any:
+        session = AioSession()
+        source = await session.get_credentials()
+        if source is None:
+            raise exceptions.NoCredentialsError
+        if self._settings.role_arn is None:
+            return source
+        extra = {"RoleSessionName": "tailrace", "DurationSeconds": self._settings.role_seconds}
+        if self._settings.external_id is not None:
+            extra["ExternalId"] = self._settings.external_id
+
+        def sts_client(_service: str, **keys: Any) -> Any:
+            # STS answers the same question again without harm: botocore's retries stay on here.
+            configuration = AioConfig(connect_timeout=5, read_timeout=10)
+            return session.create_client(
+                "sts", region_name=self._region, config=configuration, **keys
+            )
+
+        fetcher = AioAssumeRoleCredentialFetcher(
+            client_creator=sts_client,
+            source_credentials=source,
+            role_arn=self._settings.role_arn,
+            extra_args=extra,
+        )
+        return AioDeferredRefreshableCredentials(
+            method="assume-role", refresh_using=fetcher.fetch_credentials
+        )
+
+
+class _SingleUseBody(Payload):
+    """A body that can be written once, in slices.
+
+    aiohttp sends a PUT again by itself when a connection that was kept alive breaks, and then
+    answers 412 for the object that the first request made. A consumed payload forbids it.
+    """
+
+    def __init__(self, body: memoryview) -> None:
+        super().__init__(body, content_type="application/octet-stream")
+        self._view = body
+        self._size = len(body)
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return bytes(self._view).decode(encoding, errors)
+
+    async def write(self, writer: "AbstractStreamWriter") -> None:
+        if self._consumed:
+            raise aiohttp.ClientConnectionError(
+                "the connection broke and the body is not sent twice"
+            )
+        self._consumed = True
+        for start in range(0, len(self._view), _WRITE_BYTES):
+            await writer.write(self._view[start : start + _WRITE_BYTES])
+
+    async def write_with_length(
+        self, writer: "AbstractStreamWriter", content_length: int | None
+    ) -> None:
+        """Write all of it: the length was computed from this very body."""
+        assert content_length in (None, self._size)
+        await self.write(writer)
+
+
+def _send_once(request: Any, **_: Any) -> None:
+    """Make the HTTP layer unable to repeat a request that carries a body."""
+    if isinstance(request.body, bytes | bytearray | memoryview):
+        request.body = _SingleUseBody(memoryview(request.body))
+
+
+def _forbid_redirect(context: dict[str, Any], **_: Any) -> None:
+    """Keep botocore from following a bucket to its region: a wrong one is named instead."""
+    context.setdefault("s3_redirect", {})["redirected"] = True
+
+
+def _failure(error: Exception, operation: str) -> Failure:
+    if isinstance(error, exceptions.ClientError):
+        return _answered_failure(error)
+    is_transport = not isinstance(error, exceptions.BotoCoreError) or isinstance(
+        error, _TRANSPORT_ERRORS
+    )
+    return Failure(
+        operation=operation,
+        code=type(error).__name__,
+        status=0,
+        text=str(error),
+        cause=error,
+        is_local=not is_transport,
+    )
+
+
+def _answered_failure(error: exceptions.ClientError) -> Failure:
+    details: dict[str, Any] = dict(error.response.get("Error", {}))
+    metadata: dict[str, Any] = dict(error.response.get("ResponseMetadata", {}))
+    headers = metadata.get("HTTPHeaders", {})
+    return Failure(
+        operation=error.operation_name,
+        code=str(details.get("Code", "")),
+        status=int(metadata.get("HTTPStatusCode", 0)),
+        text=str(details.get("Message", "")),
+        cause=error,
+        bucket_region=str(details.get("Region", "") or headers.get("x-amz-bucket-region", "")),
+    )

@@ -1,0 +1,275 @@
+"""What S3's refusals and silences mean: a failed request becomes one of the destination errors.
+
+Strategy: a table over S3's error codes, then over the status, because stores that only resemble S3
+agree on statuses more than on codes, and answers to HEAD carry no code at all. Pure: the client's
+exceptions were taken apart before (`s3_connection`), so that every row can be tested without a
+server.
+
+Invariant: in doubt a request is *unavailable*, and the same bytes are sent again. Refused is only
+what was certainly not applied and will not be until somebody changes a right, a name or a setting.
+"""
+
+from dataclasses import dataclass
+
+from engine.errors import DestinationError, DestinationRefused, DestinationUnavailable
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A request without success.
+
+    `code` is S3's error code, or the name of what went wrong on the way; `status` is 0 where no
+    answer came. `is_local` says that nothing was sent: credentials or settings were missing or
+    wrong. `bucket_region` is what the answer named, if it did. `cause` is the client's own
+    exception.
+    """
+
+    operation: str
+    code: str
+    status: int
+    text: str
+    cause: BaseException
+    is_local: bool = False
+    bucket_region: str = ""
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether the key holds an object already: a create-only precondition failed."""
+        # A completed multipart upload may be refused inside an answer that began with 200.
+        return self.status == 412 or self.code == "PreconditionFailed"
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether the store says that there is no such object, in an answer that can tell."""
+        return self.code in {"NoSuchKey", "NoSuchVersion"}
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether the answer had no body, as to HEAD: the code only repeats the status."""
+        return self.code == str(self.status)
+
+    @property
+    def is_expired(self) -> bool:
+        """Whether the credentials were good once: reading them anew may help."""
+        return self.code in _EXPIRED_CODES
+
+    @property
+    def is_definite(self) -> bool:
+        """Whether the request was certainly not applied, now or later."""
+        return 400 <= self.status < 500 and self.code not in _DOUBTFUL_CODES
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """The settings that a hint may point at."""
+
+    bucket: str
+    region: str = ""
+    role_arn: str = ""
+    expected_bucket_owner: str = ""
+    kms_key_id: str = ""
+    has_acl: bool = False
+    has_tags: bool = False
+
+
+_EXPIRED_CODES = frozenset(
+    {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
+)
+
+# Answered with 4xx, and yet the thing asked for may have happened: a completion that was applied
+# before takes its upload away.
+_DOUBTFUL_CODES = frozenset({"NoSuchUpload", "RequestTimeout"})
+
+# Answers that time heals although their status does not say so. Codes with a 5xx status need no
+# row.
+_PASSING_HINTS = {
+    **dict.fromkeys(_EXPIRED_CODES, "the credentials ran out; they are read anew for each attempt"),
+    "RequestTimeTooSkewed": "this machine's clock is off by more than 15 minutes: set it",
+    "RequestTimeout": "",
+    "SlowDown": "",
+    "Throttling": "",
+    "ThrottlingException": "",
+    "TooManyRequestsException": "",
+    "RequestLimitExceeded": "",
+    "RequestThrottled": "",
+    "RequestThrottledException": "",
+    "BandwidthLimitExceeded": "",
+    "ProvisionedThroughputExceededException": "",
+    "PriorRequestNotComplete": "",
+    "TransactionInProgressException": "",
+    "OperationAborted": "",
+    "ConditionalRequestConflict": "",
+    "TemporaryRedirect": "the bucket is new; its name settles within hours",
+    # The body was damaged on the way: the same bytes are sent again.
+    "BadDigest": "",
+    "IncompleteBody": "",
+    "XAmzContentSHA256Mismatch": "",
+    "XAmzContentChecksumMismatch": "",
+    # The upload is gone: completed by an earlier attempt, or aborted by somebody. A new attempt
+    # with an upload of its own answers which: 412 if it was completed, else the object is made.
+    "NoSuchUpload": "",
+    "InvalidPart": "",
+    "KMS.ThrottlingException": "",
+    "KMS.KMSInternalException": "",
+    "KMS.InternalException": "",
+    "KMS.DependencyTimeoutException": "",
+    "KMS.KeyUnavailableException": "",
+    "IDPCommunicationError": "",
+}
+
+_ACCESS_CODES = frozenset(
+    {"AccessDenied", "AllAccessDisabled", "AccountProblem", "Forbidden", "UnauthorizedAccess"}
+)
+_REGION_CODES = frozenset(
+    {
+        "PermanentRedirect",
+        "AuthorizationHeaderMalformed",
+        "IllegalLocationConstraintException",
+        "InvalidRegionError",
+        "NoRegionError",
+    }
+)
+_UNKNOWN_KEY_HINT = (
+    "the store does not know this access key: check the credentials and destination.endpoint_url"
+)
+_CREDENTIAL_HINT = (
+    "give credentials by AWS's default chain: the task's or instance's role, AWS_PROFILE, or "
+    "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+)
+_BUCKET_NAME_HINT = "destination.bucket is a bucket's bare name; folders go to destination.prefix"
+_MISSING_BUCKET_HINT = (
+    "create the bucket, or correct destination.bucket, destination.region or "
+    "destination.endpoint_url"
+)
+_INCAPABLE_HINT = (
+    "this store lacks something that exactly-once needs (conditional writes, checksums): "
+    "use one that has it"
+)
+
+_REFUSAL_HINTS = {
+    "InvalidAccessKeyId": _UNKNOWN_KEY_HINT,
+    "InvalidToken": _UNKNOWN_KEY_HINT,
+    "InvalidClientTokenId": _UNKNOWN_KEY_HINT,
+    "UnrecognizedClientException": _UNKNOWN_KEY_HINT,
+    "SignatureDoesNotMatch": "the secret key is not the access key's: check the credentials",
+    "NoCredentialsError": _CREDENTIAL_HINT,
+    "PartialCredentialsError": _CREDENTIAL_HINT,
+    "ProfileNotFound": "AWS_PROFILE names a profile that the AWS configuration does not have",
+    "NoSuchBucket": _MISSING_BUCKET_HINT,
+    "InvalidBucketName": _BUCKET_NAME_HINT,
+    "ParamValidationError": _BUCKET_NAME_HINT,
+    "AccessControlListNotSupported": "the bucket takes no ACLs: remove destination.acl",
+    "InvalidStorageClass": "correct destination.storage_class",
+    "InvalidTag": "correct destination.tags",
+    "InvalidObjectState": "the object is archived: restore it, or use a storage_class read at once",
+    "NotImplemented": _INCAPABLE_HINT,
+    "EntityTooLarge": "lower chunk.max_bytes",
+    "KeyTooLongError": "shorten destination.prefix",
+}
+
+# What each call needs, in the words of a policy.
+_PUT_PERMISSION = "s3:PutObject on the bucket's objects"
+_GET_PERMISSION = (
+    "s3:GetObject on the bucket's objects and s3:ListBucket on the bucket (without the latter S3 "
+    "answers 403 for an object that does not exist)"
+)
+_PERMISSIONS = {
+    "PutObject": _PUT_PERMISSION,
+    "CreateMultipartUpload": _PUT_PERMISSION,
+    "UploadPart": _PUT_PERMISSION,
+    "CompleteMultipartUpload": _PUT_PERMISSION,
+    "GetObject": _GET_PERMISSION,
+    "HeadObject": _GET_PERMISSION,
+    "ListObjectsV2": "s3:ListBucket on the bucket",
+}
+_CREATING_OPERATIONS = frozenset({"PutObject", "CreateMultipartUpload"})
+
+
+def destination_error(
+    failure: Failure, subject: str, circumstances: Circumstances
+) -> DestinationError:
+    """The error for `failure`, met while doing `subject` ("create a/b.json").
+
+    Raise it from `failure.cause`.
+    """
+    code = failure.code or str(failure.status)
+    message = f"{subject}: {code}"
+    if failure.text:
+        message = f"{message}: {failure.text}"
+    if _is_passing(failure):
+        return DestinationUnavailable(message, code=code, hint=_PASSING_HINTS.get(code, ""))
+    return DestinationRefused(message, code=code, hint=_refusal_hint(failure, circumstances))
+
+
+def _is_passing(failure: Failure) -> bool:
+    if failure.is_local:
+        return False
+    if failure.status == 0 or failure.code in _PASSING_HINTS:
+        return True
+    if failure.code in _REFUSAL_HINTS:
+        return False
+    if failure.status >= 500:
+        return failure.status != 501
+    # 409: two requests met, and neither answer says that the key is taken.
+    return failure.status in {307, 408, 409, 425, 429}
+
+
+def _refusal_hint(failure: Failure, circumstances: Circumstances) -> str:
+    is_kms = failure.code.startswith("KMS.") or "kms:" in failure.text
+    is_region = failure.code in _REGION_CODES or failure.status in {301, 302}
+    if failure.operation.startswith("AssumeRole"):
+        hint = _role_hint(circumstances)
+    elif failure.code in _REFUSAL_HINTS:
+        hint = _REFUSAL_HINTS[failure.code]
+    elif is_kms:
+        hint = _kms_hint(circumstances)
+    elif is_region:
+        hint = _region_hint(failure, circumstances)
+    elif failure.code in _ACCESS_CODES or failure.status in {401, 403, 405}:
+        hint = _access_hint(failure, circumstances)
+    else:
+        hint = _STATUS_HINTS.get(failure.status, _WRONG_REQUEST_HINT)
+    return hint
+
+
+_WRONG_REQUEST_HINT = (
+    "the store calls the request itself wrong: check [destination] against what it supports"
+)
+_STATUS_HINTS = {404: _MISSING_BUCKET_HINT, 501: _INCAPABLE_HINT}
+
+
+def _role_hint(circumstances: Circumstances) -> str:
+    return (
+        f"the role {circumstances.role_arn} cannot be assumed: its trust policy must name the "
+        "identity this process runs as, and destination.external_id must be what it asks for"
+    )
+
+
+def _kms_hint(circumstances: Circumstances) -> str:
+    key = circumstances.kms_key_id or "of the bucket's default encryption"
+    return (
+        f"the KMS key {key} must be enabled and in the bucket's region, and the role needs "
+        "kms:GenerateDataKey and kms:Decrypt on it (another account's key: in its policy too)"
+    )
+
+
+def _region_hint(failure: Failure, circumstances: Circumstances) -> str:
+    region = failure.bucket_region
+    if region:
+        return f'the bucket is in {region}: set destination.region = "{region}"'
+    return f"the bucket is not in {circumstances.region or 'this region'}: set destination.region"
+
+
+def _access_hint(failure: Failure, circumstances: Circumstances) -> str:
+    wanted = [_PERMISSIONS.get(failure.operation, "the rights that `tailrace iam` prints")]
+    if failure.operation in _CREATING_OPERATIONS:
+        if circumstances.has_acl:
+            wanted.append("s3:PutObjectAcl")
+        if circumstances.has_tags:
+            wanted.append("s3:PutObjectTagging")
+        if circumstances.kms_key_id:
+            wanted.append("kms:GenerateDataKey")
+    hint = f"grant {', '.join(wanted)}: in the role's policy and, across accounts, in the bucket's"
+    if circumstances.expected_bucket_owner:
+        hint += f"; or the bucket is not owned by {circumstances.expected_bucket_owner}"
+    return hint

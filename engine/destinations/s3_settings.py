@@ -1,0 +1,103 @@
+"""How the bucket is reached and how objects are made in it. Checked once, here."""
+
+import re
+from dataclasses import dataclass
+from typing import Final, Literal
+from urllib.parse import urlencode
+
+from engine.errors import ConfigurationError
+
+MIB: Final = 1024 * 1024
+
+# S3's limits: "Multipart upload limits" and "Categorizing your storage using tags" in its user
+# guide.
+_PART_BYTES_MIN: Final = 5 * MIB
+_PART_BYTES_MAX: Final = 5 * 1024 * MIB
+_TAG_COUNT_MAX: Final = 10
+_TAG_NAME_MAX: Final = 128
+_TAG_VALUE_MAX: Final = 256
+_TAG_TEXT: Final = re.compile(r"[\w\s+\-=.:/@]*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class S3Settings:
+    """Where objects go, and how. None: not sent, the service's or the bucket's own default holds.
+
+    `part_bytes` is the largest body of one request; what is larger goes in parts. Just above a full
+    chunk, so that only snapshots and large chunks pay the three requests more. `concurrency` bounds
+    the parts under way and sizes the pool: a request that has to wait for a connection waits with a
+    signature that ages.
+    """
+
+    bucket: str
+    region: str | None = None
+    endpoint_url: str | None = None
+    role_arn: str | None = None
+    external_id: str | None = None
+    expected_bucket_owner: str | None = None
+    sse: Literal["s3", "kms"] | None = None
+    kms_key_id: str | None = None
+    acl: str | None = None
+    storage_class: str | None = None
+    tags: tuple[tuple[str, str], ...] = ()
+    part_bytes: int = 20 * MIB
+    concurrency: int = 16
+    connect_seconds: float = 5.0
+    answer_seconds: float = 30.0
+    body_bytes_per_second_min: int = 256 * 1024
+    role_seconds: int = 3600
+
+    def __post_init__(self) -> None:
+        problems = [
+            text
+            for is_wrong, text in (
+                (
+                    not _PART_BYTES_MIN <= self.part_bytes <= _PART_BYTES_MAX,
+                    "parts have 5 MiB to 5 GiB",
+                ),
+                (self.concurrency < 1, "concurrency is at least 1"),
+                (self.kms_key_id is not None and self.sse != "kms", 'kms_key_id needs sse = "kms"'),
+                (
+                    self.external_id is not None and self.role_arn is None,
+                    "external_id needs role_arn",
+                ),
+            )
+            if is_wrong
+        ]
+        problems += _tag_problems(self.tags)
+        if problems:
+            raise ConfigurationError("\n".join(f"destination: {problem}" for problem in problems))
+
+    @property
+    def tagging(self) -> str:
+        """The tags as the header wants them; empty without any."""
+        return urlencode(self.tags)
+
+    @property
+    def connection_count_max(self) -> int:
+        """Connections in the pool: objects and parts at their bounds, and some for the journal."""
+        return 2 * self.concurrency + 8
+
+    def request_seconds(self, body_bytes: int) -> float:
+        """How long a request may take altogether, its body included."""
+        return (
+            self.connect_seconds + self.answer_seconds + body_bytes / self.body_bytes_per_second_min
+        )
+
+
+def _tag_problems(tags: tuple[tuple[str, str], ...]) -> list[str]:
+    problems = []
+    if len(tags) > _TAG_COUNT_MAX:
+        problems.append(f"an object has at most {_TAG_COUNT_MAX} tags, not {len(tags)}")
+    if len({name for name, _ in tags}) < len(tags):
+        problems.append("a tag is given twice")
+    for name, value in tags:
+        if not 1 <= len(name) <= _TAG_NAME_MAX or len(value) > _TAG_VALUE_MAX:
+            problems.append(f"tag {name!r}: a name has 1 to 128 characters, a value at most 256")
+        if name.lower().startswith("aws:"):
+            problems.append(f"tag {name!r}: names that begin with aws: are reserved")
+        if not (_TAG_TEXT.fullmatch(name) and _TAG_TEXT.fullmatch(value)):
+            problems.append(
+                f"tag {name!r}: letters, digits, spaces and + - = . _ : / @ are allowed"
+            )
+    return problems
