@@ -24,6 +24,7 @@ help: ## List the targets.
 
 .PHONY: setup
 setup: .venv/.built ## Make .venv with everything, and build the row codec. Quick when nothing changed.
+	@$(if $(filter setup,$(MAKECMDGOALS)),echo "Ready: .venv/bin/tailrace. Next: make demo",:)
 
 .PHONY: setup-test
 setup-test: ## Install the database server that the tests need and only Debian has.

@@ -114,6 +114,12 @@ class EmbeddedPostgres:
     def is_running(self) -> bool:
         return self._process is not None and self._process.is_running
 
+    @property
+    def process_id(self) -> int:
+        """The server's process, for measuring what it uses."""
+        assert self._process is not None, "not started"
+        return self._process.pid
+
     def dsn_of(self, database: str, *, user: str = SUPERUSER, by_socket: bool = False) -> str:
         """Return libpq's connection string to a database, over TCP or the UNIX socket."""
         host = str(self.socket_directory) if by_socket else LOOPBACK

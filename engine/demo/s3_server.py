@@ -91,6 +91,12 @@ class EmbeddedS3:
     def is_running(self) -> bool:
         return self._process is not None and self._process.is_running
 
+    @property
+    def process_id(self) -> int:
+        """The server's process, for measuring what it uses."""
+        assert self._process is not None, "not started"
+        return self._process.pid
+
     def start(self) -> None:
         """Start, and wait until objects can be put. Raises ServerError with the log's end."""
         assert not self.is_running, "already started"

@@ -1,0 +1,127 @@
+"""Real servers for the tests: one of each for a session (with pytest-xdist: for a worker), started
+when the first test asks for it. A server that cannot be had is a failure, never a skip.
+"""
+
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING
+
+import aioboto3
+import pytest
+from aiobotocore.config import AioConfig
+
+from databases import Database, fresh_database
+from engine.demo.s3_server import REGION
+from engine.demo.servers import FAST_SETTINGS, EmbeddedPostgres, EmbeddedS3
+
+if TYPE_CHECKING:
+    from types_aiobotocore_s3 import S3Client
+
+_SERVER_FIXTURES = {"postgres", "postgres15", "any_postgres", "s3"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a server, so that `-m "not integration"` runs the rest alone."""
+    for item in items:
+        if _SERVER_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("integration")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[EmbeddedPostgres]:
+    """PostgreSQL 18, from the wheel. Tests that stop or change a server start one of their own."""
+    with EmbeddedPostgres(settings=FAST_SETTINGS) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres15() -> Iterator[EmbeddedPostgres]:
+    """PostgreSQL 15, Debian's, with TLS and xml."""
+    with EmbeddedPostgres.debian(15, settings=FAST_SETTINGS) as server:
+        yield server
+
+
+@pytest.fixture(params=["postgres", "postgres15"])
+def any_postgres(request: pytest.FixtureRequest) -> EmbeddedPostgres:
+    """Both servers, one after the other."""
+    server = request.getfixturevalue(request.param)
+    assert isinstance(server, EmbeddedPostgres)
+    return server
+
+
+@pytest.fixture
+def database(postgres: EmbeddedPostgres) -> Iterator[Database]:
+    """An empty database on PostgreSQL 18."""
+    with fresh_database(postgres) as database:
+        yield database
+
+
+@pytest.fixture
+def database15(postgres15: EmbeddedPostgres) -> Iterator[Database]:
+    """An empty database on PostgreSQL 15."""
+    with fresh_database(postgres15) as database:
+        yield database
+
+
+@pytest.fixture
+def any_database(any_postgres: EmbeddedPostgres) -> Iterator[Database]:
+    """An empty database on both servers, one after the other."""
+    with fresh_database(any_postgres) as database:
+        yield database
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[EmbeddedS3]:
+    """SeaweedFS, from the wheel. Tests that stop or suspend a server start one of their own."""
+    with EmbeddedS3() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def shared_bucket(s3: EmbeddedS3) -> str:
+    """A bucket that all tests share: keep to `prefix`."""
+    s3.create_bucket("tests")
+    return "tests"
+
+
+@pytest.fixture
+def prefix() -> str:
+    """A prefix that no other test uses."""
+    return f"t/{secrets.token_hex(6)}"
+
+
+@pytest.fixture
+def bucket(s3: EmbeddedS3) -> str:
+    """An empty bucket of the test's own, for what `shared_bucket` and `prefix` cannot show."""
+    name = f"t-{secrets.token_hex(6)}"
+    s3.create_bucket(name)
+    return name
+
+
+@pytest.fixture
+def aws_environment(s3: EmbeddedS3, monkeypatch: pytest.MonkeyPatch) -> EmbeddedS3:
+    """The credentials of `s3` where AWS's default chain finds them."""
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    return s3
+
+
+@pytest.fixture(scope="session")
+def s3_session() -> aioboto3.Session:
+    """One session for all clients: it keeps S3's model, which takes a third of a second to read."""
+    return aioboto3.Session()
+
+
+@pytest.fixture
+async def s3_client(s3: EmbeddedS3, s3_session: aioboto3.Session) -> AsyncIterator["S3Client"]:
+    """A client of `s3` that does not retry."""
+    async with s3_session.client(
+        "s3",
+        endpoint_url=s3.endpoint_url,
+        region_name=REGION,
+        aws_access_key_id=s3.access_key_id,
+        aws_secret_access_key=s3.secret_access_key,
+        config=AioConfig(retries={"total_max_attempts": 1}),
+    ) as client:
+        yield client

