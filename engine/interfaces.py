@@ -13,7 +13,7 @@ import msgspec
 
 from engine.batch import Intake
 from engine.envelope import RecordConfiguration
-from engine.position import Lsn
+from engine.position import NO_LSN, Lsn
 from engine.schema import Decide
 
 Clock = Callable[[], int]
@@ -37,10 +37,14 @@ class SlotState:
     """The slot as the server holds it, read while this stream holds the slot.
 
     `confirmed_lsn` is what the server believes to be acknowledged; `flush_lsn` how far its log is written.
+    `restart_lsn` is the oldest log it keeps; `safe_bytes` how much more may be written before the server drops
+    the slot (None: no limit is set).
     """
 
     confirmed_lsn: Lsn
     flush_lsn: Lsn
+    restart_lsn: Lsn = NO_LSN
+    safe_bytes: int | None = None
 
 
 class ChangeStream(Protocol):
@@ -88,6 +92,10 @@ class Source(Protocol):
         """How far the server's log is written now."""
         ...
 
+    async def fork_lsn(self, timeline: int) -> Lsn:
+        """Where the server's history left `timeline`, which is not its newest."""
+        ...
+
     def stream(
         self,
         start: Lsn,
@@ -99,7 +107,7 @@ class Source(Protocol):
         """Hold the slot and read from `start` (0: where the slot stands).
 
         `decide` is asked at the first row after the start, after a relation changed, and again for every row for
-        which it answered None; rows that it does not want are skipped. With `single_rows` each row is a batch of
+        which it answered None; rows that it does not want are skipped. Leaving sends the last acknowledgement. With `single_rows` each row is a batch of
         its own and `decide` is asked for each. Entering raises SlotBusy, PositionLost, SourceRefused or
         SourceUnavailable. Leaving closes the connection and frees the slot.
         """

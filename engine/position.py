@@ -17,6 +17,9 @@ Lsn = NewType("Lsn", int)
 
 Position = NewType("Position", str)
 
+NO_LSN = Lsn(0)
+"""Before everything; as a start: where the slot stands."""
+
 NOWHERE = Position("")
 """Sorts before every position."""
 

@@ -86,7 +86,7 @@ class Publisher:
         self._on_visible = on_visible
         self._places = asyncio.Semaphore(concurrency)
         self._queues: dict[str, deque[Publication]] = {}
-        self._schemas: set[tuple[str, int]] = set()
+        self._schemas: set[tuple[str, int, str]] = set()
         self._progress = asyncio.Event()
 
     @property
@@ -180,7 +180,7 @@ class Publisher:
         )
 
     async def _ensure_schema(self, planned: Planned, layout: TableLayout) -> None:
-        known = (planned.table, planned.version)
+        known = (planned.table, planned.version, layout.style)
         if known in self._schemas:
             return
         table = TableName.parse(planned.table)

@@ -1,0 +1,167 @@
+"""The committer: group commit of plans and of what became durable.
+
+Strategy: one append serves all chunks that are due, at most one in an append interval. After the append the planned
+objects go to the publisher; when they are visible, the next entry states `durable`, and then E is acknowledged. While
+there is nothing to say, the journal's next entry is looked at, to learn that another writer took over.
+
+Invariant: plan before publish, durable before acknowledge; both only after the append was answered.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from engine.chunk import SealedChunk
+from engine.errors import Superseded
+from engine.interfaces import Clock
+from engine.journal import Journal
+from engine.journal_entry import Durable
+from engine.layout import TableLayout
+from engine.ledger import Ledger
+from engine.metrics import Metrics
+from engine.planner import EntryPlan, Planner
+from engine.position import Lsn
+from engine.publisher import Publication, Publisher
+from engine.router import Router
+from engine.settings import Settings
+
+
+class Committer:
+    """Appends what is due until it is told to drain and everything is durable.
+
+    `acknowledge` is called with E after each entry that states it.
+    """
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        ledger: Ledger,
+        planner: Planner,
+        router: Router,
+        publisher: Publisher,
+        layout: TableLayout,
+        settings: Settings,
+        clock: Clock,
+        metrics: Metrics,
+        acknowledge: Callable[[Lsn], None],
+    ) -> None:
+        self.drained = asyncio.Event()
+        self.rows_published = 0
+        self.objects_published = 0
+        self.bytes_published = 0
+        self._journal = journal
+        self._ledger = ledger
+        self._planner = planner
+        self._router = router
+        self._publisher = publisher
+        self._layout = layout
+        self._settings = settings
+        self._clock = clock
+        self._metrics = metrics
+        self._acknowledge = acknowledge
+        self._draining = asyncio.Event()
+        self._is_progress = False
+        now = asyncio.get_running_loop().time()
+        self._last_append = now
+        self._last_look = now
+        self._last_durable = now
+
+    def drain(self) -> None:
+        """Nothing more will be read: publish what is held, then set `drained`. Never waits."""
+        self._draining.set()
+        self._router.wake.set()
+
+    def visible(self, publication: Publication) -> None:
+        """An object is there: the publisher says so, in each table's order."""
+        planned = publication.planned
+        self._ledger.visible(planned.table_name, planned.last)
+        self._router.published(planned.table_name, len(publication.body))
+        self.rows_published += planned.rows
+        self.objects_published += 1
+        self.bytes_published += len(publication.body)
+        self._is_progress = True
+        self._router.wake.set()
+
+    async def run(self) -> None:
+        """Append what is due until drained. Raises Superseded. Cancellation is like a kill."""
+        while not self.drained.is_set():
+            await self._wait()
+            await self._commit()
+
+    async def _wait(self) -> None:
+        """Until something may be due: at most one append in an interval, but for a drain."""
+        interval = self._settings.append_interval
+        await _wait_for(self._draining, until=self._last_append + interval)
+        now = asyncio.get_running_loop().time()
+        await _wait_for(self._router.wake, until=now + interval)
+        self._router.wake.clear()
+
+    async def _commit(self) -> None:
+        now = asyncio.get_running_loop().time()
+        self._cut(now)
+        chunks = self._router.take_sealed()
+        plan = self._planner.plan(chunks)
+        is_last = self._draining.is_set() and not chunks and self._is_everything_visible()
+        durable = self._durable_due(now)
+        if plan.planned or durable is not None or is_last:
+            await self._append(plan, chunks, durable, is_last=is_last)
+        elif now - self._last_look >= self._settings.probe_interval:
+            await self._look()
+
+    def _cut(self, now: float) -> None:
+        if self._draining.is_set():
+            self._router.cut_all()
+            return
+        if self._router.is_pressed:
+            self._router.cut_largest()
+        # A chunk is due one interval before its age, so that it is planned in time.
+        self._router.cut_aged(now + self._settings.append_interval)
+
+    def _is_everything_visible(self) -> bool:
+        return self._ledger.is_empty and self._publisher.is_idle
+
+    def _durable_due(self, now: float) -> Durable | None:
+        is_idle_due = now - self._last_durable >= self._settings.idle_interval
+        if not (self._is_progress or is_idle_due or self._draining.is_set()):
+            return None
+        return self._planner.durable(self._publisher.oldest_pending_seq)
+
+    async def _append(
+        self, plan: EntryPlan, chunks: list[SealedChunk], durable: Durable | None, *, is_last: bool
+    ) -> None:
+        if durable is not None:
+            self._is_progress = False
+        seq = await self._journal.append(
+            schemas=plan.schemas, planned=plan.planned, durable=durable, release=is_last
+        )
+        self._last_append = self._last_look = asyncio.get_running_loop().time()
+        self._planner.journalled(plan)
+        self._publish(plan, chunks, seq)
+        if durable is not None:
+            self._last_durable = self._last_append
+            self._acknowledge(durable.position)
+        if is_last:
+            self.drained.set()
+
+    def _publish(self, plan: EntryPlan, chunks: list[SealedChunk], seq: int) -> None:
+        for planned, chunk in zip(plan.planned, chunks, strict=True):
+            self._metrics.chunk(planned.table, chunk.reason, len(chunk.body))
+            self._publisher.publish(
+                Publication(planned, seq, chunk.body, chunk.last_commit_us, self._layout)
+            )
+
+    async def _look(self) -> None:
+        self._last_look = asyncio.get_running_loop().time()
+        if await self._journal.tail_moved():
+            raise Superseded(
+                f"another writer appended journal entry {self._journal.state.next_seq}",
+                hint="Two engines may share a pipeline: this one stops, the other goes on.",
+            )
+
+
+async def _wait_for(event: asyncio.Event, *, until: float) -> None:
+    try:
+        async with asyncio.timeout_at(until):
+            await event.wait()
+    except TimeoutError:
+        return

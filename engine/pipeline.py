@@ -1,0 +1,270 @@
+"""The pipeline: one engine's life, from standing by to the drain.
+
+    standby → opening → (redo) → streaming ⇄ reconnecting → draining → stopped
+
+Strategy: one TaskGroup. The reader is its body: it reads an intake, counts it in the ledger, routes it, and waits for
+room before it reads on. The committer appends one journal entry for all that is due, at most one in an append interval,
+and hands planned objects to the publisher. When objects are visible, `durable` is appended, then acknowledged.
+
+Invariant: nothing but the journal acknowledges: the source is told E only after the entry that states it is in the
+bucket.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import structlog
+
+from engine.envelope import RecordConfiguration
+from engine.errors import DestinationUnavailable, PositionLost, TailraceError
+from engine.interfaces import ChangeStream, Clock, ObjectStore, Source, SourceIdentity
+from engine.journal import Journal
+from engine.journal_entry import Durable, Writer, time_text, time_us_of
+from engine.layout import TableLayout
+from engine.metrics import Metrics
+from engine.position import NO_LSN, Lsn, Position, commit_lsn_of, format_lsn
+from engine.publisher import Publication, Publisher
+from engine.recovery import Recovery
+from engine.schema import Relation, TableVersion
+from engine.settings import Settings
+from engine.slot import Slot
+from engine.status import Phase, Status
+from engine.stop import StopSignal
+from engine.streaming import Streaming, World
+
+_log = structlog.get_logger(__name__)
+
+
+class Pipeline:
+    """One engine. `run` is its whole life; `status` tells about it at any time."""
+
+    def __init__(
+        self,
+        *,
+        source: Source,
+        store: ObjectStore,
+        clock: Clock,
+        settings: Settings,
+        configuration: RecordConfiguration,
+        writer: Writer,
+        metrics: Metrics,
+        stop: StopSignal,
+        make_nonce: Callable[[], str] | None = None,
+    ) -> None:
+        self._source = source
+        self._store = store
+        self._clock = clock
+        self._settings = settings
+        self._configuration = configuration
+        self._metrics = metrics
+        self._stop = stop
+        self._journal = Journal(store, settings.prefix, writer, metrics, make_nonce)
+        self._slot = Slot(
+            source,
+            self._journal,
+            standby_interval=settings.standby_interval,
+            on_phase=self._enter,
+        )
+        self._phase: Phase = "starting"
+        self._phase_since_us = clock()
+        self._identity: SourceIdentity | None = None
+        self._caught_up_lsn: Lsn | None = None
+        self._streaming: Streaming | None = None
+        self._interrupt: asyncio.Timeout | None = None
+
+    async def run(self) -> None:
+        """Stream until asked to stop, or until caught up; then drain and return.
+
+        Raises the TailraceError that ended it. Cancellation is like a kill: a successor redoes the rest.
+        """
+        try:
+            await self._live()
+        except BaseExceptionGroup as group:
+            raise _first_cause(group) from group
+        finally:
+            self._enter("stopped")
+
+    def status(self) -> Status:
+        """The engine as it is now."""
+        state, identity = self._journal.state, self._identity
+        base = Status(
+            phase=self._phase,
+            since_us=self._phase_since_us,
+            release=self._journal.writer.release,
+            writer_id=self._journal.writer.id,
+            epoch=state.epoch,
+            seq=max(state.seq, 0),
+            source=identity.database if identity is not None else "",
+            slot=identity.slot if identity is not None else "",
+            destination=self._settings.prefix,
+            durable_lsn=state.durable.lsn if state.durable is not None else "",
+            durable_commit_us=(
+                time_us_of(state.durable.commit_time) if state.durable is not None else 0
+            ),
+            memory_limit_bytes=self._settings.memory_bytes_max,
+        )
+        return self._streaming.status(base) if self._streaming is not None else base
+
+    async def _live(self) -> None:
+        await self._prepare()
+        async with asyncio.TaskGroup() as group, AsyncExitStack() as connection:
+            interrupting = group.create_task(self._interrupt_when_asked())
+            life = _Life(connection)
+            if await self._interruptible(self._take_over(life)):
+                world = self._world()
+                self._streaming = Streaming(world, group, caught_up_lsn=self._caught_up_lsn)
+                await self._streaming.run(connection, life.stream, self._interruptible)
+            interrupting.cancel()
+
+    # --- start
+
+    async def _prepare(self) -> None:
+        try:
+            async with asyncio.timeout(self._settings.start_seconds_max):
+                await self._reach()
+        except TimeoutError as error:
+            raise DestinationUnavailable(
+                "the source or the bucket gave no answer at the start",
+                hint="Check the network between this engine, the database and the bucket.",
+            ) from error
+
+    async def _reach(self) -> None:
+        self._identity = await self._source.identify()
+        await self._journal.load()
+        self._journal.refuse_foreign(self._identity)
+        await self._refuse_fork(self._identity)
+        await self._source.prepare(is_first=self._journal.state.seq < 0)
+        if self._settings.is_until_caught_up:
+            self._caught_up_lsn = await self._source.flush_lsn()
+
+    async def _refuse_fork(self, identity: SourceIdentity) -> None:
+        known = self._journal.state.source
+        if known is None or known.timeline == identity.timeline:
+            return
+        fork = await self._source.fork_lsn(known.timeline)
+        frontiers = self._journal.state.frontiers.values()
+        planned = max((commit_lsn_of(frontier.last) for frontier in frontiers), default=NO_LSN)
+        if planned >= fork or self._journal.state.durable_lsn > fork:
+            raise PositionLost(
+                f"the server left timeline {known.timeline} at {format_lsn(fork)}, "
+                f"changes up to {format_lsn(planned)} are in the bucket",
+                hint="The failover lost changes that were streamed. Start a new prefix.",
+            )
+
+    async def _take_over(self, life: "_Life") -> None:
+        """First the slot, then the journal, then what a predecessor planned and did not publish."""
+        assert self._identity is not None
+        stream = await self._slot.take(life.connection, self._configuration, self._decide)
+        self._enter("opening")
+        slot = await stream.slot_state()
+        first = Durable(format_lsn(slot.confirmed_lsn), time_text(self._clock()), seq=-1)
+        await self._journal.open(self._identity, self._configuration, first)
+        state = self._journal.state
+        _log.info(
+            "journal opened", epoch=state.epoch, seq=state.seq, lsn=format_lsn(state.durable_lsn)
+        )
+        await self._slot.compare(stream)
+        life.stream = stream
+        async with asyncio.TaskGroup() as group:
+            await self._recover(life, group)
+
+    async def _recover(self, life: "_Life", group: asyncio.TaskGroup) -> None:
+        publisher = Publisher(
+            store=self._store,
+            journal=self._journal,
+            clock=self._clock,
+            concurrency=self._settings.concurrency,
+            observer=self._metrics,
+            group=group,
+            on_visible=_nothing,
+        )
+        recovery = Recovery(
+            journal=self._journal, slot=self._slot, publisher=publisher, settings=self._settings
+        )
+        missing = await recovery.missing()
+        if missing:
+            self._enter("redo")
+            life.stream = None
+            await life.connection.aclose()
+            await recovery.redo(missing)
+
+    def _decide(self, relation: Relation, position: Position) -> TableVersion | None:
+        assert self._streaming is not None, "nothing is read before the journal is open"
+        return self._streaming.planner.decide(relation, position)
+
+    def _world(self) -> World:
+        assert self._identity is not None
+        return World(
+            store=self._store,
+            journal=self._journal,
+            slot=self._slot,
+            clock=self._clock,
+            settings=self._settings,
+            configuration=self._configuration,
+            layout=TableLayout(
+                self._settings.prefix, self._identity.database, self._configuration.layout
+            ),
+            metrics=self._metrics,
+            enter=self._enter,
+        )
+
+    # --- asked to stop
+
+    async def _interrupt_when_asked(self) -> None:
+        await self._stop.requested.wait()
+        if self._interrupt is not None:
+            self._interrupt.reschedule(asyncio.get_running_loop().time())
+
+    async def _interruptible(self, work: Coroutine[None, None, None]) -> bool:
+        """Run `work` until it is done or a stop is requested. True when it was done."""
+        if self._stop.requested.is_set():
+            work.close()
+            return False
+        interrupt = self._interrupt = asyncio.timeout(None)
+        try:
+            async with interrupt:
+                await work
+        except TimeoutError:
+            if not interrupt.expired():
+                raise
+            return False
+        finally:
+            self._interrupt = None
+        return True
+
+    def _enter(self, phase: Phase) -> None:
+        if phase == self._phase:
+            return
+        self._phase = phase
+        self._phase_since_us = self._clock()
+        self._metrics.source_connected(phase in {"opening", "redo", "streaming"})
+        _log.info("phase", phase=phase)
+
+
+@dataclass(slots=True)
+class _Life:
+    """The connection that a start holds: its stack, and the stream while it may be read."""
+
+    connection: AsyncExitStack
+    stream: ChangeStream | None = None
+
+
+def _nothing(_: Publication) -> None:
+    """A redone object was counted by whoever read its rows first."""
+
+
+def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error to show: the first of ours, else the first one."""
+    leaves = list(_leaves(group))
+    ours = (error for error in leaves if isinstance(error, TailraceError))
+    return next(ours, leaves[0])
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error

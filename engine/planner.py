@@ -1,0 +1,145 @@
+"""The planner: what the next journal entry says about streamed rows.
+
+Strategy: versions are decided as rows are read and stay provisional until the chunk that needs them is planned; cut
+chunks become plans that follow their table's frontier; the ledger's newest reached boundary becomes `durable`. All of
+it is synchronous: between looking at the state and building the entry nothing else runs.
+
+Invariant: a journalled version begins at or before its table's frontier, so a successor that starts behind it decides
+the same versions from the stream alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from engine.chunk import SealedChunk, crc32_text
+from engine.envelope import RecordConfiguration
+from engine.interfaces import Clock
+from engine.journal_entry import (
+    Durable,
+    Frontier,
+    JournalState,
+    Planned,
+    operations_named,
+    time_text,
+)
+from engine.layout import TableLayout, key_hour
+from engine.ledger import Ledger
+from engine.position import Position, commit_lsn_of, format_lsn
+from engine.schema import Relation, TableName, TableVersion, decide_version
+
+
+@dataclass(frozen=True, slots=True)
+class EntryPlan:
+    """What an entry will say: the chunks in the order of their plans, and the versions they need."""
+
+    chunks: tuple[SealedChunk, ...]
+    planned: tuple[Planned, ...]
+    schemas: tuple[TableVersion, ...]
+
+
+class Planner:
+    """Decides versions and plans, from the journal's state and what this process has read."""
+
+    def __init__(
+        self,
+        *,
+        state: JournalState,
+        ledger: Ledger,
+        configuration: RecordConfiguration,
+        layout: TableLayout,
+        codec_version: int,
+        clock: Clock,
+    ) -> None:
+        self._state = state
+        self._ledger = ledger
+        self._configuration = configuration
+        self._layout = layout
+        self._codec_version = codec_version
+        self._clock = clock
+        self._provisional: dict[TableName, tuple[TableVersion, ...]] = {}
+        self._digests: dict[TableName, str] = {}
+
+    def decide(self, relation: Relation, position: Position) -> TableVersion | None:
+        """The version of the row at `position`; None when it was received or is durable already."""
+        table = relation.table
+        # Exclusive: a transaction that commits at E itself is not durable.
+        if commit_lsn_of(position) < self._state.durable_lsn:
+            return None
+        if position <= self._ledger.received(table):
+            return None
+        known = self._state.versions_of(table)
+        provisional = self._provisional.get(table, ())
+        version = decide_version(
+            (*known, *provisional), relation, self._record_digest(table), position
+        )
+        if version.first == position and version not in provisional:
+            self._provisional[table] = (*provisional, version)
+        return version
+
+    def _record_digest(self, table: TableName) -> str:
+        digest = self._digests.get(table)
+        if digest is None:
+            digest = self._digests[table] = self._configuration.record_digest(table)
+        return digest
+
+    def plan(self, chunks: Sequence[SealedChunk]) -> EntryPlan:
+        """Plans for `chunks`, each table's in order. Nothing is changed until `journalled` is told."""
+        frontiers: dict[TableName, Frontier] = {}
+        planned: list[Planned] = []
+        versions: dict[TableName, int] = {}
+        for chunk in chunks:
+            frontier = frontiers.get(chunk.table) or self._state.frontier(chunk.table)
+            plan = self._planned(chunk, frontier)
+            frontiers[chunk.table] = Frontier(plan.last, plan.hour)
+            versions[chunk.table] = chunk.version
+            planned.append(plan)
+        schemas = tuple(
+            version
+            for table, newest in versions.items()
+            for version in self._provisional.get(table, ())
+            if version.number <= newest
+        )
+        return EntryPlan(tuple(chunks), tuple(planned), schemas)
+
+    def _planned(self, chunk: SealedChunk, frontier: Frontier) -> Planned:
+        assert chunk.first > frontier.last, "a plan has to follow the frontier"
+        hour = key_hour(chunk.first_commit_us, self._clock(), frontier.hour)
+        return Planned(
+            table=str(chunk.table),
+            key=self._layout.object_key(
+                chunk.table, chunk.version, hour, chunk.first, self._configuration.compression
+            ),
+            previous=frontier.last,
+            first=chunk.first,
+            last=chunk.last,
+            rows=chunk.row_count,
+            ops=operations_named(chunk.operations),
+            version=chunk.version,
+            codec=self._codec_version,
+            raw_bytes=chunk.raw_bytes,
+            raw_crc32=crc32_text(chunk.raw_crc32),
+            hour=hour,
+        )
+
+    def journalled(self, plan: EntryPlan) -> None:
+        """The entry with `plan` is in the journal: its versions are provisional no more."""
+        for version in plan.schemas:
+            table = version.relation.table
+            rest = tuple(v for v in self._provisional[table] if v.number != version.number)
+            if rest:
+                self._provisional[table] = rest
+            else:
+                del self._provisional[table]
+
+    def durable(self, oldest_pending_seq: int | None) -> Durable | None:
+        """What became durable since the journal last said so, or None.
+
+        `oldest_pending_seq` is the oldest entry of which a planned object is not known to be visible.
+        """
+        boundary = self._ledger.durable_boundary()
+        if boundary is None or boundary.lsn <= self._state.durable_lsn:
+            return None
+        last_seq = self._state.seq if oldest_pending_seq is None else oldest_pending_seq - 1
+        return Durable(
+            lsn=format_lsn(boundary.lsn), commit_time=time_text(boundary.commit_us), seq=last_seq
+        )

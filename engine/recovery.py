@@ -1,0 +1,217 @@
+"""Recovery: planned objects that are not visible are made again from the source's log.
+
+Strategy: after `open`, every object planned behind durable's entry is looked up. While any is missing, the stream runs
+in passes from E, under the record configuration of the epoch that first planned the oldest one, for as many objects
+as memory allows, until everything up to the highest planned position has been read. Rows, versions and positions
+follow from the log, so whoever makes an object makes the same.
+
+Invariant: a pass appends no `durable` and what it reads beyond its objects counts as nothing. Objects of a table become
+visible in order.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+
+import msgspec
+import structlog
+
+from engine.batch import Batch
+from engine.chunk import ChunkBuilder, SealedChunk, crc32_text
+from engine.envelope import RecordConfiguration
+from engine.errors import JournalError, SourceUnavailable
+from engine.interfaces import ChangeStream
+from engine.journal import Journal
+from engine.journal_entry import Planned, Statement
+from engine.layout import TableLayout
+from engine.position import Position, commit_lsn_of
+from engine.publisher import Publication, Publisher
+from engine.schema import Relation, TableName, TableVersion
+from engine.settings import Settings
+from engine.slot import Slot
+
+_LOOKUPS_AT_ONCE = 16
+# Compressed NDJSON is at most this share of its lines: measured between a fourth and a tenth.
+_COMPRESSED_SHARE = 4
+
+Plan = tuple[Statement, ...]
+
+_log = structlog.get_logger(__name__)
+
+
+class Recovery:
+    """Finds and makes again what a predecessor planned and did not publish."""
+
+    def __init__(
+        self, *, journal: Journal, slot: Slot, publisher: Publisher, settings: Settings
+    ) -> None:
+        self._journal = journal
+        self._slot = slot
+        self._publisher = publisher
+        self._settings = settings
+
+    async def missing(self) -> list[Plan]:
+        """The plans whose objects are not there, oldest first.
+
+        Raises JournalError when another object is under a planned key, Superseded when a successor restated it.
+        """
+        plans = sorted(self._journal.state.plans.values(), key=_plan_order)
+        missing: list[Plan] = []
+        for begin in range(0, len(plans), _LOOKUPS_AT_ONCE):
+            some = plans[begin : begin + _LOOKUPS_AT_ONCE]
+            async with asyncio.TaskGroup() as group:
+                looks = [
+                    group.create_task(self._publisher.is_there(plan[0].planned.key))
+                    for plan in some
+                ]
+            missing += [plan for plan, look in zip(some, looks, strict=True) if not look.result()]
+        return missing
+
+    async def redo(self, missing: list[Plan]) -> None:
+        """Make every one of `missing` visible. Raises JournalError where the log gives other rows."""
+        while missing:
+            configuration = self._configuration_of(missing[0])
+            chosen = self._choose(missing, configuration)
+            _log.info("redo pass", objects=len(chosen), missing=len(missing))
+            chunks = await self._read(chosen, configuration)
+            await self._publish(chosen, chunks, configuration)
+            missing = missing[len(chosen) :]
+
+    def _configuration_of(self, plan: Plan) -> RecordConfiguration:
+        return self._journal.state.configurations[plan[0].epoch]
+
+    def _choose(self, missing: list[Plan], configuration: RecordConfiguration) -> list[Plan]:
+        """The oldest ones of one configuration, as many as half of the memory holds; at least one."""
+        chosen: list[Plan] = []
+        held = 0
+        for plan in missing:
+            held += plan[0].planned.raw_bytes // _COMPRESSED_SHARE
+            is_too_much = chosen and held > self._settings.memory_bytes_max // 2
+            if is_too_much or self._configuration_of(plan) != configuration:
+                break
+            chosen.append(plan)
+        return chosen
+
+    async def _read(
+        self, chosen: Sequence[Plan], configuration: RecordConfiguration
+    ) -> list[SealedChunk]:
+        while True:
+            replay = _Replay([plan[0].planned for plan in chosen], configuration, self._journal)
+            async with AsyncExitStack() as stack:
+                stream = await self._slot.retake(
+                    stack, configuration, replay.decide, single_rows=True
+                )
+                await replay.read(stream)
+            if replay.is_complete:
+                return replay.chunks()
+
+    async def _publish(
+        self,
+        chosen: Sequence[Plan],
+        chunks: Sequence[SealedChunk],
+        configuration: RecordConfiguration,
+    ) -> None:
+        source = self._journal.state.source
+        assert source is not None
+        layout = TableLayout(self._settings.prefix, source.database, configuration.layout)
+        statements = [
+            self._statement(plan, chunk) for plan, chunk in zip(chosen, chunks, strict=True)
+        ]
+        restated = tuple(planned for planned, is_new in statements if is_new)
+        if restated:
+            await self._journal.append(planned=restated)
+        for plan, chunk, (planned, _) in zip(chosen, chunks, statements, strict=True):
+            self._publisher.publish(
+                Publication(planned, plan[0].seq, chunk.body, chunk.last_commit_us, layout)
+            )
+        await self._publisher.idle()
+
+    def _statement(self, plan: Plan, chunk: SealedChunk) -> tuple[Planned, bool]:
+        """The plan's statement for our codec, and whether it has to be journalled first."""
+        first = plan[0].planned
+        if chunk.row_count != first.rows:
+            raise JournalError(
+                f"{first.key} was planned with {first.rows} rows, the log gives {chunk.row_count}",
+                hint="The publication or the table's replica identity changed behind the slot.",
+            )
+        codec, raw_crc32 = self._settings.codec_version, crc32_text(chunk.raw_crc32)
+        for statement in plan:
+            planned = statement.planned
+            if planned.codec == codec:
+                if (planned.raw_bytes, planned.raw_crc32) == (chunk.raw_bytes, raw_crc32):
+                    return planned, False
+                raise JournalError(
+                    f"{first.key} was planned with other lines than the log gives now",
+                    hint="The catalog changed behind the slot, or a setting that shapes values.",
+                )
+        planned = msgspec.structs.replace(
+            first, codec=codec, raw_bytes=chunk.raw_bytes, raw_crc32=raw_crc32
+        )
+        return planned, True
+
+
+class _Replay:
+    """One pass's reading: rows of the chosen plans into chunks, everything else ignored."""
+
+    def __init__(
+        self, plans: Sequence[Planned], configuration: RecordConfiguration, journal: Journal
+    ) -> None:
+        self.is_complete = False
+        self._plans = plans
+        self._configuration = configuration
+        self._builders: dict[str, ChunkBuilder] = {}
+        self._last_commit = max(commit_lsn_of(plan.last) for plan in plans)
+        self._of_table: dict[TableName, list[Planned]] = {}
+        for plan in plans:
+            self._of_table.setdefault(plan.table_name, []).append(plan)
+        self._versions: dict[tuple[TableName, int], TableVersion] = {
+            (table, version.number): version
+            for table in self._of_table
+            for version in journal.state.versions_of(table)
+        }
+
+    def decide(self, relation: Relation, position: Position) -> TableVersion | None:
+        plan = self._plan_at(relation.table, position)
+        return self._versions[relation.table, plan.version] if plan is not None else None
+
+    def _plan_at(self, table: TableName, position: Position) -> Planned | None:
+        plans = self._of_table.get(table, ())
+        return next((plan for plan in plans if plan.first <= position <= plan.last), None)
+
+    async def read(self, stream: ChangeStream) -> None:
+        """Read until the pass is complete or the connection is lost."""
+        try:
+            while not self.is_complete:
+                intake = await stream.receive()
+                for batch in intake.batches:
+                    self._take(batch)
+                if intake.boundary is not None:
+                    self.is_complete = intake.boundary.lsn > self._last_commit
+        except SourceUnavailable as error:
+            _log.warning("redo pass starts again", error=str(error))
+
+    def _take(self, batch: Batch) -> None:
+        plan = self._plan_at(batch.table, batch.first)
+        if plan is None:
+            return
+        builder = self._builders.get(plan.key)
+        if builder is None:
+            self._builders[plan.key] = ChunkBuilder(batch, self._configuration.compression, 0.0)
+        else:
+            builder.add(batch)
+
+    def chunks(self) -> list[SealedChunk]:
+        return [self._chunk(plan) for plan in self._plans]
+
+    def _chunk(self, plan: Planned) -> SealedChunk:
+        builder = self._builders.pop(plan.key, None)
+        if builder is None:
+            raise JournalError(
+                f"{plan.key} was planned with {plan.rows} rows, the log gives none",
+                hint="The publication no longer has the table, or the slot was moved.",
+            )
+        return builder.seal("drain")
+
+
+def _plan_order(plan: Plan) -> tuple[int, str, Position]:
+    return (plan[0].seq, plan[0].planned.table, plan[0].planned.first)

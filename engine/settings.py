@@ -1,0 +1,29 @@
+"""What the pipeline is told: its limits and intervals, already parsed."""
+
+from dataclasses import dataclass
+
+from engine.chunk import ChunkLimits
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One pipeline's limits. Times are seconds, sizes bytes.
+
+    `codec_version` names the row codec whose lines the source gives. `probe_interval` is how often an idle writer
+    looks whether it was superseded; `idle_interval` how often an idle source's position becomes durable;
+    `standby_interval` how often a standby tries for the slot.
+    """
+
+    prefix: str
+    codec_version: int
+    limits: ChunkLimits
+    queue_bytes_max: int
+    memory_bytes_max: int
+    concurrency: int = 16
+    append_interval: float = 1.0
+    drain_seconds: float = 25.0
+    is_until_caught_up: bool = False
+    start_seconds_max: float = 30.0
+    standby_interval: float = 2.0
+    probe_interval: float = 10.0
+    idle_interval: float = 30.0

@@ -1,0 +1,141 @@
+"""Holding the slot: every connection to the source, compared with the journal before it counts.
+
+Strategy: a start takes the slot first and opens the journal after that; a reconnect and a redo pass come back with the
+journal theirs already. Both then compare what the slot says with E, before any message counts and before the first
+status update.
+
+Invariant: a stream that leaves this module is compared and acknowledges E, never more.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+
+import structlog
+
+from engine.envelope import RecordConfiguration
+from engine.errors import PositionLost, SlotBusy, SourceUnavailable, Superseded
+from engine.interfaces import ChangeStream, Source
+from engine.journal import Journal
+from engine.position import format_lsn
+from engine.schema import Decide
+from engine.status import Phase
+
+_RETRY_SECONDS_FIRST = 0.2
+_RETRY_SECONDS_MAX = 5.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Slot:
+    """The source's slot, as this process gets and keeps it."""
+
+    def __init__(
+        self,
+        source: Source,
+        journal: Journal,
+        *,
+        standby_interval: float,
+        on_phase: Callable[[Phase], None],
+    ) -> None:
+        self._source = source
+        self._journal = journal
+        self._standby_interval = standby_interval
+        self._on_phase = on_phase
+
+    async def take(
+        self, stack: AsyncExitStack, configuration: RecordConfiguration, decide: Decide
+    ) -> ChangeStream:
+        """Hold the slot for the first time, standing by while another engine holds it.
+
+        The stream is entered into `stack` and not compared yet: the journal has to be opened first.
+        """
+        wait = _RETRY_SECONDS_FIRST
+        while True:
+            try:
+                start = self._journal.state.durable_lsn
+                return await stack.enter_async_context(
+                    self._source.stream(start, configuration, decide)
+                )
+            except SlotBusy as busy:
+                await self._stand_by(busy)
+            except SourceUnavailable as error:
+                _log.warning("source unavailable", error=str(error), retry_seconds=wait)
+                await asyncio.sleep(wait)
+                wait = min(2 * wait, _RETRY_SECONDS_MAX)
+
+    async def _stand_by(self, busy: SlotBusy) -> None:
+        _log.debug("standing by", reason=str(busy))
+        self._on_phase("standby")
+        await self._journal.follow()
+        await asyncio.sleep(self._standby_interval)
+
+    async def retake(
+        self,
+        stack: AsyncExitStack,
+        configuration: RecordConfiguration,
+        decide: Decide,
+        *,
+        single_rows: bool = False,
+    ) -> ChangeStream:
+        """Hold the slot again while the journal is ours; waits for it.
+
+        The stream, compared, is entered into `stack`. Raises Superseded, PositionLost.
+        """
+        wait = _RETRY_SECONDS_FIRST
+        while True:
+            # The answer of an append in flight may move E, or tell that we are superseded.
+            await self._journal.quiet()
+            attempt = AsyncExitStack()
+            try:
+                stream = await attempt.enter_async_context(
+                    self._source.stream(
+                        self._journal.state.durable_lsn,
+                        configuration,
+                        decide,
+                        single_rows=single_rows,
+                    )
+                )
+                await self.compare(stream)
+            except (SlotBusy, SourceUnavailable) as error:
+                await attempt.aclose()
+                await self._refuse_superseded()
+                _log.warning("source unavailable", error=str(error), retry_seconds=wait)
+                await asyncio.sleep(min(wait, self._standby_interval))
+                wait = min(2 * wait, _RETRY_SECONDS_MAX)
+            except BaseException:
+                await attempt.aclose()
+                raise
+            else:
+                stack.push_async_exit(attempt)
+                return stream
+
+    async def compare(self, stream: ChangeStream) -> None:
+        """Raise PositionLost when the slot or the server contradicts the journal; then acknowledge E.
+
+        Past E while the journal's tail is still ours means that changes are lost; if it is not ours, a successor took
+        them and we are superseded.
+        """
+        state = await stream.slot_state()
+        durable = self._journal.state.durable_lsn
+        if durable < state.confirmed_lsn:
+            await self._refuse_superseded()
+            raise PositionLost(
+                f"the slot was confirmed up to {format_lsn(state.confirmed_lsn)}, the journal is durable "
+                f"only up to {format_lsn(durable)}: the changes between them are lost",
+                hint="Somebody advanced or re-made the slot. Start a new prefix, or a new slot.",
+            )
+        if durable > state.flush_lsn:
+            raise PositionLost(
+                f"the journal is durable up to {format_lsn(durable)}, the server's log ends at "
+                f"{format_lsn(state.flush_lsn)}: it was restored to an earlier time",
+                hint="Start a new prefix: this one holds changes that the server has forgotten.",
+            )
+        stream.acknowledge(durable)
+
+    async def _refuse_superseded(self) -> None:
+        if await self._journal.tail_moved():
+            raise Superseded(
+                "another writer opened the journal",
+                hint="Two engines may share a pipeline: this one stops, the other goes on.",
+            )

@@ -1,0 +1,249 @@
+"""Streaming: the reader, once the journal is ours, and the drain at its end.
+
+Strategy: read an intake, count it in the ledger, route it, wait for room, read on. A lost connection forgets nothing:
+the next one starts at E, and what was received is dropped by position. The committer and the publisher work beside it.
+
+Invariant: an intake is counted whole, in one step with no await, before anything is done with it.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import msgspec
+import structlog
+
+from engine.batch import Intake
+from engine.budget import MemoryBudget
+from engine.committer import Committer
+from engine.envelope import RecordConfiguration
+from engine.errors import SourceError, SourceUnavailable, StopLimit
+from engine.interfaces import ChangeStream, Clock, ObjectStore
+from engine.journal import Journal
+from engine.journal_entry import time_us_of
+from engine.layout import TableLayout
+from engine.ledger import Ledger
+from engine.metrics import Metrics
+from engine.planner import Planner
+from engine.position import Lsn
+from engine.publisher import Publication, Publisher
+from engine.router import Router
+from engine.schema import TableName
+from engine.settings import Settings
+from engine.slot import Slot
+from engine.status import Phase, Status
+
+_KEEPALIVE_INTERVAL = 0.1
+_SLOT_INTERVAL = 15.0
+
+_log = structlog.get_logger(__name__)
+
+Interruptible = Callable[[Coroutine[None, None, None]], Awaitable[bool]]
+"""Runs a coroutine until it is done (True) or the engine is asked to stop (False)."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What the pipeline works with."""
+
+    store: ObjectStore
+    journal: Journal
+    slot: Slot
+    clock: Clock
+    settings: Settings
+    configuration: RecordConfiguration
+    layout: TableLayout
+    metrics: Metrics
+    enter: Callable[[Phase], None]
+
+
+class Streaming:
+    """Reads, commits and publishes until asked to stop or caught up, then drains."""
+
+    def __init__(
+        self, world: World, group: asyncio.TaskGroup, *, caught_up_lsn: Lsn | None
+    ) -> None:
+        """Begin where the journal ends; its `open` has to be ours already."""
+        self._world = world
+        self._group = group
+        self._caught_up_lsn = caught_up_lsn
+        self._stream: ChangeStream | None = None
+        self._rows_read = 0
+        settings, state = world.settings, world.journal.state
+        self._ledger = Ledger(
+            {TableName.parse(table): known.last for table, known in state.frontiers.items()}
+        )
+        self._budget = MemoryBudget(settings.memory_bytes_max)
+        self._router = Router(
+            queue_bytes_max=settings.queue_bytes_max,
+            limits=settings.limits,
+            compression=world.configuration.compression,
+            budget=self._budget,
+        )
+        self.planner = Planner(
+            state=state,
+            ledger=self._ledger,
+            configuration=world.configuration,
+            layout=world.layout,
+            codec_version=settings.codec_version,
+            clock=world.clock,
+        )
+        self._publisher = Publisher(
+            store=world.store,
+            journal=world.journal,
+            clock=world.clock,
+            concurrency=settings.concurrency,
+            observer=world.metrics,
+            group=group,
+            on_visible=self._visible,
+        )
+        self._committer = Committer(
+            journal=world.journal,
+            ledger=self._ledger,
+            planner=self.planner,
+            router=self._router,
+            publisher=self._publisher,
+            layout=world.layout,
+            settings=settings,
+            clock=world.clock,
+            metrics=world.metrics,
+            acknowledge=self._acknowledge,
+        )
+        world.metrics.queue_capacity(settings.memory_bytes_max)
+
+    async def run(
+        self, connection: AsyncExitStack, stream: ChangeStream | None, interruptible: Interruptible
+    ) -> None:
+        """Stream until asked to stop or caught up, then drain.
+
+        `stream`, if there is one, lives in `connection` and is compared. Raises Superseded, PositionLost, StopLimit
+        and whatever else ends an engine. Cancellation is like a kill.
+        """
+        self._stream = stream
+        committing = self._group.create_task(self._committer.run())
+        beside = [self._group.create_task(self._watch_slot())]
+        if self._caught_up_lsn is not None:
+            beside.append(self._group.create_task(self._ask_keepalives()))
+        is_caught_up = await interruptible(self._read(connection))
+        self._world.enter("draining")
+        limit = None if is_caught_up else self._world.settings.drain_seconds
+        try:
+            async with asyncio.timeout(limit):
+                self._committer.drain()
+                await self._committer.drained.wait()
+        except TimeoutError as error:
+            raise StopLimit(
+                f"not everything could be published within drain_seconds = {limit}",
+                hint="Nothing is lost: the next engine publishes the rest.",
+            ) from error
+        for task in (*beside, committing):
+            task.cancel()
+
+    def status(self, base: Status) -> Status:
+        """`base` with what streaming knows."""
+        committer = self._committer
+        newest = self._ledger.newest_boundary
+        now_us = self._world.clock()
+        durable = self._world.journal.state.durable
+        durable_us = time_us_of(durable.commit_time) if durable is not None else None
+        return msgspec.structs.replace(
+            base,
+            lag_seconds=max(0.0, (now_us - durable_us) / 1e6) if durable_us is not None else None,
+            lag_bytes=newest.lsn - self._world.journal.state.durable_lsn if newest else None,
+            memory_used_bytes=self._budget.used_bytes,
+            tables=self._router.table_count,
+            rows_total=self._rows_read,
+            objects_total=committer.objects_published,
+            bytes_total=committer.bytes_published,
+            publishes_in_flight=self._publisher.in_flight,
+            backpressure=self._router.is_pressed,
+        )
+
+    # --- reading
+
+    async def _read(self, connection: AsyncExitStack) -> None:
+        while not self._is_caught_up:
+            if self._stream is None:
+                self._stream = await self._world.slot.retake(
+                    connection, self._world.configuration, self.planner.decide
+                )
+            self._world.enter("streaming")
+            try:
+                await self._read_stream(self._stream)
+            except SourceUnavailable as error:
+                self._world.enter("reconnecting")
+                _log.warning("connection to the source lost", error=str(error))
+                self._stream = None
+                await connection.aclose()
+
+    async def _read_stream(self, stream: ChangeStream) -> None:
+        while not self._is_caught_up:
+            if not self._router.has_room:
+                await self._room()
+            intake = await stream.receive()
+            self._take(intake)
+            # A socket that always has more would starve the committer and the publisher.
+            await asyncio.sleep(0)
+
+    @property
+    def _is_caught_up(self) -> bool:
+        newest = self._ledger.newest_boundary
+        return (
+            self._caught_up_lsn is not None
+            and newest is not None
+            and newest.lsn >= self._caught_up_lsn
+        )
+
+    def _take(self, intake: Intake) -> None:
+        self._ledger.read(intake)
+        self._router.route(intake, asyncio.get_running_loop().time())
+        metrics, now_us = self._world.metrics, self._world.clock()
+        for batch in intake.batches:
+            self._rows_read += batch.row_count
+            metrics.rows(str(batch.table), batch.operations)
+        metrics.source_message(now_us)
+        metrics.queue_bytes(self._budget.used_bytes)
+
+    async def _room(self) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            await self._router.room()
+        finally:
+            self._world.metrics.backpressure(loop.time() - began)
+
+    # --- beside the reader
+
+    def _visible(self, publication: Publication) -> None:
+        self._committer.visible(publication)
+
+    def _acknowledge(self, lsn: Lsn) -> None:
+        if self._stream is not None:
+            self._stream.acknowledge(lsn)
+        durable = self._world.journal.state.durable
+        if durable is not None:
+            self._world.metrics.durable(time_us_of(durable.commit_time), self._world.clock())
+
+    async def _ask_keepalives(self) -> None:
+        while True:
+            if self._stream is not None:
+                self._stream.ask_keepalive()
+            await asyncio.sleep(_KEEPALIVE_INTERVAL)
+
+    async def _watch_slot(self) -> None:
+        while True:
+            await asyncio.sleep(_SLOT_INTERVAL)
+            stream, newest = self._stream, self._ledger.newest_boundary
+            if stream is None:
+                continue
+            try:
+                slot = await stream.slot_state()
+            except SourceError as error:
+                _log.debug("slot not looked at", error=str(error))
+                continue
+            metrics = self._world.metrics
+            metrics.slot(max(0, slot.flush_lsn - slot.restart_lsn), slot.safe_bytes)
+            if newest is not None:
+                seconds = (self._world.clock() - newest.commit_us) / 1e6
+                metrics.source_lag(max(0.0, seconds), max(0, slot.flush_lsn - newest.lsn))
