@@ -1,0 +1,160 @@
+"""Logs: constant lower-case text plus fields, to stderr, as JSON or as text.
+
+Strategy: our modules log through structlog, libraries through the standard library; both end in
+one place, with one format. Steady state is silent; WARNING means recovered and nothing lost,
+ERROR that an operator must act.
+
+Invariant: fields are shown by an allow-list. A field that is not named here is written as `(not
+shown)`: a new one has to be decided upon before its value leaves the process. What libraries log
+is never below WARNING (the S3 client's debug log holds signatures) and is cut to one line.
+"""
+
+import logging
+import sys
+import traceback
+from typing import Any, Final, TextIO
+
+import orjson
+import structlog
+from structlog.types import EventDict, Processor, WrappedLogger
+
+from engine.config import LogConfiguration
+from engine.errors import TailraceError
+
+FIELDS: Final = frozenset(
+    """
+    address attempt batches bucket chunks code column columns commit_lsn commit_us configuration
+    confirmed_lsn count database destination durable_commit_us durable_lsn end_lsn entries entry
+    epoch error error_type etag event exit_code first flush_lsn frontier generation hint
+    holder_pid host key keys kind lag_bytes lag_seconds last level limit_bytes limit_seconds
+    logger lsn memory_bytes missing object_count objects phase pid pipeline planned port
+    position prefix previous publication raw_bytes reason release retained_bytes retryable
+    row_count rows safe_bytes seconds seq server_version signal size_bytes slot source
+    system_identifier table tables text timeline timestamp traceback uploads url version
+    versions wait_seconds writer writer_id
+    """.split()  # noqa: SIM905 - a hundred words read better without quotes
+)
+HIDDEN: Final = "(not shown)"
+LIBRARY_TEXT_CHARACTERS_MAX = 300
+
+
+def configure(configuration: LogConfiguration, *, stream: TextIO | None = None) -> None:
+    """Send everything that is logged from now on to `stream`, by default stderr.
+
+    May be called again.
+    """
+    stream = sys.stderr if stream is None else stream
+    level = logging.getLevelNamesMapping()[configuration.level.upper()]
+    is_debug = level <= logging.DEBUG
+    shared: list[Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            _Exceptions(with_traceback=is_debug),
+            _allow_listed,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, _Exceptions(with_traceback=is_debug), _library_text],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                _renderer(configuration, stream),
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(max(level, logging.WARNING))
+    # Our own loggers are named after their modules; everything else stays at WARNING.
+    logging.getLogger("engine").setLevel(level)
+    logging.captureWarnings(capture=True)
+
+
+def is_debug() -> bool:
+    """Whether tracebacks may be shown."""
+    return logging.getLogger("engine").isEnabledFor(logging.DEBUG)
+
+
+def flush() -> None:
+    """Hand what was logged to the operating system; for a process about to end at once."""
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+
+
+def trace_text(error: BaseException) -> str:
+    """The error, its causes and where each was raised; texts of our own errors only."""
+    lines: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        lines.append(_named(cause))
+        frames = traceback.extract_tb(cause.__traceback__)
+        lines.extend(f"  {frame.filename}:{frame.lineno} in {frame.name}" for frame in frames)
+        if isinstance(cause, BaseExceptionGroup):
+            for member in cause.exceptions:
+                lines.extend(f"  {line}" for line in trace_text(member).split("\n"))
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    return "\n".join(lines)
+
+
+def _named(error: BaseException) -> str:
+    name = type(error).__name__
+    return f"{name}: {error}" if isinstance(error, TailraceError) else name
+
+
+class _Exceptions:
+    """`exc_info` becomes the error's type and text, and its traceback where that is wanted.
+
+    Only our own errors say their text: a driver's may carry row values.
+    """
+
+    def __init__(self, *, with_traceback: bool) -> None:
+        self._with_traceback = with_traceback
+
+    def __call__(self, logger: WrappedLogger, method: str, event_dict: EventDict) -> EventDict:
+        del logger, method
+        found = event_dict.pop("exc_info", None)
+        if found is True:
+            found = sys.exc_info()
+        error = found[1] if isinstance(found, tuple) else found
+        if isinstance(error, BaseException):
+            event_dict["error_type"] = type(error).__name__
+            if isinstance(error, TailraceError):
+                event_dict["error"] = str(error)
+            if self._with_traceback:
+                event_dict["traceback"] = trace_text(error)
+        return event_dict
+
+
+def _allow_listed(logger: WrappedLogger, method: str, event_dict: EventDict) -> EventDict:
+    del logger, method
+    return {name: value if name in FIELDS else HIDDEN for name, value in event_dict.items()}
+
+
+def _library_text(logger: WrappedLogger, method: str, event_dict: EventDict) -> EventDict:
+    del logger, method
+    record: logging.LogRecord = event_dict["_record"]
+    first_line = str(event_dict["event"]).partition("\n")[0]
+    event_dict["event"] = "a library says"
+    event_dict["logger"] = record.name
+    event_dict["text"] = first_line[:LIBRARY_TEXT_CHARACTERS_MAX]
+    return event_dict
+
+
+def _renderer(configuration: LogConfiguration, stream: TextIO) -> Processor:
+    if configuration.format == "json" or (configuration.format == "auto" and not stream.isatty()):
+        return structlog.processors.JSONRenderer(serializer=_json)
+    return structlog.dev.ConsoleRenderer(colors=stream.isatty())
+
+
+def _json(event_dict: EventDict, **_: Any) -> str:
+    return orjson.dumps(event_dict, default=str).decode()
