@@ -100,11 +100,13 @@ class ServerProcess:
         return self._watchdog.poll() is None
 
     def send(self, signal_number: signal.Signals) -> None:
-        """Send a signal to the server; nothing happens if it has ended."""
+        """Send a signal to the server and return when it was sent. Nothing happens if it ended."""
         assert self._watchdog.stdin is not None
+        assert self._watchdog.stdout is not None
         try:
             self._watchdog.stdin.write(f"{int(signal_number)}\n")
             self._watchdog.stdin.flush()
+            self._watchdog.stdout.readline()
         except (BrokenPipeError, ValueError):  # It ended; ValueError: and was reaped.
             return
 

@@ -9,7 +9,8 @@ one, which stays.
 
 Protocol: one argument, a JSON object as `server_process.ServerProcess` writes it. Standard output:
 the server's process id on a line. Standard input: signal numbers, one a line, each sent to the
-server. The exit code is the server's, 128 + n where signal n ended it.
+server and then repeated on standard output. The exit code is the server's, 128 + n where signal n
+ended it.
 """
 
 import ctypes
@@ -65,6 +66,7 @@ def _obey(server: subprocess.Popen[bytes], end_signal: int, orphaned: threading.
     """Pass signals on until the owner is gone, then end the server."""
     for line in sys.stdin:
         server.send_signal(int(line))
+        print(line, end="", flush=True)  # noqa: T201 - the protocol.
     orphaned.set()
     server.send_signal(end_signal)
     try:
@@ -96,4 +98,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # Not sys.exit: the interpreter's end would stumble over the thread that reads standard input.
+    os._exit(main())
