@@ -112,8 +112,9 @@ class RowCodec:
         `frame` is the whole payload of one XLogData CopyData message: `w`, data start, WAL end, send
         time, then the pgoutput message (PostgreSQL manual 54.4 and 54.9, proto_version 1, text).
         Returns the bytes now buffered for its relation, or -1 where that is not bound (nothing is
-        consumed or counted). Raises DecodeError for malformed input; the buffer and the counters
-        are then as they were.
+        consumed or counted). Raises DecodeError for malformed input, and where `change_lsn` is before
+        that of the relation's earlier change in the transaction; the buffer and the counters are then
+        as they were.
         """
 
     def encode_copy(

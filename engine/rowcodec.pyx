@@ -193,6 +193,7 @@ cdef enum:
     FAULT_COLUMNS
     FAULT_TUPLE
     FAULT_POSITIONS
+    FAULT_ORDER
     FAULT_TAG
     FAULT_BINARY
     FAULT_UTF8
@@ -216,6 +217,7 @@ cdef dict _FAULTS = {
     FAULT_COLUMNS: "the tuple has another number of columns than the relation",
     FAULT_TUPLE: "an unknown or missing kind of tuple",
     FAULT_POSITIONS: "more than 2**24 changes share a position",
+    FAULT_ORDER: "a change_lsn before that of an earlier change of the transaction",
     FAULT_TAG: "an unknown kind of column value",
     FAULT_BINARY: "a value in binary format, which was not asked for",
     FAULT_UTF8: "not valid UTF-8",
@@ -1805,6 +1807,27 @@ cdef class RowCodec:
             return relation.counter
         return 0
 
+    cdef inline int place_next(
+        self, const Relation* relation, uint64_t change_lsn, Place* place
+    ) except -2:
+        # A transaction comes in the order of its records (ReorderBuffer asserts it). Were that
+        # untrue once, positions would repeat or not sort: better to stop.
+        cdef int fault = FAULT_NONE
+        place.commit_lsn = self.transaction.commit_lsn
+        place.change_lsn = change_lsn
+        place.n = self.count_at(relation, change_lsn)
+        if self.transaction.serial == 0:
+            fault = FAULT_TRANSACTION
+        elif place.n > COUNTER_MAX:
+            fault = FAULT_POSITIONS
+        elif relation.counter_serial == self.transaction.serial and change_lsn < relation.counter_lsn:
+            fault = FAULT_ORDER
+        if fault != FAULT_NONE:
+            self.work.column = -1
+            self.work.fault = fault
+            return self.fail(relation)
+        return 0
+
     # -------------------------------------------------------------------------------- rows
 
     cdef int fail(self, const Relation* relation) except -2:
@@ -1879,12 +1902,7 @@ cdef class RowCodec:
         if relation == NULL or relation.binding == NULL:
             return -1
         binding = relation.binding
-        place.commit_lsn = self.transaction.commit_lsn
-        place.change_lsn = tr_be64(data + 1)
-        place.n = self.count_at(relation, place.change_lsn)
-        if self.transaction.serial == 0 or place.n > COUNTER_MAX:
-            self.work.fault = FAULT_POSITIONS if self.transaction.serial else FAULT_TRANSACTION
-            return self.fail(relation)
+        self.place_next(relation, tr_be64(data + 1), &place)
         self.reserve(relation, worst_case(data, size, binding) + binding.fixed_max)
         if binding.envelope != ENVELOPE_STANDARD:
             self.complete(binding.envelope)
@@ -1970,13 +1988,7 @@ cdef class RowCodec:
         cdef uint8_t* first
         if relation == NULL or relation.binding == NULL:
             return -1
-        place.commit_lsn = self.transaction.commit_lsn
-        place.change_lsn = change_lsn
-        place.n = self.count_at(relation, change_lsn)
-        self.work.column = -1
-        if self.transaction.serial == 0 or place.n > COUNTER_MAX:
-            self.work.fault = FAULT_POSITIONS if self.transaction.serial else FAULT_TRANSACTION
-            self.fail(relation)
+        self.place_next(relation, change_lsn, &place)
         self.reserve(relation, relation.binding.fixed_max)
         self.complete(relation.binding.envelope)
         relation.binding.unchanged_count = 0
