@@ -63,17 +63,3 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 StatusProvider = Callable[[], Status]
 """Gives the status of now; cheap enough for every request."""
-
-
-class CheckStep(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that `tailrace check` looked at.
-
-    `exit_code` is the process's where this step failed: 1 a problem, 69 not reachable, 78 has to
-    be configured.
-    """
-
-    name: str
-    ok: bool
-    detail: str = ""
-    hint: str = ""
-    exit_code: int = 1

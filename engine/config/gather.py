@@ -73,7 +73,7 @@ def gather(path: Path | None, environment: Mapping[str, str], sections: Sequence
     if file is None and not collected.givens and not collected.problems:
         raise ConfigurationError(
             f"no configuration: neither {DEFAULT_FILE} here nor a {_ENVIRONMENT_PREFIX} variable",
-            hint=f"name a file with -c or {VARIABLE}, or set {KEYS[0].variable} and its like",
+            hint=f"name a file with -c or {VARIABLE}, or set {BY_PATH['source', 'dsn'].variable} and its like",
         )
     return Gathered(file, collected.givens, collected.lines, tuple(collected.problems))
 

@@ -46,7 +46,7 @@ class Problem:
         return f"{line}\n    {self.hint}" if self.hint else line
 
 
-class ConfigurationProblems(ConfigurationError):  # noqa: N818 - one error of several
+class ConfigurationProblems(ConfigurationError):
     """All problems of one configuration, in the order of their lines."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:

@@ -19,7 +19,7 @@ from engine.config.model import Address
 Parser = Callable[[Any], Any]
 
 
-class Unfit(Exception):  # noqa: N818 - a verdict on a value; the error shown is made of many
+class Unfit(Exception):
     """The value does not fit: `text` completes "this value …", `hint` says what to write."""
 
     def __init__(self, text: str, hint: str = "") -> None:

@@ -1,0 +1,115 @@
+"""The command line: its commands, and what each way of ending means for the exit code.
+
+Strategy: commands are registered by name and imported when they run, so `--help` and `--version`
+load neither a database driver nor the S3 client. A command function answers its exit code or
+raises.
+
+Exit codes: 0 ok, 1 problems found, 2 usage, 69 not reachable, 70 position lost or internal error,
+75 superseded or told to end at once, 78 configuration, 130 interrupted.
+"""
+
+import os
+import sys
+from difflib import get_close_matches
+
+from cyclopts import App, CycloptsError, UnknownCommandError
+
+from engine import __version__
+from engine.cli.output import complain, complain_about, complain_internal
+from engine.errors import TailraceError
+
+COMMANDS = ("run", "check", "verify", "demo", "config", "config show", "config schema")
+_COMMANDS_HINT = "`tailrace --help` lists the commands"
+
+EXIT_OK = 0
+EXIT_USAGE = 2
+EXIT_INTERNAL = 70
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+
+
+def make_application() -> App:
+    """The commands, none of them imported."""
+    application = App(
+        name="tailrace",
+        help="Stream the changes of a database into Amazon S3, exactly once and in order.",
+        version=f"tailrace {__version__}",
+        help_epilogue="Begin with `tailrace demo`, or `tailrace check -c tailrace.toml`.",
+        # Errors and exit codes are decided in `main`.
+        exit_on_error=False,
+        print_error=False,
+        suppress_keyboard_interrupt=False,
+        result_action="return_value",
+    )
+    for module, text in (
+        ("run", "Stream changes until told to stop."),
+        ("check", "Try everything that `run` needs, and change nothing."),
+        ("verify", "Prove from the bucket alone that nothing is missing or doubled."),
+        ("demo", "Run a database, a bucket and an engine on this machine."),
+    ):
+        application.command(f"engine.cli.{module}:{module}", name=module, help=text)
+    config = App(name="config", help="Show the configuration, or describe it.")
+    config.command(
+        "engine.cli.config:show",
+        name="show",
+        help="Print the values in effect and where each came from.",
+    )
+    config.command(
+        "engine.cli.config:schema", name="schema", help="Print the JSON Schema of the file."
+    )
+    application.command(config)
+    return application
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command line; the answer is the process's exit code."""
+    try:
+        answer = make_application()(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
+    except CycloptsError as error:
+        complain(*_usage_text(error))
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read stdout has gone: give the interpreter's last flush somewhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+    except Exception as error:  # noqa: BLE001 - the last boundary before the operator
+        return _told(error)
+    return answer if isinstance(answer, int) else EXIT_OK
+
+
+def _told(error: Exception) -> int:
+    from engine.logs import is_debug, trace_text  # noqa: PLC0415 - 150 ms that only errors need
+
+    if is_debug() or os.environ.get("TAILRACE_LOG__LEVEL", "").lower() == "debug":
+        sys.stderr.write(trace_text(error) + "\n")
+    found = _ours(error)
+    if found is None:
+        complain_internal(error)
+        return EXIT_INTERNAL
+    complain_about(found)
+    return found.exit_code
+
+
+def _ours(error: Exception) -> TailraceError | None:
+    """The error to show: itself, or the first of a group all of whose members are ours."""
+    if isinstance(error, TailraceError):
+        return error
+    if isinstance(error, ExceptionGroup):
+        found = [_ours(member) for member in error.exceptions]
+        return found[0] if all(found) else None
+    return None
+
+
+def _usage_text(error: CycloptsError) -> tuple[str, str]:
+    """What is wrong with the command line, and where to look."""
+    if isinstance(error, UnknownCommandError):
+        # The library's own text would import every command.
+        word = error.unused_tokens[0] if error.unused_tokens else ""
+        by_word = {command.split()[-1]: command for command in COMMANDS}
+        near = get_close_matches(word, by_word, n=1)
+        text = f'there is no command "{word}"'
+        return text, f"did you mean `tailrace {by_word[near[0]]}`?" if near else _COMMANDS_HINT
+    return " ".join(str(error).split()).rstrip("."), "`tailrace COMMAND --help` lists its options"

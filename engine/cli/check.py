@@ -1,0 +1,84 @@
+"""`tailrace check`: everything that `run` needs, tried in order."""
+
+import asyncio
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from engine.cli.options import ConfigFile, Json
+from engine.cli.output import say, say_json, say_next
+from engine.config import Configuration, load
+
+if TYPE_CHECKING:
+    from engine.app import CheckStep
+
+Offline = Annotated[
+    bool,
+    Parameter(
+        name="--offline",
+        negative="",
+        show_default=False,
+        help="Read the configuration and stop there.",
+    ),
+]
+
+
+def check(*, config: ConfigFile = None, offline: Offline = False, json: Json = False) -> int:
+    """Try everything that `run` needs, and change nothing.
+
+    Only keys under the prefix's `_tailrace/check/` are written, always the same ones.
+    """
+    loaded = load(config, os.environ)
+    where = str(loaded.file) if loaded.file else "the environment"
+    steps = [_Told("configuration", is_ok=True, detail=f"{where} is valid")]
+    if not json:
+        _say_step(steps[0])
+    if not offline:
+        steps += asyncio.run(_checked(loaded.configuration, is_quiet=json))
+    failed = [step for step in steps if not step.is_ok]
+    if json:
+        say_json({"ok": not failed, "steps": [step.as_json() for step in steps]})
+    elif failed:
+        say_next("mend what failed, then `tailrace check` again")
+    else:
+        option = "" if config is None else f" -c {config}"
+        say_next(f"tailrace check{option}" if offline else f"tailrace run{option}")
+    return failed[0].exit_code or 1 if failed else 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """A step as it is printed."""
+
+    name: str
+    is_ok: bool
+    detail: str
+    hint: str = ""
+    exit_code: int = 0
+
+    @classmethod
+    def of(cls, step: "CheckStep") -> "_Told":
+        return cls(step.name, step.is_ok, step.detail, step.hint, step.exit_code)
+
+    def as_json(self) -> dict[str, object]:
+        return {"name": self.name, "ok": self.is_ok, "detail": self.detail, "hint": self.hint}
+
+
+async def _checked(configuration: Configuration, *, is_quiet: bool) -> list[_Told]:
+    from engine import app, logs  # noqa: PLC0415 - drivers and S3 client: 1 s that --offline saves
+
+    logs.configure(configuration.log)
+    steps: list[_Told] = []
+    async for step in app.check(configuration):
+        steps.append(_Told.of(step))
+        if not is_quiet:
+            _say_step(steps[-1])
+    return steps
+
+
+def _say_step(step: _Told) -> None:
+    say(f"{'ok  ' if step.is_ok else 'FAIL'}  {step.name:<24}  {step.detail}".rstrip())
+    if step.hint and not step.is_ok:
+        say(f"      hint: {step.hint}")

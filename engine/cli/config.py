@@ -1,0 +1,58 @@
+"""`tailrace config show` and `tailrace config schema`."""
+
+import os
+
+import msgspec
+
+from engine.cli.options import ConfigFile, Json
+from engine.cli.output import say, say_json, say_next
+from engine.config import Loaded, Setting, load, resolve_memory_limit
+from engine.config.json_schema import make_json_schema
+
+_COLUMN = 44
+
+
+def show(*, config: ConfigFile = None, json: Json = False) -> int:
+    """Print the values in effect and where each came from.
+
+    Values that may be secret are not shown; a value with ${VAR} in it is shown as it was written.
+    """
+    loaded = load(config, os.environ)
+    if json:
+        say_json({"ok": True, "settings": [_as_json(setting) for setting in loaded.settings]})
+        return 0
+    _say_settings(loaded)
+    say_next("tailrace check" if config is None else f"tailrace check -c {config}")
+    return 0
+
+
+def schema() -> int:
+    """Print the JSON Schema (draft 2020-12) of the configuration file."""
+    say(msgspec.json.format(msgspec.json.encode(make_json_schema()), indent=2).decode())
+    return 0
+
+
+def _say_settings(loaded: Loaded) -> None:
+    section = ""
+    for setting in loaded.settings:
+        before, _, name = setting.key.partition(".")
+        if before != section:
+            say(f"\n[{before}]" if section else f"[{before}]")
+            section = before
+        line = f"{name} = {setting.shown}" if setting.shown else f"# {name} is not set"
+        say(f"{line:{_COLUMN}}  # {_origin(setting, loaded)}" if setting.shown else line)
+
+
+def _origin(setting: Setting, loaded: Loaded) -> str:
+    if setting.key == "engine.memory_limit" and loaded.configuration.engine.memory_limit is None:
+        return f"{setting.origin}; {resolve_memory_limit(None)} bytes here"
+    return str(setting.origin)
+
+
+def _as_json(setting: Setting) -> dict[str, object]:
+    return {
+        "key": setting.key,
+        "value": setting.shown or None,
+        "origin": setting.origin.kind,
+        "place": setting.origin.place,
+    }

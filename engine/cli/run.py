@@ -1,0 +1,32 @@
+"""`tailrace run`: the engine as a process."""
+
+import os
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from engine.cli.options import ConfigFile
+from engine.config import load
+
+UntilCaughtUp = Annotated[
+    bool,
+    Parameter(
+        name="--until-caught-up",
+        negative="",
+        show_default=False,
+        help="Publish what was committed before the start, then end.",
+    ),
+]
+
+
+def run(*, config: ConfigFile = None, until_caught_up: UntilCaughtUp = False) -> int:
+    """Stream changes until told to stop.
+
+    SIGTERM and SIGINT publish what is held and end the process inside engine.drain_seconds; a
+    second signal ends it at once, and the next start makes again what was not published.
+    """
+    loaded = load(config, os.environ)
+    # Only now: a wrong configuration is told in a tenth of the time that the drivers take to load.
+    from engine.cli.process import run_engine  # noqa: PLC0415
+
+    return run_engine(loaded.configuration, until_caught_up=until_caught_up)
