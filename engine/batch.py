@@ -1,8 +1,8 @@
 """Batches: what moves from a source to the tables' queues.
 
-A batch is one table's contiguous records as NDJSON bytes, under one version and within one hour of commit
-time. It is handed over at about 64 KiB or at the end of a drain of the socket, never row by row: moving an item
-between tasks costs more than a row may cost in total.
+A batch is one table's contiguous records as NDJSON bytes, under one version and within one hour
+of commit time. It is handed over at about 64 KiB or at the end of a drain of the socket, never
+row by row: moving an item between tasks costs more than a row may cost in total.
 """
 
 from dataclasses import dataclass
@@ -30,8 +30,9 @@ class Operations(NamedTuple):
 class Batch:
     """One table's contiguous records.
 
-    `lines` are whole NDJSON lines; `first` and `last` the positions of the first and last of `row_count`
-    records; commit times are Unix microseconds (UTC) of their transactions, both within one hour.
+    `lines` are whole NDJSON lines; `first` and `last` the positions of the first and last of
+    `row_count` records; commit times are Unix microseconds (UTC) of their transactions, both
+    within one hour.
     """
 
     table: TableName
@@ -49,8 +50,8 @@ class Batch:
 class Boundary:
     """Everything that commits before `lsn` has left the socket with this intake or an earlier one.
 
-    A commit's end or a keepalive's position; `commit_us` is that commit's time, or the server's, in Unix
-    microseconds.
+    A commit's end or a keepalive's position; `commit_us` is that commit's time, or the server's,
+    in Unix microseconds.
     """
 
     lsn: Lsn
@@ -60,10 +61,10 @@ class Boundary:
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """What one drain of the socket gave. The boundary, if any, is the newest one that the drain passed.
+    """What one drain of the socket gave, with the newest boundary that it passed, if any.
 
-    Batches of the same table are in commit order. Rows after the boundary's commit may be among them: they
-    belong to a transaction whose end is still to come.
+    Batches of the same table are in commit order. Rows after the boundary's commit may be among
+    them: they belong to a transaction whose end is still to come.
     """
 
     batches: tuple[Batch, ...]

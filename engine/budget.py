@@ -1,8 +1,9 @@
 """The memory budget: how many buffered bytes the whole pipeline holds.
 
-Bytes are charged once, when they leave the socket, and then only shrink (raw, compressed, published). Nobody
-waits for the budget while holding some of it: only the reader waits, before it reads. So an empty budget admits
-one intake of any size, and a row larger than the budget passes alone.
+Bytes are charged once, when they leave the socket, and then only shrink (raw, compressed,
+published). Nobody waits for the budget while holding some of it: only the reader waits, before it
+reads. So an empty budget admits one intake of any size, and a row larger than the budget passes
+alone.
 """
 
 import asyncio

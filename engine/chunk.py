@@ -1,9 +1,9 @@
 """Chunks: one table's records, compressed as they come, until they are cut into an object.
 
-Strategy: a small chunk stays raw, since an idle compressor costs 35 KB and there may be thousands of tables;
-from `RAW_BYTES_MAX` on it is fed to a compressor as batches come. A chunk has one version and begins in one hour.
-The length and the CRC32 that the journal names are those of the uncompressed lines: compressed bytes depend on
-how they were fed.
+Strategy: a small chunk stays raw, since an idle compressor costs 35 KB and there may be thousands
+of tables; from `RAW_BYTES_MAX` on it is fed to a compressor as batches come. A chunk has one
+version and begins in one hour. The length and the CRC32 that the journal names are those of the
+uncompressed lines: compressed bytes depend on how they were fed.
 """
 
 import zlib

@@ -1,8 +1,9 @@
 """The committer: group commit of plans and of what became durable.
 
-Strategy: one append serves all chunks that are due, at most one in an append interval. After the append the planned
-objects go to the publisher; when they are visible, the next entry states `durable`, and then E is acknowledged. While
-there is nothing to say, the journal's next entry is looked at, to learn that another writer took over.
+Strategy: one append serves all chunks that are due, at most one in an append interval. After the
+append the planned objects go to the publisher; when they are visible, the next entry states
+`durable`, and then E is acknowledged. While there is nothing to say, the journal's next entry is
+looked at, to learn that another writer took over.
 
 Invariant: plan before publish, durable before acknowledge; both only after the append was answered.
 """

@@ -1,7 +1,8 @@
 """The record configuration: everything that shapes a line, a key, or which changes are read.
 
-It is written into the journal when a writer opens it, so that a successor with another configuration can make
-a planned object again exactly as its planner would have. Secrets are in it by key id only.
+It is written into the journal when a writer opens it, so that a successor with another
+configuration can make a planned object again exactly as its planner would have. Secrets are in it
+by key id only.
 """
 
 import fnmatch
@@ -20,7 +21,7 @@ Compression = Literal["gzip", "zstd"]
 
 
 class TableRule(msgspec.Struct, frozen=True):
-    """Columns of the tables that `match` (a pattern as in `tables`): all, only `include`, or all but `exclude`."""
+    """Columns of the tables that `match` (as in `tables`): `include`, or all but `exclude`."""
 
     match: str
     include: tuple[str, ...] = ()
@@ -30,9 +31,9 @@ class TableRule(msgspec.Struct, frozen=True):
 class RecordConfiguration(msgspec.Struct, frozen=True):
     """What a line, a key and the choice of changes follow from, besides the source's log.
 
-    `tables` and `exclude` are patterns `schema.table` with `*` and `?`, matched against raw names; a table is
-    captured when one of `tables` matches and none of `exclude`. `stream` holds the source's protocol options and
-    session settings that shape values, as (name, value) pairs.
+    `tables` and `exclude` are patterns `schema.table` with `*` and `?`, matched against raw
+    names; a table is captured when one of `tables` matches and none of `exclude`. `stream` holds
+    the source's protocol options and session settings that shape values, as (name, value) pairs.
     """
 
     publication: str
@@ -62,7 +63,7 @@ class RecordConfiguration(msgspec.Struct, frozen=True):
         return True
 
     def record_digest(self, table: TableName) -> str:
-        """Names what shapes this table's lines: two configurations with one digest write the same lines."""
+        """Names what shapes this table's lines: the same digest, the same lines."""
         rule = next((rule for rule in self.rules if matches(rule.match, table)), None)
         columns = (rule.include, rule.exclude) if rule else ((), ())
         shaping = (self.envelope, self.numeric, self.json, self.stream, columns)
@@ -70,7 +71,7 @@ class RecordConfiguration(msgspec.Struct, frozen=True):
 
 
 def matches(pattern: str, table: TableName) -> bool:
-    """Whether `pattern` (`schema.table`, `*` and `?` in either part) names `table`. Case matters."""
+    """Whether `pattern` (`schema.table`, with `*` and `?`) names `table`; case matters."""
     schema, dot, name = pattern.partition(".")
     if not dot:
         schema, name = "public", pattern

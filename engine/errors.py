@@ -1,23 +1,24 @@
 """Every error that an operator can meet, as one tree.
 
-    TailraceError                       what happened; `hint` says what to do; `exit_code` is the process's
-    ├── ConfigurationError         78   the configuration is wrong
-    ├── DecodeError                70   the source sent what its protocol does not allow
+    TailraceError                  what happened; `hint`: what to do; `exit_code`: the process's
+    ├── ConfigurationError         78  the configuration is wrong
+    ├── DecodeError                70  the source sent what its protocol does not allow
     ├── SourceError
-    │   ├── SourceUnavailable      69   retryable: no connection, lost connection, server starting or stopping
-    │   ├── SourceRefused          78   the server is reachable and will not do it: settings, rights, names
-    │   ├── SlotBusy               75   retryable: another walsender holds the slot
-    │   └── PositionLost           70   slot missing, moved or remade; server behind the journal; timeline forked
+    │   ├── SourceUnavailable      69  retryable: no connection, a lost one, a server starting
+    │   ├── SourceRefused          78  it answers and will not: a setting, a right, a name
+    │   ├── SlotBusy               75  retryable: another walsender holds the slot
+    │   └── PositionLost           70  slot missing, moved, remade; server behind the journal
     ├── DestinationError
-    │   ├── DestinationUnavailable 69   retryable: no answer, a lost answer, 5xx, SlowDown, 409; applied or not
-    │   └── DestinationRefused     78   403, missing bucket, wrong region: exit with the fix
-    ├── Superseded                 75   another writer owns the journal now
-    ├── StopLimit                  75   the drain limit or a second signal ended the process
-    ├── ForeignPrefix              70   the prefix belongs to another pipeline
-    └── JournalError               70   the bucket contradicts itself or this engine; nothing was written
+    │   ├── DestinationUnavailable 69  retryable: no usable answer; applied or not
+    │   └── DestinationRefused     78  403, missing bucket, wrong region: exit with the fix
+    ├── Superseded                 75  another writer owns the journal now
+    ├── StopLimit                  75  the drain limit or a second signal ended the process
+    ├── ForeignPrefix              70  the prefix belongs to another pipeline
+    └── JournalError               70  the bucket contradicts itself or this engine
 
-Strategy: adapters translate foreign errors at their boundary into this tree, with the cause and the facts;
-everything above retries on `retryable` alone. Messages never carry row values or secrets.
+Strategy: adapters translate foreign errors at their boundary into this tree, with the cause and
+the facts; everything above retries on `retryable` alone. Messages never carry row values or
+secrets.
 """
 
 from typing import ClassVar
@@ -124,4 +125,4 @@ class ForeignPrefix(TailraceError):
 
 
 class JournalError(TailraceError):
-    """The bucket contradicts its journal, or the source its plans. Stops before anything is written."""
+    """The bucket contradicts its journal, or the source its plans. Nothing was written."""

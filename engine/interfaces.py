@@ -1,7 +1,7 @@
 """The seams: what the protocol asks of a source, of a bucket and of a clock.
 
-The journal, recovery and publisher know only these; PostgreSQL and S3 stand behind them in production, a
-simulated world in the protocol's tests.
+The journal, recovery and publisher know only these; PostgreSQL and S3 stand behind them in
+production, a simulated world in the protocol's tests.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -36,9 +36,9 @@ class SourceIdentity(msgspec.Struct, frozen=True):
 class SlotState:
     """The slot as the server holds it, read while this stream holds the slot.
 
-    `confirmed_lsn` is what the server believes to be acknowledged; `flush_lsn` how far its log is written.
-    `restart_lsn` is the oldest log it keeps; `safe_bytes` how much more may be written before the server drops
-    the slot (None: no limit is set).
+    `confirmed_lsn` is what the server believes to be acknowledged; `flush_lsn` how far its log is
+    written. `restart_lsn` is the oldest log it keeps; `safe_bytes` how much more may be written
+    before the server drops the slot (None: no limit is set).
     """
 
     confirmed_lsn: Lsn
@@ -53,17 +53,20 @@ class ChangeStream(Protocol):
     async def receive(self) -> Intake:
         """The next drain of the socket; waits for one. May be empty but for a boundary.
 
-        Raises SourceUnavailable when the connection is lost: what was read and not yet returned is forgotten and
-        will be sent again. Cancellation loses nothing: the next call goes on.
+        Raises SourceUnavailable when the connection is lost: what was read and not yet returned
+        is forgotten and will be sent again. Cancellation loses nothing: the next call goes on.
         """
         ...
 
     async def slot_state(self) -> SlotState:
-        """The slot, read now by another session, while this one holds it. Raises PositionLost, SourceUnavailable."""
+        """The slot, read now by another session, while this one holds it.
+
+        Raises PositionLost where there is none, SourceUnavailable.
+        """
         ...
 
     def acknowledge(self, lsn: Lsn) -> None:
-        """From now on status updates say that everything before `lsn` may be forgotten, and repeat it.
+        """From now on status updates say, and repeat, that what is before `lsn` may be forgotten.
 
         Before the first call no status update is sent at all. Never waits.
         """
@@ -84,7 +87,8 @@ class Source(Protocol):
     async def prepare(self, *, is_first: bool) -> None:
         """Make sure that what streaming needs is there: publication, and the slot.
 
-        A missing slot is made only when `is_first` (no journal knows it yet); else PositionLost is raised.
+        A missing slot is made only when `is_first` (no journal knows it yet); else PositionLost
+        is raised.
         """
         ...
 
@@ -106,9 +110,10 @@ class Source(Protocol):
     ) -> AbstractAsyncContextManager[ChangeStream]:
         """Hold the slot and read from `start` (0: where the slot stands).
 
-        `decide` is asked at the first row after the start, after a relation changed, and again for every row for
-        which it answered None; rows that it does not want are skipped. Leaving sends the last acknowledgement. With `single_rows` each row is a batch of
-        its own and `decide` is asked for each. Entering raises SlotBusy, PositionLost, SourceRefused or
+        `decide` is asked at the first row after the start, after a relation changed, and again
+        for every row for which it answered None; rows that it does not want are skipped. Leaving
+        sends the last acknowledgement. With `single_rows` each row is a batch of its own and
+        `decide` is asked for each. Entering raises SlotBusy, PositionLost, SourceRefused or
         SourceUnavailable. Leaving closes the connection and frees the slot.
         """
         ...
@@ -116,7 +121,10 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ObjectHead:
-    """What a look-up without the body tells. Metadata names are lower case, without `x-amz-meta-`."""
+    """What a look-up without the body tells.
+
+    Metadata names are lower case, without `x-amz-meta-`.
+    """
 
     size: int
     metadata: Mapping[str, str]
@@ -133,15 +141,15 @@ class ListedObject:
 class ObjectStore(Protocol):
     """One bucket. Keys are whole keys. Nothing is ever overwritten or deleted through it.
 
-    Every method makes one attempt and raises DestinationUnavailable when there was no usable answer: the
-    request may have been applied or not. DestinationRefused: 403, missing bucket and the like. Cancellation
-    leaves the request in the same doubt.
+    Every method makes one attempt and raises DestinationUnavailable when there was no usable
+    answer: the request may have been applied or not. DestinationRefused: 403, missing bucket and
+    the like. Cancellation leaves the request in the same doubt.
     """
 
     async def create(
         self, key: str, body: bytes, *, content_type: str, metadata: Mapping[str, str]
     ) -> bool:
-        """Create the object if the key is free. True: created by this request. False: the key was taken (412)."""
+        """Create the object if the key is free: True, or False where the key was taken (412)."""
         ...
 
     async def get(self, key: str) -> bytes | None:
@@ -157,5 +165,8 @@ class ObjectStore(Protocol):
         ...
 
     async def abort_uploads(self, prefix: str, *, before_us: int) -> int:
-        """Abort multipart uploads under `prefix` begun before that time; how many. A missing right is no error."""
+        """Abort multipart uploads under `prefix` begun before that time, and say how many.
+
+        A missing right is no error.
+        """
         ...

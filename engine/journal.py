@@ -1,12 +1,12 @@
 """The journal: the append-only log in the bucket that orders everything.
 
-Strategy: entry `seq` is created with If-None-Match, so an append is a compare-and-swap and all engines agree on
-one history without leases or clocks. This module loads it, follows it and appends to it; what entries mean is
-journal_entry's.
+Strategy: entry `seq` is created with If-None-Match, so an append is a compare-and-swap and all
+engines agree on one history without leases or clocks. This module loads it, follows it and
+appends to it; what entries mean is journal_entry's.
 
-Invariant: `state` holds exactly the entries that are known to be in the bucket, in order. At most one append is
-under way. A lost answer is asked for again with the same bytes under the same key; a key that is taken is ours when
-the bytes are, else another writer's.
+Invariant: `state` holds exactly the entries that are known to be in the bucket, in order. At most
+one append is under way. A lost answer is asked for again with the same bytes under the same key;
+a key that is taken is ours when the bytes are, else another writer's.
 """
 
 import asyncio
@@ -103,7 +103,7 @@ class Journal:
             if seq_of(key) != self.state.next_seq:
                 raise JournalError(
                     f"journal entry {self.state.next_seq} is missing under {self.prefix or '/'}",
-                    hint="Journal entries are never deleted: restore it from the bucket's versions.",
+                    hint="Entries are never deleted: restore it from the bucket's versions.",
                 )
             self._absorb(read.result(), key)
 
@@ -160,9 +160,10 @@ class Journal:
     async def open(
         self, source: SourceIdentity, configuration: RecordConfiguration, first: Durable
     ) -> None:
-        """Take over: append `open` with the next epoch, absorbing what the predecessor still writes.
+        """Take over: append `open`, the next epoch, absorbing what the predecessor still writes.
 
-        `first` becomes durable when the journal is empty. Raises Superseded when another writer opened first.
+        `first` becomes durable when the journal is empty. Raises Superseded when another writer
+        opened first.
         """
         epoch = self.state.epoch + 1
         async with self._appending:
@@ -191,8 +192,8 @@ class Journal:
     ) -> int:
         """Append one entry and return its number. Raises Superseded.
 
-        Waits for as long as the bucket does not answer. Cancellation leaves the append in doubt: the journal must
-        then be loaded anew.
+        Waits for as long as the bucket does not answer. Cancellation leaves the append in doubt:
+        the journal must then be loaded anew.
         """
         async with self._appending:
             entry = self._entry(
@@ -256,7 +257,7 @@ class Journal:
         )
 
     async def _refuse_overwriting(self) -> None:
-        """Prove that the store honours If-None-Match, by creating entry 0 again with its own bytes."""
+        """Prove that the store honours If-None-Match: create entry 0 again, with its own bytes."""
         key = journal_key(self.prefix, 0)
         content = await self._present(key)
         if await self._create_once(key, content, _JSON):

@@ -1,8 +1,8 @@
 """Journal entries: what one object of the journal says, and the journal folded up to an entry.
 
-Strategy: entries are JSON by way of msgspec Structs; `JournalState.absorb` is the only place that gives them
-meaning, for a writer, a standby and `verify` alike. A state file is the folded journal itself, so that a start
-reads one object and the entries behind it.
+Strategy: entries are JSON by way of msgspec Structs; `JournalState.absorb` is the only place that
+gives them meaning, for a writer, a standby and `verify` alike. A state file is the folded journal
+itself, so that a start reads one object and the entries behind it.
 
 Invariant: absorbing the same entries gives the same state, and a state file's bytes follow from it.
 """
@@ -45,8 +45,9 @@ class Open(msgspec.Struct, frozen=True):
 class Planned(msgspec.Struct, frozen=True):
     """One statement of a plan: an object that is about to be published, or was.
 
-    `raw_bytes` and `raw_crc32` (hexadecimal) are those of the uncompressed lines. `hour` is the one in the key.
-    A plan may be stated again with another codec version: same key, positions and rows.
+    `raw_bytes` and `raw_crc32` (hexadecimal) are those of the uncompressed lines. `hour` is the
+    one in the key. A plan may be stated again with another codec version: same key, positions and
+    rows.
     """
 
     table: str
@@ -71,8 +72,8 @@ class Planned(msgspec.Struct, frozen=True):
 class Durable(msgspec.Struct, frozen=True):
     """Every commit with `commit_lsn` < `lsn`, in all tables, is in S3.
 
-    Every object planned up to entry `seq` exists. `unfinished` names captured tables whose snapshot is not
-    finished.
+    Every object planned up to entry `seq` exists. `unfinished` names captured tables whose
+    snapshot is not finished.
     """
 
     lsn: str
@@ -146,7 +147,8 @@ class _Format(msgspec.Struct):
 class JournalState(msgspec.Struct):
     """The journal folded up to and including entry `seq`.
 
-    `plans` holds only plans whose first statement came after `durable.seq`: those whose object may be missing.
+    `plans` holds only plans whose first statement came after `durable.seq`: those whose object
+    may be missing.
     """
 
     format: int = FORMAT
@@ -186,7 +188,10 @@ class JournalState(msgspec.Struct):
         return self.versions.get(str(table), ())
 
     def absorb(self, entry: Entry, content: bytes) -> None:
-        """Fold in the next entry, whose bytes are `content`. Raises JournalError when it does not follow."""
+        """Fold in the next entry, whose bytes are `content`.
+
+        Raises JournalError when it does not follow.
+        """
         if entry.seq != self.next_seq or entry.previous_sha256 != self.sha256:
             raise JournalError(
                 f"journal entry {entry.seq} does not follow entry {self.seq}",

@@ -1,9 +1,9 @@
 """Keys: where everything lies under the prefix.
 
-Strategy: one `Layout` per prefix and database makes every key, and nothing else joins strings into one.
-Names are percent-encoded outside `A-Z a-z 0-9 - _`, dots too, so no name can leave its folder and two names never
-share one. A key stays within S3's 1,024 bytes: beyond that, long names end in `~` and a hash, a mark that no
-encoded name contains.
+Strategy: one `Layout` per prefix and database makes every key, and nothing else joins strings
+into one. Names are percent-encoded outside `A-Z a-z 0-9 - _`, dots too, so no name can leave its
+folder and two names never share one. A key stays within S3's 1,024 bytes: beyond that, long names
+end in `~` and a hash, a mark that no encoded name contains.
 """
 
 import hashlib
@@ -37,8 +37,9 @@ def hour_number(time_us: int) -> int:
 def key_hour(chunk_us: int, now_us: int, previous: str) -> str:
     """The hour under which an object is filed.
 
-    That of its first commit, but never later than the planner's clock and never earlier than the table's
-    previous object: a loader that remembers the last (version, hour, name) never skips one.
+    That of its first commit, but never later than the planner's clock and never earlier than the
+    table's previous object: a loader that remembers the last (version, hour, name) never skips
+    one.
     """
     return max(min(hour_of(chunk_us), hour_of(now_us)), previous)
 

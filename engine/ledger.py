@@ -1,11 +1,11 @@
 """The ledger: what has left the socket and is not yet durable.
 
-Strategy: per table, the spans (first and last position) of every batch in the order in which they were read;
-a span leaves when an object that covers it is visible. Beside them the boundaries that were read. The newest
-boundary at or below the oldest span's commit is what may become durable.
+Strategy: per table, the spans (first and last position) of every batch in the order in which they
+were read; a span leaves when an object that covers it is visible. Beside them the boundaries that
+were read. The newest boundary at or below the oldest span's commit is what may become durable.
 
-Invariant: a change counts from the moment it leaves the socket, not from when a chunk closes. Computed from
-closed chunks, `durable` was wrong in three of four simulated runs.
+Invariant: a change counts from the moment it leaves the socket, not from when a chunk closes.
+Computed from closed chunks, `durable` was wrong in three of four simulated runs.
 """
 
 from collections import deque
@@ -75,7 +75,7 @@ class Ledger:
             del self._spans[table]
 
     def durable_boundary(self) -> Boundary | None:
-        """The newest boundary such that everything which commits before it is in S3, if one is known.
+        """The newest known boundary such that everything which commits before it is in S3.
 
         Boundaries older than the answer are forgotten.
         """

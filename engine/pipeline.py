@@ -2,12 +2,13 @@
 
     standby → opening → (redo) → streaming ⇄ reconnecting → draining → stopped
 
-Strategy: one TaskGroup. The reader is its body: it reads an intake, counts it in the ledger, routes it, and waits for
-room before it reads on. The committer appends one journal entry for all that is due, at most one in an append interval,
-and hands planned objects to the publisher. When objects are visible, `durable` is appended, then acknowledged.
+Strategy: one TaskGroup. The reader is its body: it reads an intake, counts it in the ledger,
+routes it, and waits for room before it reads on. The committer appends one journal entry for all
+that is due, at most one in an append interval, and hands planned objects to the publisher. When
+objects are visible, `durable` is appended, then acknowledged.
 
-Invariant: nothing but the journal acknowledges: the source is told E only after the entry that states it is in the
-bucket.
+Invariant: nothing but the journal acknowledges: the source is told E only after the entry that
+states it is in the bucket.
 """
 
 import asyncio
@@ -77,7 +78,8 @@ class Pipeline:
     async def run(self) -> None:
         """Stream until asked to stop, or until caught up; then drain and return.
 
-        Raises the TailraceError that ended it. Cancellation is like a kill: a successor redoes the rest.
+        Raises the TailraceError that ended it. Cancellation is like a kill: a successor redoes
+        the rest.
         """
         try:
             await self._live()
@@ -167,8 +169,22 @@ class Pipeline:
         )
         await self._slot.compare(stream)
         life.stream = stream
+        await self._abort_uploads()
         async with asyncio.TaskGroup() as group:
             await self._recover(life, group)
+
+    async def _abort_uploads(self) -> None:
+        """What a dead writer began in parts. Its objects are planned: they will be looked up."""
+        try:
+            aborted = await self._store.abort_uploads(
+                self._settings.prefix, before_us=self._clock()
+            )
+        except DestinationUnavailable as error:
+            # Leftover parts cost storage, nothing else; the next start tries again.
+            _log.warning("old uploads not aborted", error=str(error))
+            return
+        if aborted:
+            _log.info("old uploads aborted", uploads=aborted)
 
     async def _recover(self, life: "_Life", group: asyncio.TaskGroup) -> None:
         publisher = Publisher(

@@ -1,11 +1,12 @@
 """The planner: what the next journal entry says about streamed rows.
 
-Strategy: versions are decided as rows are read and stay provisional until the chunk that needs them is planned; cut
-chunks become plans that follow their table's frontier; the ledger's newest reached boundary becomes `durable`. All of
-it is synchronous: between looking at the state and building the entry nothing else runs.
+Strategy: versions are decided as rows are read and stay provisional until the chunk that needs
+them is planned; cut chunks become plans that follow their table's frontier; the ledger's newest
+reached boundary becomes `durable`. All of it is synchronous: between looking at the state and
+building the entry nothing else runs.
 
-Invariant: a journalled version begins at or before its table's frontier, so a successor that starts behind it decides
-the same versions from the stream alone.
+Invariant: a journalled version begins at or before its table's frontier, so a successor that
+starts behind it decides the same versions from the stream alone.
 """
 
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ from engine.schema import Relation, TableName, TableVersion, decide_version
 
 @dataclass(frozen=True, slots=True)
 class EntryPlan:
-    """What an entry will say: the chunks in the order of their plans, and the versions they need."""
+    """What an entry will say: chunks in the order of their plans, and the versions they need."""
 
     chunks: tuple[SealedChunk, ...]
     planned: tuple[Planned, ...]
@@ -83,7 +84,7 @@ class Planner:
         return digest
 
     def plan(self, chunks: Sequence[SealedChunk]) -> EntryPlan:
-        """Plans for `chunks`, each table's in order. Nothing is changed until `journalled` is told."""
+        """Plans for `chunks`, each table's in order. Changes nothing until `journalled` is told."""
         frontiers: dict[TableName, Frontier] = {}
         planned: list[Planned] = []
         versions: dict[TableName, int] = {}
@@ -134,7 +135,8 @@ class Planner:
     def durable(self, oldest_pending_seq: int | None) -> Durable | None:
         """What became durable since the journal last said so, or None.
 
-        `oldest_pending_seq` is the oldest entry of which a planned object is not known to be visible.
+        `oldest_pending_seq` is the oldest entry of which a planned object is not known to be
+        visible.
         """
         boundary = self._ledger.durable_boundary()
         if boundary is None or boundary.lsn <= self._state.durable_lsn:

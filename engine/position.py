@@ -1,11 +1,12 @@
 """Positions: one change's place in the total order, as text that sorts.
 
 `{generation:04d}.{commit_lsn:016X}.{change_lsn:016X}.{n:06X}`: commit order first, because across
-transactions `change_lsn` alone goes backwards. `n` counts a table's changes that share both LSNs (COPY writes
-many rows in one WAL record). All parts come from the source's log alone, so a replay assigns the same ones.
+transactions `change_lsn` alone goes backwards. `n` counts a table's changes that share both LSNs
+(COPY writes many rows in one WAL record). All parts come from the source's log alone, so a replay
+assigns the same ones.
 
-Invariant: comparing two positions as strings compares them as changes. Only this module and the row codec
-make or read one; everything else treats a position as opaque.
+Invariant: comparing two positions as strings compares them as changes. Only this module and the
+row codec make or read one; everything else treats a position as opaque.
 """
 
 from typing import NewType
@@ -13,7 +14,7 @@ from typing import NewType
 from engine.errors import DecodeError
 
 Lsn = NewType("Lsn", int)
-"""A byte position in the source's log, 64 bits. Say which one: commit_lsn, change_lsn, end_lsn, flush_lsn."""
+"""A byte position in the source's log, 64 bits. Say which: commit_lsn, change_lsn, flush_lsn."""
 
 Position = NewType("Position", str)
 
@@ -46,10 +47,8 @@ def format_lsn(lsn: Lsn) -> str:
 
 def parse_lsn(text: str) -> Lsn:
     """The LSN that PostgreSQL printed as `text`. Raises DecodeError when it is none."""
-    high, slash, low = text.partition("/")
+    high, _, low = text.partition("/")
     try:
-        if not slash:
-            raise ValueError(text)
         return Lsn((int(high, 16) << 32) | int(low, 16))
     except ValueError:
         raise DecodeError(f"not an LSN: {text!r}") from None

@@ -1,10 +1,11 @@
 """The publisher: makes planned objects visible, each exactly once.
 
-Strategy: a table's objects are put one after the other, tables concurrently, at most `concurrency` at a time;
-every put is create-only and repeated with the same bytes until it is answered. A key that is taken is success only
-if the object there equals a statement of its plan.
+Strategy: a table's objects are put one after the other, tables concurrently, at most
+`concurrency` at a time; every put is create-only and repeated with the same bytes until it is
+answered. A key that is taken is success only if the object there equals a statement of its plan.
 
-Invariant: nothing is put before its plan is in the journal and its version's schema.json exists. Nothing is deleted.
+Invariant: nothing is put before its plan is in the journal and its version's schema.json exists.
+Nothing is deleted.
 """
 
 import asyncio
@@ -161,7 +162,8 @@ class Publisher:
     async def is_there(self, key: str) -> bool:
         """Whether the planned object `key` is visible, as one of its plan's statements says.
 
-        Raises Superseded when a successor may have restated it, JournalError when a stranger wrote it.
+        Raises Superseded when a successor may have restated it, JournalError when a stranger
+        wrote it.
         """
         head = await self._answered(lambda: self._store.head(key))
         if head is None:

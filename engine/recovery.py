@@ -1,12 +1,13 @@
 """Recovery: planned objects that are not visible are made again from the source's log.
 
-Strategy: after `open`, every object planned behind durable's entry is looked up. While any is missing, the stream runs
-in passes from E, under the record configuration of the epoch that first planned the oldest one, for as many objects
-as memory allows, until everything up to the highest planned position has been read. Rows, versions and positions
-follow from the log, so whoever makes an object makes the same.
+Strategy: after `open`, every object planned behind durable's entry is looked up. While any is
+missing, the stream runs in passes from E, under the record configuration of the epoch that first
+planned the oldest one, for as many objects as memory allows, until everything up to the highest
+planned position has been read. Rows, versions and positions follow from the log, so whoever makes
+an object makes the same.
 
-Invariant: a pass appends no `durable` and what it reads beyond its objects counts as nothing. Objects of a table become
-visible in order.
+Invariant: a pass appends no `durable` and what it reads beyond its objects counts as nothing.
+Objects of a table become visible in order.
 """
 
 import asyncio
@@ -53,7 +54,8 @@ class Recovery:
     async def missing(self) -> list[Plan]:
         """The plans whose objects are not there, oldest first.
 
-        Raises JournalError when another object is under a planned key, Superseded when a successor restated it.
+        Raises JournalError when another object is under a planned key, Superseded when a
+        successor restated it.
         """
         plans = sorted(self._journal.state.plans.values(), key=_plan_order)
         missing: list[Plan] = []
@@ -68,7 +70,7 @@ class Recovery:
         return missing
 
     async def redo(self, missing: list[Plan]) -> None:
-        """Make every one of `missing` visible. Raises JournalError where the log gives other rows."""
+        """Make each of `missing` visible. Raises JournalError where the log gives other rows."""
         while missing:
             configuration = self._configuration_of(missing[0])
             chosen = self._choose(missing, configuration)
@@ -81,7 +83,7 @@ class Recovery:
         return self._journal.state.configurations[plan[0].epoch]
 
     def _choose(self, missing: list[Plan], configuration: RecordConfiguration) -> list[Plan]:
-        """The oldest ones of one configuration, as many as half of the memory holds; at least one."""
+        """The oldest of one configuration, as many as half of the memory holds; at least one."""
         chosen: list[Plan] = []
         held = 0
         for plan in missing:

@@ -1,7 +1,7 @@
 """Patience: how a request to the bucket is repeated.
 
-One attempt is the adapter's; here the same bytes are sent again for as long as it takes, with jittered back-off,
-because an answer that never came is neither success nor failure.
+One attempt is the adapter's; here the same bytes are sent again for as long as it takes, with
+jittered back-off, because an answer that never came is neither success nor failure.
 """
 
 from collections.abc import Awaitable, Callable
@@ -19,9 +19,10 @@ OnFailure = Callable[[DestinationUnavailable], None]
 
 
 async def until_answered(attempt: Callable[[], Awaitable[_T]], on_failure: OnFailure) -> _T:
-    """The first usable answer of `attempt`, which is made again while it raises DestinationUnavailable.
+    """The first usable answer of `attempt`, made again while it is DestinationUnavailable.
 
-    `on_failure` is told of each failed attempt. Other errors pass. Cancellation leaves the last request in doubt.
+    `on_failure` is told of each failed attempt. Other errors pass. Cancellation leaves the last
+    request in doubt.
     """
 
     def is_unanswered(error: Exception) -> bool:

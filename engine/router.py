@@ -1,7 +1,8 @@
 """The router: fans intakes out to the tables' writers and collects the chunks that are due.
 
-Strategy: an intake is taken whole, without waiting; waiting is the reader's, before it reads the next one, until
-there is room in the budget and in every queue. Under memory pressure the largest open chunks are cut.
+Strategy: an intake is taken whole, without waiting; waiting is the reader's, before it reads the
+next one, until there is room in the budget and in every queue. Under memory pressure the largest
+open chunks are cut.
 """
 
 import asyncio
@@ -89,7 +90,7 @@ class Router:
         return not self._full and not self._budget.is_full
 
     async def room(self) -> None:
-        """Wait until there is room in the budget and in every queue. Cancellation changes nothing."""
+        """Wait for room in the budget and in every queue. Cancellation changes nothing."""
         while not self.has_room:
             self.is_pressed = True
             self.wake.set()

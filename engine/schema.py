@@ -1,9 +1,10 @@
 """Tables, their columns, and the versions of a table's shape.
 
-Strategy: a `Relation` is what the source says about a table now; a `TableVersion` is a relation that the
-journal (or this engine, provisionally) has given a number. A row belongs to the version of the highest number
-whose first position is at or before the row, if that version still has the row's relation and record
-configuration; otherwise the highest number + 1 begins at this row. So a replay decides the same.
+Strategy: a `Relation` is what the source says about a table now; a `TableVersion` is a relation
+that the journal (or this engine, provisionally) has given a number. A row belongs to the version
+of the highest number whose first position is at or before the row, if that version still has the
+row's relation and record configuration; otherwise the highest number + 1 begins at this row. So a
+replay decides the same.
 
 Invariant: nothing here reads a clock or a catalog; the same arguments give the same answer.
 """
@@ -28,7 +29,7 @@ class TableName:
     table: str
 
     def __str__(self) -> str:
-        """`schema.table`, each part quoted as SQL would where it has to be: distinct tables, distinct text."""
+        """`schema.table`, parts quoted as SQL would: distinct tables have distinct texts."""
         return f"{_quoted(self.schema)}.{_quoted(self.table)}"
 
     @classmethod
@@ -53,10 +54,10 @@ def _unquoted(part: str) -> str:
 class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
     """One column, in the relation's order.
 
-    `type` is the source's own text (`character varying(20)`), `type_kind` how the row codec reads it
-    (`integer`, `timestamptz`, `integer[]`, `text`: see the source's type table), `json` the JSON type of its
-    values (`number`, `string`, `boolean`, `array`, `any`). `key` says that it is in the replica identity.
-    `nullable` and `default` are advisory: only the catalog knows them.
+    `type` is the source's own text (`character varying(20)`), `type_kind` how the row codec reads
+    it (`integer`, `timestamptz`, `integer[]`, `text`: see the source's type table), `json` the
+    JSON type of its values (`number`, `string`, `boolean`, `array`, `any`). `key` says that it is
+    in the replica identity. `nullable` and `default` are advisory: only the catalog knows them.
     """
 
     name: str
@@ -78,8 +79,8 @@ class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
 class Relation(msgspec.Struct, frozen=True):
     """A table as the stream showed it, described by the catalog.
 
-    `replica_identity` is PostgreSQL's letter (d, n, f, i). `key` names the primary key's columns, else the
-    replica identity's.
+    `replica_identity` is PostgreSQL's letter (d, n, f, i). `key` names the primary key's columns,
+    else the replica identity's.
     """
 
     table: TableName
@@ -90,7 +91,7 @@ class Relation(msgspec.Struct, frozen=True):
 
     @property
     def shape(self) -> tuple[object, ...]:
-        """What makes two relations different versions: OID, replica identity, columns as streamed."""
+        """What makes two relations two versions: OID, replica identity, columns as streamed."""
         return (self.oid, self.replica_identity, tuple(column.shape for column in self.columns))
 
 
@@ -107,7 +108,7 @@ class TableVersion(msgspec.Struct, frozen=True):
 
 
 Decide = Callable[[Relation, Position], TableVersion | None]
-"""Which version a row takes; None: the row is not wanted (not captured, already received or durable)."""
+"""Which version a row takes; None: it is not wanted (received already, or durable)."""
 
 
 def version_at(versions: Iterable[TableVersion], position: Position) -> TableVersion | None:

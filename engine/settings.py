@@ -9,9 +9,9 @@ from engine.chunk import ChunkLimits
 class Settings:
     """One pipeline's limits. Times are seconds, sizes bytes.
 
-    `codec_version` names the row codec whose lines the source gives. `probe_interval` is how often an idle writer
-    looks whether it was superseded; `idle_interval` how often an idle source's position becomes durable;
-    `standby_interval` how often a standby tries for the slot.
+    `codec_version` names the row codec whose lines the source gives. `probe_interval` is how
+    often an idle writer looks whether it was superseded; `idle_interval` how often an idle
+    source's position becomes durable; `standby_interval` how often a standby tries for the slot.
     """
 
     prefix: str

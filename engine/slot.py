@@ -1,8 +1,8 @@
 """Holding the slot: every connection to the source, compared with the journal before it counts.
 
-Strategy: a start takes the slot first and opens the journal after that; a reconnect and a redo pass come back with the
-journal theirs already. Both then compare what the slot says with E, before any message counts and before the first
-status update.
+Strategy: a start takes the slot first and opens the journal after that; a reconnect and a redo
+pass come back with the journal theirs already. Both then compare what the slot says with E,
+before any message counts and before the first status update.
 
 Invariant: a stream that leaves this module is compared and acknowledges E, never more.
 """
@@ -111,18 +111,18 @@ class Slot:
                 return stream
 
     async def compare(self, stream: ChangeStream) -> None:
-        """Raise PositionLost when the slot or the server contradicts the journal; then acknowledge E.
+        """Raise PositionLost when slot or server contradict the journal; else acknowledge E.
 
-        Past E while the journal's tail is still ours means that changes are lost; if it is not ours, a successor took
-        them and we are superseded.
+        Past E while the journal's tail is still ours means that changes are lost; if it is not
+        ours, a successor took them and we are superseded.
         """
         state = await stream.slot_state()
         durable = self._journal.state.durable_lsn
         if durable < state.confirmed_lsn:
             await self._refuse_superseded()
             raise PositionLost(
-                f"the slot was confirmed up to {format_lsn(state.confirmed_lsn)}, the journal is durable "
-                f"only up to {format_lsn(durable)}: the changes between them are lost",
+                f"the slot was confirmed up to {format_lsn(state.confirmed_lsn)}, the journal "
+                f"is durable only up to {format_lsn(durable)}: what lies between is lost",
                 hint="Somebody advanced or re-made the slot. Start a new prefix, or a new slot.",
             )
         if durable > state.flush_lsn:

@@ -1,7 +1,8 @@
 """Streaming: the reader, once the journal is ours, and the drain at its end.
 
-Strategy: read an intake, count it in the ledger, route it, wait for room, read on. A lost connection forgets nothing:
-the next one starts at E, and what was received is dropped by position. The committer and the publisher work beside it.
+Strategy: read an intake, count it in the ledger, route it, wait for room, read on. A lost
+connection forgets nothing: the next one starts at E, and what was received is dropped by
+position. The committer and the publisher work beside it.
 
 Invariant: an intake is counted whole, in one step with no await, before anything is done with it.
 """
@@ -117,8 +118,8 @@ class Streaming:
     ) -> None:
         """Stream until asked to stop or caught up, then drain.
 
-        `stream`, if there is one, lives in `connection` and is compared. Raises Superseded, PositionLost, StopLimit
-        and whatever else ends an engine. Cancellation is like a kill.
+        `stream`, if there is one, lives in `connection` and is compared. Raises Superseded,
+        PositionLost, StopLimit and whatever else ends an engine. Cancellation is like a kill.
         """
         self._stream = stream
         committing = self._group.create_task(self._committer.run())

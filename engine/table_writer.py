@@ -1,8 +1,9 @@
 """A table's writer: from its queue into chunks, cut where a limit, an hour or a version says so.
 
-Strategy: everything is synchronous. A batch goes from the queue into the open chunk at once, as long as few cut
-chunks wait to become visible; then it stays in the queue, which bounds the table. The writer keeps the memory
-budget's books for its table: raw bytes were charged when they left the socket and only shrink here.
+Strategy: everything is synchronous. A batch goes from the queue into the open chunk at once, as
+long as few cut chunks wait to become visible; then it stays in the queue, which bounds the table.
+The writer keeps the memory budget's books for its table: raw bytes were charged when they left
+the socket and only shrink here.
 
 Invariant: queue, open chunk and cut chunks hold the table's rows without gap, in order.
 """

@@ -1,0 +1,227 @@
+"""The composition root: the only module that names concrete classes.
+
+Strategy: from a parsed configuration to a running pipeline, a look at what can be reached, or an
+opened bucket. Nothing here decides anything about rows or the journal.
+"""
+
+import os
+import secrets
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry
+
+from engine import __version__
+from engine.chunk import ChunkLimits
+from engine.config import Configuration, DestinationConfiguration, resolve_memory_limit
+from engine.destinations.s3 import S3ObjectStore
+from engine.destinations.s3_settings import S3Settings
+from engine.envelope import RecordConfiguration
+from engine.errors import DestinationRefused, TailraceError
+from engine.http_server import HttpServer
+from engine.interfaces import ObjectStore
+from engine.journal import Journal
+from engine.journal_entry import Writer
+from engine.layout import own_folder
+from engine.metrics import Metrics
+from engine.pipeline import Pipeline
+from engine.rowcodec import CODEC_VERSION
+from engine.settings import Settings
+from engine.sources.postgres.session import SHAPING_SETTINGS
+from engine.sources.postgres.source import PostgresSource
+from engine.status import StatusProvider
+from engine.stop import StopSignal
+
+_TASK_ENVIRONMENT = "ECS_CONTAINER_METADATA_URI_V4"
+
+
+async def run(
+    configuration: Configuration,
+    *,
+    stop: StopSignal,
+    until_caught_up: bool = False,
+    on_start: Callable[[StatusProvider], None] | None = None,
+) -> None:
+    """Run one pipeline until `stop` is requested or, with `until_caught_up`, everything is durable.
+
+    `on_start` is given the status provider before anything is connected. Raises the TailraceError
+    that ended it.
+    """
+    registry = CollectorRegistry()
+    metrics = Metrics(registry, release=__version__)
+    async with S3ObjectStore(s3_settings(configuration.destination)) as store:
+        pipeline = Pipeline(
+            source=_source(configuration),
+            store=store,
+            clock=wall_clock,
+            settings=_settings(configuration, is_until_caught_up=until_caught_up),
+            configuration=record_configuration(configuration),
+            writer=_writer(configuration.engine.name),
+            metrics=metrics,
+            stop=stop,
+        )
+        if on_start is not None:
+            on_start(pipeline.status)
+        async with HttpServer(configuration.http.listen, pipeline.status, registry):
+            await pipeline.run()
+
+
+@asynccontextmanager
+async def open_bucket(destination: DestinationConfiguration) -> AsyncIterator[ObjectStore]:
+    """The bucket alone, for commands that only read it."""
+    async with S3ObjectStore(s3_settings(destination)) as store:
+        yield store
+
+
+def wall_clock() -> int:
+    """Now, in Unix microseconds."""
+    return time.time_ns() // 1000
+
+
+def record_configuration(configuration: Configuration) -> RecordConfiguration:
+    """Everything of `configuration` that shapes a line, a key, or which changes are read."""
+    source, destination = configuration.source, configuration.destination
+    return RecordConfiguration(
+        publication=source.publication,
+        tables=source.tables,
+        exclude=source.exclude,
+        rules=source.rules,
+        envelope=destination.envelope,
+        numeric=destination.numeric,
+        json=destination.json,
+        layout=destination.layout,
+        compression=configuration.chunk.compression,
+        stream=SHAPING_SETTINGS,
+    )
+
+
+def s3_settings(destination: DestinationConfiguration) -> S3Settings:
+    """How the destination's section reaches its bucket."""
+    external_id = destination.external_id
+    return S3Settings(
+        bucket=destination.bucket,
+        region=destination.region,
+        endpoint_url=destination.endpoint_url,
+        role_arn=destination.role_arn,
+        external_id=external_id.reveal() if external_id is not None else None,
+        expected_bucket_owner=destination.expected_bucket_owner,
+        sse=destination.sse,
+        kms_key_id=destination.kms_key_id,
+        acl=destination.acl,
+        storage_class=destination.storage_class,
+        tags=destination.tags,
+        concurrency=destination.concurrency,
+    )
+
+
+def _source(configuration: Configuration) -> PostgresSource:
+    return PostgresSource(
+        dsn=configuration.source.dsn.reveal(),
+        slot=configuration.source.slot,
+        configuration=record_configuration(configuration),
+    )
+
+
+def _settings(configuration: Configuration, *, is_until_caught_up: bool) -> Settings:
+    chunk, engine = configuration.chunk, configuration.engine
+    return Settings(
+        prefix=configuration.destination.prefix,
+        codec_version=CODEC_VERSION,
+        limits=ChunkLimits(
+            bytes_max=chunk.max_bytes,
+            rows_max=chunk.max_rows,
+            age_seconds_max=chunk.max_age_seconds,
+        ),
+        queue_bytes_max=configuration.queue.max_bytes,
+        memory_bytes_max=resolve_memory_limit(engine.memory_limit),
+        concurrency=configuration.destination.concurrency,
+        append_interval=engine.append_interval_seconds,
+        drain_seconds=engine.drain_seconds,
+        is_until_caught_up=is_until_caught_up,
+    )
+
+
+def _writer(name: str) -> Writer:
+    # On ECS the metadata address ends in the container's id: it names the task in the journal.
+    metadata_uri = os.environ.get(_TASK_ENVIRONMENT, "")
+    place = metadata_uri.rsplit("/", 1)[-1] or socket.gethostname()
+    return Writer(id=secrets.token_hex(8), task=f"{name}@{place}", release=__version__)
+
+
+# --- check
+
+
+@dataclass(frozen=True, slots=True)
+class CheckStep:
+    """One thing that was looked at: whether it holds, the facts, and what to do if not."""
+
+    name: str
+    is_ok: bool
+    detail: str
+    hint: str = ""
+    exit_code: int = 0
+
+
+async def check(configuration: Configuration) -> AsyncIterator[CheckStep]:
+    """Look at source and bucket, one step at a time. Writes nothing but `_tailrace/check/` keys."""
+    yield await _checked("source", lambda: _check_source(configuration))
+    async with S3ObjectStore(s3_settings(configuration.destination)) as store:
+        prefix = configuration.destination.prefix
+        bucket = await _checked("bucket", lambda: _check_bucket(store, prefix))
+        yield bucket
+        if bucket.is_ok:
+            yield await _checked("conditional writes", lambda: _check_writes(store, prefix))
+            yield await _checked("journal", lambda: _check_journal(store, configuration))
+
+
+async def _checked(name: str, look: Callable[[], Awaitable[str]]) -> CheckStep:
+    try:
+        return CheckStep(name, is_ok=True, detail=await look())
+    except TailraceError as error:
+        return CheckStep(
+            name, is_ok=False, detail=str(error), hint=error.hint, exit_code=error.exit_code
+        )
+
+
+async def _check_source(configuration: Configuration) -> str:
+    identity = await _source(configuration).identify()
+    return (
+        f"database {identity.database} on system {identity.system_identifier}, "
+        f"timeline {identity.timeline}"
+    )
+
+
+async def _check_bucket(store: S3ObjectStore, prefix: str) -> str:
+    await store.check_bucket(prefix)
+    return f"answers, prefix {prefix or '(none)'} can be listed"
+
+
+async def _check_writes(store: ObjectStore, prefix: str) -> str:
+    key = f"{own_folder(prefix)}check/conditional-write"
+    await store.create(key, b"tailrace check\n", content_type="text/plain", metadata={})
+    if await store.create(key, b"tailrace check\n", content_type="text/plain", metadata={}):
+        raise DestinationRefused(
+            f"the store created {key} twice: it ignores If-None-Match",
+            hint="Exactly once needs conditional writes: use a store that has them.",
+        )
+    return "If-None-Match is honoured, objects may be created"
+
+
+async def _check_journal(store: ObjectStore, configuration: Configuration) -> str:
+    registry = CollectorRegistry()
+    journal = Journal(
+        store,
+        configuration.destination.prefix,
+        _writer(configuration.engine.name),
+        Metrics(registry, release=__version__),
+    )
+    await journal.load()
+    if journal.state.seq < 0:
+        return "empty: the first run begins it"
+    journal.refuse_foreign(await _source(configuration).identify())
+    durable = journal.state.durable
+    at = f"durable at {durable.lsn}" if durable is not None else "nothing durable"
+    return f"{journal.state.seq + 1} entries, epoch {journal.state.epoch}, {at}"
