@@ -1,0 +1,429 @@
+"""From frames to batches: the part of a stream that knows no socket.
+
+Strategy: `drain` takes frames from a function until it has none or the budget of one turn is used.
+A row costs one look at its type byte and one call of the row codec; everything else (a
+transaction's begin and end, an unbound relation, a full buffer) leaves that path. A frame is
+handled wholly or not at all: one that needs the catalog is kept, `drain` says which tables to look
+up, and the next `drain` begins with it. So awaiting in between changes no order.
+
+A relation is bound when its first wanted row comes, to the version that `decide` names, and stays
+bound until the stream shows it changed. Rows that are not wanted are counted by the codec all the
+same: a position's last part counts all changes of the table, wanted or not, or a replay would
+number the wanted ones otherwise.
+
+Invariants: the batches of a table leave in commit order; a batch lies within one hour of commit
+time and under one version; the boundary only grows, and everything before it is in this intake or
+an earlier one.
+"""
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from engine.batch import Batch, Boundary, Intake, Operations
+from engine.envelope import RecordConfiguration
+from engine.errors import DecodeError, JournalError
+from engine.position import Lsn, Position, commit_lsn_of
+from engine.rowcodec import KIND_TEXT, RowCodec
+from engine.schema import Decide, Relation, TableName, TableVersion
+from engine.sources.postgres.catalog import Catalog
+from engine.sources.postgres.pgoutput import (
+    HEADER_SIZE,
+    Buffer,
+    Keepalive,
+    RelationMessage,
+    Truncate,
+    begin_of_frame,
+    commit_of_frame,
+    decode_frame,
+    decode_message,
+)
+from engine.sources.postgres.types import codec_kind
+
+BATCH_SIZE_MAX: Final = 64 * 1024
+"""Bytes of lines that are handed over at once; less waits for the end of the drain."""
+
+_HOUR_US: Final = 3_600_000_000
+_ROWS: Final = b"IUD"
+_BEGIN: Final = ord("B")
+_COMMIT: Final = ord("C")
+
+GetFrame = Callable[[int], tuple[int, Buffer]]
+"""libpq's `get_copy_data`: (size, frame), (0, …) when nothing whole is there, (-1, …) at the
+stream's end.
+"""
+
+
+class Drained(enum.Enum):
+    """Why a drain stopped."""
+
+    EMPTY = enum.auto()
+    """No whole frame is left."""
+    BUDGET = enum.auto()
+    """There may be more; the loop gets a turn first."""
+    LOOKUP = enum.auto()
+    """The tables of `lookups` have to be described before the next frame."""
+    END = enum.auto()
+    """The server ended the stream."""
+
+
+@dataclass(slots=True)
+class _Streamed:
+    """A relation as the stream last showed it. `relation` once described, `version` while bound."""
+
+    message: RelationMessage
+    is_captured: bool
+    relation: Relation | None = None
+    version: TableVersion | None = None
+
+    @property
+    def table(self) -> TableName:
+        return TableName(self.message.schema, self.message.table)
+
+
+class Assembler:
+    """One stream's state between frames and intakes. `lookups` names what `Drained.LOOKUP` waits
+    for.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: str,
+        generation: int,
+        configuration: RecordConfiguration,
+        decide: Decide,
+        catalog: Catalog,
+        single_rows: bool = False,
+    ) -> None:
+        self._database = database
+        self._configuration = configuration
+        self._decide = decide
+        self._catalog = catalog
+        self._single_rows = single_rows
+        self._size_max = 0 if single_rows else BATCH_SIZE_MAX
+        self._codec = RowCodec(generation)
+        self._relations: dict[int, _Streamed] = {}
+        # Bound relations, the lately taken ones last: few tables carry most rows.
+        self._bound: dict[int, None] = {}
+        self._commits: dict[int, int] = {}
+        self._hour = 0
+        self._batches: list[Batch] = []
+        # Made into a Boundary only when handed over: every small transaction passes here.
+        self._boundary: tuple[int, int, bool] | None = None
+        self._open_commit_lsn = 0
+        self._pending: Buffer | None = None
+        self.lookups: tuple[RelationMessage, ...] = ()
+        self.received_lsn = Lsn(0)
+        self.drained_bytes = 0
+        self.is_reply_wanted = False
+
+    def drain(self, get: GetFrame, budget_bytes: int) -> Drained:
+        """Handle frames until there is none, or `budget_bytes` of them were. `drained_bytes` says
+        how many.
+        """
+        encode = self._codec.encode
+        size_max = self._size_max
+        drained = 0
+        try:
+            if self._pending is not None and not self._handle_pending():
+                return Drained.LOOKUP
+            while drained < budget_bytes:
+                size, frame = get(1)
+                if size <= HEADER_SIZE:
+                    if size <= 0:
+                        return Drained.EMPTY if size == 0 else Drained.END
+                    drained += size
+                    self._keepalive(frame)
+                    continue
+                drained += size
+                if frame[HEADER_SIZE] in _ROWS:
+                    buffered = encode(frame)
+                    if 0 <= buffered <= size_max:
+                        continue
+                    if buffered > 0:
+                        self._hand_over(_relation_oid(frame))
+                    elif not self._unbound_row(frame):
+                        return self._wait_with(frame)
+                elif not self._control(frame):
+                    return self._wait_with(frame)
+            return Drained.BUDGET
+        finally:
+            self.drained_bytes = drained
+
+    def intake(self) -> Intake:
+        """Everything assembled so far; what is still in the codec is taken too."""
+        self._take_all()
+        boundary = None
+        if self._boundary is not None:
+            lsn, commit_us, is_keepalive = self._boundary
+            boundary = Boundary(Lsn(lsn), commit_us, is_keepalive)
+        intake = Intake(tuple(self._batches), boundary)
+        self._batches, self._boundary = [], None
+        return intake
+
+    @property
+    def has_intake(self) -> bool:
+        """Whether `intake` would hold anything."""
+        return bool(self._batches) or self._boundary is not None or self._codec.buffered > 0
+
+    # ------------------------------------------------------------------- control messages
+
+    def _handle_pending(self) -> bool:
+        frame = self._pending
+        assert frame is not None
+        for message in self.lookups:
+            streamed = self._relations[message.oid]
+            streamed.relation = self._catalog.describe(message, self._configuration)
+        self._pending, self.lookups = None, ()
+        is_row = frame[HEADER_SIZE] in _ROWS
+        if not (self._unbound_row(frame) if is_row else self._control(frame)):
+            self._pending = frame
+            return False
+        return True
+
+    def _wait_with(self, frame: Buffer) -> Drained:
+        self._pending = frame
+        return Drained.LOOKUP
+
+    def _control(self, frame: Buffer) -> bool:
+        kind = frame[HEADER_SIZE]
+        if kind == _BEGIN:
+            self._begin(*begin_of_frame(frame))
+            return True
+        if kind == _COMMIT:
+            self._commit(*commit_of_frame(frame))
+            return True
+        message = decode_message(memoryview(frame)[HEADER_SIZE:])
+        if isinstance(message, RelationMessage):
+            self._relation(message)
+        elif isinstance(message, Truncate):
+            return self._truncate(message, _start_lsn(frame))
+        return True
+
+    def _begin(self, commit_lsn: int, commit_us: int, xid: int) -> None:
+        hour = commit_us // _HOUR_US
+        if hour != self._hour:
+            self._take_all()
+            self._hour = hour
+        self._codec.begin(commit_lsn, commit_us, xid)
+        self._commits[commit_lsn] = commit_us
+        self._open_commit_lsn = commit_lsn
+
+    def _commit(self, end_lsn: int, commit_us: int) -> None:
+        self._open_commit_lsn = 0
+        self._reach(end_lsn, commit_us, is_keepalive=False)
+
+    def _keepalive(self, frame: Buffer) -> None:
+        keepalive = decode_frame(frame)
+        if not isinstance(keepalive, Keepalive):
+            # A frame without a message: nothing that the protocol allows.
+            decode_message(keepalive.message)
+            return
+        self.is_reply_wanted |= keepalive.is_reply_wanted
+        # A keepalive says what was sent. It never passes a commit that is still to come; should it
+        # do so in the middle of a transaction, that transaction's end is the boundary.
+        if not 0 < self._open_commit_lsn < keepalive.end_lsn:
+            self._reach(keepalive.end_lsn, keepalive.sent_us, is_keepalive=True)
+
+    def _reach(self, lsn: int, commit_us: int, *, is_keepalive: bool) -> None:
+        if lsn > self.received_lsn or (lsn == self.received_lsn and self._boundary is None):
+            self.received_lsn = Lsn(lsn)
+            self._boundary = (lsn, commit_us, is_keepalive)
+
+    # -------------------------------------------------------------------------- relations
+
+    def _relation(self, message: RelationMessage) -> None:
+        known = self._relations.get(message.oid)
+        if known is not None:
+            if known.message == message:
+                return
+            self._take(message.oid)
+            self._unbind(message.oid)
+            self._catalog.forget(message.oid)
+        table = TableName(message.schema, message.table)
+        self._hand_over_namesakes(table, message.oid)
+        self._relations[message.oid] = _Streamed(message, self._configuration.captures(table))
+
+    def _hand_over_namesakes(self, table: TableName, oid: int) -> None:
+        # A table dropped and made again, or one renamed to another's old name: its rows come after
+        # the other's.
+        for other, streamed in self._relations.items():
+            if other != oid and streamed.version is not None and streamed.table == table:
+                self._take(other)
+
+    def _describe(self, streamed: _Streamed) -> Relation | None:
+        if streamed.relation is None and self._catalog.knows(streamed.message):
+            streamed.relation = self._catalog.describe(streamed.message, self._configuration)
+        return streamed.relation
+
+    def _streamed(self, oid: int) -> _Streamed:
+        streamed = self._relations.get(oid)
+        if streamed is None:
+            raise DecodeError(f"a change of relation {oid} came before the relation")
+        return streamed
+
+    # ------------------------------------------------------------------------------- rows
+
+    def _unbound_row(self, frame: Buffer) -> bool:
+        """Handle a row whose relation is not bound. False: its table has to be looked up first."""
+        oid = _relation_oid(frame)
+        streamed = self._streamed(oid)
+        if not streamed.is_captured:
+            return True
+        relation = self._describe(streamed)
+        if relation is None:
+            self.lookups = (streamed.message,)
+            return False
+        if self._bind(oid, streamed, relation, _start_lsn(frame)):
+            if self._codec.encode(frame) > self._size_max:
+                self._hand_over(oid)
+        else:
+            self._bind_to_count(oid, streamed)
+            self._codec.encode(frame)
+            self._discard(oid)
+        return True
+
+    def _truncate(self, message: Truncate, change_lsn: int) -> bool:
+        captured = [
+            (oid, streamed)
+            for oid in message.relation_oids
+            if (streamed := self._streamed(oid)).is_captured
+        ]
+        described = [(oid, streamed, self._describe(streamed)) for oid, streamed in captured]
+        self.lookups = tuple(s.message for _, s, relation in described if relation is None)
+        if self.lookups:
+            return False
+        for oid, streamed, relation in described:
+            assert relation is not None
+            self._truncate_one(oid, streamed, relation, change_lsn)
+        return True
+
+    def _truncate_one(
+        self, oid: int, streamed: _Streamed, relation: Relation, change_lsn: int
+    ) -> None:
+        is_bound = streamed.version is not None
+        if is_bound or self._bind(oid, streamed, relation, change_lsn):
+            if self._codec.truncate(oid, change_lsn) > self._size_max:
+                self._hand_over(oid)
+        else:
+            self._bind_to_count(oid, streamed)
+            self._codec.truncate(oid, change_lsn)
+            self._discard(oid)
+
+    def _bind(self, oid: int, streamed: _Streamed, relation: Relation, change_lsn: int) -> bool:
+        position = Position(self._codec.next_position(oid, change_lsn))
+        version = self._decide(relation, position)
+        if version is None:
+            return False
+        _check_fits(version, streamed.message)
+        configuration, table = self._configuration, streamed.table
+        self._codec.bind(
+            oid,
+            database=self._database,
+            schema=table.schema,
+            table=table.table,
+            version=version.number,
+            columns=[
+                (
+                    column.name,
+                    codec_kind(column.type_kind),
+                    column.key,
+                    configuration.is_included(table, column.name),
+                )
+                for column in version.relation.columns
+            ],
+            key=version.relation.key,
+            envelope=configuration.envelope,
+            numeric=configuration.numeric,
+            json=configuration.json,
+        )
+        streamed.version = version
+        self._bound[oid] = None
+        return True
+
+    def _bind_to_count(self, oid: int, streamed: _Streamed) -> None:
+        self._codec.bind(
+            oid,
+            database="",
+            schema=streamed.table.schema,
+            table=streamed.table.table,
+            version=0,
+            columns=[(c.name, KIND_TEXT, c.is_key, False) for c in streamed.message.columns],
+            key=(),
+            envelope="standard",
+            numeric="string",
+            json="string",
+        )
+
+    def _discard(self, oid: int) -> None:
+        self._codec.take(oid)
+        self._codec.unbind(oid)
+
+    def _unbind(self, oid: int) -> None:
+        self._codec.unbind(oid)
+        self._bound.pop(oid, None)
+        self._relations[oid].version = None
+
+    # ---------------------------------------------------------------------------- batches
+
+    def _hand_over(self, oid: int) -> None:
+        self._take(oid)
+        if self._single_rows:
+            self._unbind(oid)
+
+    def _take_all(self) -> None:
+        taken = []
+        for oid in reversed(self._bound):
+            if not self._codec.buffered:
+                break
+            if self._take(oid):
+                taken.append(oid)
+        for oid in reversed(taken):
+            self._bound[oid] = self._bound.pop(oid)
+        # What is still open keeps its time; a transaction before it has no lines left here.
+        while len(self._commits) > 1:
+            del self._commits[next(iter(self._commits))]
+
+    def _take(self, oid: int) -> bool:
+        rows = self._codec.take(oid)
+        if rows is None:
+            return False
+        streamed = self._relations[oid]
+        assert streamed.version is not None
+        first, last = Position(rows.first_position), Position(rows.last_position)
+        self._batches.append(
+            Batch(
+                table=streamed.table,
+                version=streamed.version.number,
+                lines=rows.lines,
+                row_count=rows.row_count,
+                operations=Operations(*rows.operations),
+                first=first,
+                last=last,
+                first_commit_us=self._commits[commit_lsn_of(first)],
+                last_commit_us=self._commits[commit_lsn_of(last)],
+            )
+        )
+        return True
+
+
+def _check_fits(version: TableVersion, message: RelationMessage) -> None:
+    """The version may come from the journal: rows must be laid out as it says."""
+    planned = [column.name for column in version.relation.columns]
+    streamed = [column.name for column in message.columns]
+    if planned != streamed:
+        raise JournalError(
+            f"version {version.number} of {version.relation.table} has the columns {planned}, the stream"
+            f" has {streamed}",
+            hint="the journal does not describe this stream: see whether the table was made anew",
+        )
+
+
+def _relation_oid(frame: Buffer) -> int:
+    return int.from_bytes(frame[26:30], "big")
+
+
+def _start_lsn(frame: Buffer) -> int:
+    return int.from_bytes(frame[1:9], "big")

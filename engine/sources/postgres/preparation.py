@@ -1,0 +1,324 @@
+"""What streaming needs on the server, made where it is missing and permitted: publication and slot.
+
+Strategy: read everything first, judge it in pure functions, act last. What we may not make is
+refused with the very statement that makes it.
+
+Invariant: nothing here makes the application's statements fail. PostgreSQL refuses UPDATE and
+DELETE of a published table without a replica identity, so a publication that we create leaves such
+tables out, by name.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import psycopg
+import structlog
+from psycopg import sql
+
+from engine.envelope import RecordConfiguration
+from engine.errors import PositionLost, SourceError, SourceRefused
+from engine.schema import TableName
+from engine.sources.postgres.session import Query, Session, quoted
+from engine.sources.postgres.slot import (
+    GAP_HINT,
+    read_slot,
+    replication_refusal,
+    wal_level_refusal,
+)
+
+_LISTED_MAX: Final = 20
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+_SERVER: Final = """
+SELECT current_setting('server_version_num')::int, current_setting('wal_level'), pg_is_in_recovery(),
+       current_user,
+       EXISTS (SELECT FROM pg_catalog.pg_roles
+               WHERE rolname = current_user AND (rolsuper OR rolreplication))
+       OR EXISTS (SELECT FROM pg_catalog.pg_roles
+                  WHERE rolname = 'rds_replication' AND pg_has_role(oid, 'MEMBER')),
+       current_setting('max_replication_slots')::int,
+       (SELECT count(*) FROM pg_catalog.pg_replication_slots)
+"""
+
+# A leaf partition is never listed: changes are published under the root. Whether an UPDATE needs a
+# replica identity is decided by the leaf that holds the row.
+_TABLES: Final = """
+WITH keyed AS (
+  SELECT c.oid, CASE c.relreplident
+    WHEN 'f' THEN true
+    WHEN 'd' THEN EXISTS (SELECT FROM pg_catalog.pg_index WHERE indrelid = c.oid AND indisprimary)
+    WHEN 'i' THEN EXISTS (SELECT FROM pg_catalog.pg_index WHERE indrelid = c.oid AND indisreplident)
+    ELSE false END AS is_keyed
+  FROM pg_catalog.pg_class c WHERE c.relkind IN ('r', 'p')
+)
+SELECT n.nspname, c.relname, c.relkind = 'p',
+       CASE WHEN c.relkind = 'p' THEN coalesce(
+         (SELECT bool_and(leaf.is_keyed) FROM pg_catalog.pg_partition_tree(c.oid) t
+          JOIN keyed leaf ON leaf.oid = t.relid WHERE t.isleaf AND t.relid <> c.oid), keyed.is_keyed)
+       ELSE keyed.is_keyed END
+FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+JOIN keyed ON keyed.oid = c.oid
+WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND NOT c.relispartition
+  AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
+ORDER BY 1, 2
+"""
+
+_PUBLICATION: Final = """
+SELECT puballtables, pubviaroot, pubinsert AND pubupdate AND pubdelete AND pubtruncate,
+       pubupdate OR pubdelete
+FROM pg_catalog.pg_publication WHERE pubname = %s
+"""
+
+_PUBLISHED: Final = (
+    "SELECT schemaname, tablename FROM pg_catalog.pg_publication_tables WHERE pubname = %s"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """What the server allows."""
+
+    version: int
+    wal_level: str
+    is_standby: bool
+    role: str
+    may_replicate: bool
+    slot_count_max: int
+    slot_count: int
+
+    def fault(self) -> SourceError | None:
+        """Why it cannot be streamed from; None where nothing is against it."""
+        if self.version < 140000:
+            return SourceRefused(
+                f"PostgreSQL {self.version // 10000} is too old",
+                hint="PostgreSQL 14 to 18 is supported",
+            )
+        if self.wal_level != "logical":
+            return wal_level_refusal(self.wal_level)
+        if not self.may_replicate:
+            return replication_refusal(f"{self.role!r} lacks REPLICATION")
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table that could be published. `is_keyed`: it has a replica identity to publish updates
+    by.
+    """
+
+    name: TableName
+    is_partitioned: bool
+    is_keyed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """A publication as it is."""
+
+    name: str
+    is_all_tables: bool
+    is_via_root: bool
+    has_all_operations: bool
+    has_updates: bool
+    tables: frozenset[TableName]
+
+
+async def prepare(
+    session: Session, slot_name: str, configuration: RecordConfiguration, *, is_first: bool
+) -> None:
+    """See `Source.prepare`. Cancellation may leave the publication made and the slot not."""
+    server = await _read_server(session)
+    _raise_if(server.fault())
+    slot = await read_slot(session, slot_name)
+    if slot.exists or not is_first:
+        _raise_if(slot.fault())
+    tables = await _read_captured(session, configuration)
+    publication = await _read_publication(session, configuration.publication)
+    if publication is None:
+        if not is_first:
+            raise _publication_missing(configuration.publication)
+        await _create_publication(session, configuration.publication, tables)
+    else:
+        _warn_of(publication, tables)
+    if not slot.exists:
+        await _create_slot(session, server, slot_name)
+
+
+async def _read_server(session: Session) -> Server:
+    [row] = await session.rows(_SERVER, doing="reading the server's settings")
+    return Server(*row)
+
+
+async def _read_captured(session: Session, configuration: RecordConfiguration) -> list[Table]:
+    found = await session.rows(_TABLES, doing="listing the tables")
+    tables = [Table(TableName(schema, name), *rest) for schema, name, *rest in found]
+    captured = [table for table in tables if configuration.captures(table.name)]
+    if not captured:
+        existing = _listed(table.name for table in tables) or "no tables at all"
+        raise SourceRefused(
+            f"no table matches source.tables = {list(configuration.tables)}; there is: {existing}",
+            hint="name tables as schema.table, with * and ? as wildcards; unlogged, temporary and foreign"
+            " tables have no changes to read",
+        )
+    return captured
+
+
+async def _read_publication(session: Session, name: str) -> Publication | None:
+    found = await session.rows(_PUBLICATION, name, doing="reading the publication")
+    if not found:
+        return None
+    published = await session.rows(_PUBLISHED, name, doing="reading the publication's tables")
+    tables = frozenset(TableName(*row) for row in published)
+    is_all_tables, is_via_root, has_all_operations, has_updates = found[0]
+    return Publication(name, is_all_tables, is_via_root, has_all_operations, has_updates, tables)
+
+
+async def _create_publication(session: Session, name: str, tables: Sequence[Table]) -> None:
+    keyed = [table.name for table in tables if table.is_keyed]
+    keyless = [table.name for table in tables if not table.is_keyed]
+    if not keyed:
+        raise SourceRefused(
+            f"no captured table has a replica identity: {_listed(keyless)}; once published, PostgreSQL"
+            " would refuse their UPDATE and DELETE",
+            hint=" ".join(_identity_statements(keyless)),
+        )
+    try:
+        await session.rows(
+            sql.SQL(creation_statement(name, keyed)), doing="creating the publication"
+        )
+    except SourceRefused as error:
+        if isinstance(error.__cause__, psycopg.errors.InsufficientPrivilege):
+            raise _publication_refused(name, keyed, error) from error
+        # Another engine made it a moment ago.
+        if not isinstance(error.__cause__, psycopg.errors.DuplicateObject):
+            raise
+    _log.info("publication created", publication=name, table_count=len(keyed))
+    if keyless:
+        _log.warning(
+            "tables without a replica identity are left out of the publication",
+            tables=_listed(keyless),
+            sql=[*_identity_statements(keyless), addition_statement(name, keyless)],
+        )
+
+
+async def _create_slot(session: Session, server: Server, name: str) -> None:
+    if server.slot_count >= server.slot_count_max:
+        raise _slots_are_used(server.slot_count_max)
+    # A slot that a standby may copy survives a failover; without such standbys the flag means
+    # nothing. A standby itself cannot make one.
+    is_failover = server.version >= 170000 and not server.is_standby
+    query: Query = "SELECT pg_create_logical_replication_slot(%s, 'pgoutput')"
+    if is_failover:
+        query = "SELECT pg_create_logical_replication_slot(%s, 'pgoutput', false, false, true)"
+    try:
+        await session.rows(query, name, doing="creating the replication slot")
+    except SourceRefused as error:
+        match error.__cause__:
+            case psycopg.errors.DuplicateObject():
+                # Another engine made it a moment ago.
+                _raise_if((await read_slot(session, name)).fault())
+                return
+            case psycopg.errors.ConfigurationLimitExceeded():
+                raise _slots_are_used(server.slot_count_max) from error
+            case _:
+                raise
+    _log.info("replication slot created", slot=name, is_failover=is_failover)
+
+
+def creation_statement(publication: str, tables: Iterable[TableName]) -> str:
+    """The SQL that makes the publication."""
+    return (
+        f"CREATE PUBLICATION {quoted(publication)} FOR TABLE {_sql_list(tables)}"
+        " WITH (publish_via_partition_root = true)"
+    )
+
+
+def addition_statement(publication: str, tables: Iterable[TableName]) -> str:
+    """The SQL that adds tables to the publication."""
+    return f"ALTER PUBLICATION {quoted(publication)} ADD TABLE {_sql_list(tables)}"
+
+
+def warnings_of(
+    publication: Publication, tables: Sequence[Table]
+) -> list[tuple[str, list[TableName], list[str]]]:
+    """What an operator should know of an existing publication: what, which tables, the SQL that
+    mends it.
+    """
+    found: list[tuple[str, list[TableName], list[str]]] = []
+    name = quoted(publication.name)
+    published = [table for table in tables if table.name in publication.tables]
+    missing = [table for table in tables if table.name not in publication.tables]
+    if missing and not publication.is_all_tables:
+        keyless = [table.name for table in missing if not table.is_keyed]
+        names = [table.name for table in missing]
+        statements = [*_identity_statements(keyless), addition_statement(publication.name, names)]
+        found.append(("captured tables are not in the publication", names, statements))
+    if not publication.is_via_root and (roots := [t.name for t in tables if t.is_partitioned]):
+        statement = f"ALTER PUBLICATION {name} SET (publish_via_partition_root = true)"
+        found.append(("partitioned tables are published by partition", roots, [statement]))
+    if publication.has_updates and (keyless := [t.name for t in published if not t.is_keyed]):
+        found.append(
+            (
+                "published tables without a replica identity: PostgreSQL refuses their UPDATE and DELETE",
+                keyless,
+                _identity_statements(keyless),
+            )
+        )
+    if not publication.has_all_operations:
+        statement = f"ALTER PUBLICATION {name} SET (publish = 'insert, update, delete, truncate')"
+        found.append(("the publication leaves operations out", [], [statement]))
+    return found
+
+
+def _warn_of(publication: Publication, tables: Sequence[Table]) -> None:
+    for text, names, statements in warnings_of(publication, tables):
+        _log.warning(text, publication=publication.name, tables=_listed(names), sql=statements)
+
+
+def _publication_missing(name: str) -> PositionLost:
+    # The server decodes each change with the catalog of its time, so making it again mends nothing.
+    return PositionLost(
+        f"the publication {name!r} is gone; changes of the time without it cannot be read",
+        hint=GAP_HINT,
+    )
+
+
+def _publication_refused(name: str, keyed: Sequence[TableName], error: SourceError) -> SourceError:
+    return SourceRefused(
+        f"there is no publication {name!r} and the role may not make it: {error}",
+        hint=f"run as the tables' owner: {creation_statement(name, keyed)};",
+    )
+
+
+def _slots_are_used(count: int) -> SourceRefused:
+    return SourceRefused(
+        f"all {count} replication slots of the server are in use",
+        hint="drop one that nobody needs (pg_drop_replication_slot), or raise max_replication_slots and"
+        " restart the server",
+    )
+
+
+def _identity_statements(tables: Iterable[TableName]) -> list[str]:
+    return [f"ALTER TABLE {_sql_name(table)} REPLICA IDENTITY FULL" for table in tables]
+
+
+def _listed(names: Iterable[TableName]) -> str:
+    every = [str(name) for name in names]
+    more = f" and {len(every) - _LISTED_MAX} more" if len(every) > _LISTED_MAX else ""
+    return ", ".join(every[:_LISTED_MAX]) + more
+
+
+def _sql_list(tables: Iterable[TableName]) -> str:
+    return ", ".join(_sql_name(table) for table in tables)
+
+
+def _sql_name(table: TableName) -> str:
+    return f"{quoted(table.schema)}.{quoted(table.table)}"
+
+
+def _raise_if(fault: SourceError | None) -> None:
+    if fault is not None:
+        raise fault

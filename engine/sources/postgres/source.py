@@ -1,0 +1,123 @@
+"""PostgreSQL as a source: who answers, what it needs before it streams, and its streams."""
+
+from contextlib import AbstractAsyncContextManager
+
+import psycopg
+
+from engine.envelope import RecordConfiguration
+from engine.errors import PositionLost
+from engine.interfaces import ChangeStream, SourceIdentity
+from engine.position import Lsn, parse_lsn
+from engine.schema import Decide
+from engine.sources.postgres.preparation import prepare
+from engine.sources.postgres.session import Session, connect, translated
+from engine.sources.postgres.slot import GAP_HINT
+from engine.sources.postgres.stream import open_stream
+
+
+class PostgresSource:
+    """Implements `engine.interfaces.Source`.
+
+    `configuration` says what `prepare` makes a publication of and which publication `identify`
+    names; a stream may run with another. `generation` begins its positions: it grows only where
+    LSNs stop being continuous.
+    """
+
+    def __init__(
+        self, *, dsn: str, slot: str, configuration: RecordConfiguration, generation: int = 1
+    ) -> None:
+        self._dsn = dsn
+        self._slot = slot
+        self._configuration = configuration
+        self._generation = generation
+
+    async def identify(self) -> SourceIdentity:
+        """See Source. Cancellation leaves nothing behind."""
+        system_identifier, timeline, database = await self._identify_system()
+        return SourceIdentity(
+            type="postgres",
+            system_identifier=system_identifier,
+            timeline=timeline,
+            database=database,
+            slot=self._slot,
+            publication=self._configuration.publication,
+            generation=self._generation,
+        )
+
+    async def prepare(self, *, is_first: bool) -> None:
+        """See Source. Cancellation may leave the publication made and the slot not."""
+        async with Session(self._dsn) as session:
+            await prepare(session, self._slot, self._configuration, is_first=is_first)
+
+    async def flush_lsn(self) -> Lsn:
+        """See Source. Cancellation leaves nothing behind."""
+        async with Session(self._dsn) as session:
+            [(flushed,)] = await session.rows(_FLUSHED, doing="reading the end of the log")
+        return parse_lsn(flushed)
+
+    async def fork_lsn(self, timeline: int) -> Lsn:
+        """See Source. Raises PositionLost when the server's history does not know `timeline`."""
+        _, newest, _ = await self._identify_system()
+        if timeline < newest:
+            history = await self._replication_row(
+                f"TIMELINE_HISTORY {newest}", "reading the timeline's history"
+            )
+            for number, lsn in _forks(history[1]):
+                if number == timeline:
+                    return lsn
+        raise PositionLost(
+            f"the server's timeline {newest} does not come from timeline {timeline}", hint=GAP_HINT
+        )
+
+    def stream(
+        self,
+        start: Lsn,
+        configuration: RecordConfiguration,
+        decide: Decide,
+        *,
+        single_rows: bool = False,
+    ) -> AbstractAsyncContextManager[ChangeStream]:
+        """See Source."""
+        return open_stream(
+            dsn=self._dsn,
+            slot=self._slot,
+            generation=self._generation,
+            start=start,
+            configuration=configuration,
+            decide=decide,
+            single_rows=single_rows,
+        )
+
+    async def _identify_system(self) -> tuple[str, int, str]:
+        row = await self._replication_row("IDENTIFY_SYSTEM", "identifying the server")
+        return row[0].decode(), int(row[1]), row[3].decode()
+
+    async def _replication_row(self, command: str, doing: str) -> list[bytes]:
+        # Raw values: the type that the server gives for a history's bytes has changed between
+        # releases.
+        async with await connect(self._dsn, replication=True) as connection:
+            try:
+                cursor = await connection.execute(command.encode())
+            except psycopg.Error as error:
+                raise translated(error, doing) from error
+            result = cursor.pgresult
+            assert result is not None
+            return [result.get_value(0, column) or b"" for column in range(result.nfields)]
+
+
+_FLUSHED = """
+SELECT (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
+             ELSE pg_current_wal_flush_lsn() END)::text
+"""
+
+
+def _forks(history: bytes) -> list[tuple[int, Lsn]]:
+    """(timeline, where it was left) of a timeline history file: tab-separated lines and
+    comments.
+    """
+    lines = [line.split("\t") for line in history.decode(errors="replace").splitlines()]
+    return [
+        (int(fields[0]), parse_lsn(fields[1]))
+        for fields in lines
+        if len(fields) >= 2 and fields[0].strip().isdigit()
+    ]

@@ -1,0 +1,455 @@
+"""One connection that holds the slot: a socket that is read in gulps, and feedback beside it.
+
+Strategy. *Reading.* libpq speaks the wire; we watch its socket, let libpq read, and hand every
+whole frame to the assembler. The walsender calls `send()` once a message, and waking for each is
+what slows both sides (measured: 180 against 285 thousand rows a second). So on TCP the socket is
+left alone for a pause after it was read to its end: `Pacing`. The first message on a quiet stream
+is read at once. On a UNIX socket a pause only costs.
+
+*Feedback* has its own task: on a timer and soon after `acknowledge`, never from `receive`, so that
+it keeps flowing while nobody reads. Flush and apply repeat what was acknowledged; write says what
+was received, else the server asks again at once, thousands of times a second. Before the first
+acknowledge a status update names no position, which the server takes as a sign of life and nothing
+else.
+
+Invariants: only `acknowledge` moves the slot. The feedback task never waits for the reader, nor the
+reader for it. A failure of either is raised by `receive`, as a SourceError.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import psycopg
+from psycopg import sql
+from psycopg.errors import error_from_result
+
+from engine.batch import Intake
+from engine.envelope import RecordConfiguration
+from engine.errors import PositionLost, SourceError, SourceRefused, SourceUnavailable
+from engine.interfaces import SlotState
+from engine.position import NO_LSN, Lsn, format_lsn, parse_lsn
+from engine.schema import Decide
+from engine.sources.postgres.assembler import Assembler, Drained
+from engine.sources.postgres.catalog import Catalog
+from engine.sources.postgres.pgoutput import encode_status
+from engine.sources.postgres.session import Connection, Session, beside, connect, quoted, translated
+from engine.sources.postgres.slot import start_failure
+
+FEEDBACK_SECONDS: Final = 1.0
+"""Between status updates when nothing is acknowledged; wal_sender_timeout is ten times as long."""
+
+FEEDBACK_GAP_SECONDS: Final = 0.1
+"""Status updates are at least so far apart: each one that moves the slot may cost the server a
+write.
+"""
+
+QUIET_SECONDS: Final = 5.0
+"""After so long without a word from the server a status update asks for one."""
+
+SILENCE_SECONDS_MAX: Final = 120.0
+"""Not one answer for so long: the connection is dead, whatever TCP believes. Longer than any pause
+of a walsender that reads a spilled transaction back.
+"""
+
+DRAIN_BYTES_MAX: Final = 512 * 1024
+"""Frames handled in one turn of the loop: 2 to 4 ms at 280 bytes a frame."""
+
+LEAVE_SECONDS_MAX: Final = 1.0
+
+_DISCARDED_FRAMES: Final = 1000
+
+_READ_SHORT_BYTES: Final = 4 * 1024
+"""libpq asks the socket for 8 KiB and more at once; when less came, the socket is empty."""
+
+
+class Pacing:
+    """How long the socket is left alone after it was read to its end. Times are the loop's.
+
+    The pause starts at `SECONDS_MIN` after a quiet spell, so that an isolated transaction is
+    complete soon, and doubles up to `SECONDS_MAX` while there is something to read after every
+    pause.
+    """
+
+    SECONDS_MIN: Final = 0.001
+    SECONDS_MAX: Final = 0.010
+
+    def __init__(self, *, is_used: bool) -> None:
+        self._is_used = is_used
+        self._seconds = self.SECONDS_MIN
+        self._resume_at = 0.0
+
+    def seconds_left(self, now: float) -> float:
+        """How long to go on leaving the socket alone; 0 or less: read."""
+        return self._resume_at - now
+
+    def ended(self, now: float) -> None:
+        """The socket was read to its end."""
+        if not self._is_used:
+            return
+        is_quiet = now - self._resume_at > self.SECONDS_MAX
+        self._seconds = self.SECONDS_MIN if is_quiet else min(2 * self._seconds, self.SECONDS_MAX)
+        self._resume_at = now + self._seconds
+
+
+class PostgresStream:
+    """Implements `engine.interfaces.ChangeStream`. Made by `open_stream`."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        session: Session,
+        catalog: Catalog,
+        assembler: Assembler,
+        slot: str,
+    ) -> None:
+        self._pgconn = connection.pgconn
+        self._session = session
+        self._catalog = catalog
+        self._assembler = assembler
+        self._slot = slot
+        self._loop = asyncio.get_running_loop()
+        self._fd = self._pgconn.socket
+        self._pacing = Pacing(is_used=not _is_unix(self._fd))
+        # With TLS, bytes can wait inside libpq while the socket is quiet: a record of 16 KiB is
+        # passed on in pieces of at least 8 KiB, so that the end is reached when three readings in a
+        # row gave no frame.
+        self._empty_reads_max = 3 if self._pgconn.ssl_in_use else 1
+        self._may_hold_frames = True
+        self._reading: asyncio.Future[None] | None = None
+        self._heard_at = self._loop.time()
+        self._failure: SourceError | None = None
+        self._acknowledged = NO_LSN
+        self._told = NO_LSN
+        self._is_keepalive_asked = False
+        self._feedback_due = asyncio.Event()
+
+    @property
+    def backend_pid(self) -> int:
+        """The walsender's process on the server."""
+        return self._pgconn.backend_pid
+
+    # ---------------------------------------------------------------------------- reading
+
+    async def receive(self) -> Intake:
+        """See ChangeStream. Cancellation keeps what was read for the next call."""
+        while True:
+            await self._until_worth_reading()
+            self._drain()
+            if self._assembler.has_intake:
+                return self._assembler.intake()
+
+    async def _until_worth_reading(self) -> None:
+        if self._assembler.lookups:
+            for message in self._assembler.lookups:
+                await self._catalog.read_for(self._session, message)
+        elif self._may_hold_frames:
+            # The loop gets its turn between two drains of a long backlog.
+            await asyncio.sleep(0)
+        else:
+            pause = self._pacing.seconds_left(self._loop.time())
+            if pause > 0:
+                await asyncio.sleep(pause)
+            await self._readable()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _readable(self) -> None:
+        """Wait until the socket has something, or `_wake`."""
+        # During the pause feedback may have failed, or have made libpq read.
+        if self._may_hold_frames or self._failure is not None:
+            return
+        self._reading = reading = self._loop.create_future()
+        self._loop.add_reader(self._fd, self._wake)
+        try:
+            await reading
+        finally:
+            self._reading = None
+            self._loop.remove_reader(self._fd)
+
+    def _wake(self) -> None:
+        if self._reading is not None and not self._reading.done():
+            self._reading.set_result(None)
+
+    def _drain(self) -> None:
+        try:
+            drained = self._drain_frames()
+        except psycopg.Error as error:
+            raise translated(error, "streaming changes") from error
+        self._heard_at = self._loop.time()
+        if self._assembler.is_reply_wanted:
+            self._assembler.is_reply_wanted = False
+            self._feedback_due.set()
+        self._may_hold_frames = drained is not Drained.EMPTY
+        if drained is Drained.EMPTY:
+            self._pacing.ended(self._heard_at)
+        elif drained is Drained.END:
+            raise self._end()
+
+    def _drain_frames(self) -> Drained:
+        """Read and assemble until nothing is left, or the budget of one turn is used."""
+        assembler, pgconn = self._assembler, self._pgconn
+        budget = DRAIN_BYTES_MAX
+        empty_reads = 0
+        while True:
+            pgconn.consume_input()
+            drained = assembler.drain(pgconn.get_copy_data, budget)
+            if drained is not Drained.EMPTY:
+                return drained
+            budget -= assembler.drained_bytes
+            if budget <= 0:
+                return Drained.BUDGET
+            if assembler.drained_bytes >= _READ_SHORT_BYTES:
+                empty_reads = 0
+                continue
+            empty_reads += 1
+            if empty_reads >= self._empty_reads_max:
+                return Drained.EMPTY
+
+    def _end(self) -> SourceError:
+        result = self._pgconn.get_result()
+        if result is None or not result.error_message:
+            return SourceUnavailable(
+                "PostgreSQL ended the stream",
+                hint="the server stops or restarts; it is tried again",
+            )
+        error = error_from_result(result)
+        if error.sqlstate == "42704":
+            return SourceRefused(
+                f"PostgreSQL cannot decode for this publication: {error.diag.message_primary}",
+                hint="a publication must exist before the changes that it publishes are written; once it was"
+                " dropped, changes of that time cannot be read",
+            )
+        return translated(error, "streaming changes")
+
+    # ------------------------------------------------------------------------ acknowledging
+
+    def acknowledge(self, lsn: Lsn) -> None:
+        """See ChangeStream."""
+        if lsn > self._acknowledged:
+            self._acknowledged = lsn
+            self._feedback_due.set()
+
+    def ask_keepalive(self) -> None:
+        """See ChangeStream."""
+        self._is_keepalive_asked = True
+        self._feedback_due.set()
+
+    async def give_feedback(self) -> None:
+        """Send status updates until cancelled. What goes wrong is raised by `receive`."""
+        try:
+            while True:
+                await self._feedback_moment()
+                self._pgconn.put_copy_data(self._status())
+                await self._flush()
+                self._watch_silence()
+        except psycopg.Error as error:
+            self._fail(translated(error, "sending a status update"))
+        except SourceError as error:
+            self._fail(error)
+
+    async def _feedback_moment(self) -> None:
+        try:
+            async with asyncio.timeout(FEEDBACK_SECONDS):
+                await self._feedback_due.wait()
+                await asyncio.sleep(FEEDBACK_GAP_SECONDS)
+        except TimeoutError:
+            pass
+        self._feedback_due.clear()
+
+    def _status(self) -> bytes:
+        is_quiet = self._loop.time() - self._heard_at > QUIET_SECONDS
+        is_asked, self._is_keepalive_asked = self._is_keepalive_asked, False
+        self._told = acknowledged = self._acknowledged
+        return encode_status(
+            write_lsn=max(self._assembler.received_lsn, acknowledged) if acknowledged else NO_LSN,
+            flush_lsn=acknowledged,
+            sent_us=time.time_ns() // 1000,
+            is_reply_wanted=is_asked or (is_quiet and self._reading is not None),
+        )
+
+    async def take_leave(self) -> None:
+        """Tell the server what was acknowledged last, if it does not know, and see that it reads it.
+
+        Closing a socket that holds unread bytes resets the connection, and what was sent last may
+        be lost; so the copy is ended and its rest read away, for `LEAVE_SECONDS_MAX`. A server that
+        takes longer or is gone learns it from the next engine.
+        """
+        if self._acknowledged == self._told:
+            return
+        with contextlib.suppress(TimeoutError, psycopg.Error):
+            async with asyncio.timeout(LEAVE_SECONDS_MAX):
+                self._pgconn.put_copy_data(self._status())
+                self._pgconn.put_copy_end()
+                await self._flush()
+                self._may_hold_frames = True
+                while await self._discard():
+                    await self._readable()
+
+    async def _discard(self) -> bool:
+        """Throw away what is there; whether the copy goes on."""
+        size = 1
+        while size:
+            await asyncio.sleep(0)
+            self._pgconn.consume_input()
+            for _ in range(_DISCARDED_FRAMES):
+                size, _ = self._pgconn.get_copy_data(1)
+                if size < 0:
+                    return False
+                if size == 0:
+                    break
+        self._may_hold_frames = False
+        return True
+
+    async def _flush(self) -> None:
+        """Send what libpq holds, waiting for room in the socket where it must."""
+        while self._pgconn.flush():
+            # To keep server and client from waiting for each other, libpq reads when it cannot
+            # write.
+            self._may_hold_frames = True
+            self._wake()
+            writable = self._loop.create_future()
+            self._loop.add_writer(self._fd, _set_done, writable)
+            try:
+                await writable
+            finally:
+                self._loop.remove_writer(self._fd)
+
+    def _watch_silence(self) -> None:
+        # While nobody reads there is nothing to be heard.
+        if self._reading is None:
+            self._heard_at = max(self._heard_at, self._loop.time() - QUIET_SECONDS)
+        elif self._loop.time() - self._heard_at > SILENCE_SECONDS_MAX:
+            raise SourceUnavailable(
+                f"PostgreSQL has not said a word for {SILENCE_SECONDS_MAX:.0f} s",
+                hint="the connection is taken for dead and made anew",
+            )
+
+    def _fail(self, failure: SourceError) -> None:
+        self._failure = failure
+        self._wake()
+
+    # ---------------------------------------------------------------------------- the slot
+
+    async def slot_state(self) -> SlotState:
+        """See ChangeStream. Cancellation leaves nothing behind."""
+        found = await self._session.rows(
+            _SLOT_STATE, self._slot, doing="reading the replication slot"
+        )
+        if not found:
+            raise PositionLost(
+                f"the replication slot {self._slot!r} is gone",
+                hint="somebody dropped it; run with --accept-gap to record the gap and make a new one",
+            )
+        confirmed, active_pid, flushed, restart, safe_bytes = found[0]
+        if active_pid != self.backend_pid:
+            raise SourceUnavailable(
+                f"the replication slot {self._slot!r} is held by process {active_pid}, not by this"
+                f" connection ({self.backend_pid})",
+                hint="the connection was lost, or a pooler stands between: connect to the server itself",
+            )
+        return SlotState(
+            confirmed_lsn=parse_lsn(confirmed),
+            flush_lsn=parse_lsn(flushed),
+            restart_lsn=parse_lsn(restart),
+            safe_bytes=safe_bytes,
+        )
+
+
+_SLOT_STATE: Final = """
+SELECT confirmed_flush_lsn::text, active_pid,
+       (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
+             ELSE pg_current_wal_flush_lsn() END)::text,
+       coalesce(restart_lsn, '0/0')::text, safe_wal_size
+FROM pg_catalog.pg_replication_slots WHERE slot_name = %s
+"""
+
+
+@asynccontextmanager
+async def open_stream(
+    *,
+    dsn: str,
+    slot: str,
+    generation: int,
+    start: Lsn,
+    configuration: RecordConfiguration,
+    decide: Decide,
+    single_rows: bool,
+) -> AsyncIterator[PostgresStream]:
+    """Hold the slot and stream from `start`; see `Source.stream`.
+
+    Leaving, also by cancellation, closes the connections; the slot is free as soon as the server
+    notices.
+    """
+    connection = await connect(dsn, replication=True)
+    try:
+        async with Session(dsn, **beside(connection)) as session:
+            await _start(connection, session, slot, start, configuration.publication)
+            catalog = Catalog()
+            assembler = Assembler(
+                database=connection.info.dbname,
+                generation=generation,
+                configuration=configuration,
+                decide=decide,
+                catalog=catalog,
+                single_rows=single_rows,
+            )
+            stream = PostgresStream(connection, session, catalog, assembler, slot)
+            async with _feedback(stream):
+                await catalog.read_publication(session, configuration.publication)
+                yield stream
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
+async def _feedback(stream: PostgresStream) -> AsyncIterator[None]:
+    """Run the stream's feedback beside the body; afterwards send the last acknowledgement."""
+    failure: Exception | None = None
+    async with asyncio.TaskGroup() as group:
+        feedback = group.create_task(stream.give_feedback())
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - raised below, bare: it is not the group's
+            failure = error
+        finally:
+            feedback.cancel()
+    if not isinstance(failure, SourceError):
+        await stream.take_leave()
+    if failure is not None:
+        raise failure
+
+
+async def _start(
+    connection: Connection, session: Session, slot: str, start: Lsn, publication: str
+) -> None:
+    # The option holds a list of identifiers, so the name is quoted twice: as an identifier and as a
+    # literal.
+    name = quoted(publication)
+    command = sql.SQL(
+        "START_REPLICATION SLOT {} LOGICAL {} (proto_version '1', publication_names {})"
+    ).format(sql.Identifier(slot), sql.SQL(format_lsn(start)), sql.SQL(_literal(name)))
+    try:
+        await connection.execute(command)
+    except psycopg.Error as error:
+        raise await start_failure(session, error, slot) from error
+
+
+def _literal(text: str) -> str:
+    # The replication grammar knows doubled quotes only, no backslashes and no E''.
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _set_done(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _is_unix(fd: int) -> bool:
+    with socket.socket(fileno=os.dup(fd)) as duplicate:
+        return duplicate.family == socket.AF_UNIX
