@@ -1,0 +1,95 @@
+"""Many schedules: on several processes, summed up, with the windows that have to be hit.
+
+Invariant: a window that no schedule hit is a failure, as a violation is: what was not tried was
+not proved.
+"""
+
+import multiprocessing
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from simulation.engines import silence_logs
+from simulation.world import Outcome, World
+
+WINDOWS = (
+    "killed before a plan",
+    "killed between plan and publish",
+    "killed between publish and durable",
+    "killed between durable and acknowledge",
+    "killed inside a transaction",
+    "killed in a redo",
+    "killed before its open",
+    "takeover",
+    "takeover with objects missing",
+    "redo with several epochs",
+    "redo under another configuration",
+    "restated",
+    "absorbed while opening",
+    "resumed after a takeover",
+    "walsender timeout",
+    "412 own",
+    "412 on another's object",
+    "answer lost: journal",
+    "answer lost: object",
+    "answer lost: completion",
+    "applied late: journal",
+    "applied late: object",
+    "applied late: completion",
+    "applied after its sender's death: journal",
+    "applied after its sender's death: object",
+    "no such upload",
+    "uploads aborted",
+    "stalled",
+    "state files",
+    "ended: Superseded",
+    "ended: PositionLost",
+    "ended: NoneType",
+    "fault: crash",
+    "fault: drop",
+    "fault: outage",
+    "fault: clock",
+    "fault: hand",
+)
+
+
+@dataclass
+class Summary:
+    """What a campaign came to."""
+
+    schedules: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    violations: dict[str, list[int]] = field(default_factory=dict)
+
+    def add(self, outcome: Outcome) -> None:
+        """Count one schedule in."""
+        self.schedules += 1
+        self.counts.update(outcome.counts)
+        if outcome.violation is not None:
+            self.violations.setdefault(outcome.violation, []).append(outcome.seed)
+
+    @property
+    def windows_missed(self) -> list[str]:
+        """Windows that no schedule hit."""
+        return [window for window in WINDOWS if not self.counts[window]]
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing was violated."""
+        return not self.violations
+
+
+def play(seed: int) -> Outcome:
+    """Play one schedule."""
+    return World(seed).run()
+
+
+def outcomes(seeds: Iterable[int], processes: int) -> Iterator[Outcome]:
+    """The outcomes of all seeds, in their order."""
+    silence_logs()
+    if processes == 1:
+        yield from map(play, seeds)
+        return
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(processes, initializer=silence_logs) as pool:
+        yield from pool.imap(play, seeds, chunksize=10)

@@ -1,0 +1,178 @@
+"""The processes under test: each runs the real pipeline, with its own view of the world.
+
+Strategy: a profile says what may differ between two engines of one pipeline (record
+configuration, codec, memory, chunk sizes); a signal does to the process what the operating system
+would do.
+
+Invariant: a process touches the world only through its store and its source.
+"""
+
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import stamina.instrumentation
+import structlog
+from prometheus_client import CollectorRegistry
+
+from engine.batch import Intake
+from engine.chunk import ChunkLimits
+from engine.envelope import RecordConfiguration, TableRule
+from engine.journal_entry import Writer
+from engine.metrics import Metrics
+from engine.pipeline import Pipeline
+from engine.settings import Settings
+from engine.stop import StopSignal
+from simulation.monitor import Violation
+from simulation.source import Server, SimulatedSource
+from simulation.store import Bucket, SimulatedStore
+from simulation.virtual_loop import Process, VirtualLoop
+
+if TYPE_CHECKING:
+    import asyncio
+
+# One for all: what it counts is not judged here, and making one costs more than a schedule should.
+METRICS = Metrics(CollectorRegistry(), release="simulation")
+
+
+def silence_logs() -> None:
+    """Steady state is silent by itself; faults are not."""
+    stamina.instrumentation.set_on_retry_hooks([])
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What one engine was started with."""
+
+    configuration: RecordConfiguration
+    codec: int
+    memory_bytes: int
+    chunk_bytes: int
+    chunk_rows: int
+    age_seconds: float
+    append_seconds: float
+    concurrency: int
+    drain_seconds: float
+    clock_skew_us: int
+
+
+def draw_profile(rnd: random.Random, *, is_uniform: bool, is_joined: bool) -> Profile:
+    """A profile; in a uniform world all engines write the same records under the same keys."""
+    rules: tuple[TableRule, ...] = ()
+    codec = 1
+    compression, layout = "gzip", "hive"
+    if not is_uniform:
+        if rnd.random() < 0.5:
+            rules = (TableRule("public.*", exclude=("note",)),)
+        codec = rnd.randint(1, 2)
+        compression = rnd.choice(("gzip", "gzip", "zstd"))
+        layout = rnd.choice(("hive", "hive", "hive", "plain"))
+    configuration = RecordConfiguration(
+        publication="tailrace",
+        tables=("public.*",),
+        exclude=() if is_joined else ("public.d",),
+        rules=rules,
+        compression=compression,  # type: ignore[arg-type]
+        layout=layout,  # type: ignore[arg-type]
+    )
+    return Profile(
+        configuration=configuration,
+        codec=codec,
+        memory_bytes=rnd.choice((600, 2_000, 20_000, 10_000_000)),
+        chunk_bytes=rnd.choice((1, 100, 1_000_000)),
+        chunk_rows=rnd.choice((1, 3, 10, 1_000)),
+        age_seconds=rnd.choice((0.5, 2, 5)),
+        append_seconds=rnd.choice((0.05, 0.3, 1)),
+        concurrency=rnd.choice((1, 2, 8)),
+        drain_seconds=25,
+        clock_skew_us=rnd.randint(-3_000_000, 3_000_000),
+    )
+
+
+class Surroundings(Protocol):
+    """What a process needs from its world."""
+
+    loop: VirtualLoop
+    rnd: random.Random
+    bucket: Bucket
+    server: Server
+
+    def now_us(self) -> int: ...
+
+    def ended(self, engine: "EngineProcess", error: BaseException | None) -> None: ...
+
+
+class EngineProcess:
+    """One engine: `engine.pipeline.Pipeline` in a process of the virtual loop."""
+
+    def __init__(self, name: str, world: Surroundings, profile: Profile) -> None:
+        self.process = Process(name)
+        self.profile = profile
+        self.is_draining = False
+        self._world = world
+        self._nonces = random.Random(world.rnd.random())
+        self._pipeline: Pipeline | None = None
+        self._main_task: asyncio.Task[None] | None = None
+        self._stop: StopSignal | None = None
+        self._intake_bytes_max = 0
+        self._budget = 0
+
+    @property
+    def is_alive(self) -> bool:
+        return self.process.is_alive
+
+    def start(self) -> None:
+        """Start the process."""
+        self._main_task = self._world.loop.start(self.process, self._main())
+
+    async def _main(self) -> None:
+        world, profile = self._world, self.profile
+        self._stop = StopSignal()
+        self._pipeline = Pipeline(
+            source=SimulatedSource(world.server, self.process, profile.codec),
+            store=SimulatedStore(world.bucket, self.process),
+            clock=lambda: world.now_us() + profile.clock_skew_us,
+            settings=self._settings(),
+            configuration=profile.configuration,
+            writer=Writer(f"{self._nonces.getrandbits(64):x}", self.process.name, "simulation"),
+            metrics=METRICS,
+            stop=self._stop,
+            make_nonce=lambda: f"{self._nonces.getrandbits(64):x}",
+        )
+        error: BaseException | None = None
+        try:
+            await self._pipeline.run()
+        except Exception as raised:  # noqa: BLE001 - the world judges it
+            error = raised
+        if self.process.is_alive:
+            world.ended(self, error)
+
+    def _settings(self) -> Settings:
+        profile = self.profile
+        return Settings(
+            prefix="lake",
+            codec_version=profile.codec,
+            limits=ChunkLimits(profile.chunk_bytes, profile.chunk_rows, profile.age_seconds),
+            queue_bytes_max=max(profile.memory_bytes // 4, 400),
+            memory_bytes_max=profile.memory_bytes,
+            concurrency=profile.concurrency,
+            append_interval=profile.append_seconds,
+            drain_seconds=profile.drain_seconds,
+            start_seconds_max=1e9,
+        )
+
+    def ask_to_stop(self) -> None:
+        """SIGTERM."""
+        if self._stop is not None and self.is_alive and not self.is_draining:
+            self.is_draining = True
+            self._world.loop.signal(self.process, self._stop.request, "SIGTERM")
+
+    def check_memory(self, intake: Intake) -> None:
+        """Judge the pipeline's own books: the budget, and one intake over it."""
+        assert self._pipeline is not None
+        size = sum(len(batch.lines) for batch in intake.batches)
+        self._intake_bytes_max = max(self._intake_bytes_max, size)
+        used = self._pipeline.status().memory_used_bytes
+        if used > self.profile.memory_bytes + self._intake_bytes_max:
+            raise Violation("memory over its budget")

@@ -1,0 +1,515 @@
+"""The monitor: what must hold after every creation and every status update.
+
+Strategy: it reads the journal's objects as a stranger would, from their JSON, with a fold of its
+own, and compares what they claim with what is visible and with the server's log. It knows which
+process created what, and nothing else about the engines.
+
+Invariant: whatever it raises is a broken promise of the design; it has no opinion on how an
+engine works.
+"""
+
+import bisect
+import gzip
+import hashlib
+import json
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import zstandard
+
+from engine.batch import Intake
+from engine.envelope import RecordConfiguration
+from engine.schema import TableName
+from simulation.source import HOUR_US, TABLES, Change, Server, line_of
+from simulation.store import Bucket, StoredObject, kind_of
+from simulation.virtual_loop import Process
+
+Json = dict[str, Any]
+
+
+class Violation(Exception):
+    """A promise does not hold, or an engine stopped without cause."""
+
+
+def lsn_of(text: str) -> int:
+    """An LSN from its text."""
+    high, low = text.split("/")
+    return int(high, 16) << 32 | int(low, 16)
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One wording of a plan, as the journal has it."""
+
+    planned: Json
+    epoch: int
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    number: int
+    first: str | None
+    record: str
+    columns: tuple[str, ...]
+
+
+@dataclass
+class Reading:
+    """The journal, read by a stranger."""
+
+    seq: int = -1
+    sha256: str = ""
+    epoch: int = 0
+    writer: str = ""
+    durable: int | None = None
+    durable_seq: int = -1
+    is_released: bool = False
+    plans: dict[str, list[Statement]] = field(default_factory=dict)
+    frontier: dict[str, tuple[str, str]] = field(default_factory=dict)
+    configurations: dict[int, RecordConfiguration] = field(default_factory=dict)
+    versions: defaultdict[str, list[Version]] = field(default_factory=lambda: defaultdict(list))
+
+    def read(self, entry: Json, body: bytes) -> None:
+        """Take in the next entry."""
+        if "open" in entry:
+            self.writer = entry["writer"]["id"]
+            self.epoch = entry["epoch"]
+            self.configurations[self.epoch] = msgspec.convert(
+                entry["open"]["configuration"], RecordConfiguration
+            )
+        for version in entry.get("schemas", ()):
+            self._read_version(version)
+        for planned in entry.get("planned", ()):
+            statement = Statement(planned, entry["epoch"], entry["seq"])
+            self.plans.setdefault(planned["key"], []).append(statement)
+            last, hour = self.frontier.get(planned["table"], ("", ""))
+            if planned["last"] > last:
+                last, hour = planned["last"], planned["hour"]
+            self.frontier[planned["table"]] = (last, hour)
+        if "durable" in entry:
+            self.durable = lsn_of(entry["durable"]["lsn"])
+            self.durable_seq = entry["durable"]["seq"]
+        self.is_released = entry.get("release", False)
+        self.seq = entry["seq"]
+        self.sha256 = hashlib.sha256(body).hexdigest()
+
+    def _read_version(self, version: Json) -> None:
+        relation = version["relation"]
+        table = TableName(**relation["table"])
+        columns = tuple(column["name"] for column in relation["columns"])
+        self.versions[str(table)].append(
+            Version(version["number"], version["first"], version["record"], columns)
+        )
+
+    def version_at(self, table: str, position: str) -> Version | None:
+        """The highest number whose first position is at or before the row."""
+        known = [v for v in self.versions[table] if v.first is not None and v.first <= position]
+        return max(known, key=lambda v: v.number, default=None)
+
+    def pending(self) -> list[list[Statement]]:
+        """Plans whose objects durable's entry does not vouch for."""
+        return [plan for plan in self.plans.values() if plan[0].seq > self.durable_seq]
+
+    def summary(self) -> Json:
+        """What a state file at this entry must say."""
+        return {
+            "seq": self.seq,
+            "sha256": self.sha256,
+            "epoch": self.epoch,
+            "durable": self.durable,
+            "frontiers": {table: list(where) for table, where in sorted(self.frontier.items())},
+            "plans": {
+                plan[0].planned["key"]: [s.planned["codec"] for s in plan]
+                for plan in self.pending()
+            },
+            "versions": {
+                table: [v.number for v in versions]
+                for table, versions in sorted(self.versions.items())
+                if versions
+            },
+            "configurations": sorted({p[0].epoch for p in self.pending()} | {self.epoch}),
+        }
+
+
+def summary_of_state(body: bytes) -> Json:
+    """The same, from a state file."""
+    state = json.loads(gzip.decompress(body))
+    durable = state["durable"]
+    return {
+        "seq": state["seq"],
+        "sha256": state["sha256"],
+        "epoch": state["epoch"],
+        "durable": None if durable is None else lsn_of(durable["lsn"]),
+        "frontiers": {
+            table: [where["last"], where["hour"]]
+            for table, where in sorted(state["frontiers"].items())
+        },
+        "plans": {
+            key: [s["planned"]["codec"] for s in statements]
+            for key, statements in state["plans"].items()
+        },
+        "versions": {
+            table: [v["number"] for v in versions]
+            for table, versions in sorted(state["versions"].items())
+        },
+        "configurations": sorted(int(epoch) for epoch in state["configurations"]),
+    }
+
+
+def decompressed(stored: StoredObject) -> bytes:
+    """An object's lines."""
+    if stored.key.endswith(".zst"):
+        return zstandard.ZstdDecompressor().decompressobj().decompress(stored.body)
+    return gzip.decompress(stored.body)
+
+
+class Monitor:
+    """Watches the bucket and the server. `deaf` are the processes that would not answer."""
+
+    def __init__(self, clock_us_max: Callable[[], int], trace: Callable[[str], None]) -> None:
+        self.journal = Reading()
+        self.counts: Counter[str] = Counter()
+        self.last: dict[str, tuple[str, str]] = {}
+        self.first_durable: int | None = None
+        self.summaries: dict[int, Json] = {}
+        self.openers: dict[Process, int] = {}
+        self.has_held: set[Process] = set()
+        self.deaf: set[Process] = set()
+        self.newest_planned: dict[str, int] = {}
+        self.read: dict[Process, dict[str, str]] = {}
+        self._clock_us_max = clock_us_max
+        self._trace = trace
+        self._bucket: Bucket
+        self._server: Server
+        self._seen: dict[str, int] = {}
+
+    def watch(self, bucket: Bucket, server: Server) -> None:
+        """What to compare the journal with."""
+        self._bucket = bucket
+        self._server = server
+
+    # --- the bucket
+
+    def created(self, stored: StoredObject) -> None:
+        """An object became visible."""
+        kind = kind_of(stored.key)
+        self.counts[f"created: {kind}"] += 1
+        self._trace(f"{stored.creator.name} created {stored.key}")
+        if kind == "journal":
+            self._entry_created(stored)
+        elif kind == "object":
+            self._object_created(stored)
+        elif kind == "schema":
+            self._schema_created(stored)
+        elif kind == "state":
+            self._state_created(stored)
+
+    def taken(self, kind: str, old: StoredObject, body: bytes, sender: Process) -> None:
+        """A create met an object under its key."""
+        if kind == "journal":
+            self._entry_taken(old, body, sender)
+        if kind == "object" and old.creator is not sender:
+            self.counts["412 on another's object"] += 1
+
+    def overwritten(self, stored: StoredObject) -> None:
+        """A put that is not create-only met an object."""
+        raise Violation(f"overwritten: {kind_of(stored.key)}")
+
+    def aborts(self, sender: Process, before_us: int) -> None:
+        """Uploads are about to be aborted."""
+        if sender not in self.openers:
+            raise Violation("uploads aborted by an engine that did not open")
+
+    def _entry_taken(self, old: StoredObject, body: bytes, sender: Process) -> None:
+        if old.creator is sender and old.body == body:
+            self.counts["412 own"] += 1
+            return
+        wanted = json.loads(body)
+        if "open" in wanted and json.loads(old.body)["epoch"] < wanted["epoch"]:
+            self.counts["absorbed while opening"] += 1
+
+    # --- entries
+
+    def _entry_created(self, stored: StoredObject) -> None:
+        entry = json.loads(stored.body)
+        self._trace(f"    {stored.body.decode()[:1500]}")
+        journal = self.journal
+        seq = int(stored.key.rsplit("/", 1)[1].split(".")[0])
+        if seq != journal.seq + 1 or entry["seq"] != seq:
+            raise Violation("a hole in the journal")
+        if entry["previous_sha256"] != journal.sha256:
+            raise Violation("an entry that does not follow the one before")
+        if "open" in entry:
+            self._check_open(entry, stored.creator)
+        elif entry["epoch"] != journal.epoch or entry["writer"]["id"] != journal.writer:
+            raise Violation("an entry of a writer that is not the journal's")
+        elif journal.is_released:
+            raise Violation("an entry after the release")
+        before, frontier = journal.durable, dict(journal.frontier)
+        journal.read(entry, stored.body)
+        for planned in entry.get("planned", ()):
+            self._check_plan(planned, frontier)
+        if "durable" in entry:
+            self._check_durable(before)
+        self.summaries[seq] = journal.summary()
+
+    def _check_open(self, entry: Json, opener: Process) -> None:
+        journal = self.journal
+        if entry["epoch"] != journal.epoch + 1:
+            raise Violation("an epoch that does not follow the one before")
+        connection = self._server.connection
+        holder = connection.process if connection is not None else None
+        is_healthy = holder is not None and holder is not opener and holder not in self.deaf
+        if opener not in self.has_held and is_healthy:
+            raise Violation("a healthy writer deposed")
+        self.openers[opener] = entry["epoch"]
+        self.counts["open"] += 1
+        if journal.epoch > 0 and not journal.is_released:
+            self.counts["takeover"] += 1
+        missing = [plan for plan in journal.pending() if self._is_missing(plan)]
+        self.counts["takeover with objects missing"] += bool(missing)
+        if len({plan[0].epoch for plan in missing}) > 1:
+            self.counts["redo with several epochs"] += 1
+        for plan in missing:
+            before = journal.configurations[plan[0].epoch]
+            now = msgspec.convert(entry["open"]["configuration"], RecordConfiguration)
+            self.counts["redo under another configuration"] += before != now
+
+    def _is_missing(self, plan: list[Statement]) -> bool:
+        return plan[0].planned["key"] not in self._bucket.objects
+
+    def _check_plan(self, planned: Json, frontier: dict[str, tuple[str, str]]) -> None:
+        table = planned["table"]
+        statements = self.journal.plans[planned["key"]]
+        if len(statements) > 1:
+            self.counts["restated"] += 1
+            _check_restated(statements[0].planned, planned)
+            return
+        last, hour = frontier.get(table, ("", ""))
+        if planned["previous"] != last or planned["first"] <= last:
+            raise Violation("a plan that does not follow the frontier")
+        if planned["last"] < planned["first"] or planned["rows"] < 1:
+            raise Violation("a plan without rows")
+        if planned["version"] < self.newest_planned.get(table, 0):
+            raise Violation("a table's version goes back")
+        self.newest_planned[table] = planned["version"]
+        if planned["hour"] < hour:
+            raise Violation("a table's hour goes back")
+        if planned["hour"] > hour and planned["hour"] > hour_text(self._clock_us_max()):
+            raise Violation("an hour later than the planner's clock")
+        if not any(v.number == planned["version"] for v in self.journal.versions[table]):
+            raise Violation("a plan under a version that the journal does not know")
+        frontier[table] = (planned["last"], planned["hour"])
+
+    def _check_durable(self, before: int | None) -> None:
+        journal = self.journal
+        e = journal.durable
+        assert e is not None
+        if before is None:
+            self.first_durable = e
+            return
+        if e < before:
+            raise Violation("durable went back")
+        if e > self._server.wal:
+            raise Violation("durable past the log's end")
+        configuration = journal.configurations[journal.epoch]
+        for table in TABLES:
+            if configuration.captures(table):
+                last = self.last.get(str(table), ("", ""))[0]
+                for change in self._changes(table, f"0001.{before:016X}", f"0001.{e:016X}"):
+                    if change.position > last:
+                        raise Violation("durable, but not visible")
+        for plan in journal.plans.values():
+            if plan[0].seq <= journal.durable_seq and self._is_missing(plan):
+                raise Violation("an object up to durable's entry is missing")
+
+    def _changes(self, table: TableName, low: str, high: str) -> list[Change]:
+        """The table's changes at positions from `low` up to but without `high`."""
+        return [c for c in self._between(low, high) if c.table == table]
+
+    def _between(self, low: str, high: str) -> list[Change]:
+        transactions = self._server.transactions
+        first = bisect.bisect_left(transactions, int(low[5:21], 16), key=lambda t: t.commit_lsn)
+        found = []
+        for transaction in transactions[first:]:
+            if f"0001.{transaction.commit_lsn:016X}" > high:
+                break
+            found += [c for c in transaction.changes if low <= c.position < high]
+        return found
+
+    # --- objects
+
+    def _object_created(self, stored: StoredObject) -> None:
+        statements = self.journal.plans.get(stored.key)
+        if statements is None:
+            raise Violation("visible, not named by the journal")
+        planned = statements[0].planned
+        table = TableName.parse(planned["table"])
+        if self._schema_key(stored.key) not in self._bucket.objects:
+            raise Violation("object before schema.json")
+        self._check_order(planned)
+        configuration = self.journal.configurations[statements[0].epoch]
+        changes = self._changes(table, planned["first"], planned["last"] + "~")
+        self._check_content(stored, statements, changes, configuration)
+        for change in changes:
+            self._check_row(change, planned, configuration)
+        self.counts["changes"] += len(changes)
+
+    @staticmethod
+    def _schema_key(key: str) -> str:
+        return "/".join(key.split("/")[:-5]) + "/schema.json"
+
+    def _check_order(self, planned: Json) -> None:
+        position, key = self.last.get(planned["table"], ("", ""))
+        if planned["first"] <= position:
+            raise Violation("visible out of order")
+        if planned["previous"] != position:
+            raise Violation("visible before the one before it")
+        name = planned["key"].removesuffix(".zst").removesuffix(".gz")
+        if name <= key and _layout(name) == _layout(key):
+            raise Violation("an object that sorts before the one before it")
+        self.last[planned["table"]] = (planned["last"], name)
+
+    def _check_content(
+        self,
+        stored: StoredObject,
+        statements: list[Statement],
+        changes: list[Change],
+        configuration: RecordConfiguration,
+    ) -> None:
+        lines = decompressed(stored)
+        planned = statements[0].planned
+        for statement in statements:
+            codec = statement.planned["codec"]
+            expected = b"".join(
+                line_of(change, planned["version"], configuration, codec) for change in changes
+            )
+            if lines == expected:
+                _check_metadata(stored.metadata, statement.planned, lines)
+                if len(changes) != planned["rows"]:
+                    raise Violation("another row count than its plan's")
+                return
+        raise Violation("rows match no statement of the plan")
+
+    def _check_row(self, change: Change, planned: Json, configuration: RecordConfiguration) -> None:
+        table = planned["table"]
+        version = self.journal.version_at(table, change.position)
+        if version is None or version.number != planned["version"]:
+            raise Violation("two answers for a row's version")
+        columns = tuple(column.name for column in change.relation.columns)
+        if version.columns != columns or version.record != configuration.record_digest(
+            change.table
+        ):
+            raise Violation("row under another relation's version")
+        first = self._seen.get(planned["key"])
+        if first is None:
+            self._seen[planned["key"]] = change.commit_us
+        elif change.commit_us // HOUR_US > first // HOUR_US:
+            raise Violation("an object over the end of its hour")
+
+    def _schema_created(self, stored: StoredObject) -> None:
+        described = json.loads(stored.body)
+        table = str(TableName(described["schema"], described["table"]))
+        if not any(v.number == described["version"] for v in self.journal.versions[table]):
+            raise Violation("schema.json before the journal's version")
+
+    def _state_created(self, stored: StoredObject) -> None:
+        found = summary_of_state(stored.body)
+        if found != self.summaries[found["seq"]]:
+            raise Violation("a state file that is not the journal folded")
+        self.counts["state files"] += 1
+
+    # --- engines
+
+    def is_writer(self, process: Process) -> bool:
+        """Whether the journal's newest open is this process's."""
+        return process in self.openers and self.openers[process] == self.journal.epoch
+
+    def windows(self, process: Process) -> list[str]:
+        """Where in the protocol the writer is."""
+        journal = self.journal
+        missing = [plan for plan in journal.pending() if self._is_missing(plan)]
+        read = self.read.get(process, {})
+        found = {
+            "before a plan": any(
+                last > journal.frontier.get(table, ("",))[0] for table, last in read.items()
+            ),
+            "between plan and publish": any(p[-1].epoch == journal.epoch for p in missing),
+            "between publish and durable": bool(journal.pending()) and not missing,
+            "between durable and acknowledge": self._server.confirmed < (journal.durable or 0),
+            "in a redo": any(plan[-1].epoch < journal.epoch for plan in missing),
+        }
+        return [window for window, is_hit in found.items() if is_hit]
+
+    # --- the server
+
+    def received(self, process: Process, intake: Intake) -> None:
+        """An engine has read something."""
+        read = self.read.setdefault(process, {})
+        for batch in intake.batches:
+            read[str(batch.table)] = batch.last
+
+    def acknowledged(self, process: Process, lsn: int) -> None:
+        """A status update leaves an engine."""
+        if lsn > (self.journal.durable or 0):
+            raise Violation("acknowledged past the journal")
+
+    # --- the end
+
+    def check_end(self, *, is_uniform: bool) -> None:
+        """Everything has settled: everything is there, once."""
+        for plan in self.journal.plans.values():
+            if self._is_missing(plan):
+                raise Violation("planned, never visible")
+        if is_uniform:
+            for table in TABLES:
+                self._check_version_count(table)
+
+    def _check_version_count(self, table: TableName) -> None:
+        changes = self._changes(table, f"0001.{self.first_durable or 0:016X}", "9")
+        runs = sum(
+            1
+            for index, change in enumerate(changes)
+            if index == 0 or changes[index - 1].relation.shape != change.relation.shape
+        )
+        if len(self.journal.versions[str(table)]) > runs:
+            raise Violation("more versions than relations")
+
+
+def hour_text(time_us: int) -> str:
+    """The hour as the journal writes it."""
+    return datetime.fromtimestamp(time_us // 1_000_000, UTC).strftime("%Y-%m-%dT%H")
+
+
+def _layout(key: str) -> bool:
+    return "/version=" in key
+
+
+def _check_restated(first: Json, planned: Json) -> None:
+    same = ("table", "key", "previous", "first", "last", "rows", "version", "ops", "hour")
+    if any(first[name] != planned[name] for name in same):
+        raise Violation("a plan restated with other rows")
+
+
+def _check_metadata(metadata: Mapping[str, str], planned: Json, lines: bytes) -> None:
+    expected = {
+        "first-position": planned["first"],
+        "last-position": planned["last"],
+        "previous-position": planned["previous"],
+        "rows": str(planned["rows"]),
+        "version": str(planned["version"]),
+        "codec": str(planned["codec"]),
+        "raw-bytes": str(planned["raw_bytes"]),
+        "raw-crc32": planned["raw_crc32"],
+    }
+    for name, value in expected.items():
+        if metadata.get(name) != value:
+            raise Violation(f"metadata {name} is not its plan's")
+    if len(lines) != planned["raw_bytes"] or f"{zlib.crc32(lines):08x}" != planned["raw_crc32"]:
+        raise Violation("another length or checksum than its plan's")

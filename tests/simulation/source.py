@@ -1,0 +1,530 @@
+"""The database: one server with one slot, seen by each engine through a source of its own.
+
+Strategy: the server is a log of transactions, a catalog that changes in mid-transaction, and a
+slot. A connection walks the log as a walsender does: transactions that commit before the start
+are skipped without a word, a start before `confirmed` becomes `confirmed`, keepalives never pass
+a commit not yet sent. A receiver gets what one drain of the socket might have held: any number of
+messages, grouped into batches.
+
+Invariant: a record's line is a pure function of the change, the version's number, the record
+configuration and the codec version; LSNs are even, and commit LSNs never go backwards while
+`change_lsn` does.
+"""
+
+import asyncio
+import json
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from engine.batch import Batch, Boundary, Intake, Operations
+from engine.envelope import RecordConfiguration
+from engine.errors import PositionLost, SlotBusy, SourceUnavailable
+from engine.interfaces import SlotState, SourceIdentity
+from engine.position import Lsn, Position, make_position
+from engine.schema import Column, Decide, Relation, TableName
+from simulation.virtual_loop import Process, VirtualLoop
+
+TABLES = tuple(TableName("public", name) for name in "abcd")
+"""`d` is captured by some configurations only."""
+
+HOUR_US = 3_600_000_000
+SHAPES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One row's change, as the log holds it."""
+
+    table: TableName
+    position: Position
+    commit_lsn: int
+    commit_us: int
+    key: int
+    op: str
+    relation: Relation
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    commit_lsn: int
+    end_lsn: int
+    commit_us: int
+    changes: tuple[Change, ...]
+
+
+def line_of(change: Change, version: int, configuration: RecordConfiguration, codec: int) -> bytes:
+    """The record: everything that shapes a real one shapes it."""
+    columns = [
+        column.name
+        for column in change.relation.columns
+        if configuration.is_included(change.table, column.name)
+    ]
+    record = {
+        "position": change.position,
+        "op": change.op,
+        "key": change.key,
+        "columns": columns,
+        "version": version,
+        "shaped": configuration.record_digest(change.table),
+        "codec": codec,
+    }
+    return json.dumps(record, separators=(",", ":")).encode() + b"\n"
+
+
+def relation_of(table: TableName, shape: int) -> Relation:
+    """A table's shape: the last column's name follows from the number."""
+    columns = (
+        Column("id", "integer", "integer", key=True, json="number", type_oid=23),
+        Column("note", "text", "text", key=False, type_oid=25),
+        Column(f"shape_{shape}", "text", "text", key=False, type_oid=25),
+    )
+    return Relation(table, 16000 + ord(table.table), "d", columns, ("id",))
+
+
+RELATIONS = {
+    (table, shape): relation_of(table, shape) for table in TABLES for shape in range(SHAPES)
+}
+
+
+class ServerWatcher(Protocol):
+    """Who is told what the server hears."""
+
+    def held(self, process: Process) -> None: ...
+
+    def acknowledged(self, process: Process, lsn: int) -> None: ...
+
+    def received(self, process: Process, intake: Intake) -> None: ...
+
+
+@dataclass
+class Server:
+    """The database server. `is_backward`: a smaller status update moves the slot back."""
+
+    loop: VirtualLoop
+    rnd: random.Random
+    now_us: Callable[[], int]
+    watcher: ServerWatcher
+    is_backward: bool
+    sender_timeout: float = 6.0
+    trouble: float = 0.0
+    is_down: bool = False
+    wal: int = 0x100
+    transactions: list[Transaction] = field(default_factory=list)
+    shape: dict[TableName, int] = field(default_factory=lambda: dict.fromkeys(TABLES, 0))
+    skew_us: int = 0
+    has_slot: bool = False
+    confirmed: int = 0
+    persisted: int = 0
+    connection: "Connection | None" = None
+    counts: Counter[str] = field(default_factory=Counter)
+    weights: tuple[TableName, ...] = TABLES
+
+    # --- the log
+
+    def commit(self) -> None:
+        """One transaction, its shapes changing on the way."""
+        rnd = self.rnd
+        count = rnd.choice((0, 1, 1, 2, 3, 8, 20))
+        commit_lsn = self.wal + 2 * rnd.choice((0, 0, 1, 3, 12))
+        change_lsn = commit_lsn - 2 * count - 2 * rnd.randint(1, 9)
+        commit_us = self.now_us() + self.skew_us
+        numbers: Counter[tuple[TableName, int]] = Counter()
+        changes = []
+        for _ in range(count):
+            change_lsn += rnd.choice((0, 2))
+            table = rnd.choice(self.weights)
+            self._alter(table, 0.05)
+            n = numbers[table, change_lsn]
+            numbers[table, change_lsn] = n + 1
+            position = make_position(1, Lsn(commit_lsn), Lsn(change_lsn), n)
+            relation = RELATIONS[table, self.shape[table]]
+            key, op = rnd.randint(1, 99), rnd.choice("cccuuudt")
+            changes.append(Change(table, position, commit_lsn, commit_us, key, op, relation))
+        self._alter(rnd.choice(TABLES), 0.03)
+        self.wal = commit_lsn + 2 * rnd.randint(1, 3)
+        self.transactions.append(Transaction(commit_lsn, self.wal, commit_us, tuple(changes)))
+        self.counts["transactions"] += 1
+        self.notify()
+
+    def _alter(self, table: TableName, rate: float) -> None:
+        if self.rnd.random() < rate:
+            self.shape[table] = (self.shape[table] + self.rnd.randint(1, SHAPES - 1)) % SHAPES
+
+    def write_something_else(self) -> None:
+        """Log that holds nothing of ours."""
+        self.wal += 2 * self.rnd.randint(1, 30)
+        self.notify()
+
+    # --- the slot
+
+    def start(self, process: Process, lsn: int, configuration: RecordConfiguration) -> "Connection":
+        """START_REPLICATION."""
+        if not self.has_slot:
+            raise PositionLost("the slot is gone")
+        if self.connection is not None:
+            raise SlotBusy("the slot is held", holder_pid=1)
+        self.connection = Connection(self, process, max(lsn, self.confirmed), configuration)
+        self.counts["connections"] += 1
+        self.watcher.held(process)
+        return self.connection
+
+    def make_slot(self) -> None:
+        self.has_slot = True
+        self.wal += 2
+        self.confirmed = self.persisted = self.wal
+
+    def drop_connection(self, connection: "Connection | None") -> None:
+        """The server ends a connection, or notices its end; its socket may still hold data."""
+        if connection is not None and connection is self.connection:
+            self.connection = None
+            connection.close_at_server()
+
+    def notify(self) -> None:
+        if self.connection is not None:
+            self.connection.wake()
+
+    def status_update(self, connection: "Connection", lsn: int) -> None:
+        """A status update arrives."""
+        if connection is not self.connection:
+            return
+        if lsn > self.confirmed or self.is_backward:
+            self.confirmed = lsn
+
+    def crash(self) -> None:
+        """Gone and back, with the slot as it was written last."""
+        self.drop_connection(self.connection)
+        self.confirmed = self.persisted
+        self.is_down = True
+        self.loop.later(self.rnd.uniform(0.1, 5), self._come_back)
+
+    def _come_back(self) -> None:
+        self.is_down = False
+
+    def watch_frozen(self, process: Process) -> None:
+        """The walsender's timeout: a receiver that says nothing for so long loses the slot."""
+        connection = self.connection
+        if connection is not None and connection.process is process and process.is_frozen:
+            self.counts["walsender timeout"] += 1
+            self.drop_connection(connection)
+
+
+Message = Change | Boundary
+
+
+class Connection:
+    """One walsender's walk along the log, and the socket behind it."""
+
+    def __init__(
+        self, server: Server, process: Process, start: int, configuration: RecordConfiguration
+    ) -> None:
+        self.server = server
+        self.process = process
+        self.start = start
+        self.configuration = configuration
+        self.index = self.offset = 0
+        self.sent_max: int | None = None
+        self.is_keepalive_due = False
+        self.is_left = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._keepalive_later()
+
+    @property
+    def is_open(self) -> bool:
+        return self.sent_max is None
+
+    @property
+    def can_send(self) -> bool:
+        """Whether what the engine sends on it still leaves the engine."""
+        return self.is_open and not self.is_left and self.process.is_alive
+
+    @property
+    def is_inside_transaction(self) -> bool:
+        return self.offset > 0
+
+    def close_at_server(self) -> None:
+        """Nothing more is sent; what was sent may still be read."""
+        last = len(self.server.transactions)
+        self.sent_max = self.server.rnd.randint(min(self.index, last), last)
+        self.wake()
+
+    def wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def keepalive(self) -> None:
+        """The server has a position to tell."""
+        self.is_keepalive_due = True
+        self.wake()
+
+    def _keepalive_later(self) -> None:
+        if self.is_open:
+            server = self.server
+            server.loop.later(server.rnd.uniform(1, 8), self._keepalive_again)
+
+    def _keepalive_again(self) -> None:
+        self.keepalive()
+        self._keepalive_later()
+
+    @property
+    def has_something(self) -> bool:
+        if not self.is_open:
+            return True
+        return self.is_keepalive_due or self.index < len(self.server.transactions)
+
+    async def something(self) -> None:
+        """Wait until the socket is readable. Cancellation loses nothing."""
+        while not self.has_something:
+            self._waiter = self.server.loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+
+    def next_message(self) -> Message | None:
+        """The next row or boundary that is in the socket."""
+        server = self.server
+        limit = len(server.transactions) if self.is_open else self.sent_max
+        assert limit is not None
+        while self.index < limit and server.transactions[self.index].commit_lsn < self.start:
+            self.index += 1
+        if self.index >= limit:
+            if self.is_open and self.is_keepalive_due:
+                self.is_keepalive_due = False
+                return Boundary(
+                    Lsn(server.wal), server.now_us() + server.skew_us, is_keepalive=True
+                )
+            return None
+        transaction = server.transactions[self.index]
+        if self.is_keepalive_due:  # Never past a commit that is not yet sent.
+            self.is_keepalive_due = False
+            return Boundary(Lsn(transaction.commit_lsn), server.now_us(), is_keepalive=True)
+        return self._next_of(transaction)
+
+    def _next_of(self, transaction: Transaction) -> Message:
+        changes = transaction.changes
+        while self.offset < len(changes):
+            change = changes[self.offset]
+            self.offset += 1
+            if self.configuration.captures(change.table):
+                return change
+        self.index, self.offset = self.index + 1, 0
+        return Boundary(Lsn(transaction.end_lsn), transaction.commit_us)
+
+
+class _Grouping:
+    """Collects the rows of one drain into batches: one table, version and hour each."""
+
+    def __init__(self, rows_max: int) -> None:
+        self._rows_max = rows_max
+        self._batches: list[Batch] = []
+        self._open: dict[TableName, tuple[int, int, list[tuple[Change, bytes]]]] = {}
+
+    def add(self, change: Change, version: int, line: bytes) -> None:
+        hour = change.commit_us // HOUR_US
+        found = self._open.get(change.table)
+        if found is not None and (found[:2] != (version, hour) or len(found[2]) >= self._rows_max):
+            self._close(change.table)
+            found = None
+        if found is None:
+            found = self._open[change.table] = (version, hour, [])
+        found[2].append((change, line))
+
+    def _close(self, table: TableName) -> None:
+        version, _, rows = self._open.pop(table)
+        first, last = rows[0][0], rows[-1][0]
+        counted = Counter(change.op for change, _ in rows)
+        self._batches.append(
+            Batch(
+                table,
+                version,
+                b"".join(line for _, line in rows),
+                len(rows),
+                Operations(**counted),
+                first.position,
+                last.position,
+                first.commit_us,
+                last.commit_us,
+            )
+        )
+
+    def batches(self) -> tuple[Batch, ...]:
+        for table in list(self._open):
+            self._close(table)
+        return tuple(self._batches)
+
+
+class SimulatedStream:
+    """One engine's end of a connection: a `ChangeStream`."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        decide: Decide,
+        codec: int,
+        *,
+        is_single_rows: bool,
+    ) -> None:
+        self._connection = connection
+        self._decide = decide
+        self._codec = codec
+        self._is_single_rows = is_single_rows
+        self._decided: dict[TableName, tuple[Relation, int]] = {}
+        self._acknowledged: int | None = None
+
+    async def receive(self) -> Intake:
+        connection = self._connection
+        server = connection.server
+        while True:
+            await connection.something()
+            if server.rnd.random() < 0.7:
+                await asyncio.sleep(server.rnd.uniform(0.001, 0.05))
+            intake = self._drain(server.rnd)
+            if intake is not None:
+                server.watcher.received(connection.process, intake)
+                return intake
+
+    def _drain(self, rnd: random.Random) -> Intake | None:
+        """What one drain of the socket gives. What a lost connection leaves unread is forgotten."""
+        grouping = _Grouping(1 if self._is_single_rows else rnd.choice((1, 2, 5, 100)))
+        boundary: Boundary | None = None
+        is_lost = not self._connection.is_open and rnd.random() < 0.4
+        for message in self._messages(rnd.choice((1, 2, 4, 8, 30))):
+            if isinstance(message, Boundary):
+                boundary = message
+            else:
+                self._take(message, grouping)
+        batches = grouping.batches()
+        is_dry = not self._connection.is_open and boundary is None and not batches
+        if is_lost or is_dry or not self._connection.process.is_alive:
+            raise SourceUnavailable("connection lost")
+        if boundary is None and not batches:
+            return None
+        return Intake(batches, boundary)
+
+    def _messages(self, count: int) -> Iterator[Message]:
+        for _ in range(count):
+            message = self._connection.next_message()
+            if message is None:
+                return
+            yield message
+
+    def _take(self, change: Change, grouping: _Grouping) -> None:
+        """Ask for the version where the protocol says so; skip what is not wanted."""
+        known = self._decided.get(change.table)
+        if known is None or known[0].shape != change.relation.shape or self._is_single_rows:
+            version = self._decide(change.relation, change.position)
+            if version is None:
+                self._decided.pop(change.table, None)
+                return
+            known = self._decided[change.table] = (change.relation, version.number)
+        line = line_of(change, known[1], self._connection.configuration, self._codec)
+        grouping.add(change, known[1], line)
+
+    async def slot_state(self) -> SlotState:
+        server = self._connection.server
+        await asyncio.sleep(server.rnd.uniform(0.001, 0.1))
+        if server.is_down or server.rnd.random() < server.trouble:
+            raise SourceUnavailable("no answer")
+        if not server.has_slot:
+            raise PositionLost("the slot is gone")
+        state = SlotState(Lsn(server.confirmed), Lsn(server.wal))
+        await asyncio.sleep(server.rnd.uniform(0.001, 0.1))
+        return state
+
+    def acknowledge(self, lsn: Lsn) -> None:
+        is_first = self._acknowledged is None
+        self._acknowledged = lsn
+        self._send_status()
+        if is_first:
+            self._repeat_status()
+
+    def leave(self) -> None:
+        """Say the last acknowledgement once more, and go."""
+        connection = self._connection
+        if self._acknowledged is not None and connection.can_send:
+            connection.server.watcher.acknowledged(connection.process, self._acknowledged)
+            connection.server.status_update(connection, self._acknowledged)
+        connection.is_left = True
+
+    def _send_status(self) -> None:
+        connection = self._connection
+        assert self._acknowledged is not None
+        if connection.can_send:
+            server = connection.server
+            server.watcher.acknowledged(connection.process, self._acknowledged)
+            delay = server.rnd.choice((0.001, 0.01, 0.3))
+            server.loop.later(delay, server.status_update, connection, self._acknowledged)
+
+    def _repeat_status(self) -> None:
+        connection = self._connection
+        if connection.can_send:
+            self._send_status()
+            connection.server.loop.call_later(2, self._repeat_status)
+
+    def ask_keepalive(self) -> None:
+        connection = self._connection
+        if connection.can_send:
+            delay = connection.server.rnd.uniform(0.001, 0.1)
+            connection.server.loop.later(delay, connection.keepalive)
+
+
+class SimulatedSource:
+    """One engine's view of the server: a `Source`. Its codec writes version `codec`."""
+
+    def __init__(self, server: Server, process: Process, codec: int) -> None:
+        self._server = server
+        self._process = process
+        self._codec = codec
+
+    async def _way(self) -> None:
+        """One way to the server, which may be down or out of reach."""
+        server = self._server
+        await asyncio.sleep(server.rnd.uniform(0.001, 0.05))
+        if not self._process.is_alive or server.is_down or server.rnd.random() < server.trouble:
+            raise SourceUnavailable("no answer")
+
+    async def identify(self) -> SourceIdentity:
+        await self._way()
+        return SourceIdentity("postgres", "7000000000000000001", 1, "shop", "tailrace", "tailrace")
+
+    async def prepare(self, *, is_first: bool) -> None:
+        await self._way()
+        if not self._server.has_slot:
+            if not is_first:
+                raise PositionLost("the slot is gone")
+            self._server.make_slot()
+        await self._way()
+
+    async def fork_lsn(self, timeline: int) -> Lsn:
+        raise AssertionError(f"timeline {timeline} is the only one")
+
+    async def flush_lsn(self) -> Lsn:
+        await self._way()
+        return Lsn(self._server.wal)
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        start: Lsn,
+        configuration: RecordConfiguration,
+        decide: Decide,
+        *,
+        single_rows: bool = False,
+    ) -> AsyncIterator[SimulatedStream]:
+        await self._way()
+        connection = self._server.start(self._process, start, configuration)
+        stream = SimulatedStream(connection, decide, self._codec, is_single_rows=single_rows)
+        try:
+            await self._way()
+            yield stream
+        finally:
+            if self._process.is_alive:
+                stream.leave()
+                # The walsender notices a little later that its client has gone.
+                delay = self._server.rnd.choice((0.001, 0.01, 0.5))
+                self._server.loop.later(delay, self._server.drop_connection, connection)

@@ -1,0 +1,317 @@
+"""The bucket: one for the whole world, seen by each engine through a store of its own.
+
+Strategy: every request takes random time to be applied and random time to be answered. Its fate
+is drawn when it is sent: it may fail, lose its answer, be applied long after it was given up
+(also after its sender's death), meet a 409 or a 503, or stall. Bodies of the part size and more
+take the multipart way: invisible until completed, and an upload that was aborted cannot be
+completed.
+
+Invariant: a key is written once. Nothing here knows what the protocol wants; the monitor does.
+"""
+
+import bisect
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+from engine.errors import DestinationUnavailable
+from engine.interfaces import ListedObject, ObjectHead
+from simulation.virtual_loop import Process, VirtualLoop
+
+if TYPE_CHECKING:
+    import asyncio
+
+Answer = bool | bytes | int | ObjectHead | list[ListedObject] | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """An object as it lies in the bucket."""
+
+    key: str
+    body: bytes
+    metadata: Mapping[str, str]
+    created_us: int
+    creator: Process
+
+
+@dataclass(eq=False, slots=True)
+class Request:
+    """One request on its way. A ghost is applied after its sender gave it up."""
+
+    sender: Process
+    kind: str
+    key: str
+    apply: Callable[[], Answer]
+    future: "asyncio.Future[Answer]"
+    is_ghost: bool = False
+    answer: Answer = None
+    error: DestinationUnavailable | None = None
+
+
+@dataclass(slots=True)
+class Weather:
+    """How the bucket behaves just now. Rates are probabilities a request."""
+
+    trouble: float = 0.0
+    stall: float = 0.0
+    is_out: bool = False
+    slow: float = 0.05
+
+
+class BucketWatcher(Protocol):
+    """Who is told what happens in the bucket, at the moment it happens."""
+
+    def created(self, stored: StoredObject) -> None: ...
+
+    def taken(self, kind: str, old: StoredObject, body: bytes, sender: Process) -> None: ...
+
+    def aborts(self, sender: Process, before_us: int) -> None: ...
+
+    def overwritten(self, stored: StoredObject) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A multipart upload that is neither completed nor aborted."""
+
+    key: str
+    begun_us: int
+
+
+@dataclass
+class Bucket:
+    """All objects, all uploads and all requests under way."""
+
+    loop: VirtualLoop
+    rnd: random.Random
+    now_us: Callable[[], int]
+    watcher: BucketWatcher
+    part_bytes: int
+    is_create_only: bool = True
+    weather: Weather = field(default_factory=Weather)
+    objects: dict[str, StoredObject] = field(default_factory=dict)
+    uploads: dict[int, Upload] = field(default_factory=dict)
+    requests: set[int] = field(default_factory=set)
+    counts: Counter[str] = field(default_factory=Counter)
+    _keys: list[str] = field(default_factory=list)
+    _number: int = 0
+
+    def next_number(self) -> int:
+        self._number += 1
+        return self._number
+
+    def send(
+        self, sender: Process, kind: str, key: str, apply: Callable[[], Answer]
+    ) -> "asyncio.Future[Answer]":
+        """Put a request on its way. The future is answered or fails."""
+        request = Request(sender, kind, key, apply, self.loop.create_future())
+        number = self.next_number()
+        self.requests.add(number)
+        self.counts["requests"] += 1
+        weather, rnd = self.weather, self.rnd
+        if rnd.random() < weather.stall:
+            self.counts["stalled"] += 1
+            self.loop.later(rnd.uniform(5, 90), self._arrive, request, number)
+        else:
+            self.loop.later(self.delay(), self._arrive, request, number)
+        return request.future
+
+    def delay(self) -> float:
+        """Seconds that one way takes."""
+        rnd = self.rnd
+        return rnd.uniform(0.3, 4) if rnd.random() < self.weather.slow else rnd.uniform(0.002, 0.06)
+
+    def _arrive(self, request: Request, number: int) -> None:
+        """The request reaches the bucket, or what is in its way."""
+        rnd, trouble = self.rnd, self.weather.trouble
+        if not request.sender.is_alive and rnd.random() < 0.4:
+            self.counts["died with its sender"] += 1
+            self.requests.discard(number)
+        elif self.weather.is_out or rnd.random() < trouble:
+            self._refuse(request, number)
+        else:
+            self._apply(request)
+            if request.error is None and rnd.random() < trouble:
+                self.counts[f"answer lost: {request.kind}"] += 1
+                request.error = DestinationUnavailable("answer lost", code="Timeout")
+            self.loop.later(self.delay(), self._give_answer, request, number)
+
+    def _refuse(self, request: Request, number: int) -> None:
+        code = self.rnd.choice(("SlowDown", "ConditionalRequestConflict", "Timeout", "Timeout"))
+        request.error = DestinationUnavailable("refused", code=code)
+        self.loop.later(self.delay(), self._give_answer, request, number)
+        if code == "Timeout" and not self.weather.is_out:
+            # Given up by its sender and still on its way.
+            self.requests.add(ghost := self.next_number())
+            self.loop.later(
+                self.rnd.choice((1, 3, 10, 40)) * self.rnd.random(), self._haunt, request, ghost
+            )
+
+    def _haunt(self, request: Request, number: int) -> None:
+        self.requests.discard(number)
+        request.is_ghost = True
+        self._apply(request)
+        self.counts[f"applied late: {request.kind}"] += 1
+        if not request.sender.is_alive:
+            self.counts[f"applied after its sender's death: {request.kind}"] += 1
+
+    def _apply(self, request: Request) -> None:
+        try:
+            answer = request.apply()
+        except DestinationUnavailable as error:
+            if not request.is_ghost:
+                request.error = error
+            return
+        if not request.is_ghost:
+            request.answer = answer
+
+    def _give_answer(self, request: Request, number: int) -> None:
+        self.requests.discard(number)
+        if request.future.done():
+            return
+        if request.error is not None:
+            request.future.set_exception(request.error)
+        else:
+            request.future.set_result(request.answer)
+
+    # --- what requests do when they are applied
+
+    def put(
+        self, sender: Process, kind: str, key: str, body: bytes, metadata: Mapping[str, str]
+    ) -> bool:
+        """Create the object, unless the key is taken."""
+        old = self.objects.get(key)
+        if old is not None:
+            self.counts["412"] += 1
+            self.watcher.taken(kind, old, body, sender)
+            return False
+        stored = StoredObject(key, body, dict(metadata), self.now_us(), sender)
+        self.objects[key] = stored
+        bisect.insort(self._keys, key)
+        self.watcher.created(stored)
+        return True
+
+    def begin_upload(self, key: str) -> int:
+        number = self.next_number()
+        self.uploads[number] = Upload(key, self.now_us())
+        return number
+
+    def complete_upload(
+        self, upload: int, sender: Process, kind: str, body: bytes, metadata: Mapping[str, str]
+    ) -> bool:
+        if upload not in self.uploads:
+            self.counts["no such upload"] += 1
+            raise DestinationUnavailable("no such upload", code="NoSuchUpload")
+        if self.put(sender, kind, self.uploads[upload].key, body, metadata):
+            del self.uploads[upload]
+            return True
+        return False
+
+    def page(self, prefix: str, after: str, size: int) -> list[ListedObject]:
+        """The first keys with the prefix behind `after`."""
+        index = bisect.bisect_right(self._keys, max(after, prefix))
+        if after < prefix and prefix in self.objects:
+            index -= 1
+        page = []
+        for key in self._keys[index : index + size]:
+            if not key.startswith(prefix):
+                break
+            page.append(ListedObject(key, len(self.objects[key].body)))
+        return page
+
+    def abort_older(self, sender: Process, prefix: str, before_us: int) -> int:
+        self.watcher.aborts(sender, before_us)
+        older = [
+            number
+            for number, upload in self.uploads.items()
+            if upload.key.startswith(prefix) and upload.begun_us < before_us
+        ]
+        for number in older:
+            del self.uploads[number]
+        self.counts["uploads aborted"] += len(older)
+        return len(older)
+
+
+def kind_of(key: str) -> str:
+    """What an object is, by its key: journal, state, check, schema or object."""
+    if "_tailrace/" in key:
+        return key.split("_tailrace/", 1)[1].split("/", 1)[0]
+    return "schema" if key.endswith("/schema.json") else "object"
+
+
+class SimulatedStore:
+    """One engine's view of the bucket: an `ObjectStore`."""
+
+    def __init__(self, bucket: Bucket, process: Process) -> None:
+        self._bucket = bucket
+        self._process = process
+
+    async def _ask(self, kind: str, key: str, apply: Callable[[], Answer]) -> Answer:
+        if not self._process.is_alive:
+            raise DestinationUnavailable("dead")
+        return await self._bucket.send(self._process, kind, key, apply)
+
+    async def create(
+        self, key: str, body: bytes, *, content_type: str, metadata: Mapping[str, str]
+    ) -> bool:
+        bucket, process, kind = self._bucket, self._process, kind_of(key)
+        body = bytes(body)
+        if kind != "object" or len(body) < bucket.part_bytes:
+            answer = await self._ask(
+                kind, key, lambda: bucket.put(process, kind, key, body, metadata)
+            )
+            return bool(answer)
+        upload = await self._ask("begin", key, lambda: bucket.begin_upload(key))
+        assert isinstance(upload, int)
+        answer = await self._ask(
+            "completion",
+            key,
+            lambda: bucket.complete_upload(upload, process, kind, body, metadata),
+        )
+        return bool(answer)
+
+    async def get(self, key: str) -> bytes | None:
+        bucket = self._bucket
+
+        def read() -> bytes | None:
+            found = bucket.objects.get(key)
+            return None if found is None else found.body
+
+        answer = await self._ask("get", key, read)
+        assert answer is None or isinstance(answer, bytes)
+        return answer
+
+    async def head(self, key: str) -> ObjectHead | None:
+        bucket = self._bucket
+
+        def look() -> ObjectHead | None:
+            found = bucket.objects.get(key)
+            return None if found is None else ObjectHead(len(found.body), dict(found.metadata))
+
+        answer = await self._ask("head", key, look)
+        assert answer is None or isinstance(answer, ObjectHead)
+        return answer
+
+    async def list(self, prefix: str, *, after: str = "") -> AsyncIterator[ListedObject]:
+        bucket = self._bucket
+        while True:
+            size = bucket.rnd.choice((1, 3, 1000))
+            page = await self._ask("list", prefix, partial(bucket.page, prefix, after, size))
+            assert isinstance(page, list)
+            for listed in page:
+                yield listed
+            if len(page) < size:
+                return
+            after = page[-1].key
+
+    async def abort_uploads(self, prefix: str, *, before_us: int) -> int:
+        bucket, process = self._bucket, self._process
+        answer = await self._ask(
+            "abort", prefix, lambda: bucket.abort_older(process, prefix, before_us)
+        )
+        assert isinstance(answer, int)
+        return answer

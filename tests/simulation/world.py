@@ -1,0 +1,426 @@
+"""The world: one schedule of one seed, from the first engine to the last settled row.
+
+Strategy: transactions and faults come at random times for a while; then faults cease and
+everything has to settle. Faults are what an operating system, a network, a database server, a
+bucket and an operator can do. Beside random times, an engine may be killed at the very moment one
+of its requests is applied.
+
+Invariant: everything random is drawn from the seed; a schedule can be replayed.
+"""
+
+import asyncio
+import contextlib
+import gc
+import random
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from engine.batch import Intake
+from engine.errors import PositionLost, StopLimit, Superseded
+from simulation.engines import EngineProcess, draw_profile
+from simulation.monitor import Monitor, Violation
+from simulation.source import TABLES, Server
+from simulation.store import Bucket, StoredObject
+from simulation.virtual_loop import DeadlockError, Process, VirtualLoop
+
+EPOCH_US = 1_795_341_480_000_000  # 2026-11-22T09:58:00Z: most schedules cross an hour.
+CLOCK_SKEW_US = 3_000_000
+SETTLE_SECONDS = 1_200
+CLOCK_SETTINGS_US = (0, -30_000_000, 5_000_000, 1_800_000_000, 7_200_000_000)
+
+
+@dataclass
+class Outcome:
+    """What a schedule came to."""
+
+    seed: int
+    violation: str | None
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+class World:
+    """One schedule."""
+
+    def __init__(self, seed: int, *, is_verbose: bool = False) -> None:
+        self.rnd = rnd = random.Random(seed)
+        random.seed(seed)  # The engine's jitter.
+        self.seed = seed
+        self.is_verbose = is_verbose
+        self.loop = VirtualLoop()
+        self.loop.set_exception_handler(self._on_error)
+        self.violation: BaseException | None = None
+        self.counts: Counter[str] = Counter()
+        self.engines: list[EngineProcess] = []
+        self.is_calm = False
+        self.is_stopping = False
+        self.is_moved_by_hand = False
+        self.is_named = False
+        self._start_us = EPOCH_US + rnd.randint(0, 150_000_000)
+        self._draw_character()
+        self.monitor = Monitor(lambda: self.now_us() + CLOCK_SKEW_US, self.trace)
+        self.bucket = Bucket(
+            self.loop, rnd, self.now_us, self, part_bytes=rnd.choice((1, 400, 1 << 30))
+        )
+        self.server = Server(
+            self.loop,
+            rnd,
+            self.now_us,
+            self,
+            is_backward=rnd.random() < 0.5,
+            weights=TABLES + (TABLES[-1],) * rnd.choice((0, 0, 6)),
+        )
+        self.monitor.watch(self.bucket, self.server)
+        self._world_faults: dict[str, Callable[[], None]] = {
+            "crash": self.server.crash,
+            "persist": self._persist,
+            "drop": self._drop_connection,
+            "log": self.server.write_something_else,
+            "abort": self._abort_uploads,
+            "clock": self._move_clock,
+            "outage": self._begin_outage,
+            "hand": self._move_slot,
+        }
+
+    def _draw_character(self) -> None:
+        """What this world is like."""
+        rnd = self.rnd
+        self.is_uniform = rnd.random() < 0.3
+        # Table d leaves and joins with every other engine.
+        self.is_toggling = not self.is_uniform and rnd.random() < 0.4
+        self.is_hand_allowed = rnd.random() < 0.15
+        self.commit_seconds = rnd.choice((0.5, 1.5, 4))
+        self.fault_seconds = rnd.choice((1, 3, 8))
+        self.horizon = rnd.choice((20, 40, 80))
+        self.trouble = rnd.choice((0.0, 0.02, 0.08, 0.2))
+        self.snipe = rnd.choice((0.0, 0.01, 0.05))
+
+    def now_us(self) -> int:
+        """The wall clock."""
+        return self._start_us + int(self.loop.time() * 1_000_000)
+
+    def trace(self, text: str) -> None:
+        """Say what happens, when asked to."""
+        if self.is_verbose:
+            sys.stdout.write(f"{self.loop.time():10.3f}  {text}\n")
+
+    # --- one run
+
+    def run(self) -> Outcome:
+        """Play the schedule."""
+        main = self.loop.create_task(self._play(), context=self.loop.world)
+        main.add_done_callback(lambda _: self.loop.stop(), context=self.loop.world)
+        is_collecting = gc.isenabled()
+        gc.disable()  # Collecting an abandoned coroutine would run its cleanup in mid-schedule.
+        try:
+            self.loop.run_forever()
+            if main.done() and self.violation is None:
+                self.violation = main.exception()
+        except DeadlockError as error:
+            self.violation = error
+        finally:
+            for engine in self.engines:
+                engine.process.is_alive = False
+            self.loop.dispose()
+            if is_collecting:
+                gc.enable()
+        self.counts.update(self.monitor.counts + self.bucket.counts + self.server.counts)
+        self.counts["virtual seconds"] += int(self.loop.time())
+        text = None if self.violation is None else describe(self.violation)
+        return Outcome(self.seed, text, self.counts)
+
+    def fail(self, violation: BaseException) -> None:
+        """Remember the first violation and end the schedule."""
+        if self.violation is None:
+            self.violation = violation
+            self.trace(f"VIOLATION {describe(violation)}")
+        self.loop.stop()
+
+    def _on_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+        error = context.get("exception")
+        self.fail(error if isinstance(error, BaseException) else Violation(str(context)))
+
+    async def _play(self) -> None:
+        for _ in range(4):
+            self.server.commit()
+        self.spawn()
+        self._set_weather(self.trouble)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.horizon), asyncio.TaskGroup() as group:
+                group.create_task(self._commit_for_ever())
+                group.create_task(self._hurt_for_ever())
+        await self._settle()
+
+    def _set_weather(self, trouble: float) -> None:
+        self.bucket.weather.trouble = trouble
+        self.bucket.weather.stall = trouble / 20
+        self.bucket.weather.is_out = False
+        self.server.trouble = trouble / 2
+
+    async def _commit_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(self.rnd.expovariate(1 / self.commit_seconds))
+            for _ in range(self.rnd.choice((1, 1, 1, 2, 10))):
+                self.server.commit()
+
+    async def _hurt_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(self.rnd.expovariate(1 / self.fault_seconds))
+            self._hurt()
+
+    async def _settle(self) -> None:
+        """No more faults: everything has to become quiet, and right."""
+        self.is_calm = True
+        self.trace("no more faults")
+        self._set_weather(0)
+        for engine in self.engines:
+            self.resume(engine)
+        end = self.loop.time() + SETTLE_SECONDS
+        while not self.is_settled():
+            if self.loop.time() > end:
+                raise Violation(f"nothing settles: {self._unsettled()}")
+            if not self._living():
+                if self.is_named:
+                    return  # The slot was moved by hand, and an engine said so by name.
+                self.spawn()
+            await asyncio.sleep(1)
+        self.monitor.check_end(is_uniform=self.is_uniform)
+        await self._drain()
+
+    async def _drain(self) -> None:
+        """Stop all engines, as a deploy does: the last one releases and leaves nothing behind."""
+        self.is_stopping = not any(engine.is_draining for engine in self._living())
+        for engine in self._living():
+            engine.ask_to_stop()
+        for _ in range(60):
+            if not self._living():
+                return
+            await asyncio.sleep(1)
+        raise Violation("an engine does not stop")
+
+    # --- what is still open
+
+    def _living(self) -> list[EngineProcess]:
+        return [engine for engine in self.engines if engine.is_alive]
+
+    def is_settled(self) -> bool:
+        """Whether everything is visible, durable and acknowledged, and one engine writes."""
+        return not self._unsettled()
+
+    def _unsettled(self) -> str:
+        journal, server = self.monitor.journal, self.server
+        if self.bucket.requests:
+            return "requests under way"
+        if journal.durable != server.wal:
+            return f"durable {journal.durable} of {server.wal}"
+        if server.confirmed != server.wal:
+            return f"acknowledged {server.confirmed} of {server.wal}"
+        if len([e for e in self._living() if e.process in self.monitor.openers]) != 1:
+            return "another number of writers than one"
+        return ""
+
+    # --- what the world is told
+
+    def _judge(self, check: Callable[[], None]) -> None:
+        try:
+            check()
+        except Violation as violation:
+            self.fail(violation)
+            raise
+
+    def created(self, stored: StoredObject) -> None:
+        self._judge(lambda: self.monitor.created(stored))
+        if not self.is_calm and self.rnd.random() < self.snipe:
+            engine = self._engine_of(stored.creator)
+            if engine is not None and engine.is_alive:
+                self.counts["sniped"] += 1
+                self.loop.later(self.rnd.choice((0.0, 0.0, 0.1)), self.kill, engine)
+
+    def taken(self, kind: str, old: StoredObject, body: bytes, sender: Process) -> None:
+        self._judge(lambda: self.monitor.taken(kind, old, body, sender))
+
+    def overwritten(self, stored: StoredObject) -> None:
+        self._judge(lambda: self.monitor.overwritten(stored))
+
+    def aborts(self, sender: Process, before_us: int) -> None:
+        self._judge(lambda: self.monitor.aborts(sender, before_us))
+
+    def held(self, process: Process) -> None:
+        self.monitor.has_held.add(process)
+        self.trace(f"{process.name} holds the slot")
+
+    def acknowledged(self, process: Process, lsn: int) -> None:
+        self._judge(lambda: self.monitor.acknowledged(process, lsn))
+
+    def received(self, process: Process, intake: Intake) -> None:
+        self._judge(lambda: self.monitor.received(process, intake))
+        engine = self._engine_of(process)
+        if engine is not None:
+            self._judge(lambda: engine.check_memory(intake))
+
+    def ended(self, engine: EngineProcess, error: BaseException | None) -> None:
+        """An engine ended by itself."""
+        self.trace(f"{engine.process.name} ended: {error!r}")
+        self.monitor.deaf.add(engine.process)
+        self.loop.kill(engine.process)
+        self.counts[f"ended: {type(error).__name__}"] += 1
+        self._judge(lambda: self._check_end_of(engine, error))
+
+    def _check_end_of(self, engine: EngineProcess, error: BaseException | None) -> None:
+        match error:
+            case None:
+                if not engine.is_draining:
+                    raise Violation("an engine stopped without being asked")
+            case Superseded():
+                if self.monitor.is_writer(engine.process):
+                    raise Violation("superseded by nobody")
+            case PositionLost():
+                if not self.is_moved_by_hand:
+                    raise Violation(f"stopped without cause: {describe(error)}")
+                self.is_named = True
+            case StopLimit():
+                if not engine.is_draining or self.is_stopping:
+                    raise Violation("a drain limit without cause")
+            case _:
+                raise Violation(f"stopped without cause: {describe(error)}") from error
+
+    def _engine_of(self, process: Process) -> EngineProcess | None:
+        return next((e for e in self.engines if e.process is process), None)
+
+    # --- faults
+
+    def spawn(self) -> None:
+        """Start an engine."""
+        rnd = self.rnd
+        count = len(self.engines)
+        is_joined = self.is_uniform or (count % 2 == 0 if self.is_toggling else rnd.random() < 0.7)
+        profile = draw_profile(rnd, is_uniform=self.is_uniform, is_joined=is_joined)
+        engine = EngineProcess(f"engine-{count}", self, profile)
+        self.engines.append(engine)
+        self.trace(f"{engine.process.name} starts: {profile}")
+        engine.start()
+
+    def kill(self, engine: EngineProcess) -> None:
+        """`kill -9`."""
+        if not engine.is_alive:
+            return
+        self.trace(f"{engine.process.name} killed")
+        self._note_window(engine)
+        self.loop.kill(engine.process)
+        self.monitor.deaf.add(engine.process)
+        connection = self.server.connection
+        if connection is not None and connection.process is engine.process:
+            self.loop.later(self.rnd.choice((0.006, 0.5)), self.server.drop_connection, connection)
+
+    def _note_window(self, engine: EngineProcess) -> None:
+        """Where the engine was hit."""
+        connection, counts = self.server.connection, self.counts
+        counts["killed"] += 1
+        if connection is not None and connection.process is engine.process:
+            counts["killed inside a transaction"] += connection.is_inside_transaction
+        if not self.monitor.is_writer(engine.process):
+            counts["killed before its open"] += engine.process not in self.monitor.openers
+            return
+        for window in self.monitor.windows(engine.process):
+            counts[f"killed {window}"] += 1
+
+    def freeze(self, engine: EngineProcess) -> None:
+        """SIGSTOP."""
+        if engine.process.is_frozen:
+            return
+        self.trace(f"{engine.process.name} frozen")
+        self.loop.freeze(engine.process)
+        self.monitor.deaf.add(engine.process)
+        self.loop.later(self.server.sender_timeout, self.server.watch_frozen, engine.process)
+
+    def resume(self, engine: EngineProcess) -> None:
+        """SIGCONT."""
+        if not engine.is_alive or not engine.process.is_frozen:
+            return
+        self.trace(f"{engine.process.name} resumed")
+        epoch = self.monitor.openers.get(engine.process)
+        if epoch is not None and epoch < self.monitor.journal.epoch:
+            self.counts["resumed after a takeover"] += 1
+        self.loop.resume(engine.process)
+        self.monitor.deaf.discard(engine.process)
+
+    def _hurt(self) -> None:
+        """One fault."""
+        name = self.rnd.choice(FAULTS)
+        if name != "hand":
+            self.counts[f"fault: {name}"] += 1
+        living = self._living()
+        engine = self.rnd.choice(living) if living else None
+        if name in ENGINE_FAULTS:
+            if engine is not None:
+                self._hurt_engine(name, engine)
+        else:
+            self._hurt_world(name, len(living))
+
+    def _hurt_engine(self, name: str, engine: EngineProcess) -> None:
+        match name:
+            case "kill":
+                self.kill(engine)
+            case "freeze":
+                self.freeze(engine)
+            case "resume":
+                self.resume(engine)
+            case _:
+                engine.ask_to_stop()
+
+    def _hurt_world(self, name: str, living_count: int) -> None:
+        self.trace(f"fault: {name}")
+        if name != "spawn":
+            self._world_faults[name]()
+        elif living_count < 3:
+            self.spawn()
+
+    def _persist(self) -> None:
+        """The server writes its slots to disk."""
+        self.server.persisted = self.server.confirmed
+
+    def _drop_connection(self) -> None:
+        self.server.drop_connection(self.server.connection)
+
+    def _abort_uploads(self) -> None:
+        """A lifecycle rule, or another tool, aborts what it finds."""
+        for number in list(self.bucket.uploads):
+            if self.rnd.random() < 0.3:
+                del self.bucket.uploads[number]
+
+    def _move_clock(self) -> None:
+        """The server's clock is set."""
+        self.server.skew_us = self.rnd.choice(CLOCK_SETTINGS_US)
+
+    def _begin_outage(self) -> None:
+        self.bucket.weather.is_out = True
+        self.loop.later(self.rnd.uniform(1, 40), self._end_outage)
+
+    def _end_outage(self) -> None:
+        self.bucket.weather.is_out = False
+
+    def _move_slot(self) -> None:
+        """Somebody moves or drops the slot while nobody holds it."""
+        server = self.server
+        if not self.is_hand_allowed or server.connection is not None or not server.has_slot:
+            return
+        self.counts["fault: hand"] += 1
+        self.is_moved_by_hand = True
+        server.has_slot = self.rnd.random() < 0.8
+        server.confirmed = server.persisted = server.wal
+        self.trace(f"slot moved by hand: {server.has_slot}, {server.confirmed:X}")
+
+
+ENGINE_FAULTS = ("kill", "freeze", "resume", "stop")
+FAULTS = (
+    *("kill", "kill", "freeze", "resume", "resume", "stop", "spawn", "spawn", "spawn", "crash"),
+    *("persist", "drop", "drop", "log", "abort", "clock", "outage", "hand"),
+)
+
+
+def describe(error: BaseException) -> str:
+    """An error's text without what differs between seeds: violations are grouped by it."""
+    if isinstance(error, Violation):
+        return str(error)
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,40 @@
+"""The protocol, run by real engines in a simulated world, over many schedules.
+
+A failure prints seeds: `PYTHONPATH=tests python -m simulation --seed N --verbose` plays one again.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+SCHEDULES = int(os.environ.get("TAILRACE_SCHEDULES", "5000"))
+
+
+def simulate(*arguments: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join((str(TESTS), str(TESTS.parent)))
+    return subprocess.run(
+        [sys.executable, "-m", "simulation", *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=TESTS.parent,
+        env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "0"},
+    )
+
+
+@pytest.mark.timeout(1200)
+def test_no_schedule_breaks_a_promise_and_every_window_is_hit() -> None:
+    done = simulate("--schedules", str(SCHEDULES))
+
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+
+
+def test_a_schedule_replays_from_its_seed() -> None:
+    first, second = (simulate("--seed", "7", "--verbose").stdout for _ in range(2))
+
+    assert first == second
+    assert "clean" in first
