@@ -301,6 +301,14 @@ def _watchdogs(description: dict[str, Any]) -> list[psutil.Process]:
     return [parent for parent in parents if parent is not None]
 
 
+def _end_in_order(owner: subprocess.Popen[str], description: dict[str, Any]) -> None:
+    """Let the owner end by itself; it removes its servers' files."""
+    assert owner.stdin is not None
+    owner.stdin.close()
+    assert owner.wait(_GONE_SECONDS_MAX) == 0
+    assert [folder for folder in description["folders"] if Path(folder).exists()] == []
+
+
 def test_servers_die_with_an_owner_killed_by_sigkill() -> None:
     with _owner() as (owner, description):
         servers = [psutil.Process(process_id) for process_id in description["pids"]]
@@ -314,7 +322,7 @@ def test_servers_die_with_an_owner_killed_by_sigkill() -> None:
 
 
 def test_servers_die_with_their_watchdogs() -> None:
-    with _owner() as (_, description):
+    with _owner() as (owner, description):
         servers = [psutil.Process(process_id) for process_id in description["pids"]]
 
         for watchdog in _watchdogs(description):
@@ -322,6 +330,7 @@ def test_servers_die_with_their_watchdogs() -> None:
 
         _, alive = psutil.wait_procs(servers, _GONE_SECONDS_MAX)
         assert alive == []
+        _end_in_order(owner, description)
 
 
 def test_servers_outlive_a_ctrl_c_that_the_owner_is_draining_from() -> None:
@@ -335,9 +344,6 @@ def test_servers_outlive_a_ctrl_c_that_the_owner_is_draining_from() -> None:
 
 def test_owner_that_ends_in_order_leaves_nothing() -> None:
     with _owner() as (owner, description):
-        assert owner.stdin is not None
-        owner.stdin.close()
+        _end_in_order(owner, description)
 
-        assert owner.wait(_GONE_SECONDS_MAX) == 0
         assert not any(psutil.pid_exists(process_id) for process_id in description["pids"])
-        assert [folder for folder in description["folders"] if Path(folder).exists()] == []
