@@ -1,0 +1,152 @@
+"""`tailrace verify`: the bucket proves that nothing is missing, doubled or altered."""
+
+import asyncio
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated, Literal, assert_never
+
+from cyclopts import Parameter
+
+from engine.cli.options import ConfigFile, Json
+from engine.cli.output import say, say_json, say_next
+from engine.cli.verify_progress import LineProgress, SilentProgress, TerminalProgress
+from engine.config import DestinationConfiguration, load_destination
+
+if TYPE_CHECKING:
+    from engine.verify import Problem, Verdict
+
+PROBLEMS_SHOWN_MAX = 50
+
+DepthOption = Annotated[
+    Literal["light", "full"],
+    Parameter(
+        name="--depth",
+        help="light: names, sizes, metadata, journal, continuity. full: every record as well.",
+    ),
+]
+
+
+def verify(*, config: ConfigFile = None, depth: DepthOption = "light", json: Json = False) -> int:
+    """Prove from the bucket alone that nothing is missing or doubled.
+
+    Needs only [destination] of the configuration, and the right to list and read. Judges up to the
+    last durable entry of the journal; objects planned later are pending. Exit code 1: problems.
+    """
+    destination = load_destination(config, os.environ)
+    verdict = asyncio.run(_verdict(destination, depth, is_quiet=json))
+    if json:
+        say_json(_as_json(verdict))
+    else:
+        _say(verdict, depth, "" if config is None else f" -c {config}")
+    return 0 if verdict.is_ok else 1
+
+
+async def _verdict(
+    destination: DestinationConfiguration, depth: Literal["light", "full"], *, is_quiet: bool
+) -> "Verdict":
+    from engine import app  # noqa: PLC0415 - the S3 client: a wrong configuration is told before it
+    from engine.verify import verify as judge  # noqa: PLC0415 - likewise
+
+    with _progress(is_quiet=is_quiet) as progress:
+        async with app.open_bucket(destination) as store:
+            return await judge(
+                store,
+                destination.prefix,
+                depth=depth,
+                concurrency=destination.concurrency,
+                progress=progress,
+            )
+
+
+def _progress(*, is_quiet: bool) -> SilentProgress | LineProgress | TerminalProgress:
+    if is_quiet:
+        return SilentProgress()
+    return TerminalProgress() if sys.stderr.isatty() else LineProgress()
+
+
+def _say(verdict: "Verdict", depth: Literal["light", "full"], option: str) -> None:
+    _say_tables(verdict)
+    for number, problem in enumerate(verdict.problems):
+        if number == PROBLEMS_SHOWN_MAX:
+            say(f"… and {len(verdict.problems) - number} more: `tailrace verify --json` has all")
+            break
+        say(f"PROBLEM  {problem.code}  {problem.key}\n         {problem.text}")
+    _say_remedies(verdict.problems)
+    say(_summary(verdict))
+    say_next(_next_step(verdict, depth, option))
+
+
+def _say_tables(verdict: "Verdict") -> None:
+    rows = [("table", "objects", "rows", "pending", "versions", "first", "last")]
+    rows += [
+        (
+            table.table,
+            str(table.objects),
+            str(table.rows),
+            str(table.pending),
+            ",".join(map(str, table.versions)) or "-",
+            table.first or "-",
+            table.last or "-",
+        )
+        for table in verdict.tables
+    ]
+    if len(rows) == 1:
+        return
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        say("  ".join(map(str.ljust, row, widths)).rstrip())
+    say()
+
+
+def _say_remedies(problems: "tuple[Problem, ...]") -> None:
+    told: dict[str, list[str]] = {}
+    for problem in problems:
+        codes = told.setdefault(problem.remedy, [])
+        if problem.code not in codes:
+            codes.append(problem.code)
+    if told:
+        say("\nwhat to do:")
+    for remedy, codes in told.items():
+        say(f"  {', '.join(codes)}: {remedy}")
+    if told:
+        say()
+
+
+def _summary(verdict: "Verdict") -> str:
+    counts = (
+        f"{verdict.objects} objects and {verdict.rows} rows of {len(verdict.tables)} tables, "
+        f"{verdict.entries} journal entries"
+    )
+    if verdict.durable_lsn:
+        counts += f"; durable up to {verdict.durable_lsn} ({verdict.durable_time})"
+    if verdict.pending:
+        counts += f"; {verdict.pending} objects pending"
+    if verdict.is_ok:
+        return f"ok: {counts}"
+    return f"{len(verdict.problems)} problems: {counts}"
+
+
+def _next_step(verdict: "Verdict", depth: Literal["light", "full"], option: str) -> str:
+    if not verdict.is_ok:
+        return f"do what is said above, then tailrace verify --depth full{option}"
+    match depth:
+        case "light":
+            return f"tailrace verify --depth full{option}  (reads every record as well)"
+        case "full":
+            return "load it: every record is there once; a table's objects sort in commit order"
+        case _:
+            assert_never(depth)
+
+
+def _as_json(verdict: "Verdict") -> dict[str, object]:
+    return {
+        "ok": verdict.is_ok,
+        "tables": len(verdict.tables),
+        "objects": verdict.objects,
+        "rows": verdict.rows,
+        "pending": verdict.pending,
+        "problems": [
+            {"code": str(problem.code), "key": problem.key, "text": problem.text}
+            for problem in verdict.problems
+        ],
+    }

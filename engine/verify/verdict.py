@@ -1,0 +1,50 @@
+"""What a verification found, as values: a command prints them, a test compares them."""
+
+from dataclasses import dataclass
+
+from engine.position import Position
+from engine.verify.problem import Problem
+
+
+@dataclass(frozen=True, slots=True)
+class TableVerdict:
+    """One table's durable objects by their plans; `pending` counts the ones planned later."""
+
+    table: str
+    objects: int
+    rows: int
+    pending: int
+    first: Position
+    last: Position
+    versions: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The whole bucket, judged up to the last durable entry.
+
+    `objects` and `rows` are those that the journal says are durable, `pending` the objects planned
+    after that. `entries` is how many entries were read, `durable_lsn` E as the journal writes it.
+    """
+
+    tables: tuple[TableVerdict, ...]
+    entries: int
+    durable_lsn: str
+    durable_time: str
+    problems: tuple[Problem, ...]
+
+    @property
+    def is_ok(self) -> bool:
+        return not self.problems
+
+    @property
+    def objects(self) -> int:
+        return sum(table.objects for table in self.tables)
+
+    @property
+    def rows(self) -> int:
+        return sum(table.rows for table in self.tables)
+
+    @property
+    def pending(self) -> int:
+        return sum(table.pending for table in self.tables)
