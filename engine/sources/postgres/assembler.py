@@ -83,8 +83,9 @@ class _Streamed:
 
 
 class Assembler:
-    """One stream's state between frames and intakes. `lookups` names what `Drained.LOOKUP` waits
-    for.
+    """One stream's state between frames and intakes.
+
+    `lookups` names the relations that `Drained.LOOKUP` waits for.
     """
 
     def __init__(
@@ -120,8 +121,9 @@ class Assembler:
         self.is_reply_wanted = False
 
     def drain(self, get: GetFrame, budget_bytes: int) -> Drained:
-        """Handle frames until there is none, or `budget_bytes` of them were. `drained_bytes` says
-        how many.
+        """Handle frames until there is none, or `budget_bytes` of them were.
+
+        `drained_bytes` says how many bytes.
         """
         encode = self._codec.encode
         size_max = self._size_max
@@ -415,8 +417,8 @@ def _check_fits(version: TableVersion, message: RelationMessage) -> None:
     streamed = [column.name for column in message.columns]
     if planned != streamed:
         raise JournalError(
-            f"version {version.number} of {version.relation.table} has the columns {planned}, the stream"
-            f" has {streamed}",
+            f"version {version.number} of {version.relation.table} has the columns {planned}, the"
+            f" stream has {streamed}",
             hint="the journal does not describe this stream: see whether the table was made anew",
         )
 

@@ -1,5 +1,4 @@
-"""What PostgreSQL's catalog says beside the stream: types' names, primary keys, nullability,
-defaults.
+"""What PostgreSQL's catalog adds to the stream: names of types, primary keys, defaults.
 
 Strategy: everything is asked of pg_catalog by OID. `Catalog` keeps what it read of a table until
 told to read it anew, and all publication's tables are read in pages right after connecting, so that
@@ -70,9 +69,7 @@ class CatalogTable:
     primary_key: tuple[str, ...]
 
     def fits(self, message: RelationMessage) -> bool:
-        """Whether every column that the stream names is there with its type. More columns are no
-        matter.
-        """
+        """Whether all columns that the stream names are there with their types, among others."""
         return all(self._has(column) for column in message.columns)
 
     def _has(self, column: RelationColumn) -> bool:
@@ -125,9 +122,7 @@ class Catalog:
         await self._read_types(session, used)
 
     async def read_for(self, session: Session, message: RelationMessage) -> None:
-        """Read the table of a Relation message anew, and the names of types that it no longer
-        has.
-        """
+        """Read a streamed table anew, and the names of types that it no longer has."""
         await self.read(session, [message.oid])
         if self.knows(message):
             return

@@ -1,5 +1,4 @@
-"""What a walsender says: the frames of the streaming replication protocol, and pgoutput's messages
-in them.
+"""What a walsender says: frames of the streaming replication protocol, pgoutput's messages in them.
 
 Sources: PostgreSQL manual, 54.4 "Streaming Replication Protocol" (frames), 54.5 and 54.9 "Logical
 Replication Message Formats" (messages), for proto_version 1, text format, streaming off.

@@ -32,8 +32,8 @@ _LISTED_MAX: Final = 20
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 _SERVER: Final = """
-SELECT current_setting('server_version_num')::int, current_setting('wal_level'), pg_is_in_recovery(),
-       current_user,
+SELECT current_setting('server_version_num')::int, current_setting('wal_level'),
+       pg_is_in_recovery(), current_user,
        EXISTS (SELECT FROM pg_catalog.pg_roles
                WHERE rolname = current_user AND (rolsuper OR rolreplication))
        OR EXISTS (SELECT FROM pg_catalog.pg_roles
@@ -56,7 +56,8 @@ WITH keyed AS (
 SELECT n.nspname, c.relname, c.relkind = 'p',
        CASE WHEN c.relkind = 'p' THEN coalesce(
          (SELECT bool_and(leaf.is_keyed) FROM pg_catalog.pg_partition_tree(c.oid) t
-          JOIN keyed leaf ON leaf.oid = t.relid WHERE t.isleaf AND t.relid <> c.oid), keyed.is_keyed)
+          JOIN keyed leaf ON leaf.oid = t.relid
+          WHERE t.isleaf AND t.relid <> c.oid), keyed.is_keyed)
        ELSE keyed.is_keyed END
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -105,9 +106,7 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table that could be published. `is_keyed`: it has a replica identity to publish updates
-    by.
-    """
+    """A table that could be published; `is_keyed`: it has a replica identity."""
 
     name: TableName
     is_partitioned: bool
@@ -160,8 +159,8 @@ async def _read_captured(session: Session, configuration: RecordConfiguration) -
         existing = _listed(table.name for table in tables) or "no tables at all"
         raise SourceRefused(
             f"no table matches source.tables = {list(configuration.tables)}; there is: {existing}",
-            hint="name tables as schema.table, with * and ? as wildcards; unlogged, temporary and foreign"
-            " tables have no changes to read",
+            hint="name tables as schema.table, with * and ? as wildcards; unlogged, temporary and"
+            " foreign tables have no changes to read",
         )
     return captured
 
@@ -181,8 +180,8 @@ async def _create_publication(session: Session, name: str, tables: Sequence[Tabl
     keyless = [table.name for table in tables if not table.is_keyed]
     if not keyed:
         raise SourceRefused(
-            f"no captured table has a replica identity: {_listed(keyless)}; once published, PostgreSQL"
-            " would refuse their UPDATE and DELETE",
+            f"no captured table has a replica identity: {_listed(keyless)}; once published,"
+            " PostgreSQL would refuse their UPDATE and DELETE",
             hint=" ".join(_identity_statements(keyless)),
         )
     try:
@@ -244,9 +243,7 @@ def addition_statement(publication: str, tables: Iterable[TableName]) -> str:
 def warnings_of(
     publication: Publication, tables: Sequence[Table]
 ) -> list[tuple[str, list[TableName], list[str]]]:
-    """What an operator should know of an existing publication: what, which tables, the SQL that
-    mends it.
-    """
+    """What is wrong with an existing publication: the text, the tables, the SQL that mends it."""
     found: list[tuple[str, list[TableName], list[str]]] = []
     name = quoted(publication.name)
     published = [table for table in tables if table.name in publication.tables]
@@ -262,7 +259,7 @@ def warnings_of(
     if publication.has_updates and (keyless := [t.name for t in published if not t.is_keyed]):
         found.append(
             (
-                "published tables without a replica identity: PostgreSQL refuses their UPDATE and DELETE",
+                "published tables without a replica identity refuse UPDATE and DELETE",
                 keyless,
                 _identity_statements(keyless),
             )
@@ -296,8 +293,8 @@ def _publication_refused(name: str, keyed: Sequence[TableName], error: SourceErr
 def _slots_are_used(count: int) -> SourceRefused:
     return SourceRefused(
         f"all {count} replication slots of the server are in use",
-        hint="drop one that nobody needs (pg_drop_replication_slot), or raise max_replication_slots and"
-        " restart the server",
+        hint="drop one that nobody needs (pg_drop_replication_slot), or raise max_replication_slots"
+        " and restart the server",
     )
 
 

@@ -103,9 +103,7 @@ async def connect(
 
 
 def beside(connection: Connection) -> dict[str, str]:
-    """Connection parameters that lead to the very server of `connection`, where a dsn names
-    several.
-    """
+    """Connection parameters that lead to the very server of `connection`."""
     server = connection.pgconn
     found = {"host": server.host, "hostaddr": server.hostaddr, "port": server.port}
     return {name: value.decode() for name, value in found.items() if value}
@@ -146,9 +144,7 @@ def connect_failure(error: psycopg.Error) -> SourceError:
 
 
 def translated(error: psycopg.Error, doing: str) -> SourceError:
-    """The error of our tree for what a server answered while `doing`; lost connections are
-    unavailable.
-    """
+    """The error of our tree for what a server answered, or failed to answer, while `doing`."""
     state = error.sqlstate or ""
     text = primary_message(error)
     if not state or state.startswith("08") or state in _START_UP:
@@ -178,9 +174,7 @@ def primary_message(error: psycopg.Error) -> str:
 
 
 class Session:
-    """A plain session for questions beside the stream, opened when first needed and again when it
-    was lost.
-    """
+    """A plain session for questions beside the stream; opened when needed, again when lost."""
 
     def __init__(self, dsn: str, **overrides: str) -> None:
         self._dsn = dsn
@@ -201,8 +195,9 @@ class Session:
             await connection.close()
 
     async def rows(self, query: Query, *arguments: object, doing: str) -> list[Row]:
-        """The rows of one query. Raises SourceError by `translated`; a lost session is tried anew
-        once.
+        """The rows of one query, asked again once where the session was lost meanwhile.
+
+        Raises SourceError. Cancellation cancels the query and keeps the session.
         """
         is_fresh = self._connection is None
         try:

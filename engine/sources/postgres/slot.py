@@ -13,8 +13,9 @@ from engine.errors import PositionLost, SlotBusy, SourceError, SourceRefused, So
 from engine.sources.postgres.session import Session, primary_message, translated
 
 _SLOT: Final = """
-SELECT slot_type, coalesce(plugin, ''), coalesce(database, ''), active_pid, coalesce(wal_status, ''),
-       confirmed_flush_lsn::text, current_database(), current_setting('wal_level')
+SELECT slot_type, coalesce(plugin, ''), coalesce(database, ''), active_pid,
+       coalesce(wal_status, ''), confirmed_flush_lsn::text,
+       current_database(), current_setting('wal_level')
 FROM (SELECT) AS one LEFT JOIN pg_catalog.pg_replication_slots ON slot_name = %s
 """
 

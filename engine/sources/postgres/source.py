@@ -112,9 +112,7 @@ SELECT (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
 
 
 def _forks(history: bytes) -> list[tuple[int, Lsn]]:
-    """(timeline, where it was left) of a timeline history file: tab-separated lines and
-    comments.
-    """
+    """(timeline, where it was left) for each line of a timeline history file."""
     lines = [line.split("\t") for line in history.decode(errors="replace").splitlines()]
     return [
         (int(fields[0]), parse_lsn(fields[1]))

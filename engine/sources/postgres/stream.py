@@ -222,8 +222,8 @@ class PostgresStream:
         if error.sqlstate == "42704":
             return SourceRefused(
                 f"PostgreSQL cannot decode for this publication: {error.diag.message_primary}",
-                hint="a publication must exist before the changes that it publishes are written; once it was"
-                " dropped, changes of that time cannot be read",
+                hint="a publication must exist before the changes that it publishes are written;"
+                " changes of a time without it cannot be read",
             )
         return translated(error, "streaming changes")
 
@@ -274,7 +274,7 @@ class PostgresStream:
         )
 
     async def take_leave(self) -> None:
-        """Tell the server what was acknowledged last, if it does not know, and see that it reads it.
+        """Tell the server what was acknowledged last, if it does not know, and have it read that.
 
         Closing a socket that holds unread bytes resets the connection, and what was sent last may
         be lost; so the copy is ended and its rest read away, for `LEAVE_SECONDS_MAX`. A server that
@@ -344,14 +344,14 @@ class PostgresStream:
         if not found:
             raise PositionLost(
                 f"the replication slot {self._slot!r} is gone",
-                hint="somebody dropped it; run with --accept-gap to record the gap and make a new one",
+                hint="somebody dropped it; run with --accept-gap to record the gap and start anew",
             )
         confirmed, active_pid, flushed, restart, safe_bytes = found[0]
         if active_pid != self.backend_pid:
             raise SourceUnavailable(
                 f"the replication slot {self._slot!r} is held by process {active_pid}, not by this"
                 f" connection ({self.backend_pid})",
-                hint="the connection was lost, or a pooler stands between: connect to the server itself",
+                hint="the connection was lost, or a pooler stands between: connect to the server",
             )
         return SlotState(
             confirmed_lsn=parse_lsn(confirmed),

@@ -61,9 +61,7 @@ def codec_kind(type_kind: str) -> int:
 
 
 def type_kind(type_oid: int, user_types: Mapping[int, UserType]) -> str:
-    """The kind of a type, domains and arrays followed through `user_types`; unknown OIDs are
-    text.
-    """
+    """The kind of a type, followed through `user_types`; an unknown OID is text."""
     kind = _resolve(type_oid, user_types)
     name = _NAMES[kind & ~rowcodec.KIND_ARRAY]
     return f"{name}[]" if kind & rowcodec.KIND_ARRAY else name
