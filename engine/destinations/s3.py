@@ -112,12 +112,12 @@ class S3ObjectStore:
             attributes["StorageClass"] = self._settings.storage_class
         if len(body) > self._settings.part_bytes:
             return await self._create_in_parts(key, body, attributes)
+        parameters: dict[str, Any] = {**self._address, "Body": memoryview(body)}
         response = await self._connection.ask(
             self._settings.request_seconds(len(body)),
             self._connection.client.put_object,
-            **self._address,
+            **parameters,
             Key=key,
-            Body=body,
             ChecksumCRC32=_base64_crc32(body),
             IfNoneMatch="*",
             **attributes,
