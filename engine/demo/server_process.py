@@ -83,7 +83,7 @@ class ServerProcess:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 start_new_session=True,
-                text=True,
+                bufsize=0,  # What a broken pipe did not take must not come up again at close.
             )
         assert self._watchdog.stdout is not None
         line = self._watchdog.stdout.readline()
@@ -104,8 +104,7 @@ class ServerProcess:
         assert self._watchdog.stdin is not None
         assert self._watchdog.stdout is not None
         try:
-            self._watchdog.stdin.write(f"{int(signal_number)}\n")
-            self._watchdog.stdin.flush()
+            self._watchdog.stdin.write(b"%d\n" % signal_number)
             self._watchdog.stdout.readline()
         except (BrokenPipeError, ValueError):  # It ended; ValueError: and was reaped.
             return
