@@ -52,7 +52,17 @@ def _origin(setting: Setting, loaded: Loaded) -> str:
 def _as_json(setting: Setting) -> dict[str, object]:
     return {
         "key": setting.key,
-        "value": setting.shown or None,
+        "value": _value(setting.shown),
         "origin": setting.origin.kind,
         "place": setting.origin.place,
     }
+
+
+def _value(as_shown: str) -> object:
+    """What is shown, as JSON where it is of that form; a variable's text otherwise."""
+    if not as_shown:
+        return None
+    try:
+        return msgspec.json.decode(as_shown)
+    except msgspec.DecodeError:
+        return as_shown

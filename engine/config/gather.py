@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.config.keys import BY_PATH, KEYS, SECTIONS
+from engine.config.keys import BY_PATH, KEYS, SECTIONS, Key
 from engine.config.problems import HIDDEN, Origin, Problem, shown
 from engine.config.toml_lines import Path as KeyPath
 from engine.config.toml_lines import key_lines
@@ -73,7 +73,7 @@ def gather(path: Path | None, environment: Mapping[str, str], sections: Sequence
     if file is None and not collected.givens and not collected.problems:
         raise ConfigurationError(
             f"no configuration: neither {DEFAULT_FILE} here nor a {_ENVIRONMENT_PREFIX} variable",
-            hint=f"name a file with -c or {VARIABLE}, or set {BY_PATH['source', 'dsn'].variable} and its like",
+            hint=f"name a file with -c or {VARIABLE}, or set TAILRACE_SOURCE__DSN and its like",
         )
     return Gathered(file, collected.givens, collected.lines, tuple(collected.problems))
 
@@ -142,7 +142,7 @@ class _Collected:
             if key := BY_PATH.get((section, name)):
                 if section in self.sections:
                     text = self.environment[variable]
-                    as_given = shown(text) if key.is_shown else HIDDEN
+                    as_given = _as_given(key, text)
                     self.givens[section, name] = Given(text, as_given, origin, is_text=True)
             elif double or _single_underscore(variable):
                 hint = _single_underscore(variable) or _nearest_variable(variable)
@@ -171,6 +171,12 @@ def expand(value: Any, environment: Mapping[str, str]) -> Any:
             return {name: expand(item, environment) for name, item in value.items()}
         case _:
             return value
+
+
+def _as_given(key: Key, text: str) -> str:
+    if not key.is_shown:
+        return HIDDEN
+    return shown(text) if key.kind.is_text else text
 
 
 def _nearest_variable(variable: str) -> str:

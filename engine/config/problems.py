@@ -39,7 +39,7 @@ class Problem:
     shown: str | None = None
 
     def __str__(self) -> str:
-        value = "" if self.shown is None else f" = {self.shown}"
+        value = "" if self.shown is None else f" = {_cut(self.shown)}"
         # An unknown variable is its own place.
         place = "" if self.key == self.origin.place else f"{self.origin}: "
         line = f"{place}{self.key}{value} {self.text}"
@@ -61,8 +61,11 @@ class ConfigurationProblems(ConfigurationError):
 
 
 def shown(value: Any) -> str:
-    """A value as TOML would write it, more or less, cut to one short line."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    """A value as TOML would write it, more or less."""
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _cut(text: str) -> str:
     if len(text) > _SHOWN_CHARACTERS_MAX:
         return text[:_SHOWN_CHARACTERS_MAX] + "…"
     return text

@@ -62,6 +62,7 @@ class _Scan:
         path: Path = ()
         for name in names[:-1]:
             path = self._newest((*path, name))
+            self.lines.setdefault(path, self._line(start))
         path = (*path, names[-1])
         if is_array:
             self.lines.setdefault(path, self._line(start))
