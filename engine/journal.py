@@ -78,23 +78,22 @@ class Journal:
 
     async def load(self) -> None:
         """Read the newest state file and every entry behind it. Raises JournalError."""
-        newest = None
-        async for listed in self._store.list(state_folder(self.prefix)):
-            newest = listed.key
-        if newest is not None:
-            content = await self._present(newest)
-            self.state = decode_state(content, newest)
+        states = await self._answered(lambda: self._listed(state_folder(self.prefix)))
+        if states:
+            content = await self._present(states[-1])
+            self.state = decode_state(content, states[-1])
         await self._load_entries()
         await self.follow()
 
     async def _load_entries(self) -> None:
         after = journal_key(self.prefix, self.state.seq) if self.state.seq >= 0 else ""
-        keys = [
-            listed.key
-            async for listed in self._store.list(journal_folder(self.prefix), after=after)
-        ]
+        folder = journal_folder(self.prefix)
+        keys = await self._answered(lambda: self._listed(folder, after))
         for begin in range(0, len(keys), _READS_AT_ONCE):
             await self._absorb_keys(keys[begin : begin + _READS_AT_ONCE])
+
+    async def _listed(self, folder: str, after: str = "") -> list[str]:
+        return [listed.key async for listed in self._store.list(folder, after=after)]
 
     async def _absorb_keys(self, keys: list[str]) -> None:
         async with asyncio.TaskGroup() as group:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import structlog
 
 from engine.envelope import RecordConfiguration
-from engine.errors import DestinationUnavailable, PositionLost, TailraceError
+from engine.errors import DestinationUnavailable, PositionLost, SourceUnavailable, TailraceError
 from engine.interfaces import ChangeStream, Clock, ObjectStore, Source, SourceIdentity
 from engine.journal import Journal
 from engine.journal_entry import Durable, Writer, time_text, time_us_of
@@ -158,17 +158,21 @@ class Pipeline:
     async def _take_over(self, life: "_Life") -> None:
         """First the slot, then the journal, then what a predecessor planned and did not publish."""
         assert self._identity is not None
-        stream = await self._slot.take(life.connection, self._configuration, self._decide)
+        stream, slot = await self._slot.take(life.connection, self._configuration, self._decide)
         self._enter("opening")
-        slot = await stream.slot_state()
         first = Durable(format_lsn(slot.confirmed_lsn), time_text(self._clock()), seq=-1)
         await self._journal.open(self._identity, self._configuration, first)
         state = self._journal.state
         _log.info(
             "journal opened", epoch=state.epoch, seq=state.seq, lsn=format_lsn(state.durable_lsn)
         )
-        await self._slot.compare(stream)
-        life.stream = stream
+        try:
+            await self._slot.compare(stream)
+            life.stream = stream
+        except SourceUnavailable as error:
+            # The journal is ours: whoever reads next takes the slot again, and compares.
+            _log.warning("connection to the source lost", error=str(error))
+            await life.connection.aclose()
         await self._abort_uploads()
         async with asyncio.TaskGroup() as group:
             await self._recover(life, group)

@@ -15,7 +15,7 @@ import structlog
 
 from engine.envelope import RecordConfiguration
 from engine.errors import PositionLost, SlotBusy, SourceUnavailable, Superseded
-from engine.interfaces import ChangeStream, Source
+from engine.interfaces import ChangeStream, SlotState, Source
 from engine.journal import Journal
 from engine.position import format_lsn
 from engine.schema import Decide
@@ -45,24 +45,33 @@ class Slot:
 
     async def take(
         self, stack: AsyncExitStack, configuration: RecordConfiguration, decide: Decide
-    ) -> ChangeStream:
+    ) -> tuple[ChangeStream, SlotState]:
         """Hold the slot for the first time, standing by while another engine holds it.
 
         The stream is entered into `stack` and not compared yet: the journal has to be opened first.
         """
         wait = _RETRY_SECONDS_FIRST
         while True:
+            attempt = AsyncExitStack()
             try:
                 start = self._journal.state.durable_lsn
-                return await stack.enter_async_context(
+                stream = await attempt.enter_async_context(
                     self._source.stream(start, configuration, decide)
                 )
+                state = await stream.slot_state()
             except SlotBusy as busy:
                 await self._stand_by(busy)
             except SourceUnavailable as error:
+                await attempt.aclose()
                 _log.warning("source unavailable", error=str(error), retry_seconds=wait)
                 await asyncio.sleep(wait)
                 wait = min(2 * wait, _RETRY_SECONDS_MAX)
+            except BaseException:
+                await attempt.aclose()
+                raise
+            else:
+                stack.push_async_exit(attempt)
+                return stream, state
 
     async def _stand_by(self, busy: SlotBusy) -> None:
         _log.debug("standing by", reason=str(busy))
