@@ -128,10 +128,10 @@ cdef dict _SCALARS = {
 
 # Arrays whose elements are text here. Not box[] (1020): its delimiter is `;`.
 cdef tuple _TEXT_ARRAYS = (
-    143, 210, 271, 629, 651, 719, 775, 1002, 1003, 1006, 1008, 1009, 1010, 1011, 1012, 1013, 1014,
-    1015, 1017, 1018, 1019, 1027, 1034, 1040, 1041, 1263, 1561, 1563, 2201, 2207, 2208, 2209, 2210,
-    2211, 2949, 2951, 3221, 3643, 3644, 3645, 3735, 3770, 3905, 3907, 3909, 3911, 3913, 3927, 4073,
-    4090, 4097, 4192, 5039, 6150, 6151, 6152, 6153, 6155, 6157, 8327,
+    143, 210, 270, 271, 272, 273, 629, 651, 719, 775, 1002, 1003, 1006, 1008, 1009, 1010, 1011,
+    1012, 1013, 1014, 1015, 1017, 1018, 1019, 1027, 1034, 1040, 1041, 1263, 1561, 1563, 2201,
+    2207, 2208, 2209, 2210, 2211, 2949, 2951, 3221, 3643, 3644, 3645, 3735, 3770, 3905, 3907,
+    3909, 3911, 3913, 3927, 4073, 4090, 4097, 4192, 5039, 6150, 6151, 6152, 6153, 6155, 6157,
 )
 
 
@@ -788,7 +788,7 @@ cdef uint8_t* put_bytea(uint8_t* out, const uint8_t* p, size_t size, Work* work)
 cdef bint make_room(Room* room, size_t size) noexcept nogil:
     cdef uint8_t* grown
     cdef size_t capacity
-    if room.capacity >= size:
+    if room.start != NULL and room.capacity >= size:
         return True
     capacity = max(size, 2 * room.capacity, <size_t>256)
     grown = <uint8_t*>realloc(room.start, capacity)
