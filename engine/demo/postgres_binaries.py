@@ -96,10 +96,18 @@ def _shared_copy(site_packages: Path) -> Path:
             if _listing(root / folder) != _listing(site_packages / folder):
                 shutil.rmtree(root / folder, ignore_errors=True)
                 shutil.copytree(site_packages / folder, root / folder, symlinks=True)
-                (root / folder).chmod(0o755)
-        (root / _PACKAGE).chmod(0o755)
-        (root / _BIN).parent.chmod(0o755)
+        for path in (root, *root.rglob("*")):
+            if not path.is_symlink():
+                _open_to_all(path)
     return root
+
+
+def _open_to_all(path: Path) -> None:
+    """Let everybody read and run what the owner may: a umask may have closed it to others."""
+    mode = stat.S_IMODE(path.stat().st_mode)
+    wanted = mode | (mode & 0o500) >> 3 | (mode & 0o500) >> 6
+    if mode != wanted:
+        path.chmod(wanted)
 
 
 @contextmanager
@@ -116,7 +124,6 @@ def _locked(root: Path) -> Iterator[None]:
         if status.st_uid != os.geteuid() or status.st_mode & 0o022:
             raise ServerError(f"{root} belongs to somebody else", hint="remove it")
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        os.fchmod(descriptor, 0o755)
         yield
     finally:
         os.close(descriptor)
