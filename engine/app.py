@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
+from stamina.instrumentation import set_on_retry_hooks
 
 from engine import __version__
 from engine.chunk import ChunkLimits
@@ -50,6 +51,8 @@ async def run(
     `on_start` is given the status provider before anything is connected. Raises the TailraceError
     that ended it.
     """
+    # `engine.retry` says itself what failed, less often.
+    set_on_retry_hooks(())
     registry = CollectorRegistry()
     metrics = Metrics(registry, release=__version__)
     async with S3ObjectStore(s3_settings(configuration.destination)) as store:

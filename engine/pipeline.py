@@ -84,9 +84,18 @@ class Pipeline:
         try:
             await self._live()
         except BaseExceptionGroup as group:
-            raise _first_cause(group) from group
+            cause = _first_cause(group)
+            self._count(cause)
+            raise cause from group
+        except TailraceError as error:
+            self._count(error)
+            raise
         finally:
             self._enter("stopped")
+
+    def _count(self, error: BaseException) -> None:
+        if isinstance(error, Superseded):
+            self._metrics.superseded()
 
     def status(self) -> Status:
         """The engine as it is now."""

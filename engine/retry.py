@@ -8,11 +8,16 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import stamina
+import structlog
 
 from engine.errors import DestinationUnavailable
 
 WAIT_SECONDS_MAX = 5.0
 _WAIT_SECONDS_FIRST = 0.1
+# One line a minute and request through a long outage.
+_LOGGED_EVERY = 12
+
+_log = structlog.get_logger(__name__)
 
 _T = TypeVar("_T")
 OnFailure = Callable[[DestinationUnavailable], None]
@@ -25,11 +30,17 @@ async def until_answered(attempt: Callable[[], Awaitable[_T]], on_failure: OnFai
     request in doubt.
     """
 
+    failure_count = 0
+
     def is_unanswered(error: Exception) -> bool:
-        if isinstance(error, DestinationUnavailable):
-            on_failure(error)
-            return True
-        return False
+        nonlocal failure_count
+        if not isinstance(error, DestinationUnavailable):
+            return False
+        on_failure(error)
+        if failure_count % _LOGGED_EVERY == 0:
+            _log.warning("destination unavailable", error=str(error), code=error.code)
+        failure_count += 1
+        return True
 
     async for trial in stamina.retry_context(
         on=is_unanswered,
