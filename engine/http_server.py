@@ -11,7 +11,7 @@ import asyncio
 import errno
 import socket
 from importlib.resources import files
-from typing import Any, Self
+from typing import Self
 
 import msgspec
 from aiohttp import web
@@ -94,30 +94,30 @@ def make_application(
     status_provider: StatusProvider, registry: CollectorRegistry
 ) -> web.Application:
     """The routes, without a server."""
+    answers = _Answers(status_provider, registry)
     application = web.Application()
-    routes: dict[str, Any] = {
-        "/": _Page(),
-        "/livez": _livez,
-        "/readyz": _Readiness(status_provider),
-        "/status": _StatusDocument(status_provider),
-        "/metrics": _Exposition(registry),
-    }
-    for path, answer in routes.items():
-        application.router.add_get(path, answer)
+    application.router.add_get("/", answers.page)
+    application.router.add_get("/livez", answers.livez)
+    application.router.add_get("/readyz", answers.readyz)
+    application.router.add_get("/status", answers.status)
+    application.router.add_get("/metrics", answers.metrics)
     return application
 
 
-async def _livez(request: web.Request) -> web.Response:
-    """That this runs at all says that the loop turns."""
-    del request
-    return _json({"live": True})
+class _Answers:
+    """One coroutine a route. None of them waits for anything outside this process."""
 
-
-class _Readiness:
-    def __init__(self, status_provider: StatusProvider) -> None:
+    def __init__(self, status_provider: StatusProvider, registry: CollectorRegistry) -> None:
         self._status_provider = status_provider
+        self._registry = registry
+        self._page = files("engine").joinpath("status_page.html").read_bytes()
 
-    async def __call__(self, request: web.Request) -> web.Response:
+    async def livez(self, request: web.Request) -> web.Response:
+        """That this runs at all says that the loop turns."""
+        del request
+        return _json({"live": True})
+
+    async def readyz(self, request: web.Request) -> web.Response:
         del request
         status = self._status_provider()
         answer = {"ready": status.is_ready, "phase": status.phase}
@@ -125,37 +125,21 @@ class _Readiness:
             return _json(answer)
         return _json(answer | {"reason": _reason(status)}, code=503)
 
-
-class _StatusDocument:
-    def __init__(self, status_provider: StatusProvider) -> None:
-        self._status_provider = status_provider
-
-    async def __call__(self, request: web.Request) -> web.Response:
+    async def status(self, request: web.Request) -> web.Response:
         del request
         status = self._status_provider()
         return _json({"ready": status.is_ready} | msgspec.to_builtins(status))
 
-
-class _Exposition:
-    """OpenMetrics, or the older text format for who does not ask for OpenMetrics."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = registry
-
-    async def __call__(self, request: web.Request) -> web.Response:
+    async def metrics(self, request: web.Request) -> web.Response:
+        """OpenMetrics, or the older text format for who does not ask for OpenMetrics."""
         encoder, content_type = choose_encoder(",".join(request.headers.getall("Accept", [])))
         body = await asyncio.to_thread(encoder, self._registry)
         return web.Response(body=body, headers={"Content-Type": content_type})
 
-
-class _Page:
-    def __init__(self) -> None:
-        self._body = files("engine").joinpath("status_page.html").read_bytes()
-
-    async def __call__(self, request: web.Request) -> web.Response:
+    async def page(self, request: web.Request) -> web.Response:
         del request
         return web.Response(
-            body=self._body, content_type="text/html", charset="utf-8", headers=_PAGE_HEADERS
+            body=self._page, content_type="text/html", charset="utf-8", headers=_PAGE_HEADERS
         )
 
 

@@ -1,0 +1,230 @@
+"""Metrics: the contract's names, bounded labels, and honest values before there are any."""
+
+import math
+import re
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.openmetrics.exposition import generate_latest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from engine.batch import Operations
+from engine.metrics import ERROR_CODES_MAX, OTHER, TABLE_LABELS_MAX, Metrics
+
+SECOND = 1_000_000
+
+CONTRACT = {
+    "tailrace_connected",
+    "tailrace_rows_total",
+    "tailrace_lag_seconds",
+    "tailrace_lag_bytes",
+    "tailrace_last_message_timestamp_seconds",
+    "tailrace_slot_retained_bytes",
+    "tailrace_slot_safe_bytes",
+    "tailrace_queue_bytes",
+    "tailrace_queue_capacity_bytes",
+    "tailrace_backpressure_seconds_total",
+    "tailrace_chunks_total",
+    "tailrace_chunk_bytes",
+    "tailrace_commit_to_visible_seconds",
+    "tailrace_publish_seconds",
+    "tailrace_publish_errors_total",
+    "tailrace_publishes_in_flight",
+    "tailrace_durable_timestamp_seconds",
+    "tailrace_durable_lag_seconds",
+    "tailrace_journal_entries_total",
+    "tailrace_gaps_total",
+    "tailrace_superseded_total",
+    "tailrace_schema_changes_total",
+    "tailrace_snapshot_rows_total",
+    "tailrace_snapshot_rows_estimate",
+}
+"""What dashboards, alerts and the load tests ask for."""
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    return CollectorRegistry()
+
+
+@pytest.fixture
+def metrics(registry: CollectorRegistry) -> Metrics:
+    return Metrics(registry, release="0.1.0", clock=lambda: 1000.0)
+
+
+def families(registry: CollectorRegistry) -> Iterator[Metric]:
+    text = exposition(registry)
+    yield from text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
+
+
+def exposition(registry: CollectorRegistry) -> str:
+    return bytes(generate_latest(registry)).decode()  # type: ignore[no-untyped-call]
+
+
+def full_name(family: Metric) -> str:
+    return family.name + ("_total" if family.type == "counter" else "")
+
+
+def test_every_metric_of_the_contract_is_declared(
+    metrics: Metrics, registry: CollectorRegistry
+) -> None:
+    declared = {full_name(family) for family in families(registry)}
+
+    assert declared >= CONTRACT
+
+
+def test_names_follow_the_openmetrics_rules(metrics: Metrics, registry: CollectorRegistry) -> None:
+    for family in families(registry):
+        if family.name.startswith("process_"):
+            continue
+        assert re.fullmatch(r"tailrace_[a-z_]+", family.name)
+        assert family.documentation
+        assert not re.search(r"(milli|micro|_ms|_us|_kb|_mb|_minutes|_count)(_|$)", family.name)
+        assert not family.name.endswith("_total"), "only the counter's sample says _total"
+
+
+def test_rows_are_counted_by_table_and_operation(
+    metrics: Metrics, registry: CollectorRegistry
+) -> None:
+    metrics.rows("public.orders", Operations(c=3, u=2))
+    metrics.rows("public.orders", Operations(c=4, d=1))
+
+    def rows(op: str) -> float | None:
+        return registry.get_sample_value(
+            "tailrace_rows_total", {"table": "public.orders", "op": op}
+        )
+
+    assert (rows("c"), rows("u"), rows("d"), rows("t")) == (7, 2, 1, None)
+
+
+def test_tables_beyond_the_cap_share_one_label(
+    metrics: Metrics, registry: CollectorRegistry
+) -> None:
+    for index in range(TABLE_LABELS_MAX + 5):
+        metrics.rows(f"public.t{index}", Operations(c=1))
+        metrics.chunk(f"public.t{index}", "age", 100)
+        metrics.published(f"public.t{index}", 0.1, 100, 0, 0)
+        metrics.schema_change(f"public.t{index}", "column added")
+    metrics.rows("public.t0", Operations(c=1))
+
+    tables = {
+        sample.labels["table"]
+        for family in families(registry)
+        for sample in family.samples
+        if "table" in sample.labels
+    }
+    assert len(tables) == TABLE_LABELS_MAX + 1
+    value = registry.get_sample_value
+    assert value("tailrace_rows_total", {"table": OTHER, "op": "c"}) == 5
+    assert value("tailrace_rows_total", {"table": "public.t0", "op": "c"}) == 2
+
+
+def test_error_codes_are_capped_too(metrics: Metrics, registry: CollectorRegistry) -> None:
+    for index in range(ERROR_CODES_MAX + 3):
+        metrics.publish_error(f"Code{index}", retryable=True)
+    metrics.publish_error("", retryable=False)
+
+    labels = {"code": OTHER, "retryable": "true"}
+    assert registry.get_sample_value("tailrace_publish_errors_total", labels) == 3
+
+
+def test_the_time_to_visibility_is_from_the_newest_commit(
+    metrics: Metrics, registry: CollectorRegistry
+) -> None:
+    metrics.published("public.orders", 0.25, 4096, 100 * SECOND, 130 * SECOND)
+
+    value = registry.get_sample_value
+    assert value("tailrace_commit_to_visible_seconds_sum") == 30
+    assert value("tailrace_commit_to_visible_seconds_bucket", {"le": "29.0"}) == 0
+    assert value("tailrace_commit_to_visible_seconds_bucket", {"le": "30.0"}) == 1
+    assert value("tailrace_publish_seconds_sum") == 0.25
+    assert value("tailrace_published_bytes_total", {"table": "public.orders"}) == 4096
+    assert value("tailrace_published_objects_total", {"table": "public.orders"}) == 1
+
+
+def test_a_source_whose_clock_is_ahead_gives_no_negative_times(
+    metrics: Metrics, registry: CollectorRegistry
+) -> None:
+    metrics.published("public.orders", 0.1, 1, 200 * SECOND, 100 * SECOND)
+
+    assert registry.get_sample_value("tailrace_commit_to_visible_seconds_sum") == 0
+
+
+def test_what_is_not_known_yet_is_not_zero(metrics: Metrics, registry: CollectorRegistry) -> None:
+    for name in (
+        "lag_seconds",
+        "lag_bytes",
+        "last_message_timestamp_seconds",
+        "slot_retained_bytes",
+        "slot_safe_bytes",
+        "durable_timestamp_seconds",
+        "durable_lag_seconds",
+    ):
+        value = registry.get_sample_value(f"tailrace_{name}")
+        assert value is not None
+        assert math.isnan(value), name
+
+
+def test_the_durable_lag_grows_while_the_engine_is_stuck() -> None:
+    now = 1000.0
+    registry = CollectorRegistry()
+    metrics = Metrics(registry, clock=lambda: now)
+    metrics.durable(990 * SECOND, 1000 * SECOND)
+    first = registry.get_sample_value("tailrace_durable_lag_seconds")
+
+    now = 1300.0
+
+    assert first == 10
+    assert registry.get_sample_value("tailrace_durable_lag_seconds") == 310
+    assert registry.get_sample_value("tailrace_durable_timestamp_seconds") == 990
+
+
+def test_a_slot_without_a_limit_is_infinitely_safe(
+    metrics: Metrics, registry: CollectorRegistry
+) -> None:
+    metrics.slot(4096, None)
+    without = registry.get_sample_value("tailrace_slot_safe_bytes")
+    metrics.slot(4096, 100)
+
+    assert without == math.inf
+    assert registry.get_sample_value("tailrace_slot_safe_bytes") == 100
+    assert registry.get_sample_value("tailrace_slot_retained_bytes") == 4096
+
+
+def test_gauges_and_counters_take_what_they_are_given(
+    metrics: Metrics, registry: CollectorRegistry
+) -> None:
+    metrics.source_connected(True)
+    metrics.source_message(5 * SECOND)
+    metrics.source_lag(1.5, 300)
+    metrics.queue_bytes(10)
+    metrics.queue_capacity(20)
+    metrics.backpressure(0.5)
+    metrics.backpressure(0.25)
+    metrics.publishes_in_flight(3)
+    metrics.journal_entry("planned")
+    metrics.superseded()
+    metrics.gap()
+
+    value = registry.get_sample_value
+    assert value("tailrace_connected") == 1
+    assert value("tailrace_last_message_timestamp_seconds") == 5
+    assert value("tailrace_lag_seconds") == 1.5
+    assert value("tailrace_lag_bytes") == 300
+    assert value("tailrace_queue_bytes") == 10
+    assert value("tailrace_queue_capacity_bytes") == 20
+    assert value("tailrace_backpressure_seconds_total") == 0.75
+    assert value("tailrace_publishes_in_flight") == 3
+    assert value("tailrace_journal_entries_total", {"kind": "planned"}) == 1
+    assert value("tailrace_superseded_total") == 1
+    assert value("tailrace_gaps_total") == 1
+    assert value("tailrace_build_info", {"release": "0.1.0"}) == 1
+
+
+def test_no_created_series_double_the_exposition(
+    metrics: Metrics, registry: CollectorRegistry
+) -> None:
+    metrics.rows("public.orders", Operations(c=1))
+
+    assert "_created" not in exposition(registry)
