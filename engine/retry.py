@@ -29,7 +29,6 @@ async def until_answered(attempt: Callable[[], Awaitable[_T]], on_failure: OnFai
     `on_failure` is told of each failed attempt. Other errors pass. Cancellation leaves the last
     request in doubt.
     """
-
     failure_count = 0
 
     def is_unanswered(error: Exception) -> bool:
