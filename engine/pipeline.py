@@ -19,7 +19,13 @@ from dataclasses import dataclass
 import structlog
 
 from engine.envelope import RecordConfiguration
-from engine.errors import DestinationUnavailable, PositionLost, SourceUnavailable, TailraceError
+from engine.errors import (
+    DestinationUnavailable,
+    PositionLost,
+    SourceUnavailable,
+    Superseded,
+    TailraceError,
+)
 from engine.interfaces import ChangeStream, Clock, ObjectStore, Source, SourceIdentity
 from engine.journal import Journal
 from engine.journal_entry import Durable, Writer, time_text, time_us_of
