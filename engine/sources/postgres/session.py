@@ -25,9 +25,6 @@ from engine.errors import (
     SourceUnavailable,
 )
 
-WAL_SENDER_TIMEOUT_SECONDS: Final = 10
-"""Set in our own session, so that the time until a dead engine's slot is free is ours to choose."""
-
 SHAPING_SETTINGS: Final[tuple[tuple[str, str], ...]] = (
     ("DateStyle", "ISO"),
     ("IntervalStyle", "iso_8601"),
@@ -75,17 +72,20 @@ Connection = psycopg.AsyncConnection[Row]
 
 
 async def connect(
-    dsn: str, *, replication: bool, overrides: Mapping[str, str] | None = None
+    dsn: str,
+    *,
+    replication: bool,
+    settings: Mapping[str, str] | None = None,
+    overrides: Mapping[str, str] | None = None,
 ) -> Connection:
-    """A session with the shaping settings, `replication` for a walsender's.
+    """A session with the shaping settings and `settings`; `replication` for a walsender's.
 
     Raises ConfigurationError for a dsn that is none, SourceRefused or SourceUnavailable.
     Cancellation leaves no connection behind.
     """
     parameters = _parameters(dsn)
-    options = {**dict(SHAPING_SETTINGS), "statement_timeout": "0"}
+    options = {**dict(SHAPING_SETTINGS), "statement_timeout": "0", **(settings or {})}
     if replication:
-        options["wal_sender_timeout"] = f"{WAL_SENDER_TIMEOUT_SECONDS}s"
         parameters["replication"] = "database"
     flags = [parameters.get("options", "")] + [
         f"-c {name}={value}" for name, value in options.items()

@@ -12,7 +12,7 @@ from engine.schema import Decide
 from engine.sources.postgres.preparation import prepare
 from engine.sources.postgres.session import Session, connect, translated
 from engine.sources.postgres.slot import GAP_HINT
-from engine.sources.postgres.stream import open_stream
+from engine.sources.postgres.stream import WAL_SENDER_TIMEOUT_SECONDS, open_stream
 
 
 class PostgresSource:
@@ -24,12 +24,19 @@ class PostgresSource:
     """
 
     def __init__(
-        self, *, dsn: str, slot: str, configuration: RecordConfiguration, generation: int = 1
+        self,
+        *,
+        dsn: str,
+        slot: str,
+        configuration: RecordConfiguration,
+        generation: int = 1,
+        wal_sender_timeout: float = WAL_SENDER_TIMEOUT_SECONDS,
     ) -> None:
         self._dsn = dsn
         self._slot = slot
         self._configuration = configuration
         self._generation = generation
+        self._wal_sender_timeout = wal_sender_timeout
 
     async def identify(self) -> SourceIdentity:
         """See Source. Cancellation leaves nothing behind."""
@@ -86,6 +93,7 @@ class PostgresSource:
             configuration=configuration,
             decide=decide,
             single_rows=single_rows,
+            wal_sender_timeout=self._wal_sender_timeout,
         )
 
     async def _identify_system(self) -> tuple[str, int, str]:

@@ -41,8 +41,11 @@ from engine.sources.postgres.pgoutput import encode_status
 from engine.sources.postgres.session import Connection, Session, beside, connect, quoted, translated
 from engine.sources.postgres.slot import start_failure
 
-FEEDBACK_SECONDS: Final = 1.0
-"""Between status updates when nothing is acknowledged; wal_sender_timeout is ten times as long."""
+WAL_SENDER_TIMEOUT_SECONDS: Final = 10.0
+"""Set in our own session, so that the time until a dead engine's slot is free is ours to choose."""
+
+_FEEDBACKS_PER_TIMEOUT: Final = 10
+"""Status updates in one wal_sender_timeout when nothing is acknowledged: nine may come too late."""
 
 FEEDBACK_GAP_SECONDS: Final = 0.1
 """Status updates are at least so far apart: each one that moves the slot may cost the server a
@@ -107,12 +110,15 @@ class PostgresStream:
         catalog: Catalog,
         assembler: Assembler,
         slot: str,
+        *,
+        feedback_seconds: float,
     ) -> None:
         self._pgconn = connection.pgconn
         self._session = session
         self._catalog = catalog
         self._assembler = assembler
         self._slot = slot
+        self._feedback_seconds = feedback_seconds
         self._loop = asyncio.get_running_loop()
         self._fd = self._pgconn.socket
         self._pacing = Pacing(is_used=not _is_unix(self._fd))
@@ -255,7 +261,7 @@ class PostgresStream:
 
     async def _feedback_moment(self) -> None:
         try:
-            async with asyncio.timeout(FEEDBACK_SECONDS):
+            async with asyncio.timeout(self._feedback_seconds):
                 await self._feedback_due.wait()
                 await asyncio.sleep(FEEDBACK_GAP_SECONDS)
         except TimeoutError:
@@ -380,13 +386,15 @@ async def open_stream(
     configuration: RecordConfiguration,
     decide: Decide,
     single_rows: bool,
+    wal_sender_timeout: float = WAL_SENDER_TIMEOUT_SECONDS,
 ) -> AsyncIterator[PostgresStream]:
     """Hold the slot and stream from `start`; see `Source.stream`.
 
     Leaving, also by cancellation, closes the connections; the slot is free as soon as the server
     notices.
     """
-    connection = await connect(dsn, replication=True)
+    settings = {"wal_sender_timeout": f"{wal_sender_timeout * 1000:.0f}ms"}
+    connection = await connect(dsn, replication=True, settings=settings)
     try:
         async with Session(dsn, **beside(connection)) as session:
             await _start(connection, session, slot, start, configuration.publication)
@@ -399,7 +407,14 @@ async def open_stream(
                 catalog=catalog,
                 single_rows=single_rows,
             )
-            stream = PostgresStream(connection, session, catalog, assembler, slot)
+            stream = PostgresStream(
+                connection,
+                session,
+                catalog,
+                assembler,
+                slot,
+                feedback_seconds=wal_sender_timeout / _FEEDBACKS_PER_TIMEOUT,
+            )
             async with _feedback(stream):
                 await catalog.read_publication(session, configuration.publication)
                 yield stream
