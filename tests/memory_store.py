@@ -1,0 +1,53 @@
+"""A bucket in memory: an `ObjectStore` whose objects a test may damage, with hooks between."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+from engine.interfaces import ListedObject, ObjectHead
+
+Hook = Callable[[str], Awaitable[None]]
+
+
+async def _nothing(_: str) -> None:
+    pass
+
+
+@dataclass
+class StoredObject:
+    body: bytes
+    metadata: dict[str, str]
+
+
+@dataclass
+class MemoryStore:
+    """`before_list` and `before_head` run before such a request is answered."""
+
+    objects: dict[str, StoredObject] = field(default_factory=dict)
+    before_list: Hook = _nothing
+    before_head: Hook = _nothing
+
+    async def create(
+        self, key: str, body: bytes, *, content_type: str, metadata: Mapping[str, str]
+    ) -> bool:
+        if key in self.objects:
+            return False
+        self.objects[key] = StoredObject(bytes(body), dict(metadata))
+        return True
+
+    async def get(self, key: str) -> bytes | None:
+        found = self.objects.get(key)
+        return found.body if found is not None else None
+
+    async def head(self, key: str) -> ObjectHead | None:
+        await self.before_head(key)
+        found = self.objects.get(key)
+        return ObjectHead(len(found.body), dict(found.metadata)) if found is not None else None
+
+    async def list(self, prefix: str, *, after: str = "") -> AsyncIterator[ListedObject]:
+        await self.before_list(prefix)
+        for key in sorted(self.objects, key=str.encode):
+            if key.startswith(prefix) and key > after:
+                yield ListedObject(key, len(self.objects[key].body))
+
+    async def abort_uploads(self, prefix: str, *, before_us: int) -> int:
+        return 0

@@ -1,0 +1,864 @@
+"""verify: what the engine makes is right, and every way to break it is found by its code."""
+
+import gzip
+import json
+import re
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from engine.envelope import Compression, Envelope, Layout
+from engine.errors import DestinationRefused, DestinationUnavailable
+from engine.interfaces import ListedObject, ObjectHead
+from engine.journal_entry import Durable, Entry, JournalState, encode_state
+from engine.layout import journal_folder, journal_key, own_folder, state_key
+from engine.verify import Code, Depth, Verdict, verify
+from memory_store import MemoryStore, StoredObject
+from small_bucket import (
+    ODD,
+    ORDERS,
+    PREFIX,
+    SmallBucket,
+    compressed,
+    decompressed,
+    make_bucket,
+    restated,
+    rewrite_journal,
+    rewrite_plan,
+    stored,
+)
+
+DOCUMENT = Path(__file__).parent.parent / "docs" / "verify.md"
+
+
+class SilentProgress:
+    def reached(self, phase: str, done: int, total: int | None) -> None:
+        pass
+
+
+async def judged(store: Any, depth: Depth = "full", prefix: str = PREFIX) -> Verdict:
+    return await verify(store, prefix, depth=depth, concurrency=4, progress=SilentProgress())
+
+
+def codes(verdict: Verdict) -> set[Code]:
+    return {problem.code for problem in verdict.problems}
+
+
+# --- nothing is wrong
+
+
+@pytest.mark.parametrize("depth", ["light", "full"])
+@pytest.mark.parametrize("layout", ["hive", "plain"])
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+@pytest.mark.parametrize("envelope", ["standard", "debezium", "flat"])
+async def test_what_the_engine_makes_is_right(
+    envelope: Envelope, compression: Compression, layout: Layout, depth: Depth
+) -> None:
+    bucket = await make_bucket(envelope=envelope, compression=compression, layout=layout)
+
+    verdict = await judged(bucket.store, depth)
+
+    assert verdict.problems == ()
+    assert (verdict.objects, verdict.rows, verdict.pending) == (5, 14, 2)
+    assert verdict.entries == 9
+
+
+async def test_tables_are_told_with_their_durable_objects() -> None:
+    bucket = await make_bucket()
+
+    verdict = await judged(bucket.store)
+
+    odd, orders = verdict.tables
+    assert (odd.table, odd.objects, odd.rows, odd.pending) == (str(ODD), 1, 1, 0)
+    assert (orders.table, orders.objects, orders.rows, orders.pending) == (str(ORDERS), 4, 13, 2)
+    assert orders.versions == (1, 2)
+    assert orders.first == bucket.pieces[0].planned.first
+    assert orders.last == bucket.pieces[4].planned.last
+
+
+async def test_a_bucket_without_a_prefix_is_judged_whole() -> None:
+    bucket = await make_bucket(prefix="")
+
+    assert (await judged(bucket.store, prefix="")).problems == ()
+
+
+async def test_a_neighbour_whose_prefix_begins_alike_is_not_looked_at() -> None:
+    bucket = await make_bucket()
+    await make_bucket(bucket.store, prefix=PREFIX + "-2")
+    bucket.store.objects[PREFIX + "-2/foreign"] = StoredObject(b"", {})
+
+    assert (await judged(bucket.store)).problems == ()
+
+
+async def test_what_check_writes_is_not_looked_at() -> None:
+    bucket = await make_bucket()
+    bucket.store.objects[own_folder(PREFIX) + "check/put"] = StoredObject(b"", {})
+
+    assert (await judged(bucket.store)).problems == ()
+
+
+async def test_an_unlooked_for_restatement_is_as_good_as_the_first_statement() -> None:
+    bucket = await make_bucket()
+    first = bucket.pieces[4]
+    bucket.store.objects[first.planned.key].body = first.body
+    again = restated(bucket, first).planned
+    metadata = bucket.store.objects[first.planned.key].metadata
+    assert metadata["raw-bytes"] == str(again.raw_bytes)
+    metadata |= {
+        "codec": "1",
+        "raw-bytes": str(first.planned.raw_bytes),
+        "raw-crc32": first.planned.raw_crc32,
+    }
+
+    assert (await judged(bucket.store)).problems == ()
+
+
+# --- every way to break it
+
+Break = Callable[[SmallBucket], None]
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A way to break a bucket; the codes that it must give, and those more at full depth."""
+
+    name: str
+    apply: Break
+    light: set[Code]
+    more: set[Code]
+
+
+DAMAGES: list[Damage] = []
+
+
+def damage(
+    light: set[Code] | None = None, more: set[Code] | None = None
+) -> Callable[[Break], Break]:
+    def add(apply: Break) -> Break:
+        DAMAGES.append(Damage(apply.__name__, apply, light or set(), more or set()))
+        return apply
+
+    return add
+
+
+def entry(bucket: SmallBucket, seq: int) -> StoredObject:
+    return bucket.store.objects[journal_key(PREFIX, seq)]
+
+
+def edit_entry(bucket: SmallBucket, seq: int, /, **changes: object) -> None:
+    """Change one entry; the journal's hashes hold."""
+
+    def edit(entry: Entry) -> Entry:
+        return msgspec.structs.replace(entry, **changes) if entry.seq == seq else entry
+
+    rewrite_journal(bucket.store, edit)
+
+
+def without_states(bucket: SmallBucket) -> None:
+    """For damage that shows in a state file as well."""
+    del bucket.store.objects[state_key(PREFIX, 3)]
+
+
+def edit_lines(bucket: SmallBucket, index: int, edit: Callable[[bytes], bytes]) -> None:
+    """Change an object's lines, with its plan's and metadata's length and CRC left as they are."""
+    found = stored(bucket, index)
+    key = bucket.pieces[index].planned.key
+    found.body = compressed(edit(decompressed(found.body, key)), key)
+
+
+@damage({Code.NO_JOURNAL})
+def the_journal_is_gone(bucket: SmallBucket) -> None:
+    for key in [k for k in bucket.store.objects if k.startswith(journal_folder(PREFIX))]:
+        del bucket.store.objects[key]
+
+
+@damage({Code.NO_JOURNAL})
+def nothing_is_there(bucket: SmallBucket) -> None:
+    bucket.store.objects.clear()
+
+
+@damage({Code.NEWER_FORMAT})
+def a_newer_release_has_written(bucket: SmallBucket) -> None:
+    entry(bucket, 8).body = entry(bucket, 8).body.replace(b'"format":1', b'"format":2')
+
+
+@damage({Code.NEWER_FORMAT})
+def a_newer_release_has_written_what_this_one_cannot_read(bucket: SmallBucket) -> None:
+    entry(bucket, 4).body = b'{"format":2,"sequence":"4"}'
+
+
+@damage({Code.ENTRY_MISSING, Code.CHAIN_BROKEN, Code.UNNAMED_OBJECT})
+def an_entry_with_a_plan_is_gone(bucket: SmallBucket) -> None:
+    del bucket.store.objects[journal_key(PREFIX, 2)]
+
+
+@damage({Code.ENTRY_MISSING})
+def an_entry_without_a_plan_is_gone(bucket: SmallBucket) -> None:
+    del bucket.store.objects[journal_key(PREFIX, 7)]
+
+
+@damage({Code.ENTRY_MISSING})
+def the_first_entry_is_gone(bucket: SmallBucket) -> None:
+    # Database and record configuration are lost with it, so keys and schemas are not judged before
+    # the next writer; the schemas of version 1 are then named by nothing.
+    del bucket.store.objects[journal_key(PREFIX, 0)]
+    for table in (ORDERS, ODD):
+        del bucket.store.objects[bucket.layout.schema_key(table, 1)]
+
+
+@damage({Code.ENTRY_MISSING})
+def the_entry_of_a_takeover_is_gone(bucket: SmallBucket) -> None:
+    del bucket.store.objects[journal_key(PREFIX, 4)]
+
+
+@damage({Code.UNNAMED_OBJECT})
+def the_last_entry_is_gone(bucket: SmallBucket) -> None:
+    del bucket.store.objects[journal_key(PREFIX, 8)]
+
+
+@damage({Code.ENTRY_UNREADABLE})
+def an_entry_is_cut_off(bucket: SmallBucket) -> None:
+    entry(bucket, 7).body = entry(bucket, 7).body[:-10]
+
+
+@damage({Code.ENTRY_UNREADABLE})
+def an_entry_is_empty(bucket: SmallBucket) -> None:
+    entry(bucket, 7).body = b""
+
+
+@damage({Code.ENTRY_UNREADABLE})
+def an_entry_states_no_position(bucket: SmallBucket) -> None:
+    durable = Durable("nowhere", "2026-11-22T09:51:55.000000Z", 6)
+    edit_entry(bucket, 7, durable=durable)
+
+
+@damage({Code.ENTRY_UNREADABLE, Code.CHAIN_BROKEN, Code.UNNAMED_OBJECT})
+def an_entry_states_no_table(bucket: SmallBucket) -> None:
+    rewrite_plan(bucket, 2, table="orders")
+
+
+@damage({Code.HASH_MISMATCH})
+def an_entry_has_a_byte_more(bucket: SmallBucket) -> None:
+    entry(bucket, 7).body += b"\n"
+
+
+@damage({Code.HASH_MISMATCH, Code.METADATA_DIFFERS}, {Code.CONTENT_DIFFERS})
+def a_checksum_in_an_entry_is_altered(bucket: SmallBucket) -> None:
+    crc = bucket.pieces[2].planned.raw_crc32.encode()
+    without_states(bucket)
+    entry(bucket, 2).body = entry(bucket, 2).body.replace(crc, crc[::-1])
+
+
+@damage({Code.ENTRY_MISPLACED})
+def an_entry_has_another_number(bucket: SmallBucket) -> None:
+    edit_entry(bucket, 6, seq=66)
+
+
+@damage({Code.ENTRY_MISPLACED, Code.HASH_MISMATCH, Code.RESTATED_LATE, Code.METADATA_DIFFERS})
+def two_entries_change_places(bucket: SmallBucket) -> None:
+    one, two = entry(bucket, 6), entry(bucket, 7)
+    one.body, two.body = two.body, one.body
+
+
+@damage({Code.EPOCH_WRONG})
+def an_entry_has_another_epoch(bucket: SmallBucket) -> None:
+    edit_entry(bucket, 7, epoch=1)
+
+
+@damage({Code.EPOCH_WRONG})
+def a_takeover_skips_an_epoch(bucket: SmallBucket) -> None:
+    def edit(entry: Entry) -> Entry:
+        return msgspec.structs.replace(entry, epoch=3) if entry.seq >= 4 else entry
+
+    rewrite_journal(bucket.store, edit)
+
+
+@damage({Code.EPOCH_WRONG})
+def a_writer_goes_on_after_it_was_superseded(bucket: SmallBucket) -> None:
+    def edit(entry: Entry) -> Entry:
+        writer = msgspec.structs.replace(entry.writer, id="writer-1")
+        return msgspec.structs.replace(entry, writer=writer) if entry.seq == 7 else entry
+
+    rewrite_journal(bucket.store, edit)
+
+
+@damage({Code.NONCE_REPEATED})
+def a_nonce_comes_twice(bucket: SmallBucket) -> None:
+    edit_entry(bucket, 6, nonce="n")
+    edit_entry(bucket, 7, nonce="n")
+
+
+@damage({Code.SOURCE_CHANGED})
+def another_slot_writes_on(bucket: SmallBucket) -> None:
+    _edit_source(bucket, slot="other")
+
+
+@damage({Code.SOURCE_CHANGED})
+def another_system_writes_on_in_the_same_generation(bucket: SmallBucket) -> None:
+    _edit_source(bucket, system_identifier="1")
+
+
+def _edit_source(bucket: SmallBucket, **changes: object) -> None:
+    def edit(entry: Entry) -> Entry:
+        if entry.seq != 4 or entry.open is None:
+            return entry
+        source = msgspec.structs.replace(entry.open.source, **changes)
+        opened = msgspec.structs.replace(entry.open, source=source)
+        return msgspec.structs.replace(entry, open=opened)
+
+    rewrite_journal(bucket.store, edit)
+
+
+@damage({Code.STATE_DIFFERS})
+def a_state_file_is_no_gzip(bucket: SmallBucket) -> None:
+    bucket.store.objects[state_key(PREFIX, 3)].body = b"{}"
+
+
+@damage({Code.STATE_DIFFERS})
+def a_state_file_is_of_another_entry(bucket: SmallBucket) -> None:
+    bucket.store.objects[state_key(PREFIX, 2)] = bucket.store.objects.pop(state_key(PREFIX, 3))
+
+
+@damage({Code.STATE_DIFFERS})
+def a_state_file_forgets_a_frontier(bucket: SmallBucket) -> None:
+    found = bucket.store.objects[state_key(PREFIX, 3)]
+    state = msgspec.json.decode(gzip.decompress(found.body), type=JournalState)
+    del state.frontiers[str(ODD)]
+    found.body = encode_state(state)
+
+
+@damage({Code.UNNAMED_OBJECT})
+def a_state_file_has_no_entry(bucket: SmallBucket) -> None:
+    found = bucket.store.objects[state_key(PREFIX, 3)]
+    bucket.store.objects[state_key(PREFIX, 99)] = found
+
+
+@damage({Code.DURABLE_BACK})
+def durable_goes_back(bucket: SmallBucket) -> None:
+    edit_entry(bucket, 7, durable=Durable("0/1100", "2026-11-22T09:51:55.000000Z", 6))
+
+
+@damage({Code.DURABLE_AHEAD, Code.OBJECT_MISSING})
+def durable_is_ahead_of_its_entry(bucket: SmallBucket) -> None:
+    durable = Durable("0/1F00", "2026-11-22T09:51:55.000000Z", 9)
+    edit_entry(bucket, 8, durable=durable)
+
+
+@damage({Code.OBJECT_MISSING})
+def durable_passes_an_object_that_is_missing(bucket: SmallBucket) -> None:
+    edit_entry(bucket, 8, durable=Durable("0/1F00", "2026-11-22T09:51:55.000000Z", 8))
+
+
+@damage({Code.PLAN_BEFORE_DURABLE})
+def rows_come_after_they_were_said_to_be_durable(bucket: SmallBucket) -> None:
+    durable = Durable("0/FFFF", "2026-11-22T09:51:55.000000Z", 6)
+    edit_entry(bucket, 7, durable=durable)
+
+
+@damage({Code.PLAN_COUNTS})
+def a_plans_ops_do_not_add_up(bucket: SmallBucket) -> None:
+    # A pending object that is not there: nothing else can contradict it.
+    rewrite_plan(bucket, 6, ops={"c": 2})
+
+
+@damage({Code.PLAN_COUNTS})
+def a_plan_has_an_unknown_op(bucket: SmallBucket) -> None:
+    rewrite_plan(bucket, 6, ops={"x": 1})
+
+
+@damage({Code.PLAN_ORDER})
+def one_row_has_two_positions(bucket: SmallBucket) -> None:
+    last = bucket.pieces[6].planned.last
+    rewrite_plan(bucket, 6, last=last[:-1] + "1")
+
+
+@damage({Code.PLAN_ORDER, Code.VERSION_WRONG}, {Code.POSITIONS_DIFFER})
+def a_plan_ends_before_it_begins(bucket: SmallBucket) -> None:
+    without_states(bucket)
+    rewrite_plan(bucket, 1, last=bucket.pieces[1].planned.first.replace("0001.", "0000.", 1))
+
+
+@damage({Code.CHAIN_BROKEN})
+def rows_are_missing_between_two_plans(bucket: SmallBucket) -> None:
+    without_states(bucket)
+    previous = bucket.pieces[3].planned.previous
+    rewrite_plan(bucket, 3, previous=previous[:-1] + "1")
+
+
+@damage({Code.CHAIN_BROKEN})
+def two_plans_overlap(bucket: SmallBucket) -> None:
+    without_states(bucket)
+    rewrite_plan(bucket, 3, previous=bucket.pieces[2].planned.first)
+
+
+@damage({Code.VERSION_NUMBER, Code.VERSION_UNKNOWN, Code.UNNAMED_OBJECT})
+def a_version_skips_a_number(bucket: SmallBucket) -> None:
+    _edit_version(bucket, number=3)
+
+
+@damage({Code.VERSION_UNKNOWN, Code.UNNAMED_OBJECT})
+def a_version_is_not_in_the_journal(bucket: SmallBucket) -> None:
+    without_states(bucket)
+    edit_entry(bucket, 3, schemas=())
+
+
+@damage({Code.VERSION_BACK, Code.VERSION_WRONG, Code.KEY_WRONG}, {Code.RECORD_MISPLACED})
+def a_version_goes_back(bucket: SmallBucket) -> None:
+    rewrite_plan(bucket, 5, version=1)
+
+
+@damage({Code.VERSION_WRONG, Code.SCHEMA_DIFFERS})
+def a_version_begins_after_its_first_row(bucket: SmallBucket) -> None:
+    _edit_version(bucket, first=bucket.pieces[3].planned.last)
+
+
+def _edit_version(bucket: SmallBucket, **changes: object) -> None:
+    without_states(bucket)
+
+    def edit(entry: Entry) -> Entry:
+        if entry.seq != 3:
+            return entry
+        version = msgspec.structs.replace(entry.schemas[0], **changes)
+        return msgspec.structs.replace(entry, schemas=(version,))
+
+    rewrite_journal(bucket.store, edit)
+
+
+@damage({Code.HOUR_BACK, Code.KEY_WRONG})
+def an_hour_goes_back(bucket: SmallBucket) -> None:
+    rewrite_plan(bucket, 6, hour="2026-11-22T08")
+
+
+@damage({Code.KEY_WRONG})
+def an_object_lies_in_another_version(bucket: SmallBucket) -> None:
+    without_states(bucket)
+    old = bucket.pieces[3].planned.key
+    new = old.replace("version=0002", "version=0001")
+    bucket.store.objects[new] = bucket.store.objects.pop(old)
+    rewrite_plan(bucket, 3, key=new)
+
+
+@damage({Code.OBJECT_MISSING, Code.UNNAMED_OBJECT})
+def an_object_is_moved(bucket: SmallBucket) -> None:
+    old = bucket.pieces[3].planned.key
+    new = old.replace("version=0002", "version=0001")
+    bucket.store.objects[new] = bucket.store.objects.pop(old)
+
+
+@damage({Code.RESTATEMENT_DIFFERS})
+def a_restatement_has_other_rows(bucket: SmallBucket) -> None:
+    def edit(entry: Entry) -> Entry:
+        if entry.seq != 5:
+            return entry
+        planned = msgspec.structs.replace(entry.planned[0], previous="0001")
+        later = msgspec.structs.replace(entry.planned[0], hour="2026-11-23T01")
+        assert planned != later
+        return msgspec.structs.replace(entry, planned=(*entry.planned, later))
+
+    rewrite_journal(bucket.store, edit)
+
+
+@damage({Code.RESTATED_LATE})
+def a_durable_plan_is_stated_again(bucket: SmallBucket) -> None:
+    def edit(entry: Entry) -> Entry:
+        if entry.seq != 8:
+            return entry
+        again = msgspec.structs.replace(bucket.pieces[0].planned, codec=2)
+        return msgspec.structs.replace(entry, planned=(*entry.planned, again))
+
+    rewrite_journal(bucket.store, edit)
+
+
+@damage({Code.OBJECT_MISSING})
+def an_object_is_deleted(bucket: SmallBucket) -> None:
+    del bucket.store.objects[bucket.pieces[2].planned.key]
+
+
+@damage({Code.OBJECT_EMPTY}, {Code.BODY_UNREADABLE})
+def an_object_is_empty(bucket: SmallBucket) -> None:
+    stored(bucket, 2).body = b""
+
+
+def _alter_metadata(name: str) -> None:
+    def apply(bucket: SmallBucket) -> None:
+        stored(bucket, 2).metadata[name] += "1"
+
+    apply.__name__ = f"metadata_says_another_{name}"
+    damage({Code.METADATA_DIFFERS})(apply)
+
+
+for _name in (
+    "first-position",
+    "last-position",
+    "previous-position",
+    "rows",
+    "ops",
+    "version",
+    "codec",
+    "raw-bytes",
+    "raw-crc32",
+    "writer",
+):
+    _alter_metadata(_name)
+
+
+@damage({Code.METADATA_DIFFERS})
+def metadata_is_gone(bucket: SmallBucket) -> None:
+    stored(bucket, 2).metadata.clear()
+
+
+@damage({Code.METADATA_DIFFERS})
+def a_pending_object_is_not_what_was_planned(bucket: SmallBucket) -> None:
+    stored(bucket, 5).metadata["rows"] = "2"
+
+
+@damage({Code.UNNAMED_OBJECT})
+def a_foreign_object_is_there(bucket: SmallBucket) -> None:
+    key = bucket.pieces[0].planned.key.replace(".ndjson.gz", ".csv")
+    bucket.store.objects[key] = StoredObject(b"", {})
+
+
+@damage({Code.UNNAMED_OBJECT})
+def a_foreign_object_is_in_our_own_folder(bucket: SmallBucket) -> None:
+    bucket.store.objects[own_folder(PREFIX) + "lock"] = StoredObject(b"", {})
+
+
+@damage({Code.UNNAMED_OBJECT})
+def a_foreign_object_is_in_the_journal(bucket: SmallBucket) -> None:
+    bucket.store.objects[journal_folder(PREFIX) + "5.json"] = StoredObject(b"", {})
+
+
+@damage({Code.SCHEMA_MISSING})
+def a_schema_is_missing(bucket: SmallBucket) -> None:
+    del bucket.store.objects[bucket.layout.schema_key(ORDERS, 2)]
+
+
+@damage({Code.SCHEMA_DIFFERS})
+def a_schema_is_altered(bucket: SmallBucket) -> None:
+    bucket.store.objects[bucket.layout.schema_key(ORDERS, 2)].body += b" "
+
+
+@damage({Code.UNNAMED_OBJECT})
+def a_schema_has_no_version(bucket: SmallBucket) -> None:
+    bucket.store.objects[bucket.layout.schema_key(ORDERS, 3)] = StoredObject(b"", {})
+
+
+@damage(more={Code.BODY_UNREADABLE})
+def a_body_is_truncated(bucket: SmallBucket) -> None:
+    stored(bucket, 2).body = stored(bucket, 2).body[:-1]
+
+
+@damage(more={Code.BODY_UNREADABLE})
+def a_bit_flips(bucket: SmallBucket) -> None:
+    body = bytearray(stored(bucket, 2).body)
+    body[len(body) // 2] ^= 1
+    stored(bucket, 2).body = bytes(body)
+
+
+@damage(more={Code.BODY_UNREADABLE})
+def bytes_follow_the_body(bucket: SmallBucket) -> None:
+    stored(bucket, 2).body += b"\0"
+
+
+@damage(more={Code.BODY_UNREADABLE})
+def another_body_follows_far_behind(bucket: SmallBucket) -> None:
+    stored(bucket, 2).body += bytes(200_000)
+
+
+@damage(more={Code.CONTENT_DIFFERS})
+def a_value_is_altered(bucket: SmallBucket) -> None:
+    edit_lines(bucket, 2, lambda lines: lines.replace(b'"id":7', b'"id":8', 1))
+
+
+@damage(more={Code.CONTENT_DIFFERS, Code.ROWS_DIFFER, Code.OPS_DIFFER})
+def a_row_is_missing(bucket: SmallBucket) -> None:
+    def edit(lines: bytes) -> bytes:
+        rows = lines.splitlines(keepends=True)
+        return b"".join([rows[0], *rows[2:]])
+
+    edit_lines(bucket, 2, edit)
+
+
+@damage(more={Code.CONTENT_DIFFERS, Code.ROWS_DIFFER, Code.OPS_DIFFER, Code.POSITION_ORDER})
+def a_row_is_doubled(bucket: SmallBucket) -> None:
+    def edit(lines: bytes) -> bytes:
+        rows = lines.splitlines(keepends=True)
+        return b"".join([rows[0], rows[1], *rows[1:]])
+
+    edit_lines(bucket, 2, edit)
+
+
+@damage(more={Code.CONTENT_DIFFERS, Code.ROWS_DIFFER, Code.OPS_DIFFER, Code.POSITIONS_DIFFER})
+def the_last_row_is_missing(bucket: SmallBucket) -> None:
+    edit_lines(bucket, 2, lambda lines: b"".join(lines.splitlines(keepends=True)[:-1]))
+
+
+@damage(more={Code.CONTENT_DIFFERS, Code.POSITION_ORDER})
+def rows_are_out_of_order(bucket: SmallBucket) -> None:
+    def edit(lines: bytes) -> bytes:
+        one, two, three, four = lines.splitlines(keepends=True)
+        return one + three + two + four
+
+    edit_lines(bucket, 2, edit)
+
+
+@damage(more={Code.CONTENT_DIFFERS, Code.LINE_MALFORMED})
+def the_last_newline_is_missing(bucket: SmallBucket) -> None:
+    edit_lines(bucket, 2, lambda lines: lines[:-1])
+
+
+@damage(more={Code.CONTENT_DIFFERS, Code.LINE_MALFORMED})
+def a_line_is_no_json(bucket: SmallBucket) -> None:
+    edit_lines(bucket, 2, lambda lines: lines.replace(b"{", b"[", 1))
+
+
+@damage(more={Code.CONTENT_DIFFERS, Code.LINE_MALFORMED, Code.ROWS_DIFFER})
+def an_empty_line_is_there(bucket: SmallBucket) -> None:
+    edit_lines(bucket, 2, lambda lines: lines.replace(b"\n", b"\n\n", 1))
+
+
+@damage(more={Code.CONTENT_DIFFERS, Code.LINE_MALFORMED})
+def records_have_another_envelope(bucket: SmallBucket) -> None:
+    edit_lines(bucket, 2, lambda lines: lines.replace(b'"metadata"', b'"source"'))
+
+
+@damage(more={Code.CONTENT_DIFFERS, Code.LINE_MALFORMED})
+def a_deleted_row_is_there_afterwards(bucket: SmallBucket) -> None:
+    edit_lines(bucket, 2, lambda lines: lines.replace(b'"after":null', b'"after":{}', 1))
+
+
+@damage(more={Code.CONTENT_DIFFERS, Code.LINE_MALFORMED})
+def an_op_is_no_text(bucket: SmallBucket) -> None:
+    edit_lines(bucket, 2, lambda lines: lines.replace(b'"op":"c"', b'"op":{}', 1))
+
+
+@damage(more={Code.CONTENT_DIFFERS, Code.RECORD_MISPLACED})
+def a_record_is_of_another_table(bucket: SmallBucket) -> None:
+    edit_lines(bucket, 2, lambda lines: lines.replace(b'"orders"', b'"borders"', 1))
+
+
+@damage(more={Code.CONTENT_DIFFERS, Code.RECORD_MISPLACED})
+def a_record_is_of_another_version(bucket: SmallBucket) -> None:
+    edit_lines(bucket, 2, lambda lines: lines.replace(b'"version":1', b'"version":2', 1))
+
+
+@damage(
+    more={
+        Code.CONTENT_DIFFERS,
+        Code.ROWS_DIFFER,
+        Code.OPS_DIFFER,
+        Code.POSITIONS_DIFFER,
+        Code.RECORD_MISPLACED,
+    }
+)
+def two_objects_change_bodies(bucket: SmallBucket) -> None:
+    one, two = stored(bucket, 2), stored(bucket, 3)
+    one.body, two.body = two.body, one.body
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.name)
+async def test_each_damage_is_found_by_its_codes(damage: Damage) -> None:
+    bucket = await make_bucket()
+    damage.apply(bucket)
+
+    light, full = await judged(bucket.store, "light"), await judged(bucket.store, "full")
+
+    assert codes(light) == damage.light, light.problems
+    assert codes(full) == damage.light | damage.more, full.problems
+
+
+@pytest.mark.parametrize("envelope", ["debezium", "flat"])
+@pytest.mark.parametrize(
+    "damage",
+    [a_row_is_missing, rows_are_out_of_order, the_last_newline_is_missing, a_line_is_no_json],
+    ids=lambda damage: str(damage.__name__),
+)
+async def test_damaged_records_are_found_in_every_envelope(
+    envelope: Envelope, damage: Break
+) -> None:
+    bucket = await make_bucket(envelope=envelope)
+    damage(bucket)
+
+    verdict = await judged(bucket.store)
+
+    expected = next(d.more for d in DAMAGES if d.apply is damage)
+    assert codes(verdict) == expected
+
+
+@pytest.mark.parametrize("damage", [a_body_is_truncated, bytes_follow_the_body])
+async def test_damaged_zstd_is_found(damage: Break) -> None:
+    bucket = await make_bucket(compression="zstd")
+    damage(bucket)
+
+    assert codes(await judged(bucket.store)) == {Code.BODY_UNREADABLE}
+
+
+def test_every_code_has_a_damage_that_shows_it() -> None:
+    shown = set[Code]().union(*(damage.light | damage.more for damage in DAMAGES))
+
+    assert set(Code) - shown == set()
+
+
+def test_every_code_is_documented_and_nothing_else() -> None:
+    documented = re.findall(r"^\| `(\w+)` \|", DOCUMENT.read_text(), flags=re.MULTILINE)
+
+    assert sorted(documented) == sorted(Code)
+
+
+async def test_no_problem_shows_a_value_of_a_row() -> None:
+    bucket = await make_bucket()
+    edit_lines(bucket, 2, lambda lines: lines.replace(b"12.50", b"secret").replace(b'"\n', b"\n"))
+    edit_lines(bucket, 0, lambda lines: lines.replace(b'"note":"', b'"note":secret"'))
+
+    verdict = await judged(bucket.store)
+
+    assert not verdict.is_ok
+    assert "secret" not in repr(verdict)
+
+
+async def test_one_damage_does_not_hide_another() -> None:
+    bucket = await make_bucket()
+    an_entry_with_a_plan_is_gone(bucket)
+    a_schema_is_altered(bucket)
+    del bucket.store.objects[bucket.pieces[4].planned.key]
+
+    verdict = await judged(bucket.store)
+
+    assert codes(verdict) >= {Code.ENTRY_MISSING, Code.SCHEMA_DIFFERS, Code.OBJECT_MISSING}
+
+
+# --- an engine at work meanwhile
+
+
+async def test_an_object_that_was_planned_and_put_while_we_listed_is_no_problem() -> None:
+    bucket = await make_bucket()
+
+    async def publish(prefix: str) -> None:
+        if prefix == f"{PREFIX}/":
+            bucket.store.before_list = MemoryStore().before_list
+            piece = bucket.piece(ORDERS, "cc")
+            await bucket.journal.append(planned=(piece.planned,), durable=bucket.durable())
+            await bucket.publish(piece)
+
+    bucket.store.before_list = publish
+
+    verdict = await judged(bucket.store)
+
+    assert verdict.problems == ()
+    assert verdict.pending == 2
+
+
+async def test_a_plan_that_was_restated_while_we_looked_is_no_problem() -> None:
+    bucket = await make_bucket()
+    pending = bucket.pieces[6]
+
+    async def restate(key: str) -> None:
+        if key == pending.planned.key:
+            bucket.store.before_head = MemoryStore().before_head
+            await bucket.take_over("writer-3")
+            again = restated(bucket, pending)
+            await bucket.journal.append(planned=(again.planned,))
+            await bucket.publish(again)
+
+    bucket.store.before_head = restate
+
+    assert (await judged(bucket.store)).problems == ()
+
+
+async def test_a_plan_that_was_restated_and_made_durable_while_we_looked_is_no_problem() -> None:
+    bucket = await make_bucket()
+    pending = bucket.pieces[6]
+
+    async def restate(key: str) -> None:
+        if key == pending.planned.key:
+            bucket.store.before_head = MemoryStore().before_head
+            again = restated(bucket, pending)
+            await bucket.journal.append(planned=(again.planned,))
+            await bucket.publish(again)
+            await bucket.journal.append(durable=bucket.durable())
+
+    bucket.store.before_head = restate
+
+    assert (await judged(bucket.store)).problems == ()
+
+
+# --- the bucket itself
+
+
+class OnceUnavailable(MemoryStore):
+    """Every key's first request is not answered."""
+
+    def __init__(self, inner: MemoryStore) -> None:
+        super().__init__(inner.objects)
+        self._asked: set[tuple[str, str]] = set()
+
+    async def get(self, key: str) -> bytes | None:
+        self._fail_once("get", key)
+        return await super().get(key)
+
+    async def head(self, key: str) -> ObjectHead | None:
+        self._fail_once("head", key)
+        return await super().head(key)
+
+    async def list(self, prefix: str, *, after: str = "") -> AsyncIterator[ListedObject]:
+        async for listed in super().list(prefix, after=after):
+            yield listed
+            self._fail_once("list", prefix)
+
+    def _fail_once(self, kind: str, key: str) -> None:
+        if (kind, key) not in self._asked:
+            self._asked.add((kind, key))
+            raise DestinationUnavailable("no answer", code="Timeout")
+
+
+async def test_unanswered_requests_are_repeated() -> None:
+    bucket = await make_bucket()
+
+    assert (await judged(OnceUnavailable(bucket.store))).problems == ()
+
+
+class Refused(MemoryStore):
+    async def head(self, key: str) -> ObjectHead | None:
+        raise DestinationRefused("head: 403", hint="grant s3:GetObject")
+
+
+async def test_a_refusal_ends_it_with_the_error_itself() -> None:
+    bucket = await make_bucket()
+
+    with pytest.raises(DestinationRefused, match="403"):
+        await judged(Refused(bucket.store.objects))
+
+
+async def test_a_long_journal_is_read_page_by_page() -> None:
+    bucket = await make_bucket()
+    await bucket.publish(bucket.pieces[6])
+    for _ in range(1010):
+        await bucket.journal.append(durable=bucket.durable())
+    begun = time.monotonic()
+
+    verdict = await judged(bucket.store)
+
+    assert verdict.entries == 1019
+    # Two more state files came with it, and the fold equals them.
+    assert verdict.problems == ()
+    assert time.monotonic() - begun < 20
+
+
+def test_the_documented_json_has_these_very_fields() -> None:
+    text = DOCUMENT.read_text()
+    example = re.search(r"```json\n(.*?)```", text, flags=re.DOTALL)
+    assert example is not None
+
+    assert list(json.loads(example[1])) == [
+        "ok",
+        "tables",
+        "objects",
+        "rows",
+        "pending",
+        "problems",
+    ]
