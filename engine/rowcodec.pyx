@@ -1045,6 +1045,7 @@ cdef uint8_t* put_array(
     cdef Cursor cursor
     cdef uint8_t* first = out
     cdef int depth = 0
+    cdef bint has_json_null = False
     if size > 0 and p[0] == c'[':
         # `[0:1]={1,2}`: lower bounds other than 1 have no place in a JSON array.
         return put_text(out, p, size, limit, work)
@@ -1069,10 +1070,7 @@ cdef uint8_t* put_array(
             out = put_element(out, &cursor, limit, writer, work)
             if out == NULL:
                 return NULL
-            if work.is_json_null:
-                # JSON's null and SQL's would look alike inside an array: the whole as a string.
-                work.is_json_null = False
-                return put_text(first, p, size, limit, work)
+            has_json_null |= work.is_json_null
         while True:
             if cursor.at >= cursor.end:
                 work.fault = FAULT_ARRAY
@@ -1093,6 +1091,10 @@ cdef uint8_t* put_array(
                 if cursor.at != cursor.end:
                     work.fault = FAULT_ARRAY
                     return NULL
+                work.is_json_null = False
+                if has_json_null:
+                    # JSON's null and SQL's would look alike in it: the whole as a string.
+                    return put_text(first, p, size, limit, work)
                 return out
 
 

@@ -120,10 +120,6 @@ def text_of(value: bytes) -> str:
         raise DecodeError("not valid UTF-8") from None
 
 
-class JsonNullElementError(Exception):
-    """An array of json holds JSON's null, which an array cannot tell from SQL's."""
-
-
 # ------------------------------------------------------------------------------------ values
 
 
@@ -197,14 +193,11 @@ def render_array(text: str, kind: int, binding: Binding) -> str:
     if text.startswith("["):
         return quoted(text)
     tokens = array_tokens(text)
-    try:
-        rendered = render_items(tokens, kind, binding, 0)
-    except JsonNullElementError:
-        # What follows the null is not looked at.
-        return quoted(text)
+    json_nulls: list[str] = []
+    rendered = render_items(tokens, kind, binding, json_nulls)
     if next(tokens, None) is not None:
         raise DecodeError("text after the array")
-    return rendered
+    return quoted(text) if json_nulls else rendered
 
 
 def array_tokens(text: str) -> Iterator[str]:
@@ -217,24 +210,27 @@ def array_tokens(text: str) -> Iterator[str]:
         at = match.end()
 
 
-def render_items(tokens: Iterator[str], kind: int, binding: Binding, depth: int) -> str:
-    if next(tokens, None) != "{" or depth == ARRAY_DEPTH_MAX:
+def render_items(tokens: Iterator[str], kind: int, binding: Binding, json_nulls: list[str]) -> str:
+    """The array; elements that are JSON's null are added to `json_nulls`."""
+    if next(tokens, None) != "{":
         raise DecodeError("not an array")
-    return render_rest(tokens, kind, binding, depth)
+    return render_rest(tokens, kind, binding, json_nulls, 1)
 
 
-def render_rest(tokens: Iterator[str], kind: int, binding: Binding, depth: int) -> str:
+def render_rest(
+    tokens: Iterator[str], kind: int, binding: Binding, json_nulls: list[str], depth: int
+) -> str:
+    if depth > ARRAY_DEPTH_MAX:
+        raise DecodeError("too deep")
     items: list[str] = []
     token = next(tokens, None)
     if token == "}":
         return "[]"
     while True:
         if token == "{":
-            if depth + 1 == ARRAY_DEPTH_MAX:
-                raise DecodeError("too deep")
-            items.append(render_rest(tokens, kind, binding, depth + 1))
+            items.append(render_rest(tokens, kind, binding, json_nulls, depth + 1))
         else:
-            items.append(render_element(token, kind, binding))
+            items.append(render_element(token, kind, binding, json_nulls))
         token = next(tokens, None)
         if token == "}":
             return "[" + ",".join(items) + "]"
@@ -243,7 +239,7 @@ def render_rest(tokens: Iterator[str], kind: int, binding: Binding, depth: int) 
         token = next(tokens, None)
 
 
-def render_element(token: str | None, kind: int, binding: Binding) -> str:
+def render_element(token: str | None, kind: int, binding: Binding, json_nulls: list[str]) -> str:
     if token is None or token in ("}", ","):
         raise DecodeError("an element is missing")
     if token.startswith('"'):
@@ -252,7 +248,7 @@ def render_element(token: str | None, kind: int, binding: Binding) -> str:
         return "null"
     rendered = render_scalar(token, kind, binding)
     if kind == KIND_JSON and binding.json == "embed" and rendered == "null":
-        raise JsonNullElementError
+        json_nulls.append(token)
     return rendered
 
 

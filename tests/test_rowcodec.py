@@ -680,6 +680,7 @@ def test_snapshot_lines_have_no_transaction() -> None:
         ],
         (KIND_ARRAY | KIND_INTEGER, b"{1,x}"),
         (KIND_ARRAY | KIND_JSON, b"{[}"),
+        (KIND_ARRAY | KIND_JSON, b'{"null",x}'),
     ],
 )
 def test_a_malformed_value_names_its_column_and_leaves_the_buffer(kind: int, value: bytes) -> None:
