@@ -126,7 +126,7 @@ class EmbeddedS3:
     def suspend(self) -> None:
         """Stop answering; connections stay open and new ones are accepted by the kernel."""
         assert self._process is not None, "not started"
-        self._process.send(signal.SIGSTOP)
+        self._process.suspend()
 
     def resume(self) -> None:
         """Answer again after `suspend`."""

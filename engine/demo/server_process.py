@@ -29,6 +29,7 @@ _PORTS = range(20_000, 32_000)
 _PORT_ATTEMPTS_MAX = 200
 _READY_PAUSE_SECONDS = 0.02
 _LOG_LINES_SHOWN = 20
+_SUSPEND_SECONDS_MAX = 5.0
 
 
 class ServerError(TailraceError):
@@ -109,6 +110,15 @@ class ServerProcess:
         except (BrokenPipeError, ValueError):  # It ended; ValueError: and was reaped.
             return
 
+    def suspend(self) -> None:
+        """Stop the server and return when every thread stands still, which takes time under load."""
+        self.send(signal.SIGSTOP)
+        limit = monotonic() + _SUSPEND_SECONDS_MAX
+        while not _stands_still(self.pid):
+            if monotonic() > limit:
+                raise ServerError(f"{self._name} (process {self.pid}) does not stand still")
+            sleep(_READY_PAUSE_SECONDS)
+
     def wait(self, seconds_max: float) -> bool:
         """Wait until the server has ended. False if it still runs after `seconds_max`."""
         try:
@@ -152,6 +162,16 @@ class ServerProcess:
         self._watchdog.wait()
         self._watchdog.stdin.close()
         self._watchdog.stdout.close()
+
+
+def _stands_still(process_id: int) -> bool:
+    """Tell whether all threads are stopped; where /proc does not say, they are taken to be."""
+    try:
+        stats = [path.read_text() for path in Path(f"/proc/{process_id}/task").glob("*/stat")]
+    except (FileNotFoundError, ProcessLookupError):  # A thread ended: not still.
+        return False
+    # proc_pid_stat(5): the state follows the name, which is in parentheses and may hold any.
+    return all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)
 
 
 def free_ports(count: int) -> tuple[int, ...]:
