@@ -81,9 +81,9 @@ def draw_profile(rnd: random.Random, *, is_uniform: bool, is_joined: bool) -> Pr
         codec=codec,
         memory_bytes=rnd.choice((600, 2_000, 20_000, 10_000_000)),
         chunk_bytes=rnd.choice((1, 100, 1_000_000)),
-        chunk_rows=rnd.choice((1, 3, 10, 1_000)),
+        chunk_rows=rnd.choice((1, 3, 10, 1_000, 1_000)),
         age_seconds=rnd.choice((0.5, 2, 5)),
-        append_seconds=rnd.choice((0.05, 0.3, 1)),
+        append_seconds=rnd.choice((0.1, 0.3, 1)),
         concurrency=rnd.choice((1, 2, 8)),
         drain_seconds=25,
         clock_skew_us=rnd.randint(-3_000_000, 3_000_000),
@@ -160,6 +160,9 @@ class EngineProcess:
             append_interval=profile.append_seconds,
             drain_seconds=profile.drain_seconds,
             start_seconds_max=1e9,
+            standby_interval=1,
+            probe_interval=3,
+            idle_interval=4,
         )
 
     def ask_to_stop(self) -> None:

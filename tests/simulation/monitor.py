@@ -25,7 +25,7 @@ import zstandard
 from engine.batch import Intake
 from engine.envelope import RecordConfiguration
 from engine.schema import TableName
-from simulation.source import HOUR_US, TABLES, Change, Server, line_of
+from simulation.source import HOUR_US, TABLES, Change, RecordWriter, Server, record_writer
 from simulation.store import Bucket, StoredObject, kind_of
 from simulation.virtual_loop import Process
 
@@ -71,6 +71,8 @@ class Reading:
     durable_seq: int = -1
     is_released: bool = False
     plans: dict[str, list[Statement]] = field(default_factory=dict)
+    pending: dict[str, list[Statement]] = field(default_factory=dict)
+    vouched: list[str] = field(default_factory=list)
     frontier: dict[str, tuple[str, str]] = field(default_factory=dict)
     configurations: dict[int, RecordConfiguration] = field(default_factory=dict)
     versions: defaultdict[str, list[Version]] = field(default_factory=lambda: defaultdict(list))
@@ -87,7 +89,9 @@ class Reading:
             self._read_version(version)
         for planned in entry.get("planned", ()):
             statement = Statement(planned, entry["epoch"], entry["seq"])
-            self.plans.setdefault(planned["key"], []).append(statement)
+            plan = self.plans.setdefault(planned["key"], [])
+            plan.append(statement)
+            self.pending[planned["key"]] = plan
             last, hour = self.frontier.get(planned["table"], ("", ""))
             if planned["last"] > last:
                 last, hour = planned["last"], planned["hour"]
@@ -95,6 +99,9 @@ class Reading:
         if "durable" in entry:
             self.durable = lsn_of(entry["durable"]["lsn"])
             self.durable_seq = entry["durable"]["seq"]
+            self.vouched = [k for k, p in self.pending.items() if p[0].seq <= self.durable_seq]
+            for key in self.vouched:
+                del self.pending[key]
         self.is_released = entry.get("release", False)
         self.seq = entry["seq"]
         self.sha256 = hashlib.sha256(body).hexdigest()
@@ -112,10 +119,6 @@ class Reading:
         known = [v for v in self.versions[table] if v.first is not None and v.first <= position]
         return max(known, key=lambda v: v.number, default=None)
 
-    def pending(self) -> list[list[Statement]]:
-        """Plans whose objects durable's entry does not vouch for."""
-        return [plan for plan in self.plans.values() if plan[0].seq > self.durable_seq]
-
     def summary(self) -> Json:
         """What a state file at this entry must say."""
         return {
@@ -125,15 +128,14 @@ class Reading:
             "durable": self.durable,
             "frontiers": {table: list(where) for table, where in sorted(self.frontier.items())},
             "plans": {
-                plan[0].planned["key"]: [s.planned["codec"] for s in plan]
-                for plan in self.pending()
+                key: [s.planned["codec"] for s in plan] for key, plan in self.pending.items()
             },
             "versions": {
                 table: [v.number for v in versions]
                 for table, versions in sorted(self.versions.items())
                 if versions
             },
-            "configurations": sorted({p[0].epoch for p in self.pending()} | {self.epoch}),
+            "configurations": sorted({p[0].epoch for p in self.pending.values()} | {self.epoch}),
         }
 
 
@@ -272,7 +274,7 @@ class Monitor:
         self.counts["open"] += 1
         if journal.epoch > 0 and not journal.is_released:
             self.counts["takeover"] += 1
-        missing = [plan for plan in journal.pending() if self._is_missing(plan)]
+        missing = self._missing()
         self.counts["takeover with objects missing"] += bool(missing)
         if len({plan[0].epoch for plan in missing}) > 1:
             self.counts["redo with several epochs"] += 1
@@ -280,6 +282,10 @@ class Monitor:
             before = journal.configurations[plan[0].epoch]
             now = msgspec.convert(entry["open"]["configuration"], RecordConfiguration)
             self.counts["redo under another configuration"] += before != now
+
+    def _missing(self) -> list[list[Statement]]:
+        """Plans whose objects are not there, of those that durable's entry does not vouch for."""
+        return [plan for plan in self.journal.pending.values() if self._is_missing(plan)]
 
     def _is_missing(self, plan: list[Statement]) -> bool:
         return plan[0].planned["key"] not in self._bucket.objects
@@ -318,16 +324,13 @@ class Monitor:
             raise Violation("durable went back")
         if e > self._server.wal:
             raise Violation("durable past the log's end")
-        configuration = journal.configurations[journal.epoch]
-        for table in TABLES:
-            if configuration.captures(table):
-                last = self.last.get(str(table), ("", ""))[0]
-                for change in self._changes(table, f"0001.{before:016X}", f"0001.{e:016X}"):
-                    if change.position > last:
-                        raise Violation("durable, but not visible")
-        for plan in journal.plans.values():
-            if plan[0].seq <= journal.durable_seq and self._is_missing(plan):
-                raise Violation("an object up to durable's entry is missing")
+        captured = record_writer(journal.configurations[journal.epoch]).captured
+        for change in self._between(f"0001.{before:016X}", f"0001.{e:016X}"):
+            last = self.last.get(str(change.table), ("", ""))[0]
+            if change.table in captured and change.position > last:
+                raise Violation("durable, but not visible")
+        if any(key not in self._bucket.objects for key in journal.vouched):
+            raise Violation("an object up to durable's entry is missing")
 
     def _changes(self, table: TableName, low: str, high: str) -> list[Change]:
         """The table's changes at positions from `low` up to but without `high`."""
@@ -354,11 +357,11 @@ class Monitor:
         if self._schema_key(stored.key) not in self._bucket.objects:
             raise Violation("object before schema.json")
         self._check_order(planned)
-        configuration = self.journal.configurations[statements[0].epoch]
+        records = record_writer(self.journal.configurations[statements[0].epoch])
         changes = self._changes(table, planned["first"], planned["last"] + "~")
-        self._check_content(stored, statements, changes, configuration)
+        self._check_content(stored, statements, changes, records)
         for change in changes:
-            self._check_row(change, planned, configuration)
+            self._check_row(change, planned, records)
         self.counts["changes"] += len(changes)
 
     @staticmethod
@@ -381,14 +384,14 @@ class Monitor:
         stored: StoredObject,
         statements: list[Statement],
         changes: list[Change],
-        configuration: RecordConfiguration,
+        records: RecordWriter,
     ) -> None:
         lines = decompressed(stored)
         planned = statements[0].planned
         for statement in statements:
             codec = statement.planned["codec"]
             expected = b"".join(
-                line_of(change, planned["version"], configuration, codec) for change in changes
+                records.line(change, planned["version"], codec) for change in changes
             )
             if lines == expected:
                 _check_metadata(stored.metadata, statement.planned, lines)
@@ -397,15 +400,13 @@ class Monitor:
                 return
         raise Violation("rows match no statement of the plan")
 
-    def _check_row(self, change: Change, planned: Json, configuration: RecordConfiguration) -> None:
+    def _check_row(self, change: Change, planned: Json, records: RecordWriter) -> None:
         table = planned["table"]
         version = self.journal.version_at(table, change.position)
         if version is None or version.number != planned["version"]:
             raise Violation("two answers for a row's version")
         columns = tuple(column.name for column in change.relation.columns)
-        if version.columns != columns or version.record != configuration.record_digest(
-            change.table
-        ):
+        if version.columns != columns or version.record != records.digests[change.table]:
             raise Violation("row under another relation's version")
         first = self._seen.get(planned["key"])
         if first is None:
@@ -434,14 +435,14 @@ class Monitor:
     def windows(self, process: Process) -> list[str]:
         """Where in the protocol the writer is."""
         journal = self.journal
-        missing = [plan for plan in journal.pending() if self._is_missing(plan)]
+        missing = self._missing()
         read = self.read.get(process, {})
         found = {
             "before a plan": any(
                 last > journal.frontier.get(table, ("",))[0] for table, last in read.items()
             ),
             "between plan and publish": any(p[-1].epoch == journal.epoch for p in missing),
-            "between publish and durable": bool(journal.pending()) and not missing,
+            "between publish and durable": bool(journal.pending) and not missing,
             "between durable and acknowledge": self._server.confirmed < (journal.durable or 0),
             "in a redo": any(plan[-1].epoch < journal.epoch for plan in missing),
         }
@@ -509,7 +510,7 @@ def _check_metadata(metadata: Mapping[str, str], planned: Json, lines: bytes) ->
         "raw-crc32": planned["raw_crc32"],
     }
     for name, value in expected.items():
-        if metadata.get(name) != value:
+        if metadata.get(name, "") != value:
             raise Violation(f"metadata {name} is not its plan's")
     if len(lines) != planned["raw_bytes"] or f"{zlib.crc32(lines):08x}" != planned["raw_crc32"]:
         raise Violation("another length or checksum than its plan's")

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from engine.batch import Intake
-from engine.errors import PositionLost, StopLimit, Superseded
+from engine.errors import PositionLost, SourceUnavailable, StopLimit, Superseded
 from simulation.engines import EngineProcess, draw_profile
 from simulation.monitor import Monitor, Violation
 from simulation.source import TABLES, Server
@@ -91,8 +91,8 @@ class World:
         self.is_toggling = not self.is_uniform and rnd.random() < 0.4
         self.is_hand_allowed = rnd.random() < 0.15
         self.commit_seconds = rnd.choice((0.5, 1.5, 4))
-        self.fault_seconds = rnd.choice((1, 3, 8))
-        self.horizon = rnd.choice((20, 40, 80))
+        self.fault_seconds = rnd.choice((0.7, 2, 5))
+        self.horizon = rnd.choice((10, 20, 40))
         self.trouble = rnd.choice((0.0, 0.02, 0.08, 0.2))
         self.snipe = rnd.choice((0.0, 0.01, 0.05))
 
@@ -150,6 +150,7 @@ class World:
             async with asyncio.timeout(self.horizon), asyncio.TaskGroup() as group:
                 group.create_task(self._commit_for_ever())
                 group.create_task(self._hurt_for_ever())
+                group.create_task(self._revive_for_ever())
         await self._settle()
 
     def _set_weather(self, trouble: float) -> None:
@@ -161,13 +162,20 @@ class World:
     async def _commit_for_ever(self) -> None:
         while True:
             await asyncio.sleep(self.rnd.expovariate(1 / self.commit_seconds))
-            for _ in range(self.rnd.choice((1, 1, 1, 2, 10))):
+            for _ in range(self.rnd.choice((1, 1, 1, 1, 5))):
                 self.server.commit()
 
     async def _hurt_for_ever(self) -> None:
         while True:
             await asyncio.sleep(self.rnd.expovariate(1 / self.fault_seconds))
             self._hurt()
+
+    async def _revive_for_ever(self) -> None:
+        """A supervisor: there is always an engine, soon."""
+        while True:
+            await asyncio.sleep(self.rnd.uniform(0.1, 3))
+            if not self._living():
+                self.spawn()
 
     async def _settle(self) -> None:
         """No more faults: everything has to become quiet, and right."""
@@ -282,6 +290,8 @@ class World:
             case StopLimit():
                 if not engine.is_draining or self.is_stopping:
                     raise Violation("a drain limit without cause")
+            case SourceUnavailable() if engine.process not in self.monitor.has_held:
+                self.counts["unreachable at the start"] += 1
             case _:
                 raise Violation(f"stopped without cause: {describe(error)}") from error
 
@@ -395,7 +405,7 @@ class World:
 
     def _begin_outage(self) -> None:
         self.bucket.weather.is_out = True
-        self.loop.later(self.rnd.uniform(1, 40), self._end_outage)
+        self.loop.later(self.rnd.uniform(1, 15), self._end_outage)
 
     def _end_outage(self) -> None:
         self.bucket.weather.is_out = False
