@@ -19,10 +19,18 @@ from engine.envelope import RecordConfiguration
 from engine.schema import Column, Relation, TableName
 from engine.sources.postgres.pgoutput import RelationColumn, RelationMessage
 from engine.sources.postgres.session import Row, Session
+from engine.sources.postgres.slot import publication_lost
 from engine.sources.postgres.types import FIRST_USER_OID, UserType, json_type, type_kind
 
 _PAGE_TABLES: Final = 200
 """Tables a query: 5,000 tables of 20 columns in one answer would stop the loop for over 100 ms."""
+
+_PUBLISHED: Final = """
+SELECT DISTINCT published.relid::bigint
+FROM pg_catalog.pg_publication p
+LEFT JOIN LATERAL pg_catalog.pg_get_publication_tables(p.pubname::text) AS published ON true
+WHERE p.pubname = %s
+"""
 
 _COLUMNS: Final = """
 SELECT c.oid::bigint, a.attname, a.atttypid::bigint, a.atttypmod,
@@ -47,6 +55,7 @@ FROM pg_catalog.pg_type WHERE oid = ANY(%s::oid[])
 _TYPE_NAMES: Final = """
 SELECT t.oid, t.modifier, format_type(t.oid::oid, t.modifier)
 FROM unnest(%s::bigint[], %s::int[]) AS t(oid, modifier)
+JOIN pg_catalog.pg_type ON pg_type.oid = t.oid
 """
 
 
@@ -98,13 +107,16 @@ class Catalog:
         self._tables.pop(oid, None)
 
     async def read_publication(self, session: Session, publication: str) -> None:
-        """Read all tables of the publication. Cancellation leaves what was read so far."""
+        """Read all tables of the publication. Raises PositionLost where there is none.
+
+        Cancellation leaves what was read so far.
+        """
         found = await session.rows(
-            "SELECT DISTINCT relid::bigint FROM pg_catalog.pg_get_publication_tables(%s)",
-            publication,
-            doing="reading the publication's tables",
+            _PUBLISHED, publication, doing="reading the publication's tables"
         )
-        oids = [oid for (oid,) in found]
+        if not found:
+            raise publication_lost(f"{publication!r} is gone")
+        oids = [oid for (oid,) in found if oid is not None]
         for start in range(0, len(oids), _PAGE_TABLES):
             await self.read(session, oids[start : start + _PAGE_TABLES])
 

@@ -17,11 +17,11 @@ import structlog
 from psycopg import sql
 
 from engine.envelope import RecordConfiguration
-from engine.errors import PositionLost, SourceError, SourceRefused
+from engine.errors import SourceError, SourceRefused
 from engine.schema import TableName
 from engine.sources.postgres.session import Query, Session, quoted
 from engine.sources.postgres.slot import (
-    GAP_HINT,
+    publication_lost,
     read_slot,
     replication_refusal,
     wal_level_refusal,
@@ -138,7 +138,7 @@ async def prepare(
     publication = await _read_publication(session, configuration.publication)
     if publication is None:
         if not is_first:
-            raise _publication_missing(configuration.publication)
+            raise publication_lost(f"{configuration.publication!r} is gone")
         await _create_publication(session, configuration.publication, tables)
     else:
         _warn_of(publication, tables)
@@ -273,14 +273,6 @@ def warnings_of(
 def _warn_of(publication: Publication, tables: Sequence[Table]) -> None:
     for text, names, statements in warnings_of(publication, tables):
         _log.warning(text, publication=publication.name, tables=_listed(names), sql=statements)
-
-
-def _publication_missing(name: str) -> PositionLost:
-    # The server decodes each change with the catalog of its time, so making it again mends nothing.
-    return PositionLost(
-        f"the publication {name!r} is gone; changes of the time without it cannot be read",
-        hint=GAP_HINT,
-    )
 
 
 def _publication_refused(name: str, keyed: Sequence[TableName], error: SourceError) -> SourceError:

@@ -112,3 +112,10 @@ def replication_refusal(message: str) -> SourceRefused:
         f"the role may not stream changes: {message}",
         hint="ALTER ROLE … REPLICATION; on RDS and Aurora GRANT rds_replication TO …",
     )
+
+
+def publication_lost(message: str) -> PositionLost:
+    """The server cannot decode what was written while the publication did not exist."""
+    return PositionLost(
+        f"changes were written while the publication did not exist: {message}", hint=GAP_HINT
+    )

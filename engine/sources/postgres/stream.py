@@ -27,11 +27,11 @@ from typing import Final
 
 import psycopg
 from psycopg import sql
-from psycopg.errors import error_from_result
+from psycopg.errors import Diagnostic, error_from_result
 
 from engine.batch import Intake
 from engine.envelope import RecordConfiguration
-from engine.errors import PositionLost, SourceError, SourceRefused, SourceUnavailable
+from engine.errors import PositionLost, SourceError, SourceUnavailable
 from engine.interfaces import SlotState
 from engine.position import NO_LSN, Lsn, format_lsn, parse_lsn
 from engine.schema import Decide
@@ -39,7 +39,7 @@ from engine.sources.postgres.assembler import Assembler, Drained
 from engine.sources.postgres.catalog import Catalog
 from engine.sources.postgres.pgoutput import encode_status
 from engine.sources.postgres.session import Connection, Session, beside, connect, quoted, translated
-from engine.sources.postgres.slot import start_failure
+from engine.sources.postgres.slot import publication_lost, start_failure
 
 WAL_SENDER_TIMEOUT_SECONDS: Final = 10.0
 """Set in our own session, so that the time until a dead engine's slot is free is ours to choose."""
@@ -134,6 +134,7 @@ class PostgresStream:
         self._told = NO_LSN
         self._is_keepalive_asked = False
         self._feedback_due = asyncio.Event()
+        connection.add_notice_handler(self._notice)
 
     @property
     def backend_pid(self) -> int:
@@ -187,6 +188,8 @@ class PostgresStream:
             drained = self._drain_frames()
         except psycopg.Error as error:
             raise translated(error, "streaming changes") from error
+        if self._failure is not None:
+            raise self._failure
         self._heard_at = self._loop.time()
         if self._assembler.is_reply_wanted:
             self._assembler.is_reply_wanted = False
@@ -217,6 +220,12 @@ class PostgresStream:
             if empty_reads >= self._empty_reads_max:
                 return Drained.EMPTY
 
+    def _notice(self, notice: Diagnostic) -> None:
+        # PostgreSQL 18 passes over the changes of a time without the publication, and says so in a
+        # warning alone; earlier ones end the stream.
+        if notice.severity_nonlocalized == "WARNING" and notice.sqlstate == "55000":
+            self._failure = publication_lost(notice.message_primary or "a publication is missing")
+
     def _end(self) -> SourceError:
         result = self._pgconn.get_result()
         if result is None or not result.error_message:
@@ -226,11 +235,7 @@ class PostgresStream:
             )
         error = error_from_result(result)
         if error.sqlstate == "42704":
-            return SourceRefused(
-                f"PostgreSQL cannot decode for this publication: {error.diag.message_primary}",
-                hint="a publication must exist before the changes that it publishes are written;"
-                " changes of a time without it cannot be read",
-            )
+            return publication_lost(error.diag.message_primary or "a publication is missing")
         return translated(error, "streaming changes")
 
     # ------------------------------------------------------------------------ acknowledging

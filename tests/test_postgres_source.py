@@ -1,0 +1,914 @@
+"""The stream on real servers: what arrives, in which order, and what happens when things break."""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from databases import Database
+from engine.batch import Batch, Operations
+from engine.demo.servers import EmbeddedPostgres
+from engine.envelope import RecordConfiguration, TableRule
+from engine.errors import (
+    JournalError,
+    PositionLost,
+    SlotBusy,
+    SourceUnavailable,
+)
+from engine.interfaces import ChangeStream
+from engine.position import NO_LSN, Lsn, Position, commit_lsn_of, parse_lsn
+from engine.schema import Relation, TableName, TableVersion, decide_version
+from engine.sources.postgres.source import PostgresSource
+
+CAPTURE_ALL = RecordConfiguration(publication="tailrace", tables=("*.*",))
+
+Record = dict[str, Any]
+
+
+@dataclass
+class Versions:
+    """A `decide` that keeps versions as the engine does, and can leave rows out."""
+
+    skip: Callable[[Position], bool] = lambda _position: False
+    known: dict[TableName, tuple[TableVersion, ...]] = field(default_factory=dict)
+    asked: list[Position] = field(default_factory=list)
+
+    def decide(self, relation: Relation, position: Position) -> TableVersion | None:
+        self.asked.append(position)
+        if self.skip(position):
+            return None
+        known = self.known.get(relation.table, ())
+        version = decide_version(known, relation, "", position)
+        if version not in known:
+            self.known[relation.table] = (*known, version)
+        return version
+
+
+@dataclass
+class Reading:
+    """What a stream gave."""
+
+    batches: list[Batch] = field(default_factory=list)
+
+    @property
+    def lines(self) -> list[bytes]:
+        """By table, then in the order of arrival."""
+        return [
+            line
+            for table in sorted({batch.table for batch in self.batches})
+            for batch in self.batches
+            if batch.table == table
+            for line in batch.lines.splitlines()
+        ]
+
+    @property
+    def records(self) -> list[Record]:
+        return [json.loads(line) for line in self.lines]
+
+    def of(self, table: str) -> list[Record]:
+        return [record for record in self.records if record["metadata"]["table"] == table]
+
+
+def source_of(
+    database: Database,
+    configuration: RecordConfiguration = CAPTURE_ALL,
+    *,
+    wal_sender_timeout: float = 10.0,
+) -> PostgresSource:
+    return PostgresSource(
+        dsn=database.dsn,
+        slot=database.name,
+        configuration=configuration,
+        wal_sender_timeout=wal_sender_timeout,
+    )
+
+
+async def prepared(
+    database: Database,
+    configuration: RecordConfiguration = CAPTURE_ALL,
+    *,
+    wal_sender_timeout: float = 10.0,
+) -> PostgresSource:
+    source = source_of(database, configuration, wal_sender_timeout=wal_sender_timeout)
+    await source.prepare(is_first=True)
+    return source
+
+
+def end_of_log(database: Database) -> Lsn:
+    [(text,)] = database.execute("SELECT pg_current_wal_flush_lsn()::text")
+    return parse_lsn(text)
+
+
+async def read_until(stream: ChangeStream, lsn: Lsn, reading: Reading) -> Lsn:
+    """Read until everything before `lsn` was read; the boundary."""
+    while True:
+        intake = await stream.receive()
+        reading.batches.extend(intake.batches)
+        if intake.boundary is not None and intake.boundary.lsn >= lsn:
+            return intake.boundary.lsn
+
+
+async def receive_for_ever(stream: ChangeStream) -> None:
+    while True:
+        await stream.receive()
+
+
+async def read_all(
+    source: PostgresSource,
+    database: Database,
+    *,
+    configuration: RecordConfiguration = CAPTURE_ALL,
+    versions: Versions | None = None,
+    single_rows: bool = False,
+) -> Reading:
+    """Everything from where the slot stands to the end of the log; acknowledges nothing."""
+    reading = Reading()
+    decide = (versions or Versions()).decide
+    async with source.stream(NO_LSN, configuration, decide, single_rows=single_rows) as stream:
+        await read_until(stream, end_of_log(database), reading)
+    return reading
+
+
+def afters(records: list[Record]) -> list[object]:
+    return [record["after"] for record in records]
+
+
+def ops(records: list[Record]) -> str:
+    return "".join(record["metadata"]["op"] for record in records)
+
+
+async def test_each_kind_of_change_of_each_table_arrives_once_in_order(
+    any_database: Database,
+) -> None:
+    with any_database.connect() as connection:
+        connection.execute("CREATE TABLE a (id int PRIMARY KEY, v text)")
+        connection.execute("CREATE TABLE b (id int PRIMARY KEY, at timestamptz)")
+        source = await prepared(any_database)
+        with connection.transaction():
+            connection.execute("INSERT INTO a VALUES (1, 'x'), (2, 'y')")
+            connection.execute("INSERT INTO b VALUES (1, '2026-11-22 09:51:54.056779+02')")
+            connection.execute("UPDATE a SET v = NULL WHERE id = 1")
+        connection.execute("DELETE FROM a WHERE id = 2")
+        connection.execute("TRUNCATE a, b")
+        connection.execute("INSERT INTO a VALUES (3, 'z')")
+
+    reading = await read_all(source, any_database)
+
+    a, b = reading.of("a"), reading.of("b")
+    assert ops(a) == "ccudtc"
+    assert ops(b) == "ct"
+    assert afters(a) == [
+        {"id": 1, "v": "x"},
+        {"id": 2, "v": "y"},
+        {"id": 1, "v": None},
+        None,
+        None,
+        {"id": 3, "v": "z"},
+    ]
+    assert b[0]["after"] == {"id": 1, "at": "2026-11-22T07:51:54.056779Z"}
+    assert a[3]["before"] == {"id": 2}
+    assert a[0]["metadata"]["key"] == ["id"]
+    positions = [record["metadata"]["position"] for record in a]
+    assert positions == sorted(set(positions))
+
+
+async def test_a_batch_says_what_its_lines_hold(database: Database) -> None:
+    with database.connect() as connection:
+        connection.execute("CREATE TABLE a (id int PRIMARY KEY)")
+        source = await prepared(database)
+        connection.execute("INSERT INTO a SELECT generate_series(1, 3)")
+        connection.execute("DELETE FROM a WHERE id < 3")
+
+    reading = await read_all(source, database)
+
+    records = reading.records
+    operations = Operations()
+    for batch in reading.batches:
+        operations = operations.plus(batch.operations)
+        assert batch.row_count == sum(batch.operations) == batch.lines.count(b"\n")
+        assert batch.first_commit_us <= batch.last_commit_us
+        assert batch.first_commit_us // 1000 == records[0]["metadata"]["source_ts_ms"]
+    assert operations == Operations(c=3, d=2)
+    assert reading.batches[0].first == records[0]["metadata"]["position"]
+    assert reading.batches[-1].last == records[-1]["metadata"]["position"]
+    assert reading.batches[-1].last_commit_us // 1000 == records[-1]["metadata"]["source_ts_ms"]
+
+
+def write_much(connection: "psycopg.Connection[tuple[Any, ...]]") -> None:
+    """Transactions of many kinds: COPY, savepoints rolled back, DDL, several tables, large ones."""
+    connection.execute("INSERT INTO a SELECT i, 'a' || i FROM generate_series(1, 500) i")
+    with connection.cursor() as cursor, cursor.copy("COPY b FROM STDIN") as copy:
+        for number in range(700):
+            copy.write_row((number, f"copied {number}"))
+    with connection.transaction():
+        connection.execute("UPDATE a SET v = 'outer' WHERE id <= 20")
+        for number in range(10):
+            connection.execute("SAVEPOINT one")
+            connection.execute("INSERT INTO b VALUES (%s, 'inner')", (1000 + number,))
+            connection.execute("UPDATE a SET v = 'inner' WHERE id = %s", (number,))
+            if number % 2:
+                connection.execute("ROLLBACK TO SAVEPOINT one")
+            else:
+                connection.execute("RELEASE SAVEPOINT one")
+    connection.execute("ALTER TABLE a ADD COLUMN extra int DEFAULT 7")
+    connection.execute("INSERT INTO a SELECT i, 'new' FROM generate_series(501, 600) i")
+    with connection.transaction():
+        connection.execute("ALTER TABLE a DROP COLUMN v")
+        connection.execute("UPDATE a SET extra = 8 WHERE id < 5")
+        connection.execute("TRUNCATE b")
+    connection.execute("DELETE FROM a WHERE id > 550")
+
+
+async def test_every_reading_gives_the_same_lines_and_positions(any_database: Database) -> None:
+    with any_database.connect() as connection:
+        connection.execute("CREATE TABLE a (id int PRIMARY KEY, v text)")
+        connection.execute("CREATE TABLE b (id int PRIMARY KEY, v text)")
+        source = await prepared(any_database)
+        write_much(connection)
+
+    first = await read_all(source, any_database)
+    second = await read_all(source, any_database)
+    singly = await read_all(source, any_database, single_rows=True)
+
+    assert first.lines == second.lines
+    assert first.lines == singly.lines
+    assert all(batch.row_count == 1 for batch in singly.batches)
+    assert len(first.batches) < len(singly.batches)
+    positions = [record["metadata"]["position"] for record in first.of("a")]
+    assert positions == sorted(set(positions))
+    assert len(first.of("b")) == 700 + 5 + 1
+
+
+async def test_rows_of_one_copy_share_an_lsn_and_are_told_apart_by_their_number(
+    database: Database,
+) -> None:
+    with database.connect() as connection:
+        connection.execute("CREATE TABLE a (id int PRIMARY KEY)")
+        source = await prepared(database)
+        with connection.cursor() as cursor, cursor.copy("COPY a FROM STDIN") as copy:
+            for number in range(300):
+                copy.write_row((number,))
+
+    records = (await read_all(source, database)).records
+
+    shared = Counter(record["metadata"]["lsn"] for record in records)
+    assert max(shared.values()) > 1
+    positions = [record["metadata"]["position"] for record in records]
+    assert positions == sorted(set(positions))
+    assert afters(records) == [{"id": number} for number in range(300)]
+
+
+@pytest.mark.parametrize("single_rows", [False, True])
+async def test_rows_that_are_not_wanted_are_skipped_and_still_counted(
+    database: Database, *, single_rows: bool
+) -> None:
+    with database.connect() as connection:
+        connection.execute("CREATE TABLE a (id int PRIMARY KEY)")
+        source = await prepared(database)
+        with connection.cursor() as cursor, cursor.copy("COPY a FROM STDIN") as copy:
+            for number in range(300):
+                copy.write_row((number,))
+        connection.execute("TRUNCATE a")
+    whole = await read_all(source, database)
+    seen = Position(whole.records[122]["metadata"]["position"])
+
+    versions = Versions(skip=lambda position: position <= seen)
+    rest = await read_all(source, database, versions=versions, single_rows=single_rows)
+
+    assert rest.lines == whole.lines[123:]
+    assert versions.asked[:123] == [
+        record["metadata"]["position"] for record in whole.records[:123]
+    ]
+
+
+async def test_a_skipped_truncate_is_counted_too(database: Database) -> None:
+    with database.connect() as connection:
+        connection.execute("CREATE TABLE a (id int PRIMARY KEY)")
+        source = await prepared(database)
+        connection.execute("TRUNCATE a")
+        connection.execute("INSERT INTO a VALUES (1)")
+    whole = await read_all(source, database)
+    first = Position(whole.records[0]["metadata"]["position"])
+
+    rest = await read_all(
+        source, database, versions=Versions(skip=lambda position: position <= first)
+    )
+
+    assert ops(whole.records) == "tc"
+    assert rest.lines == whole.lines[1:]
+
+
+async def test_partitions_publish_under_their_root(any_database: Database) -> None:
+    with any_database.connect() as connection:
+        connection.execute("CREATE TABLE p (id int PRIMARY KEY, v text) PARTITION BY RANGE (id)")
+        connection.execute("CREATE TABLE p_low PARTITION OF p FOR VALUES FROM (0) TO (10)")
+        connection.execute("CREATE TABLE p_high PARTITION OF p FOR VALUES FROM (10) TO (20)")
+        source = await prepared(any_database)
+        connection.execute("INSERT INTO p VALUES (1, 'a'), (11, 'b'), (2, 'c')")
+        connection.execute("UPDATE p SET id = 12 WHERE id = 2")
+
+    reading = await read_all(source, any_database)
+
+    assert {batch.table for batch in reading.batches} == {TableName("public", "p")}
+    records = reading.records
+    assert Counter(ops(records)) == {"c": 4, "d": 1}
+    positions = [record["metadata"]["position"] for record in records]
+    assert positions == sorted(set(positions))
+
+
+async def test_an_unchanged_toasted_value_is_named_and_absent(any_database: Database) -> None:
+    with any_database.connect() as connection:
+        connection.execute("CREATE TABLE a (id int PRIMARY KEY, big text, v int)")
+        connection.execute("ALTER TABLE a ALTER big SET STORAGE EXTERNAL")
+        source = await prepared(any_database)
+        connection.execute("INSERT INTO a VALUES (1, repeat('x', 10000), 1)")
+        connection.execute("UPDATE a SET v = 2")
+
+    created, updated = (await read_all(source, any_database)).records
+
+    assert created["after"]["big"] == "x" * 10000
+    assert updated["after"] == {"id": 1, "v": 2}
+    assert updated["metadata"]["unchanged"] == ["big"]
+
+
+async def test_before_holds_what_the_replica_identity_gives(any_database: Database) -> None:
+    with any_database.connect() as connection:
+        connection.execute("CREATE TABLE whole (id int, v text)")
+        connection.execute("ALTER TABLE whole REPLICA IDENTITY FULL")
+        connection.execute("CREATE TABLE indexed (id int PRIMARY KEY, code text NOT NULL UNIQUE)")
+        connection.execute("ALTER TABLE indexed REPLICA IDENTITY USING INDEX indexed_code_key")
+        connection.execute("CREATE TABLE bare (id int)")
+        connection.execute("ALTER TABLE bare REPLICA IDENTITY NOTHING")
+        connection.execute("CREATE PUBLICATION tailrace FOR ALL TABLES WITH (publish = 'insert')")
+        connection.execute("INSERT INTO bare VALUES (1)")
+        source = await prepared(any_database)
+        connection.execute("INSERT INTO bare VALUES (2)")
+        connection.execute(
+            "ALTER PUBLICATION tailrace SET (publish = 'insert, update, delete, truncate')"
+        )
+        for table in ("whole", "indexed"):
+            name = sql.Identifier(table)
+            connection.execute(sql.SQL("INSERT INTO {} VALUES (1, 'a')").format(name))
+            connection.execute(sql.SQL("UPDATE {} SET id = 2").format(name))
+            connection.execute(sql.SQL("DELETE FROM {}").format(name))
+
+    reading = await read_all(source, any_database)
+
+    whole, indexed, bare = reading.of("whole"), reading.of("indexed"), reading.of("bare")
+    assert [record["before"] for record in whole] == [
+        None,
+        {"id": 1, "v": "a"},
+        {"id": 2, "v": "a"},
+    ]
+    assert [record["before"] for record in indexed] == [None, None, {"code": "a"}]
+    assert afters(bare) == [{"id": 2}]
+    assert whole[0]["metadata"]["key"] == ["id", "v"]
+    assert indexed[0]["metadata"]["key"] == ["id"]
+    assert bare[0]["metadata"]["key"] == []
+
+
+async def test_a_change_of_the_table_begins_a_version_at_its_first_row(
+    any_database: Database,
+) -> None:
+    with any_database.connect() as connection:
+        connection.execute("CREATE TABLE a (id int PRIMARY KEY, v text, gone int)")
+        source = await prepared(any_database)
+        connection.execute("INSERT INTO a VALUES (1, 'one', 1)")
+        connection.execute("ALTER TABLE a ADD COLUMN extra int DEFAULT 7 NOT NULL")
+        connection.execute("INSERT INTO a (id) VALUES (2)")
+        connection.execute("ALTER TABLE a DROP COLUMN gone")
+        connection.execute("INSERT INTO a (id) VALUES (3)")
+        connection.execute("ALTER TABLE a RENAME COLUMN v TO note")
+        connection.execute("INSERT INTO a VALUES (4, 'four')")
+        connection.execute("ALTER TABLE a ALTER COLUMN extra TYPE numeric(6, 2)")
+        connection.execute("INSERT INTO a VALUES (5, 'five', 1.5)")
+    versions = Versions()
+
+    reading = await read_all(source, any_database, versions=versions)
+
+    records = reading.records
+    assert [record["metadata"]["version"] for record in records] == [1, 2, 3, 4, 5]
+    assert afters(records) == [
+        {"id": 1, "v": "one", "gone": 1},
+        {"id": 2, "v": None, "gone": None, "extra": 7},
+        {"id": 3, "v": None, "extra": 7},
+        {"id": 4, "note": "four", "extra": 7},
+        {"id": 5, "note": "five", "extra": "1.50"},
+    ]
+    known = versions.known[TableName("public", "a")]
+    assert [version.first for version in known] == [r["metadata"]["position"] for r in records]
+    # The catalog is at the last version all the while: the older ones keep the types they had.
+    types = [[column.type for column in version.relation.columns] for version in known]
+    assert types == [
+        ["integer", "text", "integer"],
+        ["integer", "text", "integer", "integer"],
+        ["integer", "text", "integer"],
+        ["integer", "text", "integer"],
+        ["integer", "text", "numeric(6,2)"],
+    ]
+    last = known[-1].relation.columns[-1]
+    assert (last.nullable, last.type_kind, last.json) == (False, "numeric", "string")
+    assert all(version.relation.key == ("id",) for version in known)
+
+
+async def test_a_type_that_is_gone_from_the_catalog_is_named_by_its_oid(database: Database) -> None:
+    with database.connect() as connection:
+        connection.execute("CREATE TYPE mood AS ENUM ('ok')")
+        connection.execute("CREATE TABLE a (id int PRIMARY KEY, m mood)")
+        source = await prepared(database)
+        connection.execute("INSERT INTO a VALUES (1, 'ok')")
+        connection.execute("DROP TABLE a")
+        connection.execute("DROP TYPE mood")
+    versions = Versions()
+
+    [record] = (await read_all(source, database, versions=versions)).records
+
+    assert record["after"] == {"id": 1, "m": "ok"}
+    assert record["metadata"]["key"] == ["id"]
+    [version] = versions.known[TableName("public", "a")]
+    assert version.relation.columns[1].type_kind == "text"
+    assert str(version.relation.columns[1].type_oid) in version.relation.columns[1].type
+
+
+async def test_a_table_made_anew_keeps_the_order_of_both(database: Database) -> None:
+    with database.connect() as connection:
+        connection.execute("CREATE TABLE a (id int PRIMARY KEY)")
+        connection.execute("CREATE PUBLICATION tailrace FOR ALL TABLES")
+        source = await prepared(database)
+        connection.execute("INSERT INTO a VALUES (1)")
+        connection.execute("ALTER TABLE a RENAME TO old")
+        connection.execute("CREATE TABLE a (id int PRIMARY KEY)")
+        connection.execute("INSERT INTO a VALUES (2)")
+        connection.execute("DROP TABLE a")
+        connection.execute("CREATE TABLE a (id int PRIMARY KEY)")
+        connection.execute("INSERT INTO a VALUES (3)")
+
+    reading = await read_all(source, database)
+
+    assert afters(reading.of("a")) == [{"id": 1}, {"id": 2}, {"id": 3}]
+    assert [batch.version for batch in reading.batches] == [1, 2, 3]
+    for earlier, later in pairwise(reading.batches):
+        assert earlier.last < later.first
+
+
+async def test_domains_enums_and_arrays_are_written_by_their_base(any_database: Database) -> None:
+    with any_database.connect() as connection:
+        connection.execute("CREATE DOMAIN amount AS numeric(8, 2)")
+        connection.execute("CREATE DOMAIN price AS amount")
+        connection.execute("CREATE TYPE mood AS ENUM ('sad', 'ok')")
+        connection.execute("CREATE DOMAIN numbers AS int[]")
+        connection.execute(
+            "CREATE TABLE a (id int PRIMARY KEY, p price, ps price[], m mood, ms mood[], n numbers,"
+            " f float8[], b box[], j jsonb, c money)"
+        )
+        source = await prepared(any_database)
+        connection.execute(
+            "INSERT INTO a VALUES (1, 2.5, '{1,2.25}', 'ok', '{sad,ok}', '{1,2}', '{1.5,NaN}',"
+            " '{(2,2),(1,1)}', '{\"x\": [1]}', 1234.5)"
+        )
+    versions = Versions()
+
+    [record] = (await read_all(source, any_database, versions=versions)).records
+
+    assert record["after"] == {
+        "id": 1,
+        "p": "2.50",
+        "ps": ["1.00", "2.25"],
+        "m": "ok",
+        "ms": ["sad", "ok"],
+        "n": [1, 2],
+        "f": [1.5, "NaN"],
+        "b": record["after"]["b"],
+        "j": {"x": [1]},
+        "c": "$1,234.50",
+    }
+    [version] = versions.known[TableName("public", "a")]
+    kinds = {column.name: column.type_kind for column in version.relation.columns}
+    assert kinds["p"] == "numeric"
+    assert kinds["ps"] == "numeric[]"
+    assert kinds["m"] == "text"
+    assert kinds["ms"] == "text[]"
+    assert kinds["n"] == "integer[]"
+    columns = {column.name: column for column in version.relation.columns}
+    assert columns["p"].type == "price"
+    assert columns["j"].json == "any"
+    assert columns["ps"].json == "array"
+
+
+async def test_names_that_need_quotes_pass_everywhere(any_database: Database) -> None:
+    configuration = RecordConfiguration(publication="Pub, \"x\" 'y'", tables=("*.*",))
+    with any_database.connect() as connection:
+        connection.execute('CREATE SCHEMA "Od d"')
+        connection.execute('CREATE TABLE "Od d"."t""a.b" ("I d" int PRIMARY KEY, "é" text)')
+        source = await prepared(any_database, configuration)
+        connection.execute('INSERT INTO "Od d"."t""a.b" VALUES (1, $$"quoted"$$)')
+
+    [record] = (await read_all(source, any_database, configuration=configuration)).records
+
+    assert record["after"] == {"I d": 1, "é": '"quoted"'}
+    assert record["metadata"]["schema"] == "Od d"
+    assert record["metadata"]["table"] == 't"a.b'
+
+
+async def test_changes_of_tables_that_are_not_captured_do_not_arrive(database: Database) -> None:
+    configuration = RecordConfiguration(
+        publication="tailrace", tables=("public.*",), exclude=("public.b*",)
+    )
+    with database.connect() as connection:
+        connection.execute("CREATE TABLE a (id int PRIMARY KEY)")
+        connection.execute("CREATE TABLE b (id int PRIMARY KEY)")
+        connection.execute("CREATE PUBLICATION tailrace FOR ALL TABLES")
+        source = await prepared(database, configuration)
+        connection.execute("INSERT INTO b VALUES (1)")
+        connection.execute("INSERT INTO a VALUES (1)")
+        connection.execute("TRUNCATE a, b")
+        connection.execute("DELETE FROM b")
+    versions = Versions()
+
+    reading = await read_all(source, database, configuration=configuration, versions=versions)
+
+    assert {batch.table for batch in reading.batches} == {TableName("public", "a")}
+    assert ops(reading.records) == "ct"
+    assert set(versions.known) == {TableName("public", "a")}
+
+
+async def test_columns_that_are_left_out_are_not_written(database: Database) -> None:
+    configuration = RecordConfiguration(
+        publication="tailrace",
+        tables=("public.*",),
+        rules=(TableRule("public.a", exclude=("secret",)),),
+    )
+    with database.connect() as connection:
+        connection.execute("CREATE TABLE a (id int PRIMARY KEY, secret text, v int)")
+        source = await prepared(database, configuration)
+        connection.execute("INSERT INTO a VALUES (1, 'hidden', 2)")
+
+    [line] = (await read_all(source, database, configuration=configuration)).lines
+
+    assert json.loads(line)["after"] == {"id": 1, "v": 2}
+    assert b"hidden" not in line
+
+
+async def test_a_version_that_does_not_fit_the_stream_is_refused(database: Database) -> None:
+    with database.connect() as connection:
+        connection.execute("CREATE TABLE a (id int PRIMARY KEY, v text)")
+        source = await prepared(database)
+        connection.execute("INSERT INTO a VALUES (1, 'x')")
+
+    def decide(relation: Relation, position: Position) -> TableVersion:
+        narrow = Relation(relation.table, relation.oid, "d", relation.columns[:1], ("id",))
+        return TableVersion(1, position, "", narrow)
+
+    with pytest.raises(JournalError, match="columns"):
+        async with source.stream(NO_LSN, CAPTURE_ALL, decide) as stream:
+            await read_until(stream, end_of_log(database), Reading())
+
+
+async def test_a_transaction_larger_than_a_drain_arrives_whole(database: Database) -> None:
+    with database.connect() as connection:
+        connection.execute("CREATE TABLE a (id int PRIMARY KEY, v text)")
+        source = await prepared(database)
+        connection.execute(
+            "INSERT INTO a SELECT i, repeat('x', 100) FROM generate_series(1, 20000) i"
+        )
+
+    reading = await read_all(source, database)
+
+    assert [record["after"]["id"] for record in reading.records] == list(range(1, 20001))
+    assert max(len(batch.lines) for batch in reading.batches) < 80 * 1024
+    for earlier, later in pairwise(reading.batches):
+        assert earlier.last < later.first
+
+
+async def test_a_row_larger_than_a_drain_passes_alone(database: Database) -> None:
+    with database.connect() as connection:
+        connection.execute("CREATE TABLE a (id int PRIMARY KEY, v text)")
+        source = await prepared(database)
+        connection.execute("INSERT INTO a VALUES (1, repeat('x', 3000000))")
+        connection.execute("INSERT INTO a VALUES (2, 'small')")
+
+    reading = await read_all(source, database)
+
+    assert [len(record["after"]["v"]) for record in reading.records] == [3000000, 5]
+
+
+async def test_the_unix_socket_serves_as_well(database: Database) -> None:
+    with database.connect() as connection:
+        connection.execute("CREATE TABLE a (id int PRIMARY KEY)")
+        await prepared(database)
+        connection.execute("INSERT INTO a SELECT generate_series(1, 1000)")
+    source = PostgresSource(
+        dsn=database.server.dsn_of(database.name, by_socket=True),
+        slot=database.name,
+        configuration=CAPTURE_ALL,
+    )
+
+    reading = await read_all(source, database)
+
+    assert len(reading.records) == 1000
+
+
+# ------------------------------------------------------------------------- acknowledging
+
+
+@asynccontextmanager
+async def streaming(
+    source: PostgresSource, start: Lsn = NO_LSN
+) -> AsyncIterator[tuple[ChangeStream, Reading]]:
+    async with source.stream(start, CAPTURE_ALL, Versions().decide) as stream:
+        yield stream, Reading()
+
+
+def confirmed(database: Database) -> Lsn:
+    [(text,)] = database.execute(
+        "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = %s",
+        database.name,
+    )
+    return parse_lsn(text)
+
+
+async def eventually(is_so: Callable[[], bool] | Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(10):
+        while True:
+            answer = is_so()
+            if answer if isinstance(answer, bool) else await answer:
+                return
+            await asyncio.sleep(0.02)
+
+
+async def test_nothing_but_acknowledge_moves_the_slot(any_database: Database) -> None:
+    with any_database.connect() as connection:
+        connection.execute("CREATE TABLE a (id int PRIMARY KEY)")
+        source = await prepared(any_database, wal_sender_timeout=1.0)
+        start = confirmed(any_database)
+        connection.execute("INSERT INTO a VALUES (1)")
+        connection.execute("INSERT INTO a VALUES (2)")
+    end = end_of_log(any_database)
+
+    async with streaming(source) as (stream, reading):
+        await read_until(stream, end, reading)
+        # Long enough for the server to give us up if it heard nothing.
+        stream.ask_keepalive()
+        async with asyncio.timeout(5):
+            for _ in range(3):
+                await asyncio.sleep(0.5)
+                stream.ask_keepalive()
+                await stream.receive()
+        before = await stream.slot_state()
+        stream.acknowledge(end)
+        await eventually(lambda: confirmed(any_database) == end)
+        after = await stream.slot_state()
+
+    assert before.confirmed_lsn == start
+    assert after.confirmed_lsn == end
+    assert after.flush_lsn >= end
+    assert len(reading.records) == 2
+
+
+async def test_an_acknowledgement_inside_a_transaction_replays_it_whole(database: Database) -> None:
+    with database.connect() as connection:
+        connection.execute("CREATE TABLE a (id int PRIMARY KEY)")
+        source = await prepared(database)
+        connection.execute("INSERT INTO a SELECT generate_series(1, 10)")
+    whole = await read_all(source, database)
+    commit_lsn = commit_lsn_of(Position(whole.records[0]["metadata"]["position"]))
+
+    async with streaming(source) as (stream, _):
+        stream.acknowledge(commit_lsn)
+        await eventually(lambda: confirmed(database) == commit_lsn)
+    again = await read_all(source, database)
+
+    assert again.lines == whole.lines
+
+
+async def test_leaving_sends_the_last_acknowledgement(database: Database) -> None:
+    with database.connect() as connection:
+        connection.execute("CREATE TABLE a (id int PRIMARY KEY)")
+        source = await prepared(database)
+        connection.execute("INSERT INTO a SELECT generate_series(1, 10)")
+        end = end_of_log(database)
+        async with streaming(source) as (stream, reading):
+            await read_until(stream, end, reading)
+            # Unread bytes make the kernel reset a connection that is closed.
+            connection.execute("INSERT INTO a SELECT generate_series(11, 40000)")
+            stream.acknowledge(end)
+
+    await eventually(lambda: is_slot_free(database))
+
+    assert confirmed(database) == end
+
+
+def is_slot_free(database: Database) -> bool:
+    [(is_active,)] = database.execute(
+        "SELECT active FROM pg_replication_slots WHERE slot_name = %s", database.name
+    )
+    return not is_active
+
+
+async def test_reading_starts_behind_what_was_acknowledged(database: Database) -> None:
+    with database.connect() as connection:
+        connection.execute("CREATE TABLE a (id int PRIMARY KEY)")
+        source = await prepared(database)
+        connection.execute("INSERT INTO a VALUES (1)")
+        end = end_of_log(database)
+        async with streaming(source) as (stream, reading):
+            await read_until(stream, end, reading)
+            stream.acknowledge(end)
+        connection.execute("INSERT INTO a VALUES (2)")
+
+    await eventually(lambda: is_slot_free(database))
+    rest = await read_all(source, database)
+
+    assert afters(rest.records) == [{"id": 2}]
+
+
+async def test_feedback_flows_while_nobody_reads(database: Database) -> None:
+    with database.connect() as connection:
+        connection.execute("CREATE TABLE a (id int PRIMARY KEY, v text)")
+        source = await prepared(database, wal_sender_timeout=1.0)
+        connection.execute(
+            "INSERT INTO a SELECT i, repeat('x', 1000) FROM generate_series(1, 30000) i"
+        )
+    end = end_of_log(database)
+
+    async with streaming(source) as (stream, reading):
+        stream.acknowledge(confirmed(database))
+        intake = await stream.receive()
+        reading.batches.extend(intake.batches)
+        walsender = await stream.slot_state()
+        # 30 MB wait in the server and in the sockets for three times its time-out.
+        await asyncio.sleep(3.0)
+        assert len(reading.records) < 30000
+        await read_until(stream, end, reading)
+        assert (await stream.slot_state()).confirmed_lsn == walsender.confirmed_lsn
+
+    assert [record["after"]["id"] for record in reading.records] == list(range(1, 30001))
+
+
+async def test_a_cancelled_receive_loses_nothing(database: Database) -> None:
+    with database.connect() as connection:
+        connection.execute("CREATE TABLE a (id int PRIMARY KEY, v text)")
+        source = await prepared(database)
+        async with streaming(source) as (stream, reading):
+            for number in range(200):
+                connection.execute("INSERT INTO a VALUES (%s, 'x')", (number,))
+                if number % 10 == 0:
+                    connection.execute("ALTER TABLE a ALTER v SET DEFAULT 'y'")
+                try:
+                    async with asyncio.timeout(0.0005 * (number % 7)):
+                        intake = await stream.receive()
+                except TimeoutError:
+                    continue
+                reading.batches.extend(intake.batches)
+            await read_until(stream, end_of_log(database), reading)
+
+    assert [record["after"]["id"] for record in reading.records] == list(range(200))
+
+
+# ------------------------------------------------------------------------ what goes wrong
+
+
+async def test_a_terminated_walsender_is_unavailable_and_can_be_had_again(
+    any_database: Database,
+) -> None:
+    with any_database.connect() as connection:
+        connection.execute("CREATE TABLE a (id int PRIMARY KEY)")
+        source = await prepared(any_database)
+        connection.execute("INSERT INTO a VALUES (1)")
+
+        async with streaming(source) as (stream, reading):
+            await read_until(stream, end_of_log(any_database), reading)
+            connection.execute(
+                "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots"
+                " WHERE slot_name = %s",
+                (any_database.name,),
+            )
+            with pytest.raises(SourceUnavailable) as caught:
+                await receive_for_ever(stream)
+
+    assert caught.value.retryable
+    await eventually(lambda: is_slot_free(any_database))
+    assert afters((await read_all(source, any_database)).records) == [{"id": 1}]
+
+
+async def test_a_slot_that_is_held_names_its_holder(any_database: Database) -> None:
+    with any_database.connect() as connection:
+        connection.execute("CREATE TABLE a (id int PRIMARY KEY)")
+        source = await prepared(any_database)
+
+    async with streaming(source):
+        [(holder,)] = any_database.execute(
+            "SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s", any_database.name
+        )
+        with pytest.raises(SlotBusy) as caught:
+            async with streaming(source):
+                pytest.fail("two held the slot")
+
+    assert caught.value.holder_pid == holder
+    assert caught.value.retryable
+
+
+async def test_a_missing_slot_is_a_lost_position(any_database: Database) -> None:
+    with any_database.connect() as connection:
+        connection.execute("CREATE TABLE a (id int PRIMARY KEY)")
+        source = await prepared(any_database)
+        connection.execute("SELECT pg_drop_replication_slot(%s)", (any_database.name,))
+
+    with pytest.raises(PositionLost, match="no replication slot") as caught:
+        async with streaming(source):
+            pytest.fail("streamed without a slot")
+
+    assert caught.value.hint
+
+
+async def test_a_publication_that_is_missing_stops_the_stream_by_name(
+    any_database: Database,
+) -> None:
+    with any_database.connect() as connection:
+        connection.execute("CREATE TABLE a (id int PRIMARY KEY)")
+        source = await prepared(any_database)
+        connection.execute("DROP PUBLICATION tailrace")
+        connection.execute("INSERT INTO a VALUES (1)")
+
+    with pytest.raises(PositionLost, match="publication") as caught:
+        await read_all(source, any_database)
+
+    assert "tailrace" in str(caught.value)
+
+
+async def test_a_publication_dropped_and_made_again_is_not_passed_over(
+    any_database: Database,
+) -> None:
+    with any_database.connect() as connection:
+        connection.execute("CREATE TABLE a (id int PRIMARY KEY)")
+        source = await prepared(any_database)
+        connection.execute("DROP PUBLICATION tailrace")
+        connection.execute("INSERT INTO a VALUES (1)")
+        connection.execute("CREATE PUBLICATION tailrace FOR TABLE a")
+        connection.execute("INSERT INTO a VALUES (2)")
+
+    with pytest.raises(PositionLost, match="publication"):
+        await read_all(source, any_database)
+
+
+async def test_a_server_that_is_not_there_is_unavailable(database: Database) -> None:
+    source = PostgresSource(
+        dsn="host=127.0.0.1 port=1 user=postgres password=hush dbname=postgres",
+        slot="tailrace",
+        configuration=CAPTURE_ALL,
+    )
+
+    with pytest.raises(SourceUnavailable) as caught:
+        await source.identify()
+
+    assert "hush" not in str(caught.value)
+
+
+async def test_identity_names_system_timeline_and_database(any_database: Database) -> None:
+    [(system_identifier,)] = any_database.execute(
+        "SELECT system_identifier::text FROM pg_control_system()"
+    )
+
+    identity = await source_of(any_database).identify()
+
+    assert identity.system_identifier == system_identifier
+    assert identity.timeline == 1
+    assert identity.database == any_database.name
+    assert identity.slot == any_database.name
+    assert identity.publication == "tailrace"
+
+
+async def test_a_timeline_that_was_never_left_has_no_fork(database: Database) -> None:
+    with pytest.raises(PositionLost, match="timeline"):
+        await source_of(database).fork_lsn(1)
+
+
+async def test_flush_lsn_reaches_what_was_committed(database: Database) -> None:
+    source = source_of(database)
+    before = await source.flush_lsn()
+    database.execute("CREATE TABLE a (id int)")
+
+    after = await source.flush_lsn()
+
+    assert after > before
+
+
+async def test_a_stopped_server_is_unavailable_to_the_stream() -> None:
+    with EmbeddedPostgres() as server:
+        with psycopg.connect(server.dsn, autocommit=True) as connection:
+            connection.execute("CREATE TABLE a (id int PRIMARY KEY)")
+        source = PostgresSource(dsn=server.dsn, slot="tailrace", configuration=CAPTURE_ALL)
+        await source.prepare(is_first=True)
+
+        async with streaming(source) as (stream, _):
+            server.kill()
+            with pytest.raises(SourceUnavailable):
+                await receive_for_ever(stream)
