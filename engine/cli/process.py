@@ -10,8 +10,8 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Callable
-from typing import Final, Never
+from collections.abc import Callable, Coroutine
+from typing import Final, Never, Protocol
 
 import structlog
 
@@ -29,23 +29,37 @@ DRAIN_GRACE_SECONDS = 1.0
 _log = structlog.get_logger("engine.process")
 
 
-def run_engine(configuration: Configuration, *, until_caught_up: bool) -> int:
+class Engine(Protocol):
+    """What runs in the process: `engine.app.run`."""
+
+    def __call__(
+        self, configuration: Configuration, *, stop: StopSignal, until_caught_up: bool
+    ) -> Coroutine[None, None, None]:
+        """Run until `stop` is requested, or until everything is done. Raises TailraceError."""
+        ...
+
+
+def run_engine(
+    configuration: Configuration, *, until_caught_up: bool, engine: Engine = app.run
+) -> int:
     """Run the engine to its end; the answer is the exit code. Raises what the engine raised."""
     logs.configure(configuration.log)
     _settle_memory()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_supervised(configuration, until_caught_up=until_caught_up))
+        runner.run(_supervised(configuration, engine, until_caught_up=until_caught_up))
     return 0
 
 
-async def _supervised(configuration: Configuration, *, until_caught_up: bool) -> None:
+async def _supervised(
+    configuration: Configuration, engine: Engine, *, until_caught_up: bool
+) -> None:
     loop = asyncio.get_running_loop()
     stop = StopSignal()
     ending = _Ending(loop, stop, configuration.engine.drain_seconds)
     for number in STOP_SIGNALS:
         loop.add_signal_handler(number, ending.on_signal, number)
     try:
-        await app.run(configuration, until_caught_up=until_caught_up, stop=stop)
+        await engine(configuration, until_caught_up=until_caught_up, stop=stop)
     finally:
         ending.cancel()
 

@@ -6,6 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from engine.cli.options import ConfigFile
+from engine.cli.output import say_next
 from engine.config import load
 
 UntilCaughtUp = Annotated[
@@ -29,4 +30,6 @@ def run(*, config: ConfigFile = None, until_caught_up: UntilCaughtUp = False) ->
     # Only now: a wrong configuration is told in a tenth of the time that the drivers take to load.
     from engine.cli.process import run_engine  # noqa: PLC0415
 
-    return run_engine(loaded.configuration, until_caught_up=until_caught_up)
+    code = run_engine(loaded.configuration, until_caught_up=until_caught_up)
+    say_next("tailrace verify" if config is None else f"tailrace verify -c {config}")
+    return code

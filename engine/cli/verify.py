@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from engine.cli.options import ConfigFile, Json
 from engine.cli.output import say, say_json, say_next
 from engine.cli.verify_progress import LineProgress, SilentProgress, TerminalProgress
-from engine.config import DestinationConfiguration, load_destination
+from engine.config import DestinationConfiguration, LogConfiguration, load_destination
 
 if TYPE_CHECKING:
     from engine.verify import Problem, Verdict
@@ -44,9 +44,11 @@ def verify(*, config: ConfigFile = None, depth: DepthOption = "light", json: Jso
 async def _verdict(
     destination: DestinationConfiguration, depth: Literal["light", "full"], *, is_quiet: bool
 ) -> "Verdict":
-    from engine import app  # noqa: PLC0415 - the S3 client: a wrong configuration is told before it
+    from engine import app, logs  # noqa: PLC0415 - the S3 client: a wrong configuration is told before
     from engine.verify import verify as judge  # noqa: PLC0415 - likewise
 
+    # Without this, whatever is logged would go to stdout.
+    logs.configure(LogConfiguration())
     with _progress(is_quiet=is_quiet) as progress:
         async with app.open_bucket(destination) as store:
             return await judge(

@@ -1,0 +1,575 @@
+"""Commands as an operator meets them: real processes, their exit codes, and what they print."""
+
+import ast
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import jsonschema  # type: ignore[import-untyped]
+import pytest
+
+import engine
+from databases import Database
+from engine.config import Address, LogConfiguration
+from engine.demo.servers import EmbeddedS3
+from engine.logs import FIELDS, HIDDEN
+
+PACKAGE = Path(engine.__file__).parent
+SECRET = "geheim"
+
+FILE = """\
+[source]
+dsn = "host=127.0.0.1 port={port} dbname=shop user=tailrace password=geheim"
+snapshot = "never"
+[destination]
+bucket = "my-bucket"
+prefix = "shop"
+region = "us-east-1"
+endpoint_url = "http://127.0.0.1:{port}"
+[http]
+listen = "off"
+"""
+
+
+def environment(variables: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Nothing of ours and nothing of AWS's or libpq's from outside."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("TAILRACE_", "PG", "AWS_"))
+    }
+    return kept | {"AWS_EC2_METADATA_DISABLED": "true", "COLUMNS": "100"} | dict(variables or {})
+
+
+def tailrace(
+    *arguments: str, folder: Path | None = None, variables: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "engine", *arguments],
+        env=environment(variables),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=25,
+        check=False,
+    )
+
+
+@contextmanager
+def started(
+    command: Sequence[str], variables: Mapping[str, str] | None = None
+) -> Iterator["subprocess.Popen[str]"]:
+    with subprocess.Popen(
+        command,
+        env=environment(variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+    return port
+
+
+@pytest.fixture
+def file(tmp_path: Path, closed_port: int) -> Path:
+    """A valid configuration of servers that are not there."""
+    path = tmp_path / "tailrace.toml"
+    path.write_text(FILE.format(port=closed_port))
+    return path
+
+
+def test_help_lists_the_commands() -> None:
+    result = tailrace("--help")
+
+    assert result.returncode == 0
+    for command in ("run", "check", "verify", "demo", "config"):
+        assert f" {command} " in result.stdout
+    assert result.stderr == ""
+
+
+def test_no_command_is_help() -> None:
+    assert tailrace().stdout == tailrace("--help").stdout
+
+
+def test_the_version_is_the_packages() -> None:
+    assert tailrace("--version").stdout == f"tailrace {engine.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["run", "--help"], ["config", "schema"], ["rn"]]
+)
+def test_what_needs_no_engine_loads_none(arguments: list[str]) -> None:
+    code = (
+        "import sys; from engine.cli.application import main; main(sys.argv[1:]); "
+        "print(*sys.modules, file=sys.stderr)"
+    )
+
+    result = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    loaded = set(result.stderr.split())
+    assert "cyclopts" in loaded
+    assert loaded.isdisjoint({"aioboto3", "botocore", "psycopg", "aiohttp", "structlog", "uvloop"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["rn"], "did you mean `tailrace run`?"),
+        (["zzz"], "lists the commands"),
+        (["run", "--foo"], "--foo"),
+        (["run", "--config"], "--config"),
+        (["run", "extra", "words"], "words"),
+        (["verify", "--depth", "deep"], "deep"),
+        (["config", "sho"], "did you mean `tailrace config show`?"),
+        (["-c", "x", "run"], "there is no command"),
+    ],
+)
+def test_a_wrong_command_line_exits_2_and_says_why(arguments: list[str], text: str) -> None:
+    result = tailrace(*arguments)
+
+    assert result.returncode == 2
+    assert text in result.stderr
+    assert "hint: " in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("command", ["run", "check", "config show", "verify"])
+def test_a_wrong_configuration_exits_78_with_every_problem(tmp_path: Path, command: str) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_text('[source]\ndsn = "geheim"\n[destination]\nbuket = "x"\nprefix = "/x"\n')
+
+    result = tailrace(*command.split(), "-c", str(file))
+
+    assert result.returncode == 78
+    assert "bad.toml:4: destination.buket is not a key" in result.stderr
+    assert 'did you mean "bucket"?' in result.stderr
+    assert "bad.toml:5: destination.prefix" in result.stderr
+    assert "\nhint: " in result.stderr
+    assert SECRET not in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+def test_no_configuration_at_all_exits_78(tmp_path: Path) -> None:
+    result = tailrace("run", folder=tmp_path)
+
+    assert result.returncode == 78
+    assert "error: no configuration" in result.stderr
+
+
+def test_config_show_names_each_origin_and_hides_secrets(file: Path) -> None:
+    result = tailrace(
+        "config",
+        "show",
+        "-c",
+        str(file),
+        variables={
+            "TAILRACE_CHUNK__MAX_AGE": "5s",
+            "TAILRACE_SOURCE__TABLES": '["a.*"]',
+        },
+    )
+
+    rows = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert result.returncode == 0
+    assert f"dsn = (not shown) # {file}:2" in rows
+    assert f'bucket = "my-bucket" # {file}:5' in rows
+    assert 'max_age = "5s" # TAILRACE_CHUNK__MAX_AGE' in rows
+    assert 'tables = ["a.*"] # TAILRACE_SOURCE__TABLES' in rows
+    assert 'layout = "hive" # default' in rows
+    assert rows[-1].startswith("next: tailrace check")
+    assert SECRET not in result.stdout
+
+
+def test_config_show_does_not_show_what_variables_stand_for(tmp_path: Path) -> None:
+    file = tmp_path / "tailrace.toml"
+    file.write_text(FILE.format(port=1).replace('"shop"\nregion', '"${SECRET}"\nregion'))
+
+    result = tailrace("config", "show", "-c", str(file), variables={"SECRET": SECRET})
+
+    assert result.returncode == 0
+    assert 'prefix = "${SECRET}"' in result.stdout
+    assert SECRET not in result.stdout
+
+
+def test_config_show_json_is_one_object(file: Path) -> None:
+    result = tailrace("config", "show", "--json", variables={"TAILRACE_CONFIG": str(file)})
+
+    document = json.loads(result.stdout)
+    settings = {setting["key"]: setting for setting in document["settings"]}
+    assert settings["destination.bucket"]["value"] == "my-bucket"
+    assert settings["source.tables"]["value"] == ["public.*"]
+    assert settings["source.dsn"]["value"] == HIDDEN
+    assert settings["destination.acl"]["value"] is None
+    assert settings["engine.name"]["origin"] == "default"
+
+
+def test_config_schema_is_a_json_schema() -> None:
+    result = tailrace("config", "schema")
+
+    assert result.returncode == 0
+    jsonschema.Draft202012Validator.check_schema(json.loads(result.stdout))
+
+
+def test_check_offline_reads_the_configuration_alone(file: Path) -> None:
+    result = tailrace("check", "--offline", "-c", str(file))
+
+    assert result.returncode == 0
+    assert f"{file} is valid" in result.stdout
+    assert result.stdout.endswith(f"next: tailrace check -c {file}\n")
+
+
+def test_check_of_servers_that_are_not_there_exits_69(file: Path) -> None:
+    result = tailrace("check", "--json", "-c", str(file))
+
+    document = json.loads(result.stdout)
+    assert result.returncode == 69, result.stderr
+    assert document["ok"] is False
+    steps = {step["name"]: step for step in document["steps"]}
+    assert steps["configuration"]["ok"] is True
+    assert steps["source"]["ok"] is False
+    assert steps["source"]["detail"]
+    assert SECRET not in result.stdout + result.stderr
+
+
+def test_run_on_a_port_in_use_exits_78_and_names_the_port(file: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = Address("127.0.0.1", taken.getsockname()[1])
+
+        result = tailrace("run", "-c", str(file), variables={"TAILRACE_HTTP__LISTEN": str(address)})
+
+    assert result.returncode == 78, result.stderr
+    assert f"error: cannot listen on http.listen = {address}: the port is in use" in result.stderr
+    assert "hint: " in result.stderr
+
+
+def test_an_interrupt_outside_a_drain_exits_130(tmp_path: Path) -> None:
+    # A server that takes connections and never answers: the check waits for it.
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        file = tmp_path / "tailrace.toml"
+        file.write_text(FILE.format(port=silent.getsockname()[1]))
+        command = [sys.executable, "-m", "engine", "check", "-c", str(file)]
+        with started(command) as process:
+            connection, _ = silent.accept()
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=20)
+            connection.close()
+
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+
+    result = subprocess.run(
+        [sys.executable, "-m", "engine", "config", "schema"],
+        env=environment(),
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+
+    os.close(writing)
+    assert result.returncode == 141
+    assert result.stderr == ""
+
+
+STAND_IN = """
+import asyncio, sys
+from pathlib import Path
+from engine.cli import application, process
+from engine.config import load
+from engine.errors import PositionLost, StopLimit
+
+async def engine(configuration, *, stop, until_caught_up):
+    print("started", flush=True)
+    await stop.requested.wait()
+    print("draining", stop.reason, flush=True)
+    {drain}
+
+def command(*_):
+    configuration = load(Path(sys.argv[1]), dict()).configuration
+    return process.run_engine(configuration, until_caught_up=False, engine=engine)
+
+application.make_application = lambda: command
+sys.exit(application.main())
+"""
+"""The real process around an engine whose drain is the test's."""
+
+
+@contextmanager
+def engine_process(file: Path, drain: str) -> Iterator["subprocess.Popen[str]"]:
+    code = STAND_IN.format(drain=drain)
+    with started([sys.executable, "-c", code, str(file)]) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        yield process
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_first_signal_drains_and_exits_0(file: Path, number: signal.Signals) -> None:
+    with engine_process(file, "await asyncio.sleep(0)") as process:
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=20)
+
+    assert process.returncode == 0, errors
+    assert output == f"draining {number.name}\n"
+    logged = json.loads(errors)
+    assert (logged["event"], logged["signal"]) == ("draining", number.name)
+
+
+def test_a_second_signal_exits_75_whatever_the_engine_does(file: Path) -> None:
+    with engine_process(file, "await asyncio.Event().wait()") as process:
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "draining SIGTERM\n"
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=20)
+
+    assert process.returncode == 75
+    assert "error: a second signal (SIGTERM)" in errors
+    assert "hint: nothing is lost" in errors
+
+
+def test_a_drain_that_hangs_ends_at_its_limit(file: Path) -> None:
+    file.write_text(file.read_text() + "[engine]\ndrain_seconds = 0.1\n")
+    begun = time.monotonic()
+
+    with engine_process(file, "await asyncio.Event().wait()") as process:
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=20)
+
+    assert process.returncode == 75
+    assert "longer than engine.drain_seconds" in errors
+    assert time.monotonic() - begun < 15
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "text"),
+    [
+        ('raise PositionLost("slot gone", hint="resync")', 70, "error: slot gone\nhint: resync\n"),
+        ('raise StopLimit("not done", hint="again")', 75, "error: not done\nhint: again\n"),
+        (
+            'raise ExceptionGroup("g", [ExceptionGroup("g", [PositionLost("lost")])])',
+            70,
+            "error: lost\n",
+        ),
+        ('raise KeyError("geheim")', 70, "error: internal error: KeyError"),
+        (
+            'raise ExceptionGroup("geheim", [PositionLost("lost"), KeyError("geheim")])',
+            70,
+            "error: internal error: ExceptionGroup",
+        ),
+    ],
+)
+def test_what_the_engine_raises_is_told_without_a_traceback(
+    file: Path, raised: str, code: int, text: str
+) -> None:
+    with engine_process(file, raised) as process:
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=20)
+
+    assert process.returncode == code
+    assert text in errors
+    assert "Traceback" not in errors
+    assert ".py:" not in errors
+    assert SECRET not in errors
+
+
+def test_the_debug_level_shows_where_but_no_values(file: Path) -> None:
+    file.write_text(file.read_text() + '[log]\nlevel = "debug"\n')
+
+    with engine_process(file, 'raise KeyError("geheim")') as process:
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=20)
+
+    assert process.returncode == 70
+    assert "KeyError\n" in errors
+    assert "process.py:" in errors
+    assert SECRET not in errors
+
+
+@pytest.fixture
+def real_file(
+    database: Database, s3: EmbeddedS3, bucket: str, tmp_path: Path, closed_port: int
+) -> Path:
+    """A configuration of real servers, with one table."""
+    database.execute("CREATE TABLE orders (id integer PRIMARY KEY)")
+    file = tmp_path / "tailrace.toml"
+    file.write_text(
+        f"""
+[source]
+dsn = "{database.dsn}"
+slot = "{database.name}"
+snapshot = "never"
+[destination]
+bucket = "{bucket}"
+prefix = "shop"
+endpoint_url = "{s3.endpoint_url}"
+[chunk]
+max_age = "1s"
+[http]
+listen = "127.0.0.1:{closed_port}"
+"""
+    )
+    return file
+
+
+def verified_rows(file: Path, s3: EmbeddedS3) -> int:
+    verdict = tailrace("verify", "--json", "-c", str(file), variables=s3.environment)
+    assert verdict.returncode == 0, verdict.stdout + verdict.stderr
+    rows: int = json.loads(verdict.stdout)["rows"]
+    return rows
+
+
+def test_run_until_caught_up_publishes_what_was_committed_and_exits_0(
+    real_file: Path, database: Database, s3: EmbeddedS3
+) -> None:
+    arguments = ("run", "--until-caught-up", "-c", str(real_file))
+    first = tailrace(*arguments, variables=s3.environment)
+    database.execute("INSERT INTO orders SELECT generate_series(1, 100)")
+
+    second = tailrace(*arguments, variables=s3.environment)
+
+    assert first.returncode == 0, first.stderr
+    assert second.returncode == 0, second.stderr
+    assert second.stdout == f"\nnext: tailrace verify -c {real_file}\n"
+    assert verified_rows(real_file, s3) == 100
+
+
+def test_run_is_ready_then_drains_at_a_signal(
+    real_file: Path, database: Database, s3: EmbeddedS3, closed_port: int
+) -> None:
+    command = [sys.executable, "-m", "engine", "run", "-c", str(real_file)]
+    with started(command, s3.environment) as process:
+        wait_until_ready(closed_port, process)
+        database.execute("INSERT INTO orders SELECT generate_series(1, 100)")
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=25)
+
+    caught_up = tailrace("run", "--until-caught-up", "-c", str(real_file), variables=s3.environment)
+    assert process.returncode == 0, errors
+    assert caught_up.returncode == 0, caught_up.stderr
+    assert verified_rows(real_file, s3) == 100
+
+
+def wait_until_ready(port: int, process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5):
+                return
+        except OSError:
+            time.sleep(0.05)
+    pytest.fail("the engine was not ready in 20 s")
+
+
+def test_every_field_that_the_engine_logs_may_be_shown() -> None:
+    logged: dict[str, str] = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and isinstance(node.func.value, ast.Name)
+                and node.func.value.id in {"_log", "log"}
+            ):
+                logged |= {word.arg: path.name for word in node.keywords if word.arg}
+
+    assert logged, "the engine logs something"
+    unknown = {name: where for name, where in logged.items() if name not in FIELDS | {"exc_info"}}
+    assert not unknown
+
+
+LOGGING = """
+import logging, sys, warnings
+import structlog
+from engine import logs
+from engine.config import LogConfiguration
+from engine.errors import SourceUnavailable
+
+logs.configure(LogConfiguration(level=sys.argv[1], format=sys.argv[2]))
+log = structlog.get_logger("engine.example")
+log.info("slot held", slot="tailrace", password="geheim")
+log.debug("looked again")
+logging.getLogger("botocore.auth").debug("geheim")
+logging.getLogger("botocore.auth").warning("clock is off\\ngeheim")
+try:
+    try:
+        raise ValueError("geheim")
+    except ValueError as error:
+        raise SourceUnavailable("cannot connect") from error
+except SourceUnavailable:
+    log.warning("source lost", exc_info=True)
+    logging.getLogger("asyncio").error("never retrieved", exc_info=True)
+"""
+
+
+def log_lines(level: LogConfiguration, form: str) -> str:
+    result = subprocess.run(
+        [sys.executable, "-c", LOGGING, level.level, form],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout == ""
+    return result.stderr
+
+
+def test_logs_are_json_lines_on_stderr_with_known_fields_alone() -> None:
+    rows = [json.loads(line) for line in log_lines(LogConfiguration(), "auto").splitlines()]
+
+    assert [row["event"] for row in rows] == [
+        "slot held",
+        "a library says",
+        "source lost",
+        "a library says",
+    ]
+    assert rows[0]["slot"] == "tailrace"
+    assert rows[0]["password"] == HIDDEN
+    assert rows[1]["text"] == "clock is off"
+    assert rows[2]["error"] == "cannot connect"
+    assert all(row["timestamp"].endswith("Z") for row in rows)
+    assert all("traceback" not in row for row in rows)
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_no_level_and_no_format_shows_a_secret(form: str) -> None:
+    text = log_lines(LogConfiguration(level="debug"), form)
+
+    assert "looked again" in text
+    assert "ValueError" in text
+    assert SECRET not in text
+
+
+def test_the_error_level_is_silent_about_the_rest() -> None:
+    rows = log_lines(LogConfiguration(level="error"), "json").splitlines()
+
+    assert [json.loads(row)["text"] for row in rows] == ["never retrieved"]
