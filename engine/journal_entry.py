@@ -9,6 +9,7 @@ Invariant: absorbing the same entries gives the same state, and a state file's b
 
 import gzip
 import hashlib
+import zlib
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -251,7 +252,7 @@ def decode_state(content: bytes, key: str) -> JournalState:
     """The state in `content`. Raises JournalError when it is none, or of a newer format."""
     try:
         text = gzip.decompress(content)
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise JournalError(f"{key} is not a state file: {error}") from error
     return _decode(text, key, JournalState)
 
@@ -265,7 +266,7 @@ def _decode(content: bytes, key: str, kind: type[_Kind]) -> _Kind:
                 hint="A newer release has written here: run that release or a newer one.",
             )
         return msgspec.json.decode(content, type=kind)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise JournalError(
             f"{key} is not what this engine writes: {error}",
             hint="Somebody changed objects under _tailrace/.",
@@ -286,4 +287,5 @@ def time_text(time_us: int) -> str:
 def time_us_of(text: str) -> int:
     """The inverse of `time_text`."""
     moment = datetime.fromisoformat(text)
-    return int(moment.timestamp()) * 1_000_000 + moment.microsecond
+    # As a float, a far time with its microseconds would round up to the next second.
+    return int(moment.replace(microsecond=0).timestamp()) * 1_000_000 + moment.microsecond
