@@ -301,7 +301,7 @@ def rewrite_plan(bucket: SmallBucket, index: int, **changes: object) -> None:
     if stored is not None:
         before = object_metadata(known, "")
         after = object_metadata(msgspec.structs.replace(known, **changes), "")
-        stored.metadata.update({k: v for k, v in after.items() if before[k] != v})
+        stored.metadata.update({k: v for k, v in after.items() if before.get(k) != v})
 
 
 def stored(bucket: SmallBucket, index: int) -> StoredObject:

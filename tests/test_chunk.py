@@ -1,0 +1,177 @@
+"""Chunks: what goes in comes out, whatever the pieces; and when they are cut."""
+
+import gzip
+import random
+import zlib
+
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.batch import Batch, Operations
+from engine.chunk import (
+    COMPRESSOR_BYTES,
+    RAW_BYTES_MAX,
+    ChunkBuilder,
+    ChunkLimits,
+    crc32,
+    crc32_text,
+)
+from engine.envelope import Compression
+from engine.position import Lsn, Position, make_position
+from engine.schema import TableName
+
+ORDERS = TableName("public", "orders")
+HOUR_US = 3_600_000_000
+NOON_US = 1_795_348_800_000_000
+LIMITS = ChunkLimits(bytes_max=1000, rows_max=10, age_seconds_max=30.0)
+
+
+def at(n: int) -> Position:
+    return make_position(1, Lsn(n), Lsn(n), 0)
+
+
+def batch(
+    lines: bytes = b"{}\n",
+    *,
+    n: int = 1,
+    rows: int = 1,
+    version: int = 1,
+    first_us: int = NOON_US,
+    last_us: int | None = None,
+) -> Batch:
+    return Batch(
+        ORDERS,
+        version,
+        lines,
+        rows,
+        Operations(c=rows),
+        at(n),
+        at(n + rows - 1),
+        first_us,
+        first_us if last_us is None else last_us,
+    )
+
+
+def decompressed(body: bytes, compression: Compression) -> bytes:
+    if compression == "gzip":
+        return gzip.decompress(body)
+    return zstandard.ZstdDecompressor().decompressobj().decompress(body)
+
+
+def noise(size: int) -> bytes:
+    return random.Random(size).randbytes(size)
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+@given(pieces=st.lists(st.binary(max_size=40_000), min_size=1, max_size=12))
+def test_the_lines_come_out_whatever_the_pieces(
+    compression: Compression, pieces: list[bytes]
+) -> None:
+    builder = ChunkBuilder(batch(pieces[0]), compression, 0.0)
+    for n, piece in enumerate(pieces[1:], start=2):
+        builder.add(batch(piece, n=n))
+
+    chunk = builder.seal("size")
+
+    lines = b"".join(pieces)
+    assert decompressed(chunk.body, compression) == lines
+    assert chunk.raw_bytes == len(lines)
+    assert chunk.raw_crc32 == zlib.crc32(lines) == crc32(lines)
+
+
+def test_length_and_crc_do_not_depend_on_how_lines_were_fed() -> None:
+    lines = noise(300_000)
+    whole = ChunkBuilder(batch(lines), "gzip", 0.0).seal("size")
+    builder = ChunkBuilder(batch(lines[:1000]), "gzip", 0.0)
+    for begin in range(1000, len(lines), 1000):
+        builder.add(batch(lines[begin : begin + 1000], n=begin))
+
+    pieces = builder.seal("size")
+
+    assert (pieces.raw_bytes, pieces.raw_crc32) == (whole.raw_bytes, whole.raw_crc32)
+
+
+def test_a_sealed_chunk_tells_what_was_put_in() -> None:
+    builder = ChunkBuilder(
+        batch(n=5, rows=2, first_us=NOON_US + 1, last_us=NOON_US + 2), "gzip", 0.0
+    )
+    builder.add(batch(n=9, rows=3, version=1, first_us=NOON_US + 3, last_us=NOON_US + 4))
+
+    chunk = builder.seal("age")
+
+    assert (chunk.table, chunk.version, chunk.reason) == (ORDERS, 1, "age")
+    assert (chunk.first, chunk.last) == (at(5), at(11))
+    assert (chunk.row_count, chunk.operations) == (5, Operations(c=5))
+    assert (chunk.first_commit_us, chunk.last_commit_us) == (NOON_US + 1, NOON_US + 4)
+
+
+def test_a_small_chunk_stays_raw_and_a_larger_one_opens_a_compressor() -> None:
+    builder = ChunkBuilder(batch(b"x" * RAW_BYTES_MAX), "gzip", 0.0)
+    raw = builder.held_bytes
+
+    builder.add(batch(b"x", n=2))
+
+    assert raw == RAW_BYTES_MAX
+    assert builder.held_bytes < RAW_BYTES_MAX
+    assert builder.held_bytes >= COMPRESSOR_BYTES
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+def test_what_cannot_be_compressed_is_counted_as_it_is(compression: Compression) -> None:
+    lines = noise(1_000_000)
+
+    builder = ChunkBuilder(batch(lines), compression, 0.0)
+
+    # The compressor may still hold its window.
+    assert 1_000_000 - 200_000 < builder.held_bytes < 1_000_000 + 2 * COMPRESSOR_BYTES
+
+
+def test_a_chunk_is_full_by_compressed_bytes_not_by_raw_ones() -> None:
+    limits = ChunkLimits(bytes_max=100_000, rows_max=10**9, age_seconds_max=30.0)
+    builder = ChunkBuilder(batch(b"x" * 1_000_000), "gzip", 0.0)
+    before = builder.is_full(limits)
+
+    builder.add(batch(noise(400_000), n=2))
+
+    assert before is None
+    assert builder.is_full(limits) == "size"
+
+
+def test_a_chunk_is_full_by_rows() -> None:
+    builder = ChunkBuilder(batch(rows=9), "gzip", 0.0)
+    before = builder.is_full(LIMITS)
+
+    builder.add(batch(n=20))
+
+    assert before is None
+    assert builder.is_full(LIMITS) == "rows"
+
+
+def test_another_version_needs_a_chunk_of_its_own() -> None:
+    builder = ChunkBuilder(batch(), "gzip", 0.0)
+
+    assert builder.takes(batch(n=2)) is None
+    assert builder.takes(batch(n=2, version=2)) == "version"
+
+
+def test_a_later_hour_needs_a_chunk_of_its_own_and_an_earlier_one_does_not() -> None:
+    builder = ChunkBuilder(batch(first_us=NOON_US + HOUR_US - 1), "gzip", 0.0)
+
+    assert builder.takes(batch(n=2, first_us=NOON_US + HOUR_US)) == "hour"
+    # Commit times may go back a little: concurrent backends.
+    assert builder.takes(batch(n=2, first_us=NOON_US - 1)) is None
+
+
+def test_an_age_is_counted_from_the_first_batch() -> None:
+    builder = ChunkBuilder(batch(), "gzip", 12.5)
+
+    builder.add(batch(n=2))
+
+    assert builder.opened_at == 12.5
+
+
+def test_a_checksum_is_written_with_eight_digits() -> None:
+    assert crc32_text(crc32(b"")) == "00000000"
+    assert crc32_text(crc32(b"123456789")) == "cbf43926"

@@ -1,0 +1,377 @@
+"""Entries and the folded journal: golden bytes, what follows what, and damage."""
+
+import gzip
+import hashlib
+import json
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.batch import Operations
+from engine.envelope import RecordConfiguration
+from engine.errors import DecodeError, JournalError
+from engine.interfaces import SourceIdentity
+from engine.journal_entry import (
+    FORMAT,
+    Durable,
+    Entry,
+    Frontier,
+    Gap,
+    JournalState,
+    Open,
+    Planned,
+    Writer,
+    decode_entry,
+    decode_state,
+    encode_entry,
+    encode_state,
+    operations_named,
+    time_text,
+    time_us_of,
+)
+from engine.position import NOWHERE, Position
+from engine.schema import Relation, TableName, TableVersion
+
+WRITER = Writer("9f", "ecs/7", "0.1.0")
+ORDERS = TableName("public", "orders")
+SOURCE = SourceIdentity("postgres", "7412", 1, "shop", "tailrace", "tailrace")
+OPEN = Open(SOURCE, RecordConfiguration("tailrace", ("public.*",)))
+PLANNED = Planned(
+    table="public.orders",
+    key="shop/database=shop/a.ndjson.gz",
+    previous=Position("0001.A"),
+    first=Position("0001.B"),
+    last=Position("0001.C"),
+    rows=812,
+    ops={"c": 800, "u": 12},
+    version=1,
+    codec=1,
+    raw_bytes=324871,
+    raw_crc32="9a0b1c2d",
+    hour="2026-11-22T09",
+)
+DURABLE = Durable("0/134EBCB0", "2026-11-22T09:51:54.056779Z", 40)
+VERSION = TableVersion(1, Position("0001.A"), "r", Relation(ORDERS, 16384, "d", (), ()))
+
+GOLDEN = (
+    b'{"format":1,"seq":42,"epoch":3,"nonce":"5c",'
+    b'"writer":{"id":"9f","task":"ecs/7","release":"0.1.0"},"previous_sha256":"e3",'
+    b'"planned":[{"table":"public.orders","key":"shop/database=shop/a.ndjson.gz",'
+    b'"previous":"0001.A","first":"0001.B","last":"0001.C","rows":812,"ops":{"c":800,"u":12},'
+    b'"version":1,"codec":1,"raw_bytes":324871,"raw_crc32":"9a0b1c2d","hour":"2026-11-22T09"}],'
+    b'"durable":{"lsn":"0/134EBCB0","commit_time":"2026-11-22T09:51:54.056779Z","seq":40,'
+    b'"unfinished":[]}}'
+)
+
+
+def entry(state: JournalState, **parts: object) -> Entry:
+    known: dict[str, object] = {
+        "format": FORMAT,
+        "seq": state.next_seq,
+        "epoch": state.epoch,
+        "nonce": "n",
+        "writer": WRITER,
+        "previous_sha256": state.sha256,
+    }
+    return msgspec.convert({**known, **parts}, Entry, from_attributes=True)
+
+
+def absorb(state: JournalState, **parts: object) -> None:
+    made = entry(state, **parts)
+    state.absorb(made, encode_entry(made))
+
+
+def opened() -> JournalState:
+    state = JournalState()
+    absorb(state, epoch=1, open=OPEN, durable=msgspec.structs.replace(DURABLE, seq=-1))
+    return state
+
+
+def plan(name: str, first: str, last: str, **changes: object) -> Planned:
+    known: dict[str, object] = {"key": name, "first": first, "last": last, **changes}
+    return msgspec.structs.replace(PLANNED, **known)
+
+
+# --- bytes
+
+
+def test_an_entry_has_these_very_bytes_and_leaves_absent_parts_out() -> None:
+    made = Entry(
+        format=1,
+        seq=42,
+        epoch=3,
+        nonce="5c",
+        writer=WRITER,
+        previous_sha256="e3",
+        planned=(PLANNED,),
+        durable=DURABLE,
+    )
+
+    assert encode_entry(made) == GOLDEN
+    assert decode_entry(GOLDEN, "k") == made
+
+
+def test_an_entry_of_an_older_release_may_lack_parts_and_one_of_this_format_may_have_more() -> None:
+    more = GOLDEN[:-1] + b',"remark":{"x":1}}'
+
+    assert decode_entry(more, "k") == decode_entry(GOLDEN, "k")
+
+
+def test_every_kind_of_part_is_named() -> None:
+    state = JournalState()
+    gap = Gap("public.orders", NOWHERE, "re-created")
+
+    made = entry(
+        state,
+        open=OPEN,
+        schemas=(VERSION,),
+        planned=(PLANNED,),
+        durable=DURABLE,
+        gaps=(gap,),
+        release=True,
+    )
+
+    assert made.kinds == ("open", "schemas", "planned", "durable", "gaps", "release")
+    assert entry(state).kinds == ()
+    assert decode_entry(encode_entry(made), "k") == made
+
+
+@pytest.mark.parametrize("format_number", [2, 99])
+def test_a_newer_format_is_refused_by_name(format_number: int) -> None:
+    content = GOLDEN.replace(b'"format":1', b'"format":%d' % format_number)
+
+    with pytest.raises(JournalError, match=f"format {format_number}") as caught:
+        decode_entry(content, "k")
+    assert "newer release" in caught.value.hint
+
+
+@pytest.mark.parametrize("length", range(len(GOLDEN)))
+def test_a_cut_off_entry_is_refused(length: int) -> None:
+    with pytest.raises(JournalError):
+        decode_entry(GOLDEN[:length], "k")
+
+
+@given(st.integers(0, len(GOLDEN) - 1), st.integers(1, 255))
+def test_a_corrupted_byte_gives_an_entry_or_a_journal_error_and_nothing_else(
+    index: int, mask: int
+) -> None:
+    content = bytearray(GOLDEN)
+    content[index] ^= mask
+    try:
+        decode_entry(bytes(content), "k")
+    except JournalError:
+        return
+
+
+# --- folding
+
+
+def test_an_empty_journal_expects_entry_zero() -> None:
+    state = JournalState()
+
+    assert state.next_seq == 0
+    assert state.durable_lsn == 0
+    assert state.durable_seq == -1
+    assert state.frontier(ORDERS) == Frontier(NOWHERE, "")
+    assert state.versions_of(ORDERS) == ()
+
+
+def test_two_empty_journals_share_nothing() -> None:
+    one, two = JournalState(), JournalState()
+
+    absorb(one, planned=(PLANNED,))
+
+    assert two.plans == {}
+    assert two.frontiers == {}
+
+
+def test_open_sets_epoch_writer_source_and_configuration() -> None:
+    state = opened()
+
+    assert (state.epoch, state.writer, state.source) == (1, WRITER, SOURCE)
+    assert state.configurations == {1: OPEN.configuration}
+    assert state.durable_lsn == 0x134EBCB0
+    assert not state.released
+
+
+def test_the_hash_is_that_of_the_bytes_as_stored() -> None:
+    state = JournalState()
+    made = entry(state, epoch=1, open=OPEN)
+    content = encode_entry(made) + b" "
+
+    state.absorb(made, content)
+
+    assert state.sha256 == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize("wrong", [{"seq": 0}, {"seq": 2}, {"previous_sha256": "00"}])
+def test_an_entry_that_does_not_follow_is_refused_and_changes_nothing(
+    wrong: dict[str, object],
+) -> None:
+    state = opened()
+    before = encode_state(state)
+
+    with pytest.raises(JournalError, match="does not follow"):
+        absorb(state, planned=(PLANNED,), **wrong)
+
+    assert encode_state(state) == before
+
+
+def test_a_plan_moves_its_tables_frontier_and_waits_for_durable() -> None:
+    state = opened()
+
+    absorb(state, planned=(plan("a", "1", "2"), plan("b", "3", "4", hour="2026-11-22T10")))
+
+    assert state.frontier(ORDERS) == Frontier(Position("4"), "2026-11-22T10")
+    assert list(state.plans) == ["a", "b"]
+    assert [statement.seq for statement in state.plans["a"]] == [1]
+
+
+def test_another_statement_of_a_plan_does_not_move_the_frontier() -> None:
+    state = opened()
+    absorb(state, planned=(plan("a", "1", "2"), plan("b", "3", "4")))
+
+    absorb(state, planned=(plan("a", "1", "2", codec=2),))
+
+    assert state.frontier(ORDERS).last == "4"
+    assert [s.planned.codec for s in state.plans["a"]] == [1, 2]
+
+
+def test_durable_forgets_plans_by_their_first_statement() -> None:
+    state = opened()
+    absorb(state, planned=(plan("a", "1", "2"),))
+    absorb(state, planned=(plan("b", "3", "4"),))
+    absorb(state, planned=(plan("a", "1", "2", codec=2),))
+
+    absorb(state, durable=msgspec.structs.replace(DURABLE, seq=1))
+
+    assert list(state.plans) == ["b"]
+
+
+def test_a_configuration_is_kept_while_a_plan_first_stated_under_it_is_missing() -> None:
+    state = opened()
+    absorb(state, planned=(plan("a", "1", "2"),))
+    absorb(state, epoch=2, open=OPEN)
+    absorb(state, planned=(plan("a", "1", "2", codec=2),), durable=DURABLE)
+
+    absorb(state, durable=msgspec.structs.replace(DURABLE, seq=0))
+    kept = set(state.configurations)
+    absorb(state, durable=msgspec.structs.replace(DURABLE, seq=3))
+
+    assert state.plans == {}
+    assert kept == {2}
+    assert set(state.configurations) == {2}
+
+
+def test_versions_are_kept_in_the_order_of_the_journal() -> None:
+    state = opened()
+    second = msgspec.structs.replace(VERSION, number=2)
+
+    absorb(state, schemas=(VERSION,))
+    absorb(state, schemas=(second,))
+
+    assert state.versions_of(ORDERS) == (VERSION, second)
+
+
+def test_released_holds_until_somebody_writes_again() -> None:
+    state = opened()
+
+    absorb(state, release=True)
+    released = state.released
+    absorb(state, epoch=2, open=OPEN)
+
+    assert released
+    assert not state.released
+
+
+# --- state files
+
+
+def full_state() -> JournalState:
+    state = opened()
+    absorb(state, schemas=(VERSION,), planned=(plan("a", "1", "2"), plan("b", "3", "4")))
+    absorb(state, planned=(plan("a", "1", "2", codec=2),))
+    return state
+
+
+def test_a_state_file_holds_the_whole_fold() -> None:
+    state = full_state()
+
+    assert decode_state(encode_state(state), "k") == state
+
+
+def test_a_state_files_bytes_follow_from_the_state() -> None:
+    first, second = encode_state(full_state()), encode_state(full_state())
+
+    assert first == second
+    assert first == encode_state(decode_state(first, "k"))
+
+
+def test_a_start_from_a_state_file_goes_on_as_one_from_the_first_entry() -> None:
+    whole, resumed = full_state(), decode_state(encode_state(full_state()), "k")
+
+    for state in (whole, resumed):
+        absorb(state, epoch=2, open=OPEN)
+        absorb(
+            state, planned=(plan("c", "5", "6"),), durable=msgspec.structs.replace(DURABLE, seq=1)
+        )
+
+    assert resumed == whole
+    assert encode_state(resumed) == encode_state(whole)
+
+
+def test_a_state_file_of_a_newer_format_is_refused_by_name() -> None:
+    text = json.dumps({"format": 2}).encode()
+
+    with pytest.raises(JournalError, match="format 2"):
+        decode_state(gzip.compress(text), "k")
+
+
+@pytest.mark.parametrize("length", [0, 1, 9, 10, 50, -9, -1])
+def test_a_cut_off_state_file_is_refused(length: int) -> None:
+    with pytest.raises(JournalError):
+        decode_state(encode_state(full_state())[:length], "k")
+
+
+STATE_BYTES = encode_state(full_state())
+
+
+@given(st.integers(0, len(STATE_BYTES) - 1), st.integers(1, 255))
+def test_a_corrupted_state_file_is_refused_or_says_the_same(index: int, mask: int) -> None:
+    content = bytearray(STATE_BYTES)
+    content[index] ^= mask
+    try:
+        state = decode_state(bytes(content), "k")
+    except JournalError:
+        return
+    # gzip's header has bytes that say nothing (time, system), and a checksum for all the others.
+    assert state == full_state()
+
+
+# --- small things
+
+
+def test_operations_that_do_not_occur_are_left_out() -> None:
+    assert operations_named(Operations(c=3, t=1)) == {"c": 3, "t": 1}
+    assert operations_named(Operations()) == {}
+
+
+@given(st.integers(0, 253_402_300_799_999_999))
+def test_a_time_comes_back_from_its_text(time_us: int) -> None:
+    assert time_us_of(time_text(time_us)) == time_us
+
+
+@given(st.integers(0, 10**16), st.integers(0, 10**16))
+def test_times_sort_as_their_texts(one: int, two: int) -> None:
+    assert (time_text(one) < time_text(two)) == (one < two)
+
+
+def test_a_time_has_this_very_text() -> None:
+    assert time_text(1_795_341_114_056_779) == "2026-11-22T09:51:54.056779Z"
+
+
+def test_a_durable_that_is_no_position_is_a_decode_error() -> None:
+    with pytest.raises(DecodeError):
+        _ = msgspec.structs.replace(DURABLE, lsn="nowhere").position

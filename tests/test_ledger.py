@@ -1,0 +1,209 @@
+"""The ledger: what may become durable, from everything that left the socket."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.batch import Batch, Boundary, Intake, Operations
+from engine.ledger import Ledger
+from engine.position import NOWHERE, Lsn, Position, commit_lsn_of, make_position
+from engine.schema import TableName
+
+A, B = TableName("public", "a"), TableName("public", "b")
+
+
+def at(commit: int, n: int = 0) -> Position:
+    return make_position(1, Lsn(commit), Lsn(commit - 8), n)
+
+
+def batch(table: TableName, first: Position, last: Position | None = None) -> Batch:
+    return Batch(table, 1, b"{}\n", 1, Operations(c=1), first, last or first, 0, 0)
+
+
+def intake(*batches: Batch, boundary: int | None = None) -> Intake:
+    return Intake(batches, Boundary(Lsn(boundary), 7) if boundary is not None else None)
+
+
+def durable(ledger: Ledger) -> int | None:
+    boundary = ledger.durable_boundary()
+    return boundary.lsn if boundary is not None else None
+
+
+def test_nothing_read_means_nothing_durable() -> None:
+    ledger = Ledger({})
+
+    assert durable(ledger) is None
+    assert ledger.is_empty
+    assert ledger.newest_boundary is None
+
+
+def test_a_boundary_with_nothing_pending_may_become_durable() -> None:
+    ledger = Ledger({})
+
+    ledger.read(intake(boundary=100))
+
+    assert durable(ledger) == 100
+
+
+def test_a_boundary_waits_for_the_rows_before_it() -> None:
+    ledger = Ledger({})
+
+    ledger.read(intake(batch(A, at(90)), boundary=100))
+
+    assert durable(ledger) is None
+    ledger.visible(A, at(90))
+    assert durable(ledger) == 100
+
+
+def test_a_boundary_at_a_pending_commit_itself_may_become_durable() -> None:
+    # Every commit *before* E is durable: the pending one commits at E.
+    ledger = Ledger({})
+
+    ledger.read(intake(batch(A, at(90)), boundary=90))
+
+    assert durable(ledger) == 90
+
+
+def test_every_table_holds_it_back() -> None:
+    ledger = Ledger({})
+    ledger.read(intake(batch(A, at(90)), batch(B, at(95)), boundary=100))
+
+    ledger.visible(B, at(95))
+    before = durable(ledger)
+    ledger.visible(A, at(90))
+
+    assert before is None
+    assert durable(ledger) == 100
+
+
+def test_rows_still_in_a_queue_hold_it_back_as_much_as_a_chunk() -> None:
+    # A change counts from the moment it leaves the socket.
+    ledger = Ledger({})
+    ledger.read(intake(batch(A, at(90)), boundary=100))
+    ledger.read(intake(batch(A, at(110)), boundary=120))
+
+    ledger.visible(A, at(90))
+
+    assert durable(ledger) == 100
+
+
+def test_an_object_that_ends_inside_a_batch_leaves_it_pending() -> None:
+    ledger = Ledger({})
+    ledger.read(intake(batch(A, at(90), at(95)), boundary=100))
+
+    ledger.visible(A, at(90))
+
+    assert durable(ledger) is None
+
+
+def test_half_a_transaction_holds_back_its_own_commit() -> None:
+    ledger = Ledger({})
+    ledger.read(intake(batch(A, at(200, 0)), boundary=150))
+    ledger.visible(A, at(200, 0))
+    ledger.read(intake(batch(A, at(200, 1))))
+
+    assert durable(ledger) == 150
+    ledger.visible(A, at(200, 1))
+    assert durable(ledger) == 150
+
+
+def test_the_newest_reached_boundary_wins_over_older_ones() -> None:
+    ledger = Ledger({})
+    for commit in (90, 190, 290):
+        ledger.read(intake(batch(A, at(commit)), boundary=commit + 10))
+
+    ledger.visible(A, at(190))
+
+    assert durable(ledger) == 200
+
+
+def test_boundaries_seen_again_after_a_reconnect_do_not_go_back() -> None:
+    ledger = Ledger({})
+    ledger.read(intake(boundary=100))
+
+    ledger.read(intake(boundary=50))
+
+    assert durable(ledger) == 100
+    assert ledger.newest_boundary == Boundary(Lsn(100), 7)
+
+
+def test_keepalives_of_an_idle_source_take_each_others_place() -> None:
+    ledger = Ledger({})
+    ledger.read(intake(batch(A, at(90)), boundary=100))
+
+    for lsn in range(101, 5000):
+        ledger.read(intake(boundary=lsn))
+
+    assert len(ledger._boundaries) <= 2
+
+
+def test_a_boundary_before_pending_rows_survives_keepalives_after_them() -> None:
+    ledger = Ledger({})
+    ledger.read(intake(boundary=80))
+    ledger.read(intake(batch(A, at(90)), boundary=100))
+    ledger.read(intake(boundary=110))
+
+    assert durable(ledger) == 80
+
+
+def test_received_is_the_last_position_read_and_begins_at_the_frontier() -> None:
+    ledger = Ledger({A: at(50)})
+
+    ledger.read(intake(batch(A, at(90), at(95))))
+
+    assert ledger.received(A) == at(95)
+    assert ledger.received(B) == NOWHERE
+
+
+def test_reading_a_row_twice_is_refused() -> None:
+    ledger = Ledger({A: at(50)})
+
+    with pytest.raises(AssertionError):
+        ledger.read(intake(batch(A, at(50))))
+
+
+def test_visibility_of_a_table_never_read_changes_nothing() -> None:
+    ledger = Ledger({})
+
+    ledger.visible(A, at(90))
+
+    assert ledger.is_empty
+
+
+steps = st.lists(
+    st.tuples(st.sampled_from(["row a", "row b", "see a", "see b", "end", "keepalive"])),
+    max_size=60,
+)
+
+
+@given(steps)
+def test_durable_is_never_past_a_pending_row_and_never_goes_back(steps: list[tuple[str]]) -> None:
+    ledger = Ledger({})
+    lsn, newest = 100, 0
+    pending: dict[TableName, list[Position]] = {A: [], B: []}
+    for (step,) in steps:
+        lsn += 10
+        table = A if step.endswith("a") else B
+        match step.split()[0]:
+            case "row":
+                # It commits at the next end; keepalives never pass a commit not yet sent.
+                ledger.read(intake(batch(table, at(lsn))))
+                pending[table].append(at(lsn))
+            case "see":
+                if pending[table]:
+                    ledger.visible(table, pending[table].pop(0))
+            case _:
+                ledger.read(intake(boundary=lsn))
+
+        found = durable(ledger) or 0
+
+        oldest = min((commit_lsn_of(rows[0]) for rows in pending.values() if rows), default=None)
+        assert oldest is None or found <= oldest
+        assert found >= newest
+        newest = found
+    for table in (A, B):
+        if pending[table]:
+            ledger.visible(table, pending[table][-1])
+    assert ledger.is_empty
+    if ledger.newest_boundary is not None:
+        assert durable(ledger) == ledger.newest_boundary.lsn
