@@ -15,6 +15,7 @@ import stamina.instrumentation
 import structlog
 from prometheus_client import CollectorRegistry
 
+from engine import journal
 from engine.batch import Intake
 from engine.chunk import ChunkLimits
 from engine.envelope import RecordConfiguration, TableRule
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 
 # One for all: what it counts is not judged here, and making one costs more than a schedule should.
 METRICS = Metrics(CollectorRegistry(), release="simulation")
+
+
+# A schedule has tens of entries, not thousands.
+journal.STATE_INTERVAL = 10
 
 
 def silence_logs() -> None:

@@ -12,29 +12,9 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from types import CodeType, ModuleType
 
-
-@dataclass(frozen=True, slots=True)
-class Edit:
-    """One replacement."""
-
-    module: str
-    piece: str
-    instead: str
-
-
-@dataclass(frozen=True, slots=True)
-class Mutant:
-    """A rule and how it is taken away."""
-
-    rule: str
-    text: str
-    edits: tuple[Edit, ...]
-
-
-MUTANTS: tuple[Mutant, ...] = ()
+from simulation.rules import MUTANTS, NOT_APPLICABLE, Edit
 
 
 def say(text: str) -> None:
@@ -109,6 +89,8 @@ def report(rules: str, schedules: int, processes: int) -> int:
             is_caught, text = hunt.result()
             survivors += not is_caught
             verdict = text if is_caught else f"SURVIVED: {text}"
-            say(f"{mutant.rule:22} {mutant.text:60} {verdict}")
+            say(f"{mutant.rule:22} {mutant.text:72} {verdict}")
+    for rule, reason in NOT_APPLICABLE.items():
+        say(f"{rule:22} not applicable: {reason}")
     say(f"{len(wanted)} mutants, {survivors} survived")
     return int(survivors > 0)

@@ -1,0 +1,435 @@
+"""The rules of the protocol's model, each with the piece of code that keeps it, and a worse one.
+
+The rules' names are those of the model (`tests/model/journal_model.py`); the last ones are the
+design's own, about hours, versions, memory and state files, which the model leaves out.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """One replacement: `piece` occurs exactly once in the module's source."""
+
+    module: str
+    piece: str
+    instead: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A rule and how it is taken away."""
+
+    rule: str
+    text: str
+    edits: tuple[Edit, ...]
+
+
+def mutant(rule: str, text: str, *edits: Edit) -> Mutant:
+    """A mutant of these edits."""
+    return Mutant(rule, text, edits)
+
+
+NOT_APPLICABLE = {
+    "open_unfinished": "snapshots are off in this world: no table is ever unfinished",
+    "version_number": "a journalled version begins at or before its table's frontier, so numbers and "
+    "first positions grow together: the newest is the highest either way",
+}
+
+
+MUTANTS: tuple[Mutant, ...] = (
+    mutant(
+        "create_only",
+        "5   journal entries are created, never overwritten",
+        Edit(
+            "simulation.store", "if old is not None:", 'if old is not None and kind != "journal":'
+        ),
+        Edit("engine.journal", "await self._refuse_overwriting()\n", "pass\n"),
+    ),
+    mutant(
+        "own_412",
+        "5.2 412 on the journal: read the winner, ours or not",
+        Edit("engine.journal", "if winner != content:", "if True:"),
+    ),
+    mutant(
+        "unclear",
+        "5.2 an answer that never came is not success",
+        Edit(
+            "engine.journal",
+            "        if not await self._create_once(key, content, _JSON):\n",
+            "        try:\n"
+            "            created = await self._store.create(\n"
+            "                key, content, content_type=_JSON, metadata={}\n"
+            "            )\n"
+            "        except DestinationUnavailable:\n"
+            "            created = True\n"
+            "        if not created:\n",
+        ),
+    ),
+    mutant(
+        "plan_first",
+        "5.1 an object is put only after its plan is in the journal",
+        Edit(
+            "engine.committer",
+            "        seq = await self._journal.append(\n",
+            "        self._publish(plan, chunks, self._journal.state.next_seq)\n"
+            "        seq = await self._journal.append(\n",
+        ),
+        Edit("engine.committer", "        self._publish(plan, chunks, seq)\n", ""),
+    ),
+    mutant(
+        "object_create_only",
+        "5.1 objects are put create-only",
+        Edit("simulation.store", "if old is not None:", 'if old is not None and kind != "object":'),
+    ),
+    mutant(
+        "serial",
+        "5.1 one object of a table at a time",
+        Edit(
+            "engine.publisher",
+            "        table = publication.planned.table\n        queue =",
+            "        table = publication.planned.key\n        queue =",
+        ),
+    ),
+    mutant(
+        "any_statement",
+        "5.2 412 on an object: it may equal any statement of its plan",
+        Edit(
+            "engine.publisher",
+            "for statement in statements):",
+            "for statement in statements[-1:]):",
+        ),
+    ),
+    mutant(
+        "look_again",
+        "5.2 an object that equals no statement: read the next entry before the error",
+        Edit("engine.publisher", "if await self._journal.tail_moved():", "if False:"),
+    ),
+    mutant(
+        "read_counts",
+        "5.3 a change counts from the moment it leaves the socket",
+        Edit(
+            "engine.ledger",
+            "        self._spans.setdefault(batch.table, deque()).append((batch.first, batch.last))\n",
+            "",
+        ),
+        Edit(
+            "engine.planner",
+            "if boundary is None or boundary.lsn <= self._state.durable_lsn:",
+            "if boundary is None or boundary.lsn <= self._state.durable_lsn or oldest_pending_seq:",
+        ),
+    ),
+    mutant(
+        "ordered_keepalive",
+        "5.3 keepalives take the rows' path (the source's part)",
+        Edit(
+            "simulation.source",
+            "return Boundary(Lsn(transaction.commit_lsn), server.now_us()",
+            "return Boundary(Lsn(server.wal), server.now_us()",
+        ),
+    ),
+    mutant(
+        "durable_first",
+        "5.4 append durable, then acknowledge",
+        Edit(
+            "engine.committer",
+            "        seq = await self._journal.append(\n",
+            "        if durable is not None:\n"
+            "            self._acknowledge(durable.position)\n"
+            "        seq = await self._journal.append(\n",
+        ),
+    ),
+    mutant(
+        "acknowledge_journal",
+        "5.4 acknowledge what the journal holds, not what was received",
+        Edit(
+            "engine.streaming",
+            "self._stream.acknowledge(lsn)",
+            "self._stream.acknowledge(self._ledger.newest_boundary.lsn)",
+        ),
+    ),
+    mutant(
+        "idle",
+        "5.4 a keepalive's position becomes durable",
+        Edit(
+            "engine.committer",
+            "is_idle_due = now - self._last_durable >= self._settings.idle_interval",
+            "is_idle_due = False",
+        ),
+    ),
+    mutant(
+        "probe",
+        "5.5 look at the next entry when idle",
+        Edit(
+            "engine.committer",
+            "elif now - self._last_look >= self._settings.probe_interval:",
+            "elif False:",
+        ),
+        Edit(
+            "engine.slot",
+            "                await attempt.aclose()\n                await self._refuse_superseded()\n",
+            "                await attempt.aclose()\n",
+        ),
+    ),
+    mutant(
+        "exclusive_e",
+        "5   commit_lsn < E, not <=",
+        Edit(
+            "engine.planner",
+            "if commit_lsn_of(position) < self._state.durable_lsn:",
+            "if commit_lsn_of(position) <= self._state.durable_lsn:",
+        ),
+    ),
+    mutant(
+        "commit_order",
+        "3   positions sort by commit first",
+        Edit(
+            "engine.planner",
+            "if position <= self._ledger.received(table):",
+            "if position[22:] <= self._ledger.received(table)[22:]:",
+        ),
+    ),
+    mutant(
+        "slot_first",
+        "6   first the slot, then open",
+        Edit(
+            "engine.pipeline",
+            "        stream, slot = await self._slot.take(",
+            "        if self._journal.state.durable is not None:\n"
+            "            await self._journal.open(\n"
+            "                self._identity, self._configuration, self._journal.state.durable\n"
+            "            )\n"
+            "        stream, slot = await self._slot.take(",
+        ),
+    ),
+    mutant(
+        "absorb",
+        "6   open absorbs the predecessor's late entries before it decides what is missing",
+        Edit(
+            "engine.journal",
+            "                self._absorb(winner, self._next_key())\n",
+            "                self.state.seq += 1\n"
+            "                self.state.sha256 = __import__('hashlib').sha256(winner).hexdigest()\n",
+        ),
+    ),
+    mutant(
+        "redo",
+        "6   missing planned objects are made again",
+        Edit("engine.pipeline", "missing = await recovery.missing()", "missing = []"),
+    ),
+    mutant(
+        "redo_configuration",
+        "6   redo under the record configuration of the plan's epoch",
+        Edit(
+            "engine.recovery",
+            "return self._journal.state.configurations[plan[0].epoch]",
+            "return self._journal.state.configurations[self._journal.state.epoch]",
+        ),
+    ),
+    mutant(
+        "first_epoch",
+        "6   the epoch of the plan's first statement, not of its restatement",
+        Edit(
+            "engine.recovery",
+            "return self._journal.state.configurations[plan[0].epoch]",
+            "return self._journal.state.configurations[plan[-1].epoch]",
+        ),
+        Edit(
+            "engine.journal_entry",
+            "needed = {plan[0].epoch for plan in self.plans.values()}",
+            "needed = {s.epoch for plan in self.plans.values() for s in plan}",
+        ),
+    ),
+    mutant(
+        "redo_no_durable",
+        "6   a redo pass moves no E",
+        Edit(
+            "engine.recovery",
+            "                    self.is_complete = intake.boundary.lsn > self._last_commit\n",
+            "                    self.is_complete = intake.boundary.lsn > self._last_commit\n"
+            "                    self.boundary = intake.boundary\n",
+        ),
+        Edit(
+            "engine.recovery",
+            "            if replay.is_complete:\n",
+            "            if replay.is_complete:\n"
+            "                from engine.journal_entry import Durable, time_text\n"
+            "                from engine.position import format_lsn\n"
+            "                self.durable = Durable(\n"
+            "                    format_lsn(replay.boundary.lsn),\n"
+            "                    time_text(replay.boundary.commit_us),\n"
+            "                    self._journal.state.durable_seq,\n"
+            "                )\n",
+        ),
+        Edit(
+            "engine.recovery",
+            "        await self._publisher.idle()\n",
+            "        await self._publisher.idle()\n"
+            "        await self._journal.append(durable=self.durable)\n",
+        ),
+    ),
+    mutant(
+        "redo_not_received",
+        "6   what a redo pass reads beyond a frontier is not received",
+        Edit(
+            "engine.recovery",
+            "        plan = self._plan_at(relation.table, position)\n        return",
+            "        plan = self._plan_at(relation.table, position)\n"
+            "        SEEN[relation.table] = max(position, SEEN.get(relation.table, ''))\n"
+            "        return",
+        ),
+        Edit("engine.recovery", "_LOOKUPS_AT_ONCE = 16\n", "_LOOKUPS_AT_ONCE = 16\nSEEN = {}\n"),
+        Edit(
+            "engine.recovery",
+            "    async def redo(self, missing: list[Plan]) -> None:\n",
+            "    async def redo(self, missing):\n        SEEN.clear()\n        self._journal.seen = SEEN\n",
+        ),
+        Edit(
+            "engine.streaming",
+            "        self._budget = MemoryBudget(",
+            "        for table, last in getattr(world.journal, 'seen', {}).items():\n"
+            "            known = self._ledger.received(table)\n"
+            "            self._ledger._received[table] = max(known, last)\n"
+            "        self._budget = MemoryBudget(",
+        ),
+    ),
+    mutant(
+        "restate",
+        "6   another codec version restates the plan first",
+        Edit(
+            "engine.recovery", "        return planned, True\n", "        return planned, False\n"
+        ),
+    ),
+    mutant(
+        "received",
+        "6   reconnect drops up to each table's received position",
+        Edit(
+            "engine.planner",
+            "if position <= self._ledger.received(table):",
+            "if position <= self._state.frontier(table).last:",
+        ),
+        Edit(
+            "engine.ledger",
+            "        assert batch.first > self.received(batch.table), ",
+            "        assert True, ",
+        ),
+    ),
+    mutant(
+        "forget_nothing",
+        "6   reconnect forgets nothing",
+        Edit(
+            "engine.streaming",
+            "                self._stream = None\n",
+            "                self._stream = None\n"
+            "                for writer in self._router._active.values():\n"
+            "                    writer._open = None\n",
+        ),
+    ),
+    mutant(
+        "compare",
+        "6   every connect compares confirmed_flush_lsn with E",
+        Edit("engine.slot", "if durable < state.confirmed_lsn:", "if False:"),
+    ),
+    mutant(
+        "compare_held",
+        "6   compare while holding the slot",
+        Edit(
+            "engine.slot",
+            "        state = await stream.slot_state()\n        durable =",
+            "        now = await stream.slot_state()\n"
+            "        state, self.seen = getattr(self, 'seen', now), now\n"
+            "        durable =",
+        ),
+    ),
+    mutant(
+        "compare_opened",
+        "6   a start compares after its open",
+        Edit(
+            "engine.pipeline",
+            "        first = Durable(format_lsn(slot.confirmed_lsn)",
+            "        if 0 < self._journal.state.durable_lsn < slot.confirmed_lsn:\n"
+            "            raise PositionLost('compared too early')\n"
+            "        first = Durable(format_lsn(slot.confirmed_lsn)",
+        ),
+    ),
+    mutant(
+        "compare_tail",
+        "6   compare only while the journal's tail is ours",
+        Edit(
+            "engine.slot",
+            "            await self._refuse_superseded()\n            raise PositionLost(",
+            "            raise PositionLost(",
+        ),
+    ),
+    mutant(
+        "quiet_until_compared",
+        "6   no status update before the comparison (servers that let the slot go back)",
+        Edit(
+            "engine.slot",
+            "        state = await stream.slot_state()\n        durable =",
+            "        stream.acknowledge(self._journal.state.durable_lsn)\n"
+            "        state = await stream.slot_state()\n"
+            "        durable =",
+        ),
+    ),
+    mutant(
+        "version_at",
+        "8   newest version at or before the row, not newest of all",
+        Edit(
+            "engine.schema",
+            "if v.first is not None and v.first <= position]",
+            "if v.first is not None]",
+        ),
+    ),
+    mutant(
+        "schema_json",
+        "8   schema.json before the first object",
+        Edit(
+            "engine.publisher",
+            "        await self._ensure_schema(planned, publication.layout)\n",
+            "",
+        ),
+    ),
+    mutant(
+        "late_hour",
+        "4   an object's hour is never later than the planner's clock",
+        Edit(
+            "engine.layout",
+            "max(min(hour_of(chunk_us), hour_of(now_us)), previous)",
+            "max(hour_of(chunk_us), previous)",
+        ),
+    ),
+    mutant(
+        "early_hour",
+        "4   never earlier than the table's previous object",
+        Edit(
+            "engine.layout",
+            "max(min(hour_of(chunk_us), hour_of(now_us)), previous)",
+            "min(hour_of(chunk_us), hour_of(now_us))",
+        ),
+    ),
+    mutant(
+        "one_hour",
+        "4   a chunk ends where its hour grows",
+        Edit(
+            "engine.chunk",
+            "if hour_number(batch.first_commit_us) > hour_number(self._first.first_commit_us):",
+            "if False:",
+        ),
+    ),
+    mutant(
+        "one_version",
+        "4   a chunk ends where its version changes",
+        Edit("engine.chunk", "if batch.version != self._first.version:", "if False:"),
+    ),
+    mutant(
+        "room",
+        "2   reading waits for room",
+        Edit("engine.streaming", "if not self._router.has_room:", "if False:"),
+    ),
+    mutant(
+        "state",
+        "5   a state file is the journal folded",
+        Edit("engine.journal_entry", "if known is None or planned.last > known.last:", "if True:"),
+    ),
+)
