@@ -158,4 +158,6 @@ def _renderer(configuration: LogConfiguration, stream: TextIO) -> Processor:
 
 
 def _json(event_dict: EventDict, **_: Any) -> str:
-    return orjson.dumps(event_dict, default=str).decode()
+    rest = dict(event_dict)
+    first = {name: rest.pop(name, "") for name in ("timestamp", "level", "event")}
+    return orjson.dumps(first | rest, default=str).decode()
