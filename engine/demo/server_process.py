@@ -111,7 +111,7 @@ class ServerProcess:
             return
 
     def suspend(self) -> None:
-        """Stop the server and return when every thread stands still, which takes time under load."""
+        """Stop the server and return when every thread stands still: not at once under load."""
         self.send(signal.SIGSTOP)
         limit = monotonic() + _SUSPEND_SECONDS_MAX
         while not _stands_still(self.pid):
