@@ -204,19 +204,24 @@ class Publisher:
 
 
 def object_metadata(planned: Planned, writer_id: str) -> dict[str, str]:
-    """What an object says of itself, as `x-amz-meta-` headers."""
-    return {**_stated(planned), "writer": writer_id}
+    """What an object says of itself, as `x-amz-meta-` headers.
+
+    Nothing is said by leaving the name out: an empty header does not survive every server.
+    """
+    stated = {**stated_metadata(planned), "writer": writer_id}
+    return {name: value for name, value in stated.items() if value}
 
 
 def is_stated(metadata: object, statement: Statement) -> bool:
     """Whether an object's metadata is what the statement says."""
-    stated = _stated(statement.planned)
+    stated = stated_metadata(statement.planned)
     return isinstance(metadata, dict) and all(
-        metadata.get(name) == value for name, value in stated.items()
+        metadata.get(name, "") == value for name, value in stated.items()
     )
 
 
-def _stated(planned: Planned) -> dict[str, str]:
+def stated_metadata(planned: Planned) -> dict[str, str]:
+    """What a plan says of its object, by metadata name; empty where it says nothing."""
     return {
         "first-position": planned.first,
         "last-position": planned.last,

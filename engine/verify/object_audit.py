@@ -21,7 +21,7 @@ from engine.envelope import Envelope
 from engine.errors import DecodeError
 from engine.interfaces import ObjectHead
 from engine.journal_entry import Planned
-from engine.publisher import object_metadata
+from engine.publisher import stated_metadata
 from engine.verify.problem import Code, Problem
 
 # Compressed bytes fed at a time. Deflate expands at most 1,032 times: 66 MiB of lines at once.
@@ -78,10 +78,8 @@ def judge_head(planned: PlannedObject, head: ObjectHead, writers: set[str]) -> l
 
 def _difference(metadata: Mapping[str, str], stated: Planned) -> str:
     """Where `metadata` is not what `stated` says, as text; empty where it is."""
-    expected = object_metadata(stated, "")
-    del expected[_WRITER]
-    for name, value in expected.items():
-        if metadata.get(name) != value:
+    for name, value in stated_metadata(stated).items():
+        if metadata.get(name, "") != value:
             return f"its metadata says {name} {metadata.get(name)!r}, the plan {value!r}"
     return ""
 
