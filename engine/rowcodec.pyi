@@ -134,6 +134,13 @@ class RowCodec:
     def truncate(self, relation_id: int, change_lsn: int) -> int:
         """Add a line with op `t`. Returns as `encode` does."""
 
+    def skip(self, relation_id: int, change_lsn: int) -> None:
+        """Count a change that is not wanted, without a line; the relation need not be bound.
+
+        A later row at the same `change_lsn` then gets the position it would have had. Raises
+        DecodeError as `encode` does for a change outside a transaction or out of order.
+        """
+
     def next_position(self, relation_id: int, change_lsn: int) -> str:
         """The position of the next change at `change_lsn` in this transaction; changes nothing."""
 

@@ -519,7 +519,7 @@ class TwinCodec:
             ("ts_ms", time_ms),
             ("ts_us", quoted(self.time_us)),
             ("ts_ns", quoted(self.time_us * 1000)),
-            ("snapshot", quoted("true" if op == "r" else "false")),
+            ("snapshot", quoted("true" if op == "r" or not self.xid else "false")),
             ("db", quoted(binding.database)),
             ("schema", quoted(binding.schema)),
             ("table", quoted(binding.table)),

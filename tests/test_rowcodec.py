@@ -200,6 +200,22 @@ def test_position_counter_outlives_bind_unbind_and_take() -> None:
     assert take(codec).first_position.endswith(".000001")
 
 
+def test_a_skipped_change_is_counted_without_a_line() -> None:
+    codec = RowCodec(GENERATION)
+    codec.begin(COMMIT_LSN, TIME_US, XID)
+
+    codec.skip(RELATION, CHANGE_LSN)
+    codec.skip(RELATION, CHANGE_LSN)
+    bind(codec, [("id", KIND_INTEGER, True, True)])
+    codec.encode(insert(b"1"))
+
+    rows = take(codec)
+    assert rows.row_count == 1
+    assert rows.first_position.endswith(".000002")
+    with pytest.raises(DecodeError, match="change_lsn"):
+        codec.skip(RELATION, CHANGE_LSN - 1)
+
+
 def test_next_position_foretells_without_counting() -> None:
     codec = new_codec()
     codec.encode(insert(b"1"))
@@ -704,7 +720,7 @@ def test_text_that_is_not_utf8_comes_with_a_hint() -> None:
     codec = new_codec([("v", KIND_TEXT, False, True)])
 
     with pytest.raises(DecodeError) as caught:
-        codec.encode(insert(b"caf\xe9"))
+        codec.encode(insert(b"\xe9t\xe9"))
 
     assert "SQL_ASCII" in caught.value.hint
 
