@@ -681,11 +681,9 @@ async def _drain(pieces: AsyncIterator[bytes]) -> bytes:
 
 def _answer_bytes(answer: Answer, method: str) -> bytes:
     body = b"" if method == "HEAD" else answer.document()
-    headers = (
-        *answer.headers,
-        ("Content-Type", "application/xml"),
-        ("Content-Length", str(len(body))),
-    )
+    headers = (*answer.headers, ("Content-Type", "application/xml"))
+    if answer.status != 204:
+        headers += (("Content-Length", str(len(body))),)
     return _Head(f"HTTP/1.1 {answer.status} Injected", headers).to_bytes() + body
 
 

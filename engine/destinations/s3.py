@@ -166,7 +166,11 @@ class S3ObjectStore:
         A page is one attempt: after DestinationUnavailable go on with the last key seen as `after`.
         Cancellation changes nothing.
         """
-        parameters: dict[str, Any] = {**self._address, "Prefix": prefix}
+        parameters: dict[str, Any] = {
+            **self._address,
+            "Prefix": prefix,
+            "MaxKeys": self._settings.listing_key_count_max,
+        }
         if after:
             parameters["StartAfter"] = after
         while True:

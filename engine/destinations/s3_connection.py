@@ -2,10 +2,10 @@
 
 Importing it costs 0.3 to 0.7 s: import it late.
 
-Strategy: one request, one attempt. The client library repeats requests in three places (its retry
-handlers, its region redirector, the HTTP layer on a connection that was kept alive), each of which
-would hide that an answer was lost; all three are off. `ask` turns whatever the library raises into
-one `Failure`.
+Strategy: one request, one attempt. The client library sends requests again in four places (its
+retry handlers, its region redirector, and below it aiohttp: on a connection that was kept alive,
+and on a redirect), each of which would hide that an answer was lost; all are off. `ask` turns
+whatever the library raises into one `Failure`.
 
 Credentials come from AWS's default chain and stay there: each request is signed with what the
 chain's own provider says at that moment, never with a copy, so rotation by the container agent,
@@ -13,6 +13,7 @@ IMDS or STS is seen before it expires.
 """
 
 import asyncio
+import functools
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -25,9 +26,11 @@ from aiobotocore.credentials import (
     AioAssumeRoleCredentialFetcher,
     AioDeferredRefreshableCredentials,
 )
+from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import AioSession
 from aiohttp.payload import Payload
 from botocore import exceptions
+from botocore.loaders import Loader, create_loader
 from botocore.parsers import ResponseParserError
 
 from engine import __version__
@@ -50,6 +53,7 @@ _WRITE_BYTES: Final = 256 * 1024
 # attempt. Everything else of its own making is a missing or wrong setting.
 _TRANSPORT_ERRORS: Final = (
     exceptions.HTTPClientError,
+    exceptions.ConnectionError,
     exceptions.CredentialRetrievalError,
     exceptions.MetadataRetrievalError,
     exceptions.TokenRetrievalError,
@@ -94,9 +98,11 @@ class S3Connection:
 
     async def read(self, **parameters: Any) -> bytes:
         """An object's whole body, its checksum compared where the store keeps one."""
-        response = await self.client.get_object(**parameters)
-        async with response["Body"] as stream:
-            return await stream.read()
+        response = await self.client.get_object(**parameters, ChecksumMode="ENABLED")
+        body = response["Body"]
+        # Entering gives aiohttp's response, whose `read` compares nothing.
+        async with body:
+            return await body.read()
 
 
 @asynccontextmanager
@@ -107,7 +113,7 @@ async def connect(settings: S3Settings) -> AsyncIterator[S3Connection]:
         region = (
             "us-east-1"  # Stores that only resemble S3 have no regions, but a signature names one.
         )
-    session = AioSession()
+    session = _session()
     credentials = _ChainCredentials(settings, region)
     session.register_component("credential_provider", credentials)
     client_context = aioboto3.Session(botocore_session=session).client(
@@ -117,14 +123,27 @@ async def connect(settings: S3Settings) -> AsyncIterator[S3Connection]:
         config=_client_configuration(settings),
     )
     async with client_context as client:
-        client.meta.events.register("before-send.s3", _send_once)
+        client.meta.events.register("before-send.s3", _slice_body)
         client.meta.events.register_last("before-parameter-build.s3", _forbid_redirect)
         yield S3Connection(client, credentials)
+
+
+def _session() -> AioSession:
+    """A session of its own, but for the models, which take a third of a second to read."""
+    session = AioSession()
+    session.register_component("data_loader", _models())
+    return session
+
+
+@functools.cache
+def _models() -> Loader:
+    return create_loader()
 
 
 def _client_configuration(settings: S3Settings) -> AioConfig:
     is_plain_http = (settings.endpoint_url or "https:").lower().startswith("http:")
     return AioConfig(
+        http_session_cls=_SingleAttemptSession,
         connect_timeout=settings.connect_seconds,
         read_timeout=settings.answer_seconds,
         max_pool_connections=settings.connection_count_max,
@@ -132,7 +151,6 @@ def _client_configuration(settings: S3Settings) -> AioConfig:
         retries={"total_max_attempts": 1, "mode": "standard"},
         # Every body carries a CRC32 of ours already.
         request_checksum_calculation="when_required",
-        response_checksum_validation="when_supported",
         # Ours are typed; the check walks every parameter of every request.
         parameter_validation=False,
         user_agent_extra=f"tailrace/{__version__}",
@@ -190,7 +208,7 @@ class _ChainCredentials:
         return frozen
 
     async def _resolve(self) -> Any:
-        session = AioSession()
+        session = _session()
         source = await session.get_credentials()
         if source is None:
             raise exceptions.NoCredentialsError
@@ -218,27 +236,47 @@ class _ChainCredentials:
         )
 
 
-class _SingleUseBody(Payload):
-    """A body that can be written once, in slices.
+class _SingleAttemptSession(AIOHTTPSession):
+    """aiobotocore's HTTP layer, minus what aiohttp does by itself."""
 
-    aiohttp sends a PUT again by itself when a connection that was kept alive breaks, and then
-    answers 412 for the object that the first request made. A consumed payload forbids it.
+    async def _get_session(self, proxy_url: str | None) -> Any:
+        session = await super()._get_session(proxy_url)  # type: ignore[misc]  # Not in the stubs.
+        # A PUT on a connection that was kept alive and breaks is sent again, and then answers 412
+        # for the object that its first sending made. aiohttp has no public switch.
+        session._retry_connection = False  # noqa: SLF001 - a test counts the requests.
+        return _NoRedirects(session)
+
+
+class _NoRedirects:
+    """A session of aiohttp that gives redirects back as answers: what is signed has one address."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+
+    async def request(self, method: str, **parameters: Any) -> aiohttp.ClientResponse:
+        return await self._session.request(method, allow_redirects=False, **parameters)
+
+
+class _SlicedBody(Payload):
+    """A body that goes out in slices, and only once.
+
+    aiohttp would hand a large body to the transport in one piece, which copies it and stops the
+    loop meanwhile. Were the HTTP layer to send it again after all, this breaks that connection.
     """
 
     def __init__(self, body: memoryview) -> None:
         super().__init__(body, content_type="application/octet-stream")
         self._view = body
         self._size = len(body)
+        self._is_sent = False
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         return bytes(self._view).decode(encoding, errors)
 
     async def write(self, writer: "AbstractStreamWriter") -> None:
-        if self._consumed:
-            raise aiohttp.ClientConnectionError(
-                "the connection broke and the body is not sent twice"
-            )
-        self._consumed = True
+        if self._is_sent:
+            raise aiohttp.ClientConnectionError("a body is not sent twice")
+        self._is_sent = True
         for start in range(0, len(self._view), _WRITE_BYTES):
             await writer.write(self._view[start : start + _WRITE_BYTES])
 
@@ -250,10 +288,9 @@ class _SingleUseBody(Payload):
         await self.write(writer)
 
 
-def _send_once(request: Any, **_: Any) -> None:
-    """Make the HTTP layer unable to repeat a request that carries a body."""
+def _slice_body(request: Any, **_: Any) -> None:
     if isinstance(request.body, bytes | bytearray | memoryview):
-        request.body = _SingleUseBody(memoryview(request.body))
+        request.body = _SlicedBody(memoryview(request.body))
 
 
 def _forbid_redirect(context: dict[str, Any], **_: Any) -> None:

@@ -46,6 +46,7 @@ class S3Settings:
     answer_seconds: float = 30.0
     body_bytes_per_second_min: int = 256 * 1024
     role_seconds: int = 3600
+    listing_key_count_max: int = 1000
 
     def __post_init__(self) -> None:
         problems = [
