@@ -7,6 +7,7 @@
     │   ├── SourceUnavailable      69  retryable: no connection, a lost one, a server starting
     │   ├── SourceRefused          78  it answers and will not: a setting, a right, a name
     │   ├── SlotBusy               75  retryable: another walsender holds the slot
+    │   ├── SourceChanged          69  another server answers now: start over from the journal
     │   └── PositionLost           70  slot missing, moved, remade; server behind the journal
     ├── DestinationError
     │   ├── DestinationUnavailable 69  retryable: no usable answer; applied or not
@@ -74,6 +75,15 @@ class SlotBusy(SourceError):
     def __init__(self, message: str, *, holder_pid: int | None = None, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.holder_pid = holder_pid
+
+
+class SourceChanged(SourceError):
+    """The source failed over to another timeline while this engine was running.
+
+    What was read and not planned may be gone there: start over from the journal.
+    """
+
+    exit_code = 69
 
 
 class PositionLost(SourceError):

@@ -21,7 +21,7 @@ import structlog
 from engine.envelope import RecordConfiguration
 from engine.errors import (
     DestinationUnavailable,
-    PositionLost,
+    SourceChanged,
     SourceUnavailable,
     Superseded,
     TailraceError,
@@ -31,7 +31,7 @@ from engine.journal import Journal
 from engine.journal_entry import Durable, Writer, time_text, time_us_of
 from engine.layout import TableLayout
 from engine.metrics import Metrics
-from engine.position import NO_LSN, Lsn, Position, commit_lsn_of, format_lsn
+from engine.position import Lsn, Position, format_lsn
 from engine.publisher import Publication, Publisher
 from engine.recovery import Recovery
 from engine.schema import Relation, TableVersion
@@ -67,19 +67,17 @@ class Pipeline:
         self._configuration = configuration
         self._metrics = metrics
         self._stop = stop
-        self._journal = Journal(store, settings.prefix, writer, metrics, make_nonce)
-        self._slot = Slot(
-            source,
-            self._journal,
-            standby_interval=settings.standby_interval,
-            on_phase=self._enter,
-        )
+        self._writer = writer
+        self._make_nonce = make_nonce
         self._phase: Phase = "starting"
         self._phase_since_us = clock()
+        self._journal: Journal
+        self._slot: Slot
         self._identity: SourceIdentity | None = None
         self._caught_up_lsn: Lsn | None = None
         self._streaming: Streaming | None = None
         self._interrupt: asyncio.Timeout | None = None
+        self._begin()
 
     async def run(self) -> None:
         """Stream until asked to stop, or until caught up; then drain and return.
@@ -88,20 +86,39 @@ class Pipeline:
         the rest.
         """
         try:
-            await self._live()
-        except BaseExceptionGroup as group:
-            cause = _first_cause(group)
-            self._count(cause)
-            raise cause from group
-        except TailraceError as error:
-            self._count(error)
+            while not await self._live_until_changed():
+                self._begin()
+        except Superseded:
+            self._metrics.superseded()
             raise
         finally:
             self._enter("stopped")
 
-    def _count(self, error: BaseException) -> None:
-        if isinstance(error, Superseded):
-            self._metrics.superseded()
+    async def _live_until_changed(self) -> bool:
+        """True at a good end, False where the source failed over: then start over."""
+        try:
+            await self._live()
+        except BaseExceptionGroup as group:
+            cause = _first_cause(group)
+            if not isinstance(cause, SourceChanged):
+                raise cause from group
+            _log.warning("source failed over", error=str(cause))
+            return False
+        return True
+
+    def _begin(self) -> None:
+        """Know nothing but the configuration."""
+        self._journal = Journal(
+            self._store, self._settings.prefix, self._writer, self._metrics, self._make_nonce
+        )
+        self._slot = Slot(
+            self._source,
+            self._journal,
+            standby_interval=self._settings.standby_interval,
+            on_phase=self._enter,
+        )
+        self._identity = None
+        self._streaming = None
 
     def status(self) -> Status:
         """The engine as it is now."""
@@ -125,11 +142,11 @@ class Pipeline:
         return self._streaming.status(base) if self._streaming is not None else base
 
     async def _live(self) -> None:
-        await self._prepare()
         async with asyncio.TaskGroup() as group, AsyncExitStack() as connection:
             interrupting = group.create_task(self._interrupt_when_asked())
             life = _Life(connection)
-            if await self._interruptible(self._take_over(life)):
+            is_prepared = await self._interruptible(self._prepare())
+            if is_prepared and await self._interruptible(self._take_over(life)):
                 world = self._world()
                 self._streaming = Streaming(world, group, caught_up_lsn=self._caught_up_lsn)
                 await self._streaming.run(connection, life.stream, self._interruptible)
@@ -146,36 +163,22 @@ class Pipeline:
                 "the source or the bucket gave no answer at the start",
                 hint="Check the network between this engine, the database and the bucket.",
             ) from error
-
-    async def _reach(self) -> None:
-        self._identity = await self._source.identify()
-        await self._journal.load()
-        self._journal.refuse_foreign(self._identity)
-        await self._refuse_fork(self._identity)
+        # Not timed: making a slot waits for every transaction that is open on the server.
         await self._source.prepare(is_first=self._journal.state.seq < 0)
         if self._settings.is_until_caught_up:
             self._caught_up_lsn = await self._source.flush_lsn()
 
-    async def _refuse_fork(self, identity: SourceIdentity) -> None:
-        known = self._journal.state.source
-        if known is None or known.timeline == identity.timeline:
-            return
-        fork = await self._source.fork_lsn(known.timeline)
-        frontiers = self._journal.state.frontiers.values()
-        planned = max((commit_lsn_of(frontier.last) for frontier in frontiers), default=NO_LSN)
-        if planned >= fork or self._journal.state.durable_lsn > fork:
-            raise PositionLost(
-                f"the server left timeline {known.timeline} at {format_lsn(fork)}, "
-                f"changes up to {format_lsn(planned)} are in the bucket",
-                hint="The failover lost changes that were streamed. Start a new prefix.",
-            )
+    async def _reach(self) -> None:
+        self._identity = await self._source.identify()
+        await self._journal.load()
+        self._identity = await self._slot.identify()
 
     async def _take_over(self, life: "_Life") -> None:
         """First the slot, then the journal, then what a predecessor planned and did not publish."""
-        assert self._identity is not None
-        stream, slot = await self._slot.take(life.connection, self._configuration, self._decide)
+        taken = await self._slot.take(life.connection, self._configuration, self._decide)
+        self._identity, stream = taken.identity, taken.stream
         self._enter("opening")
-        first = Durable(format_lsn(slot.confirmed_lsn), time_text(self._clock()), seq=-1)
+        first = Durable(format_lsn(taken.state.confirmed_lsn), time_text(self._clock()), seq=-1)
         await self._journal.open(self._identity, self._configuration, first)
         state = self._journal.state
         _log.info(

@@ -10,14 +10,15 @@ Invariant: a stream that leaves this module is compared and acknowledges E, neve
 import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 
 import structlog
 
 from engine.envelope import RecordConfiguration
-from engine.errors import PositionLost, SlotBusy, SourceUnavailable, Superseded
-from engine.interfaces import ChangeStream, SlotState, Source
+from engine.errors import PositionLost, SlotBusy, SourceChanged, SourceUnavailable, Superseded
+from engine.interfaces import ChangeStream, SlotState, Source, SourceIdentity
 from engine.journal import Journal
-from engine.position import format_lsn
+from engine.position import NO_LSN, commit_lsn_of, format_lsn
 from engine.schema import Decide
 from engine.status import Phase
 
@@ -25,6 +26,15 @@ _RETRY_SECONDS_FIRST = 0.2
 _RETRY_SECONDS_MAX = 5.0
 
 _log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """The slot, held for the first time: the stream, the slot as it stands, and whose it is."""
+
+    stream: ChangeStream
+    state: SlotState
+    identity: SourceIdentity
 
 
 class Slot:
@@ -45,10 +55,11 @@ class Slot:
 
     async def take(
         self, stack: AsyncExitStack, configuration: RecordConfiguration, decide: Decide
-    ) -> tuple[ChangeStream, SlotState]:
+    ) -> "Taken":
         """Hold the slot for the first time, standing by while another engine holds it.
 
         The stream is entered into `stack` and not compared yet: the journal has to be opened first.
+        Raises ForeignPrefix, PositionLost.
         """
         wait = _RETRY_SECONDS_FIRST
         while True:
@@ -59,6 +70,8 @@ class Slot:
                     self._source.stream(start, configuration, decide)
                 )
                 state = await stream.slot_state()
+                # While we stood by, the source may have failed over.
+                identity = await self.identify()
             except SlotBusy as busy:
                 await self._stand_by(busy)
             except SourceUnavailable as error:
@@ -71,7 +84,7 @@ class Slot:
                 raise
             else:
                 stack.push_async_exit(attempt)
-                return stream, state
+                return Taken(stream, state, identity)
 
     async def _stand_by(self, busy: SlotBusy) -> None:
         _log.debug("standing by", reason=str(busy))
@@ -89,7 +102,8 @@ class Slot:
     ) -> ChangeStream:
         """Hold the slot again while the journal is ours; waits for it.
 
-        The stream, compared, is entered into `stack`. Raises Superseded, PositionLost.
+        The stream, compared, is entered into `stack`. Raises Superseded, PositionLost,
+        SourceChanged.
         """
         wait = _RETRY_SECONDS_FIRST
         while True:
@@ -105,6 +119,7 @@ class Slot:
                         single_rows=single_rows,
                     )
                 )
+                await self._refuse_other_timeline()
                 await self.compare(stream)
             except (SlotBusy, SourceUnavailable) as error:
                 await attempt.aclose()
@@ -141,6 +156,35 @@ class Slot:
                 hint="Start a new prefix: this one holds changes that the server has forgotten.",
             )
         stream.acknowledge(durable)
+
+    async def identify(self) -> SourceIdentity:
+        """Who answers now. Raises ForeignPrefix; PositionLost where its history lost changes."""
+        identity = await self._source.identify()
+        self._journal.refuse_foreign(identity)
+        known = self._journal.state.source
+        if known is not None and known.timeline != identity.timeline:
+            await self._refuse_fork(known.timeline)
+        return identity
+
+    async def _refuse_fork(self, timeline: int) -> None:
+        fork = await self._source.fork_lsn(timeline)
+        state = self._journal.state
+        frontiers = state.frontiers.values()
+        planned = max((commit_lsn_of(frontier.last) for frontier in frontiers), default=NO_LSN)
+        if planned >= fork or state.durable_lsn > fork:
+            raise PositionLost(
+                f"the server left timeline {timeline} at {format_lsn(fork)}, "
+                f"changes up to {format_lsn(planned)} are in the bucket",
+                hint="The failover lost changes that were streamed. Start a new prefix.",
+            )
+
+    async def _refuse_other_timeline(self) -> None:
+        known, identity = self._journal.state.source, await self.identify()
+        if known is not None and known.timeline != identity.timeline:
+            raise SourceChanged(
+                f"the source went from timeline {known.timeline} to {identity.timeline}",
+                hint="A failover: the engine starts over from the journal.",
+            )
 
     async def _refuse_superseded(self) -> None:
         if await self._journal.tail_moved():

@@ -218,6 +218,7 @@ class Streaming:
 
     def _visible(self, publication: Publication) -> None:
         self._committer.visible(publication)
+        self._world.metrics.queue_bytes(self._budget.used_bytes)
 
     def _acknowledge(self, lsn: Lsn) -> None:
         if self._stream is not None:
