@@ -100,6 +100,11 @@ class ServerProcess:
     def is_running(self) -> bool:
         return self._watchdog.poll() is None
 
+    @property
+    def exit_code(self) -> int | None:
+        """The server's, or 128 + n where signal n ended it; None while it runs."""
+        return self._watchdog.poll()
+
     def send(self, signal_number: signal.Signals) -> None:
         """Send a signal to the server and return when it was sent. Nothing happens if it ended."""
         assert self._watchdog.stdin is not None

@@ -1,0 +1,258 @@
+"""The demonstration's database: a shop with columns of many types, and what happens in it.
+
+Strategy: a transaction changes many rows with few statements, so that it is the server that works
+and not this process. Each writer has keys of its own, hence none waits for another's locks.
+
+Invariant: a transaction writes into `demo.committed` how many rows it changed, and commits that
+with them. So what was committed is known for certain, whatever ended the writer and when.
+"""
+
+from random import Random
+
+import psycopg
+from psycopg.rows import TupleRow
+
+from engine.position import Lsn
+
+DATABASE = "shop"
+CAPTURED = "public.*"
+
+Connection = psycopg.AsyncConnection[TupleRow]
+
+Tally = dict[tuple[str, str], int]
+"""Rows by table and op: c, u, d."""
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS countries (
+    code char(2) PRIMARY KEY, name text NOT NULL, vat numeric(4, 1));
+INSERT INTO countries VALUES ('DE', 'Deutschland', 19), ('DK', 'Danmark', 25), ('FR', 'France', 20)
+    ON CONFLICT DO NOTHING;
+CREATE TABLE IF NOT EXISTS customers (
+    id bigint PRIMARY KEY, name text NOT NULL, tags text[] NOT NULL, address jsonb NOT NULL,
+    balance money NOT NULL, joined date NOT NULL DEFAULT current_date, portrait bytea);
+-- Outside the row and uncompressed: an UPDATE of other columns does not send it again.
+ALTER TABLE customers ALTER portrait SET STORAGE EXTERNAL;
+CREATE TABLE IF NOT EXISTS orders (
+    id bigint PRIMARY KEY, customer_id bigint NOT NULL, reference uuid NOT NULL,
+    status text NOT NULL, total numeric(12, 2) NOT NULL, placed_at timestamptz NOT NULL,
+    attributes jsonb NOT NULL, note text);
+CREATE TABLE IF NOT EXISTS order_items (
+    order_id bigint, line int, sku text NOT NULL, quantity int NOT NULL, price money NOT NULL,
+    is_gift boolean NOT NULL, PRIMARY KEY (order_id, line));
+CREATE TABLE IF NOT EXISTS events (
+    id bigint PRIMARY KEY, kind text NOT NULL, happened_at timestamptz NOT NULL,
+    seconds double precision, details jsonb) PARTITION BY HASH (id);
+CREATE TABLE IF NOT EXISTS events_0 PARTITION OF events FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+CREATE TABLE IF NOT EXISTS events_1 PARTITION OF events FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+CREATE SCHEMA IF NOT EXISTS demo;
+CREATE TABLE IF NOT EXISTS demo.committed (table_name text, op text, rows bigint);
+"""
+
+_COMMITTED = """
+SELECT table_name, op, sum(rows)::bigint FROM demo.committed GROUP BY 1, 2 HAVING sum(rows) > 0
+"""
+_TALLY = """
+INSERT INTO demo.committed SELECT * FROM unnest(%s::text[], %s::text[], %s::bigint[])
+"""
+_NEWEST_KEY = """
+SELECT greatest((SELECT max(id) FROM customers), (SELECT max(id) FROM orders),
+                (SELECT max(id) FROM events), 0)
+"""
+_INSERT_LSN = "SELECT (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint"
+_ORDERS_FINGERPRINT = """
+SELECT count(*), coalesce(sum(total), 0)::text,
+       md5(string_agg(id || ' ' || status || ' ' || total, ',' ORDER BY id))
+FROM orders
+"""
+
+_REGISTER = """
+INSERT INTO customers (id, name, tags, address, balance, portrait)
+SELECT id,
+       (ARRAY['Åsa', 'O''Neill', 'Ümit "Ü"', 'Back\\slash', '李小龍'])[1 + id %% 5] || ' ' || id,
+       ARRAY['new', NULL, 'from "DK"'],
+       jsonb_build_object('city', 'Aarhus', 'zip', (8000 + id %% 999)::text, 'floor', NULL),
+       (random() * 1000)::numeric::money,
+       CASE WHEN id %% 20 = 0 THEN decode(repeat(md5(id::text), 160), 'hex') END
+FROM unnest(%s::bigint[]) AS id
+"""
+_MOVE = """
+UPDATE customers SET address = address || jsonb_build_object('moved', now()),
+       balance = balance + '1.25'::money WHERE id = ANY(%s::bigint[])
+"""
+_PLACE = """
+INSERT INTO orders
+SELECT id, 1 + id %% 50, gen_random_uuid(), 'placed', round((5 + random() * 500)::numeric, 2),
+       clock_timestamp(),
+       jsonb_build_object('channel', 'web', 'score', round(random()::numeric, 6)),
+       CASE WHEN id %% 10 = 0 THEN E'Please ring twice.\\nThank you ✓' END
+FROM unnest(%s::bigint[]) AS id
+"""
+_ADD_ITEMS = """
+INSERT INTO order_items
+SELECT id, line, 'SKU-' || (id * 7 + line) %% 999, 1 + line, (1 + random() * 99)::numeric::money,
+       line = 3
+FROM unnest(%s::bigint[]) AS id, generate_series(1, 1 + id %% 3) AS line
+"""
+_ADVANCE = """
+UPDATE orders SET status = CASE status WHEN 'placed' THEN 'paid' WHEN 'paid' THEN 'packed'
+       ELSE 'shipped' END, attributes = attributes || '{"seen": true}' WHERE id = ANY(%s::bigint[])
+"""
+_REPRICE = """
+UPDATE order_items SET quantity = quantity + 1, price = price * 0.9
+WHERE order_id = ANY(%s::bigint[])
+"""
+_REMOVE_ITEMS = "DELETE FROM order_items WHERE order_id = ANY(%s::bigint[])"
+_REMOVE = "DELETE FROM orders WHERE id = ANY(%s::bigint[])"
+_RECORD = """
+INSERT INTO events
+SELECT id, (ARRAY['view', 'search', 'basket'])[1 + id %% 3], clock_timestamp(), random() * 100,
+       jsonb_build_object('page', '/p/' || id %% 100, 'referrer', NULL)
+FROM unnest(%s::bigint[]) AS id
+"""
+_FORGET = "DELETE FROM events WHERE id = ANY(%s::bigint[])"
+
+_ROWS_AN_ORDER = 3
+
+
+async def connect(dsn: str) -> Connection:
+    """Open a connection for a writer."""
+    return await psycopg.AsyncConnection.connect(dsn, application_name="tailrace demo")
+
+
+async def create_tables(connection: Connection) -> None:
+    """Make the tables where they are missing. Cancellation leaves all of them or none."""
+    await connection.execute(_TABLES.encode())
+    await connection.commit()
+
+
+async def newest_key(connection: Connection) -> int:
+    """The greatest key that is in use."""
+    [(key,)] = await (await connection.execute(_NEWEST_KEY)).fetchall()
+    return int(key)
+
+
+async def committed(connection: Connection) -> Tally:
+    """What was ever committed in this database, by all writers."""
+    rows = await (await connection.execute(_COMMITTED)).fetchall()
+    return {(table, op): count for table, op, count in rows}
+
+
+async def orders_fingerprint(connection: Connection) -> tuple[int, str, str]:
+    """How many orders there are, their total, and a hash over key, status and total of each."""
+    [(count, total, digest)] = await (await connection.execute(_ORDERS_FINGERPRINT)).fetchall()
+    return count, total, digest or ""
+
+
+class _Keys:
+    """A writer's live rows of one table: every `step`th key from `oldest` up to `next`."""
+
+    def __init__(self, first: int, step: int) -> None:
+        self._step = step
+        self._oldest = first
+        self._next = first
+
+    def new(self, count: int) -> list[int]:
+        """Keys for `count` new rows. They stay used when the transaction rolls back."""
+        first, self._next = self._next, self._next + count * self._step
+        return list(range(first, self._next, self._step))
+
+    def some(self, dice: Random, count: int) -> list[int]:
+        """Up to `count` neighbouring live keys."""
+        live = (self._next - self._oldest) // self._step
+        first = self._oldest + dice.randrange(max(1, live - count)) * self._step
+        return list(range(first, min(first + count * self._step, self._next), self._step))
+
+    def drop(self, count: int) -> list[int]:
+        """The oldest keys, up to half of the live ones, which are not live from now on."""
+        live = (self._next - self._oldest) // self._step
+        first = self._oldest
+        self._oldest += min(count, live // 2) * self._step
+        return list(range(first, self._oldest, self._step))
+
+
+class Clerk:
+    """One writer in the shop, in one transaction at a time."""
+
+    def __init__(self, connection: Connection, dice: Random, first: int, step: int) -> None:
+        self._connection = connection
+        self._dice = dice
+        self._customers = _Keys(first, step)
+        self._orders = _Keys(first, step)
+        self._events = _Keys(first, step)
+        self._changed: Tally = {}
+
+    async def work(self, size: int) -> None:
+        """Change about `size` rows in one of the shop's ways. Cancellation leaves it half done."""
+        ways = (self.place, self.advance, self.record, self.cancel, self.reprice, self.forget)
+        rare_ways = (self.move, self.register)
+        [way] = self._dice.choices(ways + rare_ways, (30, 25, 14, 10, 10, 5, 4, 2))
+        await way(size)
+
+    async def register(self, count: int) -> None:
+        """New customers."""
+        await self._change("customers", "c", _REGISTER, self._customers.new(count))
+
+    async def move(self, count: int) -> None:
+        """Customers' addresses."""
+        keys = self._customers.some(self._dice, count)
+        await self._change("customers", "u", _MOVE, keys)
+
+    async def place(self, count: int) -> None:
+        """New orders and their items, about `count` rows."""
+        keys = self._orders.new(max(1, count // _ROWS_AN_ORDER))
+        await self._change("orders", "c", _PLACE, keys)
+        await self._change("order_items", "c", _ADD_ITEMS, keys)
+
+    async def advance(self, count: int) -> None:
+        """Orders on their way."""
+        await self._change("orders", "u", _ADVANCE, self._orders.some(self._dice, count))
+
+    async def reprice(self, count: int) -> None:
+        """Other prices of some orders' items."""
+        keys = self._orders.some(self._dice, max(1, count // _ROWS_AN_ORDER))
+        await self._change("order_items", "u", _REPRICE, keys)
+
+    async def cancel(self, count: int) -> None:
+        """Old orders and their items, gone."""
+        keys = self._orders.drop(max(1, count // _ROWS_AN_ORDER))
+        await self._change("order_items", "d", _REMOVE_ITEMS, keys)
+        await self._change("orders", "d", _REMOVE, keys)
+
+    async def record(self, count: int) -> None:
+        """New events."""
+        await self._change("events", "c", _RECORD, self._events.new(count))
+
+    async def forget(self, count: int) -> None:
+        """Old events, gone."""
+        await self._change("events", "d", _FORGET, self._events.drop(count))
+
+    async def think_again(self) -> None:
+        """Place an order and roll it back, to a savepoint."""
+        changed = dict(self._changed)
+        async with self._connection.transaction(force_rollback=True):
+            await self.place(1)
+        self._changed = changed
+
+    async def insert_lsn(self) -> Lsn:
+        """Where the log ends now: before this transaction's commit, after all that are done."""
+        [(lsn,)] = await (await self._connection.execute(_INSERT_LSN)).fetchall()
+        return Lsn(lsn)
+
+    async def commit(self) -> Tally:
+        """Commit; the answer is what was changed."""
+        changed, self._changed = self._changed, {}
+        keys, counts = list(changed), list(changed.values())
+        columns = [[table for table, _ in keys], [op for _, op in keys], counts]
+        await self._connection.execute(_TALLY, columns)
+        await self._connection.commit()
+        return changed
+
+    async def roll_back(self) -> None:
+        """Undo the transaction."""
+        self._changed = {}
+        await self._connection.rollback()
+
+    async def _change(self, table: str, op: str, statement: str, keys: list[int]) -> None:
+        cursor = await self._connection.execute(statement.encode(), [keys])
+        key = table, op
+        self._changed[key] = self._changed.get(key, 0) + cursor.rowcount
