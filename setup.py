@@ -9,7 +9,7 @@ setup(
             Extension(
                 "engine.rowcodec",
                 ["engine/rowcodec.pyx"],
-                # The codec runs once a row: -O3 over setuptools' default -O2 costs nothing but build time.
+                # The codec runs once a row: -O3 over the default -O2 costs nothing but build time.
                 extra_compile_args=["-O3"],
             )
         ],

@@ -87,11 +87,11 @@ class RowCodec:
     ) -> None:
         """Say what the relation's tuples hold; replaces an earlier binding.
 
-        A column is (name, kind, in the replica identity, included); one that is not included is left
-        out of `before` and `after`. Raises ValueError where the relation has lines not taken, for
-        an unknown kind or mode, and, with the flat envelope, for an included column that has the
-        name of one of its own (`_op`, `_position`, `_commit_ts`, `_version`, `_unchanged`,
-        `_json_null`). Then the earlier binding stays.
+        A column is (name, kind, in the replica identity, included); one that is not included is
+        left out of `before` and `after`. Raises ValueError where the relation has lines not
+        taken, for an unknown kind or mode, and, with the flat envelope, for an included column
+        that has the name of one of its own (`_op`, `_position`, `_commit_ts`, `_version`,
+        `_unchanged`, `_json_null`). Then the earlier binding stays.
         """
 
     def unbind(self, relation_id: int) -> None:
@@ -109,12 +109,12 @@ class RowCodec:
     def encode(self, frame: bytes | bytearray | memoryview) -> int:
         """Add the line of an Insert, Update or Delete.
 
-        `frame` is the whole payload of one XLogData CopyData message: `w`, data start, WAL end, send
-        time, then the pgoutput message (PostgreSQL manual 54.4 and 54.9, proto_version 1, text).
-        Returns the bytes now buffered for its relation, or -1 where that is not bound (nothing is
-        consumed or counted). Raises DecodeError for malformed input, and where `change_lsn` is before
-        that of the relation's earlier change in the transaction; the buffer and the counters are then
-        as they were.
+        `frame` is the whole payload of one XLogData CopyData message: `w`, data start, WAL end,
+        send time, then the pgoutput message (PostgreSQL manual 54.4 and 54.9, proto_version 1,
+        text). Returns the bytes now buffered for its relation, or -1 where that is not bound
+        (nothing is consumed or counted). Raises DecodeError for malformed input, and where
+        `change_lsn` is before that of the relation's earlier change in the transaction; the
+        buffer and the counters are then as they were.
         """
 
     def encode_copy(
@@ -124,7 +124,7 @@ class RowCodec:
         range_number: int,
         row_number: int,
     ) -> int:
-        """Add the line (op `r`) of one row of `COPY ... TO STDOUT` in text format, newline included.
+        """Add the line (op `r`) of one row of `COPY ... TO STDOUT`: text format, with newline.
 
         The row holds the binding's included columns in their order. The position is made of
         `begin`'s `commit_lsn`, `range_number` and `row_number` (below 2**24). Returns and raises as

@@ -115,6 +115,10 @@ _PASSING_HINTS = {
     "KMS.DependencyTimeoutException": "",
     "KMS.KeyUnavailableException": "",
     "IDPCommunicationError": "",
+    # No answer at all.
+    "SSLError": "name the authority of a certificate that is not public by AWS_CA_BUNDLE",
+    "EndpointConnectionError": "check destination.endpoint_url, its name resolution and the route",
+    "ConnectTimeoutError": "check destination.endpoint_url, the route and security groups",
 }
 
 _ACCESS_CODES = frozenset(
