@@ -22,7 +22,7 @@ WINDOWS = (
     "killed before its open",
     "takeover",
     "takeover with objects missing",
-    "redo with several epochs",
+    "redo of a restated plan",
     "redo under another configuration",
     "restated",
     "absorbed while opening",
@@ -50,6 +50,8 @@ WINDOWS = (
     "fault: outage",
     "fault: clock",
     "fault: hand",
+    "restored disk",
+    "caught up",
 )
 
 

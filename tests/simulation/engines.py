@@ -60,6 +60,7 @@ class Profile:
     concurrency: int
     drain_seconds: float
     clock_skew_us: int
+    is_until_caught_up: bool
 
 
 def draw_profile(rnd: random.Random, *, is_uniform: bool, is_joined: bool) -> Profile:
@@ -92,6 +93,7 @@ def draw_profile(rnd: random.Random, *, is_uniform: bool, is_joined: bool) -> Pr
         concurrency=rnd.choice((1, 2, 8)),
         drain_seconds=25,
         clock_skew_us=rnd.randint(-3_000_000, 3_000_000),
+        is_until_caught_up=rnd.random() < 0.1,
     )
 
 
@@ -121,7 +123,7 @@ class EngineProcess:
         self._main_task: asyncio.Task[None] | None = None
         self._stop: StopSignal | None = None
         self._intake_bytes_max = 0
-        self._budget = 0
+        self.wal_at_start = world.server.wal
 
     @property
     def is_alive(self) -> bool:
@@ -165,6 +167,7 @@ class EngineProcess:
             append_interval=profile.append_seconds,
             drain_seconds=profile.drain_seconds,
             start_seconds_max=1e9,
+            is_until_caught_up=profile.is_until_caught_up,
             standby_interval=1,
             probe_interval=3,
             idle_interval=4,
@@ -175,6 +178,11 @@ class EngineProcess:
         if self._stop is not None and self.is_alive and not self.is_draining:
             self.is_draining = True
             self._world.loop.signal(self.process, self._stop.request, "SIGTERM")
+
+    @property
+    def phase(self) -> str:
+        """What the engine says it is doing."""
+        return self._pipeline.status().phase if self._pipeline is not None else "starting"
 
     def check_memory(self, intake: Intake) -> None:
         """Judge the pipeline's own books: the budget, and one intake over it."""

@@ -32,8 +32,8 @@ def mutant(rule: str, text: str, *edits: Edit) -> Mutant:
 
 NOT_APPLICABLE = {
     "open_unfinished": "snapshots are off in this world: no table is ever unfinished",
-    "version_number": "a journalled version begins at or before its table's frontier, so numbers and "
-    "first positions grow together: the newest is the highest either way",
+    "version_number": "a journalled version begins at or before its table's frontier, so "
+    "numbers and first positions grow together: the newest is the highest either way",
 }
 
 
@@ -110,7 +110,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "5.3 a change counts from the moment it leaves the socket",
         Edit(
             "engine.ledger",
-            "        self._spans.setdefault(batch.table, deque()).append((batch.first, batch.last))\n",
+            ".append((batch.first, batch.last))",
             "",
         ),
         Edit(
@@ -167,8 +167,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         Edit(
             "engine.slot",
-            "                await attempt.aclose()\n                await self._refuse_superseded()\n",
-            "                await attempt.aclose()\n",
+            "await attempt.aclose()\n                await self._refuse_superseded()\n",
+            "await attempt.aclose()\n",
         ),
     ),
     mutant(
@@ -209,7 +209,8 @@ MUTANTS: tuple[Mutant, ...] = (
             "engine.journal",
             "                self._absorb(winner, self._next_key())\n",
             "                self.state.seq += 1\n"
-            "                self.state.sha256 = __import__('hashlib').sha256(winner).hexdigest()\n",
+            "                import hashlib\n"
+            "                self.state.sha256 = hashlib.sha256(winner).hexdigest()\n",
         ),
     ),
     mutant(
@@ -282,7 +283,9 @@ MUTANTS: tuple[Mutant, ...] = (
         Edit(
             "engine.recovery",
             "    async def redo(self, missing: list[Plan]) -> None:\n",
-            "    async def redo(self, missing):\n        SEEN.clear()\n        self._journal.seen = SEEN\n",
+            "    async def redo(self, missing):\n"
+            "        SEEN.clear()\n"
+            "        self._journal.seen = SEEN\n",
         ),
         Edit(
             "engine.streaming",
@@ -337,7 +340,10 @@ MUTANTS: tuple[Mutant, ...] = (
             "engine.slot",
             "        state = await stream.slot_state()\n        durable =",
             "        now = await stream.slot_state()\n"
-            "        state, self.seen = getattr(self, 'seen', now), now\n"
+            "        from dataclasses import replace\n"
+            "        seen = getattr(self, 'seen', now.confirmed_lsn)\n"
+            "        state = replace(now, confirmed_lsn=seen)\n"
+            "        self.seen = now.confirmed_lsn\n"
             "        durable =",
         ),
     ),

@@ -34,6 +34,7 @@ TABLES = tuple(TableName("public", name) for name in "abcd")
 
 HOUR_US = 3_600_000_000
 SHAPES = 3
+LARGE_KEY = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +77,12 @@ class RecordWriter:
 
     def line(self, change: Change, version: int, codec: int) -> bytes:
         """The record of a change."""
+        # Some rows are larger than the smallest memory budgets.
+        pad = "x" * 3_000 if change.key == LARGE_KEY else ""
         return (
             f'{{"position":"{change.position}","op":"{change.op}","key":{change.key},'
             f'"columns":{self._columns[id(change.relation)]},"version":{version},'
-            f'"shaped":"{self.digests[change.table]}","codec":{codec}}}\n'
+            f'"shaped":"{self.digests[change.table]}","codec":{codec},"pad":"{pad}"}}\n'
         ).encode()
 
 
@@ -156,7 +159,7 @@ class Server:
             numbers[table, change_lsn] = n + 1
             position = make_position(1, Lsn(commit_lsn), Lsn(change_lsn), n)
             relation = RELATIONS[table, self.shape[table]]
-            key, op = rnd.randint(1, 99), rnd.choice("cccuuudt")
+            key, op = rnd.randint(1, 60), rnd.choice("cccuuudt")
             changes.append(Change(table, position, commit_lsn, commit_us, key, op, relation))
         self._alter(rnd.choice(TABLES), 0.03)
         self.wal = commit_lsn + 2 * rnd.randint(1, 3)
@@ -214,6 +217,14 @@ class Server:
         self.confirmed = self.persisted
         self.is_down = True
         self.loop.later(self.rnd.uniform(0.1, 5), self._come_back)
+
+    def restore(self) -> None:
+        """The disk as it was a few transactions ago."""
+        self.drop_connection(self.connection)
+        kept = max(0, len(self.transactions) - 3)
+        self.wal = self.transactions[kept].commit_lsn - 2
+        del self.transactions[kept:]
+        self.confirmed = self.persisted = min(self.persisted, self.wal)
 
     def _come_back(self) -> None:
         self.is_down = False
@@ -302,8 +313,9 @@ class Connection:
     def next_message(self) -> Message | None:
         """The next row or boundary that is in the socket."""
         server = self.server
-        limit = len(server.transactions) if self.is_open else self.sent_max
-        assert limit is not None
+        limit = len(server.transactions)
+        if self.sent_max is not None:
+            limit = min(limit, self.sent_max)
         while self.index < limit and server.transactions[self.index].commit_lsn < self.start:
             self.index += 1
         if self.index >= limit:

@@ -10,6 +10,7 @@ Invariant: everything random is drawn from the seed; a schedule can be replayed.
 
 import asyncio
 import contextlib
+import dataclasses
 import gc
 import random
 import sys
@@ -194,7 +195,21 @@ class World:
                 self.spawn()
             await asyncio.sleep(1)
         self.monitor.check_end(is_uniform=self.is_uniform)
-        await self._drain()
+        if self.rnd.random() < 0.9:
+            await self._drain()
+        else:
+            await self._restore_disk()
+
+    async def _restore_disk(self) -> None:
+        """The server comes back as it was before: no engine may go on as if it had not."""
+        self.counts["restored disk"] += 1
+        self.is_moved_by_hand = True
+        self.server.restore()
+        for _ in range(60):
+            if self.is_named:
+                return
+            await asyncio.sleep(1)
+        raise Violation("a restored disk was not noticed")
 
     async def _drain(self) -> None:
         """Stop all engines, as a deploy does: the last one releases and leaves nothing behind."""
@@ -226,6 +241,9 @@ class World:
             return f"acknowledged {server.confirmed} of {server.wal}"
         if len([e for e in self._living() if e.process in self.monitor.openers]) != 1:
             return "another number of writers than one"
+        phases = sorted(engine.phase for engine in self._living())
+        if phases != ["standby"] * (len(phases) - 1) + ["streaming"]:
+            return f"engines are {phases}"
         return ""
 
     # --- what the world is told
@@ -278,8 +296,7 @@ class World:
     def _check_end_of(self, engine: EngineProcess, error: BaseException | None) -> None:
         match error:
             case None:
-                if not engine.is_draining:
-                    raise Violation("an engine stopped without being asked")
+                self._check_caught_up(engine)
             case Superseded():
                 if self.monitor.is_writer(engine.process):
                     raise Violation("superseded by nobody")
@@ -295,6 +312,15 @@ class World:
             case _:
                 raise Violation(f"stopped without cause: {describe(error)}") from error
 
+    def _check_caught_up(self, engine: EngineProcess) -> None:
+        if engine.is_draining:
+            return
+        if not engine.profile.is_until_caught_up:
+            raise Violation("an engine stopped without being asked")
+        self.counts["caught up"] += 1
+        if (self.monitor.journal.durable or 0) < engine.wal_at_start:
+            raise Violation("ended before it was caught up")
+
     def _engine_of(self, process: Process) -> EngineProcess | None:
         return next((e for e in self.engines if e.process is process), None)
 
@@ -306,6 +332,8 @@ class World:
         count = len(self.engines)
         is_joined = self.is_uniform or (count % 2 == 0 if self.is_toggling else rnd.random() < 0.7)
         profile = draw_profile(rnd, is_uniform=self.is_uniform, is_joined=is_joined)
+        if self.is_calm:
+            profile = dataclasses.replace(profile, is_until_caught_up=False)
         engine = EngineProcess(f"engine-{count}", self, profile)
         self.engines.append(engine)
         self.trace(f"{engine.process.name} starts: {profile}")
