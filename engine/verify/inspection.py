@@ -30,7 +30,7 @@ Depth = Literal["light", "full"]
 
 # Two cores parse; more bodies would only wait in memory.
 BODIES_AT_ONCE = 4
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 30.0
 # S3 lists up to 1,000 keys in an answer.
 _PAGE_KEYS = 1000
 _CHECK_FOLDER = "check/"
@@ -57,7 +57,7 @@ async def verify(
 ) -> Verdict:
     """Judge everything under `prefix` up to the last durable entry.
 
-    Raises DestinationUnavailable when the bucket does not answer for a minute, DestinationRefused
+    Raises DestinationUnavailable when the bucket does not answer for long, DestinationRefused
     when it will not. Cancellation leaves nothing behind.
     """
     walk = _Walk(store, prefix, depth, concurrency, progress)

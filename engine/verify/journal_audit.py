@@ -94,7 +94,7 @@ class JournalAudit:
             self._name_schema(version.relation.table, version.number, layout)
         for planned in entry.planned:
             self._judge_planned(seq, planned)
-        return self._finished()
+        return self._finished() if entry.durable is not None else ()
 
     def _decoded(self, key: str, content: bytes) -> Entry | None:
         try:

@@ -1,0 +1,178 @@
+"""`tailrace verify` against a real S3 server: what the operator reads, and exit codes."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from engine import app
+from engine.cli.application import main
+from engine.config import DestinationConfiguration
+from engine.demo.servers import EmbeddedS3
+from memory_store import MemoryStore
+from small_bucket import ORDERS, SmallBucket, make_bucket
+
+
+def destination(s3: EmbeddedS3, bucket: str, prefix: str) -> DestinationConfiguration:
+    return DestinationConfiguration(
+        bucket=bucket, prefix=prefix, region="us-east-1", endpoint_url=s3.endpoint_url
+    )
+
+
+def put(store: MemoryStore, target: DestinationConfiguration) -> None:
+    """Copy a bucket in memory to the real one."""
+
+    async def copy() -> None:
+        async with app.open_bucket(target) as bucket:
+            for key, stored in store.objects.items():
+                metadata = {name: value for name, value in stored.metadata.items() if value}
+                await bucket.create(
+                    key, stored.body, content_type="application/x-ndjson", metadata=metadata
+                )
+
+    asyncio.run(copy())
+
+
+@pytest.fixture
+def small_bucket(prefix: str) -> SmallBucket:
+    return asyncio.run(make_bucket(prefix=prefix))
+
+
+@pytest.fixture
+def target(
+    aws_environment: EmbeddedS3, shared_bucket: str, prefix: str
+) -> DestinationConfiguration:
+    return destination(aws_environment, shared_bucket, prefix)
+
+
+@pytest.fixture
+def file(target: DestinationConfiguration, tmp_path: Path) -> str:
+    """A configuration that has nothing but a destination."""
+    path = tmp_path / "tailrace.toml"
+    path.write_text(
+        f"""
+        [destination]
+        bucket = "{target.bucket}"
+        prefix = "{target.prefix}"
+        region = "us-east-1"
+        endpoint_url = "{target.endpoint_url}"
+        """
+    )
+    return str(path)
+
+
+@pytest.mark.parametrize("depth", ["light", "full"])
+def test_a_bucket_that_is_right_ends_with_0_and_one_json_object(
+    small_bucket: SmallBucket,
+    target: DestinationConfiguration,
+    file: str,
+    depth: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    put(small_bucket.store, target)
+
+    code = main(["verify", "-c", file, "--depth", depth, "--json"])
+
+    assert json.loads(capsys.readouterr().out) == {
+        "ok": True,
+        "tables": 2,
+        "objects": 5,
+        "rows": 14,
+        "pending": 2,
+        "problems": [],
+    }
+    assert code == 0
+
+
+def test_a_human_reads_tables_and_the_next_step(
+    small_bucket: SmallBucket,
+    target: DestinationConfiguration,
+    file: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    put(small_bucket.store, target)
+
+    code = main(["verify", "-c", file])
+
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == [
+        "table",
+        "objects",
+        "rows",
+        "pending",
+        "versions",
+        "first",
+        "last",
+    ]
+    assert lines[2].split()[:5] == [str(ORDERS), "4", "13", "2", "1,2"]
+    assert any(line.startswith("ok: 5 objects and 14 rows of 2 tables") for line in lines)
+    assert lines[-1].startswith("next: tailrace verify --depth full")
+    assert code == 0
+
+
+def test_problems_end_with_1_and_say_what_to_do(
+    small_bucket: SmallBucket,
+    target: DestinationConfiguration,
+    file: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    missing = small_bucket.pieces[2].planned.key
+    del small_bucket.store.objects[missing]
+    put(small_bucket.store, target)
+
+    code = main(["verify", "-c", file])
+    text = capsys.readouterr().out
+    json_code = main(["verify", "-c", file, "--json"])
+    found = json.loads(capsys.readouterr().out)
+
+    assert f"PROBLEM  object_missing  {missing}" in text
+    assert "what to do:\n  object_missing: Objects are written once" in text
+    assert [(problem["code"], problem["key"]) for problem in found["problems"]] == [
+        ("object_missing", missing)
+    ]
+    assert not found["ok"]
+    assert code == json_code == 1
+
+
+def test_an_empty_prefix_is_a_problem_with_a_name(
+    file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main(["verify", "-c", file, "--json"])
+
+    found = json.loads(capsys.readouterr().out)
+    assert [problem["code"] for problem in found["problems"]] == ["no_journal"]
+    assert code == 1
+
+
+def test_a_missing_bucket_ends_with_78(
+    target: DestinationConfiguration, file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = Path(file).read_text()
+    Path(file).write_text(text.replace(target.bucket, "there-is-no-such-bucket"))
+
+    code = main(["verify", "-c", file])
+
+    captured = capsys.readouterr()
+    assert "NoSuchBucket" in captured.err
+    assert "hint:" in captured.err
+    assert captured.out == ""
+    assert code == 78
+
+
+def test_an_endpoint_that_does_not_answer_ends_with_69(
+    target: DestinationConfiguration,
+    file: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("engine.verify.inspection.PATIENCE_SECONDS", 0.5)
+    text = Path(file).read_text()
+    # Port 1 on loopback: nobody listens there.
+    Path(file).write_text(text.replace(str(target.endpoint_url), "http://127.0.0.1:1"))
+
+    code = main(["verify", "-c", file])
+
+    # What stands before it are the log's warnings of each attempt.
+    assert "\nerror: list " in "\n" + capsys.readouterr().err
+    assert code == 69
