@@ -47,10 +47,10 @@ SELECT count(*), coalesce(sum(now.total::DECIMAL(38, 2)), 0)::VARCHAR,
        coalesce(md5(string_agg(id || ' ' || now.status || ' ' || now.total, ',' ORDER BY id)), '')
 FROM orders WHERE NOT is_deleted
 """
-_LATEST: Final = """
+_BUSIEST: Final = """
 SELECT id, CASE WHEN is_deleted THEN 'deleted' ELSE now.status END,
        coalesce(now.total, ''), coalesce(now.placed_at, ''), changes
-FROM orders ORDER BY position DESC LIMIT ?
+FROM orders ORDER BY changes DESC, position DESC LIMIT ?
 """
 
 
@@ -114,9 +114,9 @@ class BucketReader:
         assert row is not None
         return row[0], row[1], row[2]
 
-    def latest_orders(self, count: int) -> Sequence[tuple[Any, ...]]:
-        """The orders that changed last: id, status, total, placed_at, number of changes."""
-        return self._connection.execute(_LATEST, [count]).fetchall()
+    def busiest_orders(self, count: int) -> Sequence[tuple[Any, ...]]:
+        """The orders that changed most: id, status, total, placed_at, number of changes."""
+        return self._connection.execute(_BUSIEST, [count]).fetchall()
 
     def _pattern(self, table: str) -> str:
         return f"{self._root}/database=*/schema=*/table={table}/version=*/**/*.ndjson.gz"

@@ -181,6 +181,11 @@ class Clerk:
         self._events = _Keys(first, step)
         self._changed: Tally = {}
 
+    @property
+    def row_count(self) -> int:
+        """How many rows this transaction has changed."""
+        return sum(self._changed.values())
+
     async def work(self, size: int) -> None:
         """Change about `size` rows in one of the shop's ways. Cancellation leaves it half done."""
         ways = (self.place, self.advance, self.record, self.cancel, self.reprice, self.forget)

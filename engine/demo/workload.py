@@ -92,10 +92,10 @@ async def _write(dsn: str, first: int, pace: _Pace, written: Written) -> None:
         clerk = Clerk(connection, dice, first, _WRITER_COUNT)
         await clerk.register(_FIRST_CUSTOMERS)
         written.add(await clerk.commit())
-        size = 1
-        while await pace.wait(size):
-            size = 1 + int(dice.expovariate(1 / pace.size_mean))
-            await clerk.work(size)
+        rows = 1
+        while await pace.wait(rows):
+            await clerk.work(1 + int(dice.expovariate(1 / pace.size_mean)))
+            rows = clerk.row_count
             if dice.random() < _SAVEPOINTS:
                 await clerk.think_again()
             if dice.random() < _ROLLED_BACK:

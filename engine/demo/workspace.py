@@ -51,7 +51,7 @@ region = {region}
 endpoint_url = {endpoint_url}
 
 [chunk]
-max_age = "5s"          # how long a change may wait; small, so that objects appear while one looks
+max_age = "3s"          # the longest that a change waits: short, so that objects appear soon
 
 [http]
 listen = {listen}

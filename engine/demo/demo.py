@@ -1,0 +1,291 @@
+"""The demonstration: a database at work, a bucket, the engine between them, and the proof.
+
+Strategy: everything is real and from this machine: the servers from wheels, the engine as the
+process that an operator would run. The workload is stopped first, then the engine reads what is
+left of it and drains; only then are the accounts taken.
+
+The first Ctrl-C ends the workload early, and all that follows is the same. The second one ends the
+process at once: servers and engine die with it, by their watchdogs.
+"""
+
+import asyncio
+import os
+import signal
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import psycopg
+from rich.console import Console
+
+from engine.demo import bucket_reader, shop, workload
+from engine.demo.ending import Ending
+from engine.demo.engine_process import EngineFailed, EngineProcess
+from engine.demo.progress import Moment, Progress, progress_on
+from engine.demo.proof import Proof, prove
+from engine.demo.server_process import ServerError
+from engine.demo.workload import Written
+from engine.demo.workspace import Workspace
+from engine.errors import TailraceError
+from engine.position import NO_LSN, Lsn, parse_lsn
+from engine.status import Status
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_ABORTED = 130
+
+_MOMENT_SECONDS = 0.25
+_STALL_SECONDS_MAX = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the user asked for."""
+
+    directory: Path | None
+    seconds: float
+    rate: float
+    crash_count: int
+    is_kept: bool
+    is_staying: bool
+
+
+async def demonstrate(wishes: Wishes, console: Console) -> int:
+    """Run the whole demonstration; the answer is the exit code.
+
+    Raises ServerError, EngineFailed and ConfigurationError. Cancellation ends servers and engine.
+    """
+    bucket_reader.refuse_missing()
+    workspace = Workspace.prepare(wishes.directory, wishes.seconds * wishes.rate)
+    _forget_credentials(workspace)
+    progress = progress_on(console)
+    asked = _Asked(console)
+    is_kept = wishes.is_kept
+    progress.say(f"Tailrace demonstration in {workspace.folder}")
+    try:
+        proof = await _Demonstration(wishes, workspace, console, progress, asked).run()
+    except psycopg.Error as error:
+        raise ServerError(
+            f"the shop's database failed: {type(error).__name__} {error}",
+            hint="is the disk full? The data are in the --directory",
+        ) from error
+    finally:
+        asked.forget()
+        if not is_kept:
+            workspace.remove()
+    if proof is None:
+        progress.say("Stopped before anything was written.")
+        return EXIT_ABORTED
+    if is_kept:
+        Ending(console, workspace).next_steps()
+    Ending(console, workspace).result(proof)
+    return EXIT_OK if proof.is_ok else EXIT_FAILED
+
+
+class _Asked:
+    """What Ctrl-C and SIGTERM do: `event` at first, the end of the process at the second."""
+
+    def __init__(self, console: Console) -> None:
+        self.event = asyncio.Event()
+        self._console = console
+        self._loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._loop.add_signal_handler(number, self._on_signal)
+
+    def again(self) -> None:
+        """From now on the next signal is the first one."""
+        self.event.clear()
+
+    def forget(self) -> None:
+        """Let signals do what they do without us."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._loop.remove_signal_handler(number)
+
+    def _on_signal(self) -> None:
+        if not self.event.is_set():
+            self.event.set()
+            return
+        # The cursor was hidden while the picture was drawn.
+        self._console.show_cursor()
+        self._console.print("\nended at once; servers and engine end with it", soft_wrap=True)
+        self._console.file.flush()
+        os._exit(EXIT_ABORTED)
+
+
+class _Demonstration:
+    """One run."""
+
+    def __init__(
+        self,
+        wishes: Wishes,
+        workspace: Workspace,
+        console: Console,
+        progress: Progress,
+        asked: _Asked,
+    ) -> None:
+        self._wishes = wishes
+        self._workspace = workspace
+        self._ending = Ending(console, workspace)
+        self._progress = progress
+        self._asked = asked
+        self._written = Written()
+        self._status: Status | None = None
+        self._began = time.monotonic()
+
+    async def run(self) -> Proof | None:
+        """From the servers' start to their end. None when stopped before the engine was ready."""
+        with ExitStack() as stack:
+            await self._start_servers(stack)
+            if self._asked.event.is_set():
+                return None
+            async with aiohttp.ClientSession() as http:
+                engine = EngineProcess(self._workspace, http)
+                stack.callback(engine.close)
+                return await self._run(engine)
+
+    async def _run(self, engine: EngineProcess) -> Proof | None:
+        await self._start_engine(engine)
+        if self._asked.event.is_set():
+            return None
+        with self._progress:
+            seconds = await self._work(engine)
+            drain_seconds = await engine.drain()
+            proof = await prove(self._workspace, self._progress)
+        self._progress.say(f"The engine drained in {drain_seconds:.1f} s and ended with code 0.")
+        self._ending.work(self._written, seconds)
+        self._ending.proof(proof)
+        self._ending.busiest(proof)
+        if self._wishes.is_kept:
+            self._ending.places()
+        if self._wishes.is_staying:
+            self._ending.while_up()
+            self._asked.again()
+            await self._asked.event.wait()
+        return proof
+
+    # --- start
+
+    async def _start_servers(self, stack: ExitStack) -> None:
+        began = time.monotonic()
+        await asyncio.to_thread(stack.enter_context, self._workspace)
+        seconds = time.monotonic() - began
+        async with await shop.connect(self._workspace.dsn) as connection:
+            await shop.create_tables(connection)
+            version = connection.info.server_version
+        postgres, s3 = self._workspace.postgres, self._workspace.s3
+        self._progress.say(
+            f"  PostgreSQL {version // 10_000}.{version % 10_000} on 127.0.0.1:{postgres.port}, "
+            f"SeaweedFS at {s3.endpoint_url} ({seconds:.1f} s)"
+        )
+
+    async def _start_engine(self, engine: EngineProcess) -> None:
+        began = time.monotonic()
+        await engine.start()
+        status = await engine.ready()
+        self._progress.say(
+            f"  engine {status.release}, process {engine.process_id}, status at "
+            f"{self._workspace.engine_url} ({time.monotonic() - began:.1f} s)"
+        )
+
+    # --- the workload, and the engine behind it
+
+    async def _work(self, engine: EngineProcess) -> float:
+        """Write until the time is over or Ctrl-C, then wait until the engine has read all of it.
+
+        The answer is how long was written.
+        """
+        if not self._wishes.seconds:
+            return 0.0
+        over = asyncio.Event()
+        self._began = time.monotonic()
+        try:
+            async with asyncio.TaskGroup() as group:
+                writing = workload.write(
+                    self._workspace.dsn, self._wishes.rate, over, self._written
+                )
+                group.create_task(writing)
+                await self._watch_work(engine)
+                over.set()
+        except ExceptionGroup as errors:
+            raise _first(errors) from errors
+        seconds = time.monotonic() - self._began
+        last = await workload.write_last(self._workspace.dsn, self._written)
+        await self._catch_up(engine, last)
+        return seconds
+
+    async def _watch_work(self, engine: EngineProcess) -> None:
+        wished = self._wishes
+        crash_count = 0
+        while (seconds := time.monotonic() - self._began) < wished.seconds:
+            if crash_count < wished.crash_count and seconds > wished.seconds * (crash_count + 1) / (
+                wished.crash_count + 1
+            ):
+                crash_count += 1
+                await self._crash(engine, crash_count)
+            await self._look(engine, "the shop is at work", min(1.0, seconds / wished.seconds))
+            if await self._is_asked_within(_MOMENT_SECONDS):
+                return
+
+    async def _crash(self, engine: EngineProcess, number: int) -> None:
+        process_id = engine.process_id
+        await engine.kill()
+        await engine.start()
+        self._progress.say(
+            f"  kill -9 {process_id}, number {number} of {self._wishes.crash_count}; "
+            f"the next engine is process {engine.process_id}"
+        )
+
+    async def _catch_up(self, engine: EngineProcess, last: Lsn) -> None:
+        """Wait until the engine has read beyond `last`; raise EngineFailed if it stands still."""
+        reached, moved = NO_LSN, time.monotonic()
+        while reached <= last:
+            await self._look(engine, "the engine reads the rest", None)
+            now = _read_up_to(self._status)
+            if now != reached:
+                reached, moved = now, time.monotonic()
+            elif time.monotonic() - moved > _STALL_SECONDS_MAX:
+                raise EngineFailed(
+                    f"the engine has read nothing for {_STALL_SECONDS_MAX:.0f} s",
+                    hint=f"its log is {self._workspace.engine_log}",
+                )
+            await asyncio.sleep(_MOMENT_SECONDS / 2)
+
+    async def _look(self, engine: EngineProcess, doing: str, fraction: float | None) -> None:
+        engine.refuse_ended()
+        self._status = await engine.status()
+        seconds = time.monotonic() - self._began
+        self._progress.show(Moment(doing, seconds, fraction, self._written, self._status))
+
+    async def _is_asked_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._asked.event.wait()
+        except TimeoutError:
+            return False
+        return True
+
+
+def _read_up_to(status: Status | None) -> Lsn:
+    """Up to where the engine has read its source's log; zero where it does not say."""
+    if status is None or not status.durable_lsn or status.lag_bytes is None:
+        return NO_LSN
+    return Lsn(parse_lsn(status.durable_lsn) + status.lag_bytes)
+
+
+def _forget_credentials(workspace: Workspace) -> None:
+    """Take the user's own AWS settings out of this process: they lead to other buckets."""
+    for name in list(os.environ):
+        if name.startswith("AWS_"):
+            del os.environ[name]
+    os.environ.update(workspace.environment)
+
+
+def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error to show: the first of ours, else the first one."""
+    leaves = [
+        _first(error) if isinstance(error, BaseExceptionGroup) else error
+        for error in errors.exceptions
+    ]
+    return next((error for error in leaves if isinstance(error, TailraceError)), leaves[0])

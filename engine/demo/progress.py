@@ -1,0 +1,249 @@
+"""What one sees while it runs: a picture that changes in place in a terminal, lines elsewhere.
+
+Strategy: the demonstration shows moments; a moment is drawn when it is shown and never by a
+thread of its own, so nothing flickers and nothing is torn by what is printed above it.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.padding import Padding
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from engine.demo.workload import Written
+from engine.status import Status
+
+LINE_SECONDS: Final = 2.0
+_RATE_SECONDS: Final = 2.0
+_TABLES_HEIGHT_MIN: Final = 16
+_BAR_WIDTH_MAX: Final = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What is known now. `fraction` of the workload's time, None where it has none to show."""
+
+    doing: str
+    seconds: float
+    fraction: float | None
+    written: Written
+    status: Status | None
+
+
+class Progress(Protocol):
+    """Who shows moments, inside `with`. Also whom a verification tells how far it is."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+    def show(self, moment: Moment) -> None:
+        """Show a moment, or leave it out if one was shown just now."""
+
+    def say(self, text: str) -> None:
+        """Print a line that stays."""
+
+    def reached(self, phase: str, done: int, total: int | None) -> None:
+        """How far the verification is."""
+
+
+def progress_on(console: Console) -> Progress:
+    """The progress that fits the console."""
+    return TerminalProgress(console) if console.is_terminal else LineProgress(console)
+
+
+class _Rate:
+    """Rows a second over the last moments."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def per_second(self, seconds: float, rows: int) -> float:
+        self._seen.append((seconds, rows))
+        while seconds - self._seen[0][0] > _RATE_SECONDS:
+            self._seen.popleft()
+        began, first = self._seen[0]
+        return (rows - first) / (seconds - began) if seconds > began else 0.0
+
+
+class LineProgress:
+    """A line every two seconds."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._rate = _Rate()
+        self._shown_at = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        pass
+
+    def show(self, moment: Moment) -> None:
+        """Print the moment, unless one was printed just now."""
+        rate = self._rate.per_second(moment.seconds, moment.written.row_count)
+        if moment.seconds - self._shown_at < LINE_SECONDS:
+            return
+        self._shown_at = moment.seconds
+        text = f"{moment.seconds:5.0f} s  {moment.written.row_count:,} changes ({rate:,.0f}/s)"
+        if (status := moment.status) is None:
+            text += ", the engine does not answer"
+        else:
+            text += (
+                f", {status.rows_total:,} rows read, {status.objects_total:,} objects visible "
+                f"({size_text(status.bytes_total)}), {size_text(status.memory_used_bytes)} queued, "
+                f"{_lag_text(status)}, {status.phase}"
+            )
+        self.say(text)
+
+    def say(self, text: str) -> None:
+        """Print the line."""
+        self._console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+    def reached(self, phase: str, done: int, total: int | None) -> None:
+        """Nothing: it takes seconds."""
+
+
+class TerminalProgress:
+    """A picture under what was printed; it goes when all is done."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._rate = _Rate()
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._live.stop()
+
+    def show(self, moment: Moment) -> None:
+        """Draw the moment."""
+        rate = self._rate.per_second(moment.seconds, moment.written.row_count)
+        is_tall = self._console.height >= _TABLES_HEIGHT_MIN
+        self._live.update(picture(moment, rate, is_tall=is_tall), refresh=True)
+
+    def say(self, text: str) -> None:
+        """Print the line above the picture."""
+        self._console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+    def reached(self, phase: str, done: int, total: int | None) -> None:
+        """Draw how far the verification is."""
+        count = "" if not done else f" {done:,}" if total is None else f" {done:,} of {total:,}"
+        self._live.update(Text(f"verifying: {phase}{count}", style="cyan"), refresh=True)
+
+
+def picture(moment: Moment, rate: float, *, is_tall: bool) -> RenderableType:
+    """A moment as it looks in a terminal."""
+    parts: list[RenderableType] = [_heading(moment), Text(), _figures(moment, rate)]
+    if is_tall and moment.written.rows:
+        parts += [Text(), _tables(moment.written)]
+    return Padding(Group(*parts), (1, 0, 0, 0))
+
+
+def _heading(moment: Moment) -> RenderableType:
+    heading = Table.grid(padding=(0, 2))
+    cells: list[RenderableType] = [
+        Text(moment.doing, style="bold cyan"),
+        Text(f"{moment.seconds:.0f} s"),
+    ]
+    if moment.fraction is not None:
+        cells.append(ProgressBar(1.0, moment.fraction, width=_BAR_WIDTH_MAX))
+    for _ in cells:
+        heading.add_column(no_wrap=True)
+    heading.add_row(*cells)
+    return heading
+
+
+def _figures(moment: Moment, rate: float) -> RenderableType:
+    written, status = moment.written, moment.status
+    figures = Table.grid(padding=(0, 2))
+    figures.add_column(style="dim", no_wrap=True)
+    # As wide as a number gets, so that nothing moves when one grows.
+    figures.add_column(justify="right", style="bold", no_wrap=True, min_width=10)
+    figures.add_column(no_wrap=True)
+    figures.add_column(style="dim", no_wrap=True, overflow="ellipsis", ratio=1)
+    figures.add_row(
+        "shop",
+        f"{written.row_count:,}",
+        "changes committed",
+        f"{rate:,.0f}/s, {written.transaction_count:,} transactions, "
+        f"{written.roll_back_count:,} rolled back",
+    )
+    if status is None:
+        figures.add_row("engine", "", Text("does not answer", style="yellow"), "")
+        return figures
+    behind = max(0, written.row_count - status.rows_total)
+    figures.add_row(
+        "engine",
+        f"{status.rows_total:,}",
+        "rows read",
+        f"{status.phase}, epoch {status.epoch}, {behind:,} behind the shop",
+    )
+    figures.add_row(
+        "memory",
+        size_text(status.memory_used_bytes),
+        "queued",
+        f"of {size_text(status.memory_limit_bytes)}"
+        + (", backpressure" if status.backpressure else ""),
+    )
+    figures.add_row(
+        "bucket",
+        f"{status.objects_total:,}",
+        "objects visible",
+        f"{size_text(status.bytes_total)}, {_lag_text(status)}",
+    )
+    return figures
+
+
+def _tables(written: Written) -> RenderableType:
+    tables = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    tables.add_column("table", no_wrap=True, min_width=12)
+    for title in ("inserted", "updated", "deleted"):
+        tables.add_column(title, justify="right", no_wrap=True, min_width=10)
+    for table in sorted({table for table, _ in written.rows}):
+        counts = (written.rows.get((table, op), 0) for op in "cud")
+        tables.add_row(table, *(f"{count:,}" for count in counts))
+    return tables
+
+
+def _lag_text(status: Status) -> str:
+    if status.lag_seconds is None:
+        return "nothing durable yet"
+    return f"durable up to {status.lag_seconds:.1f} s ago"
+
+
+def size_text(size_bytes: int) -> str:
+    """A size for a human, in binary units."""
+    if size_bytes < 1024:
+        return f"{size_bytes} B"
+    size = size_bytes / 1024
+    for unit in ("KiB", "MiB"):
+        if size < 1000:
+            return f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"
