@@ -724,6 +724,27 @@ async def test_no_problem_shows_a_value_of_a_row() -> None:
     assert "secret" not in repr(verdict)
 
 
+@pytest.mark.parametrize("depth", [900, 1022, 1024, 5000, 100_000])
+async def test_json_that_is_nested_deeper_than_a_parser_goes_is_no_problem(depth: int) -> None:
+    bucket = await make_bucket()
+    deep = b'"note":' + b'[{"[":' * depth + b'"}\\\\\\""' + b"}]" * depth
+    edit_lines(bucket, 2, lambda lines: re.sub(rb'"note":"[^,]*"(?=[,}])', lambda _: deep, lines))
+
+    verdict = await judged(bucket.store)
+
+    assert codes(verdict) == {Code.CONTENT_DIFFERS}
+
+
+async def test_deep_json_that_is_not_closed_is_a_problem() -> None:
+    bucket = await make_bucket()
+    deep = b'"note":' + b"[" * 5000 + b"]" * 4999
+    edit_lines(bucket, 2, lambda lines: re.sub(rb'"note":"[^,]*"(?=[,}])', lambda _: deep, lines))
+
+    verdict = await judged(bucket.store)
+
+    assert codes(verdict) == {Code.CONTENT_DIFFERS, Code.LINE_MALFORMED}
+
+
 async def test_one_damage_does_not_hide_another() -> None:
     bucket = await make_bucket()
     an_entry_with_a_plan_is_gone(bucket)

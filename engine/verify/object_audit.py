@@ -7,6 +7,7 @@ body out of order is one finding, not a million.
 Invariant: pure; nothing but the arguments decides.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -31,6 +32,11 @@ _ZSTD_SUFFIX = ".zst"
 _WRITER = "writer"
 # The library's stub calls the class an instance.
 _GzipError = cast("type[Exception]", isal_zlib.IsalError)
+# orjson refuses 1,024 levels.
+_DEPTH_MAX = 1000
+_BRACKET_OR_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]')
+_OPENING = frozenset((b"[", b"{"))
+_CLOSING = frozenset((b"]", b"}"))
 # Ops whose record holds the row as it is afterwards.
 _PRESENT_AFTER = frozenset("cur")
 
@@ -163,7 +169,7 @@ class _Lines:
     def _line(self, line: bytes) -> None:
         self._rows += 1
         try:
-            record = self._read(orjson.loads(line)) if self._read is not None else None
+            record = self._read(_parsed(line)) if self._read is not None else None
         except (orjson.JSONDecodeError, KeyError, TypeError) as error:
             # Neither message may carry a value of the row.
             kind = "no JSON" if isinstance(error, orjson.JSONDecodeError) else "no such record"
@@ -218,6 +224,37 @@ class _Lines:
                 f"{plan.last}"
             )
             yield Problem(Code.POSITIONS_DIFFER, key, text)
+
+
+def _parsed(line: bytes) -> Any:
+    """The line as Python's objects. Raises orjson.JSONDecodeError.
+
+    A jsonb value may be nested deeper than the parser goes: of such a line, what lies deeper is
+    left out. Its checksum was taken whole.
+    """
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:
+        shallow = _shallow(line)
+        if shallow is None:
+            raise
+        return orjson.loads(shallow)
+
+
+def _shallow(line: bytes) -> bytes | None:
+    """The line with null for all that lies deeper than the parser goes; None where nothing does."""
+    kept: list[bytes] = []
+    depth = begin = 0
+    for match in _BRACKET_OR_STRING.finditer(line):
+        if match[0] in _OPENING:
+            depth += 1
+            if depth == _DEPTH_MAX:
+                kept += (line[begin : match.start()], b"null")
+        elif match[0] in _CLOSING:
+            depth -= 1
+            if depth == _DEPTH_MAX - 1:
+                begin = match.end()
+    return b"".join([*kept, line[begin:]]) if kept and depth < _DEPTH_MAX else None
 
 
 def _expected_place(planned: PlannedObject) -> tuple[object, ...]:
