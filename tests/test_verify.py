@@ -1,5 +1,7 @@
 """verify: what the engine makes is right, and every way to break it is found by its code."""
 
+import asyncio
+import copy
 import gzip
 import json
 import re
@@ -11,6 +13,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from engine.envelope import Compression, Envelope, Layout
 from engine.errors import DestinationRefused, DestinationUnavailable
@@ -754,6 +758,49 @@ async def test_one_damage_does_not_hide_another() -> None:
     verdict = await judged(bucket.store)
 
     assert codes(verdict) >= {Code.ENTRY_MISSING, Code.SCHEMA_DIFFERS, Code.OBJECT_MISSING}
+
+
+_MADE = asyncio.run(make_bucket())
+ORIGINAL = _MADE.store.objects
+PENDING = _MADE.pieces[5].planned.key
+# Nothing follows the last entry yet that would name its hash.
+ALTERABLE = sorted(set(ORIGINAL) - {journal_key(PREFIX, 8)})
+
+
+@given(st.sampled_from(ALTERABLE), st.integers(0, 10**6), st.integers(1, 255))
+@settings(max_examples=150, deadline=None)
+def test_any_corrupted_byte_of_any_object_is_found(key: str, index: int, mask: int) -> None:
+    store = MemoryStore(copy.deepcopy(ORIGINAL))
+    body = bytearray(store.objects[key].body)
+    body[index % len(body)] ^= mask
+    store.objects[key].body = bytes(body)
+
+    verdict = asyncio.run(judged(store))
+
+    # gzip's header has bytes that say nothing: time, system, effort.
+    is_idle_byte = key.endswith(".gz") and 4 <= index % len(body) < 10
+    assert not verdict.is_ok or is_idle_byte
+
+
+@given(st.sampled_from(ALTERABLE), st.integers(0, 10**6))
+@settings(max_examples=75, deadline=None)
+def test_any_object_that_is_cut_off_is_found(key: str, length: int) -> None:
+    store = MemoryStore(copy.deepcopy(ORIGINAL))
+    found = store.objects[key]
+    found.body = found.body[: length % len(found.body)]
+
+    assert not asyncio.run(judged(store)).is_ok
+
+
+@pytest.mark.parametrize("key", [key for key in ALTERABLE if "/state/" not in key])
+def test_any_object_that_is_deleted_is_missed(key: str) -> None:
+    store = MemoryStore(copy.deepcopy(ORIGINAL))
+    del store.objects[key]
+
+    verdict = asyncio.run(judged(store, "light"))
+
+    # The object of the last entry's plan is pending: it may be absent.
+    assert verdict.is_ok == (key == PENDING)
 
 
 # --- an engine at work meanwhile
