@@ -20,6 +20,7 @@ USER 10001:10001
 EXPOSE 9464
 # SIGTERM drains: everything read is published and acknowledged within engine.drain_seconds.
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=15s --timeout=5s --start-period=30s --retries=3 CMD ["tailrace", "status"]
+HEALTHCHECK --interval=15s --timeout=5s --start-period=30s --retries=3 \
+    CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:9464/livez', timeout=3)"]
 ENTRYPOINT ["tailrace"]
 CMD ["run"]
