@@ -75,8 +75,10 @@ class Pacing:
     """How long the socket is left alone after it was read to its end. Times are the loop's.
 
     The pause starts at `SECONDS_MIN` after a quiet spell, so that an isolated transaction is
-    complete soon, and doubles up to `SECONDS_MAX` while there is something to read after every
-    pause.
+    complete soon. While there is something to read after every pause it doubles, up to
+    `SECONDS_MAX`, unless a pause gathers so much that the socket might be full before its end.
+    Longer pauses are worth it: against readings of 64 KiB each, pauses of 10 ms save a fifth of the
+    reader's and a quarter of the walsender's CPU (measured).
     """
 
     SECONDS_MIN: Final = 0.001
@@ -86,17 +88,28 @@ class Pacing:
         self._is_used = is_used
         self._seconds = self.SECONDS_MIN
         self._resume_at = 0.0
+        self._gulp_bytes = 0
 
     def seconds_left(self, now: float) -> float:
         """How long to go on leaving the socket alone; 0 or less: read."""
         return self._resume_at - now
 
-    def ended(self, now: float) -> None:
-        """The socket was read to its end."""
+    def drained(self, drained_bytes: int) -> None:
+        """So much was read since the last pause, and perhaps more is to come."""
+        self._gulp_bytes += drained_bytes
+
+    def ended(self, now: float, room_bytes: int) -> None:
+        """The socket was read to its end. `room_bytes` is its receive buffer, as the kernel counts."""
         if not self._is_used:
             return
-        is_quiet = now - self._resume_at > self.SECONDS_MAX
-        self._seconds = self.SECONDS_MIN if is_quiet else min(2 * self._seconds, self.SECONDS_MAX)
+        if now - self._resume_at > self.SECONDS_MAX:
+            self._seconds = self.SECONDS_MIN
+        elif self._gulp_bytes > room_bytes // 4:
+            # The kernel counts its overhead too: a window is about half of the room.
+            self._seconds = max(self._seconds / 2, self.SECONDS_MIN)
+        elif self._gulp_bytes < room_bytes // 8:
+            self._seconds = min(2 * self._seconds, self.SECONDS_MAX)
+        self._gulp_bytes = 0
         self._resume_at = now + self._seconds
 
 
@@ -196,7 +209,7 @@ class PostgresStream:
             self._feedback_due.set()
         self._may_hold_frames = drained is not Drained.EMPTY
         if drained is Drained.EMPTY:
-            self._pacing.ended(self._heard_at)
+            self._pacing.ended(self._heard_at, _receive_room(self._fd))
         elif drained is Drained.END:
             raise self._end()
 
@@ -208,6 +221,7 @@ class PostgresStream:
         while True:
             pgconn.consume_input()
             drained = assembler.drain(pgconn.get_copy_data, budget)
+            self._pacing.drained(assembler.drained_bytes)
             if drained is not Drained.EMPTY:
                 return drained
             budget -= assembler.drained_bytes
@@ -468,6 +482,11 @@ def _literal(text: str) -> str:
 def _set_done(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
+
+
+def _receive_room(fd: int) -> int:
+    with socket.socket(fileno=os.dup(fd)) as duplicate:
+        return duplicate.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
 
 
 def _is_unix(fd: int) -> bool:
