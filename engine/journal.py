@@ -157,16 +157,22 @@ class Journal:
     # --- writing
 
     async def open(
-        self, source: SourceIdentity, configuration: RecordConfiguration, first: Durable
+        self,
+        source: SourceIdentity,
+        configuration: RecordConfiguration,
+        first: Durable,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         """Take over: append `open`, the next epoch, absorbing what the predecessor still writes.
 
-        `first` becomes durable when the journal is empty. Raises Superseded when another writer
-        opened first.
+        `first` becomes durable when the journal is empty. `check` raises when `state` must not be
+        taken over; it is asked again after each entry that was absorbed. Raises Superseded when
+        another writer opened first.
         """
         epoch = self.state.epoch + 1
         async with self._appending:
             while True:
+                check()
                 entry = self._entry(
                     epoch,
                     open=Open(source, configuration),

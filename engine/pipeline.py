@@ -179,7 +179,12 @@ class Pipeline:
         self._identity, stream = taken.identity, taken.stream
         self._enter("opening")
         first = Durable(format_lsn(taken.state.confirmed_lsn), time_text(self._clock()), seq=-1)
-        await self._journal.open(self._identity, self._configuration, first)
+        await self._journal.open(
+            self._identity,
+            self._configuration,
+            first,
+            check=lambda: self._slot.refuse_fork(taken.fork),
+        )
         state = self._journal.state
         _log.info(
             "journal opened", epoch=state.epoch, seq=state.seq, lsn=format_lsn(state.durable_lsn)

@@ -18,7 +18,7 @@ from engine.envelope import RecordConfiguration
 from engine.errors import PositionLost, SlotBusy, SourceChanged, SourceUnavailable, Superseded
 from engine.interfaces import ChangeStream, SlotState, Source, SourceIdentity
 from engine.journal import Journal
-from engine.position import NO_LSN, commit_lsn_of, format_lsn
+from engine.position import NO_LSN, Lsn, commit_lsn_of, format_lsn
 from engine.schema import Decide
 from engine.status import Phase
 
@@ -30,11 +30,15 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """The slot, held for the first time: the stream, the slot as it stands, and whose it is."""
+    """The slot, held for the first time: the stream, the slot as it stands, and whose it is.
+
+    `fork` is where the source left the journal's timeline; None where it did not.
+    """
 
     stream: ChangeStream
     state: SlotState
     identity: SourceIdentity
+    fork: Lsn | None
 
 
 class Slot:
@@ -65,13 +69,13 @@ class Slot:
         while True:
             attempt = AsyncExitStack()
             try:
+                identity = await self.identify()
                 start = self._journal.state.durable_lsn
                 stream = await attempt.enter_async_context(
                     self._source.stream(start, configuration, decide)
                 )
                 state = await stream.slot_state()
-                # While we stood by, the source may have failed over.
-                identity = await self.identify()
+                fork = await self._fork_of_same(identity)
             except SlotBusy as busy:
                 await self._stand_by(busy)
             except SourceUnavailable as error:
@@ -84,7 +88,7 @@ class Slot:
                 raise
             else:
                 stack.push_async_exit(attempt)
-                return Taken(stream, state, identity)
+                return Taken(stream, state, identity, fork)
 
     async def _stand_by(self, busy: SlotBusy) -> None:
         _log.debug("standing by", reason=str(busy))
@@ -161,19 +165,31 @@ class Slot:
         """Who answers now. Raises ForeignPrefix; PositionLost where its history lost changes."""
         identity = await self._source.identify()
         self._journal.refuse_foreign(identity)
-        known = self._journal.state.source
-        if known is not None and known.timeline != identity.timeline:
-            await self._refuse_fork(known.timeline)
+        self.refuse_fork(await self._fork(identity))
         return identity
 
-    async def _refuse_fork(self, timeline: int) -> None:
-        fork = await self._source.fork_lsn(timeline)
+    async def _fork_of_same(self, identity: SourceIdentity) -> Lsn | None:
+        # A failover since then: the stream may still hold what the new server lacks.
+        if await self.identify() != identity:
+            raise SourceUnavailable("the source failed over while it was connected to")
+        return await self._fork(identity)
+
+    async def _fork(self, identity: SourceIdentity) -> Lsn | None:
+        known = self._journal.state.source
+        if known is None or known.timeline == identity.timeline:
+            return None
+        return await self._source.fork_lsn(known.timeline)
+
+    def refuse_fork(self, fork: Lsn | None) -> None:
+        """Raise PositionLost when the journal, as it is known now, goes past `fork`."""
+        if fork is None:
+            return
         state = self._journal.state
         frontiers = state.frontiers.values()
         planned = max((commit_lsn_of(frontier.last) for frontier in frontiers), default=NO_LSN)
         if planned >= fork or state.durable_lsn > fork:
             raise PositionLost(
-                f"the server left timeline {timeline} at {format_lsn(fork)}, "
+                f"the server left the journal's timeline at {format_lsn(fork)}, "
                 f"changes up to {format_lsn(planned)} are in the bucket",
                 hint="The failover lost changes that were streamed. Start a new prefix.",
             )
