@@ -61,8 +61,7 @@ async def demonstrate(wishes: Wishes, console: Console) -> int:
     workspace = Workspace.prepare(wishes.directory, wishes.seconds * wishes.rate)
     _forget_credentials(workspace)
     progress = progress_on(console)
-    asked = _Asked(console)
-    is_kept = wishes.is_kept
+    asked = _Asked(console, progress)
     progress.say(f"Tailrace demonstration in {workspace.folder}")
     try:
         proof = await _Demonstration(wishes, workspace, console, progress, asked).run()
@@ -73,23 +72,29 @@ async def demonstrate(wishes: Wishes, console: Console) -> int:
         ) from error
     finally:
         asked.forget()
-        if not is_kept:
-            workspace.remove()
     if proof is None:
+        if wishes.directory is None:
+            workspace.remove()
         progress.say("Stopped before anything was written.")
         return EXIT_ABORTED
-    if is_kept:
-        Ending(console, workspace).next_steps()
-    Ending(console, workspace).result(proof)
+    ending = Ending(console, workspace)
+    # What failed is to be looked at, wanted or not.
+    if wishes.is_kept or not proof.is_ok:
+        ending.places()
+        ending.next_steps()
+    else:
+        workspace.remove()
+    ending.result(proof)
     return EXIT_OK if proof.is_ok else EXIT_FAILED
 
 
 class _Asked:
     """What Ctrl-C and SIGTERM do: `event` at first, the end of the process at the second."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, progress: Progress) -> None:
         self.event = asyncio.Event()
         self._console = console
+        self._progress = progress
         self._loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             self._loop.add_signal_handler(number, self._on_signal)
@@ -106,6 +111,7 @@ class _Asked:
     def _on_signal(self) -> None:
         if not self.event.is_set():
             self.event.set()
+            self._progress.say("Ending in order. Once more ends everything at once.")
             return
         # The cursor was hidden while the picture was drawn.
         self._console.show_cursor()
@@ -153,12 +159,10 @@ class _Demonstration:
             seconds = await self._work(engine)
             drain_seconds = await engine.drain()
             proof = await prove(self._workspace, self._progress)
-        self._progress.say(f"The engine drained in {drain_seconds:.1f} s and ended with code 0.")
+        self._progress.say(f"  the engine drained in {drain_seconds:.1f} s and ended with code 0")
         self._ending.work(self._written, seconds)
         self._ending.proof(proof)
         self._ending.busiest(proof)
-        if self._wishes.is_kept:
-            self._ending.places()
         if self._wishes.is_staying:
             self._ending.while_up()
             self._asked.again()
@@ -176,17 +180,17 @@ class _Demonstration:
             version = connection.info.server_version
         postgres, s3 = self._workspace.postgres, self._workspace.s3
         self._progress.say(
-            f"  PostgreSQL {version // 10_000}.{version % 10_000} on 127.0.0.1:{postgres.port}, "
-            f"SeaweedFS at {s3.endpoint_url} ({seconds:.1f} s)"
+            f"  PostgreSQL {version // 10_000}.{version % 10_000} on 127.0.0.1:{postgres.port}"
         )
+        self._progress.say(f"  SeaweedFS at {s3.endpoint_url} ({seconds:.1f} s for both)")
 
     async def _start_engine(self, engine: EngineProcess) -> None:
         began = time.monotonic()
         await engine.start()
         status = await engine.ready()
         self._progress.say(
-            f"  engine {status.release}, process {engine.process_id}, status at "
-            f"{self._workspace.engine_url} ({time.monotonic() - began:.1f} s)"
+            f"  Tailrace {status.release} at {self._workspace.engine_url} "
+            f"({time.monotonic() - began:.1f} s)"
         )
 
     # --- the workload, and the engine behind it

@@ -7,6 +7,7 @@ copied.
 import shlex
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -17,6 +18,8 @@ from engine.demo.workload import Written
 from engine.demo.workspace import BUCKET, PREFIX, Workspace
 
 _PROBLEMS_SHOWN_MAX = 10
+_INDENT = (0, 0, 0, 2)
+_COUNTS_WIDTH_MIN = 76
 
 
 class Ending:
@@ -32,8 +35,8 @@ class Ending:
             return
         rate = written.row_count / seconds if seconds else 0.0
         self._heading("The shop")
-        self._line(
-            f"  {written.row_count:,} changes in {written.transaction_count:,} transactions in "
+        self._prose(
+            f"{written.row_count:,} changes in {written.transaction_count:,} transactions in "
             f"{seconds:.1f} s: {rate:,.0f} a second. {written.roll_back_count:,} transactions were "
             "rolled back."
         )
@@ -41,21 +44,20 @@ class Ending:
     def proof(self, proof: Proof) -> None:
         """The accounts side by side."""
         self._heading("The proof")
-        self._console.print(_counts_table(proof))
+        self._console.print(Padding(_counts_table(proof, self._console.width), _INDENT))
         self._line()
-        self._verdict(proof)
-        self._judged(
-            proof.are_counts_equal,
-            "committed = in the bucket: each change of each table is there once",
-            "what was committed and what is in the bucket differ",
+        judged = Table.grid(padding=(0, 2))
+        judged.add_column(no_wrap=True)
+        judged.add_column()
+        judged.add_row(_mark(is_ok=proof.verdict.is_ok), _verdict_text(proof))
+        judged.add_row(
+            _mark(is_ok=proof.are_counts_equal),
+            "what was committed = what DuckDB counts in the bucket, by table and kind",
         )
-        count, total, _ = proof.orders_in_bucket
-        self._judged(
-            proof.are_orders_equal,
-            f"orders made again from their changes ({count:,}, {total} in all) = the table",
-            f"orders made again from their changes: {proof.orders_in_bucket}, "
-            f"the table: {proof.orders_in_database}",
-        )
+        judged.add_row(_mark(is_ok=proof.are_orders_equal), _orders_text(proof))
+        self._console.print(Padding(judged, _INDENT))
+        for problem in proof.verdict.problems[:_PROBLEMS_SHOWN_MAX]:
+            self._line(f"  {problem.code}  {problem.key}: {problem.text}", style="red")
 
     def busiest(self, proof: Proof) -> None:
         """The orders that changed most, as a consumer reads them."""
@@ -74,28 +76,27 @@ class Ending:
             rows.add_column(title, justify=side, no_wrap=True)  # type: ignore[arg-type]
         for row in proof.busiest:
             rows.add_row(*(str(value) for value in row))
-        self._console.print(_indented(rows))
+        self._console.print(Padding(rows, _INDENT))
 
     def places(self) -> None:
         """Where everything lies."""
-        workspace = self._workspace
-        size = size_text(workspace.size_bytes())
+        folder = self._workspace.folder
         self._heading("Where everything is")
-        self._line(f"  {'folder':14} {workspace.folder}  ({size})")
-        for name, path in (
-            ("configuration", workspace.configuration_file),
-            ("engine's log", workspace.engine_log),
-            ("credentials", workspace.credentials_file),
-            ("database", workspace.folder / "postgres"),
-            ("bucket", workspace.folder / "s3"),
+        self._line(f"  {folder}  ({size_text(self._workspace.size_bytes())})")
+        for path, text in (
+            (self._workspace.configuration_file, "what the engine ran with"),
+            (self._workspace.engine_log, "what it said"),
+            (self._workspace.credentials_file, "the bucket's, in AWS's form"),
+            (folder / "postgres", "the database's data"),
+            (folder / "s3", "the bucket's data"),
         ):
-            self._line(f"  {name:14} {path}")
+            self._line(f"    {path.name:15} {text}")
 
     def next_steps(self) -> None:
         """What to do when the servers have ended."""
         folder = shlex.quote(str(self._workspace.folder))
         self._heading("Next")
-        self._line("  more changes on the same data, and kill -9 the engine three times meanwhile:")
+        self._line("  more changes on the same data, the engine killed by kill -9 three times:")
         self._line(f"    tailrace demo --directory {folder} --crashes 3", style="bold")
         self._line("  the servers again, to look around in:")
         self._line(f"    tailrace demo --directory {folder} --seconds 0 --stay", style="bold")
@@ -127,25 +128,12 @@ class Ending:
         else:
             self._line("FAILED: the accounts differ, see the proof above", style="bold red")
 
-    def _verdict(self, proof: Proof) -> None:
-        verdict = proof.verdict
-        counts = (
-            f"verify --depth full: {verdict.objects:,} objects and {verdict.rows:,} rows of "
-            f"{len(verdict.tables)} tables, {verdict.entries:,} journal entries"
-        )
-        self._judged(verdict.is_ok, counts, f"{counts}: {len(verdict.problems)} problems")
-        for problem in verdict.problems[:_PROBLEMS_SHOWN_MAX]:
-            self._line(f"    {problem.code}  {problem.key}: {problem.text}", style="red")
-
-    def _judged(self, is_ok: bool, text: str, otherwise: str) -> None:  # noqa: FBT001
-        if is_ok:
-            self._console.print(
-                Text.assemble("  ", ("ok", "bold green"), f"        {text}"), soft_wrap=True
-            )
+    def _prose(self, text: str) -> None:
+        """Wrap it in a terminal; whoever reads a log wants one line."""
+        if self._console.is_terminal:
+            self._console.print(Padding(Text(text), _INDENT))
         else:
-            self._console.print(
-                Text.assemble("  ", ("DIFFERS", "bold red"), f"   {otherwise}"), soft_wrap=True
-            )
+            self._line(f"  {text}")
 
     def _heading(self, text: str) -> None:
         self._line()
@@ -155,21 +143,20 @@ class Ending:
         self._console.print(Text(text, style=style), soft_wrap=True)
 
 
-def _counts_table(proof: Proof) -> Table:
+def _counts_table(proof: Proof, width: int) -> Table:
+    is_wide = width >= _COUNTS_WIDTH_MIN
     counts = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    counts.add_column("  table", no_wrap=True)
-    for title in ("inserted", "updated", "deleted", "committed", "in bucket"):
+    counts.add_column("table", no_wrap=True)
+    kinds = ("inserted", "updated", "deleted") if is_wide else ()
+    for title in (*kinds, "committed", "in bucket"):
         counts.add_column(title, justify="right", no_wrap=True)
     counts.add_column("", no_wrap=True)
     keys = proof.committed.keys() | proof.found.keys()
     for table in sorted({table for table, _ in keys}):
-        cells = [_cell(proof, table, op) for op in "cud"]
-        committed, found = _sum(proof.committed, table), _sum(proof.found, table)
-        is_equal = all(
-            proof.committed.get((table, op), 0) == proof.found.get((table, op), 0) for op in "cudrt"
-        )
-        mark = Text("ok", "green") if is_equal else Text("DIFFERS", "bold red")
-        counts.add_row(f"  {table}", *cells, f"{committed:,}", f"{found:,}", mark)
+        cells = [_cell(proof, table, op) for op in "cud"] if is_wide else []
+        committed, found = _of_table(proof.committed, table), _of_table(proof.found, table)
+        sums = (f"{sum(tally.values()):,}" for tally in (committed, found))
+        counts.add_row(table, *cells, *sums, _mark(is_ok=committed == found))
     return counts
 
 
@@ -178,12 +165,26 @@ def _cell(proof: Proof, table: str, op: str) -> str:
     return f"{committed:,}" if committed == found else f"{committed:,}/{found:,}"
 
 
-def _sum(tally: Tally, table: str) -> int:
-    return sum(count for (name, _), count in tally.items() if name == table)
+def _of_table(tally: Tally, table: str) -> Tally:
+    return {(name, op): count for (name, op), count in tally.items() if name == table}
 
 
-def _indented(table: Table) -> Table:
-    grid = Table.grid(padding=(0, 0, 0, 2))
-    grid.add_column(no_wrap=True)
-    grid.add_row(table)
-    return grid
+def _mark(*, is_ok: bool) -> Text:
+    return Text("ok", "green") if is_ok else Text("DIFFERS", "bold red")
+
+
+def _verdict_text(proof: Proof) -> str:
+    verdict = proof.verdict
+    problems = "" if verdict.is_ok else f"; {len(verdict.problems)} problems"
+    return (
+        f"verify --depth full: {verdict.objects:,} objects, {verdict.rows:,} rows, "
+        f"{verdict.entries:,} journal entries{problems}"
+    )
+
+
+def _orders_text(proof: Proof) -> str:
+    (count, total, _), (known, known_total, _) = proof.orders_in_bucket, proof.orders_in_database
+    text = f"orders made again from their changes ({count:,}, {total} in all)"
+    if proof.are_orders_equal:
+        return f"{text} = the table"
+    return f"{text}, the table has others ({known:,}, {known_total} in all)"

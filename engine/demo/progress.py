@@ -5,6 +5,7 @@ thread of its own, so nothing flickers and nothing is torn by what is printed ab
 """
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Protocol, Self
@@ -145,7 +146,8 @@ class TerminalProgress:
         """Draw the moment."""
         rate = self._rate.per_second(moment.seconds, moment.written.row_count)
         is_tall = self._console.height >= _TABLES_HEIGHT_MIN
-        self._live.update(picture(moment, rate, is_tall=is_tall), refresh=True)
+        drawn = picture(moment, rate, width=self._console.width, is_tall=is_tall)
+        self._live.update(drawn, refresh=True)
 
     def say(self, text: str) -> None:
         """Print the line above the picture."""
@@ -157,67 +159,68 @@ class TerminalProgress:
         self._live.update(Text(f"verifying: {phase}{count}", style="cyan"), refresh=True)
 
 
-def picture(moment: Moment, rate: float, *, is_tall: bool) -> RenderableType:
-    """A moment as it looks in a terminal."""
-    parts: list[RenderableType] = [_heading(moment), Text(), _figures(moment, rate)]
+def picture(moment: Moment, rate: float, *, width: int, is_tall: bool) -> RenderableType:
+    """A moment as it looks in a terminal of that width."""
+    parts: list[RenderableType] = [_heading(moment, width), Text(), _figures(moment, rate)]
     if is_tall and moment.written.rows:
         parts += [Text(), _tables(moment.written)]
     return Padding(Group(*parts), (1, 0, 0, 0))
 
 
-def _heading(moment: Moment) -> RenderableType:
+def _heading(moment: Moment, width: int) -> RenderableType:
+    texts = moment.doing, f"{moment.seconds:3.0f} s"
     heading = Table.grid(padding=(0, 2))
-    cells: list[RenderableType] = [
-        Text(moment.doing, style="bold cyan"),
-        Text(f"{moment.seconds:.0f} s"),
-    ]
-    if moment.fraction is not None:
-        cells.append(ProgressBar(1.0, moment.fraction, width=_BAR_WIDTH_MAX))
-    for _ in cells:
-        heading.add_column(no_wrap=True)
+    cells: list[RenderableType] = [Text(texts[0], style="bold cyan"), Text(texts[1])]
+    room = width - sum(map(len, texts)) - 5
+    if moment.fraction is not None and room > 0:
+        cells.append(ProgressBar(1.0, moment.fraction, width=min(room, _BAR_WIDTH_MAX)))
     heading.add_row(*cells)
     return heading
 
 
 def _figures(moment: Moment, rate: float) -> RenderableType:
-    written, status = moment.written, moment.status
     figures = Table.grid(padding=(0, 2))
     figures.add_column(style="dim", no_wrap=True)
     # As wide as a number gets, so that nothing moves when one grows.
     figures.add_column(justify="right", style="bold", no_wrap=True, min_width=10)
     figures.add_column(no_wrap=True)
-    figures.add_column(style="dim", no_wrap=True, overflow="ellipsis", ratio=1)
-    figures.add_row(
-        "shop",
-        f"{written.row_count:,}",
-        "changes committed",
-        f"{rate:,.0f}/s, {written.transaction_count:,} transactions, "
-        f"{written.roll_back_count:,} rolled back",
-    )
+    # Only this one may give way to a narrow terminal.
+    figures.add_column(style="dim")
+    for label, number, unit, detail in _figure_rows(moment, rate):
+        short = Text(detail, no_wrap=True, overflow="ellipsis")
+        figures.add_row(label, number, unit, short)
+    return figures
+
+
+def _figure_rows(moment: Moment, rate: float) -> Iterator[tuple[str, str, str, str]]:
+    """Label, number, unit and detail of each line."""
+    written, status = moment.written, moment.status
+    transactions = f"{written.transaction_count:,} transactions"
+    detail = f"{rate:,.0f}/s, {transactions}, {written.roll_back_count:,} rolled back"
+    yield "shop", f"{written.row_count:,}", "changes committed", detail
     if status is None:
-        figures.add_row("engine", "", Text("does not answer", style="yellow"), "")
-        return figures
+        yield "engine", "-", "does not answer", ""
+        return
     behind = max(0, written.row_count - status.rows_total)
-    figures.add_row(
+    yield (
         "engine",
         f"{status.rows_total:,}",
         "rows read",
         f"{status.phase}, epoch {status.epoch}, {behind:,} behind the shop",
     )
-    figures.add_row(
+    pressure = ", backpressure" if status.backpressure else ""
+    yield (
         "memory",
         size_text(status.memory_used_bytes),
         "queued",
-        f"of {size_text(status.memory_limit_bytes)}"
-        + (", backpressure" if status.backpressure else ""),
+        f"of {size_text(status.memory_limit_bytes)}{pressure}",
     )
-    figures.add_row(
+    yield (
         "bucket",
         f"{status.objects_total:,}",
         "objects visible",
         f"{size_text(status.bytes_total)}, {_lag_text(status)}",
     )
-    return figures
 
 
 def _tables(written: Written) -> RenderableType:
