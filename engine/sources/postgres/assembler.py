@@ -23,7 +23,7 @@ from typing import Final
 
 from engine.batch import Batch, Boundary, Intake, Operations
 from engine.envelope import RecordConfiguration
-from engine.errors import DecodeError, JournalError
+from engine.errors import ConfigurationError, DecodeError, JournalError
 from engine.position import Lsn, Position, commit_lsn_of
 from engine.rowcodec import KIND_TEXT, RowCodec
 from engine.schema import Decide, Relation, TableName, TableVersion
@@ -34,6 +34,7 @@ from engine.sources.postgres.pgoutput import (
     Keepalive,
     RelationMessage,
     Truncate,
+    XLogData,
     begin_of_frame,
     commit_of_frame,
     decode_frame,
@@ -46,8 +47,6 @@ BATCH_SIZE_MAX: Final = 64 * 1024
 
 _HOUR_US: Final = 3_600_000_000
 _ROWS: Final = b"IUD"
-_BEGIN: Final = ord("B")
-_COMMIT: Final = ord("C")
 
 GetFrame = Callable[[int], tuple[int, Buffer]]
 """libpq's `get_copy_data`: (size, frame), (0, …) when nothing whole is there, (-1, …) at the
@@ -115,6 +114,7 @@ class Assembler:
         self._boundary: tuple[int, int, bool] | None = None
         self._open_commit_lsn = 0
         self._pending: Buffer | None = None
+        self._readers = {ord("B"): self._begin, ord("C"): self._commit}
         self.lookups: tuple[RelationMessage, ...] = ()
         self.received_lsn = Lsn(0)
         self.drained_bytes = 0
@@ -127,7 +127,7 @@ class Assembler:
         """
         # Locals, because a row passes here in half a microsecond.
         encode, size_max = self._codec.encode, self._size_max
-        rows, header_size = _ROWS, HEADER_SIZE
+        rows, header_size, readers = _ROWS, HEADER_SIZE, self._readers
         drained = 0
         try:
             if self._pending is not None and not self._handle_pending():
@@ -136,7 +136,7 @@ class Assembler:
                 size, frame = get(1)
                 if size <= header_size:
                     if size <= 0:
-                        return Drained.EMPTY if size == 0 else Drained.END
+                        return Drained.END if size else Drained.EMPTY
                     drained += size
                     self._keepalive(frame)
                     continue
@@ -149,7 +149,7 @@ class Assembler:
                         self._hand_over(_relation_oid(frame))
                     elif not self._unbound_row(frame):
                         return self._wait_with(frame)
-                elif not self._control(frame):
+                elif not readers.get(frame[header_size], self._control)(frame):
                     return self._wait_with(frame)
             return Drained.BUDGET
         finally:
@@ -191,32 +191,34 @@ class Assembler:
         return Drained.LOOKUP
 
     def _control(self, frame: Buffer) -> bool:
-        kind = frame[HEADER_SIZE]
-        if kind == _BEGIN:
-            self._begin(*begin_of_frame(frame))
-            return True
-        if kind == _COMMIT:
-            self._commit(*commit_of_frame(frame))
-            return True
-        message = decode_message(memoryview(frame)[HEADER_SIZE:])
+        carrier = decode_frame(frame)
+        assert isinstance(carrier, XLogData), "a keepalive is shorter"
+        message = decode_message(carrier.message)
         if isinstance(message, RelationMessage):
             self._relation(message)
         elif isinstance(message, Truncate):
-            return self._truncate(message, _start_lsn(frame))
+            return self._truncate(message, carrier.start_lsn)
         return True
 
-    def _begin(self, commit_lsn: int, commit_us: int, xid: int) -> None:
+    def _begin(self, frame: Buffer) -> bool:
+        commit_lsn, commit_us, xid = begin_of_frame(frame)
         hour = commit_us // _HOUR_US
         if hour != self._hour:
             self._take_all()
             self._hour = hour
-        self._codec.begin(commit_lsn, commit_us, xid)
+        try:
+            self._codec.begin(commit_lsn, commit_us, xid)
+        except ValueError as error:
+            raise DecodeError(f"a Begin with an impossible time: {error}") from error
         self._commits[commit_lsn] = commit_us
         self._open_commit_lsn = commit_lsn
+        return True
 
-    def _commit(self, end_lsn: int, commit_us: int) -> None:
+    def _commit(self, frame: Buffer) -> bool:
+        end_lsn, commit_us = commit_of_frame(frame)
         self._open_commit_lsn = 0
         self._reach(end_lsn, commit_us, is_keepalive=False)
+        return True
 
     def _keepalive(self, frame: Buffer) -> None:
         keepalive = decode_frame(frame)
@@ -321,7 +323,19 @@ class Assembler:
         if version is None:
             return False
         _check_fits(version, streamed.message)
-        configuration, table = self._configuration, streamed.table
+        try:
+            self._bind_version(oid, streamed.table, version)
+        except ValueError as error:
+            raise ConfigurationError(
+                str(error),
+                hint="exclude the column by a [[source.table]], or choose another envelope",
+            ) from error
+        streamed.version = version
+        self._bound[oid] = None
+        return True
+
+    def _bind_version(self, oid: int, table: TableName, version: TableVersion) -> None:
+        configuration = self._configuration
         self._codec.bind(
             oid,
             database=self._database,
@@ -342,9 +356,6 @@ class Assembler:
             numeric=configuration.numeric,
             json=configuration.json,
         )
-        streamed.version = version
-        self._bound[oid] = None
-        return True
 
     def _bind_to_count(self, oid: int, streamed: _Streamed) -> None:
         self._codec.bind(
@@ -385,9 +396,10 @@ class Assembler:
                 taken.append(oid)
         for oid in reversed(taken):
             self._bound[oid] = self._bound.pop(oid)
-        # What is still open keeps its time; a transaction before it has no lines left here.
-        while len(self._commits) > 1:
-            del self._commits[next(iter(self._commits))]
+        # What is still open keeps its time; of the transactions before it no lines are left here.
+        # (Deleting one by one from the front of a dict would be quadratic.)
+        if len(self._commits) > 1:
+            self._commits = dict([self._commits.popitem()])
 
     def _take(self, oid: int) -> bool:
         rows = self._codec.take(oid)

@@ -30,10 +30,11 @@ HEADER_SIZE: Final = 25
 
 KEEPALIVE_SIZE: Final = 18
 
-_BEGIN_FRAME: Final = struct.Struct(">c24xcQqI")
-_COMMIT_FRAME: Final = struct.Struct(">c24xcBQQq")
-_XLOG_DATA: Final = struct.Struct(">cQQq")
-_KEEPALIVE: Final = struct.Struct(">cQqB")
+_BEGIN_FRAME: Final = struct.Struct(">B24xBQqI")
+_COMMIT_FRAME: Final = struct.Struct(">B24xBB8xQq")
+_XLOG_DATA_TAG: Final = ord("w")
+_BEGIN_TAG: Final = ord("B")
+_COMMIT_TAG: Final = ord("C")
 _STATUS: Final = struct.Struct(">cQQQqB")
 _U8: Final = struct.Struct(">B")
 _I16: Final = struct.Struct(">h")
@@ -277,8 +278,8 @@ def begin_of_frame(frame: Buffer) -> tuple[int, int, int]:
     if len(frame) != _BEGIN_FRAME.size:
         raise DecodeError(f"a Begin of {len(frame)} bytes")
     frame_tag, tag, commit_lsn, commit_time, xid = _BEGIN_FRAME.unpack(frame)
-    if frame_tag != b"w" or tag != b"B":
-        raise DecodeError(f"not a Begin: {frame_tag!r} {tag!r}")
+    if frame_tag != _XLOG_DATA_TAG or tag != _BEGIN_TAG:
+        raise DecodeError(f"not a Begin: {frame_tag} {tag}")
     return commit_lsn, commit_time + POSTGRES_EPOCH_US, xid
 
 
@@ -286,9 +287,9 @@ def commit_of_frame(frame: Buffer) -> tuple[int, int]:
     """(end_lsn, commit_us) of an XLogData frame that holds a Commit. Raises DecodeError."""
     if len(frame) != _COMMIT_FRAME.size:
         raise DecodeError(f"a Commit of {len(frame)} bytes")
-    frame_tag, tag, flags, _, end_lsn, commit_time = _COMMIT_FRAME.unpack(frame)
-    if frame_tag != b"w" or tag != b"C" or flags:
-        raise DecodeError(f"not a Commit: {frame_tag!r} {tag!r} {flags}")
+    frame_tag, tag, flags, end_lsn, commit_time = _COMMIT_FRAME.unpack(frame)
+    if frame_tag != _XLOG_DATA_TAG or tag != _COMMIT_TAG or flags:
+        raise DecodeError(f"not a Commit: {frame_tag} {tag} {flags}")
     return end_lsn, commit_time + POSTGRES_EPOCH_US
 
 

@@ -99,7 +99,7 @@ class Pacing:
         self._gulp_bytes += drained_bytes
 
     def ended(self, now: float, room_bytes: int) -> None:
-        """The socket was read to its end. `room_bytes` is its receive buffer, as the kernel counts."""
+        """The socket was read to its end; `room_bytes` is its receive buffer, the kernel says."""
         if not self._is_used:
             return
         if now - self._resume_at > self.SECONDS_MAX:
