@@ -41,6 +41,8 @@ from engine.status import Phase, Status
 from engine.stop import StopSignal
 from engine.streaming import Streaming, World
 
+_RESTART_SECONDS = 1.0
+
 _log = structlog.get_logger(__name__)
 
 
@@ -71,6 +73,7 @@ class Pipeline:
         self._make_nonce = make_nonce
         self._phase: Phase = "starting"
         self._phase_since_us = clock()
+        self._is_first_life = True
         self._journal: Journal
         self._slot: Slot
         self._identity: SourceIdentity | None = None
@@ -88,6 +91,7 @@ class Pipeline:
         try:
             while not await self._live_until_changed():
                 self._begin()
+                self._is_first_life = False
         except Superseded:
             self._metrics.superseded()
             raise
@@ -145,7 +149,7 @@ class Pipeline:
         async with asyncio.TaskGroup() as group, AsyncExitStack() as connection:
             interrupting = group.create_task(self._interrupt_when_asked())
             life = _Life(connection)
-            is_prepared = await self._interruptible(self._prepare())
+            is_prepared = await self._interruptible(self._prepare_again())
             if is_prepared and await self._interruptible(self._take_over(life)):
                 world = self._world()
                 self._streaming = Streaming(world, group, caught_up_lsn=self._caught_up_lsn)
@@ -153,6 +157,17 @@ class Pipeline:
             interrupting.cancel()
 
     # --- start
+
+    async def _prepare_again(self) -> None:
+        """Prepare; after a failover for as long as it takes, since this engine was at work before."""
+        while True:
+            try:
+                return await self._prepare()
+            except (SourceUnavailable, DestinationUnavailable) as error:
+                if self._is_first_life:
+                    raise
+                _log.warning("nobody answers after the failover", error=str(error))
+                await asyncio.sleep(_RESTART_SECONDS)
 
     async def _prepare(self) -> None:
         try:
