@@ -159,7 +159,7 @@ class Pipeline:
     # --- start
 
     async def _prepare_again(self) -> None:
-        """Prepare; after a failover for as long as it takes, since this engine was at work before."""
+        """Prepare; after a failover for as long as it takes: this engine was at work before."""
         while True:
             try:
                 return await self._prepare()
