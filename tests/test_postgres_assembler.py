@@ -1,0 +1,321 @@
+"""The assembler alone: frames in, batches and a boundary out, without a server."""
+
+import struct
+
+import pytest
+
+from engine.batch import Batch, Intake
+from engine.envelope import RecordConfiguration
+from engine.errors import ConfigurationError, DecodeError
+from engine.position import Lsn, Position
+from engine.schema import Relation, TableVersion
+from engine.sources.postgres.assembler import Assembler, Drained
+from engine.sources.postgres.catalog import Catalog
+from engine.sources.postgres.pgoutput import POSTGRES_EPOCH_US
+
+HOUR_US = 3_600_000_000
+NOON_US = 1_795_348_800_000_000
+"""2026-11-22 12:00 UTC."""
+
+BUDGET = 1 << 20
+EMPTY = (0, b"")
+
+
+class Frames:
+    """Stands for libpq: hands out frames in order, then says that nothing is there."""
+
+    def __init__(self, *frames: bytes) -> None:
+        self._frames = list(frames)
+
+    def get(self, _is_async: int) -> tuple[int, bytes]:
+        if not self._frames:
+            return EMPTY
+        frame = self._frames.pop(0)
+        return len(frame), frame
+
+
+def carried(message: bytes, lsn: int = 0) -> bytes:
+    return b"w" + struct.pack(">QQq", lsn, lsn, 0) + message
+
+
+def begin(commit_lsn: int, commit_us: int = NOON_US) -> bytes:
+    return carried(struct.pack(">cQqI", b"B", commit_lsn, commit_us - POSTGRES_EPOCH_US, 7))
+
+
+def commit(commit_lsn: int, commit_us: int = NOON_US) -> bytes:
+    time = commit_us - POSTGRES_EPOCH_US
+    return carried(struct.pack(">cBQQq", b"C", 0, commit_lsn, commit_lsn + 8, time))
+
+
+def relation(oid: int, table: str, *columns: str) -> bytes:
+    body = b"".join(
+        struct.pack(">B", place == 0) + name.encode() + struct.pack(">xIi", 23, -1)
+        for place, name in enumerate(columns)
+    )
+    head = b"R" + struct.pack(">I", oid) + b"public\0" + table.encode() + b"\0d"
+    return carried(head + struct.pack(">h", len(columns)) + body)
+
+
+def insert(oid: int, lsn: int, *values: int) -> bytes:
+    texts = [str(value).encode() for value in values]
+    body = b"".join(b"t" + struct.pack(">i", len(text)) + text for text in texts)
+    return carried(b"I" + struct.pack(">IcH", oid, b"N", len(texts)) + body, lsn)
+
+
+def truncate(lsn: int, *oids: int) -> bytes:
+    return carried(b"T" + struct.pack(f">IB{len(oids)}I", len(oids), 0, *oids), lsn)
+
+
+def keepalive(lsn: int, *, is_reply_wanted: bool = False) -> bytes:
+    return b"k" + struct.pack(">QqB", lsn, NOON_US - POSTGRES_EPOCH_US, is_reply_wanted)
+
+
+def always_first(relation: Relation, position: Position) -> TableVersion:
+    return TableVersion(1, position, "", relation)
+
+
+def assembler(configuration: RecordConfiguration | None = None) -> Assembler:
+    return Assembler(
+        database="shop",
+        generation=1,
+        configuration=configuration or RecordConfiguration("tailrace", tables=("public.*",)),
+        decide=always_first,
+        catalog=Catalog(),
+    )
+
+
+def fed(to: Assembler, *frames: bytes) -> Intake:
+    """Feed frames, each look-up answered by an empty catalog."""
+    source = Frames(*frames)
+    while to.drain(source.get, BUDGET) is Drained.LOOKUP:
+        pass
+    return to.intake()
+
+
+def rows_of(batches: tuple[Batch, ...]) -> list[tuple[str, int]]:
+    return [(batch.table.table, batch.row_count) for batch in batches]
+
+
+def test_a_batch_ends_where_the_hour_of_commit_changes() -> None:
+    last_us = NOON_US + HOUR_US - 1
+
+    intake = fed(
+        assembler(),
+        relation(1, "a", "id"),
+        relation(2, "b", "id"),
+        begin(100, NOON_US),
+        insert(1, 90, 1),
+        commit(100, NOON_US),
+        begin(200, last_us),
+        insert(1, 190, 2),
+        insert(2, 191, 2),
+        commit(200, last_us),
+        begin(300, last_us + 1),
+        insert(1, 290, 3),
+        commit(300, last_us + 1),
+    )
+
+    a = [batch for batch in intake.batches if batch.table.table == "a"]
+    assert rows_of(tuple(a)) == [("a", 2), ("a", 1)]
+    assert (a[0].first_commit_us, a[0].last_commit_us) == (NOON_US, last_us)
+    assert a[1].first_commit_us == last_us + 1
+    assert intake.boundary is not None
+    assert intake.boundary.lsn == 308
+
+
+def test_an_hour_that_goes_back_ends_a_batch_too() -> None:
+    intake = fed(
+        assembler(),
+        relation(1, "a", "id"),
+        begin(100, NOON_US),
+        insert(1, 90, 1),
+        commit(100, NOON_US),
+        begin(200, NOON_US - 1),
+        insert(1, 190, 2),
+        commit(200, NOON_US - 1),
+    )
+
+    assert [batch.first_commit_us for batch in intake.batches] == [NOON_US, NOON_US - 1]
+
+
+def test_a_drain_in_the_middle_of_a_transaction_remembers_its_time() -> None:
+    target = assembler()
+
+    first = fed(target, relation(1, "a", "id"), begin(100), insert(1, 90, 1))
+    second = fed(target, insert(1, 91, 2), commit(100))
+
+    assert first.boundary is None
+    assert [batch.first_commit_us for batch in (*first.batches, *second.batches)] == [NOON_US] * 2
+    assert second.boundary is not None
+    assert second.boundary.lsn == 108
+
+
+def test_rows_wait_in_order_for_a_look_up() -> None:
+    target = assembler()
+    frames = Frames(
+        relation(1, "a", "id"), begin(100), insert(1, 90, 1), insert(1, 91, 2), commit(100)
+    )
+
+    assert target.drain(frames.get, BUDGET) is Drained.LOOKUP
+    assert [message.table for message in target.lookups] == ["a"]
+    assert target.drain(frames.get, BUDGET) is Drained.EMPTY
+
+    assert rows_of(target.intake().batches) == [("a", 2)]
+
+
+def test_a_truncate_of_several_tables_waits_for_all_of_them() -> None:
+    target = assembler()
+    frames = Frames(
+        relation(1, "a", "id"), relation(2, "b", "id"), begin(100), truncate(90, 1, 2), commit(100)
+    )
+
+    assert target.drain(frames.get, BUDGET) is Drained.LOOKUP
+    assert [message.table for message in target.lookups] == ["a", "b"]
+    assert target.drain(frames.get, BUDGET) is Drained.EMPTY
+
+    assert sorted(rows_of(target.intake().batches)) == [("a", 1), ("b", 1)]
+
+
+def test_a_changed_relation_ends_the_batch_of_the_old_one() -> None:
+    intake = fed(
+        assembler(),
+        relation(1, "a", "id"),
+        begin(100),
+        insert(1, 90, 1),
+        relation(1, "a", "id", "v"),
+        insert(1, 91, 2, 3),
+        commit(100),
+    )
+
+    assert rows_of(intake.batches) == [("a", 1), ("a", 1)]
+    assert b'"v":3' in intake.batches[1].lines
+
+
+def test_a_repeated_relation_changes_nothing() -> None:
+    intake = fed(
+        assembler(),
+        relation(1, "a", "id"),
+        begin(100),
+        insert(1, 90, 1),
+        relation(1, "a", "id"),
+        insert(1, 91, 2),
+        commit(100),
+    )
+
+    assert rows_of(intake.batches) == [("a", 2)]
+
+
+def test_a_table_of_the_same_name_comes_after_the_one_before() -> None:
+    intake = fed(
+        assembler(),
+        relation(1, "a", "id"),
+        begin(100),
+        insert(1, 90, 1),
+        relation(2, "a", "id"),
+        insert(2, 91, 2),
+        commit(100),
+    )
+
+    assert [b'"id":1' in intake.batches[0].lines, b'"id":2' in intake.batches[1].lines] == [
+        True
+    ] * 2
+    assert intake.batches[0].last < intake.batches[1].first
+
+
+def test_a_full_buffer_is_handed_over_at_once() -> None:
+    rows = [insert(1, 1000 + number, number) for number in range(1000)]
+
+    intake = fed(assembler(), relation(1, "a", "id"), begin(9999), *rows)
+
+    assert sum(batch.row_count for batch in intake.batches) == 1000
+    assert len(intake.batches) > 1
+    assert max(len(batch.lines) for batch in intake.batches) < 65 * 1024
+
+
+def test_a_drain_stops_at_its_budget() -> None:
+    target = assembler()
+    frames = Frames(
+        relation(1, "a", "id"), begin(100), insert(1, 90, 1), insert(1, 91, 2), commit(100)
+    )
+    assert target.drain(frames.get, BUDGET) is Drained.LOOKUP
+
+    assert target.drain(frames.get, 1) is Drained.BUDGET
+    assert target.drain(frames.get, BUDGET) is Drained.EMPTY
+    assert rows_of(target.intake().batches) == [("a", 2)]
+
+
+def test_a_keepalive_is_a_boundary() -> None:
+    intake = fed(assembler(), keepalive(500))
+
+    assert intake.boundary is not None
+    assert (intake.boundary.lsn, intake.boundary.is_keepalive) == (500, True)
+
+
+def test_the_newest_boundary_counts_and_never_goes_back() -> None:
+    target = assembler()
+
+    intake = fed(target, begin(600), commit(600), keepalive(500))
+    later = fed(target, keepalive(550))
+
+    assert intake.boundary is not None
+    assert (intake.boundary.lsn, intake.boundary.is_keepalive) == (608, False)
+    assert later.boundary is None
+    assert target.received_lsn == 608
+
+
+def test_a_keepalive_inside_a_transaction_does_not_pass_its_commit() -> None:
+    target = assembler()
+
+    inside = fed(target, begin(600), keepalive(700), keepalive(550))
+
+    assert inside.boundary is not None
+    assert inside.boundary.lsn == 550
+
+
+def test_a_flagged_keepalive_is_noticed() -> None:
+    target = assembler()
+
+    fed(target, keepalive(500, is_reply_wanted=True))
+
+    assert target.is_reply_wanted
+
+
+def test_a_stream_that_ended_says_so() -> None:
+    assert assembler().drain(lambda _: (-1, b""), BUDGET) is Drained.END
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        carried(b"Q"),
+        b"x" + bytes(40),
+        b"w" + bytes(10),
+        b"k" + bytes(16),
+        b"x" * 5,
+        insert(77, 90, 1),
+        truncate(90, 77),
+        begin(100)[:-1],
+        commit(100) + b"\0",
+        carried(struct.pack(">cQqI", b"B", 100, 2**62, 7)),
+    ],
+)
+def test_a_frame_that_the_protocol_does_not_allow_is_a_decode_error(frame: bytes) -> None:
+    with pytest.raises(DecodeError):
+        fed(assembler(), begin(100), frame)
+
+
+def test_a_column_named_like_one_of_the_envelope_is_refused_by_name() -> None:
+    flat = RecordConfiguration("tailrace", tables=("public.*",), envelope="flat")
+
+    with pytest.raises(ConfigurationError, match="_op") as caught:
+        fed(assembler(flat), relation(1, "a", "id", "_op"), begin(100), insert(1, 90, 1, 2))
+
+    assert caught.value.hint
+
+
+def test_what_was_received_is_the_newest_end() -> None:
+    target = assembler()
+
+    fed(target, begin(100), commit(100), begin(200))
+
+    assert target.received_lsn == Lsn(108)
