@@ -1,0 +1,218 @@
+"""One engine as a process of its own: started, asked, killed.
+
+Strategy: everything waits by polling with a deadline and never blocks the loop, in which the test's
+proxies run. What an engine says goes to a file, so that no pipe fills up.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from engine.demo.server_process import LOOPBACK, free_ports
+
+_PAUSE_SECONDS = 0.02
+_START_SECONDS_MAX = 60.0
+_ANSWER_SECONDS_MAX = 5.0
+_LOG_CHARACTERS_SHOWN = 4000
+
+_T = TypeVar("_T")
+
+Section = Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """A configuration, section by section, and the environment of its engines."""
+
+    sections: Mapping[str, Section]
+    environment: Mapping[str, str]
+    table_rules: tuple[Section, ...] = ()
+
+    def changed(self, **keys: object) -> Self:
+        """The same with other keys, each `section__key=value`."""
+        sections = {name: dict(section) for name, section in self.sections.items()}
+        for path, value in keys.items():
+            section, _, key = path.partition("__")
+            sections.setdefault(section, {})[key] = value
+        return replace(self, sections=sections)
+
+    def ruled(self, *rules: Section) -> Self:
+        """The same with `[[source.table]]` rules."""
+        return replace(self, table_rules=rules)
+
+    def to_toml(self) -> str:
+        lines: list[str] = []
+        for name, section in self.sections.items():
+            lines += [f"[{name}]", *_lines(section)]
+        for rule in self.table_rules:
+            lines += ["[[source.table]]", *_lines(rule)]
+        return "\n".join(lines) + "\n"
+
+
+def _lines(section: Section) -> list[str]:
+    # JSON's strings, numbers, booleans and arrays are TOML's too.
+    return [f"{key} = {json.dumps(value)}" for key, value in section.items()]
+
+
+async def until(
+    look: Callable[[], Awaitable[_T | None]], what: str, *, seconds: float = _START_SECONDS_MAX
+) -> _T:
+    """The first answer of `look` that is something (neither None nor False).
+
+    Raises TimeoutError that says `what` did not come.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    while True:
+        found = await look()
+        if found is not None and found is not False:
+            return found
+        if loop.time() > deadline:
+            raise TimeoutError(f"{what} did not come within {seconds} s")
+        await asyncio.sleep(_PAUSE_SECONDS)
+
+
+class EngineProcess:
+    """One `tailrace` process. Leaving the `with` block kills what still runs."""
+
+    def __init__(self, pipeline: Pipeline, folder: Path, name: str, *arguments: str) -> None:
+        """Start `python -m engine ARGUMENTS -c FILE`."""
+        (self.http_port,) = free_ports(1)
+        self.name = name
+        self.file = folder / f"{name}.toml"
+        self.file.write_text(
+            pipeline.changed(http__listen=f"{LOOPBACK}:{self.http_port}").to_toml()
+        )
+        self.output = folder / f"{name}.out"
+        self._log = folder / f"{name}.log"
+        with self.output.open("wb") as output, self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "engine", *arguments, "-c", str(self.file)],
+                env=_environment(pipeline.environment),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=log,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    @property
+    def process_id(self) -> int:
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """The log lines of one event so far."""
+        lines = (line for line in self.log.splitlines() if line.startswith("{"))
+        parsed: list[dict[str, Any]] = [json.loads(line) for line in lines if f'"{name}"' in line]
+        return [line for line in parsed if line.get("event") == name]
+
+    def kill(self) -> None:
+        """`kill -9`; back when it is gone."""
+        self.send(signal.SIGKILL)
+        self._process.wait()
+
+    def send(self, number: signal.Signals) -> None:
+        if self.is_running:
+            self._process.send_signal(number)
+
+    async def stop(self, *, seconds: float = _START_SECONDS_MAX) -> None:
+        """SIGTERM, and the good end that has to follow."""
+        self.send(signal.SIGTERM)
+        code = await self.ended(seconds=seconds)
+        assert code == 0, self.complaint
+
+    async def ended(self, *, seconds: float = _START_SECONDS_MAX) -> int:
+        """The exit code, once there is one."""
+
+        async def look() -> bool:
+            return not self.is_running
+
+        await until(look, f"the end of {self.name}", seconds=seconds)
+        assert self._process.returncode is not None
+        return self._process.returncode
+
+    async def reaches(self, *phases: str, seconds: float = _START_SECONDS_MAX) -> dict[str, Any]:
+        """`/status` in one of `phases`. Fails when the process ends before."""
+
+        async def look() -> dict[str, Any] | None:
+            if not self.is_running:
+                raise AssertionError(f"{self.name} ended: {self.complaint}")
+            status = await self.status()
+            return status if status is not None and status["phase"] in phases else None
+
+        return await until(look, f"{self.name} in {phases}", seconds=seconds)
+
+    @property
+    def complaint(self) -> str:
+        """The end of what it said."""
+        return f"exit code {self._process.poll()}\n{self.log[-_LOG_CHARACTERS_SHOWN:]}"
+
+    async def status(self) -> dict[str, Any] | None:
+        """`/status`, None where nobody answers."""
+        answer = await self._get("/status")
+        return None if answer is None else json.loads(answer[1])
+
+    async def readiness(self) -> tuple[int, dict[str, Any]] | None:
+        """Code and document of `/readyz`, None where nobody answers."""
+        answer = await self._get("/readyz")
+        return None if answer is None else (answer[0], json.loads(answer[1]))
+
+    async def _get(self, path: str) -> tuple[int, bytes] | None:
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS_MAX):
+                reader, writer = await asyncio.open_connection(LOOPBACK, self.http_port)
+                try:
+                    writer.write(f"GET {path} HTTP/1.0\r\nHost: engine\r\n\r\n".encode())
+                    answer = await reader.read()
+                finally:
+                    writer.close()
+        except (OSError, TimeoutError):
+            return None
+        head, _, body = answer.partition(b"\r\n\r\n")
+        return (int(head.split(b" ")[1]), body) if body else None
+
+    def memory_bytes(self) -> int:
+        """Resident memory now; 0 when the process is gone."""
+        return _memory(self.process_id, "VmRSS")
+
+    def memory_bytes_max(self) -> int:
+        """The most that was resident at any time; 0 when the process is gone."""
+        return _memory(self.process_id, "VmHWM")
+
+
+def _memory(process_id: int, name: str) -> int:
+    try:
+        text = Path(f"/proc/{process_id}/status").read_text()
+    except OSError:
+        return 0
+    line = next((line for line in text.splitlines() if line.startswith(f"{name}:")), "x: 0")
+    return int(line.split()[1]) * 1024
+
+
+def _environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """Nothing of ours and nothing of AWS's or libpq's from outside."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("TAILRACE_", "PG", "AWS_"))
+    }
+    return kept | {"AWS_EC2_METADATA_DISABLED": "true"} | dict(variables)
