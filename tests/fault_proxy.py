@@ -9,6 +9,8 @@ value; a rule says when it strikes and counts how often it did. Where a fault co
 the server's whole answer is awaited first, so "applied, but never heard of it" is certain and not a
 race. Nothing here sleeps to make something likely: holds are gates.
 
+With `tls` clients speak TLS to the proxy, and the server behind it does not.
+
 Both run in the loop of the test. Clients in other processes reach them as any server; code that
 blocks the test's loop blocks the proxy.
 """
@@ -16,6 +18,7 @@ blocks the test's loop blocks the proxy.
 import asyncio
 import random
 import socket
+import ssl
 import struct
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -237,9 +240,12 @@ class HttpStatistics:
 class _LoopbackProxy:
     """A listening socket, its connections, and the switch that stops every byte of them."""
 
-    def __init__(self, upstream_port: int, *, port: int = 0) -> None:
+    def __init__(
+        self, upstream_port: int, *, port: int = 0, tls: ssl.SSLContext | None = None
+    ) -> None:
         self._upstream_port = upstream_port
         self._wanted_port = port
+        self._tls = tls
         self._port = 0
         self._exit_stack = AsyncExitStack()
         self._tasks: asyncio.TaskGroup
@@ -280,7 +286,7 @@ class _LoopbackProxy:
     async def __aenter__(self) -> Self:
         self._tasks = await self._exit_stack.enter_async_context(asyncio.TaskGroup())
         server = await asyncio.start_server(
-            self._accept, LOOPBACK, self._wanted_port, limit=_HEAD_BYTES_MAX
+            self._accept, LOOPBACK, self._wanted_port, limit=_HEAD_BYTES_MAX, ssl=self._tls
         )
         self._port = server.sockets[0].getsockname()[1]
         self._exit_stack.callback(self._end, server)
@@ -346,8 +352,10 @@ class HttpFaultProxy(_LoopbackProxy):
     The first rule that strikes a request decides; holds come before rules.
     """
 
-    def __init__(self, upstream_port: int, *, port: int = 0) -> None:
-        super().__init__(upstream_port, port=port)
+    def __init__(
+        self, upstream_port: int, *, port: int = 0, tls: ssl.SSLContext | None = None
+    ) -> None:
+        super().__init__(upstream_port, port=port, tls=tls)
         self._rules: list[Rule] = []
         self._holds: list[Hold] = []
         self._numbers = count(1)
@@ -357,7 +365,7 @@ class HttpFaultProxy(_LoopbackProxy):
 
     @property
     def endpoint_url(self) -> str:
-        return f"http://{LOOPBACK}:{self.port}"
+        return f"{'https' if self._tls else 'http'}://{LOOPBACK}:{self.port}"
 
     def inject(
         self,
@@ -722,8 +730,10 @@ class TcpFaultProxy(_LoopbackProxy):
     `go_dark` and `blackout` stall all connections, `reset_connections` breaks them.
     """
 
-    def __init__(self, upstream_port: int, *, port: int = 0) -> None:
-        super().__init__(upstream_port, port=port)
+    def __init__(
+        self, upstream_port: int, *, port: int = 0, tls: ssl.SSLContext | None = None
+    ) -> None:
+        super().__init__(upstream_port, port=port, tls=tls)
         self.is_refusing = False
         self._client_bytes_left: int | None = None
         self._connection_count = 0

@@ -4,7 +4,9 @@ give: those come from the proxy. Policies, roles, tags and KMS headers are moto'
 
 import asyncio
 import base64
+import ipaddress
 import json
+import ssl
 import subprocess
 import sys
 import time
@@ -19,6 +21,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from moto.server import ThreadedMotoServer
 
 from engine.demo.servers import EmbeddedS3
@@ -275,19 +281,22 @@ def is_abort(request: Request) -> bool:
 FAULTS = [SLOW_DOWN, Answer(500, "InternalError"), Reset(), LOST_ANSWER]
 
 
+@pytest.mark.parametrize("body", [b"{}", b""], ids=["full", "empty"])
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: repr(fault)[:40])
 async def test_a_put_is_sent_once_whatever_happens_to_it(
     proxied: S3ObjectStore,
     proxy: HttpFaultProxy,
     prefix: str,
+    *,
     fault: Answer | Reset,
+    body: bytes,
 ) -> None:
     # The connection that this leaves behind is where a client may repeat a request by itself.
     await create(proxied, f"{prefix}/before")
     proxy.inject(fault, requests_to("PUT", "struck"), times=1)
 
     with pytest.raises(DestinationUnavailable):
-        await create(proxied, f"{prefix}/struck")
+        await create(proxied, f"{prefix}/struck", body)
 
     assert len([request for request in proxy.requests if "struck" in request.key]) == 1
 
@@ -329,6 +338,19 @@ async def test_a_bucket_elsewhere_is_named_and_not_followed(
     assert len(proxy.requests) == 1
 
 
+async def test_a_redirect_is_an_answer_and_not_followed(
+    proxied: S3ObjectStore, proxy: HttpFaultProxy, prefix: str
+) -> None:
+    headers = (("Location", f"{proxy.endpoint_url}/elsewhere/k"),)
+    proxy.inject(Answer(307, "TemporaryRedirect", headers=headers))
+
+    for call in (create(proxied, f"{prefix}/k"), proxied.get(f"{prefix}/k")):
+        with pytest.raises(DestinationUnavailable, match="TemporaryRedirect"):
+            await call
+
+    assert [request.bucket for request in proxy.requests] == ["tests", "tests"]
+
+
 # Silence
 
 
@@ -342,6 +364,7 @@ async def hasty(settings: S3Settings, proxy: HttpFaultProxy) -> AsyncIterator[S3
             connect_seconds=0.3,
             answer_seconds=0.2,
             body_bytes_per_second_min=1 << 30,
+            part_bytes=20 * MIB,
         )
     ) as store:
         yield store
@@ -362,8 +385,11 @@ async def test_an_answer_that_takes_too_long_is_no_answer(
 async def test_a_body_that_nobody_reads_is_given_up(
     hasty: S3ObjectStore, proxy: HttpFaultProxy, prefix: str
 ) -> None:
-    with proxy.blackout(), pytest.raises(DestinationUnavailable):
-        await create(hasty, f"{prefix}/k", b"x" * (20 * MIB), content_type=DATA_CONTENT_TYPE)
+    # More than socket buffers hold, in one request.
+    with proxy.blackout(), pytest.raises(DestinationUnavailable) as caught:
+        await create(hasty, f"{prefix}/k", b"x" * (20 * MIB))
+
+    assert caught.value.code == "TimeoutError"
 
 
 async def test_reads_that_get_no_answer_are_unavailable(
@@ -510,8 +536,10 @@ async def test_an_upload_that_is_gone_is_begun_anew(
 
     with pytest.raises(DestinationUnavailable, match="NoSuchUpload"):
         await create(proxied, f"{prefix}/k", body)
+    was_aborted = any(is_abort(request) for request in proxy.requests)
     again = await create(proxied, f"{prefix}/k", body)
 
+    assert not was_aborted
     assert again is True
 
 
@@ -803,6 +831,79 @@ async def test_the_expected_owner_goes_with_every_request(
     owners = {request.header("x-amz-expected-bucket-owner") for request in proxy.requests}
     assert owners == {"111122223333"}
     assert "not owned by 111122223333" in caught.value.hint
+
+
+# TLS, as in production
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate for 127.0.0.1 that signs itself, and its key, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    file = tmp_path_factory.mktemp("tls") / "server.pem"
+    key_text = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM) + key_text)
+    return file
+
+
+@pytest.fixture
+async def tls_proxy(s3: EmbeddedS3, certificate: Path) -> AsyncIterator[HttpFaultProxy]:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    async with HttpFaultProxy(s3.port, tls=tls) as proxy:
+        yield proxy
+
+
+async def test_over_tls_bodies_are_checksummed_and_not_hashed(
+    settings: S3Settings,
+    tls_proxy: HttpFaultProxy,
+    certificate: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    prefix: str,
+) -> None:
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
+    body = bytes(range(256)) * (6 * MIB // 256)
+
+    async with S3ObjectStore(replace(settings, endpoint_url=tls_proxy.endpoint_url)) as store:
+        small = await create(store, f"{prefix}/small", b"small")
+        large = await create(store, f"{prefix}/large", body)
+        again = await create(store, f"{prefix}/large", body)
+        content = await store.get(f"{prefix}/large")
+
+    puts = [request for request in tls_proxy.requests if request.method == "PUT"]
+    assert (small, large, again) == (True, True, False)
+    assert content == body
+    assert {put.header("x-amz-content-sha256") for put in puts} == {"UNSIGNED-PAYLOAD"}
+    assert all(put.header("x-amz-checksum-crc32") for put in puts)
+
+
+async def test_a_certificate_that_nobody_vouches_for_is_unavailable(
+    settings: S3Settings, tls_proxy: HttpFaultProxy, prefix: str
+) -> None:
+    async with S3ObjectStore(replace(settings, endpoint_url=tls_proxy.endpoint_url)) as store:
+        with pytest.raises(DestinationUnavailable, match="certificate") as caught:
+            await create(store, f"{prefix}/k")
+
+    assert "AWS_CA_BUNDLE" in caught.value.hint
 
 
 # How credentials are found and kept fresh

@@ -18,6 +18,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+from urllib.parse import urlsplit
 
 import aioboto3
 import aiohttp
@@ -141,7 +142,6 @@ def _models() -> Loader:
 
 
 def _client_configuration(settings: S3Settings) -> AioConfig:
-    is_plain_http = (settings.endpoint_url or "https:").lower().startswith("http:")
     return AioConfig(
         http_session_cls=_SingleAttemptSession,
         connect_timeout=settings.connect_seconds,
@@ -158,9 +158,15 @@ def _client_configuration(settings: S3Settings) -> AioConfig:
             "addressing_style": "path" if settings.endpoint_url else "auto",
             # Over TLS nobody can touch the body, and the CRC32 in the signed headers covers
             # accidents: hashing it once more costs 0.7 ms a MiB.
-            "payload_signing_enabled": is_plain_http,
+            "payload_signing_enabled": _is_wire_exposed(settings.endpoint_url),
         },
     )
+
+
+def _is_wire_exposed(endpoint_url: str | None) -> bool:
+    """Whether somebody between here and the store could change a body: neither TLS nor loopback."""
+    parts = urlsplit(endpoint_url or "https:")
+    return parts.scheme != "https" and parts.hostname not in {"127.0.0.1", "::1", "localhost"}
 
 
 class _ChainCredentials:
