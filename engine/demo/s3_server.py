@@ -209,6 +209,7 @@ class EmbeddedS3:
             "-webdav=false",
             "-admin.ui=false",
             "-master.telemetry=false",
+            "-master.electionTimeout=1s",
         ]
 
     def _takes_objects(self, ports: dict[str, int]) -> bool:
@@ -286,7 +287,10 @@ def _send(
 def _choose_ports() -> dict[str, int]:
     """Choose free ports, by the names of SeaweedFS's options."""
     options = [f"{part}.port{kind}" for part in _PARTS for kind in ("", ".grpc")]
-    return dict(zip(options, free_ports(len(options)), strict=True))
+    ports = dict(zip(options, free_ports(len(options)), strict=True))
+    # SeaweedFS's own worker looks for the admin part there, whatever the option says.
+    ports["admin.port.grpc"] = ports["admin.port"] + 10_000
+    return ports
 
 
 def _grpc_sockets(ports: dict[str, int]) -> tuple[Path, ...]:

@@ -25,7 +25,7 @@ LOOPBACK = "127.0.0.1"
 _WATCHDOG = Path(__file__).with_name("watchdog.py")
 # Below the ephemeral range (32768 and up on Linux): while a server is down, no outgoing connection
 # takes the port that it comes back to.
-_PORTS = range(20_000, 32_000)
+_PORTS = range(12_000, 22_000)
 _PORT_ATTEMPTS_MAX = 200
 _READY_PAUSE_SECONDS = 0.02
 _LOG_LINES_SHOWN = 20
