@@ -97,6 +97,11 @@ class Catalog:
     _user_types: dict[int, UserType] = field(default_factory=dict)
     _type_names: dict[tuple[int, int], str] = field(default_factory=dict)
 
+    @property
+    def table_count(self) -> int:
+        """How many tables are described."""
+        return len(self._tables)
+
     def knows(self, message: RelationMessage) -> bool:
         """Whether the table's description was read and still fits what the stream shows."""
         table = self._tables.get(message.oid)

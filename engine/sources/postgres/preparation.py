@@ -73,9 +73,25 @@ SELECT puballtables, pubviaroot, pubinsert AND pubupdate AND pubdelete AND pubtr
 FROM pg_catalog.pg_publication WHERE pubname = %s
 """
 
-_PUBLISHED: Final = (
-    "SELECT schemaname, tablename FROM pg_catalog.pg_publication_tables WHERE pubname = %s"
-)
+# Not pg_publication_tables: it shows the partitions where a root is published without its name.
+_PUBLISHED: Final = """
+SELECT n.nspname, c.relname
+FROM pg_catalog.pg_publication p
+JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid
+JOIN pg_catalog.pg_class c ON c.oid = r.prrelid
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE p.pubname = %s
+"""
+
+# Since PostgreSQL 15.
+_PUBLISHED_SCHEMAS: Final = """
+SELECT n.nspname, c.relname
+FROM pg_catalog.pg_publication p
+JOIN pg_catalog.pg_publication_namespace s ON s.pnpubid = p.oid
+JOIN pg_catalog.pg_namespace n ON n.oid = s.pnnspid
+JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relkind IN ('r', 'p')
+WHERE p.pubname = %s
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +140,9 @@ class Publication:
     has_updates: bool
     tables: frozenset[TableName]
 
+    def has(self, table: TableName) -> bool:
+        return self.is_all_tables or table in self.tables
+
 
 async def prepare(
     session: Session, slot_name: str, configuration: RecordConfiguration, *, is_first: bool
@@ -135,7 +154,7 @@ async def prepare(
     if slot.exists or not is_first:
         _raise_if(slot.fault())
     tables = await _read_captured(session, configuration)
-    publication = await _read_publication(session, configuration.publication)
+    publication = await _read_publication(session, server, configuration.publication)
     if publication is None:
         if not is_first:
             raise publication_lost(f"{configuration.publication!r} is gone")
@@ -165,11 +184,15 @@ async def _read_captured(session: Session, configuration: RecordConfiguration) -
     return captured
 
 
-async def _read_publication(session: Session, name: str) -> Publication | None:
+async def _read_publication(session: Session, server: Server, name: str) -> Publication | None:
     found = await session.rows(_PUBLICATION, name, doing="reading the publication")
     if not found:
         return None
     published = await session.rows(_PUBLISHED, name, doing="reading the publication's tables")
+    if server.version >= 150000:
+        published += await session.rows(
+            _PUBLISHED_SCHEMAS, name, doing="reading the publication's schemas"
+        )
     tables = frozenset(TableName(*row) for row in published)
     is_all_tables, is_via_root, has_all_operations, has_updates = found[0]
     return Publication(name, is_all_tables, is_via_root, has_all_operations, has_updates, tables)
@@ -246,9 +269,9 @@ def warnings_of(
     """What is wrong with an existing publication: the text, the tables, the SQL that mends it."""
     found: list[tuple[str, list[TableName], list[str]]] = []
     name = quoted(publication.name)
-    published = [table for table in tables if table.name in publication.tables]
-    missing = [table for table in tables if table.name not in publication.tables]
-    if missing and not publication.is_all_tables:
+    published = [table for table in tables if publication.has(table.name)]
+    missing = [table for table in tables if not publication.has(table.name)]
+    if missing:
         keyless = [table.name for table in missing if not table.is_keyed]
         names = [table.name for table in missing]
         statements = [*_identity_statements(keyless), addition_statement(publication.name, names)]
