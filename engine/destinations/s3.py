@@ -15,7 +15,7 @@ import importlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from isal import isal_zlib
@@ -71,11 +71,9 @@ class S3ObjectStore:
 
     async def __aenter__(self) -> Self:
         """Open the client. Cancellation leaves nothing open."""
-        module = await asyncio.to_thread(
-            importlib.import_module, "engine.destinations.s3_connection"
-        )
+        library = await asyncio.to_thread(_load_client_library)
         self._connection = await self._exit_stack.enter_async_context(
-            module.connect(self._settings)
+            library.connect(self._settings)
         )
         return self
 
@@ -331,6 +329,13 @@ class S3ObjectStore:
 
     def _error(self, failure: Failure, subject: str) -> DestinationError:
         return destination_error(failure, subject, self._circumstances)
+
+
+def _load_client_library() -> ModuleType:
+    """Import the client and read its models: half a second that the loop is spared."""
+    library = importlib.import_module("engine.destinations.s3_connection")
+    library.read_models()
+    return library
 
 
 def _object_attributes(settings: S3Settings) -> dict[str, Any]:
