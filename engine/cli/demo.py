@@ -12,7 +12,7 @@ Seconds = Annotated[
     Parameter(
         name="--seconds",
         validator=Number(gte=0, lte=86_400),
-        help="How long changes are written. 0: none, only the proof over what is there.",
+        help="How long changes are written. 0: a single one, and the proof over all that is there.",
     ),
 ]
 Rate = Annotated[

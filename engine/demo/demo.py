@@ -200,24 +200,24 @@ class _Demonstration:
 
         The answer is how long was written.
         """
-        if not self._wishes.seconds:
-            return 0.0
-        over = asyncio.Event()
         self._began = time.monotonic()
+        if self._wishes.seconds:
+            await self._write(engine)
+        seconds = time.monotonic() - self._began
+        last = await workload.write_last(self._workspace.dsn, self._written)
+        await self._catch_up(engine, last)
+        return seconds if self._wishes.seconds else 0.0
+
+    async def _write(self, engine: EngineProcess) -> None:
+        over = asyncio.Event()
+        dsn, rate = self._workspace.dsn, self._wishes.rate
         try:
             async with asyncio.TaskGroup() as group:
-                writing = workload.write(
-                    self._workspace.dsn, self._wishes.rate, over, self._written
-                )
-                group.create_task(writing)
+                group.create_task(workload.write(dsn, rate, over, self._written))
                 await self._watch_work(engine)
                 over.set()
         except ExceptionGroup as errors:
             raise _first(errors) from errors
-        seconds = time.monotonic() - self._began
-        last = await workload.write_last(self._workspace.dsn, self._written)
-        await self._catch_up(engine, last)
-        return seconds
 
     async def _watch_work(self, engine: EngineProcess) -> None:
         wished = self._wishes

@@ -31,9 +31,9 @@ class Ending:
 
     def work(self, written: Written, seconds: float) -> None:
         """What the shop did, and how fast it really was."""
-        if not written.transaction_count:
+        if not seconds:
             return
-        rate = written.row_count / seconds if seconds else 0.0
+        rate = written.row_count / seconds
         self._heading("The shop")
         self._prose(
             f"{written.row_count:,} changes in {written.transaction_count:,} transactions in "
@@ -44,7 +44,9 @@ class Ending:
     def proof(self, proof: Proof) -> None:
         """The accounts side by side."""
         self._heading("The proof")
-        self._console.print(Padding(_counts_table(proof, self._console.width), _INDENT))
+        self._console.print(
+            Padding(_counts_table(proof, self._console.width), _INDENT, expand=False)
+        )
         self._line()
         judged = Table.grid(padding=(0, 2))
         judged.add_column(no_wrap=True)
@@ -52,10 +54,10 @@ class Ending:
         judged.add_row(_mark(is_ok=proof.verdict.is_ok), _verdict_text(proof))
         judged.add_row(
             _mark(is_ok=proof.are_counts_equal),
-            "what was committed = what DuckDB counts in the bucket, by table and kind",
+            "what the database counted = what DuckDB counts in the bucket, by table and kind",
         )
         judged.add_row(_mark(is_ok=proof.are_orders_equal), _orders_text(proof))
-        self._console.print(Padding(judged, _INDENT))
+        self._console.print(Padding(judged, _INDENT, expand=False))
         for problem in proof.verdict.problems[:_PROBLEMS_SHOWN_MAX]:
             self._line(f"  {problem.code}  {problem.key}: {problem.text}", style="red")
 
@@ -76,7 +78,7 @@ class Ending:
             rows.add_column(title, justify=side, no_wrap=True)  # type: ignore[arg-type]
         for row in proof.busiest:
             rows.add_row(*(str(value) for value in row))
-        self._console.print(Padding(rows, _INDENT))
+        self._console.print(Padding(rows, _INDENT, expand=False))
 
     def places(self) -> None:
         """Where everything lies."""
@@ -131,7 +133,7 @@ class Ending:
     def _prose(self, text: str) -> None:
         """Wrap it in a terminal; whoever reads a log wants one line."""
         if self._console.is_terminal:
-            self._console.print(Padding(Text(text), _INDENT))
+            self._console.print(Padding(Text(text), _INDENT, expand=False))
         else:
             self._line(f"  {text}")
 

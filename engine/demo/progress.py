@@ -61,7 +61,9 @@ class Progress(Protocol):
 
 def progress_on(console: Console) -> Progress:
     """The progress that fits the console."""
-    return TerminalProgress(console) if console.is_terminal else LineProgress(console)
+    # FORCE_COLOR makes a log look like a terminal.
+    can_redraw = console.is_interactive and console.file.isatty()
+    return TerminalProgress(console) if can_redraw else LineProgress(console)
 
 
 class _Rate:

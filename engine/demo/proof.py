@@ -1,6 +1,6 @@
 """The proof: three accounts of the same changes, each from another source, have to agree.
 
-1. What the shop's transactions say they committed, in the database.
+1. What the database's own triggers counted, committed with the changes.
 2. What the journal says is in the bucket, checked to the last record: `verify --depth full`.
 3. What a reader that knows nothing of the journal finds in the bucket.
 
