@@ -25,7 +25,7 @@ from engine.batch import Batch, Boundary, Intake, Operations
 from engine.envelope import RecordConfiguration
 from engine.errors import ConfigurationError, DecodeError, JournalError
 from engine.position import Lsn, Position, commit_lsn_of
-from engine.rowcodec import KIND_TEXT, RowCodec
+from engine.rowcodec import RowCodec
 from engine.schema import Decide, Relation, TableName, TableVersion
 from engine.sources.postgres.catalog import Catalog
 from engine.sources.postgres.pgoutput import (
@@ -281,13 +281,11 @@ class Assembler:
         if relation is None:
             self.lookups = (streamed.message,)
             return False
-        if self._bind(oid, streamed, relation, _start_lsn(frame)):
-            if self._codec.encode(frame) > self._size_max:
-                self._hand_over(oid)
-        else:
-            self._bind_to_count(oid, streamed)
-            self._codec.encode(frame)
-            self._discard(oid)
+        change_lsn = _start_lsn(frame)
+        if not self._bind(oid, streamed, relation, change_lsn):
+            self._codec.skip(oid, change_lsn)
+        elif self._codec.encode(frame) > self._size_max:
+            self._hand_over(oid)
         return True
 
     def _truncate(self, message: Truncate, change_lsn: int) -> bool:
@@ -309,13 +307,10 @@ class Assembler:
         self, oid: int, streamed: _Streamed, relation: Relation, change_lsn: int
     ) -> None:
         is_bound = streamed.version is not None
-        if is_bound or self._bind(oid, streamed, relation, change_lsn):
-            if self._codec.truncate(oid, change_lsn) > self._size_max:
-                self._hand_over(oid)
-        else:
-            self._bind_to_count(oid, streamed)
-            self._codec.truncate(oid, change_lsn)
-            self._discard(oid)
+        if not is_bound and not self._bind(oid, streamed, relation, change_lsn):
+            self._codec.skip(oid, change_lsn)
+        elif self._codec.truncate(oid, change_lsn) > self._size_max:
+            self._hand_over(oid)
 
     def _bind(self, oid: int, streamed: _Streamed, relation: Relation, change_lsn: int) -> bool:
         position = Position(self._codec.next_position(oid, change_lsn))
@@ -356,24 +351,6 @@ class Assembler:
             numeric=configuration.numeric,
             json=configuration.json,
         )
-
-    def _bind_to_count(self, oid: int, streamed: _Streamed) -> None:
-        self._codec.bind(
-            oid,
-            database="",
-            schema=streamed.table.schema,
-            table=streamed.table.table,
-            version=0,
-            columns=[(c.name, KIND_TEXT, c.is_key, False) for c in streamed.message.columns],
-            key=(),
-            envelope="standard",
-            numeric="string",
-            json="string",
-        )
-
-    def _discard(self, oid: int) -> None:
-        self._codec.take(oid)
-        self._codec.unbind(oid)
 
     def _unbind(self, oid: int) -> None:
         self._codec.unbind(oid)
