@@ -66,7 +66,7 @@ def _schedules(options: argparse.Namespace) -> int:
     rate = summary.schedules / seconds
     say(f"{summary.schedules} schedules in {seconds:.0f} s, {rate:.1f} a second")
     for text, failed in sorted(summary.violations.items(), key=lambda item: -len(item[1])):
-        say(f"VIOLATION {len(seeds)} times: {text}; seeds {failed[:5]}")
+        say(f"VIOLATION {len(failed)} times: {text}; seeds {failed[:5]}")
     for window in summary.windows_missed:
         say(f"MISSED {window}")
     is_missed = bool(summary.windows_missed) and summary.schedules >= 1_000

@@ -50,6 +50,8 @@ WINDOWS = (
     "fault: outage",
     "fault: clock",
     "fault: hand",
+    "failover",
+    "failover that lost nothing of ours",
     "restored disk",
     "caught up",
 )

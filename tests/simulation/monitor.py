@@ -184,6 +184,8 @@ class Monitor:
         self.has_held: set[Process] = set()
         self.deaf: set[Process] = set()
         self.newest_planned: dict[str, int] = {}
+        self.is_doomed = False
+        self._timeline = 1
         self.read: dict[Process, dict[str, str]] = {}
         self._clock_us_max = clock_us_max
         self._trace = trace
@@ -205,6 +207,8 @@ class Monitor:
         self._trace(f"{stored.creator.name} created {stored.key}")
         if kind == "journal":
             self._entry_created(stored)
+        elif self.is_doomed:
+            return
         elif kind == "object":
             self._object_created(stored)
         elif kind == "schema":
@@ -227,7 +231,7 @@ class Monitor:
 
     def aborts(self, sender: Process, before_us: int) -> None:
         """Uploads are about to be aborted."""
-        if sender not in self.openers:
+        if sender not in self.openers and not self.is_doomed:
             raise Violation("uploads aborted by an engine that did not open")
 
     def _entry_taken(self, old: StoredObject, body: bytes, sender: Process) -> None:
@@ -243,6 +247,21 @@ class Monitor:
     def _entry_created(self, stored: StoredObject) -> None:
         entry = json.loads(stored.body)
         self._trace(f"    {stored.body.decode()[:1500]}")
+        if self.is_doomed:
+            if "open" in entry and self._timeline_of(entry) == self._server.timeline:
+                raise Violation("went on past a fork")
+            return
+        self._check_sequence(entry, stored)
+        before, frontier = self.journal.durable, dict(self.journal.frontier)
+        self.journal.read(entry, stored.body)
+        if "open" in entry:
+            self._timeline = self._timeline_of(entry)
+        self.is_doomed = self._is_past_fork()
+        if not self.is_doomed:
+            self._check_parts(entry, before, frontier)
+
+    def _check_sequence(self, entry: Json, stored: StoredObject) -> None:
+        """The entry follows the one before, and is its writer's to make."""
         journal = self.journal
         seq = int(stored.key.rsplit("/", 1)[1].split(".")[0])
         if seq != journal.seq + 1 or entry["seq"] != seq:
@@ -255,13 +274,37 @@ class Monitor:
             raise Violation("an entry of a writer that is not the journal's")
         elif journal.is_released:
             raise Violation("an entry after the release")
-        before, frontier = journal.durable, dict(journal.frontier)
-        journal.read(entry, stored.body)
+
+    def _check_parts(
+        self, entry: Json, before: int | None, frontier: dict[str, tuple[str, str]]
+    ) -> None:
         for planned in entry.get("planned", ()):
             self._check_plan(planned, frontier)
         if "durable" in entry:
             self._check_durable(before)
-        self.summaries[seq] = journal.summary()
+        self.summaries[self.journal.seq] = self.journal.summary()
+
+    @staticmethod
+    def _timeline_of(entry: Json) -> int:
+        return int(entry["open"]["source"]["timeline"])
+
+    def _is_past_fork(self) -> bool:
+        """Whether the journal holds what the server has lost: somebody has to say so by name."""
+        if self._timeline >= self._server.timeline:
+            return False
+        fork = self._server.forks[self._timeline - 1]
+        planned = max(
+            (int(last[5:21], 16) for last, _ in self.journal.frontier.values()), default=0
+        )
+        return planned >= fork or (self.journal.durable or 0) > fork
+
+    def failed_over(self) -> None:
+        """The server has another history now."""
+        self.counts["failover"] += 1
+        if self.journal.epoch and self._is_past_fork():
+            self.is_doomed = True
+        else:
+            self.counts["failover that lost nothing of ours"] += 1
 
     def _check_open(self, entry: Json, opener: Process) -> None:
         journal = self.journal
@@ -466,7 +509,7 @@ class Monitor:
 
     def acknowledged(self, process: Process, lsn: int) -> None:
         """A status update leaves an engine."""
-        if lsn > (self.journal.durable or 0):
+        if lsn > (self.journal.durable or 0) and not self.is_doomed:
             raise Violation("acknowledged past the journal")
 
     # --- the end
@@ -476,6 +519,7 @@ class Monitor:
         for plan in self.journal.plans.values():
             if self._is_missing(plan):
                 raise Violation("planned, never visible")
+        self._check_versions_used()
         if is_uniform:
             for table in TABLES:
                 self._check_version_count(table)
@@ -489,6 +533,15 @@ class Monitor:
         )
         if len(self.journal.versions[str(table)]) > runs:
             raise Violation("more versions than relations")
+
+    def _check_versions_used(self) -> None:
+        """A version that no object has would change what a replay decides."""
+        used = {
+            (p[0].planned["table"], p[0].planned["version"]) for p in self.journal.plans.values()
+        }
+        for table, versions in self.journal.versions.items():
+            if any((table, version.number) not in used for version in versions):
+                raise Violation("a version that no object has")
 
 
 def hour_text(time_us: int) -> str:

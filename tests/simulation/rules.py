@@ -194,12 +194,12 @@ MUTANTS: tuple[Mutant, ...] = (
         "6   first the slot, then open",
         Edit(
             "engine.pipeline",
-            "        stream, slot = await self._slot.take(",
+            "        taken = await self._slot.take(",
             "        if self._journal.state.durable is not None:\n"
             "            await self._journal.open(\n"
             "                self._identity, self._configuration, self._journal.state.durable\n"
             "            )\n"
-            "        stream, slot = await self._slot.take(",
+            "        taken = await self._slot.take(",
         ),
     ),
     mutant(
@@ -352,10 +352,11 @@ MUTANTS: tuple[Mutant, ...] = (
         "6   a start compares after its open",
         Edit(
             "engine.pipeline",
-            "        first = Durable(format_lsn(slot.confirmed_lsn)",
-            "        if 0 < self._journal.state.durable_lsn < slot.confirmed_lsn:\n"
+            "        first = Durable(",
+            "        if 0 < self._journal.state.durable_lsn < taken.state.confirmed_lsn:\n"
+            "            from engine.errors import PositionLost\n"
             "            raise PositionLost('compared too early')\n"
-            "        first = Durable(format_lsn(slot.confirmed_lsn)",
+            "        first = Durable(",
         ),
     ),
     mutant(
@@ -393,6 +394,25 @@ MUTANTS: tuple[Mutant, ...] = (
         Edit(
             "engine.publisher",
             "        await self._ensure_schema(planned, publication.layout)\n",
+            "",
+        ),
+    ),
+    mutant(
+        "fork",
+        "6   another timeline, forked before the last plan, is refused",
+        Edit("engine.slot", "        if fork is None:\n", "        if True:\n"),
+    ),
+    mutant(
+        "fork_absorbed",
+        "6   ... also when that plan came late",
+        Edit("engine.journal", "                check()\n", ""),
+    ),
+    mutant(
+        "other_timeline",
+        "6   a reconnect to another timeline starts over",
+        Edit(
+            "engine.slot",
+            "                await self._refuse_other_timeline()\n",
             "",
         ),
     ),
@@ -436,6 +456,10 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "state",
         "5   a state file is the journal folded",
-        Edit("engine.journal_entry", "if known is None or planned.last > known.last:", "if True:"),
+        Edit(
+            "engine.journal_entry",
+            "if plan[0].seq <= durable_seq]",
+            "if plan[0].seq < durable_seq]",
+        ),
     ),
 )

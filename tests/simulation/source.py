@@ -114,6 +114,8 @@ class ServerWatcher(Protocol):
 
     def acknowledged(self, process: Process, lsn: int) -> None: ...
 
+    def failed_over(self, fork: int) -> None: ...
+
     def received(self, process: Process, intake: Intake) -> None: ...
 
 
@@ -139,6 +141,8 @@ class Server:
     connection: "Connection | None" = None
     counts: Counter[str] = field(default_factory=Counter)
     weights: tuple[TableName, ...] = TABLES
+    alter_rate: float = 0.05
+    forks: list[int] = field(default_factory=list)
 
     # --- the log
 
@@ -154,7 +158,7 @@ class Server:
         for _ in range(count):
             change_lsn += rnd.choice((0, 2))
             table = rnd.choice(self.weights)
-            self._alter(table, 0.05)
+            self._alter(table, self.alter_rate)
             n = numbers[table, change_lsn]
             numbers[table, change_lsn] = n + 1
             position = make_position(1, Lsn(commit_lsn), Lsn(change_lsn), n)
@@ -218,6 +222,28 @@ class Server:
         self.is_down = True
         self.loop.later(self.rnd.uniform(0.1, 5), self._come_back)
 
+    @property
+    def timeline(self) -> int:
+        return 1 + len(self.forks)
+
+    def fail_over(self) -> None:
+        """A standby takes over; it may lack the last transactions, old connections have them."""
+        count = len(self.transactions)
+        kept = max(1, count - self.rnd.choice((0, 0, 1, 2, 4)))
+        oldest = self.forks[-1] if self.forks else 0
+        while kept < count and self.transactions[kept - 1].end_lsn < oldest:
+            kept += 1
+        if kept < count:
+            self.wal = self.transactions[kept - 1].end_lsn
+        self.forks.append(self.wal)
+        connection = self.connection
+        self.drop_connection(connection)
+        self.transactions = self.transactions[:kept]
+        self.confirmed = self.persisted = min(self.persisted, self.wal)
+        self.is_down = True
+        self.loop.later(self.rnd.uniform(0.1, 3), self._come_back)
+        self.watcher.failed_over(self.wal)
+
     def restore(self) -> None:
         """The disk as it was a few transactions ago."""
         self.drop_connection(self.connection)
@@ -250,6 +276,7 @@ class Connection:
         self.process = process
         self.start = start
         self.records = record_writer(configuration)
+        self._log = server.transactions
         self.index = self.offset = 0
         self.sent_max: int | None = None
         self.is_keepalive_due = False
@@ -272,7 +299,7 @@ class Connection:
 
     def close_at_server(self) -> None:
         """Nothing more is sent; what was sent may still be read."""
-        last = len(self.server.transactions)
+        last = len(self._log)
         self.sent_max = self.server.rnd.randint(min(self.index, last), last)
         self.wake()
 
@@ -299,7 +326,7 @@ class Connection:
     def has_something(self) -> bool:
         if not self.is_open:
             return True
-        return self.is_keepalive_due or self.index < len(self.server.transactions)
+        return self.is_keepalive_due or self.index < len(self._log)
 
     async def something(self) -> None:
         """Wait until the socket is readable. Cancellation loses nothing."""
@@ -313,10 +340,10 @@ class Connection:
     def next_message(self) -> Message | None:
         """The next row or boundary that is in the socket."""
         server = self.server
-        limit = len(server.transactions)
+        limit = len(self._log)
         if self.sent_max is not None:
             limit = min(limit, self.sent_max)
-        while self.index < limit and server.transactions[self.index].commit_lsn < self.start:
+        while self.index < limit and self._log[self.index].commit_lsn < self.start:
             self.index += 1
         if self.index >= limit:
             if self.is_open and self.is_keepalive_due:
@@ -325,7 +352,7 @@ class Connection:
                     Lsn(server.wal), server.now_us() + server.skew_us, is_keepalive=True
                 )
             return None
-        transaction = server.transactions[self.index]
+        transaction = self._log[self.index]
         if self.is_keepalive_due:  # Never past a commit that is not yet sent.
             self.is_keepalive_due = False
             return Boundary(Lsn(transaction.commit_lsn), server.now_us(), is_keepalive=True)
@@ -516,7 +543,9 @@ class SimulatedSource:
 
     async def identify(self) -> SourceIdentity:
         await self._way()
-        return SourceIdentity("postgres", "7000000000000000001", 1, "shop", "tailrace", "tailrace")
+        timeline = self._server.timeline
+        system = "7000000000000000001"
+        return SourceIdentity("postgres", system, timeline, "shop", "tailrace", "tailrace")
 
     async def prepare(self, *, is_first: bool) -> None:
         await self._way()
@@ -527,7 +556,8 @@ class SimulatedSource:
         await self._way()
 
     async def fork_lsn(self, timeline: int) -> Lsn:
-        raise AssertionError(f"timeline {timeline} is the only one")
+        await self._way()
+        return Lsn(self._server.forks[timeline - 1])
 
     async def flush_lsn(self) -> Lsn:
         await self._way()

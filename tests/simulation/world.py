@@ -71,6 +71,7 @@ class World:
             self,
             is_backward=rnd.random() < 0.5,
             weights=TABLES + (TABLES[-1],) * rnd.choice((0, 0, 6)),
+            alter_rate=rnd.choice((0.02, 0.05, 0.25)),
         )
         self.monitor.watch(self.bucket, self.server)
         self._world_faults: dict[str, Callable[[], None]] = {
@@ -82,6 +83,7 @@ class World:
             "clock": self._move_clock,
             "outage": self._begin_outage,
             "hand": self._move_slot,
+            "failover": self._fail_over,
         }
 
     def _draw_character(self) -> None:
@@ -90,7 +92,8 @@ class World:
         self.is_uniform = rnd.random() < 0.3
         # Table d leaves and joins with every other engine.
         self.is_toggling = not self.is_uniform and rnd.random() < 0.4
-        self.is_hand_allowed = rnd.random() < 0.15
+        self.is_hand_allowed = rnd.random() < 0.2
+        self.is_failover_allowed = rnd.random() < 0.2
         self.commit_seconds = rnd.choice((0.5, 1.5, 4))
         self.fault_seconds = rnd.choice((0.7, 2, 5))
         self.horizon = rnd.choice((10, 20, 40))
@@ -233,18 +236,23 @@ class World:
 
     def _unsettled(self) -> str:
         journal, server = self.monitor.journal, self.server
+        if self.monitor.is_doomed:
+            return "the journal goes past a fork"
         if self.bucket.requests:
             return "requests under way"
         if journal.durable != server.wal:
             return f"durable {journal.durable} of {server.wal}"
         if server.confirmed != server.wal:
             return f"acknowledged {server.confirmed} of {server.wal}"
-        if len([e for e in self._living() if e.process in self.monitor.openers]) != 1:
-            return "another number of writers than one"
+        return self._unsettled_engines()
+
+    def _unsettled_engines(self) -> str:
+        """One engine streams, and it is the journal's writer; the others stand by."""
         phases = sorted(engine.phase for engine in self._living())
         if phases != ["standby"] * (len(phases) - 1) + ["streaming"]:
             return f"engines are {phases}"
-        return ""
+        streaming = next(e for e in self._living() if e.phase == "streaming")
+        return "" if self.monitor.is_writer(streaming.process) else "the writer is another engine"
 
     # --- what the world is told
 
@@ -279,6 +287,10 @@ class World:
     def acknowledged(self, process: Process, lsn: int) -> None:
         self._judge(lambda: self.monitor.acknowledged(process, lsn))
 
+    def failed_over(self, fork: int) -> None:
+        self.trace(f"failed over to timeline {self.server.timeline} at {fork:X}")
+        self.monitor.failed_over()
+
     def received(self, process: Process, intake: Intake) -> None:
         self._judge(lambda: self.monitor.received(process, intake))
         engine = self._engine_of(process)
@@ -301,7 +313,7 @@ class World:
                 if self.monitor.is_writer(engine.process):
                     raise Violation("superseded by nobody")
             case PositionLost():
-                if not self.is_moved_by_hand:
+                if not self.is_moved_by_hand and not self.monitor.is_doomed:
                     raise Violation(f"stopped without cause: {describe(error)}")
                 self.is_named = True
             case StopLimit():
@@ -318,7 +330,8 @@ class World:
         if not engine.profile.is_until_caught_up:
             raise Violation("an engine stopped without being asked")
         self.counts["caught up"] += 1
-        if (self.monitor.journal.durable or 0) < engine.wal_at_start:
+        wal = min([engine.wal_at_start, *self.server.forks])
+        if (self.monitor.journal.durable or 0) < wal:
             raise Violation("ended before it was caught up")
 
     def _engine_of(self, process: Process) -> EngineProcess | None:
@@ -386,7 +399,7 @@ class World:
     def _hurt(self) -> None:
         """One fault."""
         name = self.rnd.choice(FAULTS)
-        if name != "hand":
+        if name not in {"hand", "failover"}:
             self.counts[f"fault: {name}"] += 1
         living = self._living()
         engine = self.rnd.choice(living) if living else None
@@ -431,6 +444,10 @@ class World:
         """The server's clock is set."""
         self.server.skew_us = self.rnd.choice(CLOCK_SETTINGS_US)
 
+    def _fail_over(self) -> None:
+        if self.is_failover_allowed:
+            self.server.fail_over()
+
     def _begin_outage(self) -> None:
         self.bucket.weather.is_out = True
         self.loop.later(self.rnd.uniform(1, 15), self._end_outage)
@@ -453,7 +470,7 @@ class World:
 ENGINE_FAULTS = ("kill", "freeze", "resume", "stop")
 FAULTS = (
     *("kill", "kill", "freeze", "resume", "resume", "stop", "spawn", "spawn", "spawn", "crash"),
-    *("persist", "drop", "drop", "log", "abort", "clock", "outage", "hand"),
+    *("persist", "drop", "drop", "log", "abort", "clock", "outage", "hand", "failover"),
 )
 
 
