@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -15,7 +17,7 @@ from psycopg import sql
 
 from databases import Database
 from engine.batch import Batch, Operations
-from engine.demo.servers import EmbeddedPostgres
+from engine.demo.servers import FAST_SETTINGS, EmbeddedPostgres
 from engine.envelope import RecordConfiguration, TableRule
 from engine.errors import (
     JournalError,
@@ -26,7 +28,9 @@ from engine.errors import (
 from engine.interfaces import ChangeStream
 from engine.position import NO_LSN, Lsn, Position, commit_lsn_of, parse_lsn
 from engine.schema import Relation, TableName, TableVersion, decide_version
+from engine.sources.postgres.pgoutput import encode_status
 from engine.sources.postgres.source import PostgresSource
+from engine.sources.postgres.stream import Pacing, PostgresStream
 
 CAPTURE_ALL = RecordConfiguration(publication="tailrace", tables=("*.*",))
 
@@ -753,6 +757,34 @@ async def test_feedback_flows_while_nobody_reads(database: Database) -> None:
     assert [record["after"]["id"] for record in reading.records] == list(range(1, 30001))
 
 
+async def test_feedback_that_cannot_be_sent_stops_neither_loop_nor_reader(
+    database: Database,
+) -> None:
+    with database.connect() as connection:
+        connection.execute("CREATE TABLE a (id int PRIMARY KEY)")
+        source = await prepared(database)
+        async with streaming(source) as (stream, reading):
+            assert isinstance(stream, PostgresStream)
+            status = encode_status(write_lsn=NO_LSN, flush_lsn=NO_LSN, sent_us=0)
+            os.kill(stream.backend_pid, signal.SIGSTOP)
+            try:
+                # 8 MB: more than both sides' sockets hold. libpq keeps the rest.
+                for _ in range(200_000):
+                    stream._pgconn.put_copy_data(status)
+                assert stream._pgconn.flush() == 1
+                stream.acknowledge(confirmed(database))
+                connection.execute("INSERT INTO a SELECT generate_series(1, 100)")
+                began = asyncio.get_running_loop().time()
+                await asyncio.sleep(0.3)
+                assert asyncio.get_running_loop().time() - began < 1.0
+            finally:
+                os.kill(stream.backend_pid, signal.SIGCONT)
+
+            await read_until(stream, end_of_log(database), reading)
+
+    assert [record["after"]["id"] for record in reading.records] == list(range(1, 101))
+
+
 async def test_a_cancelled_receive_loses_nothing(database: Database) -> None:
     with database.connect() as connection:
         connection.execute("CREATE TABLE a (id int PRIMARY KEY, v text)")
@@ -891,6 +923,26 @@ async def test_a_timeline_that_was_never_left_has_no_fork(database: Database) ->
         await source_of(database).fork_lsn(1)
 
 
+async def test_a_promoted_server_tells_where_it_left_the_timeline() -> None:
+    with EmbeddedPostgres(settings=FAST_SETTINGS) as server:
+        source = PostgresSource(dsn=server.dsn, slot="tailrace", configuration=CAPTURE_ALL)
+        before = await source.flush_lsn()
+        server.stop()
+        standby = server.data_directory / "standby.signal"
+        standby.touch()
+        server._give_to_account(standby)
+        server.start()
+        with psycopg.connect(server.dsn, autocommit=True) as connection:
+            connection.execute("SELECT pg_promote()")
+            connection.execute("CREATE TABLE a (id int)")
+
+        identity = await source.identify()
+        fork = await source.fork_lsn(1)
+
+        assert identity.timeline == 2
+        assert before <= fork < await source.flush_lsn()
+
+
 async def test_flush_lsn_reaches_what_was_committed(database: Database) -> None:
     source = source_of(database)
     before = await source.flush_lsn()
@@ -902,7 +954,7 @@ async def test_flush_lsn_reaches_what_was_committed(database: Database) -> None:
 
 
 async def test_a_stopped_server_is_unavailable_to_the_stream() -> None:
-    with EmbeddedPostgres() as server:
+    with EmbeddedPostgres(settings=FAST_SETTINGS) as server:
         with psycopg.connect(server.dsn, autocommit=True) as connection:
             connection.execute("CREATE TABLE a (id int PRIMARY KEY)")
         source = PostgresSource(dsn=server.dsn, slot="tailrace", configuration=CAPTURE_ALL)
@@ -912,3 +964,63 @@ async def test_a_stopped_server_is_unavailable_to_the_stream() -> None:
             server.kill()
             with pytest.raises(SourceUnavailable):
                 await receive_for_ever(stream)
+
+
+async def test_a_stream_runs_with_the_settings_of_its_configuration(database: Database) -> None:
+    configuration = RecordConfiguration(
+        publication="tailrace", tables=("*.*",), stream=(("DateStyle", "SQL, DMY"),)
+    )
+    with database.connect() as connection:
+        connection.execute("CREATE TABLE a (id int PRIMARY KEY, r daterange)")
+        source = await prepared(database)
+        connection.execute("INSERT INTO a VALUES (1, '[2026-11-22,2026-11-23)')")
+
+    [iso] = (await read_all(source, database)).records
+    [other] = (await read_all(source, database, configuration=configuration)).records
+
+    assert iso["after"]["r"] == "[2026-11-22,2026-11-23)"
+    assert other["after"]["r"] == "[22/11/2026,23/11/2026)"
+
+
+# ------------------------------------------------------------------------------- pacing
+
+ROOM = 1 << 20
+
+
+def pauses(pacing: Pacing, drained_bytes: int, times: int) -> list[float]:
+    """The pauses after so many readings in a row, each begun where the last pause ended."""
+    now, found = 100.0, []
+    for _ in range(times):
+        pacing.drained(drained_bytes)
+        pacing.ended(now, ROOM)
+        found.append(round(pacing.seconds_left(now), 6))
+        now += found[-1]
+    return found
+
+
+def test_the_pause_grows_with_the_load_up_to_its_limit() -> None:
+    assert pauses(Pacing(is_used=True), 1000, 6) == [0.001, 0.002, 0.004, 0.008, 0.010, 0.010]
+
+
+def test_the_pause_shrinks_before_the_socket_is_full() -> None:
+    pacing = Pacing(is_used=True)
+    pauses(pacing, 1000, 5)
+
+    assert pauses(pacing, ROOM // 2, 4) == [0.005, 0.0025, 0.00125, 0.001]
+
+
+def test_after_a_quiet_spell_the_pause_is_short_again() -> None:
+    pacing = Pacing(is_used=True)
+    pauses(pacing, 1000, 5)
+
+    pacing.ended(200.0, ROOM)
+
+    assert pacing.seconds_left(200.0) == pytest.approx(0.001)
+
+
+def test_a_unix_socket_is_never_left_alone() -> None:
+    pacing = Pacing(is_used=False)
+
+    pacing.ended(100.0, ROOM)
+
+    assert pacing.seconds_left(100.0) <= 0

@@ -87,9 +87,8 @@ async def connect(
     options = {**dict(SHAPING_SETTINGS), "statement_timeout": "0", **(settings or {})}
     if replication:
         parameters["replication"] = "database"
-    flags = [parameters.get("options", "")] + [
-        f"-c {name}={value}" for name, value in options.items()
-    ]
+    flags = [parameters.get("options", "")]
+    flags += [f"-c {name}={_escaped(value)}" for name, value in options.items()]
     parameters |= {
         "options": " ".join(flags).strip(),
         "client_encoding": "UTF8",
@@ -100,6 +99,11 @@ async def connect(
         return await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
     except psycopg.Error as error:
         raise connect_failure(error) from error
+
+
+def _escaped(value: str) -> str:
+    # The server splits the options at spaces that no backslash precedes.
+    return value.replace("\\", "\\\\").replace(" ", "\\ ")
 
 
 def beside(connection: Connection) -> dict[str, str]:

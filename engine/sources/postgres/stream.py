@@ -200,7 +200,8 @@ class PostgresStream:
         try:
             drained = self._drain_frames()
         except psycopg.Error as error:
-            raise translated(error, "streaming changes") from error
+            self._failure = translated(error, "streaming changes")
+            raise self._failure from error
         if self._failure is not None:
             raise self._failure
         self._heard_at = self._loop.time()
@@ -211,7 +212,8 @@ class PostgresStream:
         if drained is Drained.EMPTY:
             self._pacing.ended(self._heard_at, _receive_room(self._fd))
         elif drained is Drained.END:
-            raise self._end()
+            self._failure = self._end()
+            raise self._failure
 
     def _drain_frames(self) -> Drained:
         """Read and assemble until nothing is left, or the budget of one turn is used."""
@@ -305,7 +307,7 @@ class PostgresStream:
         be lost; so the copy is ended and its rest read away, for `LEAVE_SECONDS_MAX`. A server that
         takes longer or is gone learns it from the next engine.
         """
-        if self._acknowledged == self._told:
+        if self._acknowledged == self._told or self._failure is not None:
             return
         with contextlib.suppress(TimeoutError, psycopg.Error):
             async with asyncio.timeout(LEAVE_SECONDS_MAX):
@@ -412,7 +414,9 @@ async def open_stream(
     Leaving, also by cancellation, closes the connections; the slot is free as soon as the server
     notices.
     """
-    settings = {"wal_sender_timeout": f"{wal_sender_timeout * 1000:.0f}ms"}
+    # What was planned under other settings is made again under those.
+    settings = dict(configuration.stream)
+    settings["wal_sender_timeout"] = f"{wal_sender_timeout * 1000:.0f}ms"
     connection = await connect(dsn, replication=True, settings=settings)
     try:
         async with Session(dsn, **beside(connection)) as session:
