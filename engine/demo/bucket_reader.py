@@ -5,6 +5,7 @@ Everything in the prefix is read, by its names alone. All calls block.
 
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -66,15 +67,21 @@ def refuse_missing() -> None:
 class BucketReader:
     """A DuckDB of its own, open inside `with`. `read_orders` comes before what asks for orders."""
 
-    def __init__(self, s3: EmbeddedS3, bucket: str, prefix: str) -> None:
+    def __init__(self, s3: EmbeddedS3, bucket: str, prefix: str, spill_folder: Path) -> None:
+        """`spill_folder` is made when memory does not suffice."""
         self._s3 = s3
+        self._spill_folder = spill_folder
         self._root = f"s3://{bucket}/{prefix}"
 
     def __enter__(self) -> Self:
         import duckdb  # noqa: PLC0415 - see `refuse_missing`.
 
         # Nothing is fetched from the network: what is not here is an error.
-        settings: dict[str, Any] = {"autoinstall_known_extensions": False, "memory_limit": "1GB"}
+        settings: dict[str, Any] = {
+            "autoinstall_known_extensions": False,
+            "memory_limit": "1GB",
+            "temp_directory": str(self._spill_folder),
+        }
         self._connection: DuckDBPyConnection = duckdb.connect(config=settings)
         self._connection.execute("SET enable_progress_bar = false")
         self._connection.load_extension(_extension_path())

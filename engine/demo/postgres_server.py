@@ -218,6 +218,8 @@ class EmbeddedPostgres:
             capture_output=True,
             text=True,
             check=False,
+            # The terminal's Ctrl-C is for us alone: what ends halfway leaves half a folder.
+            start_new_session=True,
             user=None if self._account is None else self._account.user,
             group=None if self._account is None else self._account.group,
             extra_groups=None if self._account is None else (),

@@ -73,7 +73,8 @@ async def prove(workspace: Workspace, progress: Progress) -> Proof:
 def _read(
     workspace: Workspace,
 ) -> tuple[Tally, tuple[int, str, str], str, Sequence[tuple[Any, ...]]]:
-    with BucketReader(workspace.s3, BUCKET, PREFIX) as reader:
+    spill_folder = workspace.folder / "duckdb"
+    with BucketReader(workspace.s3, BUCKET, PREFIX, spill_folder) as reader:
         found = reader.counts()
         reader.read_orders()
         busiest = reader.busiest_orders(BUSIEST_COUNT)
