@@ -18,7 +18,7 @@ import msgspec
 import structlog
 
 from engine.batch import Batch
-from engine.chunk import ChunkBuilder, SealedChunk, crc32_text
+from engine.chunk import RAW_BYTES_MAX, ChunkBuilder, SealedChunk, crc32_text
 from engine.envelope import RecordConfiguration
 from engine.errors import JournalError, SourceUnavailable
 from engine.interfaces import ChangeStream
@@ -87,7 +87,7 @@ class Recovery:
         chosen: list[Plan] = []
         held = 0
         for plan in missing:
-            held += plan[0].planned.raw_bytes // _COMPRESSED_SHARE
+            held += _held_bytes(plan[0].planned)
             is_too_much = chosen and held > self._settings.memory_bytes_max // 2
             if is_too_much or self._configuration_of(plan) != configuration:
                 break
@@ -213,6 +213,11 @@ class _Replay:
                 hint="The publication no longer has the table, or the slot was moved.",
             )
         return builder.seal("drain")
+
+
+def _held_bytes(planned: Planned) -> int:
+    """What a chunk of that plan holds while it is made again: a small one stays raw."""
+    return max(min(planned.raw_bytes, RAW_BYTES_MAX), planned.raw_bytes // _COMPRESSED_SHARE)
 
 
 def _plan_order(plan: Plan) -> tuple[int, str, Position]:
