@@ -33,6 +33,20 @@ def test_no_schedule_breaks_a_promise_and_every_window_is_hit() -> None:
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
 
 
+@pytest.mark.timeout(900)
+def test_every_rule_that_is_taken_away_is_missed() -> None:
+    done = simulate("--mutants", "--schedules", "3000")
+
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-4000:]
+
+
+def test_a_store_that_overwrites_is_refused() -> None:
+    done = simulate("--seed", "3", "--lying-store")
+
+    assert "stopped without cause: JournalError" in done.stdout
+    assert "ignores If-None-Match" in done.stdout
+
+
 def test_a_schedule_replays_from_its_seed() -> None:
     first, second = (simulate("--seed", "7", "--verbose").stdout for _ in range(2))
 

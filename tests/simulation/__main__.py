@@ -26,6 +26,7 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m simulation", description=__doc__)
     parser.add_argument("--seed", type=int, help="play this one schedule")
+    parser.add_argument("--lying-store", action="store_true", help="it ignores If-None-Match")
     parser.add_argument("--verbose", action="store_true", help="with its trace")
     parser.add_argument("--schedules", type=int, default=1_000)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
@@ -43,7 +44,9 @@ def _one(options: argparse.Namespace) -> int:
     from simulation.world import World  # noqa: PLC0415
 
     silence_logs()
-    outcome = World(options.seed, is_verbose=options.verbose).run()
+    outcome = World(
+        options.seed, is_verbose=options.verbose, is_store_lying=options.lying_store
+    ).run()
     for name, count in sorted(outcome.counts.items()):
         say(f"{count:8} {name}")
     say(f"seed {options.seed}: {outcome.violation or 'clean'}")

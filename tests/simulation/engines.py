@@ -123,6 +123,7 @@ class EngineProcess:
         self._main_task: asyncio.Task[None] | None = None
         self._stop: StopSignal | None = None
         self._intake_bytes_max = 0
+        self.redo_bytes = 0
         self.wal_at_start = world.server.wal
 
     @property
@@ -184,10 +185,17 @@ class EngineProcess:
         """What the engine says it is doing."""
         return self._pipeline.status().phase if self._pipeline is not None else "starting"
 
-    def check_memory(self, intake: Intake) -> None:
-        """Judge the pipeline's own books: the budget, and one intake over it."""
+    def check_memory(self, intake: Intake, largest_planned: int) -> None:
+        """Judge the pipeline's own books: the budget, and one intake over it.
+
+        A redo pass, which reads before it publishes, is judged by what it has read.
+        """
         assert self._pipeline is not None
         size = sum(len(batch.lines) for batch in intake.batches)
+        if self.phase == "redo":
+            self.redo_bytes += size
+            if self.redo_bytes > self.profile.memory_bytes + largest_planned:
+                raise Violation("memory over its budget in a redo pass")
         self._intake_bytes_max = max(self._intake_bytes_max, size)
         used = self._pipeline.status().memory_used_bytes
         if used > self.profile.memory_bytes + self._intake_bytes_max:

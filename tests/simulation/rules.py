@@ -37,13 +37,14 @@ NOT_APPLICABLE = {
 }
 
 
+# Where the simulated bucket refuses to write a key a second time.
+ANY_KEY = "if old is not None and self.is_create_only"
+
 MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "create_only",
         "5   journal entries are created, never overwritten",
-        Edit(
-            "simulation.store", "if old is not None:", 'if old is not None and kind != "journal":'
-        ),
+        Edit("simulation.store", ANY_KEY, f'{ANY_KEY} and kind != "journal"'),
         Edit("engine.journal", "await self._refuse_overwriting()\n", "pass\n"),
     ),
     mutant(
@@ -80,7 +81,7 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "object_create_only",
         "5.1 objects are put create-only",
-        Edit("simulation.store", "if old is not None:", 'if old is not None and kind != "object":'),
+        Edit("simulation.store", ANY_KEY, f'{ANY_KEY} and kind != "object"'),
     ),
     mutant(
         "serial",
@@ -110,8 +111,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "5.3 a change counts from the moment it leaves the socket",
         Edit(
             "engine.ledger",
-            ".append((batch.first, batch.last))",
-            "",
+            "self._spans.setdefault(batch.table, deque()).append((batch.first, batch.last))",
+            "pass",
         ),
         Edit(
             "engine.planner",

@@ -71,7 +71,7 @@ class BucketWatcher(Protocol):
 
     def aborts(self, sender: Process, before_us: int) -> None: ...
 
-    def overwritten(self, stored: StoredObject) -> None: ...
+    def overwritten(self, old: StoredObject, stored: StoredObject) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,14 +185,17 @@ class Bucket:
     ) -> bool:
         """Create the object, unless the key is taken."""
         old = self.objects.get(key)
-        if old is not None:
+        if old is not None and self.is_create_only:
             self.counts["412"] += 1
             self.watcher.taken(kind, old, body, sender)
             return False
         stored = StoredObject(key, body, dict(metadata), self.now_us(), sender)
         self.objects[key] = stored
-        bisect.insort(self._keys, key)
-        self.watcher.created(stored)
+        if old is not None:
+            self.watcher.overwritten(old, stored)
+        else:
+            bisect.insort(self._keys, key)
+            self.watcher.created(stored)
         return True
 
     def begin_upload(self, key: str) -> int:

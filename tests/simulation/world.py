@@ -44,7 +44,9 @@ class Outcome:
 class World:
     """One schedule."""
 
-    def __init__(self, seed: int, *, is_verbose: bool = False) -> None:
+    def __init__(
+        self, seed: int, *, is_verbose: bool = False, is_store_lying: bool = False
+    ) -> None:
         self.rnd = rnd = random.Random(seed)
         random.seed(seed)  # The engine's jitter.
         self.seed = seed
@@ -62,7 +64,12 @@ class World:
         self._draw_character()
         self.monitor = Monitor(lambda: self.now_us() + CLOCK_SKEW_US, self.trace)
         self.bucket = Bucket(
-            self.loop, rnd, self.now_us, self, part_bytes=rnd.choice((1, 400, 1 << 30))
+            self.loop,
+            rnd,
+            self.now_us,
+            self,
+            part_bytes=rnd.choice((1, 400, 1 << 30)),
+            is_create_only=not is_store_lying,
         )
         self.server = Server(
             self.loop,
@@ -148,7 +155,8 @@ class World:
     async def _play(self) -> None:
         for _ in range(4):
             self.server.commit()
-        self.spawn()
+        for _ in range(self.rnd.choice((1, 1, 2))):
+            self.spawn()
         self._set_weather(self.trouble)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.horizon), asyncio.TaskGroup() as group:
@@ -274,8 +282,8 @@ class World:
     def taken(self, kind: str, old: StoredObject, body: bytes, sender: Process) -> None:
         self._judge(lambda: self.monitor.taken(kind, old, body, sender))
 
-    def overwritten(self, stored: StoredObject) -> None:
-        self._judge(lambda: self.monitor.overwritten(stored))
+    def overwritten(self, old: StoredObject, stored: StoredObject) -> None:
+        self._judge(lambda: self.monitor.overwritten(old, stored))
 
     def aborts(self, sender: Process, before_us: int) -> None:
         self._judge(lambda: self.monitor.aborts(sender, before_us))
@@ -283,6 +291,9 @@ class World:
     def held(self, process: Process) -> None:
         self.monitor.has_held.add(process)
         self.trace(f"{process.name} holds the slot")
+        engine = self._engine_of(process)
+        if engine is not None:
+            engine.redo_bytes = 0
 
     def acknowledged(self, process: Process, lsn: int) -> None:
         self._judge(lambda: self.monitor.acknowledged(process, lsn))
@@ -295,7 +306,7 @@ class World:
         self._judge(lambda: self.monitor.received(process, intake))
         engine = self._engine_of(process)
         if engine is not None:
-            self._judge(lambda: engine.check_memory(intake))
+            self._judge(lambda: engine.check_memory(intake, self.monitor.largest_planned))
 
     def ended(self, engine: EngineProcess, error: BaseException | None) -> None:
         """An engine ended by itself."""
