@@ -1,8 +1,12 @@
 """The ledger: what has left the socket and is not yet durable.
 
-Strategy: per table, the spans (first and last position) of every batch in the order in which they
+Strategy: per table, the spans (first and last position) of its batches in the order in which they
 were read; a span leaves when an object that covers it is visible. Beside them the boundaries that
 were read. The newest boundary at or below the oldest span's commit is what may become durable.
+
+Memory is bounded, because while S3 stalls a row can be smaller compressed than its span: beyond a
+few spans a table's newest one grows, and of too many boundaries every other one is forgotten. Both
+only make `durable` come in larger steps, never too early.
 
 Invariant: a change counts from the moment it leaves the socket, not from when a chunk closes.
 Computed from closed chunks, `durable` was wrong in three of four simulated runs.
@@ -14,6 +18,11 @@ from collections.abc import Mapping
 from engine.batch import Batch, Boundary, Intake
 from engine.position import NOWHERE, Lsn, Position, commit_lsn_of
 from engine.schema import TableName
+
+_SPANS_MAX = 8
+"""Spans of one table: a quiet table's rows keep their own; those of 5,000 tables take 10 MB."""
+
+_BOUNDARIES_MAX = 4096
 
 
 class Ledger:
@@ -41,6 +50,11 @@ class Ledger:
         """Whether everything that was read is visible."""
         return not self._spans
 
+    @property
+    def held_count(self) -> int:
+        """Spans and boundaries in memory."""
+        return len(self._boundaries) + sum(map(len, self._spans.values()))
+
     def read(self, intake: Intake) -> None:
         """Count an intake, whole, before anything is done with it."""
         for batch in intake.batches:
@@ -51,7 +65,9 @@ class Ledger:
     def _read_batch(self, batch: Batch) -> None:
         assert batch.first > self.received(batch.table), "read twice, or out of order"
         self._received[batch.table] = batch.last
-        self._spans.setdefault(batch.table, deque()).append((batch.first, batch.last))
+        spans = self._spans.setdefault(batch.table, deque())
+        first = spans.pop()[0] if len(spans) == _SPANS_MAX else batch.first
+        spans.append((first, batch.last))
         self._is_row_since_boundary = True
 
     def _read_boundary(self, boundary: Boundary) -> None:
@@ -63,6 +79,9 @@ class Ledger:
         if self._boundaries and not self._is_row_since_boundary:
             self._boundaries.pop()
         self._boundaries.append(boundary)
+        if len(self._boundaries) > _BOUNDARIES_MAX:
+            # The newest stays: their number is odd.
+            self._boundaries = deque(list(self._boundaries)[::2])
         self._newest = boundary
         self._is_row_since_boundary = False
 
@@ -71,6 +90,9 @@ class Ledger:
         spans = self._spans.get(table)
         while spans and spans[0][1] <= last:
             spans.popleft()
+        if spans and spans[0][0] <= last:
+            # What is still pending of it comes after `last`, at that commit at the earliest.
+            spans[0] = (last, spans[0][1])
         if spans is not None and not spans:
             del self._spans[table]
 

@@ -207,3 +207,29 @@ def test_durable_is_never_past_a_pending_row_and_never_goes_back(steps: list[tup
     assert ledger.is_empty
     if ledger.newest_boundary is not None:
         assert durable(ledger) == ledger.newest_boundary.lsn
+
+
+def test_what_is_pending_stays_small_through_a_stall() -> None:
+    # Nothing becomes visible for hours while small transactions come, thousands a second.
+    ledger = Ledger({})
+
+    for commit in range(100, 400_000, 4):
+        ledger.read(intake(batch(A, at(commit)), boundary=commit + 1))
+
+    assert ledger.held_count < 5_000
+    ledger.visible(A, at(399_996))
+    assert ledger.is_empty
+    assert durable(ledger) == 399_997
+
+
+def test_an_object_in_the_midst_of_what_is_pending_moves_durable_to_its_end() -> None:
+    ledger = Ledger({})
+    for commit in range(100, 10_100, 10):
+        ledger.read(intake(batch(A, at(commit)), boundary=commit + 1))
+
+    ledger.visible(A, at(5_000))
+
+    reached = durable(ledger)
+    assert reached is not None
+    # Never past the oldest row that is pending, and not far behind the newest that is visible.
+    assert 4_900 < reached <= 5_010
