@@ -123,7 +123,12 @@ class Router:
                 writer.pump()
 
     def cut_largest(self) -> None:
-        """Cut the largest open chunks, until half of the budget is on its way to S3."""
+        """Where the budget is full, cut the largest open chunks, until half of it is on its way.
+
+        A queue that is full alone waits for its own table's objects: nothing cut makes room there.
+        """
+        if not self._budget.is_full:
+            return
         holders = sorted(self._active.values(), key=lambda writer: writer.open_bytes, reverse=True)
         waiting = sum(writer.open_bytes + writer.queue.size_bytes for writer in holders)
         wanted = self._budget.limit_bytes // 2 - (self._budget.used_bytes - waiting)

@@ -1,0 +1,53 @@
+"""The router: who has to wait, and what is cut to make room."""
+
+from engine.batch import Batch, Intake, Operations
+from engine.budget import MemoryBudget
+from engine.chunk import ChunkLimits
+from engine.position import Lsn, Position, make_position
+from engine.router import Router
+from engine.schema import TableName
+
+HOT, QUIET = TableName("public", "hot"), TableName("public", "quiet")
+
+
+def at(commit: int) -> Position:
+    return make_position(1, Lsn(commit), Lsn(commit - 8), 0)
+
+
+def batch(table: TableName, commit: int, size: int = 100, rows: int = 1) -> Batch:
+    lines = b"x" * (size - 1) + b"\n"
+    return Batch(table, 1, lines, rows, Operations(c=rows), at(commit), at(commit), 0, 0)
+
+
+def router(*, memory: int, rows_max: int) -> Router:
+    return Router(
+        queue_bytes_max=1_000,
+        limits=ChunkLimits(bytes_max=1 << 20, rows_max=rows_max, age_seconds_max=30.0),
+        compression="gzip",
+        budget=MemoryBudget(memory),
+    )
+
+
+def test_a_full_queue_cuts_no_other_tables_chunks() -> None:
+    # The queue is full because two cut chunks of its table wait for S3: cutting others' frees
+    # nothing and makes many small objects.
+    routing = router(memory=1_000_000, rows_max=10)
+    routing.route(Intake((batch(QUIET, 100),), None), 0.0)
+    for commit in range(200, 260, 10):
+        routing.route(Intake((batch(HOT, commit, size=600, rows=10),), None), 0.0)
+    assert not routing.has_room
+
+    routing.cut_largest()
+
+    assert {chunk.table for chunk in routing.take_sealed()} == {HOT}
+
+
+def test_a_full_budget_cuts_the_largest_chunks_only() -> None:
+    routing = router(memory=10_000, rows_max=1_000)
+    routing.route(Intake((batch(QUIET, 100),), None), 0.0)
+    routing.route(Intake((batch(HOT, 200, size=9_950),), None), 0.0)
+    assert not routing.has_room
+
+    routing.cut_largest()
+
+    assert [chunk.table for chunk in routing.take_sealed()] == [HOT]
