@@ -103,7 +103,12 @@ async def start_failure(session: Session, error: psycopg.Error, name: str) -> So
         )
     if error.sqlstate == "42501":
         return replication_refusal(primary_message(error))
-    return slot.fault() or found
+    if fault := slot.fault():
+        return fault
+    if error.sqlstate == "42704":
+        # It was missing and is there again already: somebody made it anew, behind changes.
+        return PositionLost(f"there was no replication slot {name!r}", hint=GAP_HINT)
+    return found
 
 
 def replication_refusal(message: str) -> SourceRefused:
