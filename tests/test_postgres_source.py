@@ -604,6 +604,40 @@ async def test_a_row_larger_than_a_drain_passes_alone(database: Database) -> Non
     assert [len(record["after"]["v"]) for record in reading.records] == [3000000, 5]
 
 
+async def test_a_boundary_waits_for_the_rows_of_many_busy_tables(database: Database) -> None:
+    with database.connect() as connection:
+        connection.execute(
+            "DO $$ BEGIN FOR i IN 1..100 LOOP"
+            " EXECUTE format('CREATE TABLE t%s (id int PRIMARY KEY, v text)', i);"
+            " END LOOP; END $$"
+        )
+        source = await prepared(database)
+        connection.execute(
+            "DO $$ BEGIN FOR n IN 1..300 LOOP FOR i IN 1..100 LOOP"
+            " EXECUTE format('INSERT INTO t%s VALUES (%s, repeat(''x'', 200))', i, n);"
+            " END LOOP; COMMIT; END LOOP; END $$"
+        )
+        end = end_of_log(database)
+    reading, row_counts, reached = Reading(), [], NO_LSN
+
+    async with source.stream(NO_LSN, CAPTURE_ALL, Versions().decide) as stream:
+        while reached < end:
+            intake = await stream.receive()
+            assert all(commit_lsn_of(batch.first) >= reached for batch in intake.batches)
+            reading.batches.extend(intake.batches)
+            row_counts.append(sum(batch.row_count for batch in intake.batches))
+            if intake.boundary is not None:
+                reached = intake.boundary.lsn
+
+    assert sum(row_counts) == 30_000
+    records = reading.records
+    assert Counter(record["metadata"]["table"] for record in records) == {
+        f"t{number}": 300 for number in range(1, 101)
+    }
+    for table in ("t1", "t100"):
+        assert [record["after"]["id"] for record in reading.of(table)] == list(range(1, 301))
+
+
 async def test_the_unix_socket_serves_as_well(database: Database) -> None:
     with database.connect() as connection:
         connection.execute("CREATE TABLE a (id int PRIMARY KEY)")

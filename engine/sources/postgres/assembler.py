@@ -105,6 +105,7 @@ class Assembler:
         self._size_max = 0 if single_rows else BATCH_SIZE_MAX
         self._codec = RowCodec(generation)
         self._relations: dict[int, _Streamed] = {}
+        self._oids: dict[TableName, int] = {}
         # Bound relations, the lately taken ones last: few tables carry most rows.
         self._bound: dict[int, None] = {}
         self._commits: dict[int, int] = {}
@@ -165,6 +166,21 @@ class Assembler:
         intake = Intake(tuple(self._batches), boundary)
         self._batches, self._boundary = [], None
         return intake
+
+    def full_batches(self) -> Intake:
+        """The batches that are complete already; the rest and the boundary stay for `intake`."""
+        batches, self._batches = tuple(self._batches), []
+        return Intake(batches, None)
+
+    @property
+    def has_full_batches(self) -> bool:
+        """Whether `full_batches` would hold anything."""
+        return bool(self._batches)
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Bytes of lines in batches that are not complete."""
+        return self._codec.buffered
 
     @property
     def has_intake(self) -> bool:
@@ -248,15 +264,16 @@ class Assembler:
             self._unbind(message.oid)
             self._catalog.forget(message.oid)
         table = TableName(message.schema, message.table)
-        self._hand_over_namesakes(table, message.oid)
+        self._hand_over_namesake(table, message.oid)
         self._relations[message.oid] = _Streamed(message, self._configuration.captures(table))
 
-    def _hand_over_namesakes(self, table: TableName, oid: int) -> None:
-        # A table dropped and made again, or one renamed to another's old name: its rows come after
-        # the other's.
-        for other, streamed in self._relations.items():
-            if other != oid and streamed.version is not None and streamed.table == table:
-                self._take(other)
+    def _hand_over_namesake(self, table: TableName, oid: int) -> None:
+        # A table dropped and made again, or renamed to another's old name: its rows come after the
+        # other's.
+        other = self._oids.get(table, oid)
+        if other != oid:
+            self._take(other)
+        self._oids[table] = oid
 
     def _describe(self, streamed: _Streamed) -> Relation | None:
         if streamed.relation is None and self._catalog.knows(streamed.message):
