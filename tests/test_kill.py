@@ -39,7 +39,9 @@ OBJECT = requests_to("PUT", ".ndjson.")
 async def rig(
     database: Database, s3: EmbeddedS3, bucket: str, s3_client: "S3Client", tmp_path: Path
 ) -> AsyncIterator[Rig]:
-    async with rigged(database, s3, bucket, s3_client, tmp_path, chunk__max_rows=2000) as rig:
+    async with rigged(
+        database, s3, bucket, s3_client, tmp_path, keys={"chunk__max_rows": 2000}
+    ) as rig:
         yield rig
 
 

@@ -7,7 +7,7 @@ texts alone, which both sides print alike.
 import asyncio
 import random
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,14 +97,22 @@ class Load:
                 self._is_over.set()
 
     async def _write(self) -> None:
+        while not self._is_over.is_set():
+            # A server that goes away takes a transaction with it or not: the twin knows.
+            with suppress(psycopg.OperationalError):
+                await self._write_connected()
+            await self._pause()
+
+    async def _write_connected(self) -> None:
         async with await psycopg.AsyncConnection.connect(self.database.dsn) as connection:
             while not self._is_over.is_set():
                 await self.transaction(connection)
-                try:
-                    async with asyncio.timeout(1 / self.rate):
-                        await self._is_over.wait()
-                except TimeoutError:
-                    continue
+                await self._pause()
+
+    async def _pause(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1 / self.rate):
+                await self._is_over.wait()
 
     async def transaction(self, connection: Connection) -> None:
         """One transaction, committed."""

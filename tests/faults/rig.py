@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -142,15 +142,14 @@ async def rigged(
     client: "S3Client",
     folder: Path,
     *,
-    tables: tuple[str, ...] = TABLES,
-    **keys: object,
+    keys: Mapping[str, object] | None = None,
 ) -> AsyncIterator[Rig]:
     """Make tables, publication and twin slot; engines reach the bucket through the proxy.
 
     `keys` are the configuration's, `section__key=value`.
     """
     make_tables(database)
-    published = ", ".join(tables)
+    published = ", ".join(TABLES)
     with database.connect() as connection:
         connection.execute(f"CREATE PUBLICATION {PUBLICATION} FOR TABLE {published}")
     async with AsyncExitStack() as stack:
@@ -171,7 +170,7 @@ async def rigged(
             "engine": {"append_interval": "200ms", "memory_limit": "32MiB"},
             "log": {"level": "info", "format": "json"},
         }
-        pipeline = Pipeline(sections, s3.environment).changed(**keys)
+        pipeline = Pipeline(sections, s3.environment).changed(**(keys or {}))
         image = BucketImage(client, bucket, PREFIX)
         twin = Twin(database, PUBLICATION)
         yield Rig(database, s3, proxy, pipeline, image, folder, twin, stack)
