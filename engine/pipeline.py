@@ -204,6 +204,9 @@ class Pipeline:
         _log.info(
             "journal opened", epoch=state.epoch, seq=state.seq, lsn=format_lsn(state.durable_lsn)
         )
+        if state.durable is not None:
+            # From now on the lag is ours to alarm, also where the bucket stalls before an append.
+            self._metrics.durable(time_us_of(state.durable.commit_time), self._clock())
         try:
             await self._slot.compare(stream)
             life.stream = stream

@@ -71,6 +71,7 @@ class Streaming:
         self._caught_up_lsn = caught_up_lsn
         self._stream: ChangeStream | None = None
         self._rows_read = 0
+        self._connection_error: SourceUnavailable | None = None
         settings, state = world.settings, world.journal.state
         self._ledger = Ledger(
             {TableName.parse(table): known.last for table, known in state.frontiers.items()}
@@ -148,6 +149,7 @@ class Streaming:
         now_us = self._world.clock()
         durable = self._world.journal.state.durable
         durable_us = time_us_of(durable.commit_time) if durable is not None else None
+        error = self._connection_error
         return msgspec.structs.replace(
             base,
             lag_seconds=max(0.0, (now_us - durable_us) / 1e6) if durable_us is not None else None,
@@ -159,6 +161,8 @@ class Streaming:
             bytes_total=committer.bytes_published,
             publishes_in_flight=self._publisher.in_flight,
             backpressure=self._router.is_pressed,
+            last_error=str(error) if error is not None else "",
+            last_error_hint=error.hint if error is not None else "",
         )
 
     # --- reading
@@ -169,10 +173,12 @@ class Streaming:
                 self._stream = await self._world.slot.retake(
                     connection, self._world.configuration, self.planner.decide
                 )
+            self._connection_error = None
             self._world.enter("streaming")
             try:
                 await self._read_stream(self._stream)
             except SourceUnavailable as error:
+                self._connection_error = error
                 self._world.enter("reconnecting")
                 _log.warning("connection to the source lost", error=str(error))
                 self._stream = None

@@ -1,0 +1,148 @@
+"""What a running pipeline tells of itself while the source or the bucket does not answer."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from engine.batch import Intake
+from engine.chunk import ChunkLimits
+from engine.envelope import RecordConfiguration
+from engine.errors import SourceUnavailable
+from engine.interfaces import SlotState, SourceIdentity
+from engine.journal import Journal
+from engine.journal_entry import Durable, Writer
+from engine.metrics import Metrics
+from engine.pipeline import Pipeline
+from engine.position import NO_LSN, Lsn
+from engine.schema import Decide
+from engine.settings import Settings
+from engine.stop import StopSignal
+from memory_store import MemoryStore
+
+IDENTITY = SourceIdentity("fake", "7", 1, "shop", "tailrace", "tailrace")
+CONFIGURATION = RecordConfiguration(publication="tailrace", tables=("public.*",))
+SETTINGS = Settings("lake", 1, ChunkLimits(1 << 20, 1_000, 30.0), 1 << 20, 1 << 20)
+
+
+class QuietStream:
+    """Says nothing until it breaks."""
+
+    def __init__(self) -> None:
+        self.broken = asyncio.Event()
+        self.is_read = asyncio.Event()
+
+    async def receive(self) -> Intake:
+        self.is_read.set()
+        await self.broken.wait()
+        raise SourceUnavailable("the server closed the connection", hint="see its log")
+
+    async def slot_state(self) -> SlotState:
+        return SlotState(confirmed_lsn=Lsn(100), flush_lsn=Lsn(200))
+
+    def acknowledge(self, lsn: Lsn) -> None:
+        pass
+
+    def ask_keepalive(self) -> None:
+        pass
+
+
+class QuietSource:
+    """Gives `first`, and whoever connects again waits for `second`."""
+
+    def __init__(self) -> None:
+        self.first = QuietStream()
+        self.second = QuietStream()
+        self.is_asked_again = asyncio.Event()
+        self.may_connect_again = asyncio.Event()
+
+    async def identify(self) -> SourceIdentity:
+        return IDENTITY
+
+    async def prepare(self, *, is_first: bool) -> None:
+        pass
+
+    async def flush_lsn(self) -> Lsn:
+        return Lsn(200)
+
+    async def fork_lsn(self, timeline: int) -> Lsn:
+        return NO_LSN
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        start: Lsn,
+        configuration: RecordConfiguration,
+        decide: Decide,
+        *,
+        single_rows: bool = False,
+    ) -> AsyncIterator[QuietStream]:
+        if not self.first.is_read.is_set():
+            yield self.first
+            return
+        self.is_asked_again.set()
+        await self.may_connect_again.wait()
+        yield self.second
+
+
+class Rig:
+    """A pipeline whose predecessor left a journal that is durable up to 0/64 at 1970-01-02."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.metrics = Metrics(self.registry)
+        self.store = MemoryStore()
+        self.source = QuietSource()
+        self.stop = StopSignal()
+        self.pipeline = Pipeline(
+            source=self.source,
+            store=self.store,
+            clock=lambda: 2 * 86_400_000_000,
+            settings=SETTINGS,
+            configuration=CONFIGURATION,
+            writer=Writer("b", "second", "test"),
+            metrics=self.metrics,
+            stop=self.stop,
+        )
+
+    async def leave_journal(self) -> None:
+        journal = Journal(self.store, "lake", Writer("a", "first", "test"), self.metrics)
+        first = Durable("0/64", "1970-01-02T00:00:00.000000Z", seq=-1)
+        await journal.open(IDENTITY, CONFIGURATION, first)
+
+
+@pytest.mark.asyncio
+async def test_the_durable_time_is_known_from_the_start_so_that_its_alarm_can_fire() -> None:
+    rig = Rig()
+    await rig.leave_journal()
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        group.create_task(rig.pipeline.run())
+        await rig.source.first.is_read.wait()
+        told = rig.registry.get_sample_value("tailrace_durable_timestamp_seconds")
+        rig.stop.request("test")
+
+    assert told == 86_400.0
+
+
+@pytest.mark.asyncio
+async def test_a_lost_connection_is_told_until_the_next_one_holds() -> None:
+    rig = Rig()
+    await rig.leave_journal()
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        group.create_task(rig.pipeline.run())
+        await rig.source.first.is_read.wait()
+        rig.source.first.broken.set()
+        await rig.source.is_asked_again.wait()
+        lost = rig.pipeline.status()
+        rig.source.may_connect_again.set()
+        await rig.source.second.is_read.wait()
+        again = rig.pipeline.status()
+        rig.stop.request("test")
+
+    assert (lost.phase, lost.last_error) == ("reconnecting", "the server closed the connection")
+    assert lost.last_error_hint == "see its log"
+    assert (again.phase, again.last_error) == ("streaming", "")
