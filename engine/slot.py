@@ -15,7 +15,14 @@ from dataclasses import dataclass
 import structlog
 
 from engine.envelope import RecordConfiguration
-from engine.errors import PositionLost, SlotBusy, SourceChanged, SourceUnavailable, Superseded
+from engine.errors import (
+    PositionLost,
+    SlotBusy,
+    SourceChanged,
+    SourceError,
+    SourceUnavailable,
+    Superseded,
+)
 from engine.interfaces import ChangeStream, SlotState, Source, SourceIdentity
 from engine.journal import Journal
 from engine.position import NO_LSN, Lsn, commit_lsn_of, format_lsn
@@ -24,6 +31,8 @@ from engine.status import Phase
 
 _RETRY_SECONDS_FIRST = 0.2
 _RETRY_SECONDS_MAX = 5.0
+# One line a minute or so through a long outage.
+_LOGGED_EVERY = 24
 
 _log = structlog.get_logger(__name__)
 
@@ -66,6 +75,7 @@ class Slot:
         Raises ForeignPrefix, PositionLost.
         """
         wait = _RETRY_SECONDS_FIRST
+        failure_count = 0
         while True:
             attempt = AsyncExitStack()
             try:
@@ -80,7 +90,8 @@ class Slot:
                 await self._stand_by(busy)
             except SourceUnavailable as error:
                 await attempt.aclose()
-                _log.warning("source unavailable", error=str(error), retry_seconds=wait)
+                _log_unavailable(error, failure_count)
+                failure_count += 1
                 await asyncio.sleep(wait)
                 wait = min(2 * wait, _RETRY_SECONDS_MAX)
             except BaseException:
@@ -110,6 +121,7 @@ class Slot:
         SourceChanged.
         """
         wait = _RETRY_SECONDS_FIRST
+        failure_count = 0
         while True:
             # The answer of an append in flight may move E, or tell that we are superseded.
             await self._journal.quiet()
@@ -128,7 +140,8 @@ class Slot:
             except (SlotBusy, SourceUnavailable) as error:
                 await attempt.aclose()
                 await self._refuse_superseded()
-                _log.warning("source unavailable", error=str(error), retry_seconds=wait)
+                _log_unavailable(error, failure_count)
+                failure_count += 1
                 await asyncio.sleep(min(wait, self._standby_interval))
                 wait = min(2 * wait, _RETRY_SECONDS_MAX)
             except BaseException:
@@ -208,3 +221,8 @@ class Slot:
                 "another writer opened the journal",
                 hint="Two engines may share a pipeline: this one stops, the other goes on.",
             )
+
+
+def _log_unavailable(error: SourceError, failure_count: int) -> None:
+    if failure_count % _LOGGED_EVERY == 0:
+        _log.warning("source unavailable", error=str(error), failures=failure_count + 1)

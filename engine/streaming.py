@@ -37,6 +37,8 @@ from engine.status import Phase, Status
 
 _KEEPALIVE_INTERVAL = 0.1
 _SLOT_INTERVAL = 15.0
+_CONNECTION_SECONDS_MIN = 0.5
+"""Connections are made at least so far apart: a proxy without a server breaks each one at once."""
 
 _log = structlog.get_logger(__name__)
 
@@ -175,6 +177,7 @@ class Streaming:
                 )
             self._connection_error = None
             self._world.enter("streaming")
+            began = asyncio.get_running_loop().time()
             try:
                 await self._read_stream(self._stream)
             except SourceUnavailable as error:
@@ -183,6 +186,8 @@ class Streaming:
                 _log.warning("connection to the source lost", error=str(error))
                 self._stream = None
                 await connection.aclose()
+                now = asyncio.get_running_loop().time()
+                await asyncio.sleep(max(0.0, began + _CONNECTION_SECONDS_MIN - now))
 
     async def _read_stream(self, stream: ChangeStream) -> None:
         while not self._is_caught_up:

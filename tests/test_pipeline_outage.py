@@ -57,6 +57,7 @@ class QuietSource:
         self.second = QuietStream()
         self.is_asked_again = asyncio.Event()
         self.may_connect_again = asyncio.Event()
+        self.connection_count = 0
 
     async def identify(self) -> SourceIdentity:
         return IDENTITY
@@ -79,6 +80,7 @@ class QuietSource:
         *,
         single_rows: bool = False,
     ) -> AsyncIterator[QuietStream]:
+        self.connection_count += 1
         if not self.first.is_read.is_set():
             yield self.first
             return
@@ -146,3 +148,24 @@ async def test_a_lost_connection_is_told_until_the_next_one_holds() -> None:
     assert (lost.phase, lost.last_error) == ("reconnecting", "the server closed the connection")
     assert lost.last_error_hint == "see its log"
     assert (again.phase, again.last_error) == ("streaming", "")
+
+
+@pytest.mark.asyncio
+async def test_connections_that_break_at_once_are_not_made_anew_without_a_pause() -> None:
+    # A proxy without a server behind it accepts every connection and closes it.
+    rig = Rig()
+    await rig.leave_journal()
+    rig.source.may_connect_again.set()
+    rig.source.first.broken.set()
+    rig.source.second.broken.set()
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        group.create_task(rig.pipeline.run())
+        await rig.source.is_asked_again.wait()
+        connected_before = rig.source.connection_count
+        for _ in range(1_000):
+            await asyncio.sleep(0)
+        connected = rig.source.connection_count - connected_before
+        rig.stop.request("test")
+
+    assert connected <= 1
