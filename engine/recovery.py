@@ -35,6 +35,9 @@ _LOOKUPS_AT_ONCE = 16
 # Compressed NDJSON is at most this share of its lines: measured between a fourth and a tenth.
 _COMPRESSED_SHARE = 4
 
+# A proxy without a server behind it breaks every connection at once.
+_LOST_PASS_SECONDS = 0.5
+
 Plan = tuple[Statement, ...]
 
 _log = structlog.get_logger(__name__)
@@ -106,6 +109,7 @@ class Recovery:
                 await replay.read(stream)
             if replay.is_complete:
                 return replay.chunks()
+            await asyncio.sleep(_LOST_PASS_SECONDS)
 
     async def _publish(
         self,
