@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 import msgspec
+from isal import igzip
 
 from engine.batch import Operations
 from engine.envelope import RecordConfiguration
@@ -245,7 +246,8 @@ def decode_entry(content: bytes, key: str) -> Entry:
 
 def encode_state(state: JournalState) -> bytes:
     """The bytes of a state file: gzip of JSON, the same for the same state."""
-    return gzip.compress(msgspec.json.encode(state), compresslevel=6, mtime=0)
+    # For 5,000 tables of 20 columns 3 ms; zlib takes 80 for a file 7 % smaller.
+    return igzip.compress(msgspec.json.encode(state), compresslevel=1, mtime=0)
 
 
 def decode_state(content: bytes, key: str) -> JournalState:
