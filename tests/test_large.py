@@ -20,7 +20,7 @@ MIB = 1024 * 1024
 MEMORY_LIMIT = 16 * MIB
 ROWS = 1_000_000
 VALUE_BYTES = 40_000_000
-VALUE_COPIES_MAX = 7
+VALUE_COPIES_MAX = 5
 """libpq's buffer, doubled as it grows, the frame, the line, its compressed form, the request."""
 
 
