@@ -71,6 +71,10 @@ check: setup ## Lint, formatting, types, layers, spelling, Dockerfile. Changes n
 test: setup setup-test ## All tests, against real servers. ARGS are passed on: make test ARGS="-n0 -k journal".
 	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
 
+.PHONY: mutants
+mutants: setup ## Take every rule of the protocol away in turn: each must be missed. ARGS="--rules own_412" for some.
+	PYTHONPATH=tests PYTHONHASHSEED=0 $(BIN)/python -m simulation --mutants --schedules 3000 $(ARGS)
+
 .PHONY: bench
 bench: setup setup-test ## Measure against the targets. ARGS are passed on.
 	$(BIN)/python -m load_tests $(ARGS)
