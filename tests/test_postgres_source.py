@@ -957,6 +957,41 @@ async def test_a_timeline_that_was_never_left_has_no_fork(database: Database) ->
         await source_of(database).fork_lsn(1)
 
 
+@pytest.mark.parametrize("is_reading", [True, False])
+async def test_a_server_can_stop_while_changes_wait_to_be_acknowledged(*, is_reading: bool) -> None:
+    with EmbeddedPostgres(settings=FAST_SETTINGS) as server:
+        with psycopg.connect(server.dsn, autocommit=True) as connection:
+            connection.execute("CREATE TABLE a (id int PRIMARY KEY)")
+        source = PostgresSource(
+            dsn=server.dsn, slot="tailrace", configuration=CAPTURE_ALL, wal_sender_timeout=2.0
+        )
+        await source.prepare(is_first=True)
+        start = await source.flush_lsn()
+        async with asyncio.TaskGroup() as group:
+            async with streaming(source) as (stream, reading):
+                stream.acknowledge(start)
+                with psycopg.connect(server.dsn, autocommit=True) as connection:
+                    connection.execute("INSERT INTO a VALUES (1)")
+                await read_until(stream, await source.flush_lsn(), reading)
+                # A limit that the server's stop must not need.
+                stop = group.create_task(asyncio.to_thread(server.stop, seconds_max=20.0))
+                if not is_reading:
+                    # Backpressure: nobody comes to see the server's messages.
+                    async with asyncio.timeout(10):
+                        await stop
+                with pytest.raises(SourceUnavailable, match="shutting down"):
+                    await receive_for_ever(stream)
+            async with asyncio.timeout(10):
+                await stop
+
+        server.start()
+        again = Reading()
+        async with streaming(source) as (stream, _):
+            await read_until(stream, await source.flush_lsn(), again)
+
+    assert afters(again.records) == afters(reading.records) == [{"id": 1}]
+
+
 async def test_a_promoted_server_tells_where_it_left_the_timeline() -> None:
     with EmbeddedPostgres(settings=FAST_SETTINGS) as server:
         source = PostgresSource(dsn=server.dsn, slot="tailrace", configuration=CAPTURE_ALL)

@@ -192,6 +192,11 @@ class Session:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it was open when last used."""
+        return self._connection is not None
+
     async def close(self) -> None:
         """Close; the next question would open it again."""
         connection, self._connection = self._connection, None

@@ -52,9 +52,6 @@ FEEDBACK_GAP_SECONDS: Final = 0.1
 write.
 """
 
-QUIET_SECONDS: Final = 5.0
-"""After so long without a word from the server a status update asks for one."""
-
 SILENCE_SECONDS_MAX: Final = 120.0
 """Not one answer for so long: the connection is dead, whatever TCP believes. Longer than any pause
 of a walsender that reads a spilled transaction back.
@@ -76,6 +73,8 @@ HELD_BYTES_MAX: Final = 4 * 1024 * 1024
 """No more lines than this are held."""
 
 LEAVE_SECONDS_MAX: Final = 1.0
+
+_PROBE_SECONDS_MAX: Final = 2.0
 
 _DISCARDED_FRAMES: Final = 1000
 
@@ -137,14 +136,16 @@ class PostgresStream:
         assembler: Assembler,
         slot: str,
         *,
-        feedback_seconds: float,
+        wal_sender_timeout: float,
     ) -> None:
         self._pgconn = connection.pgconn
         self._session = session
         self._catalog = catalog
         self._assembler = assembler
         self._slot = slot
-        self._feedback_seconds = feedback_seconds
+        self._feedback_seconds = wal_sender_timeout / _FEEDBACKS_PER_TIMEOUT
+        # After so long without a word from the server it is asked for one.
+        self._quiet_seconds = wal_sender_timeout / 2
         self._loop = asyncio.get_running_loop()
         self._fd = self._pgconn.socket
         self._pacing = Pacing(is_used=not _is_unix(self._fd))
@@ -156,10 +157,13 @@ class PostgresStream:
         self._held_until = 0.0
         self._reading: asyncio.Future[None] | None = None
         self._heard_at = self._loop.time()
+        self._listening_since = self._loop.time()
+        self._proved_alive_at = self._loop.time()
         self._failure: SourceError | None = None
         self._acknowledged = NO_LSN
         self._told = NO_LSN
         self._is_keepalive_asked = False
+        self._is_reply_wanted = False
         self._feedback_due = asyncio.Event()
         connection.add_notice_handler(self._notice)
 
@@ -238,6 +242,7 @@ class PostgresStream:
         self._heard_at = self._loop.time()
         if self._assembler.is_reply_wanted:
             self._assembler.is_reply_wanted = False
+            self._is_reply_wanted = True
             self._feedback_due.set()
         self._may_hold_frames = drained is not Drained.EMPTY
         if drained is Drained.EMPTY:
@@ -306,6 +311,7 @@ class PostgresStream:
                 self._pgconn.put_copy_data(self._status())
                 await self._flush()
                 self._watch_silence()
+                await self._watch_shutdown()
         except psycopg.Error as error:
             self._fail(translated(error, "sending a status update"))
         except SourceError as error:
@@ -321,7 +327,7 @@ class PostgresStream:
         self._feedback_due.clear()
 
     def _status(self) -> bytes:
-        is_quiet = self._loop.time() - self._heard_at > QUIET_SECONDS
+        is_quiet = self._loop.time() - self._heard_at > self._quiet_seconds
         is_asked, self._is_keepalive_asked = self._is_keepalive_asked, False
         self._told = acknowledged = self._acknowledged
         return encode_status(
@@ -381,16 +387,49 @@ class PostgresStream:
     def _watch_silence(self) -> None:
         # While nobody reads there is nothing to be heard.
         if self._reading is None:
-            self._heard_at = max(self._heard_at, self._loop.time() - QUIET_SECONDS)
-        elif self._loop.time() - self._heard_at > SILENCE_SECONDS_MAX:
+            self._listening_since = self._loop.time()
+        silent_since = max(self._heard_at, self._listening_since)
+        if self._loop.time() - silent_since > SILENCE_SECONDS_MAX:
             raise SourceUnavailable(
                 f"PostgreSQL has not said a word for {SILENCE_SECONDS_MAX:.0f} s",
                 hint="the connection is taken for dead and made anew",
             )
 
+    async def _watch_shutdown(self) -> None:
+        """Let a server stop that waits for us.
+
+        A server that shuts down waits, without a limit, until its walsenders' readers have flushed
+        everything; we flush when the bucket has it. All the while it sends flagged keepalives,
+        which our regular feedback leaves no other reason for; while nobody reads, they are not
+        seen. Its other sessions it ended before.
+        """
+        now = self._loop.time()
+        is_unread = self._reading is None and now - self._heard_at > self._quiet_seconds
+        is_due = is_unread and now - self._proved_alive_at > self._quiet_seconds
+        if not self._is_reply_wanted and not is_due:
+            return
+        self._is_reply_wanted = False
+        self._proved_alive_at = now
+        was_open = self._session.is_open
+        try:
+            async with asyncio.timeout(_PROBE_SECONDS_MAX):
+                await self._session.rows("SELECT", doing="asking whether the server goes on")
+        except TimeoutError:
+            return
+        except SourceUnavailable as error:
+            # Without an earlier session there may only be no room for one more.
+            if was_open:
+                raise SourceUnavailable(
+                    f"PostgreSQL is shutting down: {error}",
+                    hint="the stream goes on where it was acknowledged when the server is back",
+                ) from error
+
     def _fail(self, failure: SourceError) -> None:
         self._failure = failure
         self._wake()
+        # The server must not wait until somebody comes to receive. The descriptor stays ours.
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._fd)) as duplicate:
+            duplicate.shutdown(socket.SHUT_RDWR)
 
     # ---------------------------------------------------------------------------- the slot
 
@@ -467,7 +506,7 @@ async def open_stream(
                 catalog,
                 assembler,
                 slot,
-                feedback_seconds=wal_sender_timeout / _FEEDBACKS_PER_TIMEOUT,
+                wal_sender_timeout=wal_sender_timeout,
             )
             async with _feedback(stream):
                 await catalog.read_publication(session, configuration.publication)
