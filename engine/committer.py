@@ -9,7 +9,8 @@ Invariant: plan before publish, durable before acknowledge; both only after the 
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from engine.chunk import SealedChunk
 from engine.errors import Superseded
@@ -23,7 +24,13 @@ from engine.planner import EntryPlan, Planner
 from engine.position import Lsn
 from engine.publisher import Publication, Publisher
 from engine.router import Router
+from engine.schema_document import change_kinds, previous_version
 from engine.settings import Settings
+
+# Cutting and planning one chunk takes 20 us: with 5,000 tables due at once, one turn took 110 ms.
+CHUNKS_A_TURN = 250
+
+_Item = TypeVar("_Item")
 
 
 class Committer:
@@ -99,9 +106,9 @@ class Committer:
 
     async def _commit(self) -> None:
         now = asyncio.get_running_loop().time()
-        self._cut(now)
+        await self._cut(now)
         chunks = self._router.take_sealed()
-        plan = self._planner.plan(chunks)
+        plan = await self._plan(chunks)
         is_last = self._draining.is_set() and not chunks and self._is_everything_visible()
         durable = self._durable_due(now)
         if plan.planned or durable is not None or is_last:
@@ -109,14 +116,22 @@ class Committer:
         elif now - self._last_look >= self._settings.probe_interval:
             await self._look()
 
-    def _cut(self, now: float) -> None:
-        if self._draining.is_set():
-            self._router.cut_all()
-            return
+    async def _cut(self, now: float) -> None:
         if self._router.is_pressed:
             self._router.cut_largest()
         # A chunk is due one interval before its age, so that it is planned in time.
-        self._router.cut_aged(now + self._settings.append_interval)
+        is_draining = self._draining.is_set()
+        due = self._router.due(None if is_draining else now + self._settings.append_interval)
+        for some in _slices(due):
+            self._router.cut(some, "drain" if is_draining else "age")
+            await asyncio.sleep(0)
+
+    async def _plan(self, chunks: list[SealedChunk]) -> EntryPlan:
+        draft = self._planner.draft()
+        for some in _slices(chunks):
+            draft.add(some)
+            await asyncio.sleep(0)
+        return draft.plan()
 
     def _is_everything_visible(self) -> bool:
         return self._ledger.is_empty and self._publisher.is_idle
@@ -137,6 +152,7 @@ class Committer:
         )
         self._last_append = self._last_look = asyncio.get_running_loop().time()
         self._planner.journalled(plan)
+        self._count_schema_changes(plan)
         self._publish(plan, chunks, seq)
         if durable is not None:
             self._last_durable = self._last_append
@@ -151,6 +167,13 @@ class Committer:
                 Publication(planned, seq, chunk.body, chunk.last_commit_us, self._layout)
             )
 
+    def _count_schema_changes(self, plan: EntryPlan) -> None:
+        for version in plan.schemas:
+            table = version.relation.table
+            previous = previous_version(self._journal.state.versions_of(table), version)
+            for kind in change_kinds(version, previous):
+                self._metrics.schema_change(str(table), kind)
+
     async def _look(self) -> None:
         self._last_look = asyncio.get_running_loop().time()
         if await self._journal.tail_moved():
@@ -158,6 +181,12 @@ class Committer:
                 f"another writer appended journal entry {self._journal.state.next_seq}",
                 hint="Two engines may share a pipeline: this one stops, the other goes on.",
             )
+
+
+def _slices(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
+    """Pieces short enough for one turn of the loop."""
+    for begin in range(0, len(items), CHUNKS_A_TURN):
+        yield items[begin : begin + CHUNKS_A_TURN]
 
 
 async def _wait_for(event: asyncio.Event, *, until: float) -> None:

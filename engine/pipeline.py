@@ -300,7 +300,7 @@ class Pipeline:
             return
         self._phase = phase
         self._phase_since_us = self._clock()
-        self._metrics.source_connected(phase in {"opening", "redo", "streaming"})
+        self._metrics.source_connected(phase in {"opening", "redo", "streaming", "draining"})
         _log.info("phase", phase=phase)
 
 

@@ -9,7 +9,7 @@ Invariant: a journalled version begins at or before its table's frontier, so a s
 starts behind it decides the same versions from the stream alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from engine.chunk import SealedChunk, crc32_text
@@ -83,24 +83,9 @@ class Planner:
             digest = self._digests[table] = self._configuration.record_digest(table)
         return digest
 
-    def plan(self, chunks: Sequence[SealedChunk]) -> EntryPlan:
-        """Plans for `chunks`, each table's in order. Changes nothing until `journalled` is told."""
-        frontiers: dict[TableName, Frontier] = {}
-        planned: list[Planned] = []
-        versions: dict[TableName, int] = {}
-        for chunk in chunks:
-            frontier = frontiers.get(chunk.table) or self._state.frontier(chunk.table)
-            plan = self._planned(chunk, frontier)
-            frontiers[chunk.table] = Frontier(plan.last, plan.hour)
-            versions[chunk.table] = chunk.version
-            planned.append(plan)
-        schemas = tuple(
-            version
-            for table, newest in versions.items()
-            for version in self._provisional.get(table, ())
-            if version.number <= newest
-        )
-        return EntryPlan(tuple(chunks), tuple(planned), schemas)
+    def draft(self) -> "Draft":
+        """An entry's plans, to be made piece by piece. Changes nothing until `journalled`."""
+        return Draft(self._state, self._provisional, self._planned)
 
     def _planned(self, chunk: SealedChunk, frontier: Frontier) -> Planned:
         assert chunk.first > frontier.last, "a plan has to follow the frontier"
@@ -145,3 +130,44 @@ class Planner:
         return Durable(
             lsn=format_lsn(boundary.lsn), commit_time=time_text(boundary.commit_us), seq=last_seq
         )
+
+
+class Draft:
+    """Plans of one entry: chunks are added in each table's order, then `plan` is the whole.
+
+    Between two additions other tasks may run: only the committer moves frontiers.
+    """
+
+    def __init__(
+        self,
+        state: JournalState,
+        provisional: Mapping[TableName, tuple[TableVersion, ...]],
+        make: Callable[[SealedChunk, Frontier], Planned],
+    ) -> None:
+        self._state = state
+        self._provisional = provisional
+        self._make = make
+        self._frontiers: dict[TableName, Frontier] = {}
+        self._versions: dict[TableName, int] = {}
+        self._chunks: list[SealedChunk] = []
+        self._planned: list[Planned] = []
+
+    def add(self, chunks: Iterable[SealedChunk]) -> None:
+        """Plan `chunks` behind what was added before."""
+        for chunk in chunks:
+            frontier = self._frontiers.get(chunk.table) or self._state.frontier(chunk.table)
+            planned = self._make(chunk, frontier)
+            self._frontiers[chunk.table] = Frontier(planned.last, planned.hour)
+            self._versions[chunk.table] = chunk.version
+            self._chunks.append(chunk)
+            self._planned.append(planned)
+
+    def plan(self) -> EntryPlan:
+        """Everything that was added, with the versions that it needs."""
+        schemas = tuple(
+            version
+            for table, newest in self._versions.items()
+            for version in self._provisional.get(table, ())
+            if version.number <= newest
+        )
+        return EntryPlan(tuple(self._chunks), tuple(self._planned), schemas)

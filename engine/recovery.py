@@ -88,10 +88,13 @@ class Recovery:
     def _choose(self, missing: list[Plan], configuration: RecordConfiguration) -> list[Plan]:
         """The oldest of one configuration, as many as half of the memory holds; at least one."""
         chosen: list[Plan] = []
-        held = 0
+        held = raw = 0
+        limit = self._settings.memory_bytes_max
         for plan in missing:
             held += _held_bytes(plan[0].planned)
-            is_too_much = chosen and held > self._settings.memory_bytes_max // 2
+            # Lines that do not compress (base64) are held as they are.
+            raw += plan[0].planned.raw_bytes
+            is_too_much = chosen and (held > limit // 2 or raw > limit)
             if is_too_much or self._configuration_of(plan) != configuration:
                 break
             chosen.append(plan)

@@ -6,13 +6,14 @@ open chunks are cut.
 """
 
 import asyncio
+from collections.abc import Iterable
 
 from engine.batch import Intake
 from engine.budget import MemoryBudget
 from engine.chunk import ChunkLimits, CutReason, SealedChunk
 from engine.envelope import Compression
 from engine.schema import TableName
-from engine.table_writer import TableWriter
+from engine.table_writer import BATCH_BYTES, TableWriter
 
 
 class Router:
@@ -50,7 +51,7 @@ class Router:
     def route(self, intake: Intake, now: float) -> None:
         """Take every batch of `intake`, which came at `now` (seconds of the event loop)."""
         for batch in intake.batches:
-            self._budget.charge(len(batch.lines))
+            self._budget.charge(len(batch.lines) + BATCH_BYTES)
             writer = self._writer(batch.table)
             writer.put(batch, now)
             if writer.sealed:
@@ -114,13 +115,18 @@ class Router:
         due = (writer.due_at for writer in self._active.values())
         return min((at for at in due if at is not None), default=None)
 
-    def cut_aged(self, now: float) -> None:
-        """Cut every chunk that reaches its age by `now`."""
-        for writer in self._active.values():
-            due_at = writer.due_at
-            if due_at is not None and due_at <= now:
-                writer.cut("age")
-                writer.pump()
+    def due(self, until: float | None) -> list[TableWriter]:
+        """The writers whose open chunk reaches its age by `until`; None: all that hold anything."""
+        writers = self._active.values()
+        if until is None:
+            return list(writers)
+        return [writer for writer in writers if _is_due(writer, until)]
+
+    def cut(self, writers: Iterable[TableWriter], reason: CutReason) -> None:
+        """Cut the open chunks of `writers`; batches that wait begin the next ones."""
+        for writer in writers:
+            writer.cut(reason)
+            writer.pump()
 
     def cut_largest(self) -> None:
         """Where the budget is full, cut the largest open chunks, until half of it is on its way.
@@ -136,17 +142,7 @@ class Router:
             if wanted <= 0 or not writer.open_bytes:
                 return
             wanted -= writer.open_bytes
-            self._cut(writer, "memory")
-
-    def cut_all(self) -> None:
-        """Cut everything that is held, queues included as far as each table may go."""
-        for writer in self._active.values():
-            self._cut(writer, "drain")
-
-    @staticmethod
-    def _cut(writer: TableWriter, reason: CutReason) -> None:
-        writer.cut(reason)
-        writer.pump()
+            self.cut((writer,), "memory")
 
     def take_sealed(self) -> list[SealedChunk]:
         """All chunks cut since the last call; each table's in order."""
@@ -155,3 +151,8 @@ class Router:
             if writer.sealed:
                 chunks.extend(writer.take_sealed())
         return chunks
+
+
+def _is_due(writer: TableWriter, until: float) -> bool:
+    due_at = writer.due_at
+    return due_at is not None and due_at <= until

@@ -107,6 +107,13 @@ def schema_document(version: TableVersion, previous: TableVersion | None, databa
     return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
 
 
+def change_kinds(version: TableVersion, previous: TableVersion | None) -> tuple[str, ...]:
+    """The kinds of change from `previous` to `version`; none for a table's first version."""
+    if previous is None:
+        return ()
+    return tuple(change.kind for change in _changes(previous, version))
+
+
 def previous_version(
     versions: tuple[TableVersion, ...], version: TableVersion
 ) -> TableVersion | None:

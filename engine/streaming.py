@@ -37,6 +37,7 @@ from engine.status import Phase, Status
 
 _KEEPALIVE_INTERVAL = 0.1
 _SLOT_INTERVAL = 15.0
+_SLOT_FIRST_SECONDS = 1.0
 _CONNECTION_SECONDS_MIN = 0.5
 """Connections are made at least so far apart: a proxy without a server breaks each one at once."""
 
@@ -245,8 +246,10 @@ class Streaming:
             await asyncio.sleep(_KEEPALIVE_INTERVAL)
 
     async def _watch_slot(self) -> None:
+        wait = _SLOT_FIRST_SECONDS
         while True:
-            await asyncio.sleep(_SLOT_INTERVAL)
+            await asyncio.sleep(wait)
+            wait = _SLOT_INTERVAL
             stream, newest = self._stream, self._ledger.newest_boundary
             if stream is None:
                 continue
