@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
 from engine.envelope import RecordConfiguration
-from engine.errors import DestinationUnavailable, ForeignPrefix, JournalError, Superseded
+from engine.errors import ForeignPrefix, JournalError, Superseded
 from engine.interfaces import ObjectStore, SourceIdentity
 from engine.journal_entry import (
     FORMAT,
@@ -32,7 +32,7 @@ from engine.journal_entry import (
     encode_state,
 )
 from engine.layout import journal_folder, journal_key, seq_of, state_folder, state_key
-from engine.retry import until_answered
+from engine.retry import Failure, until_answered
 from engine.schema import TableVersion
 
 STATE_INTERVAL = 500
@@ -279,8 +279,8 @@ class Journal:
     async def _answered(self, attempt: Callable[[], Awaitable[_T]]) -> _T:
         return await until_answered(attempt, self._failed)
 
-    def _failed(self, error: DestinationUnavailable) -> None:
-        self._observer.publish_error(error.code, retryable=True)
+    def _failed(self, error: Failure) -> None:
+        self._observer.publish_error(error.code, retryable=error.retryable)
 
     def _next_key(self) -> str:
         return journal_key(self.prefix, self.state.next_seq)

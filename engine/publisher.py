@@ -14,12 +14,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from engine.errors import DestinationUnavailable, JournalError, Superseded
+from engine.errors import JournalError, Superseded
 from engine.interfaces import Clock, ObjectStore
 from engine.journal import Journal
 from engine.journal_entry import Planned, Statement
 from engine.layout import TableLayout
-from engine.retry import until_answered
+from engine.retry import Failure, until_answered
 from engine.schema import TableName
 from engine.schema_document import schema_document
 
@@ -199,8 +199,8 @@ class Publisher:
     async def _answered(self, attempt: Callable[[], Awaitable[_T]]) -> _T:
         return await until_answered(attempt, self._failed)
 
-    def _failed(self, error: DestinationUnavailable) -> None:
-        self._observer.publish_error(error.code, retryable=True)
+    def _failed(self, error: Failure) -> None:
+        self._observer.publish_error(error.code, retryable=error.retryable)
 
 
 def object_metadata(planned: Planned, writer_id: str) -> dict[str, str]:

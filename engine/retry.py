@@ -10,7 +10,7 @@ from typing import TypeVar
 import stamina
 import structlog
 
-from engine.errors import DestinationUnavailable
+from engine.errors import DestinationRefused, DestinationUnavailable
 
 WAIT_SECONDS_MAX = 5.0
 _WAIT_SECONDS_FIRST = 0.1
@@ -20,7 +20,8 @@ _LOGGED_EVERY = 12
 _log = structlog.get_logger(__name__)
 
 _T = TypeVar("_T")
-OnFailure = Callable[[DestinationUnavailable], None]
+Failure = DestinationUnavailable | DestinationRefused
+OnFailure = Callable[[Failure], None]
 
 
 async def until_answered(attempt: Callable[[], Awaitable[_T]], on_failure: OnFailure) -> _T:
@@ -33,9 +34,11 @@ async def until_answered(attempt: Callable[[], Awaitable[_T]], on_failure: OnFai
 
     def is_unanswered(error: Exception) -> bool:
         nonlocal failure_count
-        if not isinstance(error, DestinationUnavailable):
+        if not isinstance(error, DestinationUnavailable | DestinationRefused):
             return False
         on_failure(error)
+        if not error.retryable:
+            return False
         if failure_count % _LOGGED_EVERY == 0:
             _log.warning("destination unavailable", error=str(error), code=error.code)
         failure_count += 1
