@@ -7,11 +7,12 @@ body out of order is one finding, not a million.
 Invariant: pure; nothing but the arguments decides.
 """
 
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, assert_never, cast
+from typing import Any, Never, assert_never, cast
 
 import orjson
 import zstandard
@@ -32,8 +33,9 @@ _ZSTD_SUFFIX = ".zst"
 _WRITER = "writer"
 # The library's stub calls the class an instance.
 _GzipError = cast("type[Exception]", isal_zlib.IsalError)
-# orjson refuses 1,024 levels.
-_DEPTH_MAX = 1000
+# The standard library's parser takes as many as Python calls may nest, less those that run.
+_LENIENT_DEPTH_MAX = 200
+_DIGITS_MAX = 20
 _BRACKET_OR_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]')
 _OPENING = frozenset((b"[", b"{"))
 _CLOSING = frozenset((b"]", b"}"))
@@ -170,9 +172,10 @@ class _Lines:
         self._rows += 1
         try:
             record = self._read(_parsed(line)) if self._read is not None else None
-        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-            # Neither message may carry a value of the row.
-            kind = "no JSON" if isinstance(error, orjson.JSONDecodeError) else "no such record"
+        except (ValueError, RecursionError, KeyError, TypeError) as error:
+            # No message may carry a value of the row.
+            is_json = isinstance(error, KeyError | TypeError)
+            kind = "no such record" if is_json else "no JSON"
             self._note(Code.LINE_MALFORMED, f"{kind} in the {self._planned.envelope} envelope")
             return
         if record is not None:
@@ -227,34 +230,45 @@ class _Lines:
 
 
 def _parsed(line: bytes) -> Any:
-    """The line as Python's objects. Raises orjson.JSONDecodeError.
+    """The line as Python's objects. Raises json.JSONDecodeError or UnicodeDecodeError.
 
-    A jsonb value may be nested deeper than the parser goes: of such a line, what lies deeper is
-    left out. Its checksum was taken whole.
+    PostgreSQL's json holds more than the fast parser takes: values nested deeper, numbers beyond
+    any float, half surrogate pairs. Of such a line what lies deeper is left out, and its numbers
+    with a fraction or an exponent stay text. Its checksum was taken whole.
     """
     try:
         return orjson.loads(line)
     except orjson.JSONDecodeError:
-        shallow = _shallow(line)
-        if shallow is None:
-            raise
-        return orjson.loads(shallow)
+        shallow = _shallow(line, _LENIENT_DEPTH_MAX)
+        return _LENIENT.decode((line if shallow is None else shallow).decode())
 
 
-def _shallow(line: bytes) -> bytes | None:
-    """The line with null for all that lies deeper than the parser goes; None where nothing does."""
+def _shallow(line: bytes, depth_max: int) -> bytes | None:
+    """The line with null for all from `depth_max` levels on; None where nothing lies there."""
     kept: list[bytes] = []
     depth = begin = 0
     for match in _BRACKET_OR_STRING.finditer(line):
         if match[0] in _OPENING:
             depth += 1
-            if depth == _DEPTH_MAX:
+            if depth == depth_max:
                 kept += (line[begin : match.start()], b"null")
         elif match[0] in _CLOSING:
             depth -= 1
-            if depth == _DEPTH_MAX - 1:
+            if depth == depth_max - 1:
                 begin = match.end()
-    return b"".join([*kept, line[begin:]]) if kept and depth < _DEPTH_MAX else None
+    return b"".join([*kept, line[begin:]]) if kept and depth < depth_max else None
+
+
+def _whole_number(digits: str) -> int | str:
+    # A record's own numbers are short; Python makes no number of more than 4,300 digits.
+    return int(digits) if len(digits) < _DIGITS_MAX else digits
+
+
+def _no_constant(name: str) -> Never:
+    raise json.JSONDecodeError("NaN and Infinity are not JSON", name, 0)
+
+
+_LENIENT = json.JSONDecoder(parse_int=_whole_number, parse_float=str, parse_constant=_no_constant)
 
 
 def _expected_place(planned: PlannedObject) -> tuple[object, ...]:
