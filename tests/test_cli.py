@@ -307,7 +307,7 @@ from engine.cli import application, process
 from engine.config import load
 from engine.errors import PositionLost, StopLimit
 
-async def engine(configuration, *, stop, until_caught_up):
+async def engine(configuration, *, stop, until_caught_up, on_start):
     print("started", flush=True)
     await stop.requested.wait()
     print("draining", stop.reason, flush=True)
