@@ -35,7 +35,7 @@ def test_no_schedule_breaks_a_promise_and_every_window_is_hit() -> None:
 
 @pytest.mark.timeout(900)
 def test_every_rule_that_is_taken_away_is_missed() -> None:
-    done = simulate("--mutants", "--schedules", "3000")
+    done = simulate("--mutants", "--schedules", "6000")
 
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-4000:]
 

@@ -229,7 +229,7 @@ class Server:
     def fail_over(self) -> None:
         """A standby takes over; it may lack the last transactions, old connections have them."""
         count = len(self.transactions)
-        kept = max(1, count - self.rnd.choice((0, 0, 1, 2, 4)))
+        kept = max(1, count - self.rnd.choice((0, 1, 2, 4)))
         oldest = self.forks[-1] if self.forks else 0
         while kept < count and self.transactions[kept - 1].end_lsn < oldest:
             kept += 1

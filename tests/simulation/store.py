@@ -47,6 +47,7 @@ class Request:
     key: str
     apply: Callable[[], Answer]
     future: "asyncio.Future[Answer]"
+    is_open: bool = False
     is_ghost: bool = False
     answer: Answer = None
     error: DestinationUnavailable | None = None
@@ -98,6 +99,7 @@ class Bucket:
     requests: set[int] = field(default_factory=set)
     counts: Counter[str] = field(default_factory=Counter)
     _keys: list[str] = field(default_factory=list)
+    _parked: list[tuple[Request, int]] = field(default_factory=list)
     _number: int = 0
 
     def next_number(self) -> int:
@@ -105,10 +107,16 @@ class Bucket:
         return self._number
 
     def send(
-        self, sender: Process, kind: str, key: str, apply: Callable[[], Answer]
+        self,
+        sender: Process,
+        kind: str,
+        key: str,
+        apply: Callable[[], Answer],
+        *,
+        is_open: bool = False,
     ) -> "asyncio.Future[Answer]":
         """Put a request on its way. The future is answered or fails."""
-        request = Request(sender, kind, key, apply, self.loop.create_future())
+        request = Request(sender, kind, key, apply, self.loop.create_future(), is_open)
         number = self.next_number()
         self.requests.add(number)
         self.counts["requests"] += 1
@@ -128,6 +136,10 @@ class Bucket:
     def _arrive(self, request: Request, number: int) -> None:
         """The request reaches the bucket, or what is in its way."""
         rnd, trouble = self.rnd, self.weather.trouble
+        if request.is_open and rnd.random() < 0.5:
+            # The worst moment for a late append: after its key was looked at, before this open.
+            for ghost in list(self._parked):
+                self._haunt(*ghost)
         if not request.sender.is_alive and rnd.random() < 0.4:
             self.counts["died with its sender"] += 1
             self.requests.discard(number)
@@ -147,11 +159,15 @@ class Bucket:
         if code == "Timeout" and not self.weather.is_out:
             # Given up by its sender and still on its way.
             self.requests.add(ghost := self.next_number())
-            self.loop.later(
-                self.rnd.choice((1, 3, 10, 40)) * self.rnd.random(), self._haunt, request, ghost
-            )
+            if request.kind == "journal" and not request.is_open:
+                self._parked.append((request, ghost))
+            delay = self.rnd.choice((1, 3, 10, 40)) * self.rnd.random()
+            self.loop.later(delay, self._haunt, request, ghost)
 
     def _haunt(self, request: Request, number: int) -> None:
+        if number not in self.requests:
+            return
+        self._parked = [ghost for ghost in self._parked if ghost[1] != number]
         self.requests.discard(number)
         request.is_ghost = True
         self._apply(request)
@@ -253,10 +269,12 @@ class SimulatedStore:
         self._bucket = bucket
         self._process = process
 
-    async def _ask(self, kind: str, key: str, apply: Callable[[], Answer]) -> Answer:
+    async def _ask(
+        self, kind: str, key: str, apply: Callable[[], Answer], *, is_open: bool = False
+    ) -> Answer:
         if not self._process.is_alive:
             raise DestinationUnavailable("dead")
-        return await self._bucket.send(self._process, kind, key, apply)
+        return await self._bucket.send(self._process, kind, key, apply, is_open=is_open)
 
     async def create(
         self, key: str, body: bytes, *, content_type: str, metadata: Mapping[str, str]
@@ -265,7 +283,10 @@ class SimulatedStore:
         body = bytes(body)
         if kind != "object" or len(body) < bucket.part_bytes:
             answer = await self._ask(
-                kind, key, lambda: bucket.put(process, kind, key, body, metadata)
+                kind,
+                key,
+                lambda: bucket.put(process, kind, key, body, metadata),
+                is_open=kind == "journal" and b'"open":{' in body,
             )
             return bool(answer)
         upload = await self._ask("begin", key, lambda: bucket.begin_upload(key))

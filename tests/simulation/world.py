@@ -100,7 +100,7 @@ class World:
         # Table d leaves and joins with every other engine.
         self.is_toggling = not self.is_uniform and rnd.random() < 0.4
         self.is_hand_allowed = rnd.random() < 0.2
-        self.is_failover_allowed = rnd.random() < 0.2
+        self.is_failover_allowed = rnd.random() < 0.25
         self.commit_seconds = rnd.choice((0.5, 1.5, 4))
         self.fault_seconds = rnd.choice((0.7, 2, 5))
         self.horizon = rnd.choice((10, 20, 40))
@@ -168,6 +168,8 @@ class World:
     def _set_weather(self, trouble: float) -> None:
         self.bucket.weather.trouble = trouble
         self.bucket.weather.stall = trouble / 20
+        # A late plan meets a failover more often where requests are slow.
+        self.bucket.weather.slow = 0.3 if self.is_failover_allowed and trouble else 0.05
         self.bucket.weather.is_out = False
         self.server.trouble = trouble / 2
 
@@ -481,7 +483,8 @@ class World:
 ENGINE_FAULTS = ("kill", "freeze", "resume", "stop")
 FAULTS = (
     *("kill", "kill", "freeze", "resume", "resume", "stop", "spawn", "spawn", "spawn", "crash"),
-    *("persist", "drop", "drop", "log", "abort", "clock", "outage", "hand", "failover"),
+    *("persist", "drop", "drop", "log", "abort", "clock", "outage", "hand"),
+    *("failover", "failover", "failover"),
 )
 
 
