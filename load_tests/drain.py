@@ -153,8 +153,12 @@ class _Bench:
         return self.folder / f"{slot}.toml"
 
     def _environment(self) -> Mapping[str, str]:
-        """The caller's, but for what would change the engine's configuration or the peer's."""
-        own = ("TAILRACE_", "AWS_", "PG")
+        """The caller's, but for what would change the engine's configuration or the peer's.
+
+        Python's own too: an installed engine has its bytecode beside it, a work tree gets it in the
+        warm-up unless the caller's environment forbids it (0.1 s a start).
+        """
+        own = ("TAILRACE_", "AWS_", "PG", "PYTHON")
         kept = {name: text for name, text in os.environ.items() if not name.startswith(own)}
         return kept | self.s3.environment
 
