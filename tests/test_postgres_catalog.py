@@ -162,7 +162,7 @@ async def test_a_role_that_may_not_publish_is_given_the_statement(any_database: 
     error = await refusal(source_of(any_database, dsn=dsn))
 
     assert isinstance(error, SourceRefused)
-    assert 'CREATE PUBLICATION "tailrace" FOR TABLE "public"."a"' in error.hint
+    assert 'CREATE PUBLICATION "tailrace" FOR TABLE ONLY "public"."a"' in error.hint
     statement = error.hint[error.hint.index("CREATE") :]
     with any_database.connect() as connection:
         connection.execute(statement.encode())
@@ -204,7 +204,7 @@ async def test_a_publication_that_lacks_tables_is_a_warning_with_the_statement(
     warnings = [entry for entry in logs if entry["log_level"] == "warning"]
     statements = [statement for entry in warnings for statement in entry["sql"]]
     assert statements == [
-        'ALTER PUBLICATION "tailrace" ADD TABLE "public"."b"',
+        'ALTER PUBLICATION "tailrace" ADD TABLE ONLY "public"."b"',
         'ALTER PUBLICATION "tailrace" SET (publish_via_partition_root = true)',
         "ALTER PUBLICATION \"tailrace\" SET (publish = 'insert, update, delete, truncate')",
     ]
