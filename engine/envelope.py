@@ -75,4 +75,9 @@ def matches(pattern: str, table: TableName) -> bool:
     schema, dot, name = pattern.partition(".")
     if not dot:
         schema, name = "public", pattern
-    return fnmatch.fnmatchcase(table.schema, schema) and fnmatch.fnmatchcase(table.table, name)
+    return _is_like(table.schema, schema) and _is_like(table.table, name)
+
+
+def _is_like(name: str, pattern: str) -> bool:
+    # A bracket is a character of the name here, not the begin of a set.
+    return fnmatch.fnmatchcase(name, pattern.replace("[", "[[]"))

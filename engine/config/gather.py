@@ -205,7 +205,7 @@ def _single_underscore(variable: str) -> str:
 
 def _read(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ConfigurationError(
             f"cannot read the configuration {file}: {error.strerror}",
@@ -220,6 +220,10 @@ def _read(file: Path) -> str:
 def _parse(file: Path, text: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
+    except RecursionError:
+        raise ConfigurationError(
+            f"{file} nests lists or tables too deep", hint="no key needs more than two levels"
+        ) from None
     except tomllib.TOMLDecodeError as error:
         # The parser says "… (at line 3, column 5)"; its text holds no values, but maybe one
         # character.

@@ -115,8 +115,10 @@ def _check_prefix(value: str) -> None:
     segments = value.split("/")
     if not all(segments) or {".", ".."} & set(segments):
         raise Unfit('has an empty segment, "." or ".."')
-    if value.startswith("_tailrace"):
-        raise Unfit('begins with "_tailrace"', "that name is the journal's, under the prefix")
+    if value.startswith("_tailrace") or "_tailrace" in segments:
+        raise Unfit(
+            'holds or begins with "_tailrace"', "that name is the journal's, under each prefix"
+        )
     if not re.fullmatch(r"[A-Za-z0-9!_.*'()=/-]+", value):
         raise Unfit(
             "has characters that S3 keys need escaped", "use A-Z a-z 0-9 - _ . = ! * ' ( ) and /"
@@ -126,13 +128,15 @@ def _check_prefix(value: str) -> None:
 
 
 def _check_endpoint(value: str) -> None:
+    if "@" in value:
+        raise Unfit(
+            "holds credentials", "S3 credentials come from AWS's default chain only", is_secret=True
+        )
     try:
         parts = urlsplit(value)
         port_is_fine = parts.port is None or parts.port > 0
     except ValueError:
         raise Unfit("is not a URL", 'write it as "https://host:port"') from None
-    if parts.username is not None or parts.password is not None:
-        raise Unfit("holds credentials", "S3 credentials come from AWS's default chain only")
     if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_fine:
         raise Unfit("is not a URL", 'write it as "https://host:port"')
     if parts.path.strip("/") or parts.query or parts.fragment:

@@ -32,7 +32,7 @@ from engine.config.model import (
     Secret,
     SourceConfiguration,
 )
-from engine.config.problems import ConfigurationProblems, Origin, Problem, shown
+from engine.config.problems import HIDDEN, ConfigurationProblems, Origin, Problem, shown
 from engine.config.values import Unfit, from_text, nearest
 from engine.envelope import TableRule
 
@@ -108,11 +108,13 @@ class _Parsed:
     def given(self, section: str, name: str) -> Given | None:
         return self.gathered.givens.get((section, name))
 
-    def complain(self, section: str, name: str, text: str, hint: str) -> None:
+    def complain(
+        self, section: str, name: str, text: str, hint: str, *, is_secret: bool = False
+    ) -> None:
         """A problem of a key that may or may not have been given."""
         given = self.given(section, name)
         origin = given.origin if given else self.gathered.missing_origin(section)
-        as_given = given.shown if given else None
+        as_given = (HIDDEN if is_secret else given.shown) if given else None
         self.problems.append(Problem(origin, f"{section}.{name}", text, hint, as_given))
 
     def settings(self) -> tuple[Setting, ...]:
@@ -151,7 +153,7 @@ def _parse_key(parsed: _Parsed, key: Key) -> None:
         value = from_text(key.kind, given.value) if given.is_text else given.value
         parsed.values[path] = key.kind.parse(value)
     except Unfit as unfit:
-        parsed.complain(*path, unfit.text, unfit.hint)
+        parsed.complain(*path, unfit.text, unfit.hint, is_secret=unfit.is_secret)
         return
     if path == ("source", "table"):
         parsed.values[path] = _rules(parsed, value, given)
@@ -196,6 +198,7 @@ def _rule(parsed: _Parsed, table: dict[str, Any], given: Given, index: int) -> T
         try:
             if key.name in table:
                 values[key.name] = key.kind.parse(table[key.name])
+                _refuse_empty_include(key.name, values[key.name])
         except Unfit as unfit:
             # A rule's values are not shown: they may come from `${VAR}`.
             found.append(Problem(origin(key.name), key.path, unfit.text, unfit.hint))
@@ -209,6 +212,11 @@ def _rule(parsed: _Parsed, table: dict[str, Any], given: Given, index: int) -> T
         parsed.problems.extend(found)
         return None
     return TableRule(values["match"], values.get("include", ()), values.get("exclude", ()))
+
+
+def _refuse_empty_include(name: str, value: Any) -> None:
+    if name == "include" and not value:
+        raise Unfit("is empty", "leave it out to write all columns")
 
 
 def _check_connection(parsed: _Parsed) -> None:

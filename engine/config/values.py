@@ -20,12 +20,16 @@ Parser = Callable[[Any], Any]
 
 
 class Unfit(Exception):
-    """The value does not fit: `text` completes "this value …", `hint` says what to write."""
+    """The value does not fit: `text` completes "this value …", `hint` says what to write.
 
-    def __init__(self, text: str, hint: str = "") -> None:
+    `is_secret`: it holds what no message may show, though its key may be shown.
+    """
+
+    def __init__(self, text: str, hint: str = "", *, is_secret: bool = False) -> None:
         super().__init__(text)
         self.text = text
         self.hint = hint
+        self.is_secret = is_secret
 
 
 @dataclass(frozen=True, slots=True)
