@@ -324,7 +324,9 @@ def _listed(names: Iterable[TableName]) -> str:
 
 
 def _sql_list(tables: Iterable[TableName]) -> str:
-    return ", ".join(_sql_name(table) for table in tables)
+    # ONLY: without it the tables that inherit come along, asked for or not, keyed or not.
+    # Partitions come along all the same.
+    return ", ".join(f"ONLY {_sql_name(table)}" for table in tables)
 
 
 def _sql_name(table: TableName) -> str:
