@@ -15,7 +15,7 @@ import stamina.instrumentation
 import structlog
 from prometheus_client import CollectorRegistry
 
-from engine import journal
+from engine import committer, journal, ledger
 from engine.batch import Intake
 from engine.chunk import ChunkLimits
 from engine.envelope import RecordConfiguration, TableRule
@@ -24,6 +24,7 @@ from engine.metrics import Metrics
 from engine.pipeline import Pipeline
 from engine.settings import Settings
 from engine.stop import StopSignal
+from engine.table_writer import BATCH_BYTES
 from simulation.monitor import Violation
 from simulation.source import Server, SimulatedSource
 from simulation.store import Bucket, SimulatedStore
@@ -36,8 +37,11 @@ if TYPE_CHECKING:
 METRICS = Metrics(CollectorRegistry(), release="simulation")
 
 
-# A schedule has tens of entries, not thousands.
+# A schedule has tens of entries, spans and chunks, not thousands.
 journal.STATE_INTERVAL = 10
+ledger._SPANS_MAX = 2
+ledger._BOUNDARIES_MAX = 4
+committer.CHUNKS_A_TURN = 2
 
 
 def silence_logs() -> None:
@@ -191,9 +195,9 @@ class EngineProcess:
         A redo pass, which reads before it publishes, is judged by what it has read.
         """
         assert self._pipeline is not None
-        size = sum(len(batch.lines) for batch in intake.batches)
+        size = sum(len(batch.lines) + BATCH_BYTES for batch in intake.batches)
         if self.phase == "redo":
-            self.redo_bytes += size
+            self.redo_bytes += sum(len(batch.lines) for batch in intake.batches)
             if self.redo_bytes > self.profile.memory_bytes + largest_planned:
                 raise Violation("memory over its budget in a redo pass")
         self._intake_bytes_max = max(self._intake_bytes_max, size)

@@ -111,8 +111,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "5.3 a change counts from the moment it leaves the socket",
         Edit(
             "engine.ledger",
-            "self._spans.setdefault(batch.table, deque()).append((batch.first, batch.last))",
-            "pass",
+            "        spans.append((first, batch.last))\n",
+            "        del self._spans[batch.table]\n",
         ),
         Edit(
             "engine.planner",

@@ -483,8 +483,8 @@ class World:
 ENGINE_FAULTS = ("kill", "freeze", "resume", "stop")
 FAULTS = (
     *("kill", "kill", "freeze", "resume", "resume", "stop", "spawn", "spawn", "spawn", "crash"),
-    *("persist", "drop", "drop", "log", "abort", "clock", "outage", "hand"),
-    *("failover", "failover", "failover"),
+    *("persist", "drop", "drop", "log", "abort", "clock", "outage"),
+    *("failover", "failover", "failover", "hand", "hand", "hand"),
 )
 
 
