@@ -10,6 +10,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -169,3 +170,28 @@ async def one_life(rig: Rig, load: Load, aim: Aim, chance: random.Random) -> Aft
     if hold is not None and chance.random() < 0.5:
         hold.release()
     return aftermath
+
+
+@pytest.mark.timeout(90)
+async def test_kills_at_the_journals_state_files_lose_nothing(rig: Rig) -> None:
+    short = "import engine.journal; engine.journal.STATE_INTERVAL = 10\n"
+    rig.pipeline = replace(rig.pipeline, preamble=short)
+    is_state = requests_to("PUT", "/_tailrace/state/")
+    late: list[Hold] = []
+    await (await rig.streaming("first")).stop()
+
+    async with Load(rig.database, seed=5, rate=40, is_one_table=True).running():
+        for is_applied in (False, True, False):
+            hold = rig.proxy.hold_next(is_state, applied=is_applied)
+            engine = await rig.streaming()
+            await hold.wait_reached(40)
+            engine.kill()
+            late.append(hold)
+    # The last state is not there yet: the next engine reads an older one and the entries behind it.
+    await (await rig.streaming()).stop()
+    for hold in late:
+        hold.release()
+
+    await rig.proven()
+    states = [request for request in rig.proxy.requests if "/_tailrace/state/" in request.key]
+    assert [request.method for request in states if request.method != "PUT"][-1] == "GET"

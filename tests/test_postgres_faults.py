@@ -62,6 +62,22 @@ async def progress(rig: Rig) -> None:
     await until(look, "progress")
 
 
+async def losses(engine: EngineProcess, count: int) -> None:
+    """Wait until `engine` has noticed so many lost connections."""
+
+    async def look() -> bool:
+        return len(engine.events("connection to the source lost")) >= count
+
+    await until(look, f"{count} lost connections")
+
+
+async def more_connections(proxy: TcpFaultProxy, than: int) -> None:
+    async def look() -> bool:
+        return proxy.statistics().connection_count > than
+
+    await until(look, "a new connection")
+
+
 async def refused(rig: Rig, engine: EngineProcess, *words: str) -> None:
     """Exit code 70, said with all `words`."""
     assert await engine.ended() == 70, engine.complaint
@@ -89,10 +105,10 @@ async def test_a_terminated_walsender_is_connected_again(rig: Rig) -> None:
             holder = await until(rig.holder, "a walsender")
             holders.append(holder)
             rig.database.execute("SELECT pg_terminate_backend(%s)", holder)
+            await losses(engine, len(holders))
             await progress(rig)
 
     assert len(set(holders)) == TERMINATIONS
-    assert len(engine.events("connection to the source lost")) >= TERMINATIONS
     await engine.stop()
     await rig.proven()
 
@@ -127,12 +143,14 @@ async def test_connections_that_break_in_the_middle_of_a_message_are_made_again(
 
         async with Load(rig.database, seed=3, rate=30).running():
             for size in (1, 30_000, 77_777, 200_000):
+                before = proxy.statistics().connection_count
                 proxy.reset_after(size)
+                await more_connections(proxy, before)
                 await progress(rig)
 
         await rig.catch_up_with(engine)
         await engine.stop()
-    assert len(engine.events("connection to the source lost")) >= 2
+    assert engine.events("connection to the source lost")
     await rig.proven()
 
 

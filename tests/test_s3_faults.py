@@ -8,6 +8,7 @@ struck proves nothing.
 import asyncio
 import base64
 import random
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -168,7 +169,7 @@ async def test_resets_lost_answers_conflicts_and_stalls_lose_nothing(rig: Rig) -
 @pytest.mark.timeout(200)
 async def test_silence_longer_than_the_walsenders_patience_ends_nothing(rig: Rig) -> None:
     engine = await rig.streaming(
-        pipeline=rig.pipeline.changed(chunk__max_rows=50_000, queue__max_bytes="16MiB")
+        pipeline=rig.pipeline.changed(chunk__max_rows=5_000, queue__max_bytes="16MiB")
     )
     load = Load(rig.database, seed=3, rate=15)
 
@@ -191,6 +192,28 @@ async def test_silence_longer_than_the_walsenders_patience_ends_nothing(rig: Rig
     assert watch.used_bytes_max >= MEMORY_LIMIT * 3 // 4
     assert len(watch.holders) == 1, "the walsender ended in the silence"
     assert "connection to the source lost" not in engine.log
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("is_told_twice", [False, True])
+async def test_a_stop_in_the_silence_ends_at_its_limit_or_at_once(
+    rig: Rig, *, is_told_twice: bool
+) -> None:
+    drain_seconds = 20.0 if is_told_twice else 1.0
+    pipeline = rig.pipeline.changed(engine__drain_seconds=drain_seconds)
+    engine = await rig.streaming(pipeline=pipeline)
+
+    with rig.proxy.blackout():
+        rig.database.execute("INSERT INTO entries (account) VALUES ('held')")
+        engine.send(signal.SIGTERM)
+        await engine.reaches("draining")
+        if is_told_twice:
+            engine.send(signal.SIGTERM)
+        code = await engine.ended(seconds=10)
+
+    assert code == 75, engine.complaint
+    assert "nothing is lost" in engine.log.lower()
+    await rig.proven()
 
 
 @pytest.mark.timeout(150)

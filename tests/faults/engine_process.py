@@ -20,6 +20,7 @@ from engine.demo.server_process import LOOPBACK, free_ports
 _PAUSE_SECONDS = 0.02
 _START_SECONDS_MAX = 60.0
 _ANSWER_SECONDS_MAX = 5.0
+_MAIN = "from engine.__main__ import main; main()"
 _LOG_CHARACTERS_SHOWN = 4000
 
 _T = TypeVar("_T")
@@ -29,11 +30,15 @@ Section = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """A configuration, section by section, and the environment of its engines."""
+    """A configuration, section by section, and the environment of its engines.
+
+    `preamble` is Python that an engine runs first, for constants that no configuration has.
+    """
 
     sections: Mapping[str, Section]
     environment: Mapping[str, str]
     table_rules: tuple[Section, ...] = ()
+    preamble: str = ""
 
     def changed(self, **keys: object) -> Self:
         """The same with other keys, each `section__key=value`."""
@@ -83,7 +88,7 @@ class EngineProcess:
     """One `tailrace` process. Leaving the `with` block kills what still runs."""
 
     def __init__(self, pipeline: Pipeline, folder: Path, name: str, *arguments: str) -> None:
-        """Start `python -m engine ARGUMENTS -c FILE`."""
+        """Start `python -m engine ARGUMENTS -c FILE`, after the pipeline's preamble."""
         (self.http_port,) = free_ports(1)
         self.name = name
         self.file = folder / f"{name}.toml"
@@ -94,7 +99,7 @@ class EngineProcess:
         self._log = folder / f"{name}.log"
         with self.output.open("wb") as output, self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "engine", *arguments, "-c", str(self.file)],
+                [sys.executable, "-c", pipeline.preamble + _MAIN, *arguments, "-c", str(self.file)],
                 env=_environment(pipeline.environment),
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -70,13 +70,14 @@ def make_tables(database: Database) -> None:
 
 @dataclass(slots=True)
 class Load:
-    """What is written. `rate` is transactions a second at most; 0 writes nothing."""
+    """What is written. `rate` is transactions a second at most."""
 
     database: Database
     seed: int
     rate: float = 40.0
     big_rows: int = 4000
     big_every: int = 60
+    is_one_table: bool = False
     transaction_count: int = 0
     _next_id: int = 1
     _random: random.Random = field(init=False)
@@ -117,6 +118,10 @@ class Load:
     async def transaction(self, connection: Connection) -> None:
         """One transaction, committed."""
         self.transaction_count += 1
+        if self.is_one_table:
+            await connection.execute(_ADD_ENTRIES, self._new_ids(3))
+            await connection.commit()
+            return
         if self.transaction_count % self.big_every == 0:
             await self.big_transaction(connection, self.big_rows)
             return
