@@ -12,6 +12,10 @@ from load_tests.result import Group, Result, Run, Spread, counted
 
 _MIB = 1024 * 1024
 
+# Of the machine's CPU: room for the kernel's own work and the sampler's. With two thirds taken by
+# others, the ratio of one pair was 0.8, of the next 1.0.
+_FOREIGN_SHARE_MAX = 0.1
+
 # Figures of one run: heading, value, how it is written.
 _COLUMNS: tuple[tuple[str, Callable[[Run], float], str], ...] = (
     ("wall s", lambda run: run.usage.wall_seconds, ".2f"),
@@ -74,6 +78,7 @@ class Display:
             if group.ratios:
                 self._output.print(_ratios_table(group))
             self._say_phases(group)
+            self._say_noise(group, result.machine.cpu_count)
             self._say_verification(group)
         if result.outcome != "complete":
             self._progress.print(f"{result.outcome}: {result.error or 'the result is partial'}")
@@ -92,6 +97,17 @@ class Display:
             )
             texts = [f"{name} {Spread.of(seconds).median:.2f} s" for name, seconds in parts]
             self._output.print(f"tailrace's wall time: {', '.join(texts)} (medians)")
+
+    def _say_noise(self, group: Group, cpu_count: int) -> None:
+        usages = [run.usage for run in group.runs if run.round > 0]
+        if usages:
+            seconds = sum(usage.wall_seconds for usage in usages) * cpu_count
+            share = sum(usage.other_cpu_seconds for usage in usages) / seconds
+            if share > _FOREIGN_SHARE_MAX:
+                self._output.print(
+                    f"[yellow]noisy[/]: others used {share:.0%} of the machine's CPU meanwhile; "
+                    "these rates are not to be trusted"
+                )
 
     def _say_verification(self, group: Group) -> None:
         if group.verification is None:
