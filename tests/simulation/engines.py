@@ -128,6 +128,8 @@ class EngineProcess:
         self._stop: StopSignal | None = None
         self._intake_bytes_max = 0
         self.redo_bytes = 0
+        self._appended_at = 0.0
+        self._was_streaming = False
         self.wal_at_start = world.server.wal
 
     @property
@@ -188,6 +190,14 @@ class EngineProcess:
     def phase(self) -> str:
         """What the engine says it is doing."""
         return self._pipeline.status().phase if self._pipeline is not None else "starting"
+
+    def check_interval(self, now: float) -> None:
+        """An entry of this process was created: one append serves all that is due meanwhile."""
+        is_streaming = self.phase in {"streaming", "reconnecting"}
+        gap = now - self._appended_at
+        if is_streaming and self._was_streaming and gap < self.profile.append_seconds - 0.001:
+            raise Violation("two appends within an interval")
+        self._appended_at, self._was_streaming = now, is_streaming
 
     def check_memory(self, intake: Intake, largest_planned: int) -> None:
         """Judge the pipeline's own books: the budget, and one intake over it.

@@ -450,6 +450,15 @@ MUTANTS: tuple[Mutant, ...] = (
         Edit("engine.chunk", "if batch.version != self._first.version:", "if False:"),
     ),
     mutant(
+        "group_commit",
+        "5.1 at most one append in an interval",
+        Edit(
+            "engine.committer",
+            "await _wait_for(self._draining, until=self._last_append + interval)",
+            "await _wait_for(self._draining, until=self._last_append)",
+        ),
+    ),
+    mutant(
         "room",
         "2   reading waits for room",
         Edit("engine.streaming", "if not self._router.has_room:", "if False:"),

@@ -23,7 +23,7 @@ from engine.errors import PositionLost, SourceUnavailable, StopLimit, Superseded
 from simulation.engines import EngineProcess, draw_profile
 from simulation.monitor import Monitor, Violation
 from simulation.source import TABLES, Server
-from simulation.store import Bucket, StoredObject
+from simulation.store import Bucket, StoredObject, kind_of
 from simulation.virtual_loop import DeadlockError, Process, VirtualLoop
 
 EPOCH_US = 1_795_341_480_000_000  # 2026-11-22T09:58:00Z: most schedules cross an hour.
@@ -275,11 +275,13 @@ class World:
 
     def created(self, stored: StoredObject) -> None:
         self._judge(lambda: self.monitor.created(stored))
-        if not self.is_calm and self.rnd.random() < self.snipe:
-            engine = self._engine_of(stored.creator)
-            if engine is not None and engine.is_alive:
-                self.counts["sniped"] += 1
-                self.loop.later(self.rnd.choice((0.0, 0.0, 0.1)), self.kill, engine)
+        engine = self._engine_of(stored.creator)
+        if engine is not None and kind_of(stored.key) == "journal":
+            self._judge(lambda: engine.check_interval(self.loop.time()))
+        is_sniped = not self.is_calm and self.rnd.random() < self.snipe
+        if is_sniped and engine is not None and engine.is_alive:
+            self.counts["sniped"] += 1
+            self.loop.later(self.rnd.choice((0.0, 0.0, 0.1)), self.kill, engine)
 
     def taken(self, kind: str, old: StoredObject, body: bytes, sender: Process) -> None:
         self._judge(lambda: self.monitor.taken(kind, old, body, sender))
