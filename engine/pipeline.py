@@ -174,14 +174,24 @@ class Pipeline:
             async with asyncio.timeout(self._settings.start_seconds_max):
                 await self._reach()
         except TimeoutError as error:
-            raise DestinationUnavailable(
-                "the source or the bucket gave no answer at the start",
-                hint="Check the network between this engine, the database and the bucket.",
-            ) from error
+            raise self._unanswered() from error
         # Not timed: making a slot waits for every transaction that is open on the server.
         await self._source.prepare(is_first=self._journal.state.seq < 0)
         if self._settings.is_until_caught_up:
             self._caught_up_lsn = await self._source.flush_lsn()
+
+    def _unanswered(self) -> TailraceError:
+        seconds = self._settings.start_seconds_max
+        if self._identity is None:
+            return SourceUnavailable(
+                f"the source gave no answer within {seconds:g} s of the start",
+                hint="Check the network between this engine and the database, and source.dsn.",
+            )
+        return DestinationUnavailable(
+            f"the bucket gave no usable answer within {seconds:g} s of the start",
+            hint="Check the network between this engine and the bucket, destination.region and"
+            " destination.endpoint_url.",
+        )
 
     async def _reach(self) -> None:
         self._identity = await self._source.identify()

@@ -235,6 +235,8 @@ async def _create_slot(session: Session, server: Server, name: str) -> None:
     query: Query = "SELECT pg_create_logical_replication_slot(%s, 'pgoutput')"
     if is_failover:
         query = "SELECT pg_create_logical_replication_slot(%s, 'pgoutput', false, false, true)"
+    # Said before: until they end there is nothing else to see.
+    _log.info("creating the replication slot; this waits for every open transaction", slot=name)
     try:
         await session.rows(query, name, doing="creating the replication slot")
     except SourceRefused as error:
