@@ -162,7 +162,7 @@ def translated(error: psycopg.Error, doing: str) -> SourceError:
     if state == "58P01":
         return PositionLost(
             f"PostgreSQL no longer has the log needed for {doing}: {text}",
-            hint="raise max_slot_wal_keep_size; run again with --accept-gap to go on behind a gap",
+            hint="changes are lost; raise max_slot_wal_keep_size, start anew under another prefix",
         )
     return SourceRefused(f"PostgreSQL refused {doing}: {text} (SQLSTATE {state})")
 

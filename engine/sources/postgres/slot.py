@@ -20,7 +20,7 @@ FROM (SELECT) AS one LEFT JOIN pg_catalog.pg_replication_slots ON slot_name = %s
 """
 
 GAP_HINT: Final = (
-    "changes are lost; run with --accept-gap to record the gap, make a new slot and fill it"
+    "changes are lost; drop what is left of the slot and start anew under another prefix"
 )
 
 WAL_LEVEL_HINT: Final = (

@@ -441,7 +441,7 @@ class PostgresStream:
         if not found:
             raise PositionLost(
                 f"the replication slot {self._slot!r} is gone",
-                hint="somebody dropped it; run with --accept-gap to record the gap and start anew",
+                hint="somebody dropped it: changes are lost; start anew under another prefix",
             )
         confirmed, active_pid, flushed, restart, safe_bytes = found[0]
         if active_pid != self.backend_pid:
