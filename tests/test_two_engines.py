@@ -18,7 +18,7 @@ from faults.rig import PUBLICATION, Rig, rigged
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
 
-HAND_OVERS = 4
+HAND_OVERS = 3
 HAND_OVER_SECONDS_MAX = 15.0
 """A standby tries every 2 s; the rest is for a machine that does other things too."""
 
