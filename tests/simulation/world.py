@@ -325,7 +325,7 @@ class World:
             case None:
                 self._check_caught_up(engine)
             case Superseded():
-                if self.monitor.is_writer(engine.process):
+                if self.monitor.is_writer(engine.process) and not self.monitor.is_doomed:
                     raise Violation("superseded by nobody")
             case PositionLost():
                 if not self.is_moved_by_hand and not self.monitor.is_doomed:
@@ -346,7 +346,9 @@ class World:
             raise Violation("an engine stopped without being asked")
         self.counts["caught up"] += 1
         wal = min([engine.wal_at_start, *self.server.forks])
-        if (self.monitor.journal.durable or 0) < wal:
+        is_short = (self.monitor.journal.durable or 0) < wal
+        # A doomed journal is read no further: the next engine has to refuse it.
+        if is_short and not self.monitor.is_doomed:
             raise Violation("ended before it was caught up")
 
     def _engine_of(self, process: Process) -> EngineProcess | None:
