@@ -75,7 +75,9 @@ def _hunt(rule: str, schedules: int) -> tuple[bool, str]:
     command += ["--processes", "1", "--schedules", str(schedules)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     last = (done.stdout.strip() or done.stderr.strip()).splitlines()[-1]
-    is_caught = done.returncode == 1 and last.startswith("caught")
+    # A mutant that does not even run proves nothing about its rule.
+    is_broken = any(name in last for name in ("NameError", "AttributeError", "TypeError", "Import"))
+    is_caught = done.returncode == 1 and last.startswith("caught") and not is_broken
     return is_caught, last
 
 

@@ -58,6 +58,7 @@ MUTANTS: tuple[Mutant, ...] = (
         Edit(
             "engine.journal",
             "        if not await self._create_once(key, content, _JSON):\n",
+            "        from engine.errors import DestinationUnavailable\n"
             "        try:\n"
             "            created = await self._store.create(\n"
             "                key, content, content_type=_JSON, metadata={}\n"
@@ -73,10 +74,15 @@ MUTANTS: tuple[Mutant, ...] = (
         Edit(
             "engine.committer",
             "        seq = await self._journal.append(\n",
-            "        self._publish(plan, chunks, self._journal.state.next_seq)\n"
+            "        if not plan.schemas:\n"
+            "            self._publish(plan, chunks, self._journal.state.next_seq)\n"
             "        seq = await self._journal.append(\n",
         ),
-        Edit("engine.committer", "        self._publish(plan, chunks, seq)\n", ""),
+        Edit(
+            "engine.committer",
+            "        self._publish(plan, chunks, seq)\n",
+            "        if plan.schemas:\n            self._publish(plan, chunks, seq)\n",
+        ),
     ),
     mutant(
         "object_create_only",
