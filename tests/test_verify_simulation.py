@@ -9,7 +9,7 @@ import pytest
 
 from engine.verify import Code, verify
 from memory_store import MemoryStore, StoredObject
-from simulation.engines import silence_logs
+from simulation.engines import prepared_process
 from simulation.store import StoredObject as SimulatedObject
 from simulation.world import World
 
@@ -50,10 +50,15 @@ def photographs(seed: int) -> Iterator[MemoryStore]:
     yield world.photograph()
 
 
+@pytest.fixture(autouse=True)
+def prepared() -> Iterator[None]:
+    with prepared_process():
+        yield
+
+
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("depth", ["light", "full"])
 def test_what_engines_leave_behind_is_right_at_any_moment(depth: Literal["light", "full"]) -> None:
-    silence_logs()
     pending = 0
     for seed in range(SCHEDULES):
         for store in photographs(seed):

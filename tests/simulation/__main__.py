@@ -40,10 +40,10 @@ def _options() -> argparse.Namespace:
 
 def _one(options: argparse.Namespace) -> int:
     # The engine may be imported only after a mutant was installed.
-    from simulation.engines import silence_logs  # noqa: PLC0415
+    from simulation.engines import prepare_process  # noqa: PLC0415
     from simulation.world import World  # noqa: PLC0415
 
-    silence_logs()
+    prepare_process()
     outcome = World(
         options.seed, is_verbose=options.verbose, is_store_lying=options.lying_store
     ).run()

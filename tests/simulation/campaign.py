@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from simulation.engines import silence_logs
+from simulation.engines import prepare_process
 from simulation.world import Outcome, World
 
 WINDOWS = (
@@ -90,10 +90,10 @@ def play(seed: int) -> Outcome:
 
 def outcomes(seeds: Iterable[int], processes: int) -> Iterator[Outcome]:
     """The outcomes of all seeds, in their order."""
-    silence_logs()
+    prepare_process()
     if processes == 1:
         yield from map(play, seeds)
         return
     context = multiprocessing.get_context("spawn")
-    with context.Pool(processes, initializer=silence_logs) as pool:
+    with context.Pool(processes, initializer=prepare_process) as pool:
         yield from pool.imap(play, seeds, chunksize=10)

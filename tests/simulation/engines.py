@@ -8,6 +8,8 @@ Invariant: a process touches the world only through its store and its source.
 """
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -38,16 +40,37 @@ METRICS = Metrics(CollectorRegistry(), release="simulation")
 
 
 # A schedule has tens of entries, spans and chunks, not thousands.
-journal.STATE_INTERVAL = 10
-ledger._SPANS_MAX = 2
-ledger._BOUNDARIES_MAX = 4
-committer.CHUNKS_A_TURN = 2
+SMALL_LIMITS = (
+    (journal, "STATE_INTERVAL", 10),
+    (ledger, "_SPANS_MAX", 2),
+    (ledger, "_BOUNDARIES_MAX", 4),
+    (committer, "CHUNKS_A_TURN", 2),
+)
 
 
-def silence_logs() -> None:
-    """Steady state is silent by itself; faults are not."""
+def prepare_process() -> None:
+    """Small limits and no logs, for good: for processes that do nothing but simulate."""
+    for module, name, limit in SMALL_LIMITS:
+        assert hasattr(module, name)
+        setattr(module, name, limit)
+    # Steady state is silent by itself; faults are not.
     stamina.instrumentation.set_on_retry_hooks([])
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+
+
+@contextmanager
+def prepared_process() -> Iterator[None]:
+    """The same for a while: other tests of this process go on with the engine as it is."""
+    before = [getattr(module, name) for module, name, _ in SMALL_LIMITS]
+    logging = structlog.get_config()
+    prepare_process()
+    try:
+        yield
+    finally:
+        for (module, name, _), limit in zip(SMALL_LIMITS, before, strict=True):
+            setattr(module, name, limit)
+        stamina.instrumentation.set_on_retry_hooks(None)
+        structlog.configure(**logging)
 
 
 @dataclass(frozen=True, slots=True)
