@@ -6,7 +6,6 @@ version and begins in one hour. The length and the CRC32 that the journal names 
 uncompressed lines: compressed bytes depend on how they were fed.
 """
 
-import zlib
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -159,8 +158,3 @@ class ChunkBuilder:
 def crc32_text(value: int) -> str:
     """A CRC32 as the journal and the metadata write it: eight hexadecimal digits."""
     return f"{value & 0xFFFFFFFF:08x}"
-
-
-def crc32(content: bytes) -> int:
-    """The CRC32 (ISO 3309, as in gzip) of `content`."""
-    return zlib.crc32(content)

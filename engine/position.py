@@ -35,11 +35,6 @@ def commit_lsn_of(position: Position) -> Lsn:
     return Lsn(int(position[5:21], 16))
 
 
-def generation_of(position: Position) -> int:
-    """The generation: it grows only where LSNs stop being continuous."""
-    return int(position[:4])
-
-
 def format_lsn(lsn: Lsn) -> str:
     """An LSN as PostgreSQL prints it: `16/B374D848`."""
     return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"

@@ -110,11 +110,6 @@ class Router:
         if writer.is_idle:
             self._active.pop(table, None)
 
-    def next_due(self) -> float | None:
-        """When the oldest open chunk reaches its age, in the event loop's seconds."""
-        due = (writer.due_at for writer in self._active.values())
-        return min((at for at in due if at is not None), default=None)
-
     def due(self, until: float | None) -> list[TableWriter]:
         """The writers whose open chunk reaches its age by `until`; None: all that hold anything."""
         writers = self._active.values()

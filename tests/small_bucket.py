@@ -8,6 +8,7 @@ folds the journal up to 3.
 
 import gzip
 import hashlib
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ import msgspec
 import zstandard
 
 from engine.batch import Batch, Operations
-from engine.chunk import ChunkBuilder, crc32, crc32_text
+from engine.chunk import ChunkBuilder, crc32_text
 from engine.envelope import Compression, Envelope, Layout, RecordConfiguration
 from engine.interfaces import SourceIdentity
 from engine.journal import Journal
@@ -268,7 +269,7 @@ def restated(bucket: SmallBucket, piece: Piece) -> Piece:
     """The same rows as another codec would write them, under the same key."""
     lines = decompressed(piece.body, piece.planned.key).replace(b'{"', b'{ "')
     planned = msgspec.structs.replace(
-        piece.planned, codec=2, raw_bytes=len(lines), raw_crc32=crc32_text(crc32(lines))
+        piece.planned, codec=2, raw_bytes=len(lines), raw_crc32=crc32_text(zlib.crc32(lines))
     )
     return Piece(planned, compressed(lines, piece.planned.key))
 
