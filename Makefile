@@ -37,7 +37,7 @@ setup-test: ## Install the database server that the tests need and only Debian h
 	@.ci/install-locked .venv requirements/dev.txt
 	@touch $@
 
-.venv/.built: .venv/.installed pyproject.toml setup.py engine/__init__.py $(wildcard engine/*.pyx)
+.venv/.built: .venv/.installed pyproject.toml setup.py engine/__init__.py $(shell find engine -name '*.p[yx][xd]')
 	@.ci/build-editable .venv
 	@touch $@
 
@@ -97,6 +97,7 @@ install-runtime: ## Install the locked dependencies and dist/*.whl into a new en
 
 .PHONY: clean
 clean: ## Remove what builds, checks and tests left. .venv stays.
-	rm -rf build dist tailrace.egg-info engine/rowcodec.c engine/rowcodec*.so engine/rowcodec.html
+	rm -rf build dist tailrace.egg-info 
+	find engine -name '*.c' -delete -o -name '*.so' -delete
 	rm -rf .cache .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache htmlcov
 	rm -f .venv/.built

@@ -24,9 +24,9 @@ from engine.errors import TailraceError
 FIELDS: Final = frozenset(
     """
     address attempt batches bucket chunks code column columns commit_lsn commit_us configuration
-    confirmed_lsn count database destination durable_commit_us durable_lsn end_lsn entries entry
-    epoch error error_type etag event exit_code first flush_lsn frontier generation hint
-    holder_pid host key keys kind lag_bytes lag_seconds last level limit_bytes limit_seconds
+    confirmed_lsn count cpu_seconds database destination durable_commit_us durable_lsn end_lsn
+    entries entry epoch error error_type etag event exit_code first flush_lsn frontier generation
+    hint holder_pid host key keys kind lag_bytes lag_seconds last level limit_bytes limit_seconds
     logger lsn memory_bytes missing object_count objects phase pid pipeline planned port
     position prefix previous publication raw_bytes reason release retained_bytes retryable
     row_count rows safe_bytes seconds seq server_version signal size_bytes slot source

@@ -12,6 +12,7 @@ states it is in the bucket.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -311,7 +312,7 @@ class Pipeline:
         self._phase = phase
         self._phase_since_us = self._clock()
         self._metrics.source_connected(phase in {"opening", "redo", "streaming", "draining"})
-        _log.info("phase", phase=phase)
+        _log.info("phase", phase=phase, cpu_seconds=round(time.process_time(), 3))
 
 
 @dataclass(slots=True)

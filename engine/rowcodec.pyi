@@ -58,6 +58,10 @@ class Rows:
     @property
     def last_position(self) -> str: ...
     @property
+    def first_commit_us(self) -> int: ...
+    @property
+    def last_commit_us(self) -> int: ...
+    @property
     def operations(self) -> tuple[int, int, int, int, int]: ...
 
 @final
@@ -146,3 +150,6 @@ class RowCodec:
 
     def take(self, relation_id: int) -> Rows | None:
         """Hand over what is buffered for the relation and forget it; None where nothing is."""
+
+    def take_all(self) -> list[tuple[int, Rows]]:
+        """Hand over everything that is buffered, by relation id, in the order of first lines."""

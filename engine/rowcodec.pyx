@@ -26,6 +26,7 @@ from cpython.bytes cimport (
     PyBytes_FromStringAndSize,
     PyBytes_GET_SIZE,
 )
+from cpython.unicode cimport PyUnicode_DecodeASCII
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy
@@ -33,63 +34,6 @@ from libc.string cimport memcmp, memcpy
 import json as json_text
 
 from engine.errors import DecodeError
-
-cdef extern from *:
-    """
-    #include <stdint.h>
-    #include <string.h>
-
-    /* Eight bytes as a number whose lowest byte is the first one, on any machine. */
-    static inline uint64_t tr_load8(const uint8_t *p) {
-        uint64_t w;
-        memcpy(&w, p, 8);
-    #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-        w = __builtin_bswap64(w);
-    #endif
-        return w;
-    }
-    static inline void tr_store8(uint8_t *p, uint64_t w) {
-    #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-        w = __builtin_bswap64(w);
-    #endif
-        memcpy(p, &w, 8);
-    }
-    static inline void tr_copy16(uint8_t *to, const uint8_t *from) { memcpy(to, from, 16); }
-    static inline uint32_t tr_be32(const uint8_t *p) {
-        return ((uint32_t)p[0] << 24) | ((uint32_t)p[1] << 16) | ((uint32_t)p[2] << 8) | p[3];
-    }
-    static inline uint64_t tr_be64(const uint8_t *p) {
-        return ((uint64_t)tr_be32(p) << 32) | tr_be32(p + 4);
-    }
-    #define TR_ONES 0x0101010101010101ULL
-    #define TR_HIGHS 0x8080808080808080ULL
-    /* Marks (0x80) the first byte that a JSON string cannot hold as it is: below 0x20, quote,
-       backslash. Bytes above the first mark may be marked falsely (borrows); the first is right. */
-    static inline uint64_t tr_special(uint64_t w) {
-        uint64_t quote = w ^ (TR_ONES * '"');
-        uint64_t slash = w ^ (TR_ONES * '\\\\');
-        return (((w - TR_ONES * 0x20) & ~w) | ((quote - TR_ONES) & ~quote)
-                | ((slash - TR_ONES) & ~slash)) & TR_HIGHS;
-    }
-    /* Marks the first byte that ends a field of COPY's text format or begins an escape in it. */
-    static inline uint64_t tr_copy_special(uint64_t w) {
-        uint64_t tab = w ^ (TR_ONES * '\\t');
-        uint64_t line = w ^ (TR_ONES * '\\n');
-        uint64_t slash = w ^ (TR_ONES * '\\\\');
-        return (((tab - TR_ONES) & ~tab) | ((line - TR_ONES) & ~line)
-                | ((slash - TR_ONES) & ~slash)) & TR_HIGHS;
-    }
-    static inline int tr_first(uint64_t mark) { return __builtin_ctzll(mark) >> 3; }
-    """
-    uint64_t tr_load8(const uint8_t *) noexcept nogil
-    void tr_store8(uint8_t *, uint64_t) noexcept nogil
-    void tr_copy16(uint8_t *, const uint8_t *) noexcept nogil
-    uint32_t tr_be32(const uint8_t *) noexcept nogil
-    uint64_t tr_be64(const uint8_t *) noexcept nogil
-    uint64_t tr_special(uint64_t) noexcept nogil
-    uint64_t tr_copy_special(uint64_t) noexcept nogil
-    int tr_first(uint64_t) noexcept nogil
-    const uint64_t TR_HIGHS
 
 CODEC_VERSION = 1
 
@@ -293,91 +237,6 @@ cdef void _fill_tables() noexcept:
 
 
 _fill_tables()
-
-# ------------------------------------------------------------------------------- structures
-
-cdef struct Piece:
-    # A rendered run of bytes, padded so that it can be copied 16 bytes at a time.
-    uint8_t* start
-    size_t size
-
-cdef struct Column:
-    Piece prefix       # `,"name":`
-    uint8_t writer
-    bint is_array
-    bint is_identity
-    bint is_included
-
-cdef struct Binding:
-    uint8_t* memory    # holds all pieces
-    Column* columns
-    uint16_t* unchanged
-    uint16_t* json_null
-    int column_count
-    int included_count
-    int unchanged_count
-    int json_null_count
-    int envelope
-    bint has_arrays
-    size_t fixed_max
-    Piece[5] heads     # what follows the row itself, by op; see the `_put_tail_...` functions
-    Piece middle
-    Piece end
-
-cdef struct Place:
-    uint64_t commit_lsn
-    uint64_t change_lsn
-    uint64_t n
-
-cdef struct Relation:
-    uint32_t id
-    Binding* binding
-    uint8_t* buffer
-    size_t size
-    size_t capacity
-    int64_t row_count
-    int64_t[5] operations
-    Place first
-    Place last
-    # The changes counted at `counter_lsn` in the transaction with this serial number.
-    uint64_t counter_serial
-    uint64_t counter_lsn
-    uint64_t counter
-
-cdef struct Transaction:
-    uint64_t serial    # 0: none yet
-    uint64_t commit_lsn
-    int64_t time_us
-    uint64_t xid
-    size_t time_ms_size
-    size_t position_size
-    size_t commit_size
-    size_t xid_size
-    size_t iso_size    # 0: not rendered yet
-    size_t time_us_size
-    uint8_t[32] time_ms
-    uint8_t[32] position   # generation and commit_lsn, with both dots
-    uint8_t[32] commit
-    uint8_t[32] xid_text
-    uint8_t[48] iso
-    uint8_t[32] time_us_text
-
-cdef struct Room:
-    uint8_t* start
-    size_t capacity
-
-cdef struct Work:
-    # What a row needs besides its output: memory to unescape in, and where it went wrong.
-    Room field         # one COPY field without its escapes
-    Room element       # one array element without its escapes
-    Room stack         # one byte for each level of JSON nesting
-    bint is_json_null
-    int fault
-    int column
-
-cdef struct Cursor:
-    const uint8_t* at
-    const uint8_t* end
 
 # --------------------------------------------------------------------------------- writing
 
@@ -1507,24 +1366,8 @@ cdef size_t worst_case(const uint8_t* p, size_t size, const Binding* binding) no
 
 # ------------------------------------------------------------------------------- the classes
 
-@cython.final
 cdef class Rows:
     """What `RowCodec.take` hands over: whole lines of one relation, in commit order."""
-
-    cdef readonly bytes lines
-    cdef readonly object row_count
-    cdef readonly str first_position
-    cdef readonly str last_position
-    cdef readonly tuple operations
-
-    def __init__(
-        self, bytes lines, row_count, str first_position, str last_position, tuple operations
-    ):
-        self.lines = lines
-        self.row_count = row_count
-        self.first_position = first_position
-        self.last_position = last_position
-        self.operations = operations
 
 
 cdef bytes _quoted(text):
@@ -1609,21 +1452,8 @@ cdef Binding* make_binding(list prefixes, list pieces, int envelope) except NULL
     return binding
 
 
-@cython.final
 cdef class RowCodec:
     """Encodes the rows of one stream. See rowcodec.pyi for the contract."""
-
-    cdef Relation** relations      # open addressing, a power of two of slots
-    cdef size_t slot_count
-    cdef size_t relation_count
-    cdef Relation* recent
-    cdef Transaction transaction
-    cdef Work work
-    cdef Room[32] spare
-    cdef int spare_count
-    cdef int64_t buffered_size
-    cdef int generation
-    cdef dict names                # relation id -> (table, column names), for errors
 
     def __cinit__(self, generation):
         if not 0 <= generation <= 9999:
@@ -1644,6 +1474,7 @@ cdef class RowCodec:
                     free(self.relations[i].buffer)
                     free(self.relations[i])
             free(self.relations)
+        free(self.written)
         for i in range(<size_t>self.spare_count):
             free(self.spare[i].start)
         free(self.work.field.start)
@@ -1769,11 +1600,15 @@ cdef class RowCodec:
 
     def begin(self, uint64_t commit_lsn, int64_t commit_time_us, uint64_t xid):
         """Start a transaction: what follows is all of its changes, from the first one."""
+        if not TIME_MIN <= commit_time_us < TIME_END:
+            raise ValueError(f"commit time {commit_time_us} is not in the years 1 to 9999")
+        self.begin_at(commit_lsn, commit_time_us, xid)
+
+    cdef void begin_at(self, uint64_t commit_lsn, int64_t commit_time_us, uint64_t xid) noexcept:
+        # `commit_time_us` is in the years 1 to 9999.
         cdef Transaction* to = &self.transaction
         cdef int64_t time_ms = commit_time_us // 1000
         cdef uint8_t* out
-        if not TIME_MIN <= commit_time_us < TIME_END:
-            raise ValueError(f"commit time {commit_time_us} is not in the years 1 to 9999")
         if commit_time_us < 0 and commit_time_us % 1000:
             # C divides towards zero.
             time_ms -= 1
@@ -1859,6 +1694,24 @@ cdef class RowCodec:
                 raise MemoryError
             relation.buffer = grown
             relation.capacity = capacity
+        if not relation.is_listed:
+            self.enlist(relation)
+        return 0
+
+    cdef int enlist(self, Relation* relation) except -1:
+        # One that was taken may be in the list still, and may then have lines again.
+        cdef size_t capacity
+        cdef Relation** grown
+        if self.written_count == self.written_capacity:
+            capacity = max(2 * self.written_capacity, <size_t>64)
+            grown = <Relation**>realloc(self.written, capacity * sizeof(Relation*))
+            if grown == NULL:
+                raise MemoryError
+            self.written = grown
+            self.written_capacity = capacity
+        self.written[self.written_count] = relation
+        self.written_count += 1
+        relation.is_listed = True
         return 0
 
     cdef inline void count(self, Relation* relation, const Place* place) noexcept:
@@ -1872,7 +1725,9 @@ cdef class RowCodec:
         cdef size_t size = out - relation.buffer
         if relation.row_count == 0:
             relation.first = place[0]
+            relation.first_time_us = self.transaction.time_us
         relation.last = place[0]
+        relation.last_time_us = self.transaction.time_us
         relation.row_count += 1
         relation.operations[op] += 1
         self.buffered_size += size - relation.size
@@ -2019,9 +1874,15 @@ cdef class RowCodec:
     # ------------------------------------------------------------------------------ taking
 
     cdef str position_text(self, const Place* place):
-        return (
-            f"{self.generation:04d}.{place.commit_lsn:016X}.{place.change_lsn:016X}.{place.n:06X}"
-        )
+        cdef uint8_t[64] text
+        cdef uint8_t* out = put_padded(text, self.generation, 4)
+        out[0] = c'.'
+        out = put_hex_padded(out + 1, place.commit_lsn, 16)
+        out[0] = c'.'
+        out = put_hex_padded(out + 1, place.change_lsn, 16)
+        out[0] = c'.'
+        out = put_hex_padded(out + 1, place.n, 6)
+        return PyUnicode_DecodeASCII(<const char*>text, out - text, NULL)
 
     def next_position(self, uint32_t relation_id, uint64_t change_lsn):
         """The position of the next change at `change_lsn` in this transaction; changes nothing."""
@@ -2053,18 +1914,35 @@ cdef class RowCodec:
     def take(self, uint32_t relation_id):
         """Hand over what is buffered for the relation and forget it; None where nothing is."""
         cdef Relation* relation = self.find(relation_id)
-        cdef int i
         if relation == NULL or relation.size == 0:
             return None
-        rows = Rows(
-            PyBytes_FromStringAndSize(<char*>relation.buffer, relation.size),
-            relation.row_count,
-            self.position_text(&relation.first),
-            self.position_text(&relation.last),
-            (
-                relation.operations[0], relation.operations[1], relation.operations[2],
-                relation.operations[3], relation.operations[4],
-            ),
+        return self.rows_of(relation)
+
+    def take_all(self):
+        """Hand over everything that is buffered, as (relation id, rows)."""
+        cdef list taken = []
+        cdef Relation* relation
+        cdef size_t i
+        for i in range(self.written_count):
+            relation = self.written[i]
+            if relation.size:
+                taken.append((relation.id, self.rows_of(relation)))
+            relation.is_listed = False
+        self.written_count = 0
+        return taken
+
+    cdef Rows rows_of(self, Relation* relation):
+        cdef Rows rows = Rows.__new__(Rows)
+        cdef int i
+        rows.lines = PyBytes_FromStringAndSize(<char*>relation.buffer, relation.size)
+        rows.row_count = relation.row_count
+        rows.first_position = self.position_text(&relation.first)
+        rows.last_position = self.position_text(&relation.last)
+        rows.first_commit_us = relation.first_time_us
+        rows.last_commit_us = relation.last_time_us
+        rows.operations = (
+            relation.operations[0], relation.operations[1], relation.operations[2],
+            relation.operations[3], relation.operations[4],
         )
         self.buffered_size -= relation.size
         relation.size = 0

@@ -1,8 +1,6 @@
 """The decoder against what PostgreSQL 18.6 sent: whole, cut short everywhere, corrupted everywhere.
 
-The frames are one transaction's, with messages on: an insert into `gold.orders`, updates with and
-without a change of the key, a delete, the same on a table with replica identity FULL, a logical
-message and a TRUNCATE of both tables.
+The frames are those of `golden_frames`.
 """
 
 import pytest
@@ -28,67 +26,11 @@ from engine.sources.postgres.pgoutput import (
     Unchanged,
     Update,
     XLogData,
-    begin_of_frame,
-    commit_of_frame,
     decode_frame,
     decode_message,
     encode_status,
 )
-
-FRAMES = {
-    "keepalive": bytes.fromhex("6b00000000017db0c0000303e3d2bf2ef800"),
-    "begin": bytes.fromhex(
-        "7700000000000000000000000000000000000303e3d2bf30c84200000000017ddce0000303e3d2be"
-        "c7f100000314"
-    ),
-    "origin": bytes.fromhex(
-        "7700000000017dc07000000000017dc070000303e3d2bf30e94f0000000000000000656c7365776865726500"
-    ),
-    "type": bytes.fromhex(
-        "7700000000000000000000000000000000000303e3d2bf31165900004026676f6c64006d6f6f6400"
-    ),
-    "relation": bytes.fromhex(
-        "7700000000000000000000000000000000000303e3d2bf313e520000402b676f6c64006f72646572"
-        "73006400050169640000000017ffffffff006e6f74650000000019ffffffff006d6f6f6400000040"
-        "26ffffffff00616d6f756e7400000006a400080006006269670000000019ffffffff"
-    ),
-    "insert": bytes.fromhex(
-        "7700000000017dc17800000000017dc178000303e3d2bf317c490000402b4e00057400000001386e6e6e6e"
-    ),
-    "update": bytes.fromhex(
-        "7700000000017dc23000000000017dc230000303e3d2bf3182550000402b4e000574000000013774"
-        "000000016274000000026f6b740000000531322e353075"
-    ),
-    "update_of_key": bytes.fromhex(
-        "7700000000017dc2a000000000017dc2a0000303e3d2bf3188550000402b4b00057400000001386e"
-        "6e6e6e4e00057400000001396e6e6e6e"
-    ),
-    "delete_by_key": bytes.fromhex(
-        "7700000000017dc33800000000017dc338000303e3d2bf318c440000402b4b00057400000001396e6e6e6e"
-    ),
-    "insert_whole": bytes.fromhex(
-        "7700000000017dc38000000000017dc380000303e3d2bf31a949000040334e0002740000000131740000000161"
-    ),
-    "update_whole": bytes.fromhex(
-        "7700000000017dc3c000000000017dc3c0000303e3d2bf31ae55000040334f000274000000013174"
-        "00000001614e0002740000000131740000000162"
-    ),
-    "delete_whole": bytes.fromhex(
-        "7700000000017dc41800000000017dc418000303e3d2bf31b244000040334f0002740000000131740000000162"
-    ),
-    "message": bytes.fromhex(
-        "7700000000017dc4a800000000017dc4a8000303e3d2bf31b74d0100000000017dc4a87461696c72"
-        "616365000000000568656c6c6f"
-    ),
-    "truncate": bytes.fromhex(
-        "7700000000017ddca800000000017ddca8000303e3d2bf31ed5400000002020000402b00004033"
-    ),
-    "commit": bytes.fromhex(
-        "7700000000017ddf3000000000017ddf30000303e3d2bf31f2430000000000017ddce00000000001"
-        "7ddf30000303e3d2bec7f1"
-    ),
-    "flagged_keepalive": bytes.fromhex("6b00000000017ddf68000303e3d4895af301"),
-}
+from golden_frames import FRAMES
 
 ORDERS = 16427
 WHOLE = 16435
@@ -190,27 +132,6 @@ def test_a_corrupt_byte_gives_another_message_or_a_decode_error(name: str) -> No
                 assert changed != decoded(frame) or place < HEADER_SIZE
 
     assert refused
-
-
-def test_the_quick_readers_agree_with_the_decoder() -> None:
-    commit = MESSAGES["commit"]
-    assert isinstance(commit, Commit)
-
-    assert begin_of_frame(FRAMES["begin"]) == (COMMIT_LSN, COMMIT_US, 788)
-    assert commit_of_frame(FRAMES["commit"]) == (commit.end_lsn, commit.commit_us)
-
-
-@pytest.mark.parametrize("mask", [0x01, 0x20, 0x80, 0xFF])
-def test_the_quick_readers_refuse_what_the_decoder_refuses(mask: int) -> None:
-    for name, reader in (("begin", begin_of_frame), ("commit", commit_of_frame)):
-        for size in range(len(FRAMES[name])):
-            with pytest.raises(DecodeError):
-                reader(FRAMES[name][:size])
-        for place in (0, HEADER_SIZE):
-            corrupt = bytearray(FRAMES[name])
-            corrupt[place] ^= mask
-            with pytest.raises(DecodeError):
-                reader(corrupt)
 
 
 def test_a_count_larger_than_the_message_reserves_no_memory() -> None:

@@ -11,6 +11,7 @@ from engine.position import Lsn, Position
 from engine.schema import Relation, TableVersion
 from engine.sources.postgres.assembler import Assembler, Drained
 from engine.sources.postgres.catalog import Catalog
+from engine.sources.postgres.frames import ListedFrames
 from engine.sources.postgres.pgoutput import POSTGRES_EPOCH_US
 
 HOUR_US = 3_600_000_000
@@ -18,20 +19,6 @@ NOON_US = 1_795_348_800_000_000
 """2026-11-22 12:00 UTC."""
 
 BUDGET = 1 << 20
-EMPTY = (0, b"")
-
-
-class Frames:
-    """Stands for libpq: hands out frames in order, then says that nothing is there."""
-
-    def __init__(self, *frames: bytes) -> None:
-        self._frames = list(frames)
-
-    def get(self, _is_async: int) -> tuple[int, bytes]:
-        if not self._frames:
-            return EMPTY
-        frame = self._frames.pop(0)
-        return len(frame), frame
 
 
 def carried(message: bytes, lsn: int = 0) -> bytes:
@@ -86,8 +73,8 @@ def assembler(configuration: RecordConfiguration | None = None) -> Assembler:
 
 def fed(to: Assembler, *frames: bytes) -> Intake:
     """Feed frames, each look-up answered by an empty catalog."""
-    source = Frames(*frames)
-    while to.drain(source.get, BUDGET) is Drained.LOOKUP:
+    source = ListedFrames(frames)
+    while to.drain(source, BUDGET) is Drained.LOOKUP:
         pass
     return to.intake()
 
@@ -152,26 +139,32 @@ def test_a_drain_in_the_middle_of_a_transaction_remembers_its_time() -> None:
 
 def test_rows_wait_in_order_for_a_look_up() -> None:
     target = assembler()
-    frames = Frames(
-        relation(1, "a", "id"), begin(100), insert(1, 90, 1), insert(1, 91, 2), commit(100)
+    frames = ListedFrames(
+        [relation(1, "a", "id"), begin(100), insert(1, 90, 1), insert(1, 91, 2), commit(100)]
     )
 
-    assert target.drain(frames.get, BUDGET) is Drained.LOOKUP
+    assert target.drain(frames, BUDGET) is Drained.LOOKUP
     assert [message.table for message in target.lookups] == ["a"]
-    assert target.drain(frames.get, BUDGET) is Drained.EMPTY
+    assert target.drain(frames, BUDGET) is Drained.EMPTY
 
     assert rows_of(target.intake().batches) == [("a", 2)]
 
 
 def test_a_truncate_of_several_tables_waits_for_all_of_them() -> None:
     target = assembler()
-    frames = Frames(
-        relation(1, "a", "id"), relation(2, "b", "id"), begin(100), truncate(90, 1, 2), commit(100)
+    frames = ListedFrames(
+        [
+            relation(1, "a", "id"),
+            relation(2, "b", "id"),
+            begin(100),
+            truncate(90, 1, 2),
+            commit(100),
+        ]
     )
 
-    assert target.drain(frames.get, BUDGET) is Drained.LOOKUP
+    assert target.drain(frames, BUDGET) is Drained.LOOKUP
     assert [message.table for message in target.lookups] == ["a", "b"]
-    assert target.drain(frames.get, BUDGET) is Drained.EMPTY
+    assert target.drain(frames, BUDGET) is Drained.EMPTY
 
     assert sorted(rows_of(target.intake().batches)) == [("a", 1), ("b", 1)]
 
@@ -234,13 +227,13 @@ def test_a_full_buffer_is_handed_over_at_once() -> None:
 
 def test_a_drain_stops_at_its_budget() -> None:
     target = assembler()
-    frames = Frames(
-        relation(1, "a", "id"), begin(100), insert(1, 90, 1), insert(1, 91, 2), commit(100)
+    frames = ListedFrames(
+        [relation(1, "a", "id"), begin(100), insert(1, 90, 1), insert(1, 91, 2), commit(100)]
     )
-    assert target.drain(frames.get, BUDGET) is Drained.LOOKUP
+    assert target.drain(frames, BUDGET) is Drained.LOOKUP
 
-    assert target.drain(frames.get, 1) is Drained.BUDGET
-    assert target.drain(frames.get, BUDGET) is Drained.EMPTY
+    assert target.drain(frames, 1) is Drained.BUDGET
+    assert target.drain(frames, BUDGET) is Drained.EMPTY
     assert rows_of(target.intake().batches) == [("a", 2)]
 
 
@@ -277,11 +270,12 @@ def test_a_flagged_keepalive_is_noticed() -> None:
 
     fed(target, keepalive(500, is_reply_wanted=True))
 
-    assert target.is_reply_wanted
+    assert target.take_reply_wish()
+    assert not target.take_reply_wish()
 
 
 def test_a_stream_that_ended_says_so() -> None:
-    assert assembler().drain(lambda _: (-1, b""), BUDGET) is Drained.END
+    assert assembler().drain(ListedFrames([], is_ended=True), BUDGET) is Drained.END
 
 
 @pytest.mark.parametrize(

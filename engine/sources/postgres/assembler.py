@@ -1,10 +1,10 @@
 """From frames to batches: the part of a stream that knows no socket.
 
-Strategy: `drain` takes frames from a function until it has none or the budget of one turn is used.
-A row costs one look at its type byte and one call of the row codec; everything else (a
-transaction's begin and end, an unbound relation, a full buffer) leaves that path. A frame is
-handled wholly or not at all: one that needs the catalog is kept, `drain` says which tables to look
-up, and the next `drain` begins with it. So awaiting in between changes no order.
+Strategy: `drain` lets the frame reader run, which hands rows to the row codec in compiled code and
+stops for everything that is not a matter of nanoseconds: an unbound relation, a full buffer, an
+hour that ends, a control message. A frame is handled wholly or not at all: one that needs the
+catalog is kept, `drain` says which tables to look up, and the next `drain` begins with it. So
+awaiting in between changes no order.
 
 A relation is bound when its first wanted row comes, to the version that `decide` names, and stays
 bound until the stream shows it changed. Rows that are not wanted are counted by the codec all the
@@ -17,26 +17,32 @@ an earlier one.
 """
 
 import enum
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from engine.batch import Batch, Boundary, Intake, Operations
 from engine.envelope import RecordConfiguration
 from engine.errors import ConfigurationError, DecodeError, JournalError
-from engine.position import Lsn, Position, commit_lsn_of
-from engine.rowcodec import RowCodec
+from engine.position import Lsn, Position
+from engine.rowcodec import RowCodec, Rows
 from engine.schema import Decide, Relation, TableName, TableVersion
 from engine.sources.postgres.catalog import Catalog
+from engine.sources.postgres.frames import (
+    BUDGET,
+    CONTROL,
+    EMPTY,
+    END,
+    FAILED,
+    FULL,
+    HOUR,
+    FrameReader,
+    Frames,
+)
 from engine.sources.postgres.pgoutput import (
     HEADER_SIZE,
-    Buffer,
-    Keepalive,
     RelationMessage,
     Truncate,
     XLogData,
-    begin_of_frame,
-    commit_of_frame,
     decode_frame,
     decode_message,
 )
@@ -45,13 +51,7 @@ from engine.sources.postgres.types import codec_kind
 BATCH_SIZE_MAX: Final = 64 * 1024
 """Bytes of lines that are handed over at once; less waits for the end of the drain."""
 
-_HOUR_US: Final = 3_600_000_000
 _ROWS: Final = b"IUD"
-
-GetFrame = Callable[[int], tuple[int, Buffer]]
-"""libpq's `get_copy_data`: (size, frame), (0, …) when nothing whole is there, (-1, …) at the
-stream's end.
-"""
 
 
 class Drained(enum.Enum):
@@ -65,6 +65,16 @@ class Drained(enum.Enum):
     """The tables of `lookups` have to be described before the next frame."""
     END = enum.auto()
     """The server ended the stream."""
+    FAILED = enum.auto()
+    """libpq failed; the connection has its message."""
+
+
+_STOPS: Final = {
+    EMPTY: Drained.EMPTY,
+    BUDGET: Drained.BUDGET,
+    END: Drained.END,
+    FAILED: Drained.FAILED,
+}
 
 
 @dataclass(slots=True)
@@ -104,67 +114,58 @@ class Assembler:
         self._single_rows = single_rows
         self._size_max = 0 if single_rows else BATCH_SIZE_MAX
         self._codec = RowCodec(generation)
+        self._reader = FrameReader(self._codec, self._size_max)
         self._relations: dict[int, _Streamed] = {}
         self._oids: dict[TableName, int] = {}
-        # Bound relations, the lately taken ones last: few tables carry most rows.
-        self._bound: dict[int, None] = {}
-        self._commits: dict[int, int] = {}
-        self._hour = 0
         self._batches: list[Batch] = []
-        # Made into a Boundary only when handed over: every small transaction passes here.
-        self._boundary: tuple[int, int, bool] | None = None
-        self._open_commit_lsn = 0
-        self._pending: Buffer | None = None
-        self._readers = {ord("B"): self._begin, ord("C"): self._commit}
+        self._pending: bytes | None = None
         self.lookups: tuple[RelationMessage, ...] = ()
-        self.received_lsn = Lsn(0)
         self.drained_bytes = 0
-        self.is_reply_wanted = False
 
-    def drain(self, get: GetFrame, budget_bytes: int) -> Drained:
+    @property
+    def received_lsn(self) -> Lsn:
+        """The newest boundary that was read, handed over or not."""
+        return Lsn(self._reader.received_lsn)
+
+    def take_reply_wish(self) -> bool:
+        """Whether a keepalive asked for a status update since the last call."""
+        is_wanted, self._reader.is_reply_wanted = self._reader.is_reply_wanted, False
+        return is_wanted
+
+    def drain(self, frames: Frames, budget_bytes: int) -> Drained:
         """Handle frames until there is none, or `budget_bytes` of them were.
 
         `drained_bytes` says how many bytes.
         """
-        # Locals, because a row passes here in half a microsecond.
-        encode, size_max = self._codec.encode, self._size_max
-        rows, header_size, readers = _ROWS, HEADER_SIZE, self._readers
-        drained = 0
+        reader, left = self._reader, budget_bytes
         try:
             if self._pending is not None and not self._handle_pending():
                 return Drained.LOOKUP
-            while drained < budget_bytes:
-                size, frame = get(1)
-                if size <= header_size:
-                    if size <= 0:
-                        return Drained.END if size else Drained.EMPTY
-                    drained += size
-                    self._keepalive(frame)
-                    continue
-                drained += size
-                if frame[header_size] in rows:
-                    buffered = encode(frame)
-                    if 0 <= buffered <= size_max:
-                        continue
-                    if buffered > 0:
-                        self._hand_over(_relation_oid(frame))
-                    elif not self._unbound_row(frame):
-                        return self._wait_with(frame)
-                elif not readers.get(frame[header_size], self._control)(frame):
-                    return self._wait_with(frame)
-            return Drained.BUDGET
+            while True:
+                reason = reader.read(frames, left)
+                left -= reader.drained_bytes
+                if reason == FULL:
+                    self._hand_over(reader.relation_id)
+                elif reason == HOUR:
+                    self._take_all()
+                elif reason in _STOPS:
+                    return _STOPS[reason]
+                elif not self._handled(reader.frame, is_row=reason != CONTROL):
+                    self._pending = reader.frame
+                    return Drained.LOOKUP
         finally:
-            self.drained_bytes = drained
+            self.drained_bytes = budget_bytes - left
 
     def intake(self) -> Intake:
         """Everything assembled so far; what is still in the codec is taken too."""
         self._take_all()
         boundary = None
-        if self._boundary is not None:
-            lsn, commit_us, is_keepalive = self._boundary
+        if self._reader.boundary is not None:
+            lsn, commit_us, is_keepalive = self._reader.boundary
             boundary = Boundary(Lsn(lsn), commit_us, is_keepalive)
+            self._reader.forget_boundary()
         intake = Intake(tuple(self._batches), boundary)
-        self._batches, self._boundary = [], None
+        self._batches = []
         return intake
 
     def full_batches(self) -> Intake:
@@ -185,7 +186,7 @@ class Assembler:
     @property
     def has_intake(self) -> bool:
         """Whether `intake` would hold anything."""
-        return bool(self._batches) or self._boundary is not None or self._codec.buffered > 0
+        return bool(self._batches) or self._reader.boundary is not None or self._codec.buffered > 0
 
     # ------------------------------------------------------------------- control messages
 
@@ -195,63 +196,25 @@ class Assembler:
         for message in self.lookups:
             streamed = self._relations[message.oid]
             streamed.relation = self._catalog.describe(message, self._configuration)
-        self._pending, self.lookups = None, ()
-        is_row = frame[HEADER_SIZE] in _ROWS
-        if not (self._unbound_row(frame) if is_row else self._control(frame)):
-            self._pending = frame
+        self.lookups = ()
+        if not self._handled(frame, is_row=frame[HEADER_SIZE] in _ROWS):
             return False
+        self._pending = None
         return True
 
-    def _wait_with(self, frame: Buffer) -> Drained:
-        self._pending = frame
-        return Drained.LOOKUP
+    def _handled(self, frame: bytes, *, is_row: bool) -> bool:
+        return self._unbound_row(frame) if is_row else self._control(frame)
 
-    def _control(self, frame: Buffer) -> bool:
+    def _control(self, frame: bytes) -> bool:
         carrier = decode_frame(frame)
-        assert isinstance(carrier, XLogData), "a keepalive is shorter"
+        # A keepalive comes here only to be refused.
+        assert isinstance(carrier, XLogData), "the frame reader takes keepalives"
         message = decode_message(carrier.message)
         if isinstance(message, RelationMessage):
             self._relation(message)
         elif isinstance(message, Truncate):
             return self._truncate(message, carrier.start_lsn)
         return True
-
-    def _begin(self, frame: Buffer) -> bool:
-        commit_lsn, commit_us, xid = begin_of_frame(frame)
-        hour = commit_us // _HOUR_US
-        if hour != self._hour:
-            self._take_all()
-            self._hour = hour
-        try:
-            self._codec.begin(commit_lsn, commit_us, xid)
-        except ValueError as error:
-            raise DecodeError(f"a Begin with an impossible time: {error}") from error
-        self._commits[commit_lsn] = commit_us
-        self._open_commit_lsn = commit_lsn
-        return True
-
-    def _commit(self, frame: Buffer) -> bool:
-        end_lsn, commit_us = commit_of_frame(frame)
-        self._open_commit_lsn = 0
-        self._reach(end_lsn, commit_us, is_keepalive=False)
-        return True
-
-    def _keepalive(self, frame: Buffer) -> None:
-        keepalive = decode_frame(frame)
-        if not isinstance(keepalive, Keepalive):
-            # A frame without a message: nothing that the protocol allows.
-            decode_message(keepalive.message)
-            return
-        self.is_reply_wanted |= keepalive.is_reply_wanted
-        # A keepalive says what was sent. It never passes a commit that is still to come; should it
-        # do so in the middle of a transaction, that transaction's end is the boundary.
-        if not 0 < self._open_commit_lsn < keepalive.end_lsn:
-            self._reach(keepalive.end_lsn, keepalive.sent_us, is_keepalive=True)
-
-    def _reach(self, lsn: int, commit_us: int, *, is_keepalive: bool) -> None:
-        if lsn > self.received_lsn or (lsn == self.received_lsn and self._boundary is None):
-            self.received_lsn = Lsn(lsn)
-            self._boundary = (lsn, commit_us, is_keepalive)
 
     # -------------------------------------------------------------------------- relations
 
@@ -288,7 +251,7 @@ class Assembler:
 
     # ------------------------------------------------------------------------------- rows
 
-    def _unbound_row(self, frame: Buffer) -> bool:
+    def _unbound_row(self, frame: bytes) -> bool:
         """Handle a row whose relation is not bound. False: its table has to be looked up first."""
         oid = _relation_oid(frame)
         streamed = self._streamed(oid)
@@ -343,7 +306,6 @@ class Assembler:
                 hint="exclude the column by a [[source.table]], or choose another envelope",
             ) from error
         streamed.version = version
-        self._bound[oid] = None
         return True
 
     def _bind_version(self, oid: int, table: TableName, version: TableVersion) -> None:
@@ -371,7 +333,6 @@ class Assembler:
 
     def _unbind(self, oid: int) -> None:
         self._codec.unbind(oid)
-        self._bound.pop(oid, None)
         self._relations[oid].version = None
 
     # ---------------------------------------------------------------------------- batches
@@ -382,26 +343,17 @@ class Assembler:
             self._unbind(oid)
 
     def _take_all(self) -> None:
-        taken = []
-        for oid in reversed(self._bound):
-            if not self._codec.buffered:
-                break
-            if self._take(oid):
-                taken.append(oid)
-        for oid in reversed(taken):
-            self._bound[oid] = self._bound.pop(oid)
-        # What is still open keeps its time; of the transactions before it no lines are left here.
-        # (Deleting one by one from the front of a dict would be quadratic.)
-        if len(self._commits) > 1:
-            self._commits = dict([self._commits.popitem()])
+        for oid, rows in self._codec.take_all():
+            self._add_batch(oid, rows)
 
-    def _take(self, oid: int) -> bool:
+    def _take(self, oid: int) -> None:
         rows = self._codec.take(oid)
-        if rows is None:
-            return False
+        if rows is not None:
+            self._add_batch(oid, rows)
+
+    def _add_batch(self, oid: int, rows: Rows) -> None:
         streamed = self._relations[oid]
         assert streamed.version is not None
-        first, last = Position(rows.first_position), Position(rows.last_position)
         self._batches.append(
             Batch(
                 table=streamed.table,
@@ -409,13 +361,12 @@ class Assembler:
                 lines=rows.lines,
                 row_count=rows.row_count,
                 operations=Operations(*rows.operations),
-                first=first,
-                last=last,
-                first_commit_us=self._commits[commit_lsn_of(first)],
-                last_commit_us=self._commits[commit_lsn_of(last)],
+                first=Position(rows.first_position),
+                last=Position(rows.last_position),
+                first_commit_us=rows.first_commit_us,
+                last_commit_us=rows.last_commit_us,
             )
         )
-        return True
 
 
 def _check_fits(version: TableVersion, message: RelationMessage) -> None:
@@ -430,9 +381,9 @@ def _check_fits(version: TableVersion, message: RelationMessage) -> None:
         )
 
 
-def _relation_oid(frame: Buffer) -> int:
+def _relation_oid(frame: bytes) -> int:
     return int.from_bytes(frame[26:30], "big")
 
 
-def _start_lsn(frame: Buffer) -> int:
+def _start_lsn(frame: bytes) -> int:
     return int.from_bytes(frame[1:9], "big")

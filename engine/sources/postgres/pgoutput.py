@@ -4,8 +4,8 @@ Sources: PostgreSQL manual, 54.4 "Streaming Replication Protocol" (frames), 54.5
 Replication Message Formats" (messages), for proto_version 1, text format, streaming off.
 
 Strategy: one cursor over the bytes, one small reader per message, a table from type byte to reader.
-The stream itself hands Insert, Update and Delete to the row codec and never comes here with them;
-their readers are for slow paths and for checking the codec.
+The stream itself hands rows, Begins and Commits to compiled code and never comes here with them;
+their readers are for slow paths and for checking that code.
 
 Invariant: malformed bytes raise DecodeError, nothing else. A message is taken whole: bytes left
 over are malformed. Nothing here reads a clock or a socket. Times are Unix microseconds, UTC.
@@ -30,11 +30,6 @@ HEADER_SIZE: Final = 25
 
 KEEPALIVE_SIZE: Final = 18
 
-_BEGIN_FRAME: Final = struct.Struct(">B24xBQqI")
-_COMMIT_FRAME: Final = struct.Struct(">B24xBB8xQq")
-_XLOG_DATA_TAG: Final = ord("w")
-_BEGIN_TAG: Final = ord("B")
-_COMMIT_TAG: Final = ord("C")
 _STATUS: Final = struct.Struct(">cQQQqB")
 _U8: Final = struct.Struct(">B")
 _I16: Final = struct.Struct(">h")
@@ -268,29 +263,6 @@ def decode_message(data: Buffer) -> Message:
     message = reader(cursor)
     cursor.end()
     return message
-
-
-def begin_of_frame(frame: Buffer) -> tuple[int, int, int]:
-    """(commit_lsn, commit_us, xid) of an XLogData frame that holds a Begin. Raises DecodeError.
-
-    One unpacking, no object: single-row transactions pay for it once a row.
-    """
-    if len(frame) != _BEGIN_FRAME.size:
-        raise DecodeError(f"a Begin of {len(frame)} bytes")
-    frame_tag, tag, commit_lsn, commit_time, xid = _BEGIN_FRAME.unpack(frame)
-    if frame_tag != _XLOG_DATA_TAG or tag != _BEGIN_TAG:
-        raise DecodeError(f"not a Begin: {frame_tag} {tag}")
-    return commit_lsn, commit_time + POSTGRES_EPOCH_US, xid
-
-
-def commit_of_frame(frame: Buffer) -> tuple[int, int]:
-    """(end_lsn, commit_us) of an XLogData frame that holds a Commit. Raises DecodeError."""
-    if len(frame) != _COMMIT_FRAME.size:
-        raise DecodeError(f"a Commit of {len(frame)} bytes")
-    frame_tag, tag, flags, end_lsn, commit_time = _COMMIT_FRAME.unpack(frame)
-    if frame_tag != _XLOG_DATA_TAG or tag != _COMMIT_TAG or flags:
-        raise DecodeError(f"not a Commit: {frame_tag} {tag} {flags}")
-    return end_lsn, commit_time + POSTGRES_EPOCH_US
 
 
 def encode_status(

@@ -37,6 +37,7 @@ from engine.position import NO_LSN, Lsn, format_lsn, parse_lsn
 from engine.schema import Decide
 from engine.sources.postgres.assembler import Assembler, Drained
 from engine.sources.postgres.catalog import Catalog
+from engine.sources.postgres.libpq import frames_of
 from engine.sources.postgres.pgoutput import encode_status
 from engine.sources.postgres.session import Connection, Session, beside, connect, quoted, translated
 from engine.sources.postgres.slot import publication_lost, start_failure
@@ -139,6 +140,7 @@ class PostgresStream:
         wal_sender_timeout: float,
     ) -> None:
         self._pgconn = connection.pgconn
+        self._frames = frames_of(connection.pgconn)
         self._session = session
         self._catalog = catalog
         self._assembler = assembler
@@ -240,8 +242,7 @@ class PostgresStream:
         if self._failure is not None:
             raise self._failure
         self._heard_at = self._loop.time()
-        if self._assembler.is_reply_wanted:
-            self._assembler.is_reply_wanted = False
+        if self._assembler.take_reply_wish():
             self._is_reply_wanted = True
             self._feedback_due.set()
         self._may_hold_frames = drained is not Drained.EMPTY
@@ -258,7 +259,9 @@ class PostgresStream:
         empty_reads = 0
         while True:
             pgconn.consume_input()
-            drained = assembler.drain(pgconn.get_copy_data, budget)
+            drained = assembler.drain(self._frames, budget)
+            if drained is Drained.FAILED:
+                raise psycopg.OperationalError(pgconn.get_error_message())
             self._pacing.drained(assembler.drained_bytes)
             if drained is not Drained.EMPTY:
                 return drained

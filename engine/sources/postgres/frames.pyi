@@ -1,0 +1,80 @@
+"""The contracts of frames.pyx: the hot loop of a stream, compiled."""
+
+from collections.abc import Iterable
+from typing import Final, final
+
+from engine.rowcodec import RowCodec
+
+# Why `FrameReader.read` stopped.
+EMPTY: Final[int]
+"""No whole frame is left."""
+END: Final[int]
+"""The server ended the stream."""
+FAILED: Final[int]
+"""libpq failed; the connection has its message."""
+BUDGET: Final[int]
+"""As many bytes as allowed were handled; there may be more."""
+FULL: Final[int]
+"""The lines of `relation_id` have passed `size_max`: take them."""
+UNBOUND: Final[int]
+"""`frame` is a row whose relation is not bound. Nothing of it was counted."""
+HOUR: Final[int]
+"""A transaction of another hour begins: take all lines first, then read on."""
+CONTROL: Final[int]
+"""`frame` is no row, Begin, Commit or keepalive, or is malformed: decode it."""
+
+class Frames:
+    """Where frames come from: CopyData payloads of the streaming replication protocol."""
+
+@final
+class LibpqFrames(Frames):
+    """What libpq holds of a COPY BOTH.
+
+    The three numbers are addresses: of the PGconn and of `PQgetCopyData` and `PQfreemem` in the
+    very libpq that made it. Read only between a successful `consume_input` and the next await: the
+    connection must not have been finished.
+    """
+
+    def __init__(self, connection: int, get_copy_data: int, free_memory: int) -> None: ...
+
+@final
+class ListedFrames(Frames):
+    """Frames out of memory, in order; then EMPTY, or END where `is_ended`."""
+
+    def __init__(self, frames: Iterable[bytes], *, is_ended: bool = False) -> None: ...
+
+@final
+class FrameReader:
+    """One stream's place in the frames. Not safe for use from two threads at once."""
+
+    def __init__(self, codec: RowCodec, size_max: int) -> None:
+        """Rows go to `codec`, which must not be given a `begin` by anybody else."""
+
+    @property
+    def boundary(self) -> tuple[int, int, bool] | None:
+        """The newest boundary read and not forgotten: (LSN, Unix microseconds, is_keepalive)."""
+
+    def forget_boundary(self) -> None:
+        """The boundary was handed over."""
+
+    @property
+    def received_lsn(self) -> int:
+        """The newest commit's end, or keepalive's position, that was read. Only grows."""
+
+    @property
+    def drained_bytes(self) -> int:
+        """Bytes of the frames that the last `read` handled or handed out."""
+
+    @property
+    def relation_id(self) -> int:
+        """What FULL is about."""
+
+    @property
+    def frame(self) -> bytes:
+        """What UNBOUND and CONTROL hand out: a copy."""
+
+    is_reply_wanted: bool
+    """Whether a keepalive asked for a status update; whoever gives one resets it."""
+
+    def read(self, frames: Frames, budget_bytes: int) -> int:
+        """Handle frames until a reason to stop. Raises DecodeError for malformed ones."""
