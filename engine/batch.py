@@ -5,8 +5,9 @@ of commit time. It is handed over at about 64 KiB or at the end of a drain of th
 row by row: moving an item between tasks costs more than a row may cost in total.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
+
+import msgspec
 
 from engine.position import Lsn, Position
 from engine.schema import TableName
@@ -23,11 +24,13 @@ class Operations(NamedTuple):
 
     def plus(self, other: "Operations") -> "Operations":
         """The sum, op by op."""
-        return Operations(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+        c, u, d, r, t = other
+        return Operations(self.c + c, self.u + u, self.d + d, self.r + r, self.t + t)
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+# Batches refer to nothing that refers to them, so the garbage collector need not look: with 5,000
+# tables it spent a sixth of the time on them.
+class Batch(msgspec.Struct, frozen=True, gc=False):
     """One table's contiguous records.
 
     `lines` are whole NDJSON lines; `first` and `last` the positions of the first and last of
@@ -46,8 +49,7 @@ class Batch:
     last_commit_us: int
 
 
-@dataclass(frozen=True, slots=True)
-class Boundary:
+class Boundary(msgspec.Struct, frozen=True, gc=False):
     """Everything that commits before `lsn` has left the socket with this intake or an earlier one.
 
     A commit's end or a keepalive's position; `commit_us` is that commit's time, or the server's,
@@ -59,13 +61,14 @@ class Boundary:
     is_keepalive: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Intake:
-    """What one drain of the socket gave, with the newest boundary that it passed, if any.
+class Intake(msgspec.Struct, frozen=True, gc=False):
+    """What the socket gave, with the newest boundary that it passed, if any.
 
     Batches of the same table are in commit order. Rows after the boundary's commit may be among
-    them: they belong to a transaction whose end is still to come.
+    them: they belong to a transaction whose end is still to come. The oldest of them left the
+    socket `held_seconds` ago.
     """
 
     batches: tuple[Batch, ...]
     boundary: Boundary | None
+    held_seconds: float = 0.0

@@ -19,6 +19,7 @@ class MemoryBudget:
         self.limit_bytes = limit_bytes
         self.used_bytes = 0
         self.used_bytes_max = 0
+        self._was_full = False
         self._has_room = asyncio.Event()
         self._has_room.set()
 
@@ -31,11 +32,14 @@ class MemoryBudget:
         """Count bytes that are there now; a negative number gives back."""
         self.used_bytes += size_bytes
         assert self.used_bytes >= 0, "more given back than charged"
+        # Comparisons instead of calls: every batch comes here twice.
         self.used_bytes_max = max(self.used_bytes_max, self.used_bytes)
-        if self.is_full:
-            self._has_room.clear()
-        else:
-            self._has_room.set()
+        if (self.used_bytes >= self.limit_bytes) is not self._was_full:
+            self._was_full = not self._was_full
+            if self._was_full:
+                self._has_room.clear()
+            else:
+                self._has_room.set()
 
     async def room(self) -> None:
         """Wait until something may be read. Cancellation leaves nothing behind."""

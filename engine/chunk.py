@@ -14,7 +14,7 @@ from isal import isal_zlib
 
 from engine.batch import Batch, Operations
 from engine.envelope import Compression
-from engine.layout import hour_number
+from engine.layout import next_hour_us
 from engine.position import Position
 from engine.schema import TableName
 
@@ -72,13 +72,40 @@ class ChunkBuilder:
     `held_bytes` is what it keeps in memory now.
     """
 
+    __slots__ = (
+        "_compressed_bytes",
+        "_compression",
+        "_compressor",
+        "_crc",
+        "_first_commit_us",
+        "_first_position",
+        "_last_commit_us",
+        "_last_position",
+        "_next_hour_us",
+        "_operations",
+        "_parts",
+        "_raw",
+        "_raw_bytes",
+        "_raw_held",
+        "_table",
+        "_version",
+        "held_bytes",
+        "opened_at",
+        "row_count",
+    )
+
     def __init__(self, batch: Batch, compression: Compression, now: float) -> None:
         """Open a chunk with its first batch, which came at `now` (seconds, any monotonic clock)."""
         self.opened_at = now
         self.row_count = 0
+        self.held_bytes = 0
         self._compression = compression
-        self._first = batch
-        self._last = batch
+        # Not the batch: it would keep its lines.
+        self._table = batch.table
+        self._version = batch.version
+        self._first_position = batch.first
+        self._first_commit_us = batch.first_commit_us
+        self._next_hour_us = next_hour_us(batch.first_commit_us)
         self._operations = Operations()
         self._raw: list[bytes] = []
         self._raw_held = 0
@@ -89,30 +116,29 @@ class ChunkBuilder:
         self._crc = 0
         self.add(batch)
 
-    @property
-    def held_bytes(self) -> int:
-        compressor_bytes = COMPRESSOR_BYTES if self._compressor is not None else 0
-        return self._raw_held + self._compressed_bytes + compressor_bytes
-
     def takes(self, batch: Batch) -> CutReason | None:
         """Why `batch` needs a chunk of its own, or None when it belongs into this one."""
-        if batch.version != self._first.version:
+        if batch.version != self._version:
             return "version"
-        if hour_number(batch.first_commit_us) > hour_number(self._first.first_commit_us):
+        if batch.first_commit_us >= self._next_hour_us:
             return "hour"
         return None
 
     def add(self, batch: Batch) -> None:
         """Append a batch that follows the last one."""
-        self._last = batch
+        lines = batch.lines
+        self._last_position = batch.last
+        self._last_commit_us = batch.last_commit_us
         self.row_count += batch.row_count
         self._operations = self._operations.plus(batch.operations)
-        self._raw_bytes += len(batch.lines)
-        self._crc = isal_zlib.crc32(batch.lines, self._crc)
-        self._raw.append(batch.lines)
-        self._raw_held += len(batch.lines)
+        self._raw_bytes += len(lines)
+        self._crc = isal_zlib.crc32(lines, self._crc)
+        self._raw.append(lines)
+        self._raw_held += len(lines)
         if self._compressor is not None or self._raw_held > RAW_BYTES_MAX:
             self._compress()
+        else:
+            self.held_bytes = self._raw_held
 
     def is_full(self, limits: ChunkLimits) -> CutReason | None:
         """Why the chunk takes no more rows, or None."""
@@ -127,17 +153,16 @@ class ChunkBuilder:
         self._compress()
         assert self._compressor is not None
         self._parts.append(self._compressor.flush())
-        first, last = self._first, self._last
         return SealedChunk(
-            table=first.table,
-            version=first.version,
+            table=self._table,
+            version=self._version,
             body=b"".join(self._parts),
             row_count=self.row_count,
             operations=self._operations,
-            first=first.first,
-            last=last.last,
-            first_commit_us=first.first_commit_us,
-            last_commit_us=last.last_commit_us,
+            first=self._first_position,
+            last=self._last_position,
+            first_commit_us=self._first_commit_us,
+            last_commit_us=self._last_commit_us,
             raw_bytes=self._raw_bytes,
             raw_crc32=self._crc,
             reason=reason,
@@ -153,6 +178,7 @@ class ChunkBuilder:
                 self._compressed_bytes += len(part)
         self._raw.clear()
         self._raw_held = 0
+        self.held_bytes = self._compressed_bytes + COMPRESSOR_BYTES
 
 
 def crc32_text(value: int) -> str:

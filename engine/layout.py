@@ -29,9 +29,9 @@ def hour_of(time_us: int) -> str:
     return datetime.fromtimestamp(time_us // 1_000_000, UTC).strftime(_HOUR_FORMAT)
 
 
-def hour_number(time_us: int) -> int:
-    """The UTC hour as a number; two times lie in one hour when their numbers are equal."""
-    return time_us // _HOUR_US
+def next_hour_us(time_us: int) -> int:
+    """When the UTC hour after that of `time_us` begins. Both in Unix microseconds."""
+    return (time_us // _HOUR_US + 1) * _HOUR_US
 
 
 def key_hour(chunk_us: int, now_us: int, previous: str) -> str:

@@ -63,11 +63,15 @@ class Ledger:
             self._read_boundary(intake.boundary)
 
     def _read_batch(self, batch: Batch) -> None:
-        assert batch.first > self.received(batch.table), "read twice, or out of order"
-        self._received[batch.table] = batch.last
-        spans = self._spans.setdefault(batch.table, deque())
-        first = spans.pop()[0] if len(spans) == _SPANS_MAX else batch.first
-        spans.append((first, batch.last))
+        table, first, last = batch.table, batch.first, batch.last
+        assert first > self._received.get(table, NOWHERE), "read twice, or out of order"
+        self._received[table] = last
+        spans = self._spans.get(table)
+        if spans is None:
+            spans = self._spans[table] = deque()
+        elif len(spans) == _SPANS_MAX:
+            first = spans.pop()[0]
+        spans.append((first, last))
         self._is_row_since_boundary = True
 
     def _read_boundary(self, boundary: Boundary) -> None:

@@ -29,6 +29,7 @@ from prometheus_client import (
 )
 
 from engine.batch import Operations
+from engine.schema import TableName
 
 TABLE_LABELS_MAX: Final = 1_000
 """Tables with a label of their own; all others are counted together as `OTHER`."""
@@ -93,6 +94,7 @@ class Metrics:
         self._durability = _DurabilityMetrics(registry)
         self._durability.lag.set_function(self._durable_lag)
         self._durable_commit_us: int | None = None
+        self._row_counters: dict[TableName, list[Counter | None]] = {}
 
     def source_connected(self, connected: bool) -> None:  # noqa: FBT001 - a gauge of one bit
         """Whether a stream is held now."""
@@ -118,12 +120,19 @@ class Metrics:
         self._source.slot_retained.set(retained_bytes)
         self._source.slot_safe.set(math.inf if safe_bytes is None else safe_bytes)
 
-    def rows(self, table: str, operations: Operations) -> None:
+    def rows(self, table: TableName, operations: Operations) -> None:
         """Rows read from the source, once a batch."""
-        label = self._table_labels.bounded(table)
-        for op, row_count in zip(Operations._fields, operations, strict=True):
+        counters = self._row_counters.get(table)
+        if counters is None:
+            counters = self._row_counters[table] = [None] * len(operations)
+        for place, row_count in enumerate(operations):
             if row_count:
-                self._source.rows.child(label, op).inc(row_count)
+                counter = counters[place]
+                if counter is None:
+                    label = self._table_labels.bounded(str(table))
+                    counter = self._source.rows.child(label, Operations._fields[place])
+                    counters[place] = counter
+                counter.inc(row_count)
 
     def queue_bytes(self, n: int) -> None:
         """Bytes charged to the memory budget now."""

@@ -13,7 +13,7 @@ from engine.budget import MemoryBudget
 from engine.chunk import ChunkLimits, CutReason, SealedChunk
 from engine.envelope import Compression
 from engine.schema import TableName
-from engine.table_writer import BATCH_BYTES, TableWriter
+from engine.table_writer import TableWriter
 
 
 class Router:
@@ -50,19 +50,18 @@ class Router:
 
     def route(self, intake: Intake, now: float) -> None:
         """Take every batch of `intake`, which came at `now` (seconds of the event loop)."""
+        came_at = now - intake.held_seconds
         for batch in intake.batches:
-            self._budget.charge(len(batch.lines) + BATCH_BYTES)
-            writer = self._writer(batch.table)
-            writer.put(batch, now)
+            writer = self._active.get(batch.table) or self._activated(batch.table)
+            writer.put(batch, came_at)
             if writer.sealed:
                 self.wake.set()
-            self._note_room(writer)
+            if writer.queue or self._full:
+                self._note_room(writer)
 
-    def _writer(self, table: TableName) -> TableWriter:
-        writer = self._active.get(table)
-        if writer is None:
-            writer = self._writers.get(table) or self._new_writer(table)
-            self._active[table] = writer
+    def _activated(self, table: TableName) -> TableWriter:
+        writer = self._writers.get(table) or self._new_writer(table)
+        self._active[table] = writer
         return writer
 
     def _new_writer(self, table: TableName) -> TableWriter:

@@ -111,6 +111,7 @@ cdef struct Relation:
     int64_t first_time_us
     int64_t last_time_us
     bint is_listed
+    bint is_busy       # many lines were taken from it the last time
     # The changes counted at `counter_lsn` in the transaction with this serial number.
     uint64_t counter_serial
     uint64_t counter_lsn
@@ -143,6 +144,7 @@ cdef struct Work:
     Room field         # one COPY field without its escapes
     Room element       # one array element without its escapes
     Room stack         # one byte for each level of JSON nesting
+    Room line          # one line of a relation that has few
     bint is_json_null
     int fault
     int column
@@ -190,6 +192,8 @@ cdef class RowCodec:
     cdef int place_next(self, const Relation* relation, uint64_t change_lsn, Place* place) except -2
     cdef int fail(self, const Relation* relation) except -2
     cdef int reserve(self, Relation* relation, size_t needed) except -2
+    cdef uint8_t* room_for(self, Relation* relation, size_t needed) except NULL
+    cdef uint8_t* append(self, Relation* relation, const uint8_t* line, size_t size) except NULL
     cdef int enlist(self, Relation* relation) except -1
     cdef void begin_at(self, uint64_t commit_lsn, int64_t commit_time_us, uint64_t xid) noexcept
     cdef Rows rows_of(self, Relation* relation)

@@ -199,6 +199,7 @@ cdef size_t SPARE_SIZE_MAX = 131072
 
 cdef enum:
     SPARE_MAX = 32
+    BUSY_SIZE = 16384      # with so many lines at a time a relation writes into its own buffer
     ARRAY_DEPTH_MAX = 6
     BUFFER_MIN = 4096
     COUNTER_MAX = 0xFFFFFF
@@ -1480,6 +1481,7 @@ cdef class RowCodec:
         free(self.work.field.start)
         free(self.work.element.start)
         free(self.work.stack.start)
+        free(self.work.line.start)
 
     @property
     def buffered(self):
@@ -1698,6 +1700,36 @@ cdef class RowCodec:
             self.enlist(relation)
         return 0
 
+    cdef uint8_t* room_for(self, Relation* relation, size_t needed) except NULL:
+        # Where a line of at most `needed` bytes may be written: behind the relation's lines, or,
+        # for one with few lines, where all of those write theirs, to be copied from there. Else
+        # each of thousands of quiet tables would hold the room for a worst case, six times its line,
+        # in cold memory.
+        if relation.buffer != NULL and relation.capacity - relation.size >= needed:
+            return relation.buffer + relation.size
+        if relation.is_busy or relation.size >= BUSY_SIZE:
+            self.reserve(relation, needed)
+            return relation.buffer + relation.size
+        if not make_room(&self.work.line, needed):
+            raise MemoryError
+        return self.work.line.start
+
+    cdef uint8_t* append(self, Relation* relation, const uint8_t* line, size_t size) except NULL:
+        # Copies a whole line behind the relation's lines; the answer is where it ends.
+        cdef uint8_t* grown
+        cdef size_t capacity
+        if relation.capacity - relation.size < size:
+            capacity = max(relation.size + size, 2 * relation.capacity)
+            grown = <uint8_t*>realloc(relation.buffer, capacity)
+            if grown == NULL:
+                raise MemoryError
+            relation.buffer = grown
+            relation.capacity = capacity
+        if not relation.is_listed:
+            self.enlist(relation)
+        memcpy(relation.buffer + relation.size, line, size)
+        return relation.buffer + relation.size + size
+
     cdef int enlist(self, Relation* relation) except -1:
         # One that was taken may be in the list still, and may then have lines again.
         cdef size_t capacity
@@ -1764,10 +1796,9 @@ cdef class RowCodec:
             return -1
         binding = relation.binding
         self.place_next(relation, tr_be64(data + 1), &place)
-        self.reserve(relation, worst_case(data, size, binding) + binding.fixed_max)
+        first = self.room_for(relation, worst_case(data, size, binding) + binding.fixed_max)
         if binding.envelope != ENVELOPE_STANDARD:
             self.complete(binding.envelope)
-        first = relation.buffer + relation.size
         cursor.at = data + 30
         cursor.end = data + size
         out = put_row(first, &cursor, message, binding, &self.work)
@@ -1775,6 +1806,8 @@ cdef class RowCodec:
             return self.fail(relation)
         out = put_tail(out, binding, &self.transaction, &place, op)
         first[0] = c'{'
+        if first == self.work.line.start:
+            out = self.append(relation, first, out - first)
         return self.keep(relation, out, &place, op, True)
 
     @cython.always_allow_keywords(False)
@@ -1899,7 +1932,7 @@ cdef class RowCodec:
             room.capacity = 0
 
     cdef void recycle(self, Relation* relation) noexcept:
-        if relation.capacity <= SPARE_SIZE_MAX and self.spare_count < SPARE_MAX:
+        if relation.is_busy and relation.capacity <= SPARE_SIZE_MAX and self.spare_count < SPARE_MAX:
             self.spare[self.spare_count].start = relation.buffer
             self.spare[self.spare_count].capacity = relation.capacity
             self.spare_count += 1
@@ -1910,6 +1943,7 @@ cdef class RowCodec:
         self.trim(&self.work.field)
         self.trim(&self.work.element)
         self.trim(&self.work.stack)
+        self.trim(&self.work.line)
 
     def take(self, uint32_t relation_id):
         """Hand over what is buffered for the relation and forget it; None where nothing is."""
@@ -1945,6 +1979,7 @@ cdef class RowCodec:
             relation.operations[3], relation.operations[4],
         )
         self.buffered_size -= relation.size
+        relation.is_busy = relation.size >= BUSY_SIZE
         relation.size = 0
         relation.row_count = 0
         for i in range(OP_COUNT):

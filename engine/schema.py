@@ -11,7 +11,6 @@ Invariant: nothing here reads a clock or a catalog; the same arguments give the 
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 import msgspec
 
@@ -21,9 +20,8 @@ _PLAIN = re.compile(r"[a-z_][a-z0-9_]*\Z")
 _PARTS = re.compile(r'("(?:[^"]|"")*"|[^".]+)\.("(?:[^"]|"")*"|[^".]+)\Z')
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class TableName:
-    """A table's raw names, unquoted."""
+class TableName(msgspec.Struct, frozen=True, order=True, cache_hash=True, gc=False):
+    """A table's raw names, unquoted. Every batch is looked up by it a few times."""
 
     schema: str
     table: str

@@ -214,7 +214,7 @@ class Streaming:
         metrics, now_us = self._world.metrics, self._world.clock()
         for batch in intake.batches:
             self._rows_read += batch.row_count
-            metrics.rows(str(batch.table), batch.operations)
+            metrics.rows(batch.table, batch.operations)
         metrics.source_message(now_us)
         metrics.queue_bytes(self._budget.used_bytes)
 

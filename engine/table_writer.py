@@ -2,8 +2,8 @@
 
 Strategy: everything is synchronous. A batch goes from the queue into the open chunk at once, as
 long as few cut chunks wait to become visible; then it stays in the queue, which bounds the table.
-The writer keeps the memory budget's books for its table: raw bytes were charged when they left
-the socket and only shrink here.
+The writer keeps the memory budget's books for its table: raw bytes are charged when they come,
+and then only shrink.
 
 Invariant: queue, open chunk and cut chunks hold the table's rows without gap, in order.
 """
@@ -27,6 +27,17 @@ BATCH_BYTES = 400
 
 class TableWriter:
     """One table's way from batches to cut chunks."""
+
+    __slots__ = (
+        "_budget",
+        "_compression",
+        "_limits",
+        "_open",
+        "_unpublished",
+        "queue",
+        "sealed",
+        "table",
+    )
 
     def __init__(
         self,
@@ -64,7 +75,12 @@ class TableWriter:
         return self._open.opened_at + self._limits.age_seconds_max
 
     def put(self, batch: Batch, now: float) -> None:
-        """Take a batch whose bytes are charged already."""
+        """Take a batch that came at `now` (seconds of the event loop)."""
+        if not self.queue and self._unpublished < UNPUBLISHED_CHUNKS_MAX and self._takes(batch):
+            # Nearly every batch goes this way.
+            self._add(batch, now, charged_bytes=0)
+            return
+        self._budget.charge(len(batch.lines) + BATCH_BYTES)
         self.queue.put(batch, now)
         self.pump()
 
@@ -77,19 +93,24 @@ class TableWriter:
         """Move batches from the queue into chunks, as far as the table may go."""
         while self.queue and self._unpublished < UNPUBLISHED_CHUNKS_MAX:
             batch, came_at = self.queue.peek()
-            reason = self._open.takes(batch) if self._open is not None else None
-            if reason is not None:
-                self.cut(reason)
-                continue
-            self._add(self.queue.take(), came_at)
+            if self._takes(batch):
+                self.queue.take()
+                self._add(batch, came_at, charged_bytes=len(batch.lines) + BATCH_BYTES)
 
-    def _add(self, batch: Batch, came_at: float) -> None:
-        held = self.open_bytes + len(batch.lines) + BATCH_BYTES
+    def _takes(self, batch: Batch) -> bool:
+        """Whether the open chunk takes `batch`; one that does not is cut."""
+        reason = self._open.takes(batch) if self._open is not None else None
+        if reason is not None:
+            self.cut(reason)
+        return reason is None
+
+    def _add(self, batch: Batch, came_at: float, *, charged_bytes: int) -> None:
         if self._open is None:
             self._open = ChunkBuilder(batch, self._compression, came_at)
         else:
+            charged_bytes += self._open.held_bytes
             self._open.add(batch)
-        self._budget.charge(self._open.held_bytes - held)
+        self._budget.charge(self._open.held_bytes - charged_bytes)
         full = self._open.is_full(self._limits)
         if full is not None:
             self.cut(full)

@@ -13,11 +13,11 @@ from engine.layout import (
     PREFIX_BYTES_MAX,
     TableLayout,
     encoded,
-    hour_number,
     hour_of,
     journal_folder,
     journal_key,
     key_hour,
+    next_hour_us,
     own_folder,
     seq_of,
     state_folder,
@@ -169,12 +169,12 @@ def test_no_table_can_reach_our_own_folder() -> None:
 
 
 @given(times)
-def test_an_hour_is_the_utc_hour_and_equal_numbers_are_equal_hours(time_us: int) -> None:
+def test_an_hour_is_the_utc_hour_and_the_next_one_begins_when_it_ends(time_us: int) -> None:
     begin_us = time_us - time_us % HOUR_US
 
     assert hour_of(time_us) == datetime.fromtimestamp(begin_us / 1e6, UTC).strftime("%Y-%m-%dT%H")
     assert hour_of(begin_us) == hour_of(begin_us + HOUR_US - 1)
-    assert hour_number(begin_us) == hour_number(begin_us + HOUR_US - 1) == time_us // HOUR_US
+    assert next_hour_us(begin_us) == next_hour_us(begin_us + HOUR_US - 1) == begin_us + HOUR_US
     assert hour_of(begin_us - 1) < hour_of(begin_us) if begin_us else True
 
 

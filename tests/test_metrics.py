@@ -11,6 +11,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from engine.batch import Operations
 from engine.metrics import ERROR_CODES_MAX, OTHER, TABLE_LABELS_MAX, Metrics
+from engine.schema import TableName
 
 SECOND = 1_000_000
 
@@ -87,8 +88,8 @@ def test_names_follow_the_openmetrics_rules(metrics: Metrics, registry: Collecto
 def test_rows_are_counted_by_table_and_operation(
     metrics: Metrics, registry: CollectorRegistry
 ) -> None:
-    metrics.rows("public.orders", Operations(c=3, u=2))
-    metrics.rows("public.orders", Operations(c=4, d=1))
+    metrics.rows(TableName("public", "orders"), Operations(c=3, u=2))
+    metrics.rows(TableName("public", "orders"), Operations(c=4, d=1))
 
     def rows(op: str) -> float | None:
         return registry.get_sample_value(
@@ -102,11 +103,11 @@ def test_tables_beyond_the_cap_share_one_label(
     metrics: Metrics, registry: CollectorRegistry
 ) -> None:
     for index in range(TABLE_LABELS_MAX + 5):
-        metrics.rows(f"public.t{index}", Operations(c=1))
+        metrics.rows(TableName("public", f"t{index}"), Operations(c=1))
         metrics.chunk(f"public.t{index}", "age", 100)
         metrics.published(f"public.t{index}", 0.1, 100, 0, 0)
         metrics.schema_change(f"public.t{index}", "column added")
-    metrics.rows("public.t0", Operations(c=1))
+    metrics.rows(TableName("public", "t0"), Operations(c=1))
 
     tables = {
         sample.labels["table"]
@@ -225,6 +226,6 @@ def test_gauges_and_counters_take_what_they_are_given(
 def test_no_created_series_double_the_exposition(
     metrics: Metrics, registry: CollectorRegistry
 ) -> None:
-    metrics.rows("public.orders", Operations(c=1))
+    metrics.rows(TableName("public", "orders"), Operations(c=1))
 
     assert "_created" not in exposition(registry)

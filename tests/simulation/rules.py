@@ -446,7 +446,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "4   a chunk ends where its hour grows",
         Edit(
             "engine.chunk",
-            "if hour_number(batch.first_commit_us) > hour_number(self._first.first_commit_us):",
+            "if batch.first_commit_us >= self._next_hour_us:",
             "if False:",
         ),
     ),

@@ -82,13 +82,10 @@ class _Streamed:
     """A relation as the stream last showed it. `relation` once described, `version` while bound."""
 
     message: RelationMessage
+    table: TableName
     is_captured: bool
     relation: Relation | None = None
     version: TableVersion | None = None
-
-    @property
-    def table(self) -> TableName:
-        return TableName(self.message.schema, self.message.table)
 
 
 class Assembler:
@@ -156,15 +153,15 @@ class Assembler:
         finally:
             self.drained_bytes = budget_bytes - left
 
-    def intake(self) -> Intake:
-        """Everything assembled so far; what is still in the codec is taken too."""
+    def intake(self, held_seconds: float = 0.0) -> Intake:
+        """Everything assembled so far, what is still in the codec too, held so long at most."""
         self._take_all()
         boundary = None
         if self._reader.boundary is not None:
             lsn, commit_us, is_keepalive = self._reader.boundary
             boundary = Boundary(Lsn(lsn), commit_us, is_keepalive)
             self._reader.forget_boundary()
-        intake = Intake(tuple(self._batches), boundary)
+        intake = Intake(tuple(self._batches), boundary, held_seconds)
         self._batches = []
         return intake
 
@@ -228,7 +225,9 @@ class Assembler:
             self._catalog.forget(message.oid)
         table = TableName(message.schema, message.table)
         self._hand_over_namesake(table, message.oid)
-        self._relations[message.oid] = _Streamed(message, self._configuration.captures(table))
+        self._relations[message.oid] = _Streamed(
+            message, table, self._configuration.captures(table)
+        )
 
     def _hand_over_namesake(self, table: TableName, oid: int) -> None:
         # A table dropped and made again, or renamed to another's old name: its rows come after the
