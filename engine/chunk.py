@@ -7,6 +7,7 @@ uncompressed lines: compressed bytes depend on how they were fed.
 """
 
 from dataclasses import dataclass
+from struct import Struct
 from typing import Literal, Protocol
 
 import zstandard
@@ -23,7 +24,11 @@ RAW_BYTES_MAX = 64 * 1024
 COMPRESSOR_BYTES = 35_000
 GZIP_LEVEL = 1
 ZSTD_LEVEL = 1
-_GZIP_WINDOW_BITS = 31
+_RAW_DEFLATE_WINDOW_BITS = -15
+
+# RFC 1952: no name, no time, "fastest", an unknown system. Whoever wrote it, a member begins alike.
+_GZIP_HEADER = bytes((0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 4, 255))
+_GZIP_TRAILER = Struct("<II")
 
 CutReason = Literal["size", "rows", "age", "hour", "version", "memory", "drain"]
 
@@ -35,7 +40,9 @@ class _Compressor(Protocol):
 
 def _new_compressor(compression: Compression) -> _Compressor:
     if compression == "gzip":
-        return isal_zlib.compressobj(GZIP_LEVEL, isal_zlib.DEFLATED, _GZIP_WINDOW_BITS)
+        # Without gzip's own frame: the CRC32 in its trailer is the one that the journal names, and
+        # need not be computed twice.
+        return isal_zlib.compressobj(GZIP_LEVEL, isal_zlib.DEFLATED, _RAW_DEFLATE_WINDOW_BITS)
     return zstandard.ZstdCompressor(level=ZSTD_LEVEL).compressobj()
 
 
@@ -153,6 +160,8 @@ class ChunkBuilder:
         self._compress()
         assert self._compressor is not None
         self._parts.append(self._compressor.flush())
+        if self._compression == "gzip":
+            self._parts.append(_GZIP_TRAILER.pack(self._crc, self._raw_bytes & 0xFFFFFFFF))
         return SealedChunk(
             table=self._table,
             version=self._version,
@@ -171,6 +180,9 @@ class ChunkBuilder:
     def _compress(self) -> None:
         if self._compressor is None:
             self._compressor = _new_compressor(self._compression)
+            if self._compression == "gzip":
+                self._parts.append(_GZIP_HEADER)
+                self._compressed_bytes += len(_GZIP_HEADER)
         for lines in self._raw:
             part = self._compressor.compress(lines)
             if part:

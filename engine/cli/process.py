@@ -6,6 +6,7 @@ say is done again.
 """
 
 import asyncio
+import ctypes
 import gc
 import os
 import signal
@@ -26,6 +27,13 @@ STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 DRAIN_GRACE_SECONDS = 1.0
 """The engine keeps its drain limit itself and says what was left; this is for one that cannot."""
+
+# malloc.h of glibc. 32 MiB is the most that M_MMAP_THRESHOLD may be.
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
+_KEPT_BYTES: Final = 32 * 1024 * 1024
+
+_GC_OBJECTS: Final = 10_000
 
 _log = structlog.get_logger("engine.process")
 
@@ -53,6 +61,7 @@ def run_engine(
 ) -> int:
     """Run the engine to its end; the answer is the exit code. Raises what the engine raised."""
     logs.configure(configuration.log)
+    _keep_memory()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_supervised(configuration, engine, until_caught_up=until_caught_up))
     return 0
@@ -118,11 +127,26 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     return uvloop.new_event_loop
 
 
+def _keep_memory() -> None:
+    """Have malloc keep what a chunk leaves, up to `_KEPT_BYTES`, for the next one.
+
+    By default it gives every block of over 128 KiB back to the system, and the next chunk's pages
+    are made anew: a million rows took 12,000 page faults more, at 4 us each on a virtual machine.
+    Only glibc has this; elsewhere nothing is done.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
 def _settle_memory(_: StatusProvider) -> None:
     """Collect garbage from now on, but never look again at what was imported.
 
     A full collection of these 120,000 objects takes 60 ms, more than the loop may stall at all; so
-    they are not even collected once.
+    they are not even collected once. Batches have no cycles and are not tracked; what is, grows with
+    the number of tables, and to look at it for every 700 objects more costs more than it frees.
     """
     gc.freeze()
+    gc.set_threshold(_GC_OBJECTS)
     gc.enable()

@@ -453,7 +453,7 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "one_version",
         "4   a chunk ends where its version changes",
-        Edit("engine.chunk", "if batch.version != self._first.version:", "if False:"),
+        Edit("engine.chunk", "if batch.version != self._version:", "if False:"),
     ),
     mutant(
         "group_commit",
