@@ -144,7 +144,7 @@ def _settle_memory(_: StatusProvider) -> None:
     """Collect garbage from now on, but never look again at what was imported.
 
     A full collection of these 120,000 objects takes 60 ms, more than the loop may stall at all; so
-    they are not even collected once. Batches have no cycles and are not tracked; what is, grows with
+    they are not even collected once. Batches have no cycles and are not tracked; what is grows with
     the number of tables, and to look at it for every 700 objects more costs more than it frees.
     """
     gc.freeze()
