@@ -66,11 +66,12 @@ class Backlog:
         return self.server.dsn
 
     @contextmanager
-    def slot(self, name: str) -> Iterator[str]:
+    def slot(self, name: str, plugin: str = "pgoutput") -> Iterator[str]:
         """A slot that begins before the backlog, until it was read."""
         with psycopg.connect(self.dsn, autocommit=True) as connection:
             connection.execute(
-                "SELECT pg_copy_logical_replication_slot(%s, %s)", [_BASE_SLOT, name]
+                "SELECT pg_copy_logical_replication_slot(%s, %s, false, %s)",
+                [_BASE_SLOT, name, plugin],
             )
             yield name
             connection.execute("SELECT pg_drop_replication_slot(%s)", [name])

@@ -16,7 +16,7 @@ class Task:
     dsn: str
     """libpq's words, without a password: that is in the environment, as PGPASSWORD."""
     slot: str
-    """A logical slot (pgoutput) that begins before the backlog; nobody else reads it."""
+    """A logical slot of the peer's plugin that begins before the backlog; nobody else reads it."""
     publication: str
     end_lsn: str
     """Where the backlog ends: nothing that was committed before lies behind it."""
@@ -46,3 +46,5 @@ class Peer:
     """Its release, for the result. Asked only where it can run; empty where the server's is meant.
     """
     command: Callable[[Task], tuple[str, ...]]
+    plugin: str = "pgoutput"
+    """The output plugin of its slot: a copy of a slot may have another one than the original."""
