@@ -9,8 +9,6 @@ from load_tests.peers.plain_python import PLAIN_PYTHON
 from load_tests.peers.recvlogical import RECVLOGICAL
 from load_tests.peers.rivet import RIVET
 
-PEERS: dict[str, Peer] = {
-    peer.name: peer for peer in (RECVLOGICAL, DEBEZIUM, RIVET, PLAIN_PYTHON)
-}
+PEERS: dict[str, Peer] = {peer.name: peer for peer in (RECVLOGICAL, DEBEZIUM, RIVET, PLAIN_PYTHON)}
 
 __all__ = ["PEERS", "Peer", "Task"]

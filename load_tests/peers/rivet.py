@@ -7,19 +7,17 @@ A bounded run ends by itself at the log's end as it was at the start.
 """
 
 import json
-import os
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
 
 from load_tests.peers.installed import ENVIRONMENT, HINT, program, release
 from load_tests.peers.peer import Peer, Task
 
 _TABLES = """
-SELECT CASE schemaname WHEN 'public' THEN tablename ELSE schemaname || '.' || tablename END
-FROM pg_publication_tables WHERE pubname = %s ORDER BY 1
+SELECT schemaname || '.' || tablename FROM pg_publication_tables WHERE pubname = %s ORDER BY 1
 """
 
 
@@ -29,18 +27,19 @@ def absence(environment: Path = ENVIRONMENT) -> str:
 
 
 def _command(task: Task) -> tuple[str, ...]:
-    file = task.folder / "rivet.yaml"
-    # JSON is YAML. The address, which may hold a password, is in a file that only we can read.
+    # The address, which may hold a password, is in a file that only we can read.
     url = task.folder / "url"
     url.touch(mode=0o600)
-    url.write_text(_url(task.dsn))
-    file.write_text(json.dumps(_configuration(task, url)))
+    with psycopg.connect(task.dsn) as connection:
+        url.write_text(_url(connection.info))
+        tables = [row[0] for row in connection.execute(_TABLES, [task.publication])]
+    # JSON is YAML.
+    file = task.folder / "rivet.yaml"
+    file.write_text(json.dumps(_configuration(task, url, tables)))
     return (str(program(ENVIRONMENT, "rivet")), "run", f"--config={file}")
 
 
-def _configuration(task: Task, url: Path) -> dict[str, object]:
-    with psycopg.connect(task.dsn) as connection:
-        tables = [row[0] for row in connection.execute(_TABLES, [task.publication])]
+def _configuration(task: Task, url: Path, tables: Sequence[str]) -> dict[str, object]:
     export = {
         "name": "changes",
         "tables": tables,
@@ -56,11 +55,12 @@ def _configuration(task: Task, url: Path) -> dict[str, object]:
     return {"source": {"type": "postgres", "url_file": str(url)}, "exports": [export]}
 
 
-def _url(dsn: str) -> str:
-    server = conninfo_to_dict(dsn, password=os.environ.get("PGPASSWORD"))
-    user, password = (quote(str(server.get(name) or ""), safe="") for name in ("user", "password"))
-    name = f"{user}:{password}" if password else user
-    return f"postgresql://{name}@{server['host']}:{server['port']}/{server['dbname']}"
+def _url(server: psycopg.ConnectionInfo) -> str:
+    user, password, name = (
+        quote(w, safe="") for w in (server.user, server.password, server.dbname)
+    )
+    credentials = f"{user}:{password}" if password else user
+    return f"postgresql://{credentials}@{server.host}:{server.port}/{name}"
 
 
 RIVET = Peer(

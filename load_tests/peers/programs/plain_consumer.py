@@ -1,9 +1,9 @@
 """An honest consumer in plain Python, as a user would write it in an afternoon.
 
 Strategy: psycopg speaks the protocol, `struct` takes pgoutput apart, orjson writes a line a change,
-gzip (level 6, the usual) compresses into files of 16 MiB a table, in the working folder. At a commit every now and then all files are
-closed and the position is confirmed, so nothing that is confirmed is lost; after a crash changes
-come again. It stands alone: nothing of the engine is imported, on purpose.
+gzip (level 6, the usual) compresses into files of 16 MiB a table. At a commit every half a minute
+all files are closed and the position is confirmed, so that nothing confirmed is lost; after a crash
+changes come again. It stands alone: nothing of the engine is imported, on purpose.
 
 Ends with 0 when everything before `--end-lsn` is in closed files.
 """
@@ -20,7 +20,7 @@ from typing import Any
 
 import orjson
 import psycopg
-from psycopg import pq, sql
+from psycopg import sql
 
 FILE_BYTES_MAX = 16 * 1024 * 1024
 CONFIRM_SECONDS = 30
@@ -115,6 +115,9 @@ class Decoder:
                 return int(COMMIT.unpack_from(message, 1)[2])
             case b"R":
                 self._relation(message)
+            case _:
+                # Types, origins, truncates: nothing to write.
+                pass
         return None
 
     def _relation(self, message: bytes) -> None:
@@ -194,9 +197,7 @@ class Stream:
     def send_status(self) -> None:
         now = int((time.time() - POSTGRES_EPOCH_SECONDS) * 1e6)
         confirmed = self.confirmed
-        self._server.put_copy_data(
-            STATUS.pack(b"r", self.received, confirmed, confirmed, now, 0)
-        )
+        self._server.put_copy_data(STATUS.pack(b"r", self.received, confirmed, confirmed, now, 0))
         self._server.flush()
         self._status_at = time.monotonic()
 
