@@ -30,6 +30,7 @@ _ROOT = Path(__file__).parent.parent
 _ROWS = 3_000
 _UPDATED, _DELETED = 40, 30
 _CHANGES = _ROWS + 2 * _UPDATED + _DELETED
+_NOTE = "x" * 5_000
 _PUBLICATION = "peers_publication"
 _INSERT = """
     INSERT INTO shop.orders
@@ -37,7 +38,6 @@ _INSERT = """
            jsonb_build_object('k', i)
     FROM generate_series(%s::int, %s::int) AS i
 """
-_ACTIVE = "SELECT active FROM pg_replication_slots, pg_sleep(0.01) WHERE slot_name = %s"
 _ALL = """
     SELECT id, grade, name, price::text, ratio, paid, attributes->>'k' FROM shop.orders ORDER BY id
 """
@@ -51,7 +51,8 @@ def backlog(database: Database) -> Database:
         "CREATE TABLE shop.orders (id int PRIMARY KEY, grade smallint, name text,"
         " price numeric(9, 2), ratio float8, paid bool, attributes jsonb)"
     )
-    database.execute("CREATE TABLE shop.other (id int PRIMARY KEY, n int)")
+    database.execute("CREATE TABLE shop.other (id int PRIMARY KEY, n int, note text)")
+    database.execute("ALTER TABLE shop.other ALTER note SET STORAGE EXTERNAL")
     database.execute("CREATE PUBLICATION peers_publication FOR TABLES IN SCHEMA shop")
     return database
 
@@ -63,7 +64,9 @@ def _task(database: Database, peer: Peer, folder: Path) -> Iterator[Task]:
     database.execute("SELECT pg_create_logical_replication_slot(%s, %s)", slot, peer.plugin)
     database.execute(_INSERT, 1, _ROWS - 1)
     database.execute(_INSERT, _ROWS, _ROWS)
-    database.execute("INSERT INTO shop.other SELECT generate_series(1, %s::int)", _UPDATED)
+    database.execute("INSERT INTO shop.other (id) SELECT generate_series(1, %s::int - 1)", _UPDATED)
+    # So long that it is stored elsewhere, and not sent again while it does not change.
+    database.execute("INSERT INTO shop.other VALUES (%s, NULL, %s)", _UPDATED, _NOTE)
     database.execute("UPDATE shop.other SET n = 1")
     database.execute("DELETE FROM shop.other WHERE id <= %s", _DELETED)
     [(end_lsn,)] = database.execute("SELECT pg_current_wal_flush_lsn()::text")
@@ -76,9 +79,8 @@ def _task(database: Database, peer: Peer, folder: Path) -> Iterator[Task]:
         folder=folder,
         programs=database.server.program("pg_recvlogical").parent,
     )
-    # The walsender ends a moment after its reader.
-    while database.execute(_ACTIVE, slot) != [(False,)]:
-        pass
+    is_active = "SELECT active FROM pg_replication_slots WHERE slot_name = %s"
+    assert database.execute(is_active, slot) == [(False,)]
 
 
 def _run(peer: Peer, task: Task, elsewhere: Path) -> str:
@@ -137,10 +139,13 @@ def test_plain_python_writes_updates_and_deletes_in_order(
         for record in _records(folder)
         if "price" not in record.get("after", {})
     ]
-    inserts: list[object] = [("I", None, {"id": i, "n": None}) for i in range(1, _UPDATED + 1)]
-    updates: list[object] = [("U", None, {"id": i, "n": 1}) for i in range(1, _UPDATED + 1)]
-    deletes: list[object] = [("D", {"id": i, "n": None}, None) for i in range(1, _DELETED + 1)]
-    assert found == inserts + updates + deletes
+    ids = range(1, _UPDATED)
+    inserts = [("I", None, {"id": i, "n": None, "note": None}) for i in ids]
+    inserts.append(("I", None, {"id": _UPDATED, "n": None, "note": _NOTE}))
+    updates = [("U", None, {"id": i, "n": 1, "note": None}) for i in ids]
+    updates.append(("U", None, {"id": _UPDATED, "n": 1}))
+    deletes = [("D", {"id": i, "n": None, "note": None}, None) for i in range(1, _DELETED + 1)]
+    assert found == [*inserts, *updates, *deletes]
 
 
 def test_plain_python_confirms_what_it_has_written(

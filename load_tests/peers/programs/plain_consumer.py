@@ -181,14 +181,14 @@ class Stream:
         self.confirmed = 0
         self._status_at = time.monotonic()
 
-    def read(self) -> bytes:
-        """The next frame; meanwhile the server hears of us."""
+    def read(self) -> bytes | None:
+        """The next frame, or None at the stream's end; meanwhile the server hears of us."""
         while True:
             size, frame = self._server.get_copy_data(1)
             if size > 0:
                 return bytes(frame)
             if size < 0:
-                raise ConnectionError("the server ended the stream")
+                return None
             if time.monotonic() - self._status_at > STATUS_SECONDS:
                 self.send_status()
             select.select([self._server.socket], [], [], STATUS_SECONDS)
@@ -202,9 +202,14 @@ class Stream:
         self._status_at = time.monotonic()
 
     def close(self) -> None:
+        """Leave as the protocol has it: the slot is free when this returns."""
         self.send_status()
         self._server.put_copy_end()
         self._server.flush()
+        while self.read() is not None:
+            pass
+        while self._server.get_result() is not None:
+            pass
         self._connection.close()
 
 
@@ -214,6 +219,8 @@ def consume(stream: Stream, folder: Folder, end_lsn: int) -> int:
     confirmed_at = time.monotonic()
     while stream.received < end_lsn:
         frame = stream.read()
+        if frame is None:
+            raise ConnectionError("the server ended the stream")
         if frame[:1] == b"w":
             commit_end = decoder.decode(frame[XLOG_DATA.size :])
             if commit_end is not None:
