@@ -3,7 +3,8 @@
 It does not speak the replication protocol: it polls `pg_logical_slot_peek_changes` over SQL, takes
 the text of `test_decoding` apart, writes typed Parquet (zstd), and then moves the slot on. So its
 slot is one of that plugin, and the publication is only asked for its tables.
-A bounded run ends by itself at the log's end as it was at the start.
+A bounded run ends by itself at the log's end as it was at the start. It refuses an update that did
+not send a long value again, unless the table's replica identity is full.
 """
 
 import json
