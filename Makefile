@@ -27,7 +27,7 @@ setup: .venv/.built ## Make .venv with everything, and build the row codec. Quic
 	@$(if $(filter setup,$(MAKECMDGOALS)),echo "Ready: .venv/bin/tailrace. Next: make demo",:)
 
 .PHONY: setup-test
-setup-test: ## Install the database server that the tests need and only Debian has.
+setup-test: ## Install what the tests need and only Debian has: PostgreSQL 15 and valgrind.
 	@.ci/setup-test
 
 .venv/bin/python:
@@ -37,7 +37,7 @@ setup-test: ## Install the database server that the tests need and only Debian h
 	@.ci/install-locked .venv requirements/dev.txt
 	@touch $@
 
-.venv/.built: .venv/.installed pyproject.toml setup.py engine/__init__.py $(wildcard engine/*.pyx)
+.venv/.built: .venv/.installed pyproject.toml setup.py engine/__init__.py $(wildcard engine/*.pyx tests/*.c)
 	@.ci/build-editable .venv
 	@touch $@
 
@@ -97,6 +97,6 @@ install-runtime: ## Install the locked dependencies and dist/*.whl into a new en
 
 .PHONY: clean
 clean: ## Remove what builds, checks and tests left. .venv stays.
-	rm -rf build dist tailrace.egg-info engine/rowcodec.c engine/rowcodec*.so engine/rowcodec.html
+	rm -rf build dist tailrace.egg-info engine/rowcodec.c engine/rowcodec*.so engine/rowcodec.html tests/*.so
 	rm -rf .cache .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache htmlcov
 	rm -f .venv/.built
