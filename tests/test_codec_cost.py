@@ -14,7 +14,8 @@ _RECORDED = {"narrow": 1.0, "wide": 2.0}
 def test_no_row_costs_more_instructions_than_recorded() -> None:
     costs = measure()
 
-    assert departures(costs, recorded_costs()) == ()
+    found = departures(costs, recorded_costs())
+    assert not found, "\n".join(found)
 
 
 def test_a_cost_within_the_bounds_is_no_departure() -> None:
