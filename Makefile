@@ -27,7 +27,7 @@ setup: .venv/.built ## Make .venv with everything, and build the row codec. Quic
 	@$(if $(filter setup,$(MAKECMDGOALS)),echo "Ready: .venv/bin/tailrace. Next: make demo",:)
 
 .PHONY: setup-test
-setup-test: ## Install the database server that the tests need and only Debian has.
+setup-test: ## Install what the tests need and only Debian has: PostgreSQL 15 and valgrind.
 	@.ci/setup-test
 
 .PHONY: setup-peers
@@ -44,6 +44,7 @@ setup-peers: .venv-peers/.built ## Make .venv-peers: what the load tests compare
 	@.ci/build-editable .venv
 	@touch $@
 
+<<<<<<< HEAD
 .venv-peers/.installed: requirements/peers.txt
 	@python=$$(.ci/find-python) && "$$python" -m venv --clear .venv-peers
 	@.ci/install-locked .venv-peers requirements/peers.txt
@@ -51,6 +52,10 @@ setup-peers: .venv-peers/.built ## Make .venv-peers: what the load tests compare
 
 .venv-peers/.built: .venv-peers/.installed load_tests/peers/programs/DebeziumConsumer.java
 	@.ci/build-peers .venv-peers
+=======
+# Built with the codec, as what the tests measure it against.
+.venv/.built: tests/rowcodec_reference.c
+>>>>>>> guard
 
 .PHONY: lock
 lock: setup ## Resolve requirements/*.txt again from pyproject.toml. LOCK_ARGS=--upgrade for newer releases.
@@ -117,4 +122,4 @@ clean: ## Remove what builds, checks and tests left. .venv and .venv-peers stay.
 	find engine tests -name '*.so' -delete
 	find engine -name '*.c' -delete
 	rm -rf .cache .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache htmlcov
-	rm -f .venv/.built
+	rm -f .venv/.built tests/*.so
