@@ -44,7 +44,6 @@ setup-peers: .venv-peers/.built ## Make .venv-peers: what the load tests compare
 	@.ci/build-editable .venv
 	@touch $@
 
-<<<<<<< HEAD
 .venv-peers/.installed: requirements/peers.txt
 	@python=$$(.ci/find-python) && "$$python" -m venv --clear .venv-peers
 	@.ci/install-locked .venv-peers requirements/peers.txt
@@ -52,10 +51,9 @@ setup-peers: .venv-peers/.built ## Make .venv-peers: what the load tests compare
 
 .venv-peers/.built: .venv-peers/.installed load_tests/peers/programs/DebeziumConsumer.java
 	@.ci/build-peers .venv-peers
-=======
+
 # Built with the codec, as what the tests measure it against.
 .venv/.built: tests/rowcodec_reference.c
->>>>>>> guard
 
 .PHONY: lock
 lock: setup ## Resolve requirements/*.txt again from pyproject.toml. LOCK_ARGS=--upgrade for newer releases.
