@@ -23,7 +23,7 @@ from engine.destinations.s3_settings import S3Settings
 from engine.envelope import RecordConfiguration
 from engine.errors import DestinationRefused, TailraceError
 from engine.http_server import HttpServer
-from engine.interfaces import ObjectStore
+from engine.interfaces import ObjectStore, Source
 from engine.journal import Journal
 from engine.journal_entry import Writer
 from engine.layout import own_folder
@@ -45,11 +45,12 @@ async def run(
     stop: StopSignal,
     until_caught_up: bool = False,
     on_start: Callable[[StatusProvider], None] | None = None,
+    source: Source | None = None,
 ) -> None:
     """Run one pipeline until `stop` is requested or, with `until_caught_up`, everything is durable.
 
-    `on_start` is given the status provider before anything is connected. Raises the TailraceError
-    that ended it.
+    `on_start` is given the status provider before anything is connected. `source` stands in for the
+    one that the configuration names. Raises the TailraceError that ended it.
     """
     # `engine.retry` says itself what failed, less often.
     set_on_retry_hooks(())
@@ -57,7 +58,7 @@ async def run(
     metrics = Metrics(registry, release=__version__)
     async with S3ObjectStore(s3_settings(configuration.destination)) as store:
         pipeline = Pipeline(
-            source=_source(configuration),
+            source=source or _source(configuration),
             store=store,
             clock=wall_clock,
             settings=_settings(configuration, is_until_caught_up=until_caught_up),
