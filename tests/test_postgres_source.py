@@ -30,7 +30,7 @@ from engine.position import NO_LSN, Lsn, Position, commit_lsn_of, parse_lsn
 from engine.schema import Relation, TableName, TableVersion, decide_version
 from engine.sources.postgres.pgoutput import encode_status
 from engine.sources.postgres.source import PostgresSource
-from engine.sources.postgres.stream import Pacing, PostgresStream
+from engine.sources.postgres.stream import HELD_SECONDS, Pacing, PostgresStream
 
 CAPTURE_ALL = RecordConfiguration(publication="tailrace", tables=("*.*",))
 
@@ -618,11 +618,12 @@ async def test_a_boundary_waits_for_the_rows_of_many_busy_tables(database: Datab
             " END LOOP; COMMIT; END LOOP; END $$"
         )
         end = end_of_log(database)
-    reading, row_counts, reached = Reading(), [], NO_LSN
+    reading, row_counts, reached, held = Reading(), [], NO_LSN, []
 
     async with source.stream(NO_LSN, CAPTURE_ALL, Versions().decide) as stream:
         while reached < end:
             intake = await stream.receive()
+            held.append(intake.held_seconds)
             assert all(commit_lsn_of(batch.first) >= reached for batch in intake.batches)
             reading.batches.extend(intake.batches)
             row_counts.append(sum(batch.row_count for batch in intake.batches))
@@ -630,6 +631,8 @@ async def test_a_boundary_waits_for_the_rows_of_many_busy_tables(database: Datab
                 reached = intake.boundary.lsn
 
     assert sum(row_counts) == 30_000
+    # Rows were held, and say so: fewer intakes than drains, and a chunk's age reckons with it.
+    assert 0 < max(held) < HELD_SECONDS + 1
     records = reading.records
     assert Counter(record["metadata"]["table"] for record in records) == {
         f"t{number}": 300 for number in range(1, 101)

@@ -42,6 +42,15 @@ def test_a_full_queue_cuts_no_other_tables_chunks() -> None:
     assert {chunk.table for chunk in routing.take_sealed()} == {HOT}
 
 
+def test_a_chunk_is_as_old_as_the_time_for_which_its_rows_were_held() -> None:
+    routing = router(memory=1_000_000, rows_max=10)
+
+    routing.route(Intake((batch(QUIET, 100),), None, held_seconds=2.0), 10.0)
+
+    assert routing.due(37.9) == []
+    assert [writer.table for writer in routing.due(38.0)] == [QUIET]
+
+
 def test_a_full_budget_cuts_the_largest_chunks_only() -> None:
     routing = router(memory=10_000, rows_max=1_000)
     routing.route(Intake((batch(QUIET, 100),), None), 0.0)
