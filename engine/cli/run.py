@@ -8,6 +8,7 @@ from cyclopts import Parameter
 
 from engine.cli.options import ConfigFile
 from engine.cli.output import say_next
+from engine.cli.startup import lean_imports
 from engine.config import load
 
 UntilCaughtUp = Annotated[
@@ -33,7 +34,8 @@ def run(*, config: ConfigFile = None, until_caught_up: UntilCaughtUp = False) ->
     # and 3,000 that do not, and to look for these again and again takes 0.2 s of 0.65 s CPU.
     gc.disable()
     # Only now: a wrong configuration is told in a tenth of the time that the drivers take to load.
-    from engine.cli.process import run_engine  # noqa: PLC0415
+    with lean_imports():
+        from engine.cli.process import run_engine  # noqa: PLC0415
 
     code = run_engine(loaded.configuration, until_caught_up=until_caught_up)
     say_next("tailrace verify" if config is None else f"tailrace verify -c {config}")
