@@ -1,5 +1,6 @@
 """What a start leaves out is left out, and nothing else is changed by it."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import pytest
 from botocore.exceptions import UnknownServiceError
 from botocore.loaders import create_loader
 
-from engine.destinations.s3_connection import read_models, shared_models
+from engine.destinations.s3_connection import ENDPOINT_PARAMETERS_UNUSED, shared_models
 
 LEAN = "from engine.cli.startup import lean_imports\nwith lean_imports():\n"
 IMPORT = LEAN + "    import engine.cli.process\n"
@@ -72,14 +73,25 @@ def test_a_failing_import_restores_all_the_same() -> None:
 
 
 def test_the_models_are_those_that_botocore_reads() -> None:
-    read_models()
     theirs = create_loader()
 
+    # A new one: clients change what they are made of.
+    ours = type(shared_models())(file_loader=shared_models().file_loader)
+
     for name in ("service-2", "endpoint-rule-set-1"):
-        assert shared_models().load_service_model("s3", name) == theirs.load_service_model(
-            "s3", name
-        )
-    assert shared_models().load_data("endpoints") == theirs.load_data("endpoints")
+        assert ours.load_service_model("s3", name) == theirs.load_service_model("s3", name)
+    assert ours.load_data("endpoints") == theirs.load_data("endpoints")
+
+
+def test_no_rule_asks_for_the_parameters_that_are_left_out() -> None:
+    ruleset = create_loader().load_service_model("s3", "endpoint-rule-set-1")
+    rules = json.dumps(ruleset["rules"])
+
+    assert set(ENDPOINT_PARAMETERS_UNUSED) < set(ruleset["parameters"])
+    for name in ENDPOINT_PARAMETERS_UNUSED:
+        assert f'"{name}"' not in rules
+        assert f"{{{name}" not in rules
+    assert "{Bucket" in rules
 
 
 def test_an_unknown_service_is_told_with_those_that_are_known() -> None:
