@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from aiobotocore.parsers import create_parser
-from botocore.auth import (
+from botocore.auth import (  # type: ignore[attr-defined]  # One of them is not in the stubs.
     SIGNED_HEADERS_BLACKLIST,
     S3SigV4Auth,
-    _host_from_url,  # type: ignore[attr-defined]  # Not in the stubs.
+    _host_from_url,
 )
 
 from engine.destinations.s3_body import SlicedBody
