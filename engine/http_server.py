@@ -10,10 +10,11 @@ Invariant: no answer waits for the source or the bucket, so a health check never
 
 import asyncio
 import errno
+import functools
+import importlib.resources
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from importlib.resources import files
 from typing import Any, Self
 
 import msgspec
@@ -120,7 +121,6 @@ class _Answers:
     def __init__(self, status_provider: StatusProvider, registry: CollectorRegistry) -> None:
         self._status_provider = status_provider
         self._registry = registry
-        self._page = files("engine").joinpath("status_page.html").read_bytes()
 
     async def livez(self, request: web.Request) -> web.Response:
         """That this runs at all says that the loop turns."""
@@ -149,7 +149,7 @@ class _Answers:
     async def page(self, request: web.Request) -> web.Response:
         del request
         return web.Response(
-            body=self._page, content_type="text/html", charset="utf-8", headers=_PAGE_HEADERS
+            body=_page(), content_type="text/html", charset="utf-8", headers=_PAGE_HEADERS
         )
 
 
@@ -174,6 +174,12 @@ class PacedRegistry:
         for start in range(0, len(samples), _SAMPLES_A_SLICE):
             yield from samples[start : start + _SAMPLES_A_SLICE]
             self._pause(_PAUSE_SECONDS)
+
+
+@functools.cache
+def _page() -> bytes:
+    """Read when somebody looks: importing what reads a package's files takes some milliseconds."""
+    return importlib.resources.files("engine").joinpath("status_page.html").read_bytes()
 
 
 def _reason(status: Status) -> str:

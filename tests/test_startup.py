@@ -72,6 +72,21 @@ def test_a_failing_import_restores_all_the_same() -> None:
     assert python("from engine.cli.startup import lean_imports\n" + code) == "False"
 
 
+def test_garbage_is_collected_once_the_command_line_is_imported() -> None:
+    assert python("import gc, engine.__main__\nprint(gc.isenabled())") == "True"
+
+
+def test_nobody_reads_the_page_before_somebody_asks_for_it() -> None:
+    code = (
+        "import sys\nfrom prometheus_client import CollectorRegistry\n"
+        "from engine.http_server import HttpServer\n"
+        "HttpServer(None, lambda: None, CollectorRegistry())\n"
+        "print('importlib.readers' in sys.modules)"
+    )
+
+    assert python(code) == "False"
+
+
 def test_the_models_are_those_that_botocore_reads() -> None:
     theirs = create_loader()
 
