@@ -1,22 +1,27 @@
 """What the engine serves over HTTP: metrics, health, status, and a page for a human.
 
 Strategy: everything is read from a `StatusProvider` and a registry; nothing can be changed
-through it. The exposition of a thousand tables takes 75 ms, so it is made in a thread (worst gap
-of the loop then: 13 ms).
+through it. The exposition of a thousand tables takes 60 to 110 ms, so it is made in a thread, and
+that lets the loop go on after every few samples: whoever waits for the interpreter's lock waits for
+up to 5 ms at each of the loop's system calls.
 
 Invariant: no answer waits for the source or the bucket, so a health check never hangs with them.
 """
 
 import asyncio
 import errno
+import functools
+import importlib.resources
 import socket
-from importlib.resources import files
-from typing import Self
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Self
 
 import msgspec
 from aiohttp import web
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.samples import Sample
 
 from engine.config import Address
 from engine.errors import ConfigurationError
@@ -27,6 +32,12 @@ SHUTDOWN_SECONDS = 1.0
 
 The drain must not wait for a scrape.
 """
+
+_SAMPLES_A_SLICE = 50
+"""Written in about a third of a millisecond. Turns of a busy loop a millisecond meanwhile: 220 with
+pauses, 95 without (two cores that others used too, medians of three)."""
+
+_PAUSE_SECONDS = 0.0005
 
 _REASONS: dict[Phase, str] = {
     "starting": "nothing is connected yet",
@@ -110,7 +121,6 @@ class _Answers:
     def __init__(self, status_provider: StatusProvider, registry: CollectorRegistry) -> None:
         self._status_provider = status_provider
         self._registry = registry
-        self._page = files("engine").joinpath("status_page.html").read_bytes()
 
     async def livez(self, request: web.Request) -> web.Response:
         """That this runs at all says that the loop turns."""
@@ -133,14 +143,43 @@ class _Answers:
     async def metrics(self, request: web.Request) -> web.Response:
         """OpenMetrics, or the older text format for who does not ask for OpenMetrics."""
         encoder, content_type = choose_encoder(",".join(request.headers.getall("Accept", [])))
-        body = await asyncio.to_thread(encoder, self._registry)
+        body = await asyncio.to_thread(encoder, PacedRegistry(self._registry))
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def page(self, request: web.Request) -> web.Response:
         del request
         return web.Response(
-            body=self._page, content_type="text/html", charset="utf-8", headers=_PAGE_HEADERS
+            body=_page(), content_type="text/html", charset="utf-8", headers=_PAGE_HEADERS
         )
+
+
+class PacedRegistry:
+    """A registry as an encoder reads it, for a thread that must not hold up the loop."""
+
+    def __init__(
+        self, registry: CollectorRegistry, pause: Callable[[float], None] = time.sleep
+    ) -> None:
+        self._registry = registry
+        self._pause = pause
+
+    def collect(self) -> Iterator[Metric]:
+        """The registry's metrics; a pause after every few samples."""
+        for metric in self._registry.collect():
+            # Made for this very call. An encoder only iterates.
+            samples: Any = self._paced(metric.samples)
+            metric.samples = samples
+            yield metric
+
+    def _paced(self, samples: Sequence[Sample]) -> Iterator[Sample]:
+        for start in range(0, len(samples), _SAMPLES_A_SLICE):
+            yield from samples[start : start + _SAMPLES_A_SLICE]
+            self._pause(_PAUSE_SECONDS)
+
+
+@functools.cache
+def _page() -> bytes:
+    """Read when somebody looks: importing what reads a package's files takes some milliseconds."""
+    return importlib.resources.files("engine").joinpath("status_page.html").read_bytes()
 
 
 def _reason(status: Status) -> str:

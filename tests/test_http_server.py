@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import aiohttp
 import pytest
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Counter
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from engine.config import Address
 from engine.errors import ConfigurationError
-from engine.http_server import HttpServer
+from engine.http_server import HttpServer, PacedRegistry
 from engine.metrics import Metrics
 from engine.status import Phase, Status
 
@@ -58,6 +59,22 @@ async def test_metrics_are_plain_text_for_who_does_not(engine: Engine) -> None:
 
     assert answer.headers["Content-Type"].startswith("text/plain")
     assert "tailrace_connected 0.0" in text
+
+
+@pytest.mark.parametrize("accept", ["application/openmetrics-text;version=1.0.0", "text/plain"])
+def test_a_long_exposition_lets_the_loop_go_on_and_says_the_same(accept: str) -> None:
+    registry = CollectorRegistry()
+    rows = Counter("rows", "Rows", ("table",), registry=registry)
+    for number in range(460):
+        rows.labels(f"public.t{number}").inc()
+    encoder, _ = choose_encoder(accept)
+    pauses: list[float] = []
+
+    text = encoder(PacedRegistry(registry, pauses.append))
+
+    assert text == encoder(registry)
+    assert text.count(b"public.t") >= 460
+    assert len(pauses) >= 460 // 50
 
 
 async def test_livez_answers_in_every_phase(engine: Engine) -> None:

@@ -34,6 +34,8 @@ def make_application() -> App:
         name="tailrace",
         help="Stream the changes of a database into Amazon S3, exactly once and in order.",
         version=f"tailrace {__version__}",
+        # Otherwise a Markdown renderer is loaded to print two words.
+        version_format="plaintext",
         help_epilogue="Begin with `tailrace demo`, or `tailrace check -c tailrace.toml`.",
         # Errors and exit codes are decided in `main`.
         exit_on_error=False,

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from engine.cli.options import ConfigFile, Json
 from engine.cli.output import say, say_json, say_next
+from engine.cli.startup import lean_imports
 from engine.config import Configuration, load
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ class _Told:
 
 
 async def _checked(configuration: Configuration, *, is_quiet: bool) -> list[_Told]:
-    from engine import app, logs  # noqa: PLC0415 - drivers and S3 client: 1 s that --offline saves
+    with lean_imports():
+        from engine import app, logs  # noqa: PLC0415 - drivers: half a second that --offline saves
 
     logs.configure(configuration.log)
     steps: list[_Told] = []

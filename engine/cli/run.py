@@ -8,6 +8,7 @@ from cyclopts import Parameter
 
 from engine.cli.options import ConfigFile
 from engine.cli.output import say_next
+from engine.cli.startup import lean_imports
 from engine.config import load
 
 UntilCaughtUp = Annotated[
@@ -28,12 +29,13 @@ def run(*, config: ConfigFile = None, until_caught_up: UntilCaughtUp = False) ->
     SIGTERM and SIGINT publish what is held and end the process inside engine.drain_seconds; a
     second signal ends it at once, and the next start makes again what was not published.
     """
-    loaded = load(config, os.environ)
     # Until the engine has started: drivers and the S3 client's models are 120,000 objects that stay
     # and 3,000 that do not, and to look for these again and again takes 0.2 s of 0.65 s CPU.
     gc.disable()
+    loaded = load(config, os.environ)
     # Only now: a wrong configuration is told in a tenth of the time that the drivers take to load.
-    from engine.cli.process import run_engine  # noqa: PLC0415
+    with lean_imports():
+        from engine.cli.process import run_engine  # noqa: PLC0415
 
     code = run_engine(loaded.configuration, until_caught_up=until_caught_up)
     say_next("tailrace verify" if config is None else f"tailrace verify -c {config}")

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from engine.cli.options import ConfigFile, Json
 from engine.cli.output import say, say_json, say_next
+from engine.cli.startup import lean_imports
 from engine.cli.verify_progress import LineProgress, SilentProgress, TerminalProgress
 from engine.config import DestinationConfiguration, LogConfiguration, load_destination
 
@@ -44,7 +45,8 @@ def verify(*, config: ConfigFile = None, depth: DepthOption = "light", json: Jso
 async def _verdict(
     destination: DestinationConfiguration, depth: Literal["light", "full"], *, is_quiet: bool
 ) -> "Verdict":
-    from engine import app, logs  # noqa: PLC0415 - the S3 client: a wrong configuration is told before
+    with lean_imports():
+        from engine import app, logs  # noqa: PLC0415 - a wrong configuration is told before
     from engine.verify import verify as judge  # noqa: PLC0415 - likewise
 
     # Without this, whatever is logged would go to stdout.

@@ -1,0 +1,44 @@
+"""A request's body as it goes out: in slices, and once."""
+
+from typing import TYPE_CHECKING, Final
+
+import aiohttp
+from aiohttp.payload import Payload
+
+if TYPE_CHECKING:
+    from aiohttp.abc import AbstractStreamWriter
+
+# One write to the transport. Large enough to cost little, small enough for the loop to turn in
+# between.
+_WRITE_BYTES: Final = 256 * 1024
+
+
+class SlicedBody(Payload):
+    """A body that goes out in slices, and only once.
+
+    aiohttp would hand a large body to the transport in one piece, which copies it and stops the
+    loop meanwhile. Were the HTTP layer to send it again after all, this breaks that connection.
+    """
+
+    def __init__(self, body: memoryview) -> None:
+        super().__init__(body, content_type="application/octet-stream")
+        self._view = body
+        self._size = len(body)
+        self._is_sent = False
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return bytes(self._view).decode(encoding, errors)
+
+    async def write(self, writer: "AbstractStreamWriter") -> None:
+        if self._is_sent:
+            raise aiohttp.ClientConnectionError("a body is not sent twice")
+        self._is_sent = True
+        for start in range(0, len(self._view), _WRITE_BYTES):
+            await writer.write(self._view[start : start + _WRITE_BYTES])
+
+    async def write_with_length(
+        self, writer: "AbstractStreamWriter", content_length: int | None
+    ) -> None:
+        """Write all of it: the length was computed from this very body."""
+        assert content_length in (None, self._size)
+        await self.write(writer)
