@@ -9,11 +9,13 @@ from statistics import median
 
 from load_tests.quantities import QUANTITIES, Quantity, quantity
 from load_tests.result import ENGINE, Group, ScenarioResult, Verdict
-from load_tests.run import Run
+from load_tests.run import Phases, Run
 
 # Of the machine's CPU: room for the kernel's own work and the sampler's. With two thirds taken by
 # others, the ratio of one pair was 0.8, of the next 1.0.
 _FOREIGN_SHARE_MAX = 0.1
+# With fewer, what the drain does once is most of it.
+_OBJECTS_LEAST = 50
 _DASH = "–"
 _RUN_QUANTITIES = (
     "wall",
@@ -81,6 +83,18 @@ def targets_sheet(group: Group) -> Sheet:
     return Sheet("Targets", columns, rows, 2)
 
 
+def overview_sheet(scenarios: Sequence[ScenarioResult]) -> Sheet:
+    """All targets of all scenarios."""
+    rows = tuple(
+        Row((scenario.name, group.name, *_verdict_cells(verdict)), verdict.outcome)
+        for scenario in scenarios
+        for group in scenario.groups
+        for verdict in group.verdicts
+    )
+    columns = ("scenario", "on", "target", "to", "bound", "median", "least", "most", "")
+    return Sheet("Targets", columns, rows, 4)
+
+
 def facts_text(group: Group) -> str:
     """What the group's runs have in common."""
     return "; ".join(
@@ -91,14 +105,28 @@ def facts_text(group: Group) -> str:
 def phases_text(group: Group) -> str:
     """The engine's wall time and CPU by phase, medians; empty where its log was not read."""
     phases = [run.phases for run in group.counted(ENGINE) if run.phases is not None]
+    if not phases:
+        return ""
     parts = []
-    for name in ("start", "opening", "streaming", "drain") if phases else ():
+    for name in ("start", "opening", "streaming", "drain"):
         text = f"{name} {median(getattr(found, f'{name}_seconds') for found in phases):.2f} s"
         cpu = [getattr(found, f"{name}_cpu_seconds") for found in phases]
         if None not in cpu:
             text += f" ({median(cpu):.2f} CPU-s)"
         parts.append(text)
-    return f"{ENGINE}'s wall time: {', '.join(parts)} (medians)" if parts else ""
+    return f"{ENGINE}'s wall time: {', '.join(parts)}{_an_object(group, phases)} (medians)"
+
+
+def _an_object(group: Group, phases: Sequence[Phases]) -> str:
+    """The drain, as a cost of each object, where it published many."""
+    objects = group.verification.objects if group.verification is not None else 0
+    if objects < _OBJECTS_LEAST:
+        return ""
+    text = f": {median(found.drain_seconds for found in phases) * 1e3 / objects:.2f} ms"
+    cpu = [found.drain_cpu_seconds for found in phases if found.drain_cpu_seconds is not None]
+    if cpu:
+        text += f" ({median(cpu) * 1e3 / objects:.2f} CPU-ms)"
+    return f"{text} an object"
 
 
 def notes(group: Group, cpu_count: int) -> tuple[str, ...]:
