@@ -77,22 +77,25 @@ def ratios_sheet(group: Group) -> Sheet:
 
 
 def targets_sheet(group: Group) -> Sheet:
-    """What was promised, and what was measured. The last cell is the outcome."""
-    rows = tuple(Row(_verdict_cells(verdict), verdict.outcome) for verdict in group.verdicts)
-    columns = ("target", "to", "bound", "median", "least", "most", "")
-    return Sheet("Targets", columns, rows, 2)
+    """What was promised, and what was measured. The first cell is the outcome."""
+    rows = tuple(
+        Row((verdict.outcome, *_verdict_cells(verdict)), verdict.outcome)
+        for verdict in group.verdicts
+    )
+    columns = ("", "target", "to", "bound", "measured")
+    return Sheet("Targets", columns, rows, 3)
 
 
 def overview_sheet(scenarios: Sequence[ScenarioResult]) -> Sheet:
     """All targets of all scenarios."""
     rows = tuple(
-        Row((scenario.name, group.name, *_verdict_cells(verdict)), verdict.outcome)
+        Row((verdict.outcome, scenario.name, group.name, *_verdict_cells(verdict)), verdict.outcome)
         for scenario in scenarios
         for group in scenario.groups
         for verdict in group.verdicts
     )
-    columns = ("scenario", "on", "target", "to", "bound", "median", "least", "most", "")
-    return Sheet("Targets", columns, rows, 4)
+    columns = ("", "scenario", "on", "target", "to", "bound", "measured")
+    return Sheet("Targets", columns, rows, 5)
 
 
 def facts_text(group: Group) -> str:
@@ -178,20 +181,20 @@ def _median(runs: Sequence[Run], each: Quantity) -> float | None:
 
 
 def _verdict_cells(verdict: Verdict) -> tuple[str, ...]:
-    target, spread = verdict.target, verdict.spread
+    target = verdict.target
     to = target.peer or target.baseline
     each = quantity(target.quantity)
+    unit = "" if to else f" {each.unit}"
 
     def shown(value: float) -> str:
-        return f"{value:.2f}" if to else f"{each.shown(value)} {each.unit}"
+        return f"{value:.2f}" if to else each.shown(value)
 
     sign = "≥" if target.direction == "at least" else "≤"
-    figures = (
-        (shown(spread.median), shown(spread.least), shown(spread.most))
-        if spread is not None
-        else (_DASH,) * 3
-    )
-    return (target.text, to, f"{sign} {shown(target.bound)}", *figures, verdict.outcome)
+    measured = _DASH
+    if verdict.spread is not None:
+        spread = verdict.spread
+        measured = f"{shown(spread.median)} ({shown(spread.least)} – {shown(spread.most)}){unit}"
+    return (target.text, to, f"{sign} {shown(target.bound)}{unit}", measured)
 
 
 def _spread_cells(*figures: float) -> tuple[str, ...]:
