@@ -72,6 +72,8 @@ def main(
     s3_endpoint_url: str = "",
     bucket: str = "",
     region: str = "us-east-1",
+    rate: float | None = None,
+    hours: float = 0.05,
 ) -> int:
     """Measure scenarios, and write a result (JSON) and a report (HTML).
 
@@ -89,6 +91,8 @@ def main(
         bucket: An external bucket; credentials come from the environment. What is published there,
             below tailrace_load_test/, stays.
         region: Of the external bucket.
+        rate: Rows a second, in place of each live scenario's own.
+        hours: How long scenario `soak` takes.
     """
     # What ends the harness unwinds it: no server and no reader stays behind.
     signal.signal(signal.SIGTERM, _interrupt)
@@ -103,6 +107,8 @@ def main(
         s3_endpoint_url=s3_endpoint_url,
         bucket=bucket,
         region=region,
+        rate=rate,
+        hours=hours,
     )
     recorder = Recorder(_path(output, plan), plan, _arguments(dsn, plan), Display())
     return _measure(plan, recorder)

@@ -9,11 +9,13 @@ from statistics import median
 
 from load_tests.quantities import QUANTITIES, Quantity, quantity
 from load_tests.result import ENGINE, Group, ScenarioResult, Verdict
-from load_tests.run import Run
+from load_tests.run import Phases, Run
 
 # Of the machine's CPU: room for the kernel's own work and the sampler's. With two thirds taken by
 # others, the ratio of one pair was 0.8, of the next 1.0.
 _FOREIGN_SHARE_MAX = 0.1
+# With fewer, what the drain does once is most of it.
+_OBJECTS_LEAST = 50
 _DASH = "–"
 _RUN_QUANTITIES = (
     "wall",
@@ -75,10 +77,25 @@ def ratios_sheet(group: Group) -> Sheet:
 
 
 def targets_sheet(group: Group) -> Sheet:
-    """What was promised, and what was measured. The last cell is the outcome."""
-    rows = tuple(Row(_verdict_cells(verdict), verdict.outcome) for verdict in group.verdicts)
-    columns = ("target", "to", "bound", "median", "least", "most", "")
-    return Sheet("Targets", columns, rows, 2)
+    """What was promised, and what was measured. The first cell is the outcome."""
+    rows = tuple(
+        Row((verdict.outcome, *_verdict_cells(verdict)), verdict.outcome)
+        for verdict in group.verdicts
+    )
+    columns = ("", "target", "to", "bound", "measured")
+    return Sheet("Targets", columns, rows, 3)
+
+
+def overview_sheet(scenarios: Sequence[ScenarioResult]) -> Sheet:
+    """All targets of all scenarios."""
+    rows = tuple(
+        Row((verdict.outcome, scenario.name, group.name, *_verdict_cells(verdict)), verdict.outcome)
+        for scenario in scenarios
+        for group in scenario.groups
+        for verdict in group.verdicts
+    )
+    columns = ("", "scenario", "on", "target", "to", "bound", "measured")
+    return Sheet("Targets", columns, rows, 5)
 
 
 def facts_text(group: Group) -> str:
@@ -91,14 +108,28 @@ def facts_text(group: Group) -> str:
 def phases_text(group: Group) -> str:
     """The engine's wall time and CPU by phase, medians; empty where its log was not read."""
     phases = [run.phases for run in group.counted(ENGINE) if run.phases is not None]
+    if not phases:
+        return ""
     parts = []
-    for name in ("start", "opening", "streaming", "drain") if phases else ():
+    for name in ("start", "opening", "streaming", "drain"):
         text = f"{name} {median(getattr(found, f'{name}_seconds') for found in phases):.2f} s"
         cpu = [getattr(found, f"{name}_cpu_seconds") for found in phases]
         if None not in cpu:
             text += f" ({median(cpu):.2f} CPU-s)"
         parts.append(text)
-    return f"{ENGINE}'s wall time: {', '.join(parts)} (medians)" if parts else ""
+    return f"{ENGINE}'s wall time: {', '.join(parts)}{_an_object(group, phases)} (medians)"
+
+
+def _an_object(group: Group, phases: Sequence[Phases]) -> str:
+    """The drain, as a cost of each object, where it published many."""
+    objects = group.verification.objects if group.verification is not None else 0
+    if objects < _OBJECTS_LEAST:
+        return ""
+    text = f": {median(found.drain_seconds for found in phases) * 1e3 / objects:.2f} ms"
+    cpu = [found.drain_cpu_seconds for found in phases if found.drain_cpu_seconds is not None]
+    if cpu:
+        text += f" ({median(cpu) * 1e3 / objects:.2f} CPU-ms)"
+    return f"{text} an object"
 
 
 def notes(group: Group, cpu_count: int) -> tuple[str, ...]:
@@ -150,20 +181,20 @@ def _median(runs: Sequence[Run], each: Quantity) -> float | None:
 
 
 def _verdict_cells(verdict: Verdict) -> tuple[str, ...]:
-    target, spread = verdict.target, verdict.spread
+    target = verdict.target
     to = target.peer or target.baseline
     each = quantity(target.quantity)
+    unit = "" if to else f" {each.unit}"
 
     def shown(value: float) -> str:
-        return f"{value:.2f}" if to else f"{each.shown(value)} {each.unit}"
+        return f"{value:.2f}" if to else each.shown(value)
 
     sign = "≥" if target.direction == "at least" else "≤"
-    figures = (
-        (shown(spread.median), shown(spread.least), shown(spread.most))
-        if spread is not None
-        else (_DASH,) * 3
-    )
-    return (target.text, to, f"{sign} {shown(target.bound)}", *figures, verdict.outcome)
+    measured = _DASH
+    if verdict.spread is not None:
+        spread = verdict.spread
+        measured = f"{shown(spread.median)} ({shown(spread.least)} – {shown(spread.most)}){unit}"
+    return (target.text, to, f"{sign} {shown(target.bound)}{unit}", measured)
 
 
 def _spread_cells(*figures: float) -> tuple[str, ...]:
