@@ -1,12 +1,22 @@
-"""What a scenario is asked to measure."""
+"""What the harness was asked to measure."""
 
 import msgspec
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """The options of one invocation, as they are kept in its result."""
+    """The options of one invocation, as they are kept in its result: nothing secret is in it."""
 
-    scenario: str
-    rows: int
+    scenarios: tuple[str, ...]
+    """Named ones; none means all that fit `minutes`."""
+    rows: int | None
+    """In place of each scenario's own size."""
     rounds: int
     postgres_majors: tuple[int, ...]
+    """None named means each scenario's own choice."""
+    peers: tuple[str, ...]
+    minutes: float
+    dsn: str
+    """Of an external server, without its password; empty for our own."""
+    s3_endpoint_url: str
+    bucket: str
+    region: str

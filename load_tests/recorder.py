@@ -1,11 +1,12 @@
-"""The result file and the display, kept up to date as runs end.
+"""The result file, the report beside it and the display, kept up to date as runs end.
+
+Strategy: the runner begins and ends scenarios; a scenario begins groups and hands in its runs.
 
 Invariant: after every run the file on disk is whole and holds all runs so far.
 """
 
 import os
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,24 +16,40 @@ import msgspec
 from load_tests.display import Display
 from load_tests.machine import machine
 from load_tests.plan import Plan
-from load_tests.result import Group, Outcome, Result, Run, Verification
+from load_tests.report import write_report
+from load_tests.result import (
+    Group,
+    Outcome,
+    Result,
+    ScenarioOutcome,
+    ScenarioResult,
+    Verification,
+)
+from load_tests.run import Run
 
 
 class Recorder:
     """Where a scenario hands what it measured."""
 
-    def __init__(self, path: Path, plan: Plan, began: datetime, display: Display) -> None:
+    def __init__(
+        self, path: Path, plan: Plan, arguments: tuple[str, ...], display: Display
+    ) -> None:
         self._path = path
         self._display = display
-        self.result = Result(
-            began=began.isoformat(),
-            arguments=tuple(sys.argv[1:]),
-            plan=plan,
-            machine=machine(),
-        )
+        self.result = Result(began=_now(), arguments=arguments, plan=plan, machine=machine())
         path.parent.mkdir(parents=True, exist_ok=True)
         self._write()
         display.begin(self.result)
+
+    @property
+    def _scenario(self) -> ScenarioResult:
+        return self.result.scenarios[-1]
+
+    @property
+    def _group(self) -> Group:
+        return self._scenario.groups[-1]
+
+    # --- for a scenario ----------------------------------------------------------
 
     @contextmanager
     def step(self, text: str) -> Iterator[None]:
@@ -40,29 +57,68 @@ class Recorder:
         with self._display.step(text):
             yield
 
-    def begin(self, server: str, *, frame_bytes_mean: float) -> None:
-        """From now on, runs are against this server."""
-        self.result.groups.append(Group(server=server, frame_bytes_mean=frame_bytes_mean))
-        self._display.group(self.result.groups[-1])
+    def release(self, name: str, version: str) -> None:
+        """Keep the release of a server or peer that takes part."""
+        self.result.servers[name] = version
+
+    def absent(self, peer: str, why: str) -> None:
+        """Keep and show that a peer could not be had."""
+        self._scenario.absent_peers[peer] = why
+        self._display.absent(peer, why)
+        self._write()
+
+    def begin(
+        self, server: str, *, variant: str = "", facts: Mapping[str, float] | None = None
+    ) -> None:
+        """From now on, runs are against this server, of this variant of the scenario."""
+        self._scenario.groups.append(Group(server=server, variant=variant, facts=dict(facts or {})))
+        self._display.group(self._group)
+
+    def fact(self, name: str, value: float) -> None:
+        """Keep what the newest group's runs have in common, named with its unit last."""
+        self._group.facts[name] = value
+
+    def note(self, text: str) -> None:
+        """Keep and show what whoever reads the newest group's figures has to know."""
+        self._group.notes.append(text)
+        self._display.note(text)
 
     def add(self, run: Run) -> None:
-        """Keep and show one run."""
-        self.result.groups[-1].add(run)
+        """Keep and show one run of the newest group."""
+        self._group.runs.append(run)
+        self._scenario.compute()
         self._write()
         self._display.run(run)
 
     def verified(self, verification: Verification) -> None:
-        """Keep what the bucket proved about the newest server's runs."""
-        self.result.groups[-1].verification = verification
+        """Keep what the bucket proved about the newest group's runs."""
+        self._group.verification = verification
         self._write()
+
+    # --- for the runner ----------------------------------------------------------
+
+    def begin_scenario(self, scenario: ScenarioResult) -> None:
+        """From now on, groups are this scenario's."""
+        scenario.began = _now()
+        self.result.scenarios.append(scenario)
+        self._write()
+
+    def end_scenario(self, outcome: ScenarioOutcome, why: str = "") -> None:
+        """Close the newest scenario; the report is written anew."""
+        self._scenario.outcome = outcome
+        self._scenario.why = why
+        self._scenario.ended = _now()
+        self._write()
+        write_report(self.result, self._path)
 
     def end(self, *, outcome: Outcome, error: str = "", hint: str = "") -> None:
         """Close the result, also where it is not whole, and show it."""
         self.result.outcome = outcome
         self.result.error = error
-        self.result.ended = datetime.now(UTC).isoformat()
+        self.result.ended = _now()
         self._write()
-        self._display.end(self.result, self._path, hint)
+        report = write_report(self.result, self._path)
+        self._display.end(self.result, self._path, report, hint)
 
     def _write(self) -> None:
         text = msgspec.json.format(msgspec.json.encode(self.result), indent=2)
@@ -70,3 +126,7 @@ class Recorder:
         partial = self._path.with_name(f"{self._path.name}.partial")
         partial.write_bytes(text + b"\n")
         os.replace(partial, self._path)  # noqa: PTH105 - the pair reads as one step
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()

@@ -1,46 +1,27 @@
-"""What was measured, and what follows from it: medians, spreads, and ratios of pairs.
+"""What was measured, and what follows from it: medians, spreads, ratios within rounds, verdicts.
+
+Strategy: runs are the only source. Everything else (`ratios`, `summary`, `verdicts`) is computed
+anew from them and from the declared targets whenever a run is added.
 
 Invariant: every figure that is shown can be computed again from the runs in the result file.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from statistics import median
 from typing import Literal
 
 import msgspec
 
 from load_tests.machine import Machine
-from load_tests.measurement import Usage
 from load_tests.plan import Plan
+from load_tests.quantities import COMPARED, quantity
+from load_tests.run import Run
 
-FORMAT = 1
+FORMAT = 2
+ENGINE = "tailrace"
 
 Outcome = Literal["running", "complete", "interrupted", "failed"]
-Reader = Literal["tailrace", "pg_recvlogical"]
-
-
-class Phases(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the engine's wall time went, by its own log; the sum is the wall time."""
-
-    start_seconds: float
-    """Until the slot is held and the server begins to send."""
-    opening_seconds: float
-    streaming_seconds: float
-    drain_seconds: float
-
-
-class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """One process, measured. Round 0 is the warm-up, which counts for nothing."""
-
-    reader: Reader
-    round: int
-    rows: int
-    usage: Usage
-    phases: Phases | None = None
-
-    @property
-    def rows_per_second(self) -> float:
-        return self.rows / self.usage.wall_seconds
+ScenarioOutcome = Literal["running", "complete", "interrupted", "failed", "not run"]
 
 
 class Spread(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,50 +36,151 @@ class Spread(msgspec.Struct, frozen=True, kw_only=True):
         return cls(median=median(figures), least=min(figures), most=max(figures))
 
 
-class Ratios(msgspec.Struct, frozen=True, kw_only=True):
-    """Engine divided by peer, within one round."""
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """What a scenario promises: a quantity of the engine's runs, held against `bound`.
 
+    With `peer` it is the ratio to that peer's run of the same round; with `baseline`, the ratio to
+    the median of the group of that variant on the same server; with neither, the quantity itself,
+    in the unit in which it is kept (bytes, not MiB).
+    """
+
+    text: str
+    quantity: str
+    bound: float
+    direction: Literal["at least", "at most"]
+    peer: str = ""
+    baseline: str = ""
+    variants: tuple[str, ...] = ()
+    """The groups that it is for; none named means all."""
+
+    def is_met(self, value: float) -> bool:
+        return value >= self.bound if self.direction == "at least" else value <= self.bound
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """A target and the spread that was measured; the median decides."""
+
+    target: Target
+    spread: Spread | None
+    outcome: Literal["met", "missed", "not measured"]
+
+
+class Ratios(msgspec.Struct, frozen=True, kw_only=True):
+    """Engine divided by one peer, within one round; what either did not measure is left out."""
+
+    peer: str
     round: int
-    rate: float
-    started_rate: float
-    """The engine's without its start-up, but until all is durable; the peer's with everything."""
-    streaming_rate: float
-    """The engine's without its start-up and its drain; the peer's with everything."""
-    own_cpu: float
-    walsender_cpu: float
-    peak_rss: float
+    values: dict[str, float]
 
 
 class Verification(msgspec.Struct, frozen=True, kw_only=True):
-    """What `tailrace verify --depth full` said about one of the engine's prefixes."""
+    """What `tailrace verify` said about one of the engine's prefixes."""
 
     command: tuple[str, ...]
     is_right: bool
+    """Nothing is wrong in the bucket, and it holds as many rows as it has to."""
     rows: int
+    objects: int
     text: str
 
 
 class Group(msgspec.Struct, kw_only=True):
-    """All runs against one server."""
+    """All runs against one server, of one variant of the scenario where it has several."""
 
     server: str
-    frame_bytes_mean: float
-    """A change on the wire, measured."""
+    variant: str = ""
+    facts: dict[str, float] = {}
+    """What the runs have in common, named with its unit last: `frame_mean_bytes`."""
+    notes: list[str] = []
+    """What the reader of the result has to know: "smaller than asked for: …"."""
     runs: list[Run] = []
     verification: Verification | None = None
     ratios: tuple[Ratios, ...] = ()
-    summary: dict[str, Spread] = {}
+    summary: dict[str, dict[str, Spread]] = {}
+    """By peer, then by quantity: the spread of `ratios`."""
+    verdicts: tuple[Verdict, ...] = ()
 
-    def add(self, run: Run) -> None:
-        """Take one run, and compute everything anew."""
-        self.runs.append(run)
-        pairs = _pairs(self.runs)
-        self.ratios = tuple(_ratios(engine, peer) for engine, peer in pairs)
-        self.summary = {
-            name: Spread.of([figure(ratios) for ratios in self.ratios])
-            for name, figure in RATIOS.items()
-            if self.ratios
-        }
+    @property
+    def name(self) -> str:
+        return f"{self.server}, {self.variant}" if self.variant else self.server
+
+    @property
+    def readers(self) -> tuple[str, ...]:
+        """Peers in the order in which they came, the engine last."""
+        names = dict.fromkeys(run.reader for run in self.runs)
+        return tuple(sorted(names, key=lambda name: name == ENGINE))
+
+    def counted(self, reader: str) -> tuple[Run, ...]:
+        """The runs of a reader that count."""
+        return tuple(run for run in self.runs if run.reader == reader and run.round > 0)
+
+    def values(self, reader: str, name: str) -> tuple[float, ...]:
+        """A quantity of each counted run that has it."""
+        found = (quantity(name).of(run) for run in self.counted(reader))
+        return tuple(value for value in found if value is not None)
+
+
+class ScenarioResult(msgspec.Struct, kw_only=True):
+    """One scenario: what it shows and why, and what was measured."""
+
+    name: str
+    title: str
+    text: str
+    command: str
+    """Which measures it alone."""
+    targets: tuple[Target, ...] = ()
+    outcome: ScenarioOutcome = "running"
+    why: str = ""
+    """Why it was not run, or failed."""
+    absent_peers: dict[str, str] = {}
+    """Peers that could not be had: why, and what to do about it."""
+    began: str = ""
+    ended: str = ""
+    groups: list[Group] = []
+
+    def compute(self) -> None:
+        """Compute anew what follows from the runs."""
+        for group in self.groups:
+            group.ratios = _ratios(group)
+            group.summary = _summary(group.ratios)
+            group.verdicts = tuple(
+                self._verdict(target, group)
+                for target in self.targets
+                if not target.variants or group.variant in target.variants
+            )
+
+    def _verdict(self, target: Target, group: Group) -> Verdict:
+        values = self._held(target, group)
+        if not values:
+            return Verdict(target=target, spread=None, outcome="not measured")
+        spread = Spread.of(values)
+        return Verdict(
+            target=target,
+            spread=spread,
+            outcome="met" if target.is_met(spread.median) else "missed",
+        )
+
+    def _held(self, target: Target, group: Group) -> tuple[float, ...]:
+        """What is held against the bound, one a round."""
+        if target.peer:
+            found = (ratios for ratios in group.ratios if ratios.peer == target.peer)
+            return tuple(
+                ratios.values[target.quantity]
+                for ratios in found
+                if target.quantity in ratios.values
+            )
+        values = group.values(ENGINE, target.quantity)
+        if not target.baseline:
+            return values
+        baseline = self._baseline(target, group)
+        return tuple(value / baseline for value in values) if baseline else ()
+
+    def _baseline(self, target: Target, group: Group) -> float:
+        for other in self.groups:
+            if (other.server, other.variant) == (group.server, target.baseline):
+                values = other.values(ENGINE, target.quantity)
+                return median(values) if values else 0.0
+        return 0.0
 
 
 class Result(msgspec.Struct, kw_only=True):
@@ -112,53 +194,47 @@ class Result(msgspec.Struct, kw_only=True):
     arguments: tuple[str, ...]
     plan: Plan
     machine: Machine
-    groups: list[Group] = []
-
-
-RATIOS: dict[str, Callable[[Ratios], float]] = {
-    "rate": lambda ratios: ratios.rate,
-    "started_rate": lambda ratios: ratios.started_rate,
-    "streaming_rate": lambda ratios: ratios.streaming_rate,
-    "own_cpu": lambda ratios: ratios.own_cpu,
-    "walsender_cpu": lambda ratios: ratios.walsender_cpu,
-    "peak_rss": lambda ratios: ratios.peak_rss,
-}
+    servers: dict[str, str] = {}
+    """The releases of the servers and peers that took part."""
+    scenarios: list[ScenarioResult] = []
 
 
 def is_right(result: Result) -> bool:
-    """Whether what the engine published was verified, in every group."""
-    verifications = [group.verification for group in result.groups]
-    return bool(verifications) and all(found and found.is_right for found in verifications)
-
-
-def counted(runs: Sequence[Run], reader: Reader) -> tuple[Run, ...]:
-    """The runs of a reader that count."""
-    return tuple(run for run in runs if run.reader == reader and run.round > 0)
-
-
-def _pairs(runs: Sequence[Run]) -> list[tuple[Run, Run]]:
-    peers = {run.round: run for run in counted(runs, "pg_recvlogical")}
-    engines = counted(runs, "tailrace")
-    return [(engine, peers[engine.round]) for engine in engines if engine.round in peers]
-
-
-def _ratios(engine: Run, peer: Run) -> Ratios:
-    assert engine.phases is not None, "every engine's log was read"
-    started_rate = engine.rows / (engine.usage.wall_seconds - engine.phases.start_seconds)
-    streaming_rate = engine.rows / engine.phases.streaming_seconds
-    return Ratios(
-        round=engine.round,
-        rate=engine.rows_per_second / peer.rows_per_second,
-        started_rate=started_rate / peer.rows_per_second,
-        streaming_rate=streaming_rate / peer.rows_per_second,
-        own_cpu=_quotient(engine.usage.own_cpu_seconds, peer.usage.own_cpu_seconds),
-        walsender_cpu=_quotient(
-            engine.usage.walsender_cpu_seconds, peer.usage.walsender_cpu_seconds
-        ),
-        peak_rss=_quotient(engine.usage.peak_rss_bytes, peer.usage.peak_rss_bytes),
+    """Whether nothing failed, and all that the engine published was verified."""
+    ran = [scenario for scenario in result.scenarios if scenario.outcome != "not run"]
+    groups = [group for scenario in ran for group in scenario.groups]
+    return all(scenario.outcome == "complete" for scenario in ran) and all(
+        group.verification is not None and group.verification.is_right for group in groups
     )
 
 
-def _quotient(dividend: float, divisor: float) -> float:
-    """0 where a run was too short for the kernel's clock, which ticks every 10 ms."""
-    return dividend / divisor if divisor else 0.0
+def _ratios(group: Group) -> tuple[Ratios, ...]:
+    engines = {run.round: run for run in group.counted(ENGINE)}
+    return tuple(
+        Ratios(peer=peer, round=run.round, values=_quotients(engines[run.round], run))
+        for peer in group.readers
+        if peer != ENGINE
+        for run in group.counted(peer)
+        if run.round in engines
+    )
+
+
+def _quotients(engine: Run, peer: Run) -> dict[str, float]:
+    names = (*COMPARED, *sorted(engine.figures.keys() & peer.figures.keys()))
+    pairs = {name: (quantity(name).of(engine), quantity(name).of(peer)) for name in names}
+    return {
+        name: dividend / divisor
+        for name, (dividend, divisor) in pairs.items()
+        if dividend is not None and divisor
+    }
+
+
+def _summary(ratios: Sequence[Ratios]) -> dict[str, dict[str, Spread]]:
+    values: dict[str, dict[str, list[float]]] = {}
+    for each in ratios:
+        for name, value in each.values.items():
+            values.setdefault(each.peer, {}).setdefault(name, []).append(value)
+    return {
+        peer: {name: Spread.of(found) for name, found in named.items()}
+        for peer, named in values.items()
+    }
