@@ -196,15 +196,16 @@ class EngineProcess:
 
     async def status(self) -> dict[str, Any] | None:
         """`/status`, None where nobody answers."""
-        answer = await self._get("/status")
+        answer = await self.get("/status")
         return None if answer is None else json.loads(answer[1])
 
     async def readiness(self) -> tuple[int, dict[str, Any]] | None:
         """Code and document of `/readyz`, None where nobody answers."""
-        answer = await self._get("/readyz")
+        answer = await self.get("/readyz")
         return None if answer is None else (answer[0], json.loads(answer[1]))
 
-    async def _get(self, path: str) -> tuple[int, bytes] | None:
+    async def get(self, path: str) -> tuple[int, bytes] | None:
+        """Code and body of an answer, None where there is none within seconds."""
         try:
             async with asyncio.timeout(_ANSWER_SECONDS_MAX):
                 reader, writer = await asyncio.open_connection(LOOPBACK, self.http_port)

@@ -20,3 +20,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     s3_endpoint_url: str
     bucket: str
     region: str
+    rate: float | None = None
+    """Rows a second, in place of each live scenario's own."""
+    hours: float = 0.05
+    """Of scenario `soak`."""
