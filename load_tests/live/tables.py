@@ -14,12 +14,14 @@ PUBLICATION = "tailrace"
 _TABLES_A_STATEMENT = 250
 _COLUMNS = """
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, customer int, name text,
-    amount numeric(12, 2), is_paid boolean, placed_at timestamptz, status varchar(40), note jsonb
+    amount numeric(12, 2), is_paid boolean, placed_at timestamptz, status varchar(40), note jsonb,
+    payload text
 """
 _INSERT = """
-INSERT INTO {table} (customer, name, amount, is_paid, placed_at, status, note)
+INSERT INTO {table} (customer, name, amount, is_paid, placed_at, status, note, payload)
 SELECT i % 1000, 'customer name ' || i, (i % 100000) / 100.0, i % 2 = 0, clock_timestamp(),
-       'status ' || (i % 10), jsonb_build_object('k', i, 'v', 'a few words that are the same')
+       'status ' || (i % 10), jsonb_build_object('k', i, 'v', 'a few words that are the same'),
+       {payload}
 FROM generate_series({first}::bigint, {last}) AS i
 """
 
@@ -32,6 +34,8 @@ class TableSet(msgspec.Struct, frozen=True, kw_only=True):
     hot_share: float = 0.0
     per_transaction: int = 1
     """How many tables a transaction writes to; of hot and of other ones where there are both."""
+    digest_count: int = 0
+    """How many texts of 128 hexadecimal digits a row has, which compress to half and no more."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -56,9 +60,20 @@ class TableSet(msgspec.Struct, frozen=True, kw_only=True):
         """The transaction as one string of statements, for rows from number `first` on."""
         statements = ["BEGIN"]
         for table, share in self.spread(transaction, row_count):
-            statements.append(_INSERT.format(table=table, first=first, last=first + share - 1))
+            last = first + share - 1
+            statements.append(
+                _INSERT.format(table=table, first=first, last=last, payload=self._payload)
+            )
             first += share
         return ";".join([*statements, "COMMIT"])
+
+    @property
+    def _payload(self) -> str:
+        digests = [
+            f"encode(sha512(('{number} ' || i)::bytea), 'hex')"
+            for number in range(self.digest_count)
+        ]
+        return " || ".join(digests) or "NULL"
 
     def make(self, connection: psycopg.Connection[tuple[object, ...]]) -> None:
         """Make the tables and the publication, with an autocommit connection."""
