@@ -43,7 +43,7 @@ setup-test: ## Install the database server that the tests need and only Debian h
 
 .PHONY: lock
 lock: setup ## Resolve requirements/*.txt again from pyproject.toml. LOCK_ARGS=--upgrade for newer releases.
-	$(LOCK) pyproject.toml --extra demo --extra dev --group build --output-file requirements/dev.txt
+	$(LOCK) pyproject.toml --extra demo --extra dev --extra load --group build --output-file requirements/dev.txt
 	$(LOCK) pyproject.toml --constraint requirements/dev.txt --output-file requirements/runtime.txt
 	$(LOCK) --group build --constraint requirements/dev.txt --output-file requirements/build.txt
 

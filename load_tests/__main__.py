@@ -1,9 +1,10 @@
 """`python -m load_tests`, and `make bench`: run scenarios, show and keep what was measured.
 
 Exit codes: 0 measured, 1 a run failed or published something wrong, 130 interrupted. What was
-measured before is in the result file in every case.
+measured before is in the result file and the report in every case.
 """
 
+import os
 import signal
 import sys
 from datetime import UTC, datetime
@@ -12,68 +13,160 @@ from types import FrameType
 from typing import Annotated, Literal, Never
 
 from cyclopts import App, Parameter, validators
+from psycopg.conninfo import conninfo_to_dict
+from rich.console import Console
 
-from engine.errors import TailraceError
-from load_tests import drain
 from load_tests.display import Display
+from load_tests.peers import PEERS
 from load_tests.plan import Plan
 from load_tests.recorder import Recorder
 from load_tests.result import is_right
+from load_tests.runner import run_all
+from load_tests.scenarios import SCENARIOS
+from load_tests.servers import without_password
 
 RESULTS = Path(__file__).parent / "results"
-SCENARIOS = {"drain": drain.measure}
-_MAJORS = {"15": (15,), "18": (18,), "both": (15, 18)}
+_MAJORS = {"": (), "15": (15,), "18": (18,), "both": (15, 18)}
 
 EXIT_WRONG = 1
 EXIT_INTERRUPTED = 130
 
 Count = Annotated[int, Parameter(validator=validators.Number(gte=1))]
+Minutes = Annotated[float, Parameter(validator=validators.Number(gt=0))]
+
+
+def _one_of(*names: str) -> Parameter:
+    """Refuses any other name, and says which there are."""
+
+    def check(_: object, found: object) -> None:
+        for name in found if isinstance(found, tuple) else (found,):
+            if name not in names:
+                raise ValueError(f"{name} is none of {', '.join(names)}")
+
+    return Parameter(validator=check)
+
+
+ScenarioName = Annotated[str, _one_of(*(scenario.name for scenario in SCENARIOS))]
+PeerNames = Annotated[
+    tuple[str, ...], Parameter(consume_multiple=True, negative=""), _one_of(*PEERS)
+]
+
 
 application = App(
     name="python -m load_tests",
-    help="Measure the engine against its peers, on servers of our own on this machine.",
+    help="Measure the engine against its peers, on servers of our own, or on yours.",
     result_action="return_value",
 )
 
 
 @application.default
 def main(
-    scenario: Literal["drain"] = "drain",
-    *,
-    rows: Count = 1_000_000,
+    *scenario: ScenarioName,
+    rows: Count | None = None,
     rounds: Count = 3,
-    postgres: Literal["15", "18", "both"] = "both",
+    postgres: Literal["15", "18", "both"] | None = None,
+    peers: PeerNames = (),
+    minutes: Minutes = 20.0,
     output: Path | None = None,
+    dsn: str = "",
+    s3_endpoint_url: str = "",
+    bucket: str = "",
+    region: str = "us-east-1",
 ) -> int:
-    """Measure one scenario.
+    """Measure scenarios, and write a result (JSON) and a report (HTML).
 
     Args:
-        scenario: drain: a backlog of changes, read to its end by both readers in turn.
-        rows: How many changes the backlog holds.
-        rounds: How many pairs of runs are measured, after one that is not.
-        postgres: Which servers: 15 is Debian's, 18 comes with `make setup`.
-        output: The result file. Without it: a new one in load_tests/results/.
+        scenario: Names, as `list` shows them. Without any: all that fit, in order of value.
+        rows: How many changes a backlog holds, in place of each scenario's own size.
+        rounds: How often everything is measured, after a warm-up that does not count.
+        postgres: Which servers, in place of each scenario's choice: 15 is Debian's.
+        peers: Which peers, in place of all that the scenario names.
+        minutes: How long it may take where no scenario is named.
+        output: The result file, or a folder for it. Without it: in load_tests/results/.
+        dsn: An external PostgreSQL server with wal_level = logical. Only the schema, publication
+            and slots named tailrace_load_test are made there, and dropped.
+        s3_endpoint_url: Of an external S3 server; without it, of AWS.
+        bucket: An external bucket; credentials come from the environment. What is published there,
+            below tailrace_load_test/, stays.
+        region: Of the external bucket.
     """
     # What ends the harness unwinds it: no server and no reader stays behind.
     signal.signal(signal.SIGTERM, _interrupt)
-    began = datetime.now(UTC)
-    plan = Plan(scenario=scenario, rows=rows, rounds=rounds, postgres_majors=_MAJORS[postgres])
-    path = output or RESULTS / f"{scenario}-{began:%Y%m%dT%H%M%SZ}.json"
-    display = Display()
-    recorder = Recorder(path, plan, began, display)
+    plan = Plan(
+        scenarios=tuple(scenario),
+        rows=rows,
+        rounds=rounds,
+        postgres_majors=_MAJORS[postgres or ""],
+        peers=peers,
+        minutes=minutes,
+        dsn=_without_secret(dsn),
+        s3_endpoint_url=s3_endpoint_url,
+        bucket=bucket,
+        region=region,
+    )
+    recorder = Recorder(_path(output, plan), plan, _arguments(dsn, plan), Display())
+    return _measure(plan, recorder)
+
+
+@application.command(name="list")
+def list_scenarios() -> int:
+    """Show all scenarios, in order of value, and about how long each takes."""
+    console = Console(highlight=False)
+    plan = Plan(
+        scenarios=(),
+        rows=None,
+        rounds=3,
+        postgres_majors=(),
+        peers=(),
+        minutes=0,
+        dsn="",
+        s3_endpoint_url="",
+        bucket="",
+        region="",
+    )
+    for scenario in SCENARIOS:
+        minutes = scenario.estimate_seconds(plan) / 60
+        console.print(f"[bold]{scenario.name}[/]  {scenario.title}, about {minutes:.1f} minutes")
+        console.print(f"{scenario.text}\n")
+    return 0
+
+
+def _measure(plan: Plan, recorder: Recorder) -> int:
     try:
-        SCENARIOS[scenario](plan, recorder)
+        hint = run_all(SCENARIOS, plan, recorder)
     except KeyboardInterrupt:
+        # Once is enough: a second Ctrl-C must not lose what was measured.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         recorder.end(outcome="interrupted")
         return EXIT_INTERRUPTED
-    except TailraceError as error:
-        recorder.end(outcome="failed", error=str(error), hint=error.hint)
-        return EXIT_WRONG
     except BaseException as error:
         recorder.end(outcome="failed", error=type(error).__name__)
         raise
-    recorder.end(outcome="complete")
-    return 0 if is_right(recorder.result) else EXIT_WRONG
+    is_good = is_right(recorder.result)
+    recorder.end(outcome="complete" if is_good else "failed", hint=hint)
+    return 0 if is_good else EXIT_WRONG
+
+
+def _path(output: Path | None, plan: Plan) -> Path:
+    if output is not None and output.suffix == ".json":
+        return output
+    name = plan.scenarios[0] if len(plan.scenarios) == 1 else "bench"
+    return (output or RESULTS) / f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
+
+
+def _without_secret(dsn: str) -> str:
+    """The connection string without its password, which moves to where libpq looks for it."""
+    if not dsn:
+        return ""
+    password = conninfo_to_dict(dsn).get("password")
+    if password:
+        os.environ["PGPASSWORD"] = str(password)
+    return without_password(dsn)
+
+
+def _arguments(dsn: str, plan: Plan) -> tuple[str, ...]:
+    """The caller's, as they may be kept."""
+    return tuple(text.replace(dsn, plan.dsn) if dsn else text for text in sys.argv[1:])
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> Never:

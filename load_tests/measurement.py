@@ -13,22 +13,25 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
 from types import TracebackType
 from typing import Final, Self
 
-import msgspec
-import psutil
 import psycopg
 
 from engine.demo.server_process import log_tail
 from engine.errors import TailraceError
+from load_tests.processes import cpu_seconds, machine_cpu_seconds, peak_rss_bytes, rss_bytes
+from load_tests.run import Series, Usage
+from load_tests.servers import Bucket, Database
 
 # The last sample is at most so old when a process ends: below 1 % of a run of several seconds. A
 # sample costs 0.1 ms.
 _SAMPLE_INTERVAL: Final = 0.02
-_CLOCK_TICKS: Final = os.sysconf("SC_CLK_TCK")
+# Of the memory over time: one point a tenth of a second.
+_SERIES_SAMPLES: Final = 5
 _WALSENDER = "SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s"
 
 
@@ -38,47 +41,35 @@ class RunFailed(TailraceError):
     exit_code = 1
 
 
-class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """What one run used. Times in seconds; `started_at` is Unix time."""
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """The servers whose CPU belongs to the run, and the slot that it reads."""
 
-    command: tuple[str, ...]
-    started_at: float
-    wall_seconds: float
-    own_cpu_seconds: float
-    peak_rss_bytes: int
-    walsender_cpu_seconds: float
-    s3_cpu_seconds: float
-    machine_cpu_seconds: float
-    """All CPU that the machine used meanwhile: what the rest does not explain is somebody else's,
-    the sampler's or the kernel's own."""
-    load_average: float
-    """Of the minute before the run."""
-
-    @property
-    def other_cpu_seconds(self) -> float:
-        """What neither the readers nor the servers used."""
-        ours = self.own_cpu_seconds + self.walsender_cpu_seconds + self.s3_cpu_seconds
-        return max(0.0, self.machine_cpu_seconds - ours)
-
-
-class Watched(msgspec.Struct, frozen=True, kw_only=True):
-    """The servers' processes whose CPU belongs to the run."""
-
-    dsn: str
+    database: Database
     slot: str
-    s3_process_id: int
+    bucket: Bucket
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A process that ended well."""
+
+    usage: Usage
+    memory: Series
 
 
 def measure(
     command: Sequence[str], *, environment: Mapping[str, str], log: Path, watched: Watched
-) -> Usage:
+) -> Measured:
     """Run `command` to its end, its output going to `log`.
 
     Raises RunFailed unless it exits with 0. Interrupted, it kills the process before it raises.
     """
+    s3 = watched.bucket.process_id
     with _Sampler(watched) as sampler, log.open("wb") as output:
         load_average = os.getloadavg()[0]
-        s3_before, machine_before = _cpu_seconds(watched.s3_process_id), _machine_cpu_seconds()
+        s3_before = cpu_seconds(s3) if s3 is not None else 0.0
+        machine_before = machine_cpu_seconds()
         started_at, began = time.time(), time.perf_counter()
         process = subprocess.Popen(
             list(command),
@@ -91,12 +82,11 @@ def measure(
         )
         own_cpu_seconds = _ended(process, sampler)
         wall_seconds = time.perf_counter() - began
-        machine_seconds = _machine_cpu_seconds() - machine_before
-        s3_seconds = _cpu_seconds(watched.s3_process_id) - s3_before
+        machine_seconds = machine_cpu_seconds() - machine_before
+        s3_seconds = cpu_seconds(s3) - s3_before if s3 is not None else None
     if process.returncode != 0:
         raise RunFailed(f"{command[0]} ended with code {process.returncode}{log_tail(log)}")
-    return Usage(
-        command=tuple(command),
+    usage = Usage(
         started_at=started_at,
         wall_seconds=wall_seconds,
         own_cpu_seconds=own_cpu_seconds,
@@ -106,6 +96,7 @@ def measure(
         machine_cpu_seconds=machine_seconds,
         load_average=load_average,
     )
+    return Measured(usage, sampler.memory)
 
 
 def _ended(process: subprocess.Popen[bytes], sampler: "_Sampler") -> float:
@@ -127,12 +118,21 @@ class _Sampler:
 
     def __init__(self, watched: Watched) -> None:
         self.peak_rss_bytes = 0
+        # None for a server elsewhere: its process cannot be seen from here.
+        self.walsender_cpu_seconds: float | None = 0.0 if watched.database.is_local else None
         self._slot = watched.slot
-        self._connection = psycopg.connect(watched.dsn, autocommit=True)
+        self._connection = watched.database.connect()
         self._stop = Event()
         self._thread: Thread | None = None
         self._walsender: int | None = None
-        self.walsender_cpu_seconds = 0.0
+        self._times: list[float] = []
+        self._rss: list[float] = []
+
+    @property
+    def memory(self) -> Series:
+        """Of the process over its life."""
+        times, values = tuple(self._times), tuple(self._rss)
+        return Series(text="memory (RSS)", unit="bytes", times=times, values=values)
 
     def __enter__(self) -> Self:
         return self
@@ -153,41 +153,22 @@ class _Sampler:
         self._thread.start()
 
     def _sample(self, process_id: int) -> None:
+        began, count = time.perf_counter(), 0
         while not self._stop.wait(_SAMPLE_INTERVAL):
-            self.peak_rss_bytes = max(self.peak_rss_bytes, _peak_rss_bytes(process_id))
-            if self._walsender is None:
+            self.peak_rss_bytes = max(self.peak_rss_bytes, peak_rss_bytes(process_id))
+            if count % _SERIES_SAMPLES == 0 and (found := rss_bytes(process_id)):
+                self._times.append(round(time.perf_counter() - began, 3))
+                self._rss.append(float(found))
+            count += 1
+            if self.walsender_cpu_seconds is not None:
+                self._look_at_walsender(self.walsender_cpu_seconds)
+
+    def _look_at_walsender(self, seconds: float) -> None:
+        if self._walsender is None:
+            # A server that is going away ends this thread only: the run itself says what happened.
+            with suppress(psycopg.Error):
                 row = self._connection.execute(_WALSENDER, [self._slot]).fetchone()
-                self._walsender = row[0] if row is not None else None
-            else:
-                seconds = _cpu_seconds(self._walsender)
-                self.walsender_cpu_seconds = max(self.walsender_cpu_seconds, seconds)
-
-
-def _cpu_seconds(process_id: int) -> float:
-    """User and system time of a process so far; 0 if it is gone."""
-    try:
-        stat = Path(f"/proc/{process_id}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0.0
-    # proc_pid_stat(5): the name, in parentheses, may hold spaces; utime and stime are 14 and 15.
-    fields = stat.rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _CLOCK_TICKS
-
-
-def _peak_rss_bytes(process_id: int) -> int:
-    """The peak so far; 0 if it is gone.
-
-    Not wait4's: that begins with the memory of the process that forked, this harness's 70 MB.
-    """
-    try:
-        status = Path(f"/proc/{process_id}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    peaks = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
-    return int(peaks[0]) * 1024 if peaks else 0
-
-
-def _machine_cpu_seconds() -> float:
-    times = psutil.cpu_times()
-    # Time of guests is in `user` already.
-    return float(times.user + times.nice + times.system + times.irq + times.softirq)
+                if row is not None and isinstance(row[0], int):
+                    self._walsender = row[0]
+        else:
+            self.walsender_cpu_seconds = max(seconds, cpu_seconds(self._walsender))

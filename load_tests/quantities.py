@@ -27,16 +27,19 @@ class Quantity:
         return "–" if value is None else f"{value / self.divisor:,.{self.digits}f}"
 
 
+def _rate(run: Run) -> float | None:
+    return run.rows / run.usage.wall_seconds or None
+
+
 def _started_rate(run: Run) -> float | None:
-    """A peer's with everything: the kernel starts it in a moment, or that is its cost."""
+    """The engine's without its start-up, but until all is durable; a peer's with everything."""
     start = run.phases.start_seconds if run.phases is not None else 0.0
-    return run.rows / (run.usage.wall_seconds - start)
+    return run.rows / (run.usage.wall_seconds - start) or None
 
 
 def _streaming_rate(run: Run) -> float | None:
-    if run.phases is None:
-        return run.rows / run.usage.wall_seconds
-    return run.rows / run.phases.streaming_seconds
+    """The engine's without its start-up and its drain; a peer's with everything."""
+    return run.rows / run.phases.streaming_seconds or None if run.phases else _rate(run)
 
 
 def _a_row(seconds: float | None, run: Run) -> float | None:
@@ -49,9 +52,7 @@ def _streaming_cpu(run: Run) -> float | None:
 
 
 QUANTITIES: dict[str, Quantity] = {
-    "rate": Quantity(
-        "rows/s, whole process", "rows/s", lambda run: run.rows / run.usage.wall_seconds, 0
-    ),
+    "rate": Quantity("rows/s, whole process", "rows/s", _rate, 0),
     "started_rate": Quantity("rows/s, without start-up", "rows/s", _started_rate, 0),
     "streaming_rate": Quantity("rows/s, streaming alone", "rows/s", _streaming_rate, 0),
     "own_cpu": Quantity("own CPU", "µs a row", lambda run: _a_row(run.usage.own_cpu_seconds, run)),

@@ -103,6 +103,15 @@ class Recorder:
         self.result.scenarios.append(scenario)
         self._write()
 
+    def announce(self, *, seconds: float, seconds_after: float) -> None:
+        """Show that the newest scenario is measured now, and about how long it takes."""
+        self._display.scenario(self._scenario, seconds=seconds, seconds_after=seconds_after)
+
+    def skip(self, why: str) -> None:
+        """Keep and show that the newest scenario is not measured."""
+        self.end_scenario("not run", why)
+        self._display.skipped(self._scenario)
+
     def end_scenario(self, outcome: ScenarioOutcome, why: str = "") -> None:
         """Close the newest scenario; the report is written anew."""
         self._scenario.outcome = outcome

@@ -80,6 +80,7 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
     is_right: bool
     """Nothing is wrong in the bucket, and it holds as many rows as it has to."""
     rows: int
+    rows_due: int
     objects: int
     text: str
 
@@ -102,7 +103,7 @@ class Group(msgspec.Struct, kw_only=True):
 
     @property
     def name(self) -> str:
-        return f"{self.server}, {self.variant}" if self.variant else self.server
+        return f"{self.server}: {self.variant}" if self.variant else self.server
 
     @property
     def readers(self) -> tuple[str, ...]:

@@ -4,5 +4,20 @@ Adding one: a module with a `Scenario`, and its name here.
 """
 
 from load_tests.scenario import Scenario
+from load_tests.scenarios.drain import DRAIN
+from load_tests.scenarios.drain_small import DRAIN_SMALL
+from load_tests.scenarios.drain_wide import DRAIN_WIDE
+from load_tests.scenarios.large_transaction import LARGE_TRANSACTION
+from load_tests.scenarios.many_tables import MANY_TABLES
+from load_tests.scenarios.single_row_transactions import SINGLE_ROW_TRANSACTIONS
+from load_tests.scenarios.updates_full_identity import UPDATES_FULL_IDENTITY
 
-SCENARIOS: tuple[Scenario, ...] = ()
+SCENARIOS: tuple[Scenario, ...] = (
+    DRAIN,
+    SINGLE_ROW_TRANSACTIONS,
+    MANY_TABLES,
+    LARGE_TRANSACTION,
+    DRAIN_SMALL,
+    DRAIN_WIDE,
+    UPDATES_FULL_IDENTITY,
+)

@@ -1,0 +1,255 @@
+"""A scenario that reads a backlog to its end, by the engine into S3 and by each peer.
+
+Strategy: all readers read copies of the same slot over TCP, one after the other, in an order that
+turns with each round so that none always follows the same other. Peers that are much slower than
+the walsender read only from the newest server and are not warmed up.
+
+Invariant: a fast wrong answer does not count: what the engine's last run published is verified, and
+must be the whole backlog.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from load_tests.backlog import Backlog, slot_name, write_backlog
+from load_tests.engine_reader import Depth, EngineReader, phases, plain_environment
+from load_tests.measurement import RunFailed, Watched, measure
+from load_tests.peers import PEERS, Peer, Task
+from load_tests.plan import Plan
+from load_tests.recorder import Recorder
+from load_tests.result import ENGINE, Target
+from load_tests.run import Run
+from load_tests.servers import NAME, Bucket, open_bucket, open_database
+from load_tests.workload import Workload
+
+NEWEST = 18
+
+# For the estimates of durations, in which nothing else is decided: on two quiet cores. The engine's
+# as of docs/performance.md, the servers' starts and stops together.
+_ENGINE_ROW_US = 5.0
+_ENGINE_START_SECONDS = 0.7
+_VERIFY_ROW_US = 4.0
+_SERVERS_SECONDS = 5.0
+# Slower than this, a peer is not what the server can deliver but what a reader makes of it.
+_SLOW_ROW_US = 15.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BacklogScenario:
+    """Data: what is written, who reads it, what is promised."""
+
+    name: str
+    title: str
+    text: str
+    rows: int
+    rows_least: int
+    """With fewer, start-up and drain hide what the scenario shows."""
+    workloads: tuple[Workload, ...]
+    targets: tuple[Target, ...] = ()
+    peers: tuple[str, ...] = ("pg_recvlogical",)
+    majors: tuple[int, ...] = (NEWEST,)
+    """The servers where the plan does not choose."""
+    depth: Depth = "full"
+    write_us: float = 10.0
+    """About how long a row takes to write, for the estimate."""
+    weight: float = 1.0
+    """About how much longer a row takes to read than one of `drain`, for the estimate."""
+    start_seconds: float = 0.0
+    """About how much longer the engine starts and ends than on one table, for the estimate."""
+
+    def estimate_seconds(self, plan: Plan) -> float:
+        """About how long `measure` takes on two quiet cores."""
+        rows = plan.rows or self.rows
+        return sum(
+            self._group_seconds(plan, major, rows) * len(self.workloads)
+            for major in self._majors(plan)
+        )
+
+    def smaller(self, plan: Plan, seconds: float) -> Plan | None:
+        """Fewer rows, if `rows_least` fit."""
+        if plan.rows is not None:
+            return None
+        fixed = self.estimate_seconds(_with_rows(plan, 1))
+        rows = int(self.rows * (seconds - fixed) / self.estimate_seconds(plan))
+        return _with_rows(plan, rows) if rows >= self.rows_least else None
+
+    def measure(self, plan: Plan, recorder: Recorder) -> None:
+        """Measure all rounds on each server, then verify. Raises RunFailed and ServerError.
+
+        An interrupt ends all servers; what was measured is with the recorder.
+        """
+        peers = self._available(plan, recorder)
+        for major in self._majors(plan):
+            readers = tuple(peer for peer in peers if self._reads(peer, plan, major))
+            for workload in self.workloads:
+                self._measure_group(plan, recorder, major, workload, readers)
+
+    def _measure_group(
+        self,
+        plan: Plan,
+        recorder: Recorder,
+        major: int,
+        workload: Workload,
+        peers: Sequence[Peer],
+    ) -> None:
+        with ExitStack() as stack:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tailrace-load-"))
+            database = stack.enter_context(open_database(plan, major))
+            bucket = stack.enter_context(open_bucket(plan))
+            recorder.release(database.version, str(database.programs))
+            recorder.begin(database.version, variant=workload.variant)
+            rows = plan.rows or self.rows
+            if rows < self.rows and rows < self.rows_least:
+                recorder.note(f"only {rows:,} rows: start-up and drain are most of what is seen")
+            elif rows < self.rows:
+                recorder.note(f"{rows:,} rows instead of {self.rows:,}")
+            backlog = stack.enter_context(write_backlog(database, workload, rows, recorder))
+            bench = _Bench(backlog, bucket, Path(folder))
+            failures = bench.rounds(plan, recorder, peers)
+            with recorder.step(f"verifying what was published ({self.depth})"):
+                bench.verify(recorder, plan.rounds, self.depth)
+        if failures:
+            raise RunFailed("\n".join(failures))
+
+    def _majors(self, plan: Plan) -> tuple[int, ...]:
+        if plan.dsn:
+            return (NEWEST,)
+        return plan.postgres_majors or self.majors
+
+    def _named(self, plan: Plan) -> tuple[Peer, ...]:
+        return tuple(PEERS[name] for name in self.peers if not plan.peers or name in plan.peers)
+
+    def _available(self, plan: Plan, recorder: Recorder) -> tuple[Peer, ...]:
+        """The peers that can run; the result says of the others why they cannot."""
+        found: list[Peer] = []
+        for peer in self._named(plan):
+            if why := peer.absence():
+                recorder.absent(peer.name, why)
+            else:
+                recorder.release(peer.title, peer.version())
+                found.append(peer)
+        return tuple(found)
+
+    def _reads(self, peer: Peer, plan: Plan, major: int) -> bool:
+        return peer.row_us < _SLOW_ROW_US or major == max(self._majors(plan))
+
+    def _group_seconds(self, plan: Plan, major: int, rows: int) -> float:
+        seconds = _SERVERS_SECONDS + rows * self.write_us / 1e6
+        read_us = _ENGINE_ROW_US * self.weight
+        engine = _ENGINE_START_SECONDS + self.start_seconds + rows * read_us / 1e6
+        seconds += engine * (plan.rounds + 1) + rows * _VERIFY_ROW_US * self.weight / 1e6
+        for peer in self._named(plan):
+            if self._reads(peer, plan, major) and not peer.absence():
+                run = peer.start_seconds + rows * peer.row_us * self.weight / 1e6
+                seconds += run * (plan.rounds + _is_warmed_up(peer))
+        return seconds
+
+
+def _with_rows(plan: Plan, rows: int) -> Plan:
+    return msgspec.structs.replace(plan, rows=rows)
+
+
+def _is_warmed_up(peer: Peer) -> bool:
+    return peer.row_us < _SLOW_ROW_US
+
+
+def order(readers: Sequence[str], number: int) -> tuple[str, ...]:
+    """Two take turns to be first; more are turned round and shifted, so that neighbours change."""
+    shift = number // 2 * 2 % len(readers)
+    shifted = (*readers[shift:], *readers[:shift])
+    return shifted[::-1] if number % 2 else shifted
+
+
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    """The servers of one group, and a folder for logs and configuration files."""
+
+    backlog: Backlog
+    bucket: Bucket
+    folder: Path
+
+    @property
+    def _engine(self) -> EngineReader:
+        return EngineReader(self.backlog.database, self.bucket, self.folder)
+
+    def rounds(self, plan: Plan, recorder: Recorder, peers: Sequence[Peer]) -> list[str]:
+        """Run everybody; the failures of peers, each of which ends that peer's runs only.
+
+        Raises RunFailed where the engine failed.
+        """
+        left, failures = {peer.name: peer for peer in peers}, []
+        for number in range(plan.rounds + 1):
+            for reader in order((*left, ENGINE), number):
+                peer = left.get(reader)
+                if peer is not None and number == 0 and not _is_warmed_up(peer):
+                    continue
+                try:
+                    with recorder.step(f"{_round(number, plan)}: {reader}"):
+                        run = self._run(peer, number)
+                except RunFailed as failure:
+                    if peer is None:
+                        raise
+                    del left[reader]
+                    failures.append(f"{reader}: {failure}")
+                    recorder.note(f"{reader} failed in round {number}")
+                else:
+                    recorder.add(run)
+        return failures
+
+    def verify(self, recorder: Recorder, number: int, depth: Depth) -> None:
+        """Judge what the engine published in one round."""
+        found = self._engine.verify(
+            slot_name(f"{ENGINE}_{number}"), row_count=self.backlog.row_count, depth=depth
+        )
+        recorder.verified(found)
+
+    def _run(self, peer: Peer | None, number: int) -> Run:
+        """One run of a peer, or of the engine."""
+        reader = peer.name if peer is not None else ENGINE
+        log = self.folder / f"{reader}_{number}.log"
+        with self.backlog.slot(f"{reader}_{number}") as slot:
+            engine = self._engine
+            if peer is None:
+                engine.configure(slot)
+                command = engine.command(slot, "--until-caught-up")
+                environment = engine.environment
+            else:
+                command = peer.command(self._task(slot))
+                environment = {**plain_environment(), **self.backlog.database.environment}
+            measured = measure(
+                command,
+                environment=environment,
+                log=log,
+                watched=Watched(self.backlog.database, slot, self.bucket),
+            )
+        return Run(
+            reader=reader,
+            round=number,
+            rows=self.backlog.row_count,
+            command=command,
+            usage=measured.usage,
+            phases=phases(log, measured.usage) if peer is None else None,
+            series={"memory": measured.memory},
+        )
+
+    def _task(self, slot: str) -> Task:
+        folder = self.folder / slot
+        folder.mkdir()
+        return Task(
+            dsn=self.backlog.database.dsn,
+            slot=slot,
+            publication=NAME,
+            end_lsn=self.backlog.end_lsn,
+            row_count=self.backlog.row_count,
+            folder=folder,
+            programs=self.backlog.database.programs,
+        )
+
+
+def _round(number: int, plan: Plan) -> str:
+    return f"round {number} of {plan.rounds}" if number else "warm-up"

@@ -1,0 +1,174 @@
+"""The result as plain tables of text, for the terminal and for the report alike.
+
+Invariant: nothing is judged or measured here; what has no value shows a dash, or is left out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from load_tests.quantities import QUANTITIES, Quantity, quantity
+from load_tests.result import ENGINE, Group, ScenarioResult, Verdict
+from load_tests.run import Run
+
+# Of the machine's CPU: room for the kernel's own work and the sampler's. With two thirds taken by
+# others, the ratio of one pair was 0.8, of the next 1.0.
+_FOREIGN_SHARE_MAX = 0.1
+_DASH = "–"
+_RUN_QUANTITIES = (
+    "wall",
+    "rate",
+    "own_cpu",
+    "streaming_cpu",
+    "walsender_cpu",
+    "s3_cpu",
+    "peak_rss",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Cells, and how they are shown: `faint` for what does not count, `strong` for what sums up."""
+
+    cells: tuple[str, ...]
+    kind: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """A table; its first `text_columns` are text, the rest are figures."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    text_columns: int
+
+
+def runs_sheet(group: Group) -> Sheet:
+    """Every run, then the medians of each reader."""
+    quantities = _present(group)
+    rows = [
+        Row(
+            (_round_text(run), run.reader, *(each.shown(each.of(run)) for each in quantities)),
+            "" if run.round else "faint",
+        )
+        for run in group.runs
+    ]
+    rows += [
+        Row(("median", reader, *_medians(group, reader, quantities)), "strong")
+        for reader in group.readers
+        if group.counted(reader)
+    ]
+    columns = tuple(_heading(each) for each in quantities)
+    return Sheet(group.name, ("round", "reader", *columns), tuple(rows), 2)
+
+
+def ratios_sheet(group: Group) -> Sheet:
+    """The engine divided by each peer."""
+    rows = tuple(
+        Row((peer, quantity(name).text, *_spread_cells(spread.median, spread.least, spread.most)))
+        for peer, named in group.summary.items()
+        for name, spread in named.items()
+    )
+    columns = ("peer", f"{ENGINE} divided by it", "median", "least", "most")
+    return Sheet("Ratios within rounds", columns, rows, 2)
+
+
+def targets_sheet(group: Group) -> Sheet:
+    """What was promised, and what was measured. The last cell is the outcome."""
+    rows = tuple(Row(_verdict_cells(verdict), verdict.outcome) for verdict in group.verdicts)
+    columns = ("target", "to", "bound", "median", "least", "most", "")
+    return Sheet("Targets", columns, rows, 2)
+
+
+def facts_text(group: Group) -> str:
+    """What the group's runs have in common."""
+    return "; ".join(
+        f"{name.replace('_', ' ')} {value:,.0f}" for name, value in group.facts.items()
+    )
+
+
+def phases_text(group: Group) -> str:
+    """The engine's wall time and CPU by phase, medians; empty where its log was not read."""
+    phases = [run.phases for run in group.counted(ENGINE) if run.phases is not None]
+    parts = []
+    for name in ("start", "opening", "streaming", "drain") if phases else ():
+        text = f"{name} {median(getattr(found, f'{name}_seconds') for found in phases):.2f} s"
+        cpu = [getattr(found, f"{name}_cpu_seconds") for found in phases]
+        if None not in cpu:
+            text += f" ({median(cpu):.2f} CPU-s)"
+        parts.append(text)
+    return f"{ENGINE}'s wall time: {', '.join(parts)} (medians)" if parts else ""
+
+
+def notes(group: Group, cpu_count: int) -> tuple[str, ...]:
+    """What to know before the figures are believed."""
+    usages = [run.usage for run in group.runs if run.round > 0]
+    seconds = sum(usage.wall_seconds for usage in usages) * cpu_count
+    share = sum(usage.other_cpu_seconds for usage in usages) / seconds if seconds else 0.0
+    if share <= _FOREIGN_SHARE_MAX:
+        return tuple(group.notes)
+    noisy = (
+        f"noisy: others used {share:.0%} of the machine's CPU meanwhile; "
+        "these rates are not to be trusted"
+    )
+    return (*group.notes, noisy)
+
+
+def verification_text(group: Group) -> str:
+    found = group.verification
+    if found is None:
+        return "not verified"
+    if found.is_right:
+        return f"verified: {found.rows:,} rows in {found.objects:,} objects, each once, in order"
+    return f"WRONG: {found.rows:,} rows of {found.rows_due:,}; {found.text.strip()}"
+
+
+def outcome_text(scenario: ScenarioResult) -> str:
+    return f"{scenario.outcome}: {scenario.why}" if scenario.why else scenario.outcome
+
+
+def _present(group: Group) -> tuple[Quantity, ...]:
+    """What at least one run has."""
+    figures = dict.fromkeys(name for run in group.runs for name in run.figures)
+    found = (QUANTITIES[name] for name in _RUN_QUANTITIES)
+    every = (*found, *(quantity(name) for name in figures))
+    return tuple(each for each in every if any(each.of(run) is not None for run in group.runs))
+
+
+def _heading(each: Quantity) -> str:
+    return each.text if each.unit in each.text else f"{each.text}, {each.unit}"
+
+
+def _medians(group: Group, reader: str, quantities: Sequence[Quantity]) -> tuple[str, ...]:
+    return tuple(each.shown(_median(group.counted(reader), each)) for each in quantities)
+
+
+def _median(runs: Sequence[Run], each: Quantity) -> float | None:
+    values = [value for run in runs if (value := each.of(run)) is not None]
+    return median(values) if values else None
+
+
+def _verdict_cells(verdict: Verdict) -> tuple[str, ...]:
+    target, spread = verdict.target, verdict.spread
+    to = target.peer or target.baseline
+    each = quantity(target.quantity)
+
+    def shown(value: float) -> str:
+        return f"{value:.2f}" if to else f"{each.shown(value)} {each.unit}"
+
+    sign = "≥" if target.direction == "at least" else "≤"
+    figures = (
+        (shown(spread.median), shown(spread.least), shown(spread.most))
+        if spread is not None
+        else (_DASH,) * 3
+    )
+    return (target.text, to, f"{sign} {shown(target.bound)}", *figures, verdict.outcome)
+
+
+def _spread_cells(*figures: float) -> tuple[str, ...]:
+    return tuple(f"{figure:.2f}" for figure in figures)
+
+
+def _round_text(run: Run) -> str:
+    return str(run.round) if run.round else "warm-up"
