@@ -32,6 +32,8 @@ EXIT_WRONG = 1
 EXIT_INTERRUPTED = 130
 
 Count = Annotated[int, Parameter(validator=validators.Number(gte=1))]
+Rate = Annotated[float, Parameter(validator=validators.Number(gt=0))]
+Hours = Annotated[float, Parameter(validator=validators.Number(gt=0))]
 Minutes = Annotated[float, Parameter(validator=validators.Number(gt=0))]
 
 
@@ -72,6 +74,8 @@ def main(
     s3_endpoint_url: str = "",
     bucket: str = "",
     region: str = "us-east-1",
+    rate: Rate | None = None,
+    hours: Hours = 0.05,
 ) -> int:
     """Measure scenarios, and write a result (JSON) and a report (HTML).
 
@@ -89,6 +93,8 @@ def main(
         bucket: An external bucket; credentials come from the environment. What is published there,
             below tailrace_load_test/, stays.
         region: Of the external bucket.
+        rate: Rows a second of a live scenario's load, in place of its own.
+        hours: How long scenario soak takes.
     """
     # What ends the harness unwinds it: no server and no reader stays behind.
     signal.signal(signal.SIGTERM, _interrupt)
@@ -103,6 +109,8 @@ def main(
         s3_endpoint_url=s3_endpoint_url,
         bucket=bucket,
         region=region,
+        rate=rate,
+        hours=hours,
     )
     recorder = Recorder(_path(output, plan), plan, _arguments(dsn, plan), Display())
     return _measure(plan, recorder)

@@ -4,8 +4,7 @@ import os
 import time
 from dataclasses import dataclass
 
-import psutil
-
+from load_tests.processes import cpu_seconds, machine_cpu_seconds
 from load_tests.run import Usage
 
 
@@ -14,23 +13,24 @@ class Account:
     """The figures at a run's start."""
 
     started_at: float
-    s3_process_id: int
+    s3_process_id: int | None
+    """None where it cannot be seen from here."""
     s3_cpu_seconds: float
     machine_cpu_seconds: float
     load_average: float
 
     @classmethod
-    def open(cls, s3_process_id: int) -> "Account":
+    def open(cls, s3_process_id: int | None) -> "Account":
         return cls(
             started_at=time.time(),
             s3_process_id=s3_process_id,
-            s3_cpu_seconds=_cpu_seconds(s3_process_id),
-            machine_cpu_seconds=_machine_cpu_seconds(),
+            s3_cpu_seconds=cpu_seconds(s3_process_id) if s3_process_id is not None else 0.0,
+            machine_cpu_seconds=machine_cpu_seconds(),
             load_average=os.getloadavg()[0],
         )
 
     def balance(
-        self, *, own_cpu_seconds: float, peak_rss_bytes: int, walsender_cpu_seconds: float
+        self, *, own_cpu_seconds: float, peak_rss_bytes: int, walsender_cpu_seconds: float | None
     ) -> Usage:
         """What was used since."""
         return Usage(
@@ -39,18 +39,13 @@ class Account:
             own_cpu_seconds=own_cpu_seconds,
             peak_rss_bytes=peak_rss_bytes,
             walsender_cpu_seconds=walsender_cpu_seconds,
-            s3_cpu_seconds=_cpu_seconds(self.s3_process_id) - self.s3_cpu_seconds,
-            machine_cpu_seconds=_machine_cpu_seconds() - self.machine_cpu_seconds,
+            s3_cpu_seconds=self._s3_cpu_seconds,
+            machine_cpu_seconds=machine_cpu_seconds() - self.machine_cpu_seconds,
             load_average=self.load_average,
         )
 
-
-def _cpu_seconds(process_id: int) -> float:
-    times = psutil.Process(process_id).cpu_times()
-    return float(times.user + times.system)
-
-
-def _machine_cpu_seconds() -> float:
-    times = psutil.cpu_times()
-    # Time of guests is in `user` already.
-    return float(times.user + times.nice + times.system + times.irq + times.softirq)
+    @property
+    def _s3_cpu_seconds(self) -> float | None:
+        if self.s3_process_id is None:
+            return None
+        return cpu_seconds(self.s3_process_id) - self.s3_cpu_seconds

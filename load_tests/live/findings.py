@@ -30,7 +30,7 @@ def run_of(live: Live, *, number: int, extra: dict[str, float]) -> Run:
         usage=live.account.balance(
             own_cpu_seconds=live.own_cpu_seconds,
             peak_rss_bytes=last.peak_rss_bytes if last is not None else 0,
-            walsender_cpu_seconds=last.walsender_cpu_seconds if last is not None else 0.0,
+            walsender_cpu_seconds=last.walsender_cpu_seconds if last is not None else None,
         ),
         series={
             **live.sampler.series(began),

@@ -19,7 +19,6 @@ import aioboto3
 import msgspec
 import psycopg
 
-from engine.demo.s3_server import REGION
 from engine.errors import TailraceError
 from engine.position import parse_lsn
 from load_tests.engine_process import EngineProcess, Pipeline, until
@@ -27,7 +26,7 @@ from load_tests.fault_proxy import HttpFaultProxy
 from load_tests.live import generator, livez_probe
 from load_tests.live.accounts import Account
 from load_tests.live.child import running
-from load_tests.live.place import BUCKET, Ground, Place
+from load_tests.live.place import Ground, Place
 from load_tests.live.sampler import Sampler
 from load_tests.live.shape import Shape
 from load_tests.live.tables import TableSet
@@ -35,6 +34,7 @@ from load_tests.live.visibility import Sight, read_sights
 from load_tests.live.watcher import Watcher
 from load_tests.measurement import RunFailed
 from load_tests.result import Verification
+from load_tests.servers import Bucket
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
@@ -67,7 +67,8 @@ class Live:
     ground: Ground
     pipeline: Pipeline
     engine: EngineProcess
-    proxy: HttpFaultProxy
+    proxy: HttpFaultProxy | None
+    """Between engine and bucket, where the order wants one."""
     sampler: Sampler
     watcher: Watcher
     client: "S3Client"
@@ -184,10 +185,12 @@ async def observed(
             if order.watch_seconds:
                 show("reading when each row was committed")
                 await live.watcher.look_once_more()
-                live.sights = await read_sights(live.client, BUCKET, live.watcher.first_seen)
+                live.sights = await read_sights(
+                    live.client, place.bucket.name, live.watcher.first_seen
+                )
             show("verifying what was published, record by record")
-            live.verification = await _verified(live, place, name)
-            place.forget(live.ground)
+            live.verification = await _verified(live, place)
+            await asyncio.to_thread(place.clear, live.ground)
     except BaseExceptionGroup as group:
         error = _first(group)
         if isinstance(error, AssertionError | TimeoutError | OSError):
@@ -202,13 +205,15 @@ async def _started(
 ) -> Live:
     show(f"preparing {order.tables.count:,} tables and {order.backlog_rows:,} rows")
     ground = await asyncio.to_thread(
-        place.ground, name, order.tables, backlog_rows=order.backlog_rows
+        place.make_ground, name, order.tables, backlog_rows=order.backlog_rows
     )
-    proxy = await stack.enter_async_context(HttpFaultProxy(place.s3.port))
-    client = await stack.enter_async_context(_client(place))
-    endpoint_url = proxy.endpoint_url if order.is_proxied else place.s3.endpoint_url
+    proxy = HttpFaultProxy(place.s3_port) if order.is_proxied else None
+    if proxy is not None:
+        await stack.enter_async_context(proxy)
+    client = await stack.enter_async_context(_client(place.bucket))
+    endpoint_url = place.bucket.endpoint_url if proxy is None else proxy.endpoint_url
     pipeline = place.pipeline(ground, endpoint_url, order.keys)
-    account = Account.open(place.s3.process_id)
+    account = Account.open(place.bucket.process_id)
     began = time.monotonic()
     engine = stack.enter_context(EngineProcess(pipeline, place.folder, name, "run"))
     await engine.reaches("streaming")
@@ -219,9 +224,14 @@ async def _started(
         pipeline=pipeline,
         engine=engine,
         proxy=proxy,
-        sampler=Sampler(engine, ground.dsn, ground.name, order.sample_seconds),
+        sampler=Sampler(
+            engine, ground.dsn, ground.slot, place.database.is_local, order.sample_seconds
+        ),
         watcher=Watcher(
-            client, BUCKET, ground.folders if few else (ground.root,), order.watch_seconds
+            client,
+            place.bucket.name,
+            ground.folders if few else (ground.root,),
+            order.watch_seconds,
         ),
         client=client,
         account=account,
@@ -263,9 +273,11 @@ async def _probed(lines: AsyncIterator[bytes], found: list[livez_probe.Latencies
         found.append(msgspec.json.decode(line, type=livez_probe.Latencies))  # noqa: PERF401
 
 
-async def _verified(live: Live, place: Place, name: str) -> Verification:
+async def _verified(live: Live, place: Place) -> Verification:
     arguments = ("verify", "--depth", "full", "--json")
-    with EngineProcess(live.pipeline, place.folder, f"{name}-verify", *arguments) as process:
+    with EngineProcess(
+        live.pipeline, place.folder, f"{live.engine.name}-verify", *arguments
+    ) as process:
         await process.ended(seconds=_VERIFY_SECONDS_MAX)
         text = process.output.read_text()
         verdict = json.loads(text) if text else {"ok": False, "rows": 0, "objects": 0}
@@ -275,6 +287,7 @@ async def _verified(live: Live, place: Place, name: str) -> Verification:
             command=("tailrace", *arguments),
             is_right=is_right,
             rows=verdict["rows"],
+            rows_due=live.row_count,
             objects=verdict["objects"],
             text="" if is_right else f"{expected}; {text[:2000]}{process.log[-2000:]}",
         )
@@ -286,13 +299,15 @@ async def _metrics(engine: EngineProcess) -> str:
 
 
 @asynccontextmanager
-async def _client(place: Place) -> AsyncIterator["S3Client"]:
+async def _client(bucket: Bucket) -> AsyncIterator["S3Client"]:
+    """As the engine's own: an external bucket's credentials are in our environment too."""
     async with aioboto3.Session().client(
         "s3",
-        endpoint_url=place.s3.endpoint_url,
-        region_name=REGION,
-        aws_access_key_id=place.s3.access_key_id,
-        aws_secret_access_key=place.s3.secret_access_key,
+        endpoint_url=bucket.endpoint_url or None,
+        region_name=bucket.region,
+        aws_access_key_id=bucket.environment.get("AWS_ACCESS_KEY_ID"),
+        aws_secret_access_key=bucket.environment.get("AWS_SECRET_ACCESS_KEY"),
+        aws_session_token=bucket.environment.get("AWS_SESSION_TOKEN"),
     ) as client:
         yield client
 

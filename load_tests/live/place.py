@@ -1,122 +1,132 @@
-"""The servers of a live scenario, and for each run a database, a slot and a prefix of its own."""
+"""The servers of a live scenario, and for each run a slot, tables and a prefix of its own."""
 
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
-import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
-from engine.demo.s3_server import REGION
-from engine.demo.servers import FAST_SETTINGS, EmbeddedPostgres, EmbeddedS3
+from engine.demo.server_process import LOOPBACK
 from load_tests.engine_process import Pipeline, Section
-from load_tests.live.tables import PUBLICATION, TableSet
+from load_tests.live.tables import TableSet
+from load_tests.plan import Plan
+from load_tests.servers import (
+    NAME,
+    Bucket,
+    Database,
+    ServerUnusable,
+    open_bucket,
+    open_database,
+)
 
-BUCKET = "load-tests"
 _ROWS_A_TRANSACTION = 10_000
 _END_WALSENDER = """
 SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots
 WHERE slot_name = %s AND active_pid IS NOT NULL
 """
-_SETTINGS = {
-    **FAST_SETTINGS,
-    # Neither a checkpoint nor autovacuum may fall into one run and not into the other.
-    "autovacuum": "off",
-    "checkpoint_timeout": "1h",
-    "max_wal_size": "8GB",
-    "shared_buffers": "512MB",
-}
 
 
 @dataclass(frozen=True, slots=True)
 class Ground:
     """What one run has to itself."""
 
-    name: str
-    """Of the database, the slot and the prefix."""
+    slot: str
+    prefix: str
     dsn: str
+    """Finds the run's tables where no schema is named."""
+    database_name: str
     tables: TableSet
 
     @property
     def folders(self) -> tuple[str, ...]:
         """Where the tables' objects lie, one folder a table."""
-        root = f"{self.root}schema=public/"
-        return tuple(f"{root}table={name}/" for name in self.tables.names)
+        return tuple(f"{self.root}schema={NAME}/table={name}/" for name in self.tables.names)
 
     @property
     def root(self) -> str:
         """Where all objects lie."""
-        return f"{self.name}/database={self.name}/"
+        return f"{self.prefix}/database={self.database_name}/"
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The servers, on this machine."""
+    """A database and a bucket, and a folder for logs and configuration files."""
 
-    postgres: EmbeddedPostgres
-    postgres_version: str
-    s3: EmbeddedS3
+    database: Database
+    bucket: Bucket
     folder: Path
 
-    def ground(self, name: str, tables: TableSet, *, backlog_rows: int) -> Ground:
-        """A database with the tables, a slot that begins there, and that many rows behind it."""
-        with psycopg.connect(self.postgres.dsn, autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}".encode())
-        ground = Ground(name, self.postgres.dsn_of(name), tables)
-        with psycopg.connect(ground.dsn, autocommit=True) as connection:
-            tables.make(connection)
-            connection.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [name])
+    def make_ground(self, name: str, tables: TableSet, *, backlog_rows: int) -> Ground:
+        """Tables, a slot that begins there, and that many rows behind it."""
+        slot = f"{NAME}_{name}"
+        ground = Ground(
+            slot=slot,
+            prefix=f"{self.bucket.prefix}{slot}",
+            dsn=self.database.schema_dsn,
+            database_name=str(conninfo_to_dict(self.database.dsn).get("dbname", "")),
+            tables=tables,
+        )
+        with self.database.connect() as connection:
+            tables.make(connection, NAME)
+            connection.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [slot])
             for number, first in enumerate(range(1, backlog_rows + 1, _ROWS_A_TRANSACTION)):
                 count = min(_ROWS_A_TRANSACTION, backlog_rows - first + 1)
                 connection.execute(tables.statement(number, first, count).encode())
-            connection.execute("CHECKPOINT")
+            if self.database.is_local:
+                connection.execute("CHECKPOINT")
         return ground
 
-    def forget(self, ground: Ground) -> None:
-        """Give back the slot's log and the database. The bucket keeps what was published."""
-        with psycopg.connect(self.postgres.dsn, autocommit=True) as connection:
+    def clear(self, ground: Ground) -> None:
+        """Drop the slot and the tables. The bucket keeps what was published."""
+        with self.database.connect() as connection:
             # Its walsender may outlive the engine by a moment, and would hold it.
-            connection.execute(_END_WALSENDER, [ground.name])
-            connection.execute("SELECT pg_drop_replication_slot(%s)", [ground.name])
-            connection.execute(f"DROP DATABASE {ground.name} WITH (FORCE)".encode())
+            connection.execute(_END_WALSENDER, [ground.slot])
+        self.database.drop_everything()
+        self.database.make_schema()
+
+    @property
+    def s3_port(self) -> int:
+        """Of an S3 server on this machine, for a proxy. Raises ServerUnusable for another."""
+        parts = urlsplit(self.bucket.endpoint_url)
+        if parts.hostname != LOOPBACK or parts.scheme != "http" or parts.port is None:
+            raise ServerUnusable(
+                "a fault proxy can only stand before an S3 server on this machine",
+                hint="measure this scenario without --bucket",
+            )
+        return parts.port
 
     def pipeline(self, ground: Ground, endpoint_url: str, keys: Mapping[str, object]) -> Pipeline:
         """The engine's configuration: defaults, but for `keys` (`section__key`)."""
+        endpoint = {"endpoint_url": endpoint_url} if endpoint_url else {}
         sections: dict[str, Section] = {
             "source": {
-                "dsn": ground.dsn,
-                "slot": ground.name,
-                "publication": PUBLICATION,
-                "tables": ["public.*"],
+                "dsn": self.database.dsn,
+                "slot": ground.slot,
+                "publication": NAME,
+                "tables": [f"{NAME}.*"],
                 "snapshot": "never",
             },
             "destination": {
-                "bucket": BUCKET,
-                "prefix": ground.name,
-                "region": REGION,
-                "endpoint_url": endpoint_url,
+                "bucket": self.bucket.name,
+                "prefix": ground.prefix,
+                "region": self.bucket.region,
+                **endpoint,
             },
             "log": {"level": "info", "format": "json"},
         }
-        return Pipeline(sections, self.s3.environment).changed(**keys)
+        environment = {**self.database.environment, **self.bucket.environment}
+        return Pipeline(sections, environment).changed(**keys)
 
 
 @contextmanager
-def open_place(major: int) -> Iterator[Place]:
-    """PostgreSQL (18 from the wheel, others Debian's) and SeaweedFS. Raises ServerError."""
+def open_place(plan: Plan, major: int) -> Iterator[Place]:
+    """The plan's external servers, else our own. Raises ServerError and ServerUnusable."""
     with (
         tempfile.TemporaryDirectory(prefix="tailrace-load-") as folder,
-        _server(major) as postgres,
-        EmbeddedS3() as s3,
+        open_database(plan, major) as database,
+        open_bucket(plan) as bucket,
     ):
-        s3.create_bucket(BUCKET)
-        with psycopg.connect(postgres.dsn) as connection:
-            version = connection.info.parameter_status("server_version") or str(major)
-        yield Place(postgres, f"PostgreSQL {version}", s3, Path(folder))
-
-
-def _server(major: int) -> EmbeddedPostgres:
-    if major == 18:
-        return EmbeddedPostgres(settings=_SETTINGS)
-    return EmbeddedPostgres.debian(major, settings=_SETTINGS)
+        yield Place(database, bucket, Path(folder))

@@ -14,6 +14,7 @@ import psutil
 import psycopg
 
 from load_tests.engine_process import EngineProcess
+from load_tests.processes import cpu_seconds
 from load_tests.run import Series
 
 _SLOT = """
@@ -42,7 +43,8 @@ class Sample:
     lag_bytes: float | None
     slot_lag_bytes: float
     """What is written and not yet acknowledged, by the database's account."""
-    walsender_cpu_seconds: float
+    walsender_cpu_seconds: float | None
+    """None where it cannot be seen from here."""
 
 
 @dataclass(slots=True)
@@ -52,11 +54,11 @@ class Sampler:
     engine: EngineProcess
     dsn: str
     slot: str
+    is_local: bool
     interval_seconds: float
     samples: list[Sample] = field(default_factory=list)
     _slot_lag_bytes: float = 0.0
-    _walsender_cpu_seconds: float = 0.0
-    _walsender: psutil.Process | None = None
+    _walsender_cpu_seconds: float | None = None
 
     async def run(self) -> None:
         """Look until the engine is gone. Cancellation leaves what was seen."""
@@ -109,14 +111,9 @@ class Sampler:
         if row is None:
             return
         self._slot_lag_bytes = row[0] or 0.0
-        try:
-            if self._walsender is None and row[1] is not None:
-                self._walsender = psutil.Process(row[1])
-            if self._walsender is not None:
-                times = self._walsender.cpu_times()
-                self._walsender_cpu_seconds = times.user + times.system
-        except psutil.NoSuchProcess:
-            self._walsender = None  # It is another one after a new connection.
+        # A walsender that is gone takes its account with it: the last one seen stays.
+        if self.is_local and row[1] is not None:
+            self._walsender_cpu_seconds = cpu_seconds(row[1]) or self._walsender_cpu_seconds
 
     @property
     def last(self) -> Sample | None:

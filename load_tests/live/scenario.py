@@ -69,8 +69,9 @@ class LiveScenario:
     def measure(self, plan: Plan, recorder: Recorder) -> None:
         """See `Scenario`. Live runs have no peers and no warm-up."""
         for major in plan.postgres_majors or (DEFAULT_MAJOR,):
-            with open_place(major) as place:
-                recorder.begin(place.postgres_version)
+            with open_place(plan, major) as place:
+                recorder.release("PostgreSQL", place.database.version)
+                recorder.begin(place.database.version)
                 for number in range(1, rounds(plan) + 1):
                     with steps(recorder, self.name) as show:
                         asyncio.run(self._round(plan, place, number, recorder, show))

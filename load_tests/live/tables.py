@@ -10,7 +10,6 @@ from collections.abc import Iterator
 import msgspec
 import psycopg
 
-PUBLICATION = "tailrace"
 _TABLES_A_STATEMENT = 250
 _COLUMNS = """
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, customer int, name text,
@@ -75,15 +74,18 @@ class TableSet(msgspec.Struct, frozen=True, kw_only=True):
         ]
         return " || ".join(digests) or "NULL"
 
-    def make(self, connection: psycopg.Connection[tuple[object, ...]]) -> None:
-        """Make the tables and the publication, with an autocommit connection."""
+    def make(self, connection: psycopg.Connection[tuple[object, ...]], name: str) -> None:
+        """Make the tables, and a publication of the schema of that name, of which it has the name.
+
+        The connection is in autocommit, and what it makes is in that schema.
+        """
         for first in range(0, self.count, _TABLES_A_STATEMENT):
             names = self.names[first : first + _TABLES_A_STATEMENT]
             # Together they are one transaction, whose locks have a limit.
             connection.execute("".join(f"CREATE TABLE {n} ({_COLUMNS});" for n in names).encode())
         connection.execute(
-            f"CREATE PUBLICATION {PUBLICATION} FOR ALL TABLES "
-            "WITH (publish_via_partition_root = true)"
+            f"CREATE PUBLICATION {name} FOR TABLES IN SCHEMA {name} "
+            "WITH (publish_via_partition_root = true)".encode()
         )
 
 

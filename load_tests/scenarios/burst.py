@@ -33,9 +33,9 @@ def script(plan: Plan) -> Script:
     return run
 
 
-SCENARIO = LiveScenario(
+BURST = LiveScenario(
     name="burst",
-    title="two seconds of thirty times the load, again and again",
+    title="Two seconds of thirty times the load, again and again",
     text="As `steady`, but the rate is 2,000 rows/s for six seconds and 60,000 for two. What comes "
     "in a burst has to be visible as soon as everything else, in the same memory.",
     targets=(visible_target(CHUNK_SECONDS), STALL, MEMORY),

@@ -125,9 +125,9 @@ def _help_figures() -> dict[str, float]:
     return {"help_seconds": median(walls), "help_cpu_seconds": median(cpus)}
 
 
-SCENARIO = LiveScenario(
+IDLE = LiveScenario(
     name="idle",
-    title="nothing to do, 5,000 tables known",
+    title="Nothing to do, 5,000 tables known",
     text="CPU of an idle engine as a share of a core; what a scrape of /metrics costs; how long "
     "the engine takes from its start until it streams, without and with 5,000 known tables, and "
     "`--help` as a whole process.",

@@ -35,7 +35,7 @@ def script(plan: Plan) -> Script:
     return run
 
 
-SCENARIO = LiveScenario(
+MANY_TABLES_STEADY = LiveScenario(
     name="many-tables-steady",
     title="5,000 tables share 20,000 rows/s",
     text="Every table has an open chunk at any time, and 170 objects a second grow old enough to "

@@ -26,6 +26,7 @@ def order(_plan: Plan) -> Order:
 
 def script(plan: Plan) -> Script:
     async def run(live: Live) -> dict[str, float]:
+        assert live.proxy is not None, "ordered"
         live.proxy.line = LINE
         rate = float(plan.rate or ROWS_PER_SECOND)
         async with live.loading(
@@ -37,9 +38,9 @@ def script(plan: Plan) -> Script:
     return run
 
 
-SCENARIO = LiveScenario(
+S3_SLOW = LiveScenario(
     name="s3-slow",
-    title="a bucket 200 ms away, 5 MB/s a connection",
+    title="A bucket 200 ms away, 5 MB/s a connection",
     text="As `steady`, but between engine and bucket is a proxy: every request waits 200 ms, and a "
     "connection carries 5 MB/s. The engine has to keep up, and nothing may pile up.",
     targets=(visible_target(CHUNK_SECONDS, MORE_SECONDS), STALL, MEMORY),

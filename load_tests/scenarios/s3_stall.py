@@ -61,6 +61,7 @@ async def _stalled(live: Live) -> dict[str, float]:
     await live.rows_read(1)
     await asyncio.sleep(_WARM_SECONDS)
     before = await _stretch(live, _BEFORE_SECONDS)
+    assert live.proxy is not None, "ordered"
     with live.proxy.blackout():
         dark_at = time.time()
         await asyncio.sleep(STALL_SECONDS)
@@ -115,9 +116,9 @@ def _stall(live: Live, samples: Sequence[Sample]) -> float:
     return figures.get("stall_p99_seconds", 0.0)
 
 
-SCENARIO = LiveScenario(
+S3_STALL = LiveScenario(
     name="s3-stall",
-    title="the bucket is silent for 15 seconds at full speed",
+    title="The bucket is silent for 15 seconds at full speed",
     text="The engine reads a backlog as fast as it can when the bucket stops answering. It has to "
     "stop reading before its memory is full, lose nothing, let the source keep what it cannot "
     "publish, and be as fast afterwards as before.",

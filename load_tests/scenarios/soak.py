@@ -60,9 +60,9 @@ def _growth(samples: list[Sample], values: list[int]) -> float:
     return slope(times, values) * times[-1]
 
 
-SCENARIO = LiveScenario(
+SOAK = LiveScenario(
     name="soak",
-    title="a steady load for hours",
+    title="A steady load for hours",
     text="20 tables, 5,000 rows/s, for --hours. Memory and open descriptors may not grow: the line "
     "through the last 70 % of the run says by how much they did.",
     targets=(

@@ -31,9 +31,9 @@ def script(plan: Plan) -> Script:
     return run
 
 
-SCENARIO = LiveScenario(
+STEADY = LiveScenario(
     name="steady",
-    title="a steady load over four tables",
+    title="A steady load over four tables",
     text="Rows are committed at a given rate whatever the engine does. For each row: from its "
     "commit to the listing of the bucket that first shows its object. What the engine's loop "
     "takes to answer meanwhile bounds its stalls.",
