@@ -77,6 +77,7 @@ class Live:
     """From the engine's start until it streamed."""
     row_count: int
     """Committed so far, the backlog included."""
+    _stack: AsyncExitStack
     progress: list[generator.Progress] = field(default_factory=list)
     latencies: list[livez_probe.Latencies] = field(default_factory=list)
     sights: tuple[Sight, ...] = ()
@@ -107,6 +108,16 @@ class Live:
                 child.finish()
             await reading
         self.row_count += load.newest.row_count
+
+    async def restarted(self) -> float:
+        """Stop the engine and start another in its place: after how many seconds that streamed."""
+        await self.engine.stop()
+        self.own_cpu_seconds += self.engine.cpu_seconds
+        folder, name = self.engine.file.parent, f"{self.engine.name}-again"
+        began = time.monotonic()
+        self.engine = self._stack.enter_context(EngineProcess(self.pipeline, folder, name, "run"))
+        await self.engine.reaches("streaming")
+        return time.monotonic() - began
 
     async def rows_read(self, row_count: int, *, seconds: float = 60.0) -> float:
         """Wait until the engine has read so many rows: when it was seen to, in Unix time."""
@@ -237,6 +248,7 @@ async def _started(
         account=account,
         start_seconds=time.monotonic() - began,
         row_count=order.backlog_rows,
+        _stack=stack,
     )
 
 
@@ -262,7 +274,7 @@ async def _observing(live: Live) -> AsyncIterator[None]:
         began = time.monotonic()
         await live.engine.stop()
         live.drain_seconds = time.monotonic() - began
-        live.own_cpu_seconds = live.engine.cpu_seconds
+        live.own_cpu_seconds += live.engine.cpu_seconds
         if watching is not None:
             watching.cancel()
 
