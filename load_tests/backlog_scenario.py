@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import psycopg
 
 from load_tests.backlog import Backlog, slot_name, write_backlog
 from load_tests.engine_reader import Depth, EngineReader, phases, plain_environment
@@ -24,7 +25,7 @@ from load_tests.plan import Plan
 from load_tests.recorder import Recorder
 from load_tests.result import ENGINE, Target
 from load_tests.run import Run
-from load_tests.servers import NAME, Bucket, open_bucket, open_database
+from load_tests.servers import NAME, Bucket, ServerUnusable, open_bucket, open_database
 from load_tests.workload import Workload
 
 NEWEST = 18
@@ -83,6 +84,12 @@ class BacklogScenario:
 
         An interrupt ends all servers; what was measured is with the recorder.
         """
+        try:
+            self._measure_groups(plan, recorder)
+        except psycopg.Error as error:
+            raise ServerUnusable(f"the database refused: {error}") from error
+
+    def _measure_groups(self, plan: Plan, recorder: Recorder) -> None:
         peers = self._available(plan, recorder)
         for major in self._majors(plan):
             readers = tuple(peer for peer in peers if self._reads(peer, plan, major))

@@ -9,12 +9,16 @@ from statistics import median
 
 from load_tests.quantities import QUANTITIES, Quantity, quantity
 from load_tests.result import ENGINE, Group, ScenarioResult, Verdict
-from load_tests.run import Run
+from load_tests.run import Phases, Run
 
 # Of the machine's CPU: room for the kernel's own work and the sampler's. With two thirds taken by
 # others, the ratio of one pair was 0.8, of the next 1.0.
 _FOREIGN_SHARE_MAX = 0.1
+# With fewer, what the drain does once is most of it.
+_OBJECTS_LEAST = 50
 _DASH = "–"
+# Of a terminal's line: with more, no heading can be read.
+_COLUMNS_MAX = 14
 _RUN_QUANTITIES = (
     "wall",
     "rate",
@@ -47,6 +51,8 @@ class Sheet:
 def runs_sheet(group: Group) -> Sheet:
     """Every run, then the medians of each reader."""
     quantities = _present(group)
+    if len(quantities) > _COLUMNS_MAX:
+        return _turned_runs_sheet(group, quantities)
     rows = [
         Row(
             (_round_text(run), run.reader, *(each.shown(each.of(run)) for each in quantities)),
@@ -61,6 +67,28 @@ def runs_sheet(group: Group) -> Sheet:
     ]
     columns = tuple(_heading(each) for each in quantities)
     return Sheet(group.name, ("round", "reader", *columns), tuple(rows), 2)
+
+
+def _turned_runs_sheet(group: Group, quantities: Sequence[Quantity]) -> Sheet:
+    """A row a figure, a column a run: where there are too many figures for a line."""
+    readers = [reader for reader in group.readers if len(group.counted(reader)) > 1]
+    columns = (
+        *(f"{run.reader}, {_round_text(run)}" for run in group.runs),
+        *(f"{reader}, median" for reader in readers),
+    )
+    medians = [_medians(group, reader, quantities) for reader in readers]
+    rows = [
+        Row(
+            (
+                each.text,
+                each.unit,
+                *(each.shown(each.of(run)) for run in group.runs),
+                *(found[number] for found in medians),
+            )
+        )
+        for number, each in enumerate(quantities)
+    ]
+    return Sheet(group.name, ("figure", "unit", *columns), tuple(rows), 2)
 
 
 def ratios_sheet(group: Group) -> Sheet:
@@ -81,6 +109,18 @@ def targets_sheet(group: Group) -> Sheet:
     return Sheet("Targets", columns, rows, 2)
 
 
+def overview_sheet(scenarios: Sequence[ScenarioResult]) -> Sheet:
+    """All targets of all scenarios."""
+    rows = tuple(
+        Row((scenario.name, group.name, *_verdict_cells(verdict)), verdict.outcome)
+        for scenario in scenarios
+        for group in scenario.groups
+        for verdict in group.verdicts
+    )
+    columns = ("scenario", "on", "target", "to", "bound", "median", "least", "most", "")
+    return Sheet("Targets", columns, rows, 4)
+
+
 def facts_text(group: Group) -> str:
     """What the group's runs have in common."""
     return "; ".join(
@@ -91,14 +131,28 @@ def facts_text(group: Group) -> str:
 def phases_text(group: Group) -> str:
     """The engine's wall time and CPU by phase, medians; empty where its log was not read."""
     phases = [run.phases for run in group.counted(ENGINE) if run.phases is not None]
+    if not phases:
+        return ""
     parts = []
-    for name in ("start", "opening", "streaming", "drain") if phases else ():
+    for name in ("start", "opening", "streaming", "drain"):
         text = f"{name} {median(getattr(found, f'{name}_seconds') for found in phases):.2f} s"
         cpu = [getattr(found, f"{name}_cpu_seconds") for found in phases]
         if None not in cpu:
             text += f" ({median(cpu):.2f} CPU-s)"
         parts.append(text)
-    return f"{ENGINE}'s wall time: {', '.join(parts)} (medians)" if parts else ""
+    return f"{ENGINE}'s wall time: {', '.join(parts)}{_an_object(group, phases)} (medians)"
+
+
+def _an_object(group: Group, phases: Sequence[Phases]) -> str:
+    """The drain, as a cost of each object, where it published many."""
+    objects = group.verification.objects if group.verification is not None else 0
+    if objects < _OBJECTS_LEAST:
+        return ""
+    text = f": {median(found.drain_seconds for found in phases) * 1e3 / objects:.2f} ms"
+    cpu = [found.drain_cpu_seconds for found in phases if found.drain_cpu_seconds is not None]
+    if cpu:
+        text += f" ({median(cpu) * 1e3 / objects:.2f} CPU-ms)"
+    return f"{text} an object"
 
 
 def notes(group: Group, cpu_count: int) -> tuple[str, ...]:

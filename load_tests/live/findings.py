@@ -29,7 +29,7 @@ def run_of(live: Live, *, number: int, extra: dict[str, float]) -> Run:
         command=("tailrace", "run"),
         usage=live.account.balance(
             own_cpu_seconds=live.own_cpu_seconds,
-            peak_rss_bytes=last.peak_rss_bytes if last is not None else 0,
+            peak_rss_bytes=live.peak_rss_bytes,
             walsender_cpu_seconds=last.walsender_cpu_seconds if last is not None else None,
         ),
         series={

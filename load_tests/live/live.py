@@ -84,6 +84,7 @@ class Live:
     metrics_text: str = ""
     """The engine's, once everything was durable."""
     drain_seconds: float = 0.0
+    peak_rss_bytes: int = 0
     own_cpu_seconds: float = 0.0
     verification: Verification | None = None
 
@@ -109,10 +110,21 @@ class Live:
             await reading
         self.row_count += load.newest.row_count
 
+    async def stop(self) -> None:
+        """Stop the engine by SIGTERM, which has to end well, and balance its accounts."""
+        began = time.monotonic()
+        self.peak_rss_bytes = max(self.peak_rss_bytes, self.engine.memory_bytes_max())
+        await self.engine.stop()
+        self.drain_seconds = time.monotonic() - began
+        self.own_cpu_seconds += self.engine.cpu_seconds
+        last = self.sampler.last
+        if last is not None:
+            # The sampler saw the drain too.
+            self.peak_rss_bytes = max(self.peak_rss_bytes, last.peak_rss_bytes)
+
     async def restarted(self) -> float:
         """Stop the engine and start another in its place: after how many seconds that streamed."""
-        await self.engine.stop()
-        self.own_cpu_seconds += self.engine.cpu_seconds
+        await self.stop()
         folder, name = self.engine.file.parent, f"{self.engine.name}-again"
         began = time.monotonic()
         self.engine = self._stack.enter_context(EngineProcess(self.pipeline, folder, name, "run"))
@@ -271,10 +283,7 @@ async def _observing(live: Live) -> AsyncIterator[None]:
                 await reading
         else:
             yield
-        began = time.monotonic()
-        await live.engine.stop()
-        live.drain_seconds = time.monotonic() - began
-        live.own_cpu_seconds += live.engine.cpu_seconds
+        await live.stop()
         if watching is not None:
             watching.cancel()
 

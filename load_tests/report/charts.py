@@ -10,7 +10,7 @@ from statistics import median
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from load_tests.quantities import QUANTITIES, quantity
 from load_tests.report.ink import BAD, COLOURS, GOOD, GRID, TEXT, new_figure, settings, svg
@@ -21,8 +21,12 @@ _MIB = 1024 * 1024
 _POINTS_MAX = 600
 _ROW_INCHES = 0.3
 _HEAD_INCHES = 0.75
-# Of whom a row's CPU is.
+# Further on either side of its bound, a target is drawn at the edge.
+_FAR = 32.0
+# Of whom a row's CPU is, in colours that no reader has.
 _CPU = (("own_cpu", "reader"), ("walsender_cpu", "walsender"), ("s3_cpu", "S3 server"))
+_CPU_COLOURS = COLOURS[-len(_CPU) :]
+_READER_COLOURS = COLOURS[: -len(_CPU)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +100,12 @@ def _cpu(groups: Sequence[Group], name: str) -> str:
         lefts = [_sum_before(group, reader, number) for group, reader in rows]
         widths = [_median(group, reader, key) for group, reader in rows]
         axes.barh(
-            range(len(rows)), widths, left=lefts, height=0.62, color=COLOURS[number], label=label
+            range(len(rows)),
+            widths,
+            left=lefts,
+            height=0.62,
+            color=_CPU_COLOURS[number],
+            label=label,
         )
     for place, (group, reader) in enumerate(rows):
         total = _sum_before(group, reader, len(_CPU))
@@ -116,49 +125,60 @@ def _cpu(groups: Sequence[Group], name: str) -> str:
 def _targets(verdicts: Sequence[tuple[Group, Verdict]], name: str) -> str:
     """How far on the good side of its bound each target is: 1 is the bound."""
     many = len({group.name for group, _ in verdicts}) > 1
-    figure = new_figure(_HEAD_INCHES + (0.42 if many else 0.34) * len(verdicts))
+    figure = new_figure(_HEAD_INCHES + 0.4 * len(verdicts))
     axes = figure.subplots()
-    labels = []
     for place, (group, verdict) in enumerate(verdicts):
         spread = verdict.spread
         assert spread is not None, "only measured ones are drawn"
         ends = sorted(_goodness(verdict, value) for value in (spread.least, spread.most))
-        middle = _goodness(verdict, spread.median)
         colour = GOOD if verdict.outcome == "met" else BAD
         axes.plot(ends, [place, place], color=colour, linewidth=3, alpha=0.4)
-        axes.plot([middle], [place], "o", color=colour, markersize=6)
-        labels.append(_target_label(group if many else None, verdict))
+        axes.plot([_goodness(verdict, spread.median)], [place], "o", color=colour, markersize=6)
+        label = _target_label(verdict)
+        axes.text(
+            0.0,
+            place - 0.34,
+            f"{group.name}: {label}" if many else label,
+            transform=axes.get_yaxis_transform(),
+            va="center",
+            fontsize=8,
+        )
     axes.axvline(1.0, color=TEXT, linewidth=1)
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} ×"))
-    axes.set_yticks(range(len(labels)), labels)
-    axes.set_ylim(len(labels) - 0.4, -0.6)
     low, high = axes.get_xlim()
-    axes.set_xlim(min(low, 0.7), max(high, 1.45))
-    axes.set_xlabel("on the good side of the bound →")
+    axes.set_xlim(max(min(low, 1 / 3), 1 / _FAR), min(max(high, 3.0), _FAR))
+    axes.xaxis.set_major_locator(LogLocator(base=2, numticks=9))
+    axes.xaxis.set_major_formatter(FuncFormatter(_factor))
+    axes.set_ylim(len(verdicts) - 0.6, -0.7)
+    axes.set_yticks([])
+    axes.set_xlabel("missed by a factor of  |  met by a factor of")
     axes.grid(axis="x")
     axes.spines["left"].set_visible(False)
-    axes.tick_params(axis="y", length=0)
     return svg(figure, name)
 
 
+def _factor(value: float, _: int) -> str:
+    return f"{value:g}" if value >= 1 else f"{1 / value:g}"
+
+
 def _goodness(verdict: Verdict, value: float) -> float:
+    """Above 1 where the target is met, within what the chart shows."""
     target = verdict.target
-    value = max(value, 1e-9)
-    return value / target.bound if target.direction == "at least" else target.bound / value
+    ratio = value / target.bound if value else 1 / _FAR
+    good = ratio if target.direction == "at least" else 1 / ratio
+    return min(max(good, 1 / _FAR), _FAR)
 
 
-def _target_label(group: Group | None, verdict: Verdict) -> str:
+def _target_label(verdict: Verdict) -> str:
     target, spread = verdict.target, verdict.spread
     assert spread is not None, "only measured ones are drawn"
     to = target.peer or target.baseline
     each = quantity(target.quantity)
     divisor = 1.0 if to else each.divisor
     sign = "≥" if target.direction == "at least" else "≤"
-    unit = "×" if to else each.unit
-    figures = f"{spread.median / divisor:.3g} {sign} {target.bound / divisor:.3g} {unit}"
-    lines = (f"{target.text}{f' / {to}' if target.peer else ''}: {figures}",)
-    return "\n".join((group.name, *lines) if group is not None else lines)
+    unit = f" × {target.peer}" if target.peer else "" if target.baseline else f" {each.unit}"
+    figures = f"{spread.median / divisor:.3g}{unit}, target {sign} {target.bound / divisor:.3g}"
+    return f"{target.text} {figures}"
 
 
 def _over_time(runs: Sequence[Run], key: str, name: str) -> str:
@@ -256,4 +276,6 @@ def _colour(groups: Sequence[Group], reader: str) -> str:
 def _reader_colour(readers: Sequence[str], reader: str) -> str:
     """The engine has a colour of its own, peers take the others as they come."""
     peers = [name for name in dict.fromkeys(readers) if name != ENGINE]
-    return COLOURS[0] if reader == ENGINE else COLOURS[1 + peers.index(reader) % (len(COLOURS) - 1)]
+    if reader == ENGINE:
+        return _READER_COLOURS[0]
+    return _READER_COLOURS[1 + peers.index(reader) % (len(_READER_COLOURS) - 1)]

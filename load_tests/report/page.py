@@ -13,10 +13,10 @@ from load_tests.sheets import (
     facts_text,
     notes,
     outcome_text,
+    overview_sheet,
     phases_text,
     ratios_sheet,
     runs_sheet,
-    targets_sheet,
     verification_text,
 )
 
@@ -76,6 +76,7 @@ def page(result: Result, result_name: str) -> str:
         scenarios=[view for view in views if view.groups],
         others=[view for view in views if not view.groups],
         counts=_counts(result),
+        overview=overview_sheet(result.scenarios),
         engine=ENGINE,
     )
 
@@ -103,7 +104,7 @@ def _group_view(group: Group, cpu_count: int) -> _GroupView:
     commands = {run.reader: " ".join(run.command) for run in group.runs}
     if group.verification is not None:
         commands["verification"] = " ".join(group.verification.command)
-    sheets = (targets_sheet(group), ratios_sheet(group))
+    sheets = (ratios_sheet(group),)
     return _GroupView(
         name=group.name,
         sheets=tuple(sheet for sheet in sheets if sheet.rows),

@@ -13,7 +13,7 @@ _KINDS = (
     ("double precision", "i * 1.5 + {n}"),
     ("date", "date '2026-01-01' + (i + {n}) % 1000"),
     ("varchar(40)", "'status ' || (i + {n}) % 10"),
-    ("bigint", "i * 1000003 + {n}"),
+    ("bigint", "i::bigint * 1000003 + {n}"),
 )
 _COLUMNS = tuple(_KINDS[n % len(_KINDS)] for n in range(99))
 _DEFINITIONS = ", ".join(f"column_{n} {kind}" for n, (kind, _) in enumerate(_COLUMNS))

@@ -14,7 +14,7 @@ from statistics import median
 
 from load_tests.engine_process import EngineProcess
 from load_tests.live.live import Live, Order
-from load_tests.live.scenario import LiveScenario, Script
+from load_tests.live.scenario import MEMORY, LiveScenario, Script
 from load_tests.live.shape import Shape
 from load_tests.live.tables import TableSet
 from load_tests.measurement import RunFailed
@@ -92,10 +92,8 @@ async def _scrape_figures(engine: EngineProcess) -> dict[str, float]:
 
 async def _start_figures(live: Live) -> dict[str, float]:
     """A second engine starts where the first one stopped, and knows what that knew."""
-    peak_rss_bytes = live.engine.memory_bytes_max()
     seconds = await live.restarted()
     return {
-        "idle_peak_rss_bytes": float(peak_rss_bytes),
         "restart_seconds": seconds,
         "restart_cpu_seconds": live.engine.cpu_seconds,
     }
@@ -135,12 +133,7 @@ IDLE = LiveScenario(
             bound=0.01,
             direction="at most",
         ),
-        Target(
-            text="memory at most 256 MiB",
-            quantity="idle_peak_rss_bytes",
-            bound=256 * 1024 * 1024,
-            direction="at most",
-        ),
+        MEMORY,
     ),
     seconds=lambda _plan: IDLE_SECONDS + 40.0,
     order=order,
