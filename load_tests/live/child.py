@@ -31,6 +31,7 @@ class Child:
     def __init__(self, module: str, process: asyncio.subprocess.Process) -> None:
         self._module = module
         self._process = process
+        self._is_given_up = False
 
     async def lines(self) -> AsyncIterator[bytes]:
         """What it says, until it ends. Raises ChildFailed unless it ends with 0."""
@@ -38,7 +39,7 @@ class Child:
         while line := await self._process.stdout.readline():
             yield line
         code = await self._process.wait()
-        if code != 0:
+        if code != 0 and not self._is_given_up:
             raise ChildFailed(f"{self._module} ended with code {code}; see above")
 
     def finish(self) -> None:
@@ -46,9 +47,11 @@ class Child:
         assert self._process.stdin is not None
         self._process.stdin.close()
 
-    @property
-    def process_id(self) -> int:
-        return self._process.pid
+    async def give_up(self) -> None:
+        """Kill it, which is no failure of its own."""
+        self._is_given_up = True
+        self._process.kill()
+        await self._process.wait()
 
 
 @asynccontextmanager
@@ -65,10 +68,10 @@ async def running(module: str, order: msgspec.Struct) -> AsyncIterator[Child]:
         # The terminal's Ctrl-C is for the harness.
         start_new_session=True,
     )
+    child = Child(module, process)
     try:
         assert process.stdin is not None
         process.stdin.write(msgspec.json.encode(order) + b"\n")
-        child = Child(module, process)
         yield child
         child.finish()
         with suppress(TimeoutError):
@@ -76,5 +79,4 @@ async def running(module: str, order: msgspec.Struct) -> AsyncIterator[Child]:
                 await process.wait()
     finally:
         if process.returncode is None:
-            process.kill()
-            await process.wait()
+            await child.give_up()

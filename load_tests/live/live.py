@@ -215,6 +215,10 @@ async def observed(
             live.verification = await _verified(live, place)
             await asyncio.to_thread(place.clear, live.ground)
     except BaseExceptionGroup as group:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            # What else failed while everything was being ended is of no interest.
+            raise asyncio.CancelledError from group
         error = _first(group)
         if isinstance(error, AssertionError | TimeoutError | OSError):
             raise RunFailed(f"{type(error).__name__}: {error}") from group

@@ -113,7 +113,8 @@ class Sampler:
         self._slot_lag_bytes = row[0] or 0.0
         # A walsender that is gone takes its account with it: the last one seen stays.
         if self.is_local and row[1] is not None:
-            self._walsender_cpu_seconds = cpu_seconds(row[1]) or self._walsender_cpu_seconds
+            before = self._walsender_cpu_seconds or 0.0
+            self._walsender_cpu_seconds = max(before, cpu_seconds(row[1]))
 
     @property
     def last(self) -> Sample | None:
