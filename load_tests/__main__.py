@@ -32,6 +32,8 @@ EXIT_WRONG = 1
 EXIT_INTERRUPTED = 130
 
 Count = Annotated[int, Parameter(validator=validators.Number(gte=1))]
+Rate = Annotated[float, Parameter(validator=validators.Number(gt=0))]
+Hours = Annotated[float, Parameter(validator=validators.Number(gt=0))]
 Minutes = Annotated[float, Parameter(validator=validators.Number(gt=0))]
 
 
@@ -72,8 +74,8 @@ def main(
     s3_endpoint_url: str = "",
     bucket: str = "",
     region: str = "us-east-1",
-    rate: float | None = None,
-    hours: float = 0.05,
+    rate: Rate | None = None,
+    hours: Hours = 0.05,
 ) -> int:
     """Measure scenarios, and write a result (JSON) and a report (HTML).
 
@@ -91,8 +93,8 @@ def main(
         bucket: An external bucket; credentials come from the environment. What is published there,
             below tailrace_load_test/, stays.
         region: Of the external bucket.
-        rate: Rows a second, in place of each live scenario's own.
-        hours: How long scenario `soak` takes.
+        rate: Rows a second of a live scenario's load, in place of its own.
+        hours: How long scenario soak takes.
     """
     # What ends the harness unwinds it: no server and no reader stays behind.
     signal.signal(signal.SIGTERM, _interrupt)

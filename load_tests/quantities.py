@@ -78,7 +78,9 @@ def quantity(name: str) -> Quantity:
     found = QUANTITIES.get(name)
     if found is not None:
         return found
-    text, _, unit = name.rpartition("_")
+    text, _, unit = name.removesuffix("_per_second").rpartition("_")
+    if name.endswith("_per_second"):
+        unit = f"{unit}/s"
     divisor = {"bytes": _MIB}.get(unit, 1.0)
     shown_unit = {"seconds": "s", "bytes": "MiB", "ratio": "×"}.get(unit, unit)
     return Quantity(

@@ -67,6 +67,11 @@ class Database:
         """A connection of our own to our schema, every statement its own transaction."""
         return psycopg.connect(self.schema_dsn, autocommit=True)
 
+    def make_schema(self) -> None:
+        """Make the empty schema."""
+        with self.connect() as connection:
+            connection.execute(f"CREATE SCHEMA {NAME}".encode())
+
     def drop_everything(self) -> None:
         """Drop what a scenario made. Raises ServerUnusable if another harness is using it."""
         with self.connect() as connection:
@@ -185,8 +190,7 @@ def _external(dsn: str) -> Iterator[Database]:
 
 
 def _with_schema(database: Database) -> Database:
-    with database.connect() as connection:
-        connection.execute(f"CREATE SCHEMA {NAME}".encode())
+    database.make_schema()
     return database
 
 

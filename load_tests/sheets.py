@@ -17,6 +17,8 @@ _FOREIGN_SHARE_MAX = 0.1
 # With fewer, what the drain does once is most of it.
 _OBJECTS_LEAST = 50
 _DASH = "–"
+# Of a terminal's line: with more, no heading can be read.
+_COLUMNS_MAX = 14
 _RUN_QUANTITIES = (
     "wall",
     "rate",
@@ -49,6 +51,8 @@ class Sheet:
 def runs_sheet(group: Group) -> Sheet:
     """Every run, then the medians of each reader."""
     quantities = _present(group)
+    if len(quantities) > _COLUMNS_MAX:
+        return _turned_runs_sheet(group, quantities)
     rows = [
         Row(
             (_round_text(run), run.reader, *(each.shown(each.of(run)) for each in quantities)),
@@ -63,6 +67,28 @@ def runs_sheet(group: Group) -> Sheet:
     ]
     columns = tuple(_heading(each) for each in quantities)
     return Sheet(group.name, ("round", "reader", *columns), tuple(rows), 2)
+
+
+def _turned_runs_sheet(group: Group, quantities: Sequence[Quantity]) -> Sheet:
+    """A row a figure, a column a run: where there are too many figures for a line."""
+    readers = [reader for reader in group.readers if len(group.counted(reader)) > 1]
+    columns = (
+        *(f"{run.reader}, {_round_text(run)}" for run in group.runs),
+        *(f"{reader}, median" for reader in readers),
+    )
+    medians = [_medians(group, reader, quantities) for reader in readers]
+    rows = [
+        Row(
+            (
+                each.text,
+                each.unit,
+                *(each.shown(each.of(run)) for run in group.runs),
+                *(found[number] for found in medians),
+            )
+        )
+        for number, each in enumerate(quantities)
+    ]
+    return Sheet(group.name, ("figure", "unit", *columns), tuple(rows), 2)
 
 
 def ratios_sheet(group: Group) -> Sheet:

@@ -5,19 +5,21 @@ import io
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from time import perf_counter
 
 import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from fault_proxy import (
+from load_tests.fault_proxy import (
     CONFLICT,
     LOST_ANSWER,
     SLOW_DOWN,
     Answer,
     CutAnswer,
     HttpFaultProxy,
+    Line,
     Reset,
     SlowAnswer,
     Stall,
@@ -100,6 +102,31 @@ async def test_requests_pass_unchanged_when_nothing_is_injected(place: Place) ->
     assert set(place.shelf.hosts) == {f"127.0.0.1:{place.proxy.port}"}
     assert [request.key for request in place.proxy.requests] == ["a b/c"] * 3
     assert place.proxy.statistics().requests == {"PUT": 1, "GET": 2}
+
+
+async def test_a_long_line_delays_every_request(place: Place) -> None:
+    place.proxy.line = Line(latency_seconds=0.1)
+
+    began = perf_counter()
+    await place.put("/b/k")
+    await place.get("/b/k")
+
+    assert 0.2 <= perf_counter() - began < 2
+
+
+async def test_a_thin_line_carries_so_many_bytes_a_second_each_way(place: Place) -> None:
+    body = bytes(500_000)
+    place.proxy.line = Line(bytes_per_second=2_000_000)
+
+    began = perf_counter()
+    await place.put("/b/k", body)
+    put_seconds = perf_counter() - began
+    same = await place.get("/b/k")
+    get_seconds = perf_counter() - began - put_seconds
+
+    assert same == body
+    assert 0.25 <= put_seconds < 2
+    assert 0.25 <= get_seconds < 2
 
 
 async def test_chunked_requests_pass(place: Place) -> None:

@@ -18,11 +18,11 @@ import pytest
 
 from databases import Database
 from engine.demo.servers import EmbeddedS3
-from fault_proxy import Hold, Request, requests_to
-from faults.engine_process import EngineProcess
 from faults.load import Load
 from faults.rig import Rig, rigged
 from faults.windows import Aftermath, Window
+from load_tests.engine_process import EngineProcess
+from load_tests.fault_proxy import Hold, Request, requests_to
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client

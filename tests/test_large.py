@@ -10,8 +10,8 @@ import pytest
 
 from databases import Database
 from engine.demo.servers import EmbeddedS3
-from faults.engine_process import EngineProcess
 from faults.rig import Rig, rigged
+from load_tests.engine_process import EngineProcess
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client

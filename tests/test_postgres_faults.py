@@ -17,10 +17,10 @@ import pytest
 from databases import Database, fresh_database
 from engine.demo.postgres_server import StopMode
 from engine.demo.servers import FAST_SETTINGS, EmbeddedPostgres, EmbeddedS3
-from fault_proxy import TcpFaultProxy
-from faults.engine_process import EngineProcess, until
 from faults.load import Load, make_tables
 from faults.rig import Rig, rigged
+from load_tests.engine_process import EngineProcess, until
+from load_tests.fault_proxy import TcpFaultProxy
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client

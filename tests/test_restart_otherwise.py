@@ -13,9 +13,9 @@ import pytest
 
 from databases import Database
 from engine.demo.servers import EmbeddedS3
-from fault_proxy import Hold, requests_to
-from faults.engine_process import EngineProcess, Pipeline, until
 from faults.rig import Rig, rigged
+from load_tests.engine_process import EngineProcess, Pipeline, until
+from load_tests.fault_proxy import Hold, requests_to
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client

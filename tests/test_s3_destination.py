@@ -37,7 +37,7 @@ from engine.errors import (
     DestinationRefused,
     DestinationUnavailable,
 )
-from fault_proxy import (
+from load_tests.fault_proxy import (
     CONFLICT,
     LOST_ANSWER,
     SLOW_DOWN,

@@ -20,7 +20,10 @@ import pytest
 from databases import Database
 from engine.demo.servers import EmbeddedS3
 from engine.position import format_lsn
-from fault_proxy import (
+from faults.load import Load
+from faults.rig import Rig, rigged
+from load_tests.engine_process import EngineProcess, until
+from load_tests.fault_proxy import (
     CONFLICT,
     INTERNAL_ERROR,
     LOST_ANSWER,
@@ -31,9 +34,6 @@ from fault_proxy import (
     Stall,
     requests_to,
 )
-from faults.engine_process import EngineProcess, until
-from faults.load import Load
-from faults.rig import Rig, rigged
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client

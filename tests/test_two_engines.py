@@ -10,10 +10,10 @@ import pytest
 
 from databases import Database
 from engine.demo.servers import EmbeddedS3
-from fault_proxy import requests_to
-from faults.engine_process import EngineProcess, until
 from faults.load import Load
 from faults.rig import PUBLICATION, Rig, rigged
+from load_tests.engine_process import EngineProcess, until
+from load_tests.fault_proxy import requests_to
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client

@@ -4,12 +4,19 @@ Adding one: a module with a `Scenario`, and its name here.
 """
 
 from load_tests.scenario import Scenario
+from load_tests.scenarios.burst import BURST
 from load_tests.scenarios.drain import DRAIN
 from load_tests.scenarios.drain_small import DRAIN_SMALL
 from load_tests.scenarios.drain_wide import DRAIN_WIDE
+from load_tests.scenarios.idle import IDLE
 from load_tests.scenarios.large_transaction import LARGE_TRANSACTION
 from load_tests.scenarios.many_tables import MANY_TABLES
+from load_tests.scenarios.many_tables_steady import MANY_TABLES_STEADY
+from load_tests.scenarios.s3_slow import S3_SLOW
+from load_tests.scenarios.s3_stall import S3_STALL
 from load_tests.scenarios.single_row_transactions import SINGLE_ROW_TRANSACTIONS
+from load_tests.scenarios.soak import SOAK
+from load_tests.scenarios.steady import STEADY
 from load_tests.scenarios.updates_full_identity import UPDATES_FULL_IDENTITY
 
 SCENARIOS: tuple[Scenario, ...] = (
@@ -20,4 +27,11 @@ SCENARIOS: tuple[Scenario, ...] = (
     DRAIN_SMALL,
     DRAIN_WIDE,
     UPDATES_FULL_IDENTITY,
+    STEADY,
+    S3_STALL,
+    MANY_TABLES_STEADY,
+    IDLE,
+    BURST,
+    S3_SLOW,
+    SOAK,
 )

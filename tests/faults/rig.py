@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from databases import Database
 from engine.demo.servers import EmbeddedS3
 from engine.position import Lsn, parse_lsn
-from fault_proxy import HttpFaultProxy
 from faults.bucket_image import BucketImage
-from faults.engine_process import EngineProcess, Pipeline, Section, until
 from faults.load import TABLES, make_tables
 from faults.twin import Comparison, Twin, compare
 from faults.windows import Aftermath
+from load_tests.engine_process import EngineProcess, Pipeline, Section, until
+from load_tests.fault_proxy import HttpFaultProxy
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client

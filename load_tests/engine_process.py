@@ -1,7 +1,8 @@
 """One engine as a process of its own: started, asked, killed.
 
-Strategy: everything waits by polling with a deadline and never blocks the loop, in which the test's
-proxies run. What an engine says goes to a file, so that no pipe fills up.
+Strategy: everything waits by polling with a deadline and never blocks the loop, in which the fault
+proxies run. What an engine says goes to a file, so that no pipe fills up. What it used is what the
+kernel accounts to it at its end, its libraries' threads too.
 """
 
 import asyncio
@@ -14,6 +15,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
+
+import psutil
 
 from engine.demo.server_process import LOOPBACK, free_ports
 
@@ -104,7 +107,10 @@ class EngineProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=log,
+                # The terminal's Ctrl-C is for who started it, who decides how it ends.
+                start_new_session=True,
             )
+        self._cpu_seconds = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -118,7 +124,17 @@ class EngineProcess:
 
     @property
     def is_running(self) -> bool:
-        return self._process.poll() is None
+        if self._process.returncode is None:
+            self._reap(os.WNOHANG)
+        return self._process.returncode is None
+
+    @property
+    def cpu_seconds(self) -> float:
+        """User and system time, so far or, in the end, of all its life."""
+        if self.is_running:
+            times = psutil.Process(self.process_id).cpu_times()
+            return times.user + times.system
+        return self._cpu_seconds
 
     @property
     def log(self) -> str:
@@ -133,7 +149,8 @@ class EngineProcess:
     def kill(self) -> None:
         """`kill -9`; back when it is gone."""
         self.send(signal.SIGKILL)
-        self._process.wait()
+        if self.is_running:
+            self._reap(0)
 
     def send(self, number: signal.Signals) -> None:
         if self.is_running:
@@ -169,19 +186,26 @@ class EngineProcess:
     @property
     def complaint(self) -> str:
         """The end of what it said."""
-        return f"exit code {self._process.poll()}\n{self.log[-_LOG_CHARACTERS_SHOWN:]}"
+        return f"exit code {self._process.returncode}\n{self.log[-_LOG_CHARACTERS_SHOWN:]}"
+
+    def _reap(self, options: int) -> None:
+        process_id, status, usage = os.wait4(self.process_id, options)
+        if process_id:
+            self._process.returncode = os.waitstatus_to_exitcode(status)
+            self._cpu_seconds = usage.ru_utime + usage.ru_stime
 
     async def status(self) -> dict[str, Any] | None:
         """`/status`, None where nobody answers."""
-        answer = await self._get("/status")
+        answer = await self.get("/status")
         return None if answer is None else json.loads(answer[1])
 
     async def readiness(self) -> tuple[int, dict[str, Any]] | None:
         """Code and document of `/readyz`, None where nobody answers."""
-        answer = await self._get("/readyz")
+        answer = await self.get("/readyz")
         return None if answer is None else (answer[0], json.loads(answer[1]))
 
-    async def _get(self, path: str) -> tuple[int, bytes] | None:
+    async def get(self, path: str) -> tuple[int, bytes] | None:
+        """Code and body of an answer, None where there is none within seconds."""
         try:
             async with asyncio.timeout(_ANSWER_SECONDS_MAX):
                 reader, writer = await asyncio.open_connection(LOOPBACK, self.http_port)

@@ -1,7 +1,8 @@
 """Proxies on loopback that do to a connection what networks and servers do on a bad day.
 
 `HttpFaultProxy` stands before a real S3 server and understands requests: faults are chosen by
-method, key, count or chance. `TcpFaultProxy` knows only bytes and connections (PostgreSQL).
+method, key, count or chance; its line to the server may be long and thin. `TcpFaultProxy` knows
+only bytes and connections (PostgreSQL).
 
 Strategy: bytes pass as they came, header for header, so signatures stay valid (`Host` is the
 proxy's, for sender and server alike); only `Expect: 100-continue` is answered here. A fault is a
@@ -11,11 +12,12 @@ race. Nothing here sleeps to make something likely: holds are gates.
 
 With `tls` clients speak TLS to the proxy, and the server behind it does not.
 
-Both run in the loop of the test. Clients in other processes reach them as any server; code that
-blocks the test's loop blocks the proxy.
+Both run in the loop of who measures or tests. Clients in other processes reach them as any server;
+code that blocks that loop blocks the proxy.
 """
 
 import asyncio
+import math
 import random
 import socket
 import ssl
@@ -139,6 +141,18 @@ class CutAnswer:
 Fault = Answer | Reset | Stall | SlowAnswer | CutAnswer
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """How far away the server is: what every request waits, and what a connection carries.
+
+    The rate holds for requests' bodies and for answers, each way by itself.
+    """
+
+    latency_seconds: float = 0.0
+    bytes_per_second: float = math.inf
+
+
+NEAR = Line()
 SLOW_DOWN = Answer(503, "SlowDown")
 INTERNAL_ERROR = Answer(500, "InternalError")
 CONFLICT = Answer(409, "ConditionalRequestConflict")
@@ -329,18 +343,25 @@ class _LoopbackProxy:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         raise NotImplementedError
 
-    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def wait_light(self) -> None:
+        """Wait out the dark."""
+        await self._light.wait()
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection to the server, which ends with the proxy."""
         reader, writer = await asyncio.open_connection(
             LOOPBACK, self._upstream_port, limit=_HEAD_BYTES_MAX
         )
         self._open_writers.add(writer)
         return reader, writer
 
-    def _disconnect(self, writer: asyncio.StreamWriter) -> None:
+    def disconnect(self, writer: asyncio.StreamWriter) -> None:
+        """Give up a connection to the server."""
         self._open_writers.discard(writer)
         writer.close()
 
-    async def _send(self, writer: asyncio.StreamWriter, data: bytes) -> None:
+    async def send(self, writer: asyncio.StreamWriter, data: bytes) -> None:
+        """Send once there is light, and wait until the peer took most of it."""
         await self._light.wait()
         writer.write(data)
         await writer.drain()
@@ -362,6 +383,8 @@ class HttpFaultProxy(_LoopbackProxy):
         self._request_counts: Counter[str] = Counter()
         self._fault_counts: Counter[Fault] = Counter()
         self.requests: list[Request] = []
+        self.line = NEAR
+        """May be changed at any time: it holds for requests that arrive from then on."""
 
     @property
     def endpoint_url(self) -> str:
@@ -456,7 +479,7 @@ class _Exchange:
 
     def close(self) -> None:
         if self._upstream is not None:
-            self._proxy._disconnect(self._upstream[1])
+            self._proxy.disconnect(self._upstream[1])
             self._upstream = None
 
     async def next_request(self) -> bool:
@@ -464,11 +487,11 @@ class _Exchange:
         head = await _read_head(self._reader)
         if head is None:
             return False
-        await self._proxy._light.wait()
+        await self._proxy.wait_light()
         method, target, _version = head.first_line.split(" ", 2)
         request = self._proxy.take(method, target, head.headers)
         if head.header("expect").lower() == "100-continue":
-            await self._proxy._send(self._writer, b"HTTP/1.1 100 Continue\r\n\r\n")
+            await self._proxy.send(self._writer, b"HTTP/1.1 100 Continue\r\n\r\n")
             head = head.without("expect")
         hold = self._proxy.hold_of(request)
         fault = None if hold else self._proxy.fault_of(request)
@@ -485,7 +508,7 @@ class _Exchange:
                     await self._apply(request, head)
                 else:
                     await _drain(head.body(self._reader))
-                await self._proxy._send(self._writer, _answer_bytes(fault, request.method))
+                await self._proxy.send(self._writer, _answer_bytes(fault, request.method))
                 return True
             case Reset():
                 if fault.applied:
@@ -496,7 +519,7 @@ class _Exchange:
                 if fault.applied:
                     answer = await self._apply(request, head)
                     await asyncio.sleep(fault.seconds)
-                    await self._proxy._send(self._writer, answer)
+                    await self._proxy.send(self._writer, answer)
                     return True
                 await asyncio.sleep(fault.seconds)
                 return await self._pass_on(request, head)
@@ -507,7 +530,7 @@ class _Exchange:
             case CutAnswer():
                 answer = await self._apply(request, head)
                 end = answer.index(b"\r\n\r\n") + 4 + fault.body_bytes
-                await self._proxy._send(self._writer, answer[:end])
+                await self._proxy.send(self._writer, answer[:end])
                 # A reset overtakes what the client has not read: close the sending side instead.
                 self._writer.close()
                 return False
@@ -522,7 +545,7 @@ class _Exchange:
         else:
             await hold.pass_gate()
             answer = await self._ask_upstream(request, head, body)
-        await self._proxy._send(self._writer, answer)
+        await self._proxy.send(self._writer, answer)
         return True
 
     async def _apply(self, request: Request, head: "_Head") -> bytes:
@@ -531,7 +554,7 @@ class _Exchange:
 
     async def _ask_upstream(self, request: Request, head: "_Head", body: bytes) -> bytes:
         reader, writer = await self._server()
-        await self._proxy._send(writer, head.to_bytes() + body)
+        await self._proxy.send(writer, head.to_bytes() + body)
         answer = await _read_answer_head(reader)
         pieces = [answer.to_bytes()]
         pieces += [piece async for piece in answer.answer_body(reader, request.method)]
@@ -541,21 +564,25 @@ class _Exchange:
 
     async def _pass_on(self, request: Request, head: "_Head") -> bool:
         """Stream request and answer; whether the connection lives on."""
+        line = self._proxy.line
+        if line.latency_seconds:
+            await asyncio.sleep(line.latency_seconds)
         reader, writer = await self._server()
         is_body_sent = False
 
         async def send_body() -> None:
             nonlocal is_body_sent
-            await self._proxy._send(writer, head.to_bytes())
-            async for piece in head.body(self._reader):
-                await self._proxy._send(writer, piece)
+            await self._proxy.send(writer, head.to_bytes())
+            async for piece in _paced(head.body(self._reader), line.bytes_per_second):
+                await self._proxy.send(writer, piece)
             is_body_sent = True
 
         async def send_answer() -> _Head:
             answer = await _read_answer_head(reader)
-            await self._proxy._send(self._writer, answer.to_bytes())
-            async for piece in answer.answer_body(reader, request.method):
-                await self._proxy._send(self._writer, piece)
+            await self._proxy.send(self._writer, answer.to_bytes())
+            pieces = answer.answer_body(reader, request.method)
+            async for piece in _paced(pieces, line.bytes_per_second):
+                await self._proxy.send(self._writer, piece)
             # A server may answer before it has read all: what is left of the body has no meaning.
             body_task.cancel()
             return answer
@@ -572,14 +599,14 @@ class _Exchange:
     async def _send_slowly(self, answer: bytes, bytes_per_second: int) -> None:
         step = max(1, bytes_per_second // 20)
         for start in range(0, len(answer), step):
-            await self._proxy._send(self._writer, answer[start : start + step])
+            await self._proxy.send(self._writer, answer[start : start + step])
             await asyncio.sleep(step / bytes_per_second)
 
     async def _server(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if self._upstream is not None and self._upstream[0].at_eof():
             self.close()  # The server ended it while nobody asked anything.
         if self._upstream is None:
-            self._upstream = await self._proxy._connect()
+            self._upstream = await self._proxy.connect()
         return self._upstream
 
 
@@ -683,6 +710,17 @@ async def _read_to_end(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
         yield piece
 
 
+async def _paced(pieces: AsyncIterator[bytes], bytes_per_second: float) -> AsyncIterator[bytes]:
+    """The pieces, each once the line has carried it. A line that idled has not saved anything."""
+    clock = asyncio.get_running_loop().time
+    carried_at = 0.0
+    async for piece in pieces:
+        carried_at = max(carried_at, clock()) + len(piece) / bytes_per_second
+        if carried_at > clock():
+            await asyncio.sleep(carried_at - clock())
+        yield piece
+
+
 async def _drain(pieces: AsyncIterator[bytes]) -> bytes:
     return b"".join([piece async for piece in pieces])
 
@@ -770,7 +808,7 @@ class TcpFaultProxy(_LoopbackProxy):
             _reset(writer)
             return
         self._connection_count += 1
-        server_reader, server_writer = await self._connect()
+        server_reader, server_writer = await self.connect()
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._pump_to_server(reader, server_writer))
@@ -780,13 +818,13 @@ class TcpFaultProxy(_LoopbackProxy):
             _reset(server_writer)
             raise _lost_connection(group) from group
         finally:
-            self._disconnect(server_writer)
+            self.disconnect(server_writer)
 
     async def _pump_to_server(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         while data := await reader.read(_READ_BYTES):
-            await self._send(writer, data)
+            await self.send(writer, data)
             self._to_server_bytes += len(data)
         if writer.can_write_eof():
             writer.write_eof()
@@ -797,13 +835,13 @@ class TcpFaultProxy(_LoopbackProxy):
         while data := await reader.read(_READ_BYTES):
             if self._client_bytes_left is not None:
                 if len(data) > self._client_bytes_left:
-                    await self._send(writer, data[: self._client_bytes_left])
+                    await self.send(writer, data[: self._client_bytes_left])
                     self._to_client_bytes += self._client_bytes_left
                     self._client_bytes_left = None
                     _reset(writer)
                     raise ConnectionResetError("cut as asked")
                 self._client_bytes_left -= len(data)
-            await self._send(writer, data)
+            await self.send(writer, data)
             self._to_client_bytes += len(data)
         if writer.can_write_eof():
             writer.write_eof()
