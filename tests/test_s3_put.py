@@ -19,7 +19,7 @@ from engine.destinations.s3 import S3ObjectStore
 from engine.destinations.s3_put import PutSender, Request, sign
 from engine.destinations.s3_settings import S3Settings
 from engine.errors import DestinationUnavailable
-from fault_proxy import Answer, HttpFaultProxy, requests_to
+from load_tests.fault_proxy import Answer, HttpFaultProxy, requests_to
 
 pytestmark = pytest.mark.usefixtures("aws_environment")
 
