@@ -113,7 +113,9 @@ class Ledger:
         return None
 
     def _oldest_pending(self) -> Lsn | None:
-        return min((commit_lsn_of(spans[0][0]) for spans in self._spans.values()), default=None)
+        # Positions sort in commit order.
+        oldest = min((spans[0][0] for spans in self._spans.values()), default=None)
+        return commit_lsn_of(oldest) if oldest is not None else None
 
 
 def _is_reached(boundary: Boundary, oldest: Lsn | None) -> bool:
