@@ -197,6 +197,8 @@ class Result(msgspec.Struct, kw_only=True):
     machine: Machine
     servers: dict[str, str] = {}
     """The releases of the servers and peers that took part."""
+    peers: dict[str, str] = {}
+    """What each peer is, and what it does with a row."""
     scenarios: list[ScenarioResult] = []
 
 

@@ -24,6 +24,7 @@ _RUN_QUANTITIES = (
     "streaming_cpu",
     "walsender_cpu",
     "s3_cpu",
+    "other_cpu",
     "peak_rss",
 )
 
