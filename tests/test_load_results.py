@@ -216,6 +216,16 @@ class TestVerdicts:
 
         assert _verdict(_scenario(group, targets=(_RATE,))).outcome == "not measured"
 
+    def test_a_target_is_not_for_groups_that_its_peer_does_not_read(self) -> None:
+        groups = [
+            Group(server="15", runs=[_run("tailrace", 1, 2.0), _run("third", 1, 2.0)]),
+            Group(server="18", runs=[_run("tailrace", 1, 2.0), _run("other", 1, 2.0)]),
+        ]
+
+        scenario = _scenario(*groups, targets=(_RATE,))
+
+        assert [len(group.verdicts) for group in scenario.groups] == [0, 1]
+
     def test_every_target_names_a_quantity_and_a_variant_that_there_is(self) -> None:
         run = _run("tailrace", 1, 2.0, streaming_cpu_seconds=1.0)
         for scenario in _BACKLOGS:
