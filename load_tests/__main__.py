@@ -15,6 +15,7 @@ from typing import Annotated, Literal, Never
 from cyclopts import App, Parameter, validators
 from psycopg.conninfo import conninfo_to_dict
 from rich.console import Console
+from rich.markup import escape
 
 from load_tests.display import Display
 from load_tests.peers import PEERS
@@ -58,6 +59,7 @@ application = App(
     name="python -m load_tests",
     help="Measure the engine against its peers, on servers of our own, or on yours.",
     result_action="return_value",
+    version_flags=(),
 )
 
 
@@ -118,7 +120,7 @@ def main(
 
 @application.command(name="list")
 def list_scenarios() -> int:
-    """Show all scenarios, in order of value, and about how long each takes."""
+    """Show all scenarios, in order of value, about how long each takes, and the peers."""
     console = Console(highlight=False)
     plan = Plan(
         scenarios=(),
@@ -136,6 +138,12 @@ def list_scenarios() -> int:
         minutes = scenario.estimate_seconds(plan) / 60
         console.print(f"[bold]{scenario.name}[/]  {scenario.title}, about {minutes:.1f} minutes")
         console.print(f"{scenario.text}\n")
+    for peer in PEERS.values():
+        absence = peer.absence()
+        console.print(f"[bold]{peer.name}[/]  a peer: {peer.title}")
+        console.print(f"{peer.text}\n")
+        if absence:
+            console.print(f"[yellow]cannot run here[/]: {escape(absence)}\n")
     return 0
 
 

@@ -32,12 +32,12 @@ NEWEST = 18
 
 # For the estimates of durations, in which nothing else is decided: on two quiet cores. The engine's
 # as of docs/performance.md, the servers' starts and stops together.
-_ENGINE_ROW_US = 5.0
+_ENGINE_ROW_US = 4.0
 _ENGINE_START_SECONDS = 0.7
 _VERIFY_ROW_US = 4.0
-_SERVERS_SECONDS = 5.0
+_SERVERS_SECONDS = 6.0
 # Slower than this, a peer is not what the server can deliver but what a reader makes of it.
-_SLOW_ROW_US = 15.0
+_SLOW_ROW_US = 8.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +108,7 @@ class BacklogScenario:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tailrace-load-"))
             database = stack.enter_context(open_database(plan, major))
             bucket = stack.enter_context(open_bucket(plan))
-            recorder.release(database.version, str(database.programs))
+            recorder.release(database.version, "")
             recorder.begin(database.version, variant=workload.variant)
             rows = plan.rows or self.rows
             if rows < self.rows and rows < self.rows_least:
@@ -138,7 +138,7 @@ class BacklogScenario:
             if why := peer.absence():
                 recorder.absent(peer.name, why)
             else:
-                recorder.release(peer.title, peer.version())
+                recorder.peer(peer)
                 found.append(peer)
         return tuple(found)
 

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from engine.errors import TailraceError
-from load_tests.backlog_scenario import order
+from load_tests.backlog_scenario import BacklogScenario, order
 from load_tests.display import Display
 from load_tests.engine_reader import phases
 from load_tests.peers import PEERS
@@ -43,6 +43,7 @@ _PLAN = Plan(
     bucket="",
     region="",
 )
+_BACKLOGS = [scenario for scenario in SCENARIOS if isinstance(scenario, BacklogScenario)]
 _RATE = Target(text="rows/s", quantity="rate", bound=2.0, direction="at least", peer="other")
 _RSS = Target(text="peak RSS", quantity="peak_rss", bound=100.0 * _MIB, direction="at most")
 
@@ -215,9 +216,19 @@ class TestVerdicts:
 
         assert _verdict(_scenario(group, targets=(_RATE,))).outcome == "not measured"
 
+    def test_a_target_is_not_for_groups_that_its_peer_does_not_read(self) -> None:
+        groups = [
+            Group(server="15", runs=[_run("tailrace", 1, 2.0), _run("third", 1, 2.0)]),
+            Group(server="18", runs=[_run("tailrace", 1, 2.0), _run("other", 1, 2.0)]),
+        ]
+
+        scenario = _scenario(*groups, targets=(_RATE,))
+
+        assert [len(group.verdicts) for group in scenario.groups] == [0, 1]
+
     def test_every_target_names_a_quantity_and_a_variant_that_there_is(self) -> None:
         run = _run("tailrace", 1, 2.0, streaming_cpu_seconds=1.0)
-        for scenario in SCENARIOS:
+        for scenario in _BACKLOGS:
             for target in scenario.targets:
                 alone = msgspec.structs.replace(target, peer="", baseline="", variants=())
 
@@ -393,13 +404,13 @@ class TestTheBudget:
         assert outcomes == ["interrupted", "not run"]
 
     def test_scenarios_estimate_more_for_more(self) -> None:
-        for scenario in SCENARIOS:
+        for scenario in _BACKLOGS:
             more = msgspec.structs.replace(_PLAN, rounds=6)
 
             assert 0 < scenario.estimate_seconds(_PLAN) < scenario.estimate_seconds(more)
 
     def test_the_largest_scenario_is_made_smaller_rather_than_left_out(self) -> None:
-        [scenario] = [each for each in SCENARIOS if each.name == "large-transaction"]
+        [scenario] = [each for each in _BACKLOGS if each.name == "large-transaction"]
 
         fitting = scenario.smaller(_PLAN, 240.0)
 

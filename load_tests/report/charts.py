@@ -203,7 +203,8 @@ def _over_time(lines: Sequence[_Line], name: str) -> str:
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_formatter(FuncFormatter(_thousands))
     axes.grid(axis="y")
-    figure.legend(loc="outside upper left", ncols=min(len(lines), 4))
+    if len(lines) > 1:
+        figure.legend(loc="outside upper left", ncols=min(len(lines), 4))
     return svg(figure, name)
 
 
