@@ -269,6 +269,11 @@ async def livez_server(stall_seconds: float) -> AsyncIterator[int]:
         yield server.sockets[0].getsockname()[1]
 
 
+def test_a_late_answer_counts_for_all_requests_that_were_due_meanwhile() -> None:
+    assert livez_probe.due_meanwhile(0.003, 0.02) == [0.003]
+    assert livez_probe.due_meanwhile(0.05, 0.02) == pytest.approx([0.05, 0.03, 0.01])
+
+
 async def test_all_that_was_due_during_a_stall_counts_as_stalled() -> None:
     async with livez_server(0.5) as port:
         order = livez_probe.Order(port=port, interval_seconds=0.02)
@@ -281,7 +286,7 @@ async def test_all_that_was_due_during_a_stall_counts_as_stalled() -> None:
         seconds for line in lines for seconds in msgspec.json.decode(line, type=Latencies).seconds
     ]
     assert 0.5 <= max(found) < 0.8
-    # 25 requests were due in half a second: one after the other, each waited less.
+    # 25 requests were due in half a second, each waited less than the one before.
     assert sum(seconds > 0.1 for seconds in found) >= 15
     assert sorted(found)[len(found) // 4] < 0.1
 

@@ -1,10 +1,11 @@
 """How long the engine's event loop takes to answer, from outside. A process.
 
-Strategy: GET /livez on one kept connection, due every few milliseconds. A latency counts from when
-the request was due, not from when it was sent: all that was due while the loop stood still shows
-that, not one in its place. The answer needs nothing but a turn of the loop, so a latency is an
-upper bound of the loop's stall: the two processes' waiting for a CPU is in it, and the loop's own
-work for the request (about 0.2 ms).
+Strategy: GET /livez on one kept connection, every few milliseconds, one at a time. While an answer
+is late no other request is sent, but those that were due meanwhile count too, each by what it would
+have waited: a stall of a second is a second's worth of latencies, not one, and requests do not
+queue up behind each other as if that were the loop's doing. The answer needs nothing but a turn of
+the loop, so a latency is an upper bound of the loop's stall: the two processes' waiting for a CPU
+is in it, and the loop's own work for the request (about 0.2 ms).
 
 Protocol: an `Order` on standard input, then `Latencies` on standard output about once a second. The
 end of standard input ends it.
@@ -32,10 +33,16 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Latencies(msgspec.Struct, frozen=True, kw_only=True):
-    """Of requests due from `at` (Unix time) on, in their order."""
+    """Of requests due from `at` (Unix time) on, in the order of their answers."""
 
     at: float
     seconds: tuple[float, ...]
+
+
+def due_meanwhile(seconds: float, interval_seconds: float) -> list[float]:
+    """The latency of a request, and of all that were due while it waited."""
+    count = int(seconds / interval_seconds)
+    return [seconds - number * interval_seconds for number in range(count + 1)]
 
 
 def _probe(connection: socket.socket) -> None:
@@ -60,10 +67,11 @@ def _run(order: Order, is_over: Event) -> None:
             wait = due - time.perf_counter()
             if wait > 0:
                 time.sleep(wait)
+            sent = time.perf_counter()
             _probe(connection)
             now = time.perf_counter()
-            latencies.append(now - due)
-            due += order.interval_seconds
+            latencies += due_meanwhile(now - sent, order.interval_seconds)
+            due = max(due + order.interval_seconds, now)
             if now - first_due > _SAY_SECONDS:
                 _say(first_due + offset, latencies)
                 latencies, first_due = [], due
