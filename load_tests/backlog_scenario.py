@@ -233,7 +233,7 @@ class _Bench:
                 command,
                 environment=environment,
                 log=log,
-                watched=Watched(self.backlog.database, slot, self.bucket),
+                watched=Watched(self.bucket, self.backlog.database, slot),
             )
         return Run(
             reader=reader,

@@ -41,18 +41,21 @@ listen = {listen}
 format = "json"
 """
 
+_NO_DATABASE = "host=127.0.0.1"
+"""The file has to name one; nobody connects to it."""
+
 Depth = Literal["light", "full"]
 
 
 @dataclass(frozen=True, slots=True)
 class EngineReader:
-    """The engine between a database and a bucket; its files are in `folder`.
+    """The engine between a database, if there is one, and a bucket; its files are in `folder`.
 
     Each slot has a configuration file and a prefix of its own. `settings` are more TOML, such as a
     `[chunk]` table.
     """
 
-    database: Database
+    database: Database | None
     bucket: Bucket
     folder: Path
     settings: str = ""
@@ -62,7 +65,7 @@ class EngineReader:
         path = self._file(slot)
         url = self.bucket.endpoint_url
         text = _CONFIGURATION.format(
-            dsn=json.dumps(self.database.dsn),
+            dsn=json.dumps(self.database.dsn if self.database is not None else _NO_DATABASE),
             slot=json.dumps(slot),
             publication=json.dumps(NAME),
             tables=json.dumps(f"{NAME}.*"),
@@ -82,7 +85,8 @@ class EngineReader:
     @property
     def environment(self) -> Mapping[str, str]:
         """For the engine's process."""
-        return {**plain_environment(), **self.database.environment, **self.bucket.environment}
+        database = self.database.environment if self.database is not None else {}
+        return {**plain_environment(), **database, **self.bucket.environment}
 
     def verify(self, slot: str, *, row_count: int, depth: Depth) -> Verification:
         """Judge what was published of a slot: all of it, and `row_count` rows."""

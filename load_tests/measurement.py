@@ -43,11 +43,11 @@ class RunFailed(TailraceError):
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """The servers whose CPU belongs to the run, and the slot that it reads."""
+    """The servers whose CPU belongs to the run, and the slot that it reads, if it reads one."""
 
-    database: Database
-    slot: str
     bucket: Bucket
+    database: Database | None = None
+    slot: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +118,13 @@ class _Sampler:
 
     def __init__(self, watched: Watched) -> None:
         self.peak_rss_bytes = 0
-        # None for a server elsewhere: its process cannot be seen from here.
-        self.walsender_cpu_seconds: float | None = 0.0 if watched.database.is_local else None
+        # None without a server, and for one elsewhere: its process cannot be seen from here.
+        self.walsender_cpu_seconds: float | None = None
         self._slot = watched.slot
-        self._connection = watched.database.connect()
+        self._connection: psycopg.Connection[tuple[object, ...]] | None = None
+        if watched.database is not None and watched.database.is_local:
+            self.walsender_cpu_seconds = 0.0
+            self._connection = watched.database.connect()
         self._stop = Event()
         self._thread: Thread | None = None
         self._walsender: int | None = None
@@ -146,7 +149,8 @@ class _Sampler:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-        self._connection.close()
+        if self._connection is not None:
+            self._connection.close()
 
     def begin(self, process_id: int) -> None:
         self._thread = Thread(target=self._sample, args=(process_id,), daemon=True)
@@ -160,15 +164,16 @@ class _Sampler:
                 self._times.append(round(time.perf_counter() - began, 3))
                 self._rss.append(float(found))
             count += 1
-            if self.walsender_cpu_seconds is not None:
-                self._look_at_walsender(self.walsender_cpu_seconds)
+            if self._connection is not None:
+                self._look_at_walsender(self._connection)
 
-    def _look_at_walsender(self, seconds: float) -> None:
+    def _look_at_walsender(self, connection: psycopg.Connection[tuple[object, ...]]) -> None:
         if self._walsender is None:
             # A server that is going away ends this thread only: the run itself says what happened.
             with suppress(psycopg.Error):
-                row = self._connection.execute(_WALSENDER, [self._slot]).fetchone()
+                row = connection.execute(_WALSENDER, [self._slot]).fetchone()
                 if row is not None and isinstance(row[0], int):
                     self._walsender = row[0]
         else:
+            seconds = self.walsender_cpu_seconds or 0.0
             self.walsender_cpu_seconds = max(seconds, cpu_seconds(self._walsender))

@@ -36,6 +36,10 @@ ROWS_A_TRANSACTION: Final = 1_000
 _TRANSACTIONS_AN_INTAKE: Final = 2
 """About what a drain of a socket gives: 540 KiB of messages."""
 
+_TABLES_FEW: Final = 64
+_TRANSACTIONS_HELD: Final = 24
+"""Where more tables than few are busy, a stream holds rows, up to 16 MiB of lines."""
+
 _END_SECONDS: Final = 0.1
 
 _LSN_A_TRANSACTION: Final = 0x100000
@@ -140,7 +144,8 @@ class SyntheticStream:
         if self._next * ROWS_A_TRANSACTION >= self._row_count:
             await asyncio.sleep(_END_SECONDS)
         batches: list[Batch] = []
-        for _ in range(_TRANSACTIONS_AN_INTAKE):
+        is_held = len(self._relations) > _TABLES_FEW
+        for _ in range(_TRANSACTIONS_HELD if is_held else _TRANSACTIONS_AN_INTAKE):
             if self._next * ROWS_A_TRANSACTION < self._row_count:
                 self._transact(batches)
         self._take(batches)

@@ -18,11 +18,13 @@ from load_tests.scenarios.s3_stall import S3_STALL
 from load_tests.scenarios.single_row_transactions import SINGLE_ROW_TRANSACTIONS
 from load_tests.scenarios.soak import SOAK
 from load_tests.scenarios.steady import STEADY
+from load_tests.scenarios.synthetic import SYNTHETIC
 from load_tests.scenarios.updates_full_identity import UPDATES_FULL_IDENTITY
 
 SCENARIOS: tuple[Scenario, ...] = (
     DRAIN,
     SINGLE_ROW_TRANSACTIONS,
+    SYNTHETIC,
     DRAIN_SMALL,
     DRAIN_WIDE,
     UPDATES_FULL_IDENTITY,
