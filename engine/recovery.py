@@ -18,7 +18,7 @@ import msgspec
 import structlog
 
 from engine.batch import Batch
-from engine.chunk import RAW_BYTES_MAX, ChunkBuilder, SealedChunk, crc32_text
+from engine.chunk import PIECE_BYTES_MAX, ChunkBuilder, SealedChunk, crc32_text
 from engine.envelope import RecordConfiguration
 from engine.errors import JournalError, SourceUnavailable
 from engine.interfaces import ChangeStream
@@ -224,7 +224,7 @@ class _Replay:
 
 def _held_bytes(planned: Planned) -> int:
     """What a chunk of that plan holds while it is made again: a small one stays raw."""
-    return max(min(planned.raw_bytes, RAW_BYTES_MAX), planned.raw_bytes // _COMPRESSED_SHARE)
+    return max(min(planned.raw_bytes, PIECE_BYTES_MAX), planned.raw_bytes // _COMPRESSED_SHARE)
 
 
 def _plan_order(plan: Plan) -> tuple[int, str, Position]:

@@ -1,8 +1,8 @@
 """Chunks: what goes in comes out, whatever the pieces; and when they are cut."""
 
-import gzip
 import random
 import zlib
+from itertools import pairwise
 
 import pytest
 import zstandard
@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from engine.batch import Batch, Operations
 from engine.chunk import (
-    COMPRESSOR_BYTES,
-    RAW_BYTES_MAX,
+    PIECE_BYTES_MAX,
+    PIECE_BYTES_MIN,
+    ZSTD_STATE_BYTES,
     ChunkBuilder,
     ChunkLimits,
     crc32_text,
@@ -55,7 +56,12 @@ def batch(
 
 def decompressed(body: bytes, compression: Compression) -> bytes:
     if compression == "gzip":
-        return gzip.decompress(body)
+        # One member and nothing behind it: not every reader goes on with a second one.
+        stream = zlib.decompressobj(31)
+        lines = stream.decompress(body)
+        assert stream.eof
+        assert stream.unused_data == b""
+        return lines
     return zstandard.ZstdDecompressor().decompressobj().decompress(body)
 
 
@@ -106,15 +112,31 @@ def test_a_sealed_chunk_tells_what_was_put_in() -> None:
     assert (chunk.first_commit_us, chunk.last_commit_us) == (NOON_US + 1, NOON_US + 4)
 
 
-def test_a_small_chunk_stays_raw_and_a_larger_one_opens_a_compressor() -> None:
-    builder = ChunkBuilder(batch(b"x" * RAW_BYTES_MAX), "gzip", 0.0)
+@pytest.mark.parametrize(("compression", "state_bytes"), [("gzip", 0), ("zstd", ZSTD_STATE_BYTES)])
+def test_a_small_chunk_stays_raw_until_it_is_worth_a_piece(
+    compression: Compression, state_bytes: int
+) -> None:
+    builder = ChunkBuilder(batch(b"x" * (PIECE_BYTES_MIN - 1)), compression, 0.0)
     raw = builder.held_bytes
 
     builder.add(batch(b"x", n=2))
 
-    assert raw == RAW_BYTES_MAX
-    assert builder.held_bytes < RAW_BYTES_MAX
-    assert builder.held_bytes >= COMPRESSOR_BYTES
+    assert raw == PIECE_BYTES_MIN - 1
+    assert state_bytes <= builder.held_bytes < state_bytes + 100
+
+
+def test_pieces_grow_with_the_chunk_and_bound_what_is_held_raw() -> None:
+    builder = ChunkBuilder(batch(b"x" * 1024), "gzip", 0.0)
+    held = [builder.held_bytes]
+    for n in range(2, 2_000):
+        builder.add(batch(b"x" * 1024, n=n))
+        held.append(builder.held_bytes)
+
+    compressed_at = [n for n, (a, b) in enumerate(pairwise(held)) if b < a]
+    lengths = [b - a for a, b in pairwise(compressed_at)]
+    assert lengths == sorted(lengths)
+    assert lengths[0] <= PIECE_BYTES_MIN // 1024
+    assert lengths[-1] == PIECE_BYTES_MAX // 1024
 
 
 @pytest.mark.parametrize("compression", ["gzip", "zstd"])
@@ -124,7 +146,7 @@ def test_what_cannot_be_compressed_is_counted_as_it_is(compression: Compression)
     builder = ChunkBuilder(batch(lines), compression, 0.0)
 
     # The compressor may still hold its window.
-    assert 1_000_000 - 200_000 < builder.held_bytes < 1_000_000 + 2 * COMPRESSOR_BYTES
+    assert 1_000_000 - 200_000 < builder.held_bytes < 1_000_000 + 2 * ZSTD_STATE_BYTES
 
 
 def test_a_chunk_is_full_by_compressed_bytes_not_by_raw_ones() -> None:
