@@ -97,7 +97,8 @@ def main(
         hours: How long scenario `soak` takes.
     """
     # What ends the harness unwinds it: no server and no reader stays behind.
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     plan = Plan(
         scenarios=tuple(scenario),
         rows=rows,
@@ -149,8 +150,6 @@ def _measure(plan: Plan, recorder: Recorder) -> int:
     try:
         hint = run_all(SCENARIOS, plan, recorder)
     except KeyboardInterrupt:
-        # Once is enough: a second Ctrl-C must not lose what was measured.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
         recorder.end(outcome="interrupted")
         return EXIT_INTERRUPTED
     except BaseException as error:
@@ -184,6 +183,9 @@ def _arguments(dsn: str, plan: Plan) -> tuple[str, ...]:
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> Never:
+    # Once is enough: a second Ctrl-C would cut short what ends servers and writes the report.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
