@@ -188,14 +188,16 @@ def test_an_interrupt_leaves_a_partial_result_and_no_process(tmp_path: Path) -> 
     )
     assert process.stdout is not None
     said = ""
-    while "round 2 of 1000" not in said:
-        line = process.stdout.readline()
-        assert line, said
-        said += line
-    children = psutil.Process(process.pid).children(recursive=True)
-
-    os.killpg(process.pid, signal.SIGINT)  # As the terminal's Ctrl-C.
-    said += process.communicate()[0]
+    with process:
+        try:
+            while "round 2 of 1000" not in said:
+                line = process.stdout.readline()
+                assert line, said
+                said += line
+            children = psutil.Process(process.pid).children(recursive=True)
+        finally:
+            os.killpg(process.pid, signal.SIGINT)  # As the terminal's Ctrl-C.
+        said += process.communicate()[0]
 
     assert process.returncode == 130, said
     _, alive = psutil.wait_procs(children, timeout=5)
