@@ -85,16 +85,21 @@ class BacklogScenario:
         An interrupt ends all servers; what was measured is with the recorder.
         """
         try:
-            self._measure_groups(plan, recorder)
+            failures = self._measure_groups(plan, recorder)
         except psycopg.Error as error:
             raise ServerUnusable(f"the database refused: {error}") from error
+        if failures:
+            raise RunFailed("\n".join(failures))
 
-    def _measure_groups(self, plan: Plan, recorder: Recorder) -> None:
+    def _measure_groups(self, plan: Plan, recorder: Recorder) -> list[str]:
+        """All groups; what peers failed at is told at the end, not to lose the others' runs."""
+        failures: list[str] = []
         peers = self._available(plan, recorder)
         for major in self._majors(plan):
             readers = tuple(peer for peer in peers if self._reads(peer, plan, major))
             for workload in self.workloads:
-                self._measure_group(plan, recorder, major, workload, readers)
+                failures += self._measure_group(plan, recorder, major, workload, readers)
+        return failures
 
     def _measure_group(
         self,
@@ -103,7 +108,7 @@ class BacklogScenario:
         major: int,
         workload: Workload,
         peers: Sequence[Peer],
-    ) -> None:
+    ) -> list[str]:
         with ExitStack() as stack:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tailrace-load-"))
             database = stack.enter_context(open_database(plan, major))
@@ -120,8 +125,7 @@ class BacklogScenario:
             failures = bench.rounds(plan, recorder, peers)
             with recorder.step(f"verifying what was published ({self.depth})"):
                 bench.verify(recorder, plan.rounds, self.depth)
-        if failures:
-            raise RunFailed("\n".join(failures))
+        return failures
 
     def _majors(self, plan: Plan) -> tuple[int, ...]:
         if plan.dsn:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,13 @@ import psycopg
 import pytest
 
 from engine.demo.servers import FAST_SETTINGS, EmbeddedPostgres, EmbeddedS3
+from load_tests.display import Display
+from load_tests.peers import PEERS
+from load_tests.peers.recvlogical import RECVLOGICAL
+from load_tests.plan import Plan
+from load_tests.recorder import Recorder
+from load_tests.runner import run_all
+from load_tests.scenarios.drain import DRAIN
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 
@@ -21,6 +29,19 @@ _ROOT = Path(__file__).parent.parent
 _ROWS = 20_000
 # What the caller's own Python must not change in the engine.
 _HOSTILE = {"PYTHONHASHSEED": "0", "PYTHONPROFILEIMPORTTIME": "1", "TAILRACE_LOG__FORMAT": "text"}
+
+_PLAN = Plan(
+    scenarios=("drain",),
+    rows=_ROWS,
+    rounds=1,
+    postgres_majors=(),
+    peers=(),
+    minutes=1.0,
+    dsn="",
+    s3_endpoint_url="",
+    bucket="",
+    region="",
+)
 
 
 def _command(output: Path, *arguments: str, rounds: int = 1) -> list[str]:
@@ -141,9 +162,12 @@ def test_tables_and_report_show_it(output: Path) -> None:
     assert "pgbench" in report
 
 
-def test_a_name_that_there_is_not_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "argument", ["drian", "--peers=nobody", "--dsn=nonsense", "--s3-endpoint-url=http://x"]
+)
+def test_what_cannot_be_meant_is_refused(tmp_path: Path, argument: str) -> None:
     done = subprocess.run(
-        _command(tmp_path / "result.json", "drian"),
+        _command(tmp_path / "result.json", argument),
         cwd=_ROOT,
         check=False,
         capture_output=True,
@@ -151,7 +175,7 @@ def test_a_name_that_there_is_not_is_refused(tmp_path: Path) -> None:
     )
 
     assert done.returncode != 0
-    assert "drian" in done.stdout + done.stderr
+    assert argument.partition("=")[0] in done.stdout + done.stderr
     assert not (tmp_path / "result.json").exists()
 
 
@@ -167,14 +191,16 @@ def test_an_interrupt_leaves_a_partial_result_and_no_process(tmp_path: Path) -> 
     )
     assert process.stdout is not None
     said = ""
-    while "round 2 of 1000" not in said:
-        line = process.stdout.readline()
-        assert line, said
-        said += line
-    children = psutil.Process(process.pid).children(recursive=True)
-
-    os.killpg(process.pid, signal.SIGINT)  # As the terminal's Ctrl-C.
-    said += process.communicate()[0]
+    with process:
+        try:
+            while "round 2 of 1000" not in said:
+                line = process.stdout.readline()
+                assert line, said
+                said += line
+            children = psutil.Process(process.pid).children(recursive=True)
+        finally:
+            os.killpg(process.pid, signal.SIGINT)  # As the terminal's Ctrl-C.
+        said += process.communicate()[0]
 
     assert process.returncode == 130, said
     _, alive = psutil.wait_procs(children, timeout=5)
@@ -186,6 +212,29 @@ def test_an_interrupt_leaves_a_partial_result_and_no_process(tmp_path: Path) -> 
     assert len(group["ratios"]) >= 1
     assert group["verification"] is None
     assert "interrupted" in output.with_suffix(".html").read_text()
+
+
+def test_peers_that_fail_or_are_missing_are_told_and_the_others_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = replace(RECVLOGICAL, name="missing", absence=lambda: "it is not installed: get it")
+    broken = replace(RECVLOGICAL, name="broken", command=lambda _: ("/bin/sh", "-c", "exit 3"))
+    for peer in (missing, broken):
+        monkeypatch.setitem(PEERS, peer.name, peer)
+    scenario = replace(DRAIN, peers=("missing", "broken", "pg_recvlogical"), majors=(18,))
+    recorder = Recorder(tmp_path / "result.json", _PLAN, (), Display())
+
+    run_all((scenario,), _PLAN, recorder)
+
+    [result] = recorder.result.scenarios
+    assert result.outcome == "failed"
+    assert "/bin/sh ended with code 3" in result.why
+    assert result.absent_peers == {"missing": "it is not installed: get it"}
+    [group] = result.groups
+    assert sorted({run.reader for run in group.runs}) == ["pg_recvlogical", "tailrace"]
+    assert group.verification is not None
+    assert group.verification.is_right
+    assert "it is not installed: get it" in (tmp_path / "result.html").read_text()
 
 
 @pytest.fixture
