@@ -76,7 +76,7 @@ mutants: setup ## Take every rule of the protocol away in turn: each must be mis
 	PYTHONPATH=tests PYTHONHASHSEED=0 $(BIN)/python -m simulation --mutants --schedules 3000 $(ARGS)
 
 .PHONY: bench
-bench: setup setup-test ## Measure against the targets. ARGS are passed on.
+bench: setup setup-test ## Measure against the targets, for 20 minutes. ARGS="list" shows what there is.
 	$(BIN)/python -m load_tests $(ARGS)
 
 # --- the image ---------------------------------------------------------------

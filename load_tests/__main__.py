@@ -15,6 +15,7 @@ from typing import Annotated, Literal, Never
 from cyclopts import App, Parameter, validators
 from psycopg.conninfo import conninfo_to_dict
 from rich.console import Console
+from rich.markup import escape
 
 from load_tests.display import Display
 from load_tests.peers import PEERS
@@ -58,6 +59,7 @@ application = App(
     name="python -m load_tests",
     help="Measure the engine against its peers, on servers of our own, or on yours.",
     result_action="return_value",
+    version_flags=(),
 )
 
 
@@ -97,7 +99,8 @@ def main(
         hours: How long scenario soak takes.
     """
     # What ends the harness unwinds it: no server and no reader stays behind.
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     plan = Plan(
         scenarios=tuple(scenario),
         rows=rows,
@@ -118,7 +121,7 @@ def main(
 
 @application.command(name="list")
 def list_scenarios() -> int:
-    """Show all scenarios, in order of value, and about how long each takes."""
+    """Show all scenarios, in order of value, about how long each takes, and the peers."""
     console = Console(highlight=False)
     plan = Plan(
         scenarios=(),
@@ -136,6 +139,12 @@ def list_scenarios() -> int:
         minutes = scenario.estimate_seconds(plan) / 60
         console.print(f"[bold]{scenario.name}[/]  {scenario.title}, about {minutes:.1f} minutes")
         console.print(f"{scenario.text}\n")
+    for peer in PEERS.values():
+        absence = peer.absence()
+        console.print(f"[bold]{peer.name}[/]  a peer: {peer.title}")
+        console.print(f"{peer.text}\n")
+        if absence:
+            console.print(f"[yellow]cannot run here[/]: {escape(absence)}\n")
     return 0
 
 
@@ -143,8 +152,6 @@ def _measure(plan: Plan, recorder: Recorder) -> int:
     try:
         hint = run_all(SCENARIOS, plan, recorder)
     except KeyboardInterrupt:
-        # Once is enough: a second Ctrl-C must not lose what was measured.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
         recorder.end(outcome="interrupted")
         return EXIT_INTERRUPTED
     except BaseException as error:
@@ -178,6 +185,9 @@ def _arguments(dsn: str, plan: Plan) -> tuple[str, ...]:
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> Never:
+    # Once is enough: a second Ctrl-C would cut short what ends servers and writes the report.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

@@ -66,6 +66,7 @@ QUANTITIES: dict[str, Quantity] = {
     "peak_rss": Quantity(
         "peak RSS", "MiB", lambda run: float(run.usage.peak_rss_bytes) or None, 0, _MIB
     ),
+    "other_cpu": Quantity("others' CPU", "s", lambda run: run.usage.other_cpu_seconds),
     "wall": Quantity("wall time", "s", lambda run: run.usage.wall_seconds),
 }
 

@@ -15,6 +15,7 @@ import msgspec
 
 from load_tests.display import Display
 from load_tests.machine import machine
+from load_tests.peers import Peer
 from load_tests.plan import Plan
 from load_tests.report import write_report
 from load_tests.result import (
@@ -60,6 +61,12 @@ class Recorder:
     def release(self, name: str, version: str) -> None:
         """Keep the release of a server or peer that takes part."""
         self.result.servers[name] = version
+
+    def peer(self, peer: Peer) -> None:
+        """Keep that a peer takes part, and what it does with a row."""
+        self.result.peers[peer.name] = f"{peer.title}. {peer.text}"
+        if version := peer.version():
+            self.release(peer.name, version)
 
     def absent(self, peer: str, why: str) -> None:
         """Keep and show that a peer could not be had."""

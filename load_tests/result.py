@@ -147,8 +147,15 @@ class ScenarioResult(msgspec.Struct, kw_only=True):
             group.verdicts = tuple(
                 self._verdict(target, group)
                 for target in self.targets
-                if not target.variants or group.variant in target.variants
+                if self._is_for(target, group)
             )
+
+    def _is_for(self, target: Target, group: Group) -> bool:
+        """Not where the peer reads other groups only; a peer that reads none is missed in all."""
+        if target.variants and group.variant not in target.variants:
+            return False
+        reading = [other for other in self.groups if target.peer in other.readers]
+        return not target.peer or not reading or group in reading
 
     def _verdict(self, target: Target, group: Group) -> Verdict:
         values = self._held(target, group)
@@ -197,6 +204,8 @@ class Result(msgspec.Struct, kw_only=True):
     machine: Machine
     servers: dict[str, str] = {}
     """The releases of the servers and peers that took part."""
+    peers: dict[str, str] = {}
+    """What each peer is, and what it does with a row."""
     scenarios: list[ScenarioResult] = []
 
 

@@ -27,6 +27,8 @@ from load_tests.plan import Plan
 NAME: Final = "tailrace_load_test"
 _BUCKET: Final = "load-tests"
 _TABLES_A_TRANSACTION: Final = 200
+_INACTIVE_SECONDS_MAX: Final = 10.0
+_INACTIVE_PAUSE_SECONDS: Final = 0.1
 _SETTINGS = {
     # Neither a checkpoint nor autovacuum may fall into one reader's run and not into the other's.
     # Reading needs no fsync: only writing the backlog is quicker for it.
@@ -73,9 +75,9 @@ class Database:
             connection.execute(f"CREATE SCHEMA {NAME}".encode())
 
     def drop_everything(self) -> None:
-        """Drop what a scenario made. Raises ServerUnusable if another harness is using it."""
+        """Drop what a scenario made. Raises ServerUnusable if a slot is still being read."""
         with self.connect() as connection:
-            _refuse_active(connection)
+            _wait_inactive(connection)
             connection.execute(
                 "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots "
                 "WHERE starts_with(slot_name, %s)",
@@ -207,13 +209,14 @@ def _version(dsn: str) -> str:
     return f"PostgreSQL {found.partition(' ')[0]}"
 
 
-def _refuse_active(connection: psycopg.Connection[tuple[object, ...]]) -> None:
-    row = connection.execute(
-        "SELECT slot_name FROM pg_replication_slots WHERE active AND starts_with(slot_name, %s)",
-        [NAME],
-    ).fetchone()
-    if row is not None:
-        raise ServerUnusable(f"slot {row[0]} is in use", hint="end the other load test first")
+def _wait_inactive(connection: psycopg.Connection[tuple[object, ...]]) -> None:
+    """The server notices only after a while that a reader was killed; another harness stays."""
+    query = "SELECT slot_name FROM pg_replication_slots WHERE active AND starts_with(slot_name, %s)"
+    ends = time.monotonic() + _INACTIVE_SECONDS_MAX
+    while (row := connection.execute(query.encode(), [NAME]).fetchone()) is not None:
+        if time.monotonic() > ends:
+            raise ServerUnusable(f"slot {row[0]} is in use", hint="end the other load test first")
+        time.sleep(_INACTIVE_PAUSE_SECONDS)
 
 
 def _some_tables(connection: psycopg.Connection[tuple[object, ...]]) -> list[str]:

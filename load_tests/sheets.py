@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from load_tests.quantities import QUANTITIES, Quantity, quantity
-from load_tests.result import ENGINE, Group, ScenarioResult, Verdict
+from load_tests.result import ENGINE, Group, ScenarioResult, Spread, Verdict
 from load_tests.run import Phases, Run
 
 # Of the machine's CPU: room for the kernel's own work and the sampler's. With two thirds taken by
@@ -26,6 +26,7 @@ _RUN_QUANTITIES = (
     "streaming_cpu",
     "walsender_cpu",
     "s3_cpu",
+    "other_cpu",
     "peak_rss",
 )
 
@@ -92,33 +93,36 @@ def _turned_runs_sheet(group: Group, quantities: Sequence[Quantity]) -> Sheet:
 
 
 def ratios_sheet(group: Group) -> Sheet:
-    """The engine divided by each peer."""
+    """The engine divided by each peer: a row a quantity, a column a peer."""
+    peers = tuple(group.summary)
+    names = dict.fromkeys(name for named in group.summary.values() for name in named)
     rows = tuple(
-        Row((peer, quantity(name).text, *_spread_cells(spread.median, spread.least, spread.most)))
-        for peer, named in group.summary.items()
-        for name, spread in named.items()
+        Row((quantity(name).text, *(_ratio_text(group.summary[peer].get(name)) for peer in peers)))
+        for name in names
     )
-    columns = ("peer", f"{ENGINE} divided by it", "median", "least", "most")
-    return Sheet("Ratios within rounds", columns, rows, 2)
+    return Sheet("Ratios within rounds", (f"{ENGINE} divided by", *peers), rows, 1)
 
 
 def targets_sheet(group: Group) -> Sheet:
-    """What was promised, and what was measured. The last cell is the outcome."""
-    rows = tuple(Row(_verdict_cells(verdict), verdict.outcome) for verdict in group.verdicts)
-    columns = ("target", "to", "bound", "median", "least", "most", "")
-    return Sheet("Targets", columns, rows, 2)
+    """What was promised, and what was measured. The first cell is the outcome."""
+    rows = tuple(
+        Row((verdict.outcome, *_verdict_cells(verdict)), verdict.outcome)
+        for verdict in group.verdicts
+    )
+    columns = ("", "target", "to", "bound", "measured")
+    return Sheet("Targets", columns, rows, 3)
 
 
 def overview_sheet(scenarios: Sequence[ScenarioResult]) -> Sheet:
     """All targets of all scenarios."""
     rows = tuple(
-        Row((scenario.name, group.name, *_verdict_cells(verdict)), verdict.outcome)
+        Row((verdict.outcome, scenario.name, group.name, *_verdict_cells(verdict)), verdict.outcome)
         for scenario in scenarios
         for group in scenario.groups
         for verdict in group.verdicts
     )
-    columns = ("scenario", "on", "target", "to", "bound", "median", "least", "most", "")
-    return Sheet("Targets", columns, rows, 4)
+    columns = ("", "scenario", "on", "target", "to", "bound", "measured")
+    return Sheet("Targets", columns, rows, 5)
 
 
 def facts_text(group: Group) -> str:
@@ -191,7 +195,7 @@ def _present(group: Group) -> tuple[Quantity, ...]:
 
 
 def _heading(each: Quantity) -> str:
-    return each.text if each.unit in each.text else f"{each.text}, {each.unit}"
+    return each.text if each.text.startswith(each.unit) else f"{each.text}, {each.unit}"
 
 
 def _medians(group: Group, reader: str, quantities: Sequence[Quantity]) -> tuple[str, ...]:
@@ -204,24 +208,26 @@ def _median(runs: Sequence[Run], each: Quantity) -> float | None:
 
 
 def _verdict_cells(verdict: Verdict) -> tuple[str, ...]:
-    target, spread = verdict.target, verdict.spread
+    target = verdict.target
     to = target.peer or target.baseline
     each = quantity(target.quantity)
+    unit = "" if to else f" {each.unit}"
 
     def shown(value: float) -> str:
-        return f"{value:.2f}" if to else f"{each.shown(value)} {each.unit}"
+        return f"{value:.2f}" if to else each.shown(value)
 
     sign = "≥" if target.direction == "at least" else "≤"
-    figures = (
-        (shown(spread.median), shown(spread.least), shown(spread.most))
-        if spread is not None
-        else (_DASH,) * 3
-    )
-    return (target.text, to, f"{sign} {shown(target.bound)}", *figures, verdict.outcome)
+    measured = _DASH
+    if verdict.spread is not None:
+        spread = verdict.spread
+        measured = f"{shown(spread.median)} ({shown(spread.least)} – {shown(spread.most)}){unit}"
+    return (target.text, to, f"{sign} {shown(target.bound)}{unit}", measured)
 
 
-def _spread_cells(*figures: float) -> tuple[str, ...]:
-    return tuple(f"{figure:.2f}" for figure in figures)
+def _ratio_text(spread: Spread | None) -> str:
+    if spread is None:
+        return _DASH
+    return f"{spread.median:.2f} ({spread.least:.2f} – {spread.most:.2f})"
 
 
 def _round_text(run: Run) -> str:

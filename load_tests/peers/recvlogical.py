@@ -22,7 +22,7 @@ RECVLOGICAL = Peer(
     title="pg_recvlogical -f /dev/null",
     text="PostgreSQL's own program, of the server's release: receives every change and decodes, "
     "compresses and stores nothing. It stands for what the server can deliver to a plain reader.",
-    row_us=7.0,
+    row_us=5.0,
     start_seconds=0.1,
     # It comes with the server.
     absence=lambda: "",

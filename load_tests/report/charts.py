@@ -13,20 +13,39 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from load_tests.quantities import QUANTITIES, quantity
-from load_tests.report.ink import BAD, COLOURS, GOOD, GRID, TEXT, new_figure, settings, svg
+from load_tests.report.ink import BAD, CARD, COLOURS, GOOD, TEXT, new_figure, settings, svg
 from load_tests.result import ENGINE, Group, ScenarioResult, Verdict
-from load_tests.run import Run, Series
+from load_tests.run import Series
 
 _MIB = 1024 * 1024
 _POINTS_MAX = 600
 _ROW_INCHES = 0.3
 _HEAD_INCHES = 0.75
+_HEADING_ROWS = 0.9
 # Further on either side of its bound, a target is drawn at the edge.
 _FAR = 32.0
 # Of whom a row's CPU is, in colours that no reader has.
 _CPU = (("own_cpu", "reader"), ("walsender_cpu", "walsender"), ("s3_cpu", "S3 server"))
 _CPU_COLOURS = COLOURS[-len(_CPU) :]
 _READER_COLOURS = COLOURS[: -len(_CPU)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Bar:
+    """One reader's place in a chart of bars."""
+
+    place: float
+    group: Group
+    reader: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """One run's series."""
+
+    label: str
+    colour: str
+    series: Series
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +72,10 @@ def _all(scenario: ScenarioResult, groups: Sequence[Group]) -> Iterator[Chart]:
     verdicts = [(group, each) for group in groups for each in group.verdicts if each.spread]
     if verdicts:
         yield Chart("Measured against targets", _targets(verdicts, f"{name}-targets"))
-    for number, group in enumerate(groups):
-        for key, runs in _series(group).items():
-            first = runs[0].series[key]
-            title = f"{first.text[:1].upper()}{first.text[1:]} over time"
-            if len(groups) > 1:
-                title += f": {group.name}"
-            yield Chart(title, _over_time(runs, key, f"{name}-{number}-{key}"))
+    for key, lines in _lines(groups).items():
+        first = lines[0].series
+        title = f"{first.text[:1].upper()}{first.text[1:]} over time"
+        yield Chart(title, _over_time(lines, f"{name}-{key}"))
 
 
 def _has(groups: Sequence[Group], name: str) -> bool:
@@ -70,56 +86,43 @@ def _has(groups: Sequence[Group], name: str) -> bool:
 def _rates(groups: Sequence[Group], name: str) -> str:
     """A bar a reader, as long as the median; a dot a round, so that the spread is seen."""
     each = QUANTITIES["rate"]
-    rows = _rows(groups)
-    figure = new_figure(_HEAD_INCHES + _ROW_INCHES * len(rows))
+    bars = _bars(groups)
+    figure = new_figure(_HEAD_INCHES + _ROW_INCHES * (bars[-1].place + 1))
     axes = figure.subplots()
-    for place, (group, reader) in enumerate(rows):
-        values = group.values(reader, "rate")
-        if not values:
-            continue
-        axes.barh(place, median(values), height=0.62, color=_colour(groups, reader), alpha=0.85)
-        axes.plot(values, [place] * len(values), "o", color=TEXT, markersize=2.6, alpha=0.7)
-        axes.annotate(
-            each.shown(median(values)),
-            (max(values), place),
-            xytext=(5, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-        )
-    _finish_bars(axes, rows, "rows/s; bar: median, dots: rounds")
+    for bar in bars:
+        values = bar.group.values(bar.reader, "rate")
+        if values:
+            axes.barh(bar.place, median(values), height=0.62, color=_colour(groups, bar.reader))
+            axes.plot(values, [bar.place] * len(values), "o", color=TEXT, markersize=2.6, alpha=0.7)
+            _annotate(axes, each.shown(median(values)), max(values), bar.place)
+    _finish_bars(axes, bars, "rows/s; bar: median, dots: rounds")
     return svg(figure, name)
 
 
 def _cpu(groups: Sequence[Group], name: str) -> str:
     """Stacked: the reader's, the walsender's, the S3 server's."""
-    rows = _rows(groups)
-    figure = new_figure(_HEAD_INCHES + 0.3 + _ROW_INCHES * len(rows))
+    bars = _bars(groups)
+    figure = new_figure(_HEAD_INCHES + 0.3 + _ROW_INCHES * (bars[-1].place + 1))
     axes = figure.subplots()
     for number, (key, label) in enumerate(_CPU):
-        lefts = [_sum_before(group, reader, number) for group, reader in rows]
-        widths = [_median(group, reader, key) for group, reader in rows]
         axes.barh(
-            range(len(rows)),
-            widths,
-            left=lefts,
+            [bar.place for bar in bars],
+            [_median(bar, key) for bar in bars],
+            left=[_sum_before(bar, number) for bar in bars],
             height=0.62,
             color=_CPU_COLOURS[number],
             label=label,
         )
-    for place, (group, reader) in enumerate(rows):
-        total = _sum_before(group, reader, len(_CPU))
-        axes.annotate(
-            f"{total:.1f}",
-            (total, place),
-            xytext=(5, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-        )
-    _finish_bars(axes, rows, "µs CPU a row, medians")
+    for bar in bars:
+        total = _sum_before(bar, len(_CPU))
+        _annotate(axes, f"{total:,.1f}", total, bar.place)
+    _finish_bars(axes, bars, "µs CPU a row, medians")
     figure.legend(loc="outside upper left", ncols=len(_CPU))
     return svg(figure, name)
+
+
+def _annotate(axes: Axes, text: str, x: float, y: float) -> None:
+    axes.annotate(text, (x, y), xytext=(5, 0), textcoords="offset points", va="center", fontsize=8)
 
 
 def _targets(verdicts: Sequence[tuple[Group, Verdict]], name: str) -> str:
@@ -142,6 +145,7 @@ def _targets(verdicts: Sequence[tuple[Group, Verdict]], name: str) -> str:
             transform=axes.get_yaxis_transform(),
             va="center",
             fontsize=8,
+            bbox={"facecolor": CARD, "edgecolor": "none", "pad": 1.0},
         )
     axes.axvline(1.0, color=TEXT, linewidth=1)
     axes.set_xscale("log", base=2)
@@ -181,21 +185,17 @@ def _target_label(verdict: Verdict) -> str:
     return f"{target.text} {figures}"
 
 
-def _over_time(runs: Sequence[Run], key: str, name: str) -> str:
-    """One line a reader, of its last round."""
+def _over_time(lines: Sequence[_Line], name: str) -> str:
+    """One figure of several runs."""
     figure = new_figure(2.4)
     axes = figure.subplots()
-    divisor, unit = 1.0, runs[0].series[key].unit
+    divisor, unit = 1.0, lines[0].series.unit
     if unit == "bytes":
         divisor, unit = _MIB, "MiB"
-    for run in runs:
-        times, values = _thinned(run.series[key])
-        axes.plot(
-            times,
-            [value / divisor for value in values],
-            color=_reader_colour([each.reader for each in runs], run.reader),
-            label=run.reader,
-        )
+    for line in lines:
+        times, values = _thinned(line.series)
+        scaled = [value / divisor for value in values]
+        axes.plot(times, scaled, color=line.colour, label=line.label)
     axes.set_xlabel("seconds since the start of the run")
     axes.set_ylabel(unit)
     axes.set_ylim(bottom=0)
@@ -203,19 +203,33 @@ def _over_time(runs: Sequence[Run], key: str, name: str) -> str:
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_formatter(FuncFormatter(_thousands))
     axes.grid(axis="y")
-    figure.legend(loc="outside upper left", ncols=4)
+    if len(lines) > 1:
+        figure.legend(loc="outside upper left", ncols=min(len(lines), 4))
     return svg(figure, name)
 
 
-def _series(group: Group) -> dict[str, list[Run]]:
-    """By the name of the series: the last run of every reader that has it, the engine last."""
-    found: dict[str, list[Run]] = {}
-    for reader in group.readers:
-        runs = group.counted(reader)
-        for key, series in runs[-1].series.items() if runs else ():
-            if series.times:
-                found.setdefault(key, []).append(runs[-1])
+def _lines(groups: Sequence[Group]) -> dict[str, list[_Line]]:
+    """By the series' names: each reader's last run, or, of several groups, the engine's alone."""
+    found: dict[str, list[_Line]] = {}
+    for number, group in enumerate(groups):
+        for reader in group.readers if len(groups) == 1 else (ENGINE,):
+            runs = group.counted(reader)
+            for key, series in runs[-1].series.items() if runs else ():
+                if series.times:
+                    label = reader if len(groups) == 1 else _label(groups, group)
+                    colour = (
+                        _colour(groups, reader)
+                        if len(groups) == 1
+                        else COLOURS[number % len(COLOURS)]
+                    )
+                    found.setdefault(key, []).append(_Line(label, colour, series))
     return found
+
+
+def _label(groups: Sequence[Group], group: Group) -> str:
+    """As short as tells it from the others."""
+    is_one_server = len({each.server for each in groups}) == 1
+    return group.variant if group.variant and is_one_server else group.name
 
 
 def _thinned(series: Series) -> tuple[Sequence[float], Sequence[float]]:
@@ -230,23 +244,35 @@ def _thinned(series: Series) -> tuple[Sequence[float], Sequence[float]]:
     )
 
 
-def _rows(groups: Sequence[Group]) -> list[tuple[Group, str]]:
-    return [
-        (group, reader) for group in groups for reader in group.readers if group.counted(reader)
-    ]
+def _bars(groups: Sequence[Group]) -> list[_Bar]:
+    """One below the other; of several groups, each below its name."""
+    bars: list[_Bar] = []
+    place = 0.0
+    for group in groups:
+        place += _HEADING_ROWS if len(groups) > 1 else 0.0
+        for reader in group.readers:
+            if group.counted(reader):
+                bars.append(_Bar(place, group, reader))
+                place += 1.0
+    return bars
 
 
-def _finish_bars(axes: Axes, rows: Sequence[tuple[Group, str]], label: str) -> None:
-    """Readers' names at the left, groups apart by a line, room for figures at the right."""
-    many = len({group.name for group, _ in rows}) > 1
-    labels = []
-    for place, (group, reader) in enumerate(rows):
-        is_first = place == 0 or rows[place - 1][0] is not group
-        labels.append(f"{group.name}  {reader}" if many and is_first else reader)
-        if many and is_first and place:
-            axes.axhline(place - 0.5, color=GRID, linewidth=0.8)
-    axes.set_yticks(range(len(rows)), labels)
-    axes.set_ylim(len(rows) - 0.4, -0.6)
+def _finish_bars(axes: Axes, bars: Sequence[_Bar], label: str) -> None:
+    """Readers' names at the left, groups' names above, room for figures at the right."""
+    groups = list({id(bar.group): bar.group for bar in bars}.values())
+    for group in groups if len(groups) > 1 else ():
+        first = next(bar for bar in bars if bar.group is group)
+        axes.text(
+            0.0,
+            first.place - 0.75,
+            _label(groups, group),
+            transform=axes.get_yaxis_transform(),
+            va="center",
+            fontsize=8,
+            fontweight="bold",
+        )
+    axes.set_yticks([bar.place for bar in bars], [bar.reader for bar in bars])
+    axes.set_ylim(bars[-1].place + 0.6, -0.6)
     axes.set_xlim(0, axes.get_xlim()[1] * 1.12)
     axes.set_xlabel(label)
     axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -260,22 +286,19 @@ def _thousands(value: float, _: int) -> str:
     return f"{value / 1000:,g} k" if abs(value) >= 10_000 else f"{value:,g}"
 
 
-def _median(group: Group, reader: str, key: str) -> float:
-    values = group.values(reader, key)
+def _median(bar: _Bar, key: str) -> float:
+    values = bar.group.values(bar.reader, key)
     return median(values) if values else 0.0
 
 
-def _sum_before(group: Group, reader: str, count: int) -> float:
-    return sum(_median(group, reader, key) for key, _ in _CPU[:count])
+def _sum_before(bar: _Bar, count: int) -> float:
+    return sum(_median(bar, key) for key, _ in _CPU[:count])
 
 
 def _colour(groups: Sequence[Group], reader: str) -> str:
-    return _reader_colour([name for group in groups for name in group.readers], reader)
-
-
-def _reader_colour(readers: Sequence[str], reader: str) -> str:
     """The engine has a colour of its own, peers take the others as they come."""
-    peers = [name for name in dict.fromkeys(readers) if name != ENGINE]
+    names = dict.fromkeys(name for group in groups for name in group.readers)
+    peers = [name for name in names if name != ENGINE]
     if reader == ENGINE:
         return _READER_COLOURS[0]
     return _READER_COLOURS[1 + peers.index(reader) % (len(_READER_COLOURS) - 1)]

@@ -19,6 +19,7 @@ FAINT: Final = "#0c0e01"
 GRID: Final = "#0c0e02"
 GOOD: Final = "#0c0e03"
 BAD: Final = "#0c0e04"
+CARD: Final = "#0c0e05"
 
 WIDTH: Final = 5.4
 """Inches: narrow, so that text stays legible where the page is a phone's."""
@@ -30,6 +31,7 @@ _VARIABLES = {
     GRID: "var(--grid)",
     GOOD: "var(--good)",
     BAD: "var(--bad)",
+    CARD: "var(--card)",
 }
 # By name, as matplotlib's own type of them has no name.
 _SETTINGS: dict[Any, Any] = {

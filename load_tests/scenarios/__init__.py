@@ -1,6 +1,7 @@
 """All scenarios, in order of value: where time is short, the first ones are measured.
 
-Adding one: a module with a `Scenario`, and its name here.
+Adding one: a module with a `Scenario`, and its name here. One that may be made smaller takes all
+the time that is left, so the large ones come last.
 """
 
 from load_tests.scenario import Scenario
@@ -22,16 +23,16 @@ from load_tests.scenarios.updates_full_identity import UPDATES_FULL_IDENTITY
 SCENARIOS: tuple[Scenario, ...] = (
     DRAIN,
     SINGLE_ROW_TRANSACTIONS,
-    MANY_TABLES,
-    LARGE_TRANSACTION,
     DRAIN_SMALL,
     DRAIN_WIDE,
     UPDATES_FULL_IDENTITY,
     STEADY,
     S3_STALL,
-    MANY_TABLES_STEADY,
     IDLE,
     BURST,
     S3_SLOW,
+    MANY_TABLES_STEADY,
+    MANY_TABLES,
     SOAK,
+    LARGE_TRANSACTION,
 )

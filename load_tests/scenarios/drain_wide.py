@@ -36,5 +36,5 @@ DRAIN_WIDE = BacklogScenario(
         ),
     ),
     write_us=40.0,
-    weight=6.0,
+    weight=4.0,
 )

@@ -90,5 +90,5 @@ MANY_TABLES = BacklogScenario(
     ),
     write_us=50.0,
     weight=1.2,
-    start_seconds=12.0,
+    start_seconds=8.0,
 )
