@@ -153,9 +153,9 @@ S3_STALL = LiveScenario(
             direction="at most",
         ),
         Target(
-            text="the source keeps what cannot be published: its lag grows",
+            text="the source keeps what cannot be published: its lag grows by 1 MiB or more",
             quantity="lag_growth_bytes",
-            bound=1.0,
+            bound=1024 * 1024,
             direction="at least",
         ),
     ),
