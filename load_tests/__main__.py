@@ -1,7 +1,7 @@
 """`python -m load_tests`, and `make bench`: run scenarios, show and keep what was measured.
 
-Exit codes: 0 measured, 1 a run failed or published something wrong, 130 interrupted. What was
-measured before is in the result file and the report in every case.
+Exit codes: 0 measured, 1 a run failed or published something wrong, 2 usage, 130 interrupted. What
+was measured before is in the result file and the report in every case.
 """
 
 import os
@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated, Literal, Never
 
+import psycopg
 from cyclopts import App, Parameter, validators
 from psycopg.conninfo import conninfo_to_dict
 from rich.console import Console
@@ -30,6 +31,7 @@ RESULTS = Path(__file__).parent / "results"
 _MAJORS = {"": (), "15": (15,), "18": (18,), "both": (15, 18)}
 
 EXIT_WRONG = 1
+EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
 Count = Annotated[int, Parameter(validator=validators.Number(gte=1))]
@@ -49,6 +51,14 @@ def _one_of(*names: str) -> Parameter:
     return Parameter(validator=check)
 
 
+def _check_dsn(_: object, dsn: str) -> None:
+    try:
+        conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError as error:
+        raise ValueError(str(error).strip()) from error
+
+
+Dsn = Annotated[str, Parameter(validator=_check_dsn)]
 ScenarioName = Annotated[str, _one_of(*(scenario.name for scenario in SCENARIOS))]
 PeerNames = Annotated[
     tuple[str, ...], Parameter(consume_multiple=True, negative=""), _one_of(*PEERS)
@@ -72,7 +82,7 @@ def main(
     peers: PeerNames = (),
     minutes: Minutes = 20.0,
     output: Path | None = None,
-    dsn: str = "",
+    dsn: Dsn = "",
     s3_endpoint_url: str = "",
     bucket: str = "",
     region: str = "us-east-1",
@@ -98,6 +108,9 @@ def main(
         rate: Rows a second of a live scenario's load, in place of its own.
         hours: How long scenario soak takes.
     """
+    if s3_endpoint_url and not bucket:
+        print("--s3-endpoint-url needs --bucket, which has to exist", file=sys.stderr)
+        return EXIT_USAGE
     # What ends the harness unwinds it: no server and no reader stays behind.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
@@ -158,8 +171,11 @@ def _measure(plan: Plan, recorder: Recorder) -> int:
         recorder.end(outcome="failed", error=type(error).__name__)
         raise
     is_good = is_right(recorder.result)
-    recorder.end(outcome="complete" if is_good else "failed", hint=hint)
-    return 0 if is_good else EXIT_WRONG
+    if is_good:
+        recorder.end(outcome="complete")
+        return 0
+    recorder.end(outcome="failed", error="not all ran well and was verified", hint=hint)
+    return EXIT_WRONG
 
 
 def _path(output: Path | None, plan: Plan) -> Path:

@@ -39,8 +39,11 @@ def run_all(scenarios: Sequence[Scenario], plan: Plan, recorder: Recorder) -> st
         except TailraceError as error:
             recorder.end_scenario("failed", str(error))
             hint = error.hint or hint
-        except BaseException:
-            recorder.end_scenario("interrupted")
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                recorder.end_scenario("interrupted")
+            else:
+                recorder.end_scenario("failed", f"{type(error).__name__}: {error}")
             _skip_rest(chosen[number + 1 :], recorder)
             raise
         else:
@@ -82,4 +85,4 @@ def _seconds_after(scenarios: Sequence[Scenario], plan: Plan, seconds_left: floa
 def _skip_rest(scenarios: Sequence[Scenario], recorder: Recorder) -> None:
     for scenario in scenarios:
         _begun(scenario, recorder)
-        recorder.skip("interrupted before")
+        recorder.skip("everything ended before its turn")

@@ -220,14 +220,14 @@ def _verdict_cells(verdict: Verdict) -> tuple[str, ...]:
     measured = _DASH
     if verdict.spread is not None:
         spread = verdict.spread
-        measured = f"{shown(spread.median)} ({shown(spread.least)} – {shown(spread.most)}){unit}"
+        measured = f"{shown(spread.median)} ({shown(spread.least)}–{shown(spread.most)}){unit}"
     return (target.text, to, f"{sign} {shown(target.bound)}{unit}", measured)
 
 
 def _ratio_text(spread: Spread | None) -> str:
     if spread is None:
         return _DASH
-    return f"{spread.median:.2f} ({spread.least:.2f} – {spread.most:.2f})"
+    return f"{spread.median:.2f} ({spread.least:.2f}–{spread.most:.2f})"
 
 
 def _round_text(run: Run) -> str:

@@ -50,7 +50,9 @@ def _print_group(output: Console, group: Group, cpu_count: int) -> None:
 def _table(sheet: Sheet) -> Table:
     table = Table(title=sheet.title, title_justify="left")
     for number, heading in enumerate(sheet.columns):
-        table.add_column(heading, justify="left" if number < sheet.text_columns else "right")
+        is_text = number < sheet.text_columns
+        # Where a terminal is too narrow, the figures' headings fold, but no name is cut.
+        table.add_column(heading, justify="left" if is_text else "right", no_wrap=is_text)
     for row in sheet.rows:
         table.add_row(*row.cells, style=_STYLES.get(row.kind, ""))
     return table

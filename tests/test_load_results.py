@@ -390,6 +390,18 @@ class TestTheBudget:
         assert outcomes == [("failed", "no server"), ("complete", "")]
         assert not is_right(recorder.result)
 
+    def test_a_bug_of_a_scenario_is_told_apart_from_an_interrupt(self, tmp_path: Path) -> None:
+        def stumble(_: Recorder) -> None:
+            raise ZeroDivisionError("by zero")
+
+        recorder = _recorder(tmp_path)
+
+        with pytest.raises(ZeroDivisionError):
+            run_all((_FakeScenario("first", 1.0, act=stumble),), _PLAN, recorder)
+
+        [scenario] = recorder.result.scenarios
+        assert (scenario.outcome, scenario.why) == ("failed", "ZeroDivisionError: by zero")
+
     def test_an_interrupt_marks_its_scenario_and_those_after_it(self, tmp_path: Path) -> None:
         def interrupt(_: Recorder) -> None:
             raise KeyboardInterrupt

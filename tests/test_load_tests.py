@@ -162,9 +162,12 @@ def test_tables_and_report_show_it(output: Path) -> None:
     assert "pgbench" in report
 
 
-def test_a_name_that_there_is_not_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "argument", ["drian", "--peers=nobody", "--dsn=nonsense", "--s3-endpoint-url=http://x"]
+)
+def test_what_cannot_be_meant_is_refused(tmp_path: Path, argument: str) -> None:
     done = subprocess.run(
-        _command(tmp_path / "result.json", "drian"),
+        _command(tmp_path / "result.json", argument),
         cwd=_ROOT,
         check=False,
         capture_output=True,
@@ -172,7 +175,7 @@ def test_a_name_that_there_is_not_is_refused(tmp_path: Path) -> None:
     )
 
     assert done.returncode != 0
-    assert "drian" in done.stdout + done.stderr
+    assert argument.partition("=")[0] in done.stdout + done.stderr
     assert not (tmp_path / "result.json").exists()
 
 

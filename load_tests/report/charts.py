@@ -66,9 +66,12 @@ def charts(scenario: ScenarioResult) -> tuple[Chart, ...]:
 def _all(scenario: ScenarioResult, groups: Sequence[Group]) -> Iterator[Chart]:
     name = f"chart-{scenario.name}"
     if _has(groups, "rate"):
-        yield Chart("Rows a second, whole process", _rates(groups, f"{name}-rate"))
+        yield Chart("Rows a second, whole process", _medians(groups, "rate", f"{name}-rate"))
     if _has(groups, "own_cpu"):
         yield Chart("CPU a row, by who used it", _cpu(groups, f"{name}-cpu"))
+    if len(groups) > 1 and _has(groups, "streaming_cpu"):
+        chart = _medians(groups, "streaming_cpu", f"{name}-streaming-cpu")
+        yield Chart(f"{ENGINE}'s CPU a row while streaming", chart)
     verdicts = [(group, each) for group in groups for each in group.verdicts if each.spread]
     if verdicts:
         yield Chart("Measured against targets", _targets(verdicts, f"{name}-targets"))
@@ -83,25 +86,24 @@ def _has(groups: Sequence[Group], name: str) -> bool:
     return any(each.of(run) is not None for group in groups for run in group.runs if run.round)
 
 
-def _rates(groups: Sequence[Group], name: str) -> str:
+def _medians(groups: Sequence[Group], key: str, name: str) -> str:
     """A bar a reader, as long as the median; a dot a round, so that the spread is seen."""
-    each = QUANTITIES["rate"]
-    bars = _bars(groups)
+    each = QUANTITIES[key]
+    bars = _bars(groups, key)
     figure = new_figure(_HEAD_INCHES + _ROW_INCHES * (bars[-1].place + 1))
     axes = figure.subplots()
     for bar in bars:
-        values = bar.group.values(bar.reader, "rate")
-        if values:
-            axes.barh(bar.place, median(values), height=0.62, color=_colour(groups, bar.reader))
-            axes.plot(values, [bar.place] * len(values), "o", color=TEXT, markersize=2.6, alpha=0.7)
-            _annotate(axes, each.shown(median(values)), max(values), bar.place)
-    _finish_bars(axes, bars, "rows/s; bar: median, dots: rounds")
+        values = bar.group.values(bar.reader, key)
+        axes.barh(bar.place, median(values), height=0.62, color=_colour(groups, bar.reader))
+        axes.plot(values, [bar.place] * len(values), "o", color=TEXT, markersize=2.6, alpha=0.7)
+        _annotate(axes, each.shown(median(values)), max(values), bar.place)
+    _finish_bars(axes, bars, f"{each.unit}; bar: median, dots: rounds")
     return svg(figure, name)
 
 
 def _cpu(groups: Sequence[Group], name: str) -> str:
     """Stacked: the reader's, the walsender's, the S3 server's."""
-    bars = _bars(groups)
+    bars = _bars(groups, "own_cpu")
     figure = new_figure(_HEAD_INCHES + 0.3 + _ROW_INCHES * (bars[-1].place + 1))
     axes = figure.subplots()
     for number, (key, label) in enumerate(_CPU):
@@ -127,7 +129,7 @@ def _annotate(axes: Axes, text: str, x: float, y: float) -> None:
 
 def _targets(verdicts: Sequence[tuple[Group, Verdict]], name: str) -> str:
     """How far on the good side of its bound each target is: 1 is the bound."""
-    many = len({group.name for group, _ in verdicts}) > 1
+    groups = list({group.name: group for group, _ in verdicts}.values())
     figure = new_figure(_HEAD_INCHES + 0.4 * len(verdicts))
     axes = figure.subplots()
     for place, (group, verdict) in enumerate(verdicts):
@@ -141,7 +143,7 @@ def _targets(verdicts: Sequence[tuple[Group, Verdict]], name: str) -> str:
         axes.text(
             0.0,
             place - 0.34,
-            f"{group.name}: {label}" if many else label,
+            f"{_label(groups, group)}: {label}" if len(groups) > 1 else label,
             transform=axes.get_yaxis_transform(),
             va="center",
             fontsize=8,
@@ -244,14 +246,14 @@ def _thinned(series: Series) -> tuple[Sequence[float], Sequence[float]]:
     )
 
 
-def _bars(groups: Sequence[Group]) -> list[_Bar]:
-    """One below the other; of several groups, each below its name."""
+def _bars(groups: Sequence[Group], key: str) -> list[_Bar]:
+    """Of those that have a quantity, one below the other; of several groups, below their names."""
     bars: list[_Bar] = []
     place = 0.0
     for group in groups:
         place += _HEADING_ROWS if len(groups) > 1 else 0.0
         for reader in group.readers:
-            if group.counted(reader):
+            if group.values(reader, key):
                 bars.append(_Bar(place, group, reader))
                 place += 1.0
     return bars
