@@ -106,8 +106,13 @@ class Committer:
         """Until something may be due: at most one append in an interval, but for a drain."""
         interval = self._settings.append_interval
         await _wait_for(self._draining, until=self._last_append + interval)
-        now = asyncio.get_running_loop().time()
-        await _wait_for(self._router.wake, until=now + interval)
+        # A chunk that grows old wakes nobody: the wait ends when the first one is to be planned.
+        # Were it an interval long, a chunk could be planned an interval after its time.
+        until = asyncio.get_running_loop().time() + interval
+        due_at = self._router.earliest_due
+        if due_at is not None:
+            until = min(until, due_at - interval)
+        await _wait_for(self._router.wake, until=until)
         self._router.wake.clear()
 
     async def _commit(self) -> None:

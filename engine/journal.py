@@ -248,7 +248,8 @@ class Journal:
             # The same nonce: an earlier request of ours was applied and its answer lost.
             if winner != content:
                 return winner
-        self._absorb(content, key)
+        # Not decoded again: what others hold of the entry is shared with the state.
+        self.state.absorb(entry, content)
         for kind in entry.kinds:
             self._observer.journal_entry(kind)
         if entry.seq % STATE_INTERVAL == STATE_INTERVAL - 1:

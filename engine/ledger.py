@@ -30,7 +30,7 @@ class Ledger:
 
     def __init__(self, frontier: Mapping[TableName, Position]) -> None:
         """Begin where the journal ends: nothing pending, everything up to `frontier` received."""
-        self._spans: dict[TableName, deque[tuple[Position, Position]]] = {}
+        self._spans: dict[TableName, list[tuple[Position, Position]]] = {}
         self._received = dict(frontier)
         self._boundaries: deque[Boundary] = deque()
         self._newest: Boundary | None = None
@@ -68,7 +68,7 @@ class Ledger:
         self._received[table] = last
         spans = self._spans.get(table)
         if spans is None:
-            spans = self._spans[table] = deque()
+            spans = self._spans[table] = []
         elif len(spans) == _SPANS_MAX:
             first = spans.pop()[0]
         spans.append((first, last))
@@ -93,7 +93,7 @@ class Ledger:
         """Everything of `table` up to `last` is in S3."""
         spans = self._spans.get(table)
         while spans and spans[0][1] <= last:
-            spans.popleft()
+            del spans[0]
         if spans and spans[0][0] <= last:
             # What is still pending of it comes after `last`, at that commit at the earliest.
             spans[0] = (last, spans[0][1])

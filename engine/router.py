@@ -116,6 +116,12 @@ class Router:
             return list(writers)
         return [writer for writer in writers if _is_due(writer, until)]
 
+    @property
+    def earliest_due(self) -> float | None:
+        """When the first open chunk reaches its age, in the event loop's seconds."""
+        times = (writer.due_at for writer in self._active.values())
+        return min((due_at for due_at in times if due_at is not None), default=None)
+
     def cut(self, writers: Iterable[TableWriter], reason: CutReason) -> None:
         """Cut the open chunks of `writers`; batches that wait begin the next ones."""
         for writer in writers:

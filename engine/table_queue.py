@@ -20,7 +20,8 @@ class TableQueue:
     def __init__(self, bytes_max: int) -> None:
         self.size_bytes = 0
         self._bytes_max = bytes_max
-        self._batches: deque[tuple[Batch, float]] = deque()
+        # Made when it is first needed: an empty one takes 760 bytes, and most queues stay empty.
+        self._batches: deque[tuple[Batch, float]] | None = None
 
     def __bool__(self) -> bool:
         return bool(self._batches)
@@ -32,15 +33,19 @@ class TableQueue:
 
     def put(self, batch: Batch, now: float) -> None:
         """Append a batch that came at `now` (seconds of the event loop)."""
+        if self._batches is None:
+            self._batches = deque()
         self._batches.append((batch, now))
         self.size_bytes += len(batch.lines)
 
     def peek(self) -> tuple[Batch, float]:
-        """The oldest batch and when it came."""
+        """The oldest batch and when it came; there has to be one."""
+        assert self._batches is not None
         return self._batches[0]
 
     def take(self) -> Batch:
-        """Remove and return the oldest batch."""
+        """Remove and return the oldest batch; there has to be one."""
+        assert self._batches is not None
         batch, _ = self._batches.popleft()
         self.size_bytes -= len(batch.lines)
         return batch

@@ -8,8 +8,6 @@ and then only shrink.
 Invariant: queue, open chunk and cut chunks hold the table's rows without gap, in order.
 """
 
-from collections import deque
-
 from engine.batch import Batch
 from engine.budget import MemoryBudget
 from engine.chunk import ChunkBuilder, ChunkLimits, CutReason, SealedChunk
@@ -50,7 +48,7 @@ class TableWriter:
     ) -> None:
         self.table = table
         self.queue = TableQueue(queue_bytes_max)
-        self.sealed: deque[SealedChunk] = deque()
+        self.sealed: list[SealedChunk] = []
         self._limits = limits
         self._compression = compression
         self._budget = budget
@@ -128,6 +126,5 @@ class TableWriter:
 
     def take_sealed(self) -> list[SealedChunk]:
         """The chunks that were cut since the last call, oldest first."""
-        taken = list(self.sealed)
-        self.sealed.clear()
+        taken, self.sealed = self.sealed, []
         return taken

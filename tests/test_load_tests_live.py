@@ -24,7 +24,7 @@ from databases import Database
 from engine.demo.servers import EmbeddedPostgres, EmbeddedS3
 from load_tests.live import generator, livez_probe
 from load_tests.live.child import ChildFailed, running
-from load_tests.live.exposition import buckets, total
+from load_tests.live.exposition import buckets, by_label, total
 from load_tests.live.findings import run_of, stall_figures, visible_figures
 from load_tests.live.live import Order, observed
 from load_tests.live.livez_probe import Latencies
@@ -122,6 +122,7 @@ def test_metrics_are_summed_over_their_labels_and_not_over_like_names() -> None:
 
     assert total(text, "x_total") == 5.5
     assert total(text, "y") == 7
+    assert by_label(text, "x_total", "op") == {"c": 5.5}
     assert total(text, "absent") == 0
     assert buckets(text, "h") == ((0.5, 1.0), (float("inf"), 4.0))
 

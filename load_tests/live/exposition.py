@@ -9,6 +9,14 @@ def total(text: str, name: str) -> float:
     return sum(value for _, value in _samples(text, name))
 
 
+def by_label(text: str, name: str, label: str) -> dict[str, float]:
+    """The sums of a metric by one of its labels."""
+    sums: dict[str, float] = {}
+    for labels, value in _samples(text, name):
+        sums[labels[label]] = sums.get(labels[label], 0.0) + value
+    return sums
+
+
 def buckets(text: str, name: str) -> tuple[tuple[float, float], ...]:
     """A histogram without labels of its own: upper bounds and cumulative counts."""
     found = ((labels["le"], count) for labels, count in _samples(text, f"{name}_bucket"))

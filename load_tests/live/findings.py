@@ -130,6 +130,12 @@ def _engines_figures(text: str) -> dict[str, float]:
             for name, fraction in _FRACTIONS.items()
             if buckets and buckets[-1][1]
         },
+        **{
+            f"cut_by_{reason}_chunks": count
+            for reason, count in exposition.by_label(
+                text, "tailrace_chunks_total", "reason"
+            ).items()
+        },
         "backpressure_seconds": exposition.total(text, "tailrace_backpressure_seconds_total"),
         "publish_errors_count": exposition.total(text, "tailrace_publish_errors_total"),
     }

@@ -30,11 +30,11 @@ SCENARIOS: tuple[Scenario, ...] = (
     UPDATES_FULL_IDENTITY,
     STEADY,
     S3_STALL,
-    MANY_TABLES_STEADY,
     IDLE,
     BURST,
     S3_SLOW,
-    SOAK,
+    MANY_TABLES_STEADY,
     MANY_TABLES,
+    SOAK,
     LARGE_TRANSACTION,
 )

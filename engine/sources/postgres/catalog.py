@@ -11,8 +11,10 @@ only decorates them.
 Invariant: a Relation's shape never depends on the catalog.
 """
 
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 from engine.envelope import RecordConfiguration
@@ -68,6 +70,11 @@ class CatalogColumn:
     type: str
     is_nullable: bool
     default: str | None
+
+
+# Tables often have columns alike: 5,000 tables of 9 columns kept 25 MB of equal ones.
+_shared_catalog_column = lru_cache(maxsize=16_384)(CatalogColumn)
+_shared_column = lru_cache(maxsize=16_384)(Column)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,16 +181,16 @@ class Catalog:
         if known is not None and (known.type_oid, known.type_modifier) != type_at:
             known = None
         fallback = self._type_names.get(type_at, f"oid {streamed.type_oid}")
-        return Column(
-            name=streamed.name,
-            type=known.type if known else fallback,
-            type_kind=kind,
-            key=streamed.is_key,
-            json=json_type(kind, configuration.numeric, configuration.json),
-            nullable=known.is_nullable if known else True,
-            default=known.default if known else None,
-            type_oid=streamed.type_oid,
-            type_modifier=streamed.type_modifier,
+        return _shared_column(
+            streamed.name,
+            known.type if known else fallback,
+            kind,
+            streamed.is_key,
+            json_type(kind, configuration.numeric, configuration.json),
+            known.is_nullable if known else True,
+            known.default if known else None,
+            streamed.type_oid,
+            streamed.type_modifier,
         )
 
     async def _read_types(self, session: Session, oids: set[int]) -> None:
@@ -201,7 +208,7 @@ def _table(columns: list[Row]) -> CatalogTable:
     described: dict[str, CatalogColumn] = {}
     key: list[tuple[int, str]] = []
     for name, type_oid, modifier, type_text, is_nullable, default, key_place in columns:
-        described[name] = CatalogColumn(
+        described[sys.intern(name)] = _shared_catalog_column(
             type_oid,
             modifier,
             type_text,

@@ -15,6 +15,7 @@ import enum
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from engine.errors import DecodeError
@@ -306,12 +307,16 @@ def _relation(cursor: _Cursor) -> RelationMessage:
     return RelationMessage(oid, schema, table, replica_identity, columns)
 
 
+# Tables often have columns alike, and thousands of tables thousands of them.
+_shared_column = lru_cache(maxsize=16_384)(RelationColumn)
+
+
 def _relation_column(cursor: _Cursor) -> RelationColumn:
     flags = cursor.number(_U8)
     if flags > 1:
         raise DecodeError(f"a column with flags {flags}")
     name, type_oid = cursor.text(), cursor.number(_U32)
-    return RelationColumn(name, type_oid, cursor.number(_I32), bool(flags))
+    return _shared_column(name, type_oid, cursor.number(_I32), bool(flags))
 
 
 def _type(cursor: _Cursor) -> TypeMessage:
