@@ -40,7 +40,7 @@ OTHER: Final = "_other"
 
 _MICROSECONDS = 1_000_000
 _PUBLISH_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-# Dense around the default chunk age of 30 s: the promise is chunk age + 0.5 s.
+# Dense around chunk ages of 5 s and 30 s, the default: the promise is chunk age + 0.5 s.
 _VISIBLE_SECONDS = (
     0.1,
     0.25,
@@ -48,7 +48,10 @@ _VISIBLE_SECONDS = (
     1,
     2,
     5,
+    5.5,
+    7.5,
     10,
+    15,
     20,
     25,
     29,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from load_tests.recorder import Recorder
 from load_tests.servers import NAME, Database
-from load_tests.workload import Connection, Workload
+from load_tests.workload import Connection, Workload, Write
 
 _BASE_SLOT = f"{NAME}_base"
 _TABLES_A_STATEMENT = 200
@@ -51,11 +51,33 @@ def slot_name(name: str) -> str:
     return f"{NAME}_{name}".replace("-", "_")
 
 
+@dataclass(slots=True)
+class Log:
+    """A database's log from the base slot on; what is written is counted."""
+
+    database: Database
+    _connection: Connection
+    _row_count: int = 0
+
+    def write(self, write: Write, row_count: int, recorder: Recorder) -> Backlog:
+        """Write about `row_count` changes more; all that were written so far are the backlog."""
+        with recorder.step(f"writing about {row_count:,} changes into {self.database.version}"):
+            self._row_count += write(self.database, self._connection, row_count)
+            if self.database.is_local:
+                self._connection.execute("CHECKPOINT")
+        end_lsn = _one(self._connection, "SELECT pg_current_wal_flush_lsn()::text")
+        return Backlog(database=self.database, row_count=self._row_count, end_lsn=str(end_lsn))
+
+    def tell(self, recorder: Recorder, *, is_sampled: bool) -> None:
+        """Tell the recorder how many changes there are and how large they are."""
+        recorder.fact("rows", self._row_count)
+        if is_sampled:
+            recorder.fact("frame_mean_bytes", _frame_bytes_mean(self._connection))
+
+
 @contextmanager
-def write_backlog(
-    database: Database, workload: Workload, row_count: int, recorder: Recorder
-) -> Iterator[Backlog]:
-    """Make the tables, and about `row_count` changes; tell the recorder how large they are."""
+def open_log(database: Database, workload: Workload, recorder: Recorder) -> Iterator[Log]:
+    """Make the tables, the publication and the base slot."""
     with database.connect() as connection:
         with recorder.step("making the tables"):
             for statement in workload.tables:
@@ -66,15 +88,7 @@ def write_backlog(
         connection.execute(
             "SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [_BASE_SLOT]
         )
-        with recorder.step(f"writing about {row_count:,} changes into {database.version}"):
-            written = workload.write(database, connection, row_count)
-            if database.is_local:
-                connection.execute("CHECKPOINT")
-        recorder.fact("rows", written)
-        if workload.is_sampled:
-            recorder.fact("frame_mean_bytes", _frame_bytes_mean(connection))
-        end_lsn = _one(connection, "SELECT pg_current_wal_flush_lsn()::text")
-        yield Backlog(database=database, row_count=written, end_lsn=str(end_lsn))
+        yield Log(database, connection)
 
 
 def _publish(connection: Connection) -> None:

@@ -13,18 +13,19 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import msgspec
 import psycopg
 
-from load_tests.backlog import Backlog, slot_name, write_backlog
+from load_tests.backlog import Backlog, open_log, slot_name
 from load_tests.engine_reader import Depth, EngineReader, phases, plain_environment
 from load_tests.measurement import RunFailed, Watched, measure
 from load_tests.peers import PEERS, Peer, Task
 from load_tests.plan import Plan
 from load_tests.recorder import Recorder
 from load_tests.result import ENGINE, Target
-from load_tests.run import Run
+from load_tests.run import Phases, Run
 from load_tests.servers import NAME, Bucket, ServerUnusable, open_bucket, open_database
 from load_tests.workload import Workload
 
@@ -120,8 +121,14 @@ class BacklogScenario:
                 recorder.note(f"only {rows:,} rows: start-up and drain are most of what is seen")
             elif rows < self.rows:
                 recorder.note(f"{rows:,} rows instead of {self.rows:,}")
-            backlog = stack.enter_context(write_backlog(database, workload, rows, recorder))
-            bench = _Bench(backlog, bucket, Path(folder))
+            log = stack.enter_context(open_log(database, workload, recorder))
+            met = None
+            if workload.meet is not None:
+                first = log.write(workload.meet, 0, recorder)
+                met = _Bench(first, bucket, Path(folder)).meet(plan, recorder)
+            backlog = log.write(workload.write, rows, recorder)
+            log.tell(recorder, is_sampled=workload.is_sampled)
+            bench = _Bench(backlog, bucket, Path(folder), met)
             failures = bench.rounds(plan, recorder, peers)
             with recorder.step(f"verifying what was published ({self.depth})"):
                 bench.verify(recorder, plan.rounds, self.depth)
@@ -177,12 +184,21 @@ def order(readers: Sequence[str], number: int) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
+class _Met:
+    """What the engine took to read the tables' first rows alone; CPU seconds while streaming."""
+
+    row_count: int
+    cpu_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class _Bench:
     """The servers of one group, and a folder for logs and configuration files."""
 
     backlog: Backlog
     bucket: Bucket
     folder: Path
+    met: _Met | None = None
 
     @property
     def _engine(self) -> EngineReader:
@@ -212,6 +228,18 @@ class _Bench:
                     recorder.add(run)
         return failures
 
+    def meet(self, plan: Plan, recorder: Recorder) -> _Met:
+        """Read the tables' first rows as often as there are rounds; the median is kept."""
+        seconds = []
+        for number in range(1, plan.rounds + 1):
+            with recorder.step(f"the tables' first rows, {_round(number, plan)}"):
+                run = self._run(None, number, "first")
+            assert run.phases is not None, "an engine's run has phases"
+            seconds.append(run.phases.streaming_cpu_seconds or 0.0)
+        met = _Met(self.backlog.row_count, median(seconds))
+        recorder.fact("first_rows_cpu_seconds", met.cpu_seconds)
+        return met
+
     def verify(self, recorder: Recorder, number: int, depth: Depth) -> None:
         """Judge what the engine published in one round."""
         found = self._engine.verify(
@@ -219,12 +247,13 @@ class _Bench:
         )
         recorder.verified(found)
 
-    def _run(self, peer: Peer | None, number: int) -> Run:
+    def _run(self, peer: Peer | None, number: int, prefix: str = "") -> Run:
         """One run of a peer, or of the engine."""
         reader = peer.name if peer is not None else ENGINE
-        log = self.folder / f"{reader}_{number}.log"
+        name = f"{prefix or reader}_{number}"
+        log = self.folder / f"{name}.log"
         plugin = peer.plugin if peer is not None else "pgoutput"
-        with self.backlog.slot(f"{reader}_{number}", plugin) as slot:
+        with self.backlog.slot(name, plugin) as slot:
             engine = self._engine
             if peer is None:
                 engine.configure(slot)
@@ -239,15 +268,24 @@ class _Bench:
                 log=log,
                 watched=Watched(self.bucket, self.backlog.database, slot),
             )
+        found = phases(log, measured.usage) if peer is None else None
         return Run(
             reader=reader,
             round=number,
             rows=self.backlog.row_count,
             command=command,
             usage=measured.usage,
-            phases=phases(log, measured.usage) if peer is None else None,
+            phases=found,
             series={"memory": measured.memory},
+            figures=self._figures(found),
         )
+
+    def _figures(self, found: Phases | None) -> dict[str, float]:
+        """What a row costs once its table is known, where that was told apart."""
+        if self.met is None or found is None or found.streaming_cpu_seconds is None:
+            return {}
+        seconds = found.streaming_cpu_seconds - self.met.cpu_seconds
+        return {"further_row_cpu_us": seconds * 1e6 / (self.backlog.row_count - self.met.row_count)}
 
     def _task(self, slot: str) -> Task:
         folder = self.folder / slot

@@ -83,7 +83,7 @@ def quantity(name: str) -> Quantity:
     if name.endswith("_per_second"):
         unit = f"{unit}/s"
     divisor = {"bytes": _MIB}.get(unit, 1.0)
-    shown_unit = {"seconds": "s", "bytes": "MiB", "ratio": "×"}.get(unit, unit)
+    shown_unit = {"seconds": "s", "bytes": "MiB", "ratio": "×", "us": "µs"}.get(unit, unit)
     return Quantity(
         text.replace("_", " "), shown_unit, lambda run: run.figures.get(name), 3, divisor
     )

@@ -117,8 +117,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "5.3 a change counts from the moment it leaves the socket",
         Edit(
             "engine.ledger",
-            "        spans.append((first, batch.last))\n",
-            "        del self._spans[batch.table]\n",
+            "        spans.append((first, last))\n",
+            "        del self._spans[table]\n",
         ),
         Edit(
             "engine.planner",
@@ -320,7 +320,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         Edit(
             "engine.ledger",
-            "        assert batch.first > self.received(batch.table), ",
+            "        assert first > self._received.get(table, NOWHERE), ",
             "        assert True, ",
         ),
     ),
