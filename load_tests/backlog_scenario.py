@@ -31,6 +31,9 @@ from load_tests.workload import Workload
 
 NEWEST = 18
 
+FURTHER_ROW_CPU = "further_row_cpu_us"
+"""The figure of runs of workloads whose tables are met first: what a row costs beyond that."""
+
 # For the estimates of durations, in which nothing else is decided: on two quiet cores. The engine's
 # as of docs/performance.md, the servers' starts and stops together.
 _ENGINE_ROW_US = 4.0
@@ -285,7 +288,7 @@ class _Bench:
         if self.met is None or found is None or found.streaming_cpu_seconds is None:
             return {}
         seconds = found.streaming_cpu_seconds - self.met.cpu_seconds
-        return {"further_row_cpu_us": seconds * 1e6 / (self.backlog.row_count - self.met.row_count)}
+        return {FURTHER_ROW_CPU: seconds * 1e6 / (self.backlog.row_count - self.met.row_count)}
 
     def _task(self, slot: str) -> Task:
         folder = self.folder / slot

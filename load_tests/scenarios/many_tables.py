@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from load_tests.backlog_scenario import BacklogScenario
+from load_tests.backlog_scenario import FURTHER_ROW_CPU, BacklogScenario
 from load_tests.result import Target
 from load_tests.scenarios.large_transaction import MEMORY
 from load_tests.servers import Database
@@ -99,7 +99,7 @@ MANY_TABLES = BacklogScenario(
     targets=(
         Target(
             text="CPU a row of a known table, to 1 table's",
-            quantity="further_row_cpu_us",
+            quantity=FURTHER_ROW_CPU,
             bound=1.1,
             direction="at most",
             baseline="1 table",
