@@ -223,8 +223,8 @@ class _Replay:
 
 
 def _held_bytes(planned: Planned) -> int:
-    """What a chunk of that plan holds while it is made again: a small one stays raw."""
-    return max(min(planned.raw_bytes, PIECE_BYTES_MAX), planned.raw_bytes // _COMPRESSED_SHARE)
+    """What a chunk of that plan holds while it is made again: a piece that is raw, and the rest."""
+    return min(planned.raw_bytes, PIECE_BYTES_MAX) + planned.raw_bytes // _COMPRESSED_SHARE
 
 
 def _plan_order(plan: Plan) -> tuple[int, str, Position]:

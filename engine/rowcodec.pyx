@@ -1705,7 +1705,9 @@ cdef class RowCodec:
         # for one with few lines, where all of those write theirs, to be copied from there. Else
         # each of thousands of quiet tables would hold the room for a worst case, six times its line,
         # in cold memory.
-        if relation.buffer != NULL and relation.capacity - relation.size >= needed:
+        # One with lines is listed. One without may have a buffer all the same: a row that failed left
+        # it.
+        if relation.size and relation.capacity - relation.size >= needed:
             return relation.buffer + relation.size
         if relation.is_busy or relation.size >= BUSY_SIZE:
             self.reserve(relation, needed)

@@ -197,3 +197,19 @@ def agrees(reader: FrameReader, codec: RowCodec, expected: object) -> None:
             assert reader.is_reply_wanted == is_reply_wanted
         case _:
             pytest.fail(f"the decoder reads {expected}")
+
+
+def test_a_row_after_one_that_failed_is_handed_over_with_all() -> None:
+    codec = bound_codec()
+    reader = FrameReader(codec, PLENTY)
+    row, flawed = FRAMES["insert"], FRAMES["insert"][:-1]
+    # So many that its buffer is its own, and stays its own when the lines are taken.
+    reader.read(ListedFrames([FRAMES["begin"], *[row] * 500]), PLENTY)
+    codec.take_all()
+    with pytest.raises(DecodeError):
+        codec.encode(flawed)
+    assert codec.take_all() == []
+
+    reader.read(ListedFrames([row]), PLENTY)
+
+    assert [rows.row_count for _, rows in codec.take_all()] == [1]

@@ -141,8 +141,8 @@ class SyntheticStream:
 
     async def receive(self) -> Intake:
         """See ChangeStream. At the log's end there is nothing but the boundary, again and again."""
-        if self._next * ROWS_A_TRANSACTION >= self._row_count:
-            await asyncio.sleep(_END_SECONDS)
+        is_at_end = self._next * ROWS_A_TRANSACTION >= self._row_count
+        await asyncio.sleep(_END_SECONDS if is_at_end else 0)
         batches: list[Batch] = []
         is_held = len(self._relations) > _TABLES_FEW
         for _ in range(_TRANSACTIONS_HELD if is_held else _TRANSACTIONS_AN_INTAKE):

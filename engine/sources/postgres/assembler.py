@@ -165,10 +165,10 @@ class Assembler:
         self._batches = []
         return intake
 
-    def full_batches(self) -> Intake:
+    def full_batches(self, held_seconds: float = 0.0) -> Intake:
         """The batches that are complete already; the rest and the boundary stay for `intake`."""
         batches, self._batches = tuple(self._batches), []
-        return Intake(batches, None)
+        return Intake(batches, None, held_seconds)
 
     @property
     def has_full_batches(self) -> bool:

@@ -151,14 +151,13 @@ cdef class FrameReader:
     def read(self, Frames frames, Py_ssize_t budget_bytes):
         """Handle frames until something stops it: one of the reasons above."""
         cdef const uint8_t* frame = NULL
-        cdef const uint8_t* begin
+        cdef bytes kept = self.begin_kept
         cdef Py_ssize_t size, buffered
         cdef uint8_t message
         self.drained_bytes = 0
-        if self.begin_kept is not None:
-            begin = <const uint8_t*>PyBytes_AsString(self.begin_kept)
+        if kept is not None:
             self.begin_kept = None
-            if not self.begin(begin):
+            if not self.begin(<const uint8_t*>PyBytes_AsString(kept)):
                 return STOP_HOUR
         while self.drained_bytes < budget_bytes:
             size = frames.next(&frame)

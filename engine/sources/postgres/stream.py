@@ -158,7 +158,8 @@ class PostgresStream:
         self._empty_reads_max = 3 if self._pgconn.ssl_in_use else 1
         self._may_hold_frames = True
         self._held_until = 0.0
-        self._held_since = 0.0
+        # When the oldest row that is held was read; None while none is.
+        self._held_since: float | None = None
         self._reading: asyncio.Future[None] | None = None
         self._heard_at = self._loop.time()
         self._listening_since = self._loop.time()
@@ -190,14 +191,20 @@ class PostgresStream:
     def _intake(self) -> Intake | None:
         """What to hand over after a drain: everything, or what is full while the rest is held."""
         assembler, now = self._assembler, self._loop.time()
-        if now < self._held_until and assembler.buffered_bytes < HELD_BYTES_MAX:
-            return assembler.full_batches() if assembler.has_full_batches else None
+        held_seconds = now - self._held_since if self._held_since is not None else 0.0
+        if now < self._held_until and 0 < assembler.buffered_bytes < HELD_BYTES_MAX:
+            if self._held_since is None:
+                self._held_since = now
+            if not assembler.has_full_batches:
+                return None
+            # Some of what is full may have come just now: older is the safe side of an age.
+            return assembler.full_batches(held_seconds)
         if not assembler.has_intake:
             return None
-        held_seconds = now - self._held_since if self._held_until else 0.0
         intake = assembler.intake(held_seconds)
         is_busy = len(intake.batches) > HELD_BATCHES_MIN
-        self._held_since, self._held_until = now, now + HELD_SECONDS if is_busy else 0.0
+        self._held_since = None
+        self._held_until = now + HELD_SECONDS if is_busy else 0.0
         return intake
 
     async def _until_worth_reading(self) -> None:
