@@ -97,16 +97,6 @@ def test_every_row_goes_to_a_table_and_tables_take_turns() -> None:
     assert max(counts.values()) - min(counts.values()) <= 3
 
 
-def test_hot_tables_get_their_share() -> None:
-    tables = TableSet(count=100, hot_count=1, hot_share=0.9, per_transaction=2)
-
-    share = dict(tables.spread(7, 1000))
-
-    assert share.pop(tables.names[0]) == 900
-    assert sum(share.values()) == 100
-    assert len(share) == 2
-
-
 def test_fewer_rows_than_tables_leave_tables_out() -> None:
     share = list(TableSet(count=10, per_transaction=10).spread(0, 3))
 
