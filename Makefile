@@ -94,7 +94,8 @@ mutants: setup ## Take every rule of the protocol away in turn: each must be mis
 	PYTHONPATH=tests PYTHONHASHSEED=0 $(BIN)/python -m simulation --mutants --schedules 3000 $(ARGS)
 
 .PHONY: bench
-bench: setup setup-test setup-peers ## Measure against the targets, for 20 minutes. ARGS="list" shows what there is.
+bench: setup ## Measure against the targets, for 20 minutes. ARGS="list" shows what there is.
+	@$(MAKE) setup-peers || echo "Not all peers could be installed: the result says which are left out." >&2
 	$(BIN)/python -m load_tests $(ARGS)
 
 # --- the image ---------------------------------------------------------------

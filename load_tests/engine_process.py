@@ -105,7 +105,7 @@ class EngineProcess:
                 [sys.executable, "-c", pipeline.preamble + _MAIN, *arguments, "-c", str(self.file)],
                 env={
                     **plain_environment(),
-                    # Nobody is to be asked for credentials that a test did not give.
+                    # Credentials are the pipeline's: the machine's own metadata is not asked.
                     "AWS_EC2_METADATA_DISABLED": "true",
                     **pipeline.environment,
                 },

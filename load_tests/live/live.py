@@ -303,13 +303,15 @@ async def _verified(live: Live, place: Place) -> Verification:
     with EngineProcess(
         live.pipeline, place.folder, f"{live.engine.name}-verify", *arguments
     ) as process:
-        await process.ended(seconds=_VERIFY_SECONDS_MAX)
+        seconds = max(_VERIFY_SECONDS_LEAST, live.row_count * _VERIFY_ROW_US_MAX / 1e6)
+        await process.ended(seconds=seconds)
         text = process.output.read_text()
         verdict = json.loads(text) if text else {"ok": False, "rows": 0, "objects": 0}
         is_right = bool(verdict["ok"]) and verdict["rows"] == live.row_count
         expected = f"{live.row_count:,} rows were committed"
         return Verification(
             command=("tailrace", *arguments),
+            depth="full",
             is_right=is_right,
             rows=verdict["rows"],
             rows_due=live.row_count,
