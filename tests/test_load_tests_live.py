@@ -25,8 +25,8 @@ from engine.demo.servers import EmbeddedPostgres, EmbeddedS3
 from load_tests.live import generator, livez_probe
 from load_tests.live.child import ChildFailed, running
 from load_tests.live.exposition import buckets, by_label, total
-from load_tests.live.findings import run_of, stall_figures, visible_figures
-from load_tests.live.live import Order, observed
+from load_tests.live.findings import missed_load, run_of, stall_figures, visible_figures
+from load_tests.live.live import Live, Order, observed
 from load_tests.live.livez_probe import Latencies
 from load_tests.live.percentiles import histogram_percentile, percentiles, slope
 from load_tests.live.place import Place
@@ -34,6 +34,7 @@ from load_tests.live.shape import Shape, Step
 from load_tests.live.tables import TableSet
 from load_tests.live.visibility import Sight, commits_of, read_sights
 from load_tests.live.watcher import Watcher
+from load_tests.run import Run
 from load_tests.servers import NAME, Bucket
 from load_tests.servers import Database as Server
 
@@ -135,6 +136,33 @@ def test_stalls_may_be_those_of_a_stretch_of_time() -> None:
     assert stall_figures(latencies, 1.0)["stall_max_seconds"] == 0.5
     assert stall_figures(latencies, 1.0, within=(11.5, 13))["stall_max_seconds"] == 0.002
     assert stall_figures(latencies, 1.0, within=(20, 30)) == {}
+
+
+@pytest.mark.parametrize(
+    ("row_count", "seconds", "late", "missed"),
+    [
+        (10_000, 10.1, 0.2, ""),
+        (10_000, 12.0, 2.0, "only 833 of 1,000 rows/s asked for were written"),
+        (10_000, 10.1, 6.0, "a transaction began 6.0 s later than it was due"),
+        (4_000, 4.0, 0.0, ""),
+        (3_000, 4.0, 0.0, "only 750 of 1,000 rows/s asked for were written"),
+    ],
+)
+def test_a_load_that_is_not_what_was_asked_for_says_in_what(
+    row_count: int, seconds: float, late: float, missed: str
+) -> None:
+    order = generator.Order(
+        dsn="",
+        tables=TableSet(count=1),
+        shape=Shape.steady(1000),
+        seconds=10.0,
+        transactions_per_second=20.0,
+    )
+    last = generator.Progress(
+        at=0.0, seconds=seconds, row_count=row_count, transaction_count=1, late_max_seconds=late
+    )
+
+    assert missed_load(order, last) == missed
 
 
 def test_records_are_counted_by_the_millisecond_of_their_commit() -> None:
@@ -361,13 +389,19 @@ async def test_a_steady_run_is_measured_and_proven(place: Place) -> None:
         is_proxied=True,
     )
 
+    kept: list[Run] = []
+
+    def keep(live: Live) -> None:
+        assert live.verification is None
+        kept.append(run_of(live, number=1, extra={"own": 7.0}))
+
     with no_process_left():
-        async with observed(place, "steady", order) as live:
+        async with observed(place, "steady", order, keep=keep) as live:
             load = live.loading(Shape.steady(500), 2.0, transactions_per_second=20.0)
             async with load as writing:
                 await writing.finished()
-        run = run_of(live, number=1, extra={"own": 7.0})
 
+    [run] = kept
     assert live.verification is not None
     assert live.verification.is_right, live.verification.text
     assert (live.verification.rows, run.rows) == (1100, 1100)
@@ -379,6 +413,8 @@ async def test_a_steady_run_is_measured_and_proven(place: Place) -> None:
     assert 0 < figures["visible_p50_seconds"] <= figures["visible_p999_seconds"] < 10
     assert 0 < figures["stall_p50_seconds"] <= figures["stall_max_seconds"] < 5
     usage = run.usage
+    # Balanced when the engine ended: what came after it is not in it.
+    assert run_of(live, number=1, extra={}).usage == usage
     assert 0 < usage.own_cpu_seconds < usage.wall_seconds * 4
     assert usage.peak_rss_bytes > 32 * 1024 * 1024
     assert usage.walsender_cpu_seconds is not None
