@@ -175,11 +175,11 @@ def _measure(plan: Plan, recorder: Recorder) -> int:
     if is_good:
         recorder.end(outcome="complete")
         return 0
-    error = "not all ran well and was verified"
+    why = "not all ran well and was verified"
     if is_empty(recorder.result):
-        error = "nothing was measured"
+        why = "nothing was measured"
         hint = hint or "more --minutes, or a scenario's name"
-    recorder.end(outcome="failed", error=error, hint=hint)
+    recorder.end(outcome="failed", error=why, hint=hint)
     return EXIT_WRONG
 
 

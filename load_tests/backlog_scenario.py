@@ -26,7 +26,14 @@ from load_tests.plan import Plan
 from load_tests.recorder import Recorder
 from load_tests.result import ENGINE, Depth, Target
 from load_tests.run import Phases, Run
-from load_tests.servers import NAME, Bucket, ServerUnusable, open_bucket, open_database, server_absence
+from load_tests.servers import (
+    NAME,
+    Bucket,
+    ServerUnusable,
+    open_bucket,
+    open_database,
+    server_absence,
+)
 from load_tests.workload import Workload
 
 NEWEST = 18

@@ -34,12 +34,13 @@ from load_tests.live.shape import Shape, Step
 from load_tests.live.tables import TableSet
 from load_tests.live.visibility import Sight, commits_of, read_sights
 from load_tests.live.watcher import Watcher
-from load_tests.run import Run
 from load_tests.servers import NAME, Bucket
 from load_tests.servers import Database as Server
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
+
+    from load_tests.run import Run
 
 _ROOT = Path(__file__).parent.parent
 
