@@ -1,7 +1,8 @@
 """`python -m load_tests`, and `make bench`: run scenarios, show and keep what was measured.
 
-Exit codes: 0 measured, 1 a run failed or published something wrong, 2 usage, 130 interrupted. What
-was measured before is in the result file and the report in every case.
+Exit codes: 0 measured, 1 a run failed or published something wrong, or nothing was measured at all,
+2 usage, 130 interrupted. What was measured before is in the result file and the report in every
+case.
 """
 
 import os
@@ -22,7 +23,7 @@ from load_tests.display import Display
 from load_tests.peers import PEERS
 from load_tests.plan import Plan
 from load_tests.recorder import Recorder
-from load_tests.result import is_right
+from load_tests.result import is_empty, is_right
 from load_tests.runner import run_all
 from load_tests.scenarios import SCENARIOS
 from load_tests.servers import without_password
@@ -174,7 +175,11 @@ def _measure(plan: Plan, recorder: Recorder) -> int:
     if is_good:
         recorder.end(outcome="complete")
         return 0
-    recorder.end(outcome="failed", error="not all ran well and was verified", hint=hint)
+    why = "not all ran well and was verified"
+    if is_empty(recorder.result):
+        why = "nothing was measured"
+        hint = hint or "more --minutes, or a scenario's name"
+    recorder.end(outcome="failed", error=why, hint=hint)
     return EXIT_WRONG
 
 

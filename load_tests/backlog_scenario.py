@@ -19,17 +19,27 @@ import msgspec
 import psycopg
 
 from load_tests.backlog import Backlog, open_log, slot_name
-from load_tests.engine_reader import Depth, EngineReader, phases, plain_environment
+from load_tests.engine_reader import EngineReader, phases, plain_environment
 from load_tests.measurement import RunFailed, Watched, measure
 from load_tests.peers import PEERS, Peer, Task
 from load_tests.plan import Plan
 from load_tests.recorder import Recorder
-from load_tests.result import ENGINE, Target
+from load_tests.result import ENGINE, Depth, Target
 from load_tests.run import Phases, Run
-from load_tests.servers import NAME, Bucket, ServerUnusable, open_bucket, open_database
+from load_tests.servers import (
+    NAME,
+    Bucket,
+    ServerUnusable,
+    open_bucket,
+    open_database,
+    server_absence,
+)
 from load_tests.workload import Workload
 
 NEWEST = 18
+
+FIRST_ROWS = f"{ENGINE}, first rows"
+"""The reader of runs that read the tables' first rows alone."""
 
 FURTHER_ROW_CPU = "further_row_cpu_us"
 """The figure of runs of workloads whose tables are met first: what a row costs beyond that."""
@@ -40,8 +50,6 @@ _ENGINE_ROW_US = 4.0
 _ENGINE_START_SECONDS = 0.7
 _VERIFY_ROW_US = 4.0
 _SERVERS_SECONDS = 6.0
-# Slower than this, a peer is not what the server can deliver but what a reader makes of it.
-_SLOW_ROW_US = 8.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +79,9 @@ class BacklogScenario:
         """About how long `measure` takes on two quiet cores."""
         rows = plan.rows or self.rows
         return sum(
-            self._group_seconds(plan, major, rows) * len(self.workloads)
+            self._group_seconds(plan, major, rows, workload)
             for major in self._majors(plan)
+            for workload in self.workloads
         )
 
     def smaller(self, plan: Plan, seconds: float) -> Plan | None:
@@ -99,7 +108,11 @@ class BacklogScenario:
         """All groups; what peers failed at is told at the end, not to lose the others' runs."""
         failures: list[str] = []
         peers = self._available(plan, recorder)
-        for major in self._majors(plan):
+        majors = self._majors(plan)
+        for major in () if plan.dsn or plan.postgres_majors else self.majors:
+            if why := server_absence(major):
+                recorder.absent(f"PostgreSQL {major}", why)
+        for major in majors:
             readers = tuple(peer for peer in peers if self._reads(peer, plan, major))
             for workload in self.workloads:
                 failures += self._measure_group(plan, recorder, major, workload, readers)
@@ -140,7 +153,10 @@ class BacklogScenario:
     def _majors(self, plan: Plan) -> tuple[int, ...]:
         if plan.dsn:
             return (NEWEST,)
-        return plan.postgres_majors or self.majors
+        # What is asked for by name fails where it is not installed.
+        return plan.postgres_majors or tuple(
+            major for major in self.majors if not server_absence(major)
+        )
 
     def _named(self, plan: Plan) -> tuple[Peer, ...]:
         return tuple(PEERS[name] for name in self.peers if not plan.peers or name in plan.peers)
@@ -157,26 +173,23 @@ class BacklogScenario:
         return tuple(found)
 
     def _reads(self, peer: Peer, plan: Plan, major: int) -> bool:
-        return peer.row_us < _SLOW_ROW_US or major == max(self._majors(plan))
+        return not peer.is_slow or major == max(self._majors(plan))
 
-    def _group_seconds(self, plan: Plan, major: int, rows: int) -> float:
+    def _group_seconds(self, plan: Plan, major: int, rows: int, workload: Workload) -> float:
         seconds = _SERVERS_SECONDS + rows * self.write_us / 1e6
         read_us = _ENGINE_ROW_US * self.weight
-        engine = _ENGINE_START_SECONDS + self.start_seconds + rows * read_us / 1e6
+        start = _ENGINE_START_SECONDS + self.start_seconds
+        engine = start * (1 if workload.meet is None else 2) + rows * read_us / 1e6
         seconds += engine * (plan.rounds + 1) + rows * _VERIFY_ROW_US * self.weight / 1e6
         for peer in self._named(plan):
             if self._reads(peer, plan, major) and not peer.absence():
                 run = peer.start_seconds + rows * peer.row_us * self.weight / 1e6
-                seconds += run * (plan.rounds + _is_warmed_up(peer))
+                seconds += run * (plan.rounds + (not peer.is_slow))
         return seconds
 
 
 def _with_rows(plan: Plan, rows: int) -> Plan:
     return msgspec.structs.replace(plan, rows=rows)
-
-
-def _is_warmed_up(peer: Peer) -> bool:
-    return peer.row_us < _SLOW_ROW_US
 
 
 def order(readers: Sequence[str], number: int) -> tuple[str, ...]:
@@ -216,7 +229,7 @@ class _Bench:
         for number in range(plan.rounds + 1):
             for reader in order((*left, ENGINE), number):
                 peer = left.get(reader)
-                if peer is not None and number == 0 and not _is_warmed_up(peer):
+                if peer is not None and number == 0 and peer.is_slow:
                     continue
                 try:
                     with recorder.step(f"{_round(number, plan)}: {reader}"):
@@ -232,13 +245,18 @@ class _Bench:
         return failures
 
     def meet(self, plan: Plan, recorder: Recorder) -> _Met:
-        """Read the tables' first rows as often as there are rounds; the median is kept."""
+        """Read the tables' first rows as often as everything; the median of the rounds is told.
+
+        These runs are kept too, but are no rounds of the engine.
+        """
         seconds = []
-        for number in range(1, plan.rounds + 1):
+        for number in range(plan.rounds + 1):
             with recorder.step(f"the tables' first rows, {_round(number, plan)}"):
                 run = self._run(None, number, "first")
+            recorder.add(msgspec.structs.replace(run, reader=FIRST_ROWS, is_apart=True))
             assert run.phases is not None, "an engine's run has phases"
-            seconds.append(run.phases.streaming_cpu_seconds or 0.0)
+            if number:
+                seconds.append(run.phases.streaming_cpu_seconds or 0.0)
         met = _Met(self.backlog.row_count, median(seconds))
         recorder.fact("first_rows_cpu_seconds", met.cpu_seconds)
         return met

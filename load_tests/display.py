@@ -64,8 +64,8 @@ class Display:
     def note(self, text: str) -> None:
         self._progress.print(f"[yellow]note[/]: {escape(text)}")
 
-    def absent(self, peer: str, why: str) -> None:
-        self._progress.print(f"[yellow]without {peer}[/]: {escape(why)}")
+    def absent(self, name: str, why: str) -> None:
+        self._progress.print(f"[yellow]without {name}[/]: {escape(why)}")
 
     def run(self, run: Run) -> None:
         found = ((QUANTITIES[name], QUANTITIES[name].of(run)) for name in _SHOWN)

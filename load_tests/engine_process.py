@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-import psutil
-
 from engine.demo.server_process import LOOPBACK, free_ports
+from load_tests.engine_reader import plain_environment
+from load_tests.processes import cpu_seconds, peak_rss_bytes, rss_bytes
 
 _PAUSE_SECONDS = 0.02
 _START_SECONDS_MAX = 60.0
@@ -103,7 +103,12 @@ class EngineProcess:
         with self.output.open("wb") as output, self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", pipeline.preamble + _MAIN, *arguments, "-c", str(self.file)],
-                env=_environment(pipeline.environment),
+                env={
+                    **plain_environment(),
+                    # Credentials are the pipeline's: the machine's own metadata is not asked.
+                    "AWS_EC2_METADATA_DISABLED": "true",
+                    **pipeline.environment,
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=log,
@@ -132,8 +137,7 @@ class EngineProcess:
     def cpu_seconds(self) -> float:
         """User and system time, so far or, in the end, of all its life."""
         if self.is_running:
-            times = psutil.Process(self.process_id).cpu_times()
-            return times.user + times.system
+            return cpu_seconds(self.process_id)
         return self._cpu_seconds
 
     @property
@@ -221,27 +225,8 @@ class EngineProcess:
 
     def memory_bytes(self) -> int:
         """Resident memory now; 0 when the process is gone."""
-        return _memory(self.process_id, "VmRSS")
+        return rss_bytes(self.process_id)
 
     def memory_bytes_max(self) -> int:
         """The most that was resident at any time; 0 when the process is gone."""
-        return _memory(self.process_id, "VmHWM")
-
-
-def _memory(process_id: int, name: str) -> int:
-    try:
-        text = Path(f"/proc/{process_id}/status").read_text()
-    except OSError:
-        return 0
-    line = next((line for line in text.splitlines() if line.startswith(f"{name}:")), "x: 0")
-    return int(line.split()[1]) * 1024
-
-
-def _environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """Nothing of ours and nothing of AWS's or libpq's from outside."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("TAILRACE_", "PG", "AWS_"))
-    }
-    return kept | {"AWS_EC2_METADATA_DISABLED": "true"} | dict(variables)
+        return peak_rss_bytes(self.process_id)

@@ -12,12 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
 from load_tests.measurement import RunFailed
-from load_tests.result import Verification
+from load_tests.result import Depth, Verification
 from load_tests.run import Phases, Usage
 from load_tests.servers import NAME, Bucket, Database
 
@@ -43,8 +42,6 @@ format = "json"
 
 _NO_DATABASE = "host=127.0.0.1"
 """The file has to name one; nobody connects to it."""
-
-Depth = Literal["light", "full"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +95,7 @@ class EngineReader:
         rows = verdict.get("rows", 0)
         return Verification(
             command=command,
+            depth=depth,
             is_right=bool(verdict.get("ok")) and rows == row_count,
             rows=rows,
             rows_due=row_count,

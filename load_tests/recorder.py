@@ -64,14 +64,15 @@ class Recorder:
 
     def peer(self, peer: Peer) -> None:
         """Keep that a peer takes part, and what it does with a row."""
-        self.result.peers[peer.name] = f"{peer.title}. {peer.text}"
+        cold = " Not warmed up: its first round is a cold one." if peer.is_slow else ""
+        self.result.peers[peer.name] = f"{peer.title}. {peer.text}{cold}"
         if version := peer.version():
             self.release(peer.name, version)
 
-    def absent(self, peer: str, why: str) -> None:
-        """Keep and show that a peer could not be had."""
-        self._scenario.absent_peers[peer] = why
-        self._display.absent(peer, why)
+    def absent(self, name: str, why: str) -> None:
+        """Keep and show that a peer, or a server of a release, could not be had."""
+        self._scenario.absent[name] = why
+        self._display.absent(name, why)
         self._write()
 
     def begin(
@@ -98,8 +99,10 @@ class Recorder:
         self._display.run(run)
 
     def verified(self, verification: Verification) -> None:
-        """Keep what the bucket proved about the newest group's runs."""
-        self._group.verification = verification
+        """Keep what the bucket proved about the newest group's runs; the first wrong one stays."""
+        found = self._group.verification
+        if found is None or found.is_right:
+            self._group.verification = verification
         self._write()
 
     # --- for the runner ----------------------------------------------------------

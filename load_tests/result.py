@@ -17,10 +17,12 @@ from load_tests.plan import Plan
 from load_tests.quantities import COMPARED, quantity
 from load_tests.run import Run
 
-FORMAT = 2
+FORMAT = 3
 ENGINE = "tailrace"
 
 Outcome = Literal["running", "complete", "interrupted", "failed"]
+Depth = Literal["light", "full"]
+"""Of `tailrace verify`: only full reads records."""
 ScenarioOutcome = Literal["running", "complete", "interrupted", "failed", "not run"]
 
 
@@ -77,6 +79,7 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
     """What `tailrace verify` said about one of the engine's prefixes."""
 
     command: tuple[str, ...]
+    depth: Depth
     is_right: bool
     """Nothing is wrong in the bucket, and it holds as many rows as it has to."""
     rows: int
@@ -113,7 +116,7 @@ class Group(msgspec.Struct, kw_only=True):
 
     def counted(self, reader: str) -> tuple[Run, ...]:
         """The runs of a reader that count."""
-        return tuple(run for run in self.runs if run.reader == reader and run.round > 0)
+        return tuple(run for run in self.runs if run.reader == reader and run.is_counted)
 
     def values(self, reader: str, name: str) -> tuple[float, ...]:
         """A quantity of each counted run that has it."""
@@ -133,8 +136,8 @@ class ScenarioResult(msgspec.Struct, kw_only=True):
     outcome: ScenarioOutcome = "running"
     why: str = ""
     """Why it was not run, or failed."""
-    absent_peers: dict[str, str] = {}
-    """Peers that could not be had: why, and what to do about it."""
+    absent: dict[str, str] = {}
+    """Peers and servers that could not be had: why, and what to do about it."""
     began: str = ""
     ended: str = ""
     groups: list[Group] = []
@@ -210,12 +213,19 @@ class Result(msgspec.Struct, kw_only=True):
 
 
 def is_right(result: Result) -> bool:
-    """Whether nothing failed, and all that the engine published was verified."""
+    """Whether something ran, nothing failed, and all that the engine published was verified."""
+    if is_empty(result):
+        return False
     ran = [scenario for scenario in result.scenarios if scenario.outcome != "not run"]
     groups = [group for scenario in ran for group in scenario.groups]
     return all(scenario.outcome == "complete" for scenario in ran) and all(
         group.verification is not None and group.verification.is_right for group in groups
     )
+
+
+def is_empty(result: Result) -> bool:
+    """Whether nothing was measured at all."""
+    return not any(group.runs for scenario in result.scenarios for group in scenario.groups)
 
 
 def _ratios(group: Group) -> tuple[Ratios, ...]:

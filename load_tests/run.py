@@ -71,3 +71,12 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     series: dict[str, Series] = {}
     figures: dict[str, float] = {}
     """What only this scenario measures, named with its unit last: `visible_p99_seconds`."""
+    is_under_load: bool = False
+    """Whether something wrote meanwhile: what that used is in what others used."""
+    is_apart: bool = False
+    """Whether it is kept and shown, but is no round: it counts for nothing that follows."""
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether medians, ratios and verdicts follow from it."""
+        return self.round > 0 and not self.is_apart

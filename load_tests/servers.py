@@ -18,13 +18,16 @@ from typing import Final
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from engine.demo.postgres_binaries import wheel_bin_directory
+from engine.demo.postgres_binaries import debian_bin_directory, wheel_bin_directory
 from engine.demo.s3_server import REGION
+from engine.demo.server_process import ServerError
 from engine.demo.servers import FAST_SETTINGS, EmbeddedPostgres, EmbeddedS3
 from engine.errors import TailraceError
 from load_tests.plan import Plan
 
 NAME: Final = "tailrace_load_test"
+# 18 comes from the wheel, others from Debian.
+_WHEEL_MAJOR: Final = 18
 _BUCKET: Final = "load-tests"
 _TABLES_A_TRANSACTION: Final = 200
 _INACTIVE_SECONDS_MAX: Final = 10.0
@@ -105,6 +108,17 @@ class Bucket:
     """None where the server's process cannot be seen from here."""
 
 
+def server_absence(major: int) -> str:
+    """Why there is no server of this release here, and what to do about it; empty where one is."""
+    if major == _WHEEL_MAJOR:
+        return ""
+    try:
+        debian_bin_directory(major)
+    except ServerError as error:
+        return f"{error}; {error.hint}"
+    return ""
+
+
 @contextmanager
 def open_database(
     plan: Plan, major: int, settings: Mapping[str, str] | None = None
@@ -118,10 +132,9 @@ def open_database(
             yield database
         return
     settings = {**_SETTINGS, **(settings or {})}
-    # 18 comes from the wheel, others from Debian.
     server = (
         EmbeddedPostgres(settings=settings)
-        if major == 18
+        if major == _WHEEL_MAJOR
         else EmbeddedPostgres.debian(major, settings=settings)
     )
     with server:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from load_tests.quantities import QUANTITIES, Quantity, quantity
-from load_tests.result import ENGINE, Group, ScenarioResult, Spread, Verdict
+from load_tests.result import ENGINE, Depth, Group, ScenarioResult, Spread, Verdict
 from load_tests.run import Phases, Run
 
 # Of the machine's CPU: room for the kernel's own work and the sampler's. With two thirds taken by
@@ -19,6 +19,10 @@ _OBJECTS_LEAST = 50
 _DASH = "–"
 # Of a terminal's line: with more, no heading can be read.
 _COLUMNS_MAX = 14
+_PROVEN: dict[Depth, str] = {
+    "full": "each once, in order",
+    "light": "by journal, names, sizes and metadata; no record was read",
+}
 _RUN_QUANTITIES = (
     "wall",
     "rate",
@@ -57,7 +61,7 @@ def runs_sheet(group: Group) -> Sheet:
     rows = [
         Row(
             (_round_text(run), run.reader, *(each.shown(each.of(run)) for each in quantities)),
-            "" if run.round else "faint",
+            "" if run.is_counted else "faint",
         )
         for run in group.runs
     ]
@@ -161,7 +165,8 @@ def _an_object(group: Group, phases: Sequence[Phases]) -> str:
 
 def notes(group: Group, cpu_count: int) -> tuple[str, ...]:
     """What to know before the figures are believed."""
-    usages = [run.usage for run in group.runs if run.round > 0]
+    # Under a load, the load itself and its backends are most of what others used.
+    usages = [run.usage for run in group.runs if run.round > 0 and not run.is_under_load]
     seconds = sum(usage.wall_seconds for usage in usages) * cpu_count
     share = sum(usage.other_cpu_seconds for usage in usages) / seconds if seconds else 0.0
     if share <= _FOREIGN_SHARE_MAX:
@@ -178,7 +183,8 @@ def verification_text(group: Group) -> str:
     if found is None:
         return "not verified"
     if found.is_right:
-        return f"verified: {found.rows:,} rows in {found.objects:,} objects, each once, in order"
+        counted = f"verified: {found.rows:,} rows in {found.objects:,} objects"
+        return f"{counted}, {_PROVEN[found.depth]}"
     return f"WRONG: {found.rows:,} rows of {found.rows_due:,}; {found.text.strip()}"
 
 
@@ -231,4 +237,6 @@ def _ratio_text(spread: Spread | None) -> str:
 
 
 def _round_text(run: Run) -> str:
-    return str(run.round) if run.round else "warm-up"
+    if not run.round:
+        return "warm-up"
+    return str(run.round) if run.is_counted else f"{run.round}, apart"

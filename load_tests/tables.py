@@ -27,8 +27,8 @@ def print_scenario(output: Console, scenario: ScenarioResult, cpu_count: int) ->
         output.print(f"[yellow]{escape(outcome_text(scenario))}[/]", soft_wrap=True)
     if scenario.outcome == "not run":
         output.print(f"to measure it: {scenario.command}", soft_wrap=True)
-    for peer, why in scenario.absent_peers.items():
-        output.print(f"[yellow]without {peer}[/]: {escape(why)}", soft_wrap=True)
+    for name, why in scenario.absent.items():
+        output.print(f"[yellow]without {name}[/]: {escape(why)}", soft_wrap=True)
     for group in scenario.groups:
         _print_group(output, group, cpu_count)
 

@@ -17,6 +17,7 @@ from load_tests.plan import Plan
 from load_tests.recorder import Recorder
 from load_tests.report import page
 from load_tests.result import (
+    Depth,
     Group,
     Result,
     ScenarioResult,
@@ -29,6 +30,7 @@ from load_tests.run import Phases, Run, Series, Usage
 from load_tests.runner import run_all
 from load_tests.scenarios import SCENARIOS
 from load_tests.servers import without_password
+from load_tests.sheets import notes, verification_text
 
 _MIB = 1024 * 1024
 _PLAN = Plan(
@@ -138,6 +140,15 @@ class TestRatios:
         assert group.ratios == ()
         assert [verdict.outcome for verdict in group.verdicts] == ["not measured"] * 2
         assert scenario.groups[0].summary == {}
+
+    def test_a_run_that_is_apart_counts_for_nothing(self) -> None:
+        apart = msgspec.structs.replace(_run("tailrace", 1, 2.0), is_apart=True)
+        group = Group(server="x", runs=[apart, _run("other", 1, 4.0)])
+
+        scenario = _scenario(group, targets=(_RATE, _RSS))
+
+        assert group.ratios == ()
+        assert [verdict.outcome for verdict in scenario.groups[0].verdicts] == ["not measured"] * 2
 
     def test_what_one_side_did_not_measure_has_no_ratio(self) -> None:
         unseen = msgspec.structs.replace(
@@ -260,6 +271,43 @@ class TestTheResultFile:
         result.scenarios[0].groups[0].verification = None
 
         assert not is_right(result)
+
+    def test_a_result_of_nothing_is_not_right(self, tmp_path: Path) -> None:
+        recorder = _recorder(tmp_path)
+
+        run_all((_FakeScenario("huge", 1e6),), _PLAN, recorder)
+
+        assert [scenario.outcome for scenario in recorder.result.scenarios] == ["not run"]
+        assert not is_right(recorder.result)
+
+    def test_what_was_once_proven_wrong_stays_wrong(self, tmp_path: Path) -> None:
+        recorder = _recorded(tmp_path)
+        group = recorder.result.scenarios[0].groups[0]
+        assert group.verification is not None
+        right = group.verification
+        wrong = msgspec.structs.replace(right, is_right=False, text="a gap")
+
+        for found in (right, wrong, right):
+            recorder.verified(found)
+
+        assert group.verification == wrong
+
+    @pytest.mark.parametrize(("depth", "said"), [("full", "in order"), ("light", "no record")])
+    def test_a_verification_claims_no_more_than_was_read(
+        self, tmp_path: Path, depth: Depth, said: str
+    ) -> None:
+        group = _recorded(tmp_path).result.scenarios[0].groups[0]
+        assert group.verification is not None
+        group.verification = msgspec.structs.replace(group.verification, depth=depth)
+
+        assert said in verification_text(group)
+
+    def test_others_are_not_blamed_for_the_load(self) -> None:
+        alone = _run("tailrace", 1, 2.0, cpu_seconds=0.0)
+        loaded = msgspec.structs.replace(alone, is_under_load=True)
+
+        assert "noisy" in " ".join(notes(Group(server="x", runs=[alone]), 1))
+        assert notes(Group(server="x", runs=[loaded]), 1) == ()
 
     def test_a_password_is_taken_from_the_connection_string(self) -> None:
         found = without_password("postgresql://me:secret@host:5433/shop?sslmode=require")
@@ -467,7 +515,7 @@ class TestTheReport:
 
     def test_what_others_said_is_text_never_markup(self, tmp_path: Path) -> None:
         recorder = _recorded(tmp_path)
-        recorder.result.scenarios[0].absent_peers["evil"] = "<script>alert(1)</script>"
+        recorder.result.scenarios[0].absent["evil"] = "<script>alert(1)</script>"
         recorder.result.scenarios[0].groups[0].notes.append("a < b & c")
 
         text = page(recorder.result, "result.json")
@@ -526,6 +574,7 @@ def _recorded(folder: Path) -> Recorder:
     recorder.verified(
         Verification(
             command=("tailrace", "verify"),
+            depth="full",
             is_right=True,
             rows=1000,
             rows_due=1000,

@@ -15,6 +15,7 @@ import psycopg
 import pytest
 
 from engine.demo.servers import FAST_SETTINGS, EmbeddedPostgres, EmbeddedS3
+from load_tests import backlog_scenario
 from load_tests.display import Display
 from load_tests.peers import PEERS
 from load_tests.peers.recvlogical import RECVLOGICAL
@@ -214,14 +215,17 @@ def test_an_interrupt_leaves_a_partial_result_and_no_process(tmp_path: Path) -> 
     assert "interrupted" in output.with_suffix(".html").read_text()
 
 
-def test_peers_that_fail_or_are_missing_are_told_and_the_others_measured(
+def test_peers_and_servers_that_fail_or_are_missing_are_told_and_the_others_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     missing = replace(RECVLOGICAL, name="missing", absence=lambda: "it is not installed: get it")
     broken = replace(RECVLOGICAL, name="broken", command=lambda _: ("/bin/sh", "-c", "exit 3"))
     for peer in (missing, broken):
         monkeypatch.setitem(PEERS, peer.name, peer)
-    scenario = replace(DRAIN, peers=("missing", "broken", "pg_recvlogical"), majors=(18,))
+    monkeypatch.setattr(
+        backlog_scenario, "server_absence", lambda major: "get it" if major == 15 else ""
+    )
+    scenario = replace(DRAIN, peers=("missing", "broken", "pg_recvlogical"))
     recorder = Recorder(tmp_path / "result.json", _PLAN, (), Display())
 
     run_all((scenario,), _PLAN, recorder)
@@ -229,7 +233,10 @@ def test_peers_that_fail_or_are_missing_are_told_and_the_others_measured(
     [result] = recorder.result.scenarios
     assert result.outcome == "failed"
     assert "/bin/sh ended with code 3" in result.why
-    assert result.absent_peers == {"missing": "it is not installed: get it"}
+    assert result.absent == {
+        "missing": "it is not installed: get it",
+        "PostgreSQL 15": "get it",
+    }
     [group] = result.groups
     assert sorted({run.reader for run in group.runs}) == ["pg_recvlogical", "tailrace"]
     assert group.verification is not None

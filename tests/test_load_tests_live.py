@@ -25,8 +25,8 @@ from engine.demo.servers import EmbeddedPostgres, EmbeddedS3
 from load_tests.live import generator, livez_probe
 from load_tests.live.child import ChildFailed, running
 from load_tests.live.exposition import buckets, by_label, total
-from load_tests.live.findings import run_of, stall_figures, visible_figures
-from load_tests.live.live import Order, observed
+from load_tests.live.findings import missed_load, run_of, stall_figures, visible_figures
+from load_tests.live.live import Live, Order, observed
 from load_tests.live.livez_probe import Latencies
 from load_tests.live.percentiles import histogram_percentile, percentiles, slope
 from load_tests.live.place import Place
@@ -39,6 +39,8 @@ from load_tests.servers import Database as Server
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
+
+    from load_tests.run import Run
 
 _ROOT = Path(__file__).parent.parent
 
@@ -97,16 +99,6 @@ def test_every_row_goes_to_a_table_and_tables_take_turns() -> None:
     assert max(counts.values()) - min(counts.values()) <= 3
 
 
-def test_hot_tables_get_their_share() -> None:
-    tables = TableSet(count=100, hot_count=1, hot_share=0.9, per_transaction=2)
-
-    share = dict(tables.spread(7, 1000))
-
-    assert share.pop(tables.names[0]) == 900
-    assert sum(share.values()) == 100
-    assert len(share) == 2
-
-
 def test_fewer_rows_than_tables_leave_tables_out() -> None:
     share = list(TableSet(count=10, per_transaction=10).spread(0, 3))
 
@@ -145,6 +137,33 @@ def test_stalls_may_be_those_of_a_stretch_of_time() -> None:
     assert stall_figures(latencies, 1.0)["stall_max_seconds"] == 0.5
     assert stall_figures(latencies, 1.0, within=(11.5, 13))["stall_max_seconds"] == 0.002
     assert stall_figures(latencies, 1.0, within=(20, 30)) == {}
+
+
+@pytest.mark.parametrize(
+    ("row_count", "seconds", "late", "missed"),
+    [
+        (10_000, 10.1, 0.2, ""),
+        (10_000, 12.0, 2.0, "only 833 of 1,000 rows/s asked for were written"),
+        (10_000, 10.1, 6.0, "a transaction began 6.0 s later than it was due"),
+        (4_000, 4.0, 0.0, ""),
+        (3_000, 4.0, 0.0, "only 750 of 1,000 rows/s asked for were written"),
+    ],
+)
+def test_a_load_that_is_not_what_was_asked_for_says_in_what(
+    row_count: int, seconds: float, late: float, missed: str
+) -> None:
+    order = generator.Order(
+        dsn="",
+        tables=TableSet(count=1),
+        shape=Shape.steady(1000),
+        seconds=10.0,
+        transactions_per_second=20.0,
+    )
+    last = generator.Progress(
+        at=0.0, seconds=seconds, row_count=row_count, transaction_count=1, late_max_seconds=late
+    )
+
+    assert missed_load(order, last) == missed
 
 
 def test_records_are_counted_by_the_millisecond_of_their_commit() -> None:
@@ -371,13 +390,19 @@ async def test_a_steady_run_is_measured_and_proven(place: Place) -> None:
         is_proxied=True,
     )
 
+    kept: list[Run] = []
+
+    def keep(live: Live) -> None:
+        assert live.verification is None
+        kept.append(run_of(live, number=1, extra={"own": 7.0}))
+
     with no_process_left():
-        async with observed(place, "steady", order) as live:
+        async with observed(place, "steady", order, keep=keep) as live:
             load = live.loading(Shape.steady(500), 2.0, transactions_per_second=20.0)
             async with load as writing:
                 await writing.finished()
-        run = run_of(live, number=1, extra={"own": 7.0})
 
+    [run] = kept
     assert live.verification is not None
     assert live.verification.is_right, live.verification.text
     assert (live.verification.rows, run.rows) == (1100, 1100)
@@ -389,6 +414,8 @@ async def test_a_steady_run_is_measured_and_proven(place: Place) -> None:
     assert 0 < figures["visible_p50_seconds"] <= figures["visible_p999_seconds"] < 10
     assert 0 < figures["stall_p50_seconds"] <= figures["stall_max_seconds"] < 5
     usage = run.usage
+    # Balanced when the engine ended: what came after it is not in it.
+    assert run_of(live, number=1, extra={}).usage == usage
     assert 0 < usage.own_cpu_seconds < usage.wall_seconds * 4
     assert usage.peak_rss_bytes > 32 * 1024 * 1024
     assert usage.walsender_cpu_seconds is not None

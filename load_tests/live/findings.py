@@ -6,8 +6,8 @@ Names of figures have their unit last, as the result model has it.
 from collections.abc import Sequence
 from itertools import pairwise
 
-from load_tests.live import exposition
-from load_tests.live.live import Live
+from load_tests.live import exposition, generator
+from load_tests.live.live import Live, Load
 from load_tests.live.livez_probe import Latencies
 from load_tests.live.percentiles import histogram_percentile, percentiles
 from load_tests.live.visibility import Sight
@@ -15,23 +15,25 @@ from load_tests.result import ENGINE
 from load_tests.run import Run, Series
 
 _FRACTIONS = {"p50": 0.5, "p99": 0.99, "p999": 0.999}
+# Of the load that was asked for: with less, the database or the machine was the limit.
+_WRITTEN_SHARE_MIN = 0.95
+_LATE_SECONDS_MAX = 5.0
 _HISTOGRAM = "tailrace_commit_to_visible_seconds"
 
 
 def run_of(live: Live, *, number: int, extra: dict[str, float]) -> Run:
     """One run of the engine; `extra` are the scenario's own figures."""
     began = live.account.started_at
-    last = live.sampler.last
+    assert live.usage is not None, "the engine has ended"
     return Run(
         reader=ENGINE,
         round=number,
         rows=live.row_count,
         command=("tailrace", "run"),
-        usage=live.account.balance(
-            own_cpu_seconds=live.own_cpu_seconds,
-            peak_rss_bytes=live.peak_rss_bytes,
-            walsender_cpu_seconds=last.walsender_cpu_seconds if last is not None else None,
-        ),
+        usage=live.usage,
+        is_under_load=True,
+        # What was measured under another load than the one asked for is no measurement of that.
+        is_apart=bool(missed_loads(live.loads)),
         series={
             **live.sampler.series(began),
             **_load_series(live),
@@ -49,6 +51,25 @@ def run_of(live: Live, *, number: int, extra: dict[str, float]) -> Run:
             **extra,
         },
     )
+
+
+def missed_loads(loads: Sequence[Load]) -> tuple[str, ...]:
+    """Of each load that was not written as it was asked for, in what it was not."""
+    texts = (missed_load(load.order, load.newest) for load in loads)
+    return tuple(text for text in texts if text)
+
+
+def missed_load(order: generator.Order, last: generator.Progress) -> str:
+    """In what a load is not what was asked for; empty where it is. One that was ended early too."""
+    # A load that is late takes longer: what would have been due by then is what counts.
+    asked = order.shape.rows_due(min(last.seconds, order.seconds))
+    asked_rate = asked / max(1e-9, min(last.seconds, order.seconds))
+    rate = last.row_count / max(1e-9, last.seconds)
+    if rate < _WRITTEN_SHARE_MIN * asked_rate:
+        return f"only {rate:,.0f} of {asked_rate:,.0f} rows/s asked for were written"
+    if last.late_max_seconds > _LATE_SECONDS_MAX:
+        return f"a transaction began {last.late_max_seconds:.1f} s later than it was due"
+    return ""
 
 
 def visible_figures(sights: Sequence[Sight], row_count: int) -> dict[str, float]:

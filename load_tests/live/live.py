@@ -34,13 +34,16 @@ from load_tests.live.visibility import Sight, read_sights
 from load_tests.live.watcher import Watcher
 from load_tests.measurement import RunFailed
 from load_tests.result import Verification
+from load_tests.run import Usage
 from load_tests.servers import Bucket
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
 
 _DURABLE_SECONDS_MAX = 300.0
-_VERIFY_SECONDS_MAX = 900.0
+# Five times what a record takes on two quiet cores, and time to start.
+_VERIFY_ROW_US_MAX = 20.0
+_VERIFY_SECONDS_LEAST = 900.0
 _PREFIXES_MAX = 32
 """Folders that are listed one by one. With more tables all is listed at once."""
 
@@ -78,21 +81,31 @@ class Live:
     row_count: int
     """Committed so far, the backlog included."""
     _stack: AsyncExitStack
+    loads: list["Load"] = field(default_factory=list)
+    """Those that ended, and under which something was measured."""
     progress: list[generator.Progress] = field(default_factory=list)
     latencies: list[livez_probe.Latencies] = field(default_factory=list)
     sights: tuple[Sight, ...] = ()
     metrics_text: str = ""
     """The engine's, once everything was durable."""
     drain_seconds: float = 0.0
-    peak_rss_bytes: int = 0
-    own_cpu_seconds: float = 0.0
+    usage: Usage | None = None
+    """Once the engine has ended: without what comes after that."""
     verification: Verification | None = None
 
     @asynccontextmanager
     async def loading(
-        self, shape: Shape, seconds: float, *, transactions_per_second: float
+        self,
+        shape: Shape,
+        seconds: float,
+        *,
+        transactions_per_second: float,
+        is_filling: bool = False,
     ) -> AsyncIterator["Load"]:
-        """Write until `Load.finished`, or until the block's end."""
+        """Write until `Load.finished`, or until the block's end.
+
+        Where the load only fills tables, nothing is measured under it, and it may be late.
+        """
         order = generator.Order(
             dsn=self.ground.dsn,
             tables=self.ground.tables,
@@ -109,18 +122,31 @@ class Live:
                 child.finish()
             await reading
         self.row_count += load.newest.row_count
+        if not is_filling:
+            self.loads.append(load)
 
     async def stop(self) -> None:
-        """Stop the engine by SIGTERM, which has to end well, and balance its accounts."""
+        """Stop the engine by SIGTERM, which has to end well, and balance the account.
+
+        Of an engine in another one's place only the memory is added, where that is more.
+        """
         began = time.monotonic()
-        self.peak_rss_bytes = max(self.peak_rss_bytes, self.engine.memory_bytes_max())
+        peak_rss_bytes = self.engine.memory_bytes_max()
         await self.engine.stop()
-        self.drain_seconds = time.monotonic() - began
-        self.own_cpu_seconds += self.engine.cpu_seconds
+        if self.usage is None:
+            self.drain_seconds = time.monotonic() - began
+            self.usage = self._balance(peak_rss_bytes)
+        elif peak_rss_bytes > self.usage.peak_rss_bytes:
+            self.usage = msgspec.structs.replace(self.usage, peak_rss_bytes=peak_rss_bytes)
+
+    def _balance(self, peak_rss_bytes: int) -> Usage:
         last = self.sampler.last
-        if last is not None:
+        return self.account.balance(
+            own_cpu_seconds=self.engine.cpu_seconds,
             # The sampler saw the drain too.
-            self.peak_rss_bytes = max(self.peak_rss_bytes, last.peak_rss_bytes)
+            peak_rss_bytes=max(peak_rss_bytes, last.peak_rss_bytes if last is not None else 0),
+            walsender_cpu_seconds=last.walsender_cpu_seconds if last is not None else None,
+        )
 
     async def restarted(self) -> float:
         """Stop the engine and start another in its place: after how many seconds that streamed."""
@@ -190,12 +216,18 @@ class Load:
 
 @asynccontextmanager
 async def observed(
-    place: Place, name: str, order: Order, *, show: Callable[[str], None] = lambda _: None
+    place: Place,
+    name: str,
+    order: Order,
+    *,
+    show: Callable[[str], None] = lambda _: None,
+    keep: Callable[[Live], None] = lambda _: None,
 ) -> AsyncIterator[Live]:
     """Make the ground, start the engine and all observers; see the module.
 
     Raises RunFailed where the engine ends by itself, does not end well, or never gets there.
-    `show` is told what goes on.
+    `show` is told what goes on; `keep` is given all that was measured before it is verified, which
+    takes long after a long run and may fail.
     """
     try:
         async with AsyncExitStack() as stack:
@@ -211,6 +243,7 @@ async def observed(
                 live.sights = await read_sights(
                     live.client, place.bucket.name, live.watcher.first_seen
                 )
+            keep(live)
             show("verifying what was published, record by record")
             live.verification = await _verified(live, place)
             await asyncio.to_thread(place.clear, live.ground)
@@ -303,13 +336,15 @@ async def _verified(live: Live, place: Place) -> Verification:
     with EngineProcess(
         live.pipeline, place.folder, f"{live.engine.name}-verify", *arguments
     ) as process:
-        await process.ended(seconds=_VERIFY_SECONDS_MAX)
+        seconds = max(_VERIFY_SECONDS_LEAST, live.row_count * _VERIFY_ROW_US_MAX / 1e6)
+        await process.ended(seconds=seconds)
         text = process.output.read_text()
         verdict = json.loads(text) if text else {"ok": False, "rows": 0, "objects": 0}
         is_right = bool(verdict["ok"]) and verdict["rows"] == live.row_count
         expected = f"{live.row_count:,} rows were committed"
         return Verification(
             command=("tailrace", *arguments),
+            depth="full",
             is_right=is_right,
             rows=verdict["rows"],
             rows_due=live.row_count,

@@ -58,7 +58,8 @@ def _probe(connection: socket.socket) -> None:
 
 
 def _run(order: Order, is_over: Event) -> None:
-    offset = time.time() - time.perf_counter()
+    # In Unix time.
+    counter_began = time.time() - time.perf_counter()
     with closing(socket.create_connection((_HOST, order.port), _ANSWER_SECONDS_MAX)) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         due = first_due = time.perf_counter()
@@ -73,10 +74,10 @@ def _run(order: Order, is_over: Event) -> None:
             latencies += due_meanwhile(now - sent, order.interval_seconds)
             due = max(due + order.interval_seconds, now)
             if now - first_due > _SAY_SECONDS:
-                _say(first_due + offset, latencies)
+                _say(counter_began + first_due, latencies)
                 latencies, first_due = [], due
         if latencies:
-            _say(first_due + offset, latencies)
+            _say(counter_began + first_due, latencies)
 
 
 def _say(at: float, latencies: list[float]) -> None:

@@ -33,14 +33,12 @@ class Sample:
     peak_rss_bytes: int
     cpu_seconds: float
     descriptor_count: int
-    thread_count: int
     row_count: int
     object_count: int
     queue_bytes: int
     queue_limit_bytes: int
     publishes_in_flight: int
     is_backpressure: bool
-    lag_bytes: float | None
     slot_lag_bytes: float
     """What is written and not yet acknowledged, by the database's account."""
     walsender_cpu_seconds: float | None
@@ -78,7 +76,7 @@ class Sampler:
             process = psutil.Process(self.engine.process_id)
             with process.oneshot():
                 rss_bytes, times = process.memory_info().rss, process.cpu_times()
-                descriptors, threads = process.num_fds(), process.num_threads()
+                descriptors = process.num_fds()
         except psutil.NoSuchProcess:
             return
         if status is None or not rss_bytes:
@@ -90,14 +88,12 @@ class Sampler:
                 peak_rss_bytes=self.engine.memory_bytes_max(),
                 cpu_seconds=times.user + times.system,
                 descriptor_count=descriptors,
-                thread_count=threads,
                 row_count=status["rows_total"],
                 object_count=status["objects_total"],
                 queue_bytes=status["memory_used_bytes"],
                 queue_limit_bytes=status["memory_limit_bytes"],
                 publishes_in_flight=status["publishes_in_flight"],
                 is_backpressure=status["backpressure"],
-                lag_bytes=status["lag_bytes"],
                 slot_lag_bytes=self._slot_lag_bytes,
                 walsender_cpu_seconds=self._walsender_cpu_seconds,
             )

@@ -9,9 +9,10 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from load_tests.live.findings import run_of
+from load_tests.live.findings import missed_loads, run_of
 from load_tests.live.live import Live, Order, observed
 from load_tests.live.place import Place, open_place
+from load_tests.measurement import RunFailed
 from load_tests.plan import Plan
 from load_tests.recorder import Recorder
 from load_tests.result import Target
@@ -67,25 +68,40 @@ class LiveScenario:
         return None
 
     def measure(self, plan: Plan, recorder: Recorder) -> None:
-        """See `Scenario`. Live runs have no peers and no warm-up."""
+        """See `Scenario`. Live runs have no peers and no warm-up.
+
+        A load that was not written as asked for fails the scenario, after its other rounds.
+        """
+        failures: list[str] = []
         for major in plan.postgres_majors or (DEFAULT_MAJOR,):
             with open_place(plan, major) as place:
                 recorder.release("PostgreSQL", place.database.version)
                 recorder.begin(place.database.version)
                 for number in range(1, rounds(plan) + 1):
                     with steps(recorder, self.name) as show:
-                        asyncio.run(self._round(plan, place, number, recorder, show))
+                        missed = asyncio.run(self._round(plan, place, number, recorder, show))
+                    failures += (f"round {number}: {text}" for text in missed)
+        if failures:
+            raise RunFailed("\n".join(failures), hint="a lower --rate, or a machine with more CPUs")
 
     async def _round(
         self, plan: Plan, place: Place, number: int, recorder: Recorder, show: Callable[[str], None]
-    ) -> None:
+    ) -> tuple[str, ...]:
+        """One run, kept and verified; in what its load was not what was asked for."""
+        extra: dict[str, float] = {}
+
+        def keep(live: Live) -> None:
+            recorder.add(run_of(live, number=number, extra=extra))
+            for text in missed_loads(live.loads):
+                recorder.note(f"round {number} does not count: {text}")
+
         name = f"{self.name.replace('-', '_')}_{number}"
-        async with observed(place, name, self.order(plan), show=show) as live:
+        async with observed(place, name, self.order(plan), show=show, keep=keep) as live:
             show(f"round {number}: {self.title}")
-            extra = await self.script(plan)(live)
-        recorder.add(run_of(live, number=number, extra=extra))
+            extra.update(await self.script(plan)(live))
         assert live.verification is not None, "a run that is not verified has failed"
         recorder.verified(live.verification)
+        return missed_loads(live.loads)
 
 
 def rounds(plan: Plan) -> int:

@@ -14,25 +14,23 @@ _TABLES_A_STATEMENT = 250
 _COLUMNS = """
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, customer int, name text,
     amount numeric(12, 2), is_paid boolean, placed_at timestamptz, status varchar(40), note jsonb,
-    payload text
+    filler text
 """
 _INSERT = """
-INSERT INTO {table} (customer, name, amount, is_paid, placed_at, status, note, payload)
+INSERT INTO {table} (customer, name, amount, is_paid, placed_at, status, note, filler)
 SELECT i % 1000, 'customer name ' || i, (i % 100000) / 100.0, i % 2 = 0, clock_timestamp(),
        'status ' || (i % 10), jsonb_build_object('k', i, 'v', 'a few words that are the same'),
-       {payload}
+       {filler}
 FROM generate_series({first}::bigint, {last}) AS i
 """
 
 
 class TableSet(msgspec.Struct, frozen=True, kw_only=True):
-    """`count` tables; the first `hot_count` get `hot_share` of the rows. All alike without."""
+    """`count` tables, all alike."""
 
     count: int
-    hot_count: int = 0
-    hot_share: float = 0.0
     per_transaction: int = 1
-    """How many tables a transaction writes to; of hot and of other ones where there are both."""
+    """How many tables a transaction writes to."""
     digest_count: int = 0
     """How many texts of 128 hexadecimal digits a row has, which compress to half and no more."""
 
@@ -42,18 +40,11 @@ class TableSet(msgspec.Struct, frozen=True, kw_only=True):
 
     def spread(self, transaction: int, row_count: int) -> Iterator[tuple[str, int]]:
         """Which tables that transaction writes to, and how many rows to each. None gets none."""
-        hot_rows = round(row_count * self.hot_share) if self.hot_count else 0
-        yield from self._turn(transaction, hot_rows, 0, self.hot_count)
-        yield from self._turn(transaction, row_count - hot_rows, self.hot_count, self.count)
-
-    def _turn(
-        self, transaction: int, row_count: int, first: int, end: int
-    ) -> Iterator[tuple[str, int]]:
-        width = min(self.per_transaction, end - first)
+        width = min(self.per_transaction, self.count)
         for part in range(width):
             share = row_count * (part + 1) // width - row_count * part // width
             if share:
-                yield _name(first + (transaction * width + part) % (end - first)), share
+                yield _name((transaction * width + part) % self.count), share
 
     def statement(self, transaction: int, first: int, row_count: int) -> str:
         """The transaction as one string of statements, for rows from number `first` on."""
@@ -61,13 +52,13 @@ class TableSet(msgspec.Struct, frozen=True, kw_only=True):
         for table, share in self.spread(transaction, row_count):
             last = first + share - 1
             statements.append(
-                _INSERT.format(table=table, first=first, last=last, payload=self._payload)
+                _INSERT.format(table=table, first=first, last=last, filler=self._filler)
             )
             first += share
         return ";".join([*statements, "COMMIT"])
 
     @property
-    def _payload(self) -> str:
+    def _filler(self) -> str:
         digests = [
             f"encode(sha512(('{number} ' || i)::bytea), 'hex')"
             for number in range(self.digest_count)

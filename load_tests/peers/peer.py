@@ -7,6 +7,9 @@ changes up to `Task.end_lsn`; everything else is a failed run, never a quick one
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+_SLOW_ROW_US: Final = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,7 @@ class Peer:
     text: str
     """What it does with a row, so that nobody takes the ratio for more than it is."""
     row_us: float
-    """About how long a row of scenario `drain` takes it, for the estimate of the duration only."""
+    """About how long a row of scenario `drain` takes it: for the estimate, and `is_slow`."""
     start_seconds: float
     """About how long it starts, for the estimate only."""
     absence: Callable[[], str]
@@ -48,3 +51,11 @@ class Peer:
     command: Callable[[Task], tuple[str, ...]]
     plugin: str = "pgoutput"
     """The output plugin of its slot: a copy of a slot may have another one than the original."""
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether it is not what the server can deliver but what a reader makes of it.
+
+        It reads from the newest server only, and is not warmed up.
+        """
+        return self.row_us >= _SLOW_ROW_US

@@ -45,7 +45,10 @@ def script(_plan: Plan) -> Script:
     async def run(live: Live) -> dict[str, float]:
         tables = live.order.tables
         async with live.loading(
-            Shape.steady(tables.count / 5), 5.0, transactions_per_second=tables.count / 500
+            Shape.steady(tables.count / 5),
+            5.0,
+            transactions_per_second=tables.count / 500,
+            is_filling=True,
         ) as load:
             await load.finished()
         await live.settled()

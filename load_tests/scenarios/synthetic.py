@@ -66,6 +66,8 @@ class Synthetic:
 
 def _measure_group(engine: EngineReader, plan: Plan, recorder: Recorder, table_count: int) -> None:
     rows = plan.rows or _ROWS
+    if rows < _ROWS:
+        recorder.note(f"{rows:,} rows instead of {_ROWS:,}")
     for number in range(plan.rounds + 1):
         name = f"{NAME}_{number}"
         command = (

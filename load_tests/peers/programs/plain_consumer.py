@@ -150,7 +150,7 @@ class Decoder:
 
 
 def read_row(message: bytes, at: int, columns: Columns) -> tuple[dict[str, Any], int]:
-    """The row (TupleData) at an offset, and the offset behind it."""
+    """The row (TupleData) that begins at `at`, and where it ends."""
     row: dict[str, Any] = {}
     at += 2
     for name, convert in columns:
