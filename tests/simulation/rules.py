@@ -169,8 +169,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "5.5 look at the next entry when idle",
         Edit(
             "engine.committer",
-            "elif now - self._last_look >= self._settings.probe_interval:",
-            "elif False:",
+            "if now - self._last_look >= self._settings.probe_interval:",
+            "if False:",
         ),
         Edit(
             "engine.slot",
