@@ -6,10 +6,10 @@ else wants the processor slows both readers alike. Each reader's best run counts
 has to last for all rounds of one and none of the other to be seen.
 
 Why so, measured on two processors that others kept busy, 150,000 rows, round by round: spread over
-both, the engine's rate was 0.7 to 1.6 of the peer's; on one, 0.8 to 1.1, whether a busy loop ran on
-that processor, on the other, on both or nowhere, and 0.86 at least by the best runs. Own CPU is no
-better a witness: the peer's fell from 1.0 to 0.6 µs a row beside a busy loop, since it then finds
-more at a time.
+both, the engine's rate was 0.7 to 1.6 of the peer's; on one, 0.75 to 1.24, whether a busy loop ran
+on that processor, on the other, on both or nowhere, and 0.86 at least by the best runs. Own CPU is
+no better a witness: the peer's fell from 1.0 to 0.6 µs a row beside a busy loop, since it then
+finds more at a time.
 """
 
 import json

@@ -51,6 +51,16 @@ def test_a_chunk_is_as_old_as_the_time_for_which_its_rows_were_held() -> None:
     assert [writer.table for writer in routing.due(38.0)] == [QUIET]
 
 
+def test_the_first_chunk_to_grow_old_is_known() -> None:
+    routing = router(memory=1_000_000, rows_max=10)
+    assert routing.earliest_due is None
+
+    routing.route(Intake((batch(HOT, 200),), None), 7.0)
+    routing.route(Intake((batch(QUIET, 100),), None), 5.0)
+
+    assert routing.earliest_due == 35.0
+
+
 def test_a_full_budget_cuts_the_largest_chunks_only() -> None:
     routing = router(memory=10_000, rows_max=1_000)
     routing.route(Intake((batch(QUIET, 100),), None), 0.0)

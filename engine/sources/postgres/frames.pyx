@@ -7,8 +7,8 @@ unbound relation, an hour of commit time that ends) stops it, with the reason an
 needs to know; the caller does its part in Python and calls again. Those are one frame in hundreds.
 
 libpq is the one that psycopg is linked with: it hands over the address of `PQgetCopyData`, so TLS,
-notices and errors stay where they are. Measured on a row of 12 columns: the loop in Python, with
-its tuple and its memoryview a frame, took 0.9 us a row beside the codec's own 0.3 us.
+notices and errors stay where they are. Measured on a million rows of 12 columns, with batches and
+start made cheaper on the same day: the engine took 1.96 CPU-seconds, 2.52 with the loop in Python.
 
 Invariant: a frame is handled wholly, or handed out; `drained_bytes` counts both.
 

@@ -1,10 +1,10 @@
 """The libpq that psycopg is linked with, for compiled code.
 
-psycopg makes a tuple, a memoryview and a buffer object of every frame of a COPY: 0.3 us of a row's
-1 us. The compiled frame reader calls `PQgetCopyData` itself instead, by its address. It has to be
-the very library that made the connection: a wheel of psycopg carries its own, and other modules of
-the process may have loaded another. Looking a name up in a module that is linked against a library
-finds it there (dlsym(3): the search goes through the dependencies).
+psycopg makes a tuple, a memoryview and a buffer object of every frame of a COPY. The compiled frame
+reader calls `PQgetCopyData` itself instead, by its address. It has to be the very library that made
+the connection: a wheel of psycopg carries its own, and other modules of the process may have loaded
+another. Looking a name up in a module that is linked against a library finds it there (dlsym(3):
+the search goes through the dependencies).
 """
 
 import ctypes
