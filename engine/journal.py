@@ -32,7 +32,7 @@ from engine.journal_entry import (
     encode_state,
 )
 from engine.layout import journal_folder, journal_key, seq_of, state_folder, state_key
-from engine.retry import Failure, until_answered
+from engine.retry import Failure, Patience
 from engine.schema import TableVersion
 
 STATE_INTERVAL = 500
@@ -73,6 +73,12 @@ class Journal:
         self._observer = observer
         self._make_nonce = make_nonce or (lambda: f"{random.getrandbits(128):032x}")
         self._appending = asyncio.Lock()
+        self._patience = Patience(self._failed)
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why a request of the journal's has no answer yet; None where none is being repeated."""
+        return self._patience.failure
 
     # --- reading
 
@@ -278,7 +284,7 @@ class Journal:
         )
 
     async def _answered(self, attempt: Callable[[], Awaitable[_T]]) -> _T:
-        return await until_answered(attempt, self._failed)
+        return await self._patience.answered(attempt)
 
     def _failed(self, error: Failure) -> None:
         self._observer.publish_error(error.code, retryable=error.retryable)

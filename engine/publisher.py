@@ -19,7 +19,7 @@ from engine.interfaces import Clock, ObjectStore
 from engine.journal import Journal
 from engine.journal_entry import Planned, Statement
 from engine.layout import TableLayout
-from engine.retry import Failure, until_answered
+from engine.retry import Failure, Patience
 from engine.schema import TableName
 from engine.schema_document import schema_document
 
@@ -89,11 +89,22 @@ class Publisher:
         self._queues: dict[str, deque[Publication]] = {}
         self._schemas: set[tuple[str, int, str]] = set()
         self._progress = asyncio.Event()
+        self._patience = Patience(self._failed)
 
     @property
     def oldest_pending_seq(self) -> int | None:
         """The oldest entry of which a planned object is not known to be visible."""
         return min((queue[0].seq for queue in self._queues.values()), default=None)
+
+    @property
+    def pending_count(self) -> int:
+        """Objects that are not known to be visible."""
+        return sum(map(len, self._queues.values()))
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why an object's request has no answer yet; None where none is being repeated."""
+        return self._patience.failure
 
     @property
     def is_idle(self) -> bool:
@@ -197,7 +208,7 @@ class Publisher:
         self._schemas.add(known)
 
     async def _answered(self, attempt: Callable[[], Awaitable[_T]]) -> _T:
-        return await until_answered(attempt, self._failed)
+        return await self._patience.answered(attempt)
 
     def _failed(self, error: Failure) -> None:
         self._observer.publish_error(error.code, retryable=error.retryable)

@@ -29,6 +29,7 @@ from engine.metrics import Metrics
 from engine.planner import Planner
 from engine.position import Lsn
 from engine.publisher import Publication, Publisher
+from engine.retry import Failure
 from engine.router import Router
 from engine.schema import TableName
 from engine.settings import Settings
@@ -138,12 +139,23 @@ class Streaming:
                 self._committer.drain()
                 await self._committer.drained.wait()
         except TimeoutError as error:
-            raise StopLimit(
-                f"not everything could be published within drain_seconds = {limit}",
-                hint="Nothing is lost: the next engine publishes the rest.",
-            ) from error
+            raise self._stop_limit() from error
         for task in (*beside, committing):
             task.cancel()
+
+    def _stop_limit(self) -> StopLimit:
+        count, failure = self._publisher.pending_count, self._destination_failure
+        waiting = f"; planned objects not known to be visible: {count}" if count else ""
+        because = f"; the newest failure: {failure}" if failure is not None else ""
+        return StopLimit(
+            "not everything could be published within drain_seconds ="
+            f" {self._world.settings.drain_seconds}{waiting}{because}",
+            hint="Nothing is lost: the next engine publishes the rest.",
+        )
+
+    @property
+    def _destination_failure(self) -> Failure | None:
+        return self._publisher.failure or self._world.journal.failure
 
     def status(self, base: Status) -> Status:
         """`base` with what streaming knows."""
@@ -152,7 +164,7 @@ class Streaming:
         now_us = self._world.clock()
         durable = self._world.journal.state.durable
         durable_us = time_us_of(durable.commit_time) if durable is not None else None
-        error = self._connection_error
+        error = self._connection_error or self._destination_failure
         return msgspec.structs.replace(
             base,
             lag_seconds=max(0.0, (now_us - durable_us) / 1e6) if durable_us is not None else None,

@@ -216,6 +216,28 @@ async def test_a_stop_in_the_silence_ends_at_its_limit_or_at_once(
     await rig.proven()
 
 
+@pytest.mark.timeout(60)
+async def test_a_stop_that_comes_to_its_limit_says_what_waits_and_why(rig: Rig) -> None:
+    engine = await rig.streaming(pipeline=rig.pipeline.changed(engine__drain_seconds=2.0))
+    refusals = rig.proxy.inject(SLOW_DOWN, OBJECT)
+
+    rig.database.execute("INSERT INTO entries (account) VALUES ('held')")
+    await all_struck(refusals, least=1)
+    status = await engine.status()
+    engine.send(signal.SIGTERM)
+    code = await engine.ended(seconds=10)
+    rig.proxy.clear()
+
+    assert code == 75, engine.complaint
+    assert status is not None
+    assert "SlowDown" in status["last_error"]
+    *_, message, hint = engine.log.splitlines()
+    assert "drain_seconds = 2.0; planned objects not known to be visible: 1" in message
+    assert ".ndjson.gz: SlowDown: injected" in message
+    assert "Nothing is lost" in hint
+    await rig.proven()
+
+
 @pytest.mark.timeout(150)
 async def test_an_object_in_parts_survives_the_loss_of_every_kind_of_answer(
     database: Database, s3: EmbeddedS3, bucket: str, s3_client: "S3Client", tmp_path: Path

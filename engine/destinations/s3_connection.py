@@ -209,7 +209,7 @@ def _client_configuration(settings: S3Settings) -> AioConfig:
     return AioConfig(
         http_session_cls=_SingleAttemptSession,
         connect_timeout=settings.connect_seconds,
-        read_timeout=settings.answer_seconds,
+        read_timeout=settings.silence_seconds,
         max_pool_connections=settings.connection_count_max,
         # Repeating belongs to those who can tell an applied request from a lost one.
         retries={"total_max_attempts": 1, "mode": "standard"},

@@ -27,6 +27,10 @@ class S3Settings:
     chunk, so that only snapshots and large chunks pay the three requests more. `concurrency` bounds
     the parts under way and sizes the pool: a request that has to wait for a connection waits with a
     signature that ages.
+
+    A request has `connect_seconds` + `answer_seconds` altogether, and for its body as long as a
+    line takes that carries `body_bytes_per_second_min`; a drain's 25 s have room for a second
+    attempt at a small one. `silence_seconds` is how long no byte may come of an answer.
     """
 
     bucket: str
@@ -43,7 +47,8 @@ class S3Settings:
     part_bytes: int = 20 * MIB
     concurrency: int = 16
     connect_seconds: float = 5.0
-    answer_seconds: float = 30.0
+    answer_seconds: float = 10.0
+    silence_seconds: float = 30.0
     body_bytes_per_second_min: int = 256 * 1024
     role_seconds: int = 3600
     listing_key_count_max: int = 1000
