@@ -38,6 +38,7 @@ EXIT_ABORTED = 130
 
 _MOMENT_SECONDS = 0.25
 _STALL_SECONDS_MAX = 30.0
+_SAME_PRESS_SECONDS = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,7 @@ class _Asked:
         self._console = console
         self._progress = progress
         self._loop = asyncio.get_running_loop()
+        self._asked_at = 0.0
         for number in (signal.SIGINT, signal.SIGTERM):
             self._loop.add_signal_handler(number, self._on_signal)
 
@@ -109,9 +111,14 @@ class _Asked:
             self._loop.remove_signal_handler(number)
 
     def _on_signal(self) -> None:
+        now = self._loop.time()
         if not self.event.is_set():
             self.event.set()
+            self._asked_at = now
             self._progress.say("Ending in order. Once more ends everything at once.")
+            return
+        # On a busy machine one Ctrl-C was seen to arrive twice.
+        if now - self._asked_at < _SAME_PRESS_SECONDS:
             return
         # The cursor was hidden while the picture was drawn.
         self._console.show_cursor()
