@@ -125,6 +125,11 @@ class Pipeline:
         self._identity = None
         self._streaming = None
 
+    @property
+    def is_hurried(self) -> bool:
+        """Whether the newest append may have come before its interval, because rows waited."""
+        return self._streaming is not None and self._streaming.is_hurried
+
     def status(self) -> Status:
         """The engine as it is now."""
         state, identity = self._journal.state, self._identity

@@ -19,7 +19,8 @@ from engine.table_writer import TableWriter
 class Router:
     """All tables' writers, made when their first batch comes.
 
-    `wake` is set whenever a chunk was cut or room is wanted: the committer waits for it.
+    `wake` is set whenever a chunk was cut or room is wanted: the committer waits for it. `hurry` is
+    set when rows wait behind chunks that are not planned yet: in a queue, or still in the source.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class Router:
         budget: MemoryBudget,
     ) -> None:
         self.wake = asyncio.Event()
+        self.hurry = asyncio.Event()
         self.is_pressed = False
         self._budget = budget
         self._queue_bytes_max = queue_bytes_max
@@ -58,6 +60,7 @@ class Router:
                 self.wake.set()
             if writer.queue or self._full:
                 self._note_room(writer)
+                self.hurry.set()
 
     def _activated(self, table: TableName) -> TableWriter:
         writer = self._writers.get(table) or self._new_writer(table)
@@ -93,6 +96,7 @@ class Router:
         """Wait for room in the budget and in every queue. Cancellation changes nothing."""
         while not self.has_room:
             self.is_pressed = True
+            self.hurry.set()
             self.wake.set()
             await self._queues_have_room.wait()
             await self._budget.room()

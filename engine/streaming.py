@@ -143,6 +143,11 @@ class Streaming:
         for task in (*beside, committing):
             task.cancel()
 
+    @property
+    def is_hurried(self) -> bool:
+        """Whether the committer's newest wait ended before its interval, because rows waited."""
+        return self._committer.is_hurried
+
     def _stop_limit(self) -> StopLimit:
         count, failure = self._publisher.pending_count, self._destination_failure
         waiting = f"; planned objects not known to be visible: {count}" if count else ""

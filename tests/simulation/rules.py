@@ -460,8 +460,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "5.1 at most one append in an interval",
         Edit(
             "engine.committer",
-            "await _wait_for(self._draining, until=self._last_append + interval)",
-            "await _wait_for(self._draining, until=self._last_append)",
+            "self._router.hurry, until=self._last_append + interval",
+            "self._router.hurry, until=self._last_append",
         ),
     ),
     mutant(

@@ -1,0 +1,103 @@
+"""When the committer appends: a whole pipeline in virtual time, and what its bucket was sent when."""
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from engine.chunk import ChunkLimits
+from engine.committer import HURRIED_SHARE
+from engine.envelope import RecordConfiguration
+from engine.journal_entry import Writer, decode_entry
+from engine.metrics import Metrics
+from engine.pipeline import Pipeline
+from engine.settings import Settings
+from engine.sources.synthetic import SyntheticSource
+from engine.stop import StopSignal
+from memory_store import MemoryStore
+from simulation.virtual_loop import VirtualLoop
+
+CONFIGURATION = RecordConfiguration(publication="", tables=("*.*",))
+SETTINGS = Settings(
+    "lake", 1, ChunkLimits(1 << 30, 1 << 30, 30.5), 1 << 20, 1 << 30, append_interval=1.0
+)
+PUT_SECONDS = 0.05
+
+
+@dataclass
+class TimedStore(MemoryStore):
+    """A bucket that takes its time, and notes when each key was asked for."""
+
+    times: dict[str, float] = field(default_factory=dict)
+
+    async def create(
+        self, key: str, body: bytes, *, content_type: str, metadata: Mapping[str, str]
+    ) -> bool:
+        self.times.setdefault(key, asyncio.get_running_loop().time())
+        await asyncio.sleep(PUT_SECONDS)
+        return await super().create(key, body, content_type=content_type, metadata=metadata)
+
+    def plan_times(self) -> list[float]:
+        """When each entry was sent that plans objects."""
+        entries = {key: found.body for key, found in self.objects.items() if "/journal/" in key}
+        return [
+            self.times[key]
+            for key, body in sorted(entries.items())
+            if decode_entry(body, key).planned
+        ]
+
+    def object_times(self) -> list[float]:
+        return sorted(time for key, time in self.times.items() if ".ndjson" in key)
+
+
+@pytest.fixture
+def loop() -> Iterator[VirtualLoop]:
+    virtual = VirtualLoop()
+    yield virtual
+    virtual.dispose()
+
+
+async def streamed(rows: int, settings: Settings, *, seconds: float) -> TimedStore:
+    """What the bucket saw of a pipeline that streams that many rows and then waits so long."""
+    store, stop = TimedStore(), StopSignal()
+    pipeline = Pipeline(
+        source=SyntheticSource(row_count=rows),
+        store=store,
+        clock=lambda: 1_800_000_000_000_000,
+        settings=settings,
+        configuration=CONFIGURATION,
+        writer=Writer("a", "first", "test"),
+        metrics=Metrics(CollectorRegistry()),
+        stop=stop,
+    )
+    async with asyncio.TaskGroup() as group:
+        group.create_task(pipeline.run())
+        await asyncio.sleep(seconds)
+        stop.request("test")
+    return store
+
+
+def test_a_chunk_that_grows_old_is_planned_an_interval_before_its_age(loop: VirtualLoop) -> None:
+    store = loop.run_until_complete(streamed(1_000, SETTINGS, seconds=60.0))
+
+    (opened_and_aged,) = store.object_times()
+    # The rows came within the first 0.3 s. Waits of an interval would end at whole seconds: at 30.
+    assert 29.5 <= opened_and_aged <= 29.9
+
+
+def test_rows_that_wait_for_a_plan_wait_for_a_part_of_the_interval(loop: VirtualLoop) -> None:
+    limits = replace(SETTINGS.limits, rows_max=1_000)
+
+    store = loop.run_until_complete(
+        streamed(60_000, replace(SETTINGS, limits=limits), seconds=10.0)
+    )
+
+    times = store.plan_times()
+    gaps = [later - earlier for earlier, later in pairwise(times)]
+    assert len(gaps) >= 10
+    assert times[-1] < 10.0, "all of it was planned before the drain"
+    assert min(gaps) >= HURRIED_SHARE * SETTINGS.append_interval
+    assert max(gaps) < SETTINGS.append_interval / 2
