@@ -34,8 +34,8 @@ CHUNKS_A_TURN = 250
 # durable, mostly for nothing: with 5,000 of them a sixth of a drain's CPU.
 PAUSE_SECONDS = 0.02
 
-# The interval bounds what the journal's requests cost. Where rows wait because a chunk before them is
-# not planned yet, it would bound the rate as well: of one table to two chunks a second. So such a
+# The interval bounds what the journal's requests cost. Where rows wait because a chunk before them
+# is not planned yet, it would bound the rate as well: of one table to two chunks a second. Such a
 # chunk waits for a part of it only.
 HURRIED_SHARE = 0.1
 
