@@ -39,6 +39,9 @@ PAUSE_SECONDS = 0.02
 # chunk waits for a part of it only.
 HURRIED_SHARE = 0.1
 
+# From here on joining a body takes longer than a thread's turn.
+THREAD_BYTES = 1024 * 1024
+
 _Item = TypeVar("_Item")
 
 
@@ -132,6 +135,9 @@ class Committer:
         now = asyncio.get_running_loop().time()
         await self._cut(now)
         chunks = self._router.take_sealed()
+        for chunk in chunks:
+            if len(chunk.body) >= THREAD_BYTES:
+                await asyncio.to_thread(chunk.body.whole)
         plan = await self._plan(chunks)
         is_last = self._draining.is_set() and not chunks and self._is_everything_visible()
         durable = self._durable_due(now)
@@ -190,7 +196,7 @@ class Committer:
         for planned, chunk in zip(plan.planned, chunks, strict=True):
             self._metrics.chunk(planned.table, chunk.reason, len(chunk.body))
             self._publisher.publish(
-                Publication(planned, seq, chunk.body, chunk.last_commit_us, self._layout)
+                Publication(planned, seq, chunk.body.whole(), chunk.last_commit_us, self._layout)
             )
 
     def _count_schema_changes(self, plan: EntryPlan) -> None:

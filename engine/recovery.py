@@ -131,7 +131,7 @@ class Recovery:
             await self._journal.append(planned=restated)
         for plan, chunk, (planned, _) in zip(chosen, chunks, statements, strict=True):
             self._publisher.publish(
-                Publication(planned, plan[0].seq, chunk.body, chunk.last_commit_us, layout)
+                Publication(planned, plan[0].seq, chunk.body.whole(), chunk.last_commit_us, layout)
             )
         await self._publisher.idle()
 

@@ -188,7 +188,7 @@ class SmallBucket:
             hour=hour,
         )
         self._tails[table] = planned
-        self.pieces.append(Piece(planned, chunk.body))
+        self.pieces.append(Piece(planned, chunk.body.whole()))
         return self.pieces[-1]
 
     async def publish(self, piece: Piece) -> None:
