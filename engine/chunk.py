@@ -25,6 +25,8 @@ from engine.schema import TableName
 
 PIECE_BYTES_MIN = 16 * 1024
 PIECE_BYTES_MAX = 256 * 1024
+# Small pieces that live for seconds among lines that live for a moment leave holes between them.
+PART_BYTES = 512 * 1024
 # A compressor that stays open keeps so much (measured, zstandard at level 1 after 80 KB).
 ZSTD_STATE_BYTES = 175_000
 GZIP_LEVEL = 1
@@ -152,6 +154,8 @@ class ChunkBuilder:
         "_operations",
         "_parts",
         "_piece_bytes",
+        "_pieces",
+        "_pieces_bytes",
         "_raw",
         "_raw_bytes",
         "_raw_held",
@@ -180,6 +184,8 @@ class ChunkBuilder:
         self._piece_bytes = PIECE_BYTES_MIN
         self._compressor: _Compressor | None = None
         self._parts: list[bytes] = []
+        self._pieces: list[bytes] = []
+        self._pieces_bytes = 0
         self._compressed_bytes = 0
         self._raw_bytes = 0
         self._crc = 0
@@ -222,7 +228,8 @@ class ChunkBuilder:
         if self._raw:
             self._compress()
         assert self._compressor is not None
-        self._parts.append(self._compressor.end(self._raw_bytes, self._crc))
+        self._pieces.append(self._compressor.end(self._raw_bytes, self._crc))
+        self._join_pieces()
         return SealedChunk(
             table=self._table,
             version=self._version,
@@ -250,9 +257,18 @@ class ChunkBuilder:
         self.held_bytes = self._compressed_bytes + self._compressor.state_bytes
 
     def _keep(self, part: bytes) -> None:
-        if part:
-            self._parts.append(part)
-            self._compressed_bytes += len(part)
+        if not part:
+            return
+        self._pieces.append(part)
+        self._pieces_bytes += len(part)
+        self._compressed_bytes += len(part)
+        if self._pieces_bytes >= PART_BYTES:
+            self._join_pieces()
+
+    def _join_pieces(self) -> None:
+        self._parts.append(b"".join(self._pieces))
+        self._pieces.clear()
+        self._pieces_bytes = 0
 
 
 def crc32_text(value: int) -> str:

@@ -1,5 +1,6 @@
 """A request's body as it goes out: in slices, and once."""
 
+import asyncio
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
 # One write to the transport. Large enough to cost little, small enough for the loop to turn in
 # between.
 _WRITE_BYTES: Final = 256 * 1024
+# After so much the loop gets its turn, although the kernel may take more: on loopback it takes
+# megabytes at once.
+_TURN_BYTES: Final = 1024 * 1024
 
 
 class SlicedBody(Payload):
@@ -35,6 +39,8 @@ class SlicedBody(Payload):
         self._is_sent = True
         for start in range(0, len(self._view), _WRITE_BYTES):
             await writer.write(self._view[start : start + _WRITE_BYTES])
+            if start % _TURN_BYTES == _TURN_BYTES - _WRITE_BYTES:
+                await asyncio.sleep(0)
 
     async def write_with_length(
         self, writer: "AbstractStreamWriter", content_length: int | None
