@@ -1,6 +1,7 @@
 """The committer: group commit of plans and of what became durable.
 
-Strategy: one append serves all chunks that are due, at most one in an append interval. After the
+Strategy: one append serves all chunks that are due, at most one in an append interval, or in a
+tenth of it where rows wait behind a chunk that is not planned. After the
 append the planned objects go to the publisher; when they are visible, the next entry states
 `durable`, and then E is acknowledged. While there is nothing to say, the journal's next entry is
 looked at, to learn that another writer took over.

@@ -4,7 +4,7 @@
 
 Strategy: one TaskGroup. The reader is its body: it reads an intake, counts it in the ledger,
 routes it, and waits for room before it reads on. The committer appends one journal entry for all
-that is due, at most one in an append interval, and hands planned objects to the publisher. When
+that is due, one in an append interval unless rows wait for it, and hands planned objects to the publisher. When
 objects are visible, `durable` is appended, then acknowledged.
 
 Invariant: nothing but the journal acknowledges: the source is told E only after the entry that
