@@ -4,8 +4,8 @@
 
 Strategy: one TaskGroup. The reader is its body: it reads an intake, counts it in the ledger,
 routes it, and waits for room before it reads on. The committer appends one journal entry for all
-that is due, one in an append interval unless rows wait for it, and hands planned objects to the publisher. When
-objects are visible, `durable` is appended, then acknowledged.
+that is due, one in an append interval unless rows wait for it, and hands planned objects to the
+publisher. When objects are visible, `durable` is appended, then acknowledged.
 
 Invariant: nothing but the journal acknowledges: the source is told E only after the entry that
 states it is in the bucket.
@@ -133,6 +133,7 @@ class Pipeline:
     def status(self) -> Status:
         """The engine as it is now."""
         state, identity = self._journal.state, self._identity
+        failure = self._journal.failure
         base = Status(
             phase=self._phase,
             since_us=self._phase_since_us,
@@ -148,6 +149,8 @@ class Pipeline:
                 time_us_of(state.durable.commit_time) if state.durable is not None else 0
             ),
             memory_limit_bytes=self._settings.memory_bytes_max,
+            last_error=str(failure) if failure is not None else "",
+            last_error_hint=failure.hint if failure is not None else "",
         )
         return self._streaming.status(base) if self._streaming is not None else base
 

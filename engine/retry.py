@@ -16,7 +16,8 @@ from engine.errors import DestinationRefused, DestinationUnavailable
 # Short beside the 25 s that a drain has, and still one request in 2 s where a store wants peace.
 WAIT_SECONDS_MAX = 2.0
 _WAIT_SECONDS_FIRST = 0.1
-# A request that goes on failing says so after 5 s, 10 s, 20 s, 40 s, and then once a minute.
+# A request that goes on failing says so at once, after 5, 10, 20, 40 and 80 s, and then once a
+# minute.
 _LOGGED_SECONDS_FIRST = 5.0
 _LOGGED_SECONDS_MAX = 60.0
 

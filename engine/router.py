@@ -20,7 +20,8 @@ class Router:
     """All tables' writers, made when their first batch comes.
 
     `wake` is set whenever a chunk was cut or room is wanted: the committer waits for it. `hurry` is
-    set when rows wait behind chunks that are not planned yet: in a queue, or still in the source.
+    set when rows wait for a plan: in a queue behind a chunk that was cut, or still in the source
+    until chunks are cut to make room.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Router:
                 self.wake.set()
             if writer.queue or self._full:
                 self._note_room(writer)
-                self.hurry.set()
+                self._note_hurry(writer)
 
     def _activated(self, table: TableName) -> TableWriter:
         writer = self._writers.get(table) or self._new_writer(table)
@@ -87,6 +88,10 @@ class Router:
         else:
             self._queues_have_room.set()
 
+    def _note_hurry(self, writer: TableWriter) -> None:
+        if writer.queue and writer.sealed:
+            self.hurry.set()
+
     @property
     def has_room(self) -> bool:
         """Whether the reader may read without waiting."""
@@ -96,7 +101,8 @@ class Router:
         """Wait for room in the budget and in every queue. Cancellation changes nothing."""
         while not self.has_room:
             self.is_pressed = True
-            self.hurry.set()
+            if self._budget.is_full:
+                self.hurry.set()
             self.wake.set()
             await self._queues_have_room.wait()
             await self._budget.room()
@@ -110,6 +116,7 @@ class Router:
         self._note_room(writer)
         if writer.sealed:
             self.wake.set()
+            self._note_hurry(writer)
         if writer.is_idle:
             self._active.pop(table, None)
 

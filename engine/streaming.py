@@ -151,7 +151,7 @@ class Streaming:
     def _stop_limit(self) -> StopLimit:
         count, failure = self._publisher.pending_count, self._destination_failure
         waiting = f"; planned objects not known to be visible: {count}" if count else ""
-        because = f"; the newest failure: {failure}" if failure is not None else ""
+        because = f"; what fails: {failure}" if failure is not None else ""
         return StopLimit(
             "not everything could be published within drain_seconds ="
             f" {self._world.settings.drain_seconds}{waiting}{because}",

@@ -91,12 +91,14 @@ def test_a_chunk_that_grows_old_is_planned_an_interval_before_its_age(
     assert age - 1.0 <= planned_at <= age - 0.8
 
 
-def test_rows_that_wait_for_a_plan_wait_for_a_part_of_the_interval(loop: VirtualLoop) -> None:
+@pytest.mark.parametrize("queue_bytes", [1 << 20, 1 << 26], ids=["in the source", "in the queue"])
+def test_rows_that_wait_for_a_plan_wait_for_a_part_of_the_interval(
+    loop: VirtualLoop, queue_bytes: int
+) -> None:
     limits = replace(SETTINGS.limits, rows_max=1_000)
+    settings = replace(SETTINGS, limits=limits, queue_bytes_max=queue_bytes)
 
-    store = loop.run_until_complete(
-        streamed(60_000, replace(SETTINGS, limits=limits), seconds=10.0)
-    )
+    store = loop.run_until_complete(streamed(60_000, settings, seconds=10.0))
 
     times = store.plan_times()
     gaps = [later - earlier for earlier, later in pairwise(times)]

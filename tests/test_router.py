@@ -61,6 +61,26 @@ def test_the_first_chunk_to_grow_old_is_known() -> None:
     assert routing.earliest_due == 35.0
 
 
+def test_rows_behind_a_chunk_without_a_plan_hurry_it_and_others_do_not() -> None:
+    routing = router(memory=1_000_000, rows_max=10)
+    for commit in (200, 210):
+        routing.route(Intake((batch(HOT, commit, rows=10),), None), 0.0)
+    assert not routing.hurry.is_set(), "nothing waits behind these two"
+
+    routing.route(Intake((batch(HOT, 220, rows=10),), None), 0.0)
+    assert routing.hurry.is_set()
+
+    # Planned, and being published: an entry would help nobody.
+    chunks = routing.take_sealed()
+    routing.hurry.clear()
+    routing.route(Intake((batch(HOT, 230, rows=10),), None), 0.0)
+    assert not routing.hurry.is_set()
+
+    # One of them is visible, the next one is cut, and the last rows wait behind it.
+    routing.published(HOT, len(chunks[0].body))
+    assert routing.hurry.is_set()
+
+
 def test_a_full_budget_cuts_the_largest_chunks_only() -> None:
     routing = router(memory=10_000, rows_max=1_000)
     routing.route(Intake((batch(QUIET, 100),), None), 0.0)

@@ -363,6 +363,7 @@ async def hasty(settings: S3Settings, proxy: HttpFaultProxy) -> AsyncIterator[S3
             endpoint_url=proxy.endpoint_url,
             connect_seconds=0.3,
             answer_seconds=0.2,
+            silence_seconds=0.2,
             body_bytes_per_second_min=1 << 30,
             part_bytes=20 * MIB,
         )

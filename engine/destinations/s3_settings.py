@@ -30,7 +30,8 @@ class S3Settings:
 
     A request has `connect_seconds` + `answer_seconds` altogether, and for its body as long as a
     line takes that carries `body_bytes_per_second_min`; a drain's 25 s have room for a second
-    attempt at a small one. `silence_seconds` is how long no byte may come of an answer.
+    attempt at a small one. `silence_seconds` is how long no byte may come of an answer, and all
+    that bounds the reading of an object but ten minutes.
     """
 
     bucket: str
