@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import io
 import os
 import pty
 import select
@@ -16,11 +17,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from unittest.mock import Mock
 
 import psutil
 import pytest
+from rich.console import Console
 
-from engine.demo import shop
+from engine.demo import demo, shop
 from engine.demo.workspace import Workspace
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
@@ -168,6 +171,23 @@ def test_second_interrupt_ends_everything_at_once(running: _Running, folder: Pat
 
     assert running.end() == 130, running.output
     _wait_until_nothing_is_left(folder)
+
+
+async def test_one_interrupt_that_arrives_twice_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    codes: list[int] = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    asked = demo._Asked(Console(file=io.StringIO()), Mock())
+    try:
+        asked._on_signal()
+        asked._on_signal()
+        assert asked.event.is_set()
+        assert codes == []
+
+        await asyncio.sleep(demo._SAME_PRESS_SECONDS)
+        asked._on_signal()
+        assert codes == [130]
+    finally:
+        asked.forget()
 
 
 def test_interrupt_while_the_servers_start_leaves_nothing(running: _Running, folder: Path) -> None:
