@@ -126,9 +126,12 @@ class Pipeline:
         self._streaming = None
 
     @property
-    def is_hurried(self) -> bool:
-        """Whether the newest append may have come before its interval, because rows waited."""
-        return self._streaming is not None and self._streaming.is_hurried
+    def is_hurried(self) -> bool | None:
+        """Whether the newest append may have come before its interval, because rows waited.
+
+        None while nothing streams, as at a start over after a failover.
+        """
+        return self._streaming.is_hurried if self._streaming is not None else None
 
     def status(self) -> Status:
         """The engine as it is now."""

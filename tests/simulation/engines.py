@@ -220,10 +220,12 @@ class EngineProcess:
         A tenth of the interval is enough where rows waited for it.
         """
         assert self._pipeline is not None
-        is_streaming = self.phase in {"streaming", "reconnecting"}
+        is_hurried = self._pipeline.is_hurried
+        # None: the request of a life that a failover ended.
+        is_streaming = self.phase in {"streaming", "reconnecting"} and is_hurried is not None
         gap = now - self._appended_at
         least = self.profile.append_seconds
-        if is_streaming and self._pipeline.is_hurried:
+        if is_hurried:
             least *= committer.HURRIED_SHARE
         if is_streaming and self._was_streaming and gap < least - 0.001:
             raise Violation("two appends within an interval")
