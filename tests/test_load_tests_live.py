@@ -22,6 +22,7 @@ import pytest
 
 from databases import Database
 from engine.demo.servers import EmbeddedPostgres, EmbeddedS3
+from load_tests.engine_process import until
 from load_tests.live import generator, livez_probe
 from load_tests.live.child import ChildFailed, running
 from load_tests.live.exposition import buckets, by_label, total
@@ -446,6 +447,16 @@ async def test_while_the_bucket_is_silent_nothing_is_durable_and_nothing_is_lost
             with live.proxy.blackout():
                 dark_at = time.time()
                 await asyncio.sleep(1.2)
+
+                async def has_grown() -> bool:
+                    lags = [
+                        sample.slot_lag_bytes
+                        for sample in live.sampler.between(dark_at + 0.5, time.time())
+                    ]
+                    return len(lags) > 2 and lags[-1] > lags[0]
+
+                # The slot is looked at now and then, and later where the machine is busy.
+                await until(has_grown, "a lag that grows in the silence", seconds=10.0)
                 light_at = time.time()
     silent = live.sampler.between(dark_at + 0.5, light_at)
 
