@@ -11,8 +11,8 @@ a key that is taken is ours when the bytes are, else another writer's.
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeVar
+from collections.abc import Callable
+from typing import Protocol
 
 from engine.envelope import RecordConfiguration
 from engine.errors import ForeignPrefix, JournalError, Superseded
@@ -39,8 +39,6 @@ STATE_INTERVAL = 500
 _READS_AT_ONCE = 16
 _JSON = "application/json"
 _GZIP = "application/gzip"
-
-_T = TypeVar("_T")
 
 
 class JournalObserver(Protocol):
@@ -84,7 +82,7 @@ class Journal:
 
     async def load(self) -> None:
         """Read the newest state file and every entry behind it. Raises JournalError."""
-        states = await self._answered(lambda: self._listed(state_folder(self.prefix)))
+        states = await self._patience.answered(lambda: self._listed(state_folder(self.prefix)))
         if states:
             content = await self._present(states[-1])
             self.state = decode_state(content, states[-1])
@@ -94,7 +92,7 @@ class Journal:
     async def _load_entries(self) -> None:
         after = journal_key(self.prefix, self.state.seq) if self.state.seq >= 0 else ""
         folder = journal_folder(self.prefix)
-        keys = await self._answered(lambda: self._listed(folder, after))
+        keys = await self._patience.answered(lambda: self._listed(folder, after))
         for begin in range(0, len(keys), _READS_AT_ONCE):
             await self._absorb_keys(keys[begin : begin + _READS_AT_ONCE])
 
@@ -132,10 +130,10 @@ class Journal:
 
     async def _next(self) -> bytes | None:
         key = journal_key(self.prefix, self.state.next_seq)
-        return await self._answered(lambda: self._store.get(key))
+        return await self._patience.answered(lambda: self._store.get(key))
 
     async def _present(self, key: str) -> bytes:
-        content = await self._answered(lambda: self._store.get(key))
+        content = await self._patience.answered(lambda: self._store.get(key))
         if content is None:
             raise JournalError(f"{key} was listed and is not there")
         return content
@@ -279,12 +277,9 @@ class Journal:
             )
 
     async def _create_once(self, key: str, content: bytes, content_type: str) -> bool:
-        return await self._answered(
+        return await self._patience.answered(
             lambda: self._store.create(key, content, content_type=content_type, metadata={})
         )
-
-    async def _answered(self, attempt: Callable[[], Awaitable[_T]]) -> _T:
-        return await self._patience.answered(attempt)
 
     def _failed(self, error: Failure) -> None:
         self._observer.publish_error(error.code, retryable=error.retryable)

@@ -10,9 +10,9 @@ Nothing is deleted.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from engine.errors import JournalError, Superseded
 from engine.interfaces import Clock, ObjectStore
@@ -25,8 +25,6 @@ from engine.schema_document import schema_document
 
 _RECORDS = "application/x-ndjson"
 _JSON = "application/json"
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +160,7 @@ class Publisher:
         planned = publication.planned
         await self._ensure_schema(planned, publication.layout)
         metadata = object_metadata(planned, self._journal.writer.id)
-        is_created = await self._answered(
+        is_created = await self._patience.answered(
             lambda: self._store.create(
                 planned.key, publication.body, content_type=_RECORDS, metadata=metadata
             )
@@ -176,7 +174,7 @@ class Publisher:
         Raises Superseded when a successor may have restated it, JournalError when a stranger
         wrote it.
         """
-        head = await self._answered(lambda: self._store.head(key))
+        head = await self._patience.answered(lambda: self._store.head(key))
         if head is None:
             return False
         statements = self._journal.state.plans.get(key, ())
@@ -202,13 +200,10 @@ class Publisher:
         content = schema_document(version, versions.get(version.number - 1), layout.database)
         key = layout.schema_key(table, version.number)
         # Taken is fine: it follows from the journal alone, whoever wrote it.
-        await self._answered(
+        await self._patience.answered(
             lambda: self._store.create(key, content, content_type=_JSON, metadata={})
         )
         self._schemas.add(known)
-
-    async def _answered(self, attempt: Callable[[], Awaitable[_T]]) -> _T:
-        return await self._patience.answered(attempt)
 
     def _failed(self, error: Failure) -> None:
         self._observer.publish_error(error.code, retryable=error.retryable)

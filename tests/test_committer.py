@@ -1,6 +1,7 @@
 """When the committer appends: a whole pipeline in virtual time, and when its bucket was asked."""
 
 import asyncio
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -8,8 +9,8 @@ from itertools import pairwise
 import pytest
 from prometheus_client import CollectorRegistry
 
-from engine.chunk import ChunkLimits
-from engine.committer import HURRIED_SHARE
+from engine.chunk import Body, ChunkLimits
+from engine.committer import HURRIED_SHARE, THREAD_BYTES
 from engine.envelope import RecordConfiguration
 from engine.journal_entry import Writer, decode_entry
 from engine.metrics import Metrics
@@ -106,3 +107,28 @@ def test_rows_that_wait_for_a_plan_wait_for_a_part_of_the_interval(
     assert times[-1] < 10.0, "all of it was planned before the drain"
     assert min(gaps) >= HURRIED_SHARE * SETTINGS.append_interval
     assert max(gaps) < SETTINGS.append_interval / 2
+
+
+async def test_a_large_body_is_joined_outside_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a small one within: a thread's turn takes longer."""
+    joined: list[tuple[int, bool]] = []
+    whole = Body.whole
+
+    def noted(body: Body) -> bytes:
+        if len(body._parts) > 1:
+            is_in_loop = threading.current_thread() is threading.main_thread()
+            joined.append((len(body), is_in_loop))
+        return whole(body)
+
+    monkeypatch.setattr(Body, "whole", noted)
+    monkeypatch.setattr("engine.chunk.PART_BYTES", 64 * 1024)
+    limits = replace(SETTINGS.limits, bytes_max=2 * THREAD_BYTES, age_seconds_max=2.0)
+    settings = replace(SETTINGS, limits=limits, append_interval=0.1)
+
+    await streamed(150_000, settings, seconds=3.0)
+
+    large = [is_in_loop for size, is_in_loop in joined if size >= THREAD_BYTES]
+    small = [is_in_loop for size, is_in_loop in joined if size < THREAD_BYTES]
+    assert large
+    assert not any(large)
+    assert all(small)

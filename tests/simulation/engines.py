@@ -17,7 +17,7 @@ import stamina.instrumentation
 import structlog
 from prometheus_client import CollectorRegistry
 
-from engine import committer, journal, ledger
+from engine import committer, journal, ledger, retry
 from engine.batch import Intake
 from engine.chunk import ChunkLimits
 from engine.envelope import RecordConfiguration, TableRule
@@ -45,6 +45,8 @@ SMALL_LIMITS = (
     (ledger, "_SPANS_MAX", 2),
     (ledger, "_BOUNDARIES_MAX", 4),
     (committer, "CHUNKS_A_TURN", 2),
+    # Longer than the engine's: what comes late then comes later, and meets more.
+    (retry, "WAIT_SECONDS_MAX", 5.0),
 )
 
 

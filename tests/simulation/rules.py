@@ -34,8 +34,6 @@ NOT_APPLICABLE = {
     "open_unfinished": "snapshots are off in this world: no table is ever unfinished",
     "version_number": "a journalled version begins at or before its table's frontier, so "
     "numbers and first positions grow together: the newest is the highest either way",
-    "fork_absorbed": "chance does not find it, not in 20,000 schedules; tests/test_journal.py "
-    "makes the late plan happen, and fails without the rule",
 }
 
 
@@ -410,6 +408,11 @@ MUTANTS: tuple[Mutant, ...] = (
         "fork",
         "6   another timeline, forked before the last plan, is refused",
         Edit("engine.slot", "        if fork is None:\n", "        if True:\n"),
+    ),
+    mutant(
+        "fork_absorbed",
+        "6   ... also when that plan came late",
+        Edit("engine.journal", "                check()\n", ""),
     ),
     mutant(
         "other_timeline",
