@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from stamina.instrumentation import set_on_retry_hooks
 
 from engine import __version__
+from engine.alarms import Alarms
 from engine.chunk import ChunkLimits
 from engine.config import Configuration, DestinationConfiguration, resolve_memory_limit
 from engine.destinations.s3 import S3ObjectStore
@@ -56,9 +57,10 @@ async def run(
     set_on_retry_hooks(())
     registry = CollectorRegistry()
     metrics = Metrics(registry, release=__version__)
+    alarms = Alarms(wall_clock, metrics)
     async with S3ObjectStore(s3_settings(configuration.destination)) as store:
         pipeline = Pipeline(
-            source=source or _source(configuration),
+            source=source or _source(configuration, alarms),
             store=store,
             clock=wall_clock,
             settings=_settings(configuration, is_until_caught_up=until_caught_up),
@@ -66,6 +68,7 @@ async def run(
             writer=_writer(configuration.engine.name),
             metrics=metrics,
             stop=stop,
+            alarms=alarms,
         )
         if on_start is not None:
             on_start(pipeline.status)
@@ -121,11 +124,12 @@ def s3_settings(destination: DestinationConfiguration) -> S3Settings:
     )
 
 
-def _source(configuration: Configuration) -> PostgresSource:
+def _source(configuration: Configuration, alarms: Alarms | None = None) -> PostgresSource:
     return PostgresSource(
         dsn=configuration.source.dsn.reveal(),
         slot=configuration.source.slot,
         configuration=record_configuration(configuration),
+        alarms=alarms,
     )
 
 

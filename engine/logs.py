@@ -32,7 +32,7 @@ FIELDS: Final = frozenset(
     row_count rows safe_bytes seconds seq server_version signal size_bytes slot source
     system_identifier table tables text timeline timestamp traceback uploads url version
     versions wait_seconds writer writer_id
-        table_count sql retry_seconds errors is_failover failures
+        subject table_count sql retry_seconds errors is_failover failures
     """.split()  # noqa: SIM905 - a hundred words read better without quotes
 )
 HIDDEN: Final = "(not shown)"

@@ -91,6 +91,12 @@ class Metrics:
         self._clock = clock
         self._table_labels = _BoundedLabels(TABLE_LABELS_MAX)
         self._code_labels = _BoundedLabels(ERROR_CODES_MAX)
+        self._alarms = Gauge(
+            "tailrace_alarms",
+            "Conditions that wait for an operator; /status names them",
+            ("code",),
+            registry=registry,
+        )
         self._source = _SourceMetrics(registry)
         self._buffers = _BufferMetrics(registry)
         self._destination = _DestinationMetrics(registry)
@@ -102,6 +108,10 @@ class Metrics:
     def source_connected(self, connected: bool) -> None:  # noqa: FBT001 - a gauge of one bit
         """Whether a stream is held now."""
         self._source.connected.set(1 if connected else 0)
+
+    def alarms(self, code: str, count: int) -> None:
+        """So many conditions of that code wait for an operator."""
+        self._alarms.labels(code).set(count)
 
     def source_message(self, now_us: int) -> None:
         """Something arrived from the source, keepalives included.

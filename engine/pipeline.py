@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from engine.alarms import Alarms
 from engine.envelope import RecordConfiguration
 from engine.errors import (
     DestinationUnavailable,
@@ -62,7 +63,9 @@ class Pipeline:
         metrics: Metrics,
         stop: StopSignal,
         make_nonce: Callable[[], str] | None = None,
+        alarms: Alarms | None = None,
     ) -> None:
+        self._alarms = alarms or Alarms(clock, metrics)
         self._source = source
         self._store = store
         self._clock = clock
@@ -154,6 +157,8 @@ class Pipeline:
             memory_limit_bytes=self._settings.memory_bytes_max,
             last_error=str(failure) if failure is not None else "",
             last_error_hint=failure.hint if failure is not None else "",
+            alarms=self._alarms.standing(),
+            alarms_total=self._alarms.count,
         )
         return self._streaming.status(base) if self._streaming is not None else base
 
@@ -291,6 +296,7 @@ class Pipeline:
             ),
             metrics=self._metrics,
             enter=self._enter,
+            alarms=self._alarms,
         )
 
     # --- asked to stop

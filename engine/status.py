@@ -9,6 +9,8 @@ from typing import Literal
 
 import msgspec
 
+from engine.alarms import Alarm
+
 Phase = Literal[
     "starting", "standby", "opening", "redo", "streaming", "reconnecting", "draining", "stopped"
 ]
@@ -28,7 +30,8 @@ READY_PHASES: frozenset[Phase] = frozenset({"standby", "streaming"})
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """One moment of one engine.
 
-    Times are Unix microseconds (UTC), 0 or None where there is none yet.
+    Times are Unix microseconds (UTC), 0 or None where there is none yet. `alarms` lists the oldest
+    of the conditions that an operator has to mend, `alarms_total` counts all of them.
     """
 
     phase: Phase
@@ -54,6 +57,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     backpressure: bool = False
     last_error: str = ""
     last_error_hint: str = ""
+    alarms: tuple[Alarm, ...] = ()
+    alarms_total: int = 0
 
     @property
     def is_ready(self) -> bool:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import msgspec
 import structlog
 
+from engine.alarms import Alarms
 from engine.batch import Intake
 from engine.budget import MemoryBudget
 from engine.committer import Committer
@@ -61,6 +62,7 @@ class World:
     layout: TableLayout
     metrics: Metrics
     enter: Callable[[Phase], None]
+    alarms: Alarms
 
 
 class Streaming:

@@ -1,9 +1,11 @@
 """PostgreSQL as a source: who answers, what it needs before it streams, and its streams."""
 
+import time
 from contextlib import AbstractAsyncContextManager
 
 import psycopg
 
+from engine.alarms import Alarms
 from engine.envelope import RecordConfiguration
 from engine.errors import PositionLost
 from engine.interfaces import ChangeStream, SourceIdentity
@@ -31,7 +33,10 @@ class PostgresSource:
         configuration: RecordConfiguration,
         generation: int = 1,
         wal_sender_timeout: float = WAL_SENDER_TIMEOUT_SECONDS,
+        alarms: Alarms | None = None,
     ) -> None:
+        # Without anybody to tell (a command that ends soon), alarms are only logged.
+        self._alarms = alarms or Alarms(_wall_clock)
         self._dsn = dsn
         self._slot = slot
         self._configuration = configuration
@@ -117,6 +122,10 @@ _FLUSHED = """
 SELECT (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
              ELSE pg_current_wal_flush_lsn() END)::text
 """
+
+
+def _wall_clock() -> int:
+    return time.time_ns() // 1000
 
 
 def _forks(history: bytes) -> list[tuple[int, Lsn]]:
