@@ -7,6 +7,7 @@ append the planned objects go to the publisher; when they are visible, the next 
 looked at, to learn that another writer took over.
 
 Invariant: plan before publish, durable before acknowledge; both only after the append was answered.
+Every entry holds all gaps that were stated before it was made.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from typing import TypeVar
 
 from engine.chunk import SealedChunk
 from engine.errors import Superseded
+from engine.gaps import GapRegister
 from engine.interfaces import Clock
 from engine.journal import Journal
 from engine.journal_entry import Durable
@@ -57,6 +59,7 @@ class Committer:
         *,
         journal: Journal,
         ledger: Ledger,
+        gaps: GapRegister,
         planner: Planner,
         router: Router,
         publisher: Publisher,
@@ -74,6 +77,7 @@ class Committer:
         """Whether the newest wait ended before its interval, because rows waited."""
         self._journal = journal
         self._ledger = ledger
+        self._gaps = gaps
         self._planner = planner
         self._router = router
         self._publisher = publisher
@@ -142,7 +146,7 @@ class Committer:
         plan = await self._plan(chunks)
         is_last = self._draining.is_set() and not chunks and self._is_everything_visible()
         durable = self._durable_due(now)
-        if plan.planned or durable is not None or is_last:
+        if plan.planned or durable is not None or self._gaps.pending or is_last:
             await self._append(plan, chunks, durable, is_last=is_last)
             return True
         if now - self._last_look >= self._settings.probe_interval:
@@ -180,9 +184,17 @@ class Committer:
     ) -> None:
         if durable is not None:
             self._is_progress = False
+        gaps = self._gaps.pending
+        new_gaps = sum(gap.number not in self._journal.state.gaps for gap in gaps)
         seq = await self._journal.append(
-            schemas=plan.schemas, planned=plan.planned, durable=durable, release=is_last
+            schemas=plan.schemas,
+            planned=plan.planned,
+            durable=durable,
+            gaps=gaps,
+            release=is_last,
         )
+        self._gaps.journalled(gaps)
+        self._metrics.gaps(new_gaps)
         self._last_append = self._last_look = asyncio.get_running_loop().time()
         self._planner.journalled(plan)
         self._count_schema_changes(plan)

@@ -75,13 +75,15 @@ class Durable(msgspec.Struct, frozen=True):
     """Every commit with `commit_lsn` < `lsn`, in all tables, is in S3.
 
     Every object planned up to entry `seq` exists. `unfinished` names captured tables whose
-    snapshot is not finished.
+    snapshot is not finished. `watched` is the log point up to which a look at what the source
+    publishes has judged, as a position's prefix: before it, what was not published is a gap.
     """
 
     lsn: str
     commit_time: str
     seq: int
     unfinished: tuple[str, ...] = ()
+    watched: str = ""
 
     @property
     def position(self) -> Lsn:
@@ -89,12 +91,32 @@ class Durable(msgspec.Struct, frozen=True):
         return parse_lsn(self.lsn)
 
 
-class Gap(msgspec.Struct, frozen=True):
-    """Changes of a table that the source no longer has."""
+class Gap(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One statement of a gap: changes of a table that are not in the bucket, or may not be.
 
+    `number` counts the gaps of a journal from 1. A later statement of the same number takes the
+    place of the earlier one: a gap ends, or is mended. `after` is where it begins: the table is
+    whole up to there. `until` is where it ends, empty while it goes on. Both are a position or the
+    beginning of one, and compare as text with records' positions. `reason` is a stable word in
+    kebab case, `text` says in plain words what happened, without row values. `mended` says by what
+    the lost changes were made good (empty: they were not). Where one row is left out, `position`
+    is its own and `key` its key as JSON text.
+    """
+
+    number: int
     table: str
-    after: Position
+    after: str
+    until: str
     reason: str
+    text: str
+    mended: str = ""
+    key: str = ""
+    position: str = ""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether changes go on being lost."""
+        return not self.until
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -164,6 +186,7 @@ class JournalState(msgspec.Struct):
     plans: dict[str, tuple[Statement, ...]] = {}
     configurations: dict[int, RecordConfiguration] = {}
     versions: dict[str, tuple[TableVersion, ...]] = {}
+    gaps: dict[int, Gap] = {}
     released: bool = False
 
     @property
@@ -209,6 +232,8 @@ class JournalState(msgspec.Struct):
             self.versions[table] = (*self.versions.get(table, ()), version)
         for planned in entry.planned:
             self._absorb_plan(Statement(planned, entry.epoch, entry.seq))
+        for gap in entry.gaps:
+            self.gaps[gap.number] = gap
         if entry.durable is not None:
             self.durable = entry.durable
         self.released = entry.release

@@ -207,9 +207,9 @@ class Metrics:
         """Another writer owns the journal now."""
         self._durability.superseded.inc()
 
-    def gap(self) -> None:
-        """Changes that the source no longer has were recorded as missing."""
-        self._durability.gaps.inc()
+    def gaps(self, count: int) -> None:
+        """So many new gaps were recorded in the journal."""
+        self._durability.gaps.inc(count)
 
     def schema_change(self, table: str, kind: str) -> None:
         """A table's new version differs from the one before by this kind of change."""

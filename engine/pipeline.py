@@ -28,6 +28,7 @@ from engine.errors import (
     Superseded,
     TailraceError,
 )
+from engine.gaps import GapRegister
 from engine.interfaces import ChangeStream, Clock, ObjectStore, Source, SourceIdentity
 from engine.journal import Journal
 from engine.journal_entry import Durable, Writer, time_text, time_us_of
@@ -135,6 +136,11 @@ class Pipeline:
         None while nothing streams, as at a start over after a failover.
         """
         return self._streaming.is_hurried if self._streaming is not None else None
+
+    @property
+    def gaps(self) -> GapRegister | None:
+        """Where losses are stated; None while nothing streams."""
+        return self._streaming.gaps if self._streaming is not None else None
 
     def status(self) -> Status:
         """The engine as it is now."""

@@ -30,6 +30,11 @@ def make_position(generation: int, commit_lsn: Lsn, change_lsn: Lsn, n: int) -> 
     return Position(f"{generation:04d}.{commit_lsn:016X}.{change_lsn:016X}.{n:06X}")
 
 
+def log_prefix(generation: int, lsn: Lsn) -> str:
+    """How the positions of what commits at `lsn` begin: sorts before them, after all before it."""
+    return f"{generation:04d}.{lsn:016X}"
+
+
 def commit_lsn_of(position: Position) -> Lsn:
     """The LSN of the commit record of the change's transaction."""
     return Lsn(int(position[5:21], 16))

@@ -21,6 +21,7 @@ from engine.budget import MemoryBudget
 from engine.committer import Committer
 from engine.envelope import RecordConfiguration
 from engine.errors import SourceError, SourceUnavailable, StopLimit
+from engine.gaps import GapRegister
 from engine.interfaces import ChangeStream, Clock, ObjectStore
 from engine.journal import Journal
 from engine.journal_entry import time_us_of
@@ -82,6 +83,7 @@ class Streaming:
         self._ledger = Ledger(
             {TableName.parse(table): known.last for table, known in state.frontiers.items()}
         )
+        self.gaps = GapRegister(state)
         self._budget = MemoryBudget(settings.memory_bytes_max)
         self._router = Router(
             queue_bytes_max=settings.queue_bytes_max,
@@ -109,6 +111,7 @@ class Streaming:
         self._committer = Committer(
             journal=world.journal,
             ledger=self._ledger,
+            gaps=self.gaps,
             planner=self.planner,
             router=self._router,
             publisher=self._publisher,

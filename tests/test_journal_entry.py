@@ -62,7 +62,7 @@ GOLDEN = (
     b'"previous":"0001.A","first":"0001.B","last":"0001.C","rows":812,"ops":{"c":800,"u":12},'
     b'"version":1,"codec":1,"raw_bytes":324871,"raw_crc32":"9a0b1c2d","hour":"2026-11-22T09"}],'
     b'"durable":{"lsn":"0/134EBCB0","commit_time":"2026-11-22T09:51:54.056779Z","seq":40,'
-    b'"unfinished":[]}}'
+    b'"unfinished":[],"watched":""}}'
 )
 
 
@@ -121,7 +121,7 @@ def test_an_entry_of_an_older_release_may_lack_parts_and_one_of_this_format_may_
 
 def test_every_kind_of_part_is_named() -> None:
     state = JournalState()
-    gap = Gap("public.orders", NOWHERE, "re-created")
+    gap = Gap(1, "public.orders", "0001.A", "", "not-published", "it is not published")
 
     made = entry(
         state,
@@ -286,6 +286,33 @@ def test_released_holds_until_somebody_writes_again() -> None:
     assert not state.released
 
 
+# --- gaps
+
+
+def test_a_later_statement_of_a_gap_takes_the_place_of_the_earlier() -> None:
+    state = opened()
+    first = Gap(1, "public.orders", "0001.A", "", "not-published", "it is not published")
+    second = Gap(2, "public.lines", "0001.B", "0001.C", "operations", "updates were left out")
+    absorb(state, gaps=(first, second))
+
+    ended = msgspec.structs.replace(first, until="0001.D", mended="snapshot 3")
+    absorb(state, gaps=(ended,))
+
+    assert state.gaps == {1: ended, 2: second}
+
+
+def test_a_gap_has_these_very_bytes_and_leaves_absent_parts_out() -> None:
+    gap = Gap(1, "public.orders", "0001.A", "", "not-published", "it is not published")
+
+    made = msgspec.json.encode(gap)
+
+    assert made == (
+        b'{"number":1,"table":"public.orders","after":"0001.A","until":"",'
+        b'"reason":"not-published","text":"it is not published"}'
+    )
+    assert gap.is_open
+
+
 # --- state files
 
 
@@ -293,6 +320,7 @@ def full_state() -> JournalState:
     state = opened()
     absorb(state, schemas=(VERSION,), planned=(plan("a", "1", "2"), plan("b", "3", "4")))
     absorb(state, planned=(plan("a", "1", "2", codec=2),))
+    absorb(state, gaps=(Gap(1, "public.orders", "0001.A", "", "operations", "some"),))
     return state
 
 

@@ -206,7 +206,7 @@ def test_gauges_and_counters_take_what_they_are_given(
     metrics.publishes_in_flight(3)
     metrics.journal_entry("planned")
     metrics.superseded()
-    metrics.gap()
+    metrics.gaps(1)
 
     value = registry.get_sample_value
     assert value("tailrace_connected") == 1

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from engine.envelope import Compression, Envelope, Layout
 from engine.errors import DestinationRefused, DestinationUnavailable
 from engine.interfaces import ListedObject, ObjectHead
-from engine.journal_entry import Durable, Entry, JournalState, encode_state
+from engine.journal_entry import Durable, Entry, Gap, JournalState, encode_state
 from engine.layout import journal_folder, journal_key, own_folder, state_key
 from engine.verify import Code, Depth, Verdict, verify
 from memory_store import MemoryStore, StoredObject
@@ -83,6 +83,22 @@ async def test_tables_are_told_with_their_durable_objects() -> None:
     assert orders.versions == (1, 2)
     assert orders.first == bucket.pieces[0].planned.first
     assert orders.last == bucket.pieces[4].planned.last
+
+
+async def test_gaps_are_told_as_they_were_stated_last_and_are_no_problem() -> None:
+    bucket = await make_bucket()
+    edit_entry(bucket, 5, gaps=(GAP, msgspec.structs.replace(GAP, number=2)))
+    mended = msgspec.structs.replace(GAP, until="0001.B", mended="snapshot 3")
+    edit_entry(bucket, 7, gaps=(mended,))
+
+    verdict = await judged(bucket.store)
+
+    assert verdict.is_ok
+    assert [(gap.number, gap.until, gap.mended) for gap in verdict.gaps] == [
+        (1, "0001.B", "snapshot 3"),
+        (2, "", ""),
+    ]
+    assert [gap.number for gap in verdict.unmended_gaps] == [2]
 
 
 async def test_a_bucket_without_a_prefix_is_judged_whole() -> None:
@@ -479,6 +495,20 @@ def a_durable_plan_is_stated_again(bucket: SmallBucket) -> None:
         return msgspec.structs.replace(entry, planned=(*entry.planned, again))
 
     rewrite_journal(bucket.store, edit)
+
+
+GAP = Gap(1, str(ORDERS), "0001.A", "", "operations", "updates were left out")
+
+
+@damage({Code.GAP_WRONG})
+def a_gap_skips_a_number(bucket: SmallBucket) -> None:
+    edit_entry(bucket, 6, gaps=(GAP, msgspec.structs.replace(GAP, number=3)))
+
+
+@damage({Code.GAP_WRONG})
+def a_gap_is_stated_again_for_another_table(bucket: SmallBucket) -> None:
+    edit_entry(bucket, 5, gaps=(GAP,))
+    edit_entry(bucket, 6, gaps=(msgspec.structs.replace(GAP, table=str(ODD)),))
 
 
 @damage({Code.OBJECT_MISSING})
@@ -934,4 +964,5 @@ def test_the_documented_json_has_these_very_fields() -> None:
         "rows",
         "pending",
         "problems",
+        "gaps",
     ]

@@ -10,6 +10,7 @@ from engine import app
 from engine.cli.application import main
 from engine.config import DestinationConfiguration
 from engine.demo.servers import EmbeddedS3
+from engine.journal_entry import Gap
 from memory_store import MemoryStore
 from small_bucket import ORDERS, SmallBucket, make_bucket
 
@@ -81,6 +82,7 @@ def test_a_bucket_that_is_right_ends_with_0_and_one_json_object(
         "rows": 14,
         "pending": 2,
         "problems": [],
+        "gaps": [],
     }
     assert code == 0
 
@@ -133,6 +135,43 @@ def test_problems_end_with_1_and_say_what_to_do(
     ]
     assert not found["ok"]
     assert code == json_code == 1
+
+
+def test_a_gap_is_a_warning_and_a_failure_only_where_that_is_asked_for(
+    target: DestinationConfiguration,
+    file: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async def bucket_with_gaps() -> SmallBucket:
+        bucket = await make_bucket(prefix=target.prefix)
+        gap = Gap(1, str(ORDERS), "0001.A", "", "operations", "updates were left out")
+        mended = Gap(2, str(ORDERS), "0001.A", "0001.B", "operations", "some", "snapshot 3")
+        await bucket.journal.append(gaps=(gap, mended))
+        return bucket
+
+    put(asyncio.run(bucket_with_gaps()).store, target)
+
+    code = main(["verify", "-c", file])
+    text = capsys.readouterr().out
+    strict_code = main(["verify", "-c", file, "--strict", "--json"])
+    found = json.loads(capsys.readouterr().out)
+
+    warning = f"WARNING  gap  {ORDERS}  operations  after 0001.A, and it goes on\n"
+    assert warning + "         updates were left out\n" in text
+    assert "1 gap not mended" in text
+    assert text.count("WARNING") == 1
+    assert found["ok"]
+    assert found["gaps"][0] == {
+        "number": 1,
+        "table": str(ORDERS),
+        "from": "0001.A",
+        "to": None,
+        "reason": "operations",
+        "text": "updates were left out",
+        "mended": None,
+    }
+    assert found["gaps"][1]["mended"] == "snapshot 3"
+    assert (code, strict_code) == (0, 1)
 
 
 def test_an_empty_prefix_is_a_problem_with_a_name(

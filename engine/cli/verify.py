@@ -14,9 +14,11 @@ from engine.cli.verify_progress import LineProgress, SilentProgress, TerminalPro
 from engine.config import DestinationConfiguration, LogConfiguration, load_destination
 
 if TYPE_CHECKING:
+    from engine.journal_entry import Gap
     from engine.verify import Problem, Verdict
 
 PROBLEMS_SHOWN_MAX = 50
+GAPS_SHOWN_MAX = 50
 
 DepthOption = Annotated[
     Literal["light", "full"],
@@ -26,12 +28,28 @@ DepthOption = Annotated[
     ),
 ]
 
+StrictOption = Annotated[
+    bool,
+    Parameter(
+        name="--strict",
+        negative="",
+        help="end with 1 also where the journal states a gap that nothing has mended.",
+    ),
+]
 
-def verify(*, config: ConfigFile = None, depth: DepthOption = "light", json: Json = False) -> int:
+
+def verify(
+    *,
+    config: ConfigFile = None,
+    depth: DepthOption = "light",
+    strict: StrictOption = False,
+    json: Json = False,
+) -> int:
     """Prove from the bucket alone that nothing is missing or doubled.
 
     Needs only [destination] of the configuration, and the right to list and read. Judges up to the
-    last durable entry of the journal; objects planned later are pending. Exit code 1: problems.
+    last durable entry of the journal; objects planned later are pending. Gaps that the journal
+    states are listed: what they name is missing, and the journal says so. Exit code 1: problems.
     """
     destination = load_destination(config, os.environ)
     verdict = asyncio.run(_verdict(destination, depth, is_quiet=json))
@@ -39,7 +57,8 @@ def verify(*, config: ConfigFile = None, depth: DepthOption = "light", json: Jso
         say_json(_as_json(verdict))
     else:
         _say(verdict, depth, "" if config is None else f" -c {config}")
-    return 0 if verdict.is_ok else 1
+    is_good = verdict.is_ok and not (strict and verdict.unmended_gaps)
+    return 0 if is_good else 1
 
 
 async def _verdict(
@@ -76,6 +95,7 @@ def _say(verdict: "Verdict", depth: Literal["light", "full"], option: str) -> No
             break
         say(f"PROBLEM  {problem.code}  {problem.key}\n         {problem.text}")
     _say_remedies(verdict.problems)
+    _say_gaps(verdict.unmended_gaps)
     say(_summary(verdict))
     say_next(_next_step(verdict, depth, option))
 
@@ -116,6 +136,17 @@ def _say_remedies(problems: "tuple[Problem, ...]") -> None:
         say()
 
 
+def _say_gaps(gaps: "tuple[Gap, ...]") -> None:
+    for gap in gaps[:GAPS_SHOWN_MAX]:
+        until = f"up to {gap.until}" if gap.until else "and it goes on"
+        say(f"WARNING  gap  {gap.table}  {gap.reason}  after {gap.after or 'nothing'}, {until}")
+        say(f"         {gap.text}")
+    if len(gaps) > GAPS_SHOWN_MAX:
+        say(f"… and {len(gaps) - GAPS_SHOWN_MAX} more: `tailrace verify --json` has all")
+    if gaps:
+        say()
+
+
 def _summary(verdict: "Verdict") -> str:
     counts = (
         f"{verdict.objects} objects and {verdict.rows} rows of {len(verdict.tables)} tables, "
@@ -125,6 +156,8 @@ def _summary(verdict: "Verdict") -> str:
         counts += f"; durable up to {verdict.durable_lsn} ({verdict.durable_time})"
     if verdict.pending:
         counts += f"; {verdict.pending} objects pending"
+    if count := len(verdict.unmended_gaps):
+        counts += f"; {count} {'gap' if count == 1 else 'gaps'} not mended"
     if verdict.is_ok:
         return f"ok: {counts}"
     return f"{len(verdict.problems)} problems: {counts}"
@@ -153,4 +186,20 @@ def _as_json(verdict: "Verdict") -> dict[str, object]:
             {"code": str(problem.code), "key": problem.key, "text": problem.text}
             for problem in verdict.problems
         ],
+        "gaps": [_gap_as_json(gap) for gap in verdict.gaps],
     }
+
+
+def _gap_as_json(gap: "Gap") -> dict[str, object]:
+    shown: dict[str, object] = {
+        "number": gap.number,
+        "table": gap.table,
+        "from": gap.after,
+        "to": gap.until or None,
+        "reason": gap.reason,
+        "text": gap.text,
+        "mended": gap.mended or None,
+    }
+    if gap.position:
+        shown |= {"position": gap.position, "key": gap.key}
+    return shown

@@ -122,6 +122,7 @@ class _Walk:
             durable_lsn=durable.lsn if durable is not None else "",
             durable_time=durable.commit_time if durable is not None else "",
             problems=(*problems, *sorted(self._problems, key=lambda found: found.key)),
+            gaps=self._audit.gaps,
         )
 
     # --- the journal

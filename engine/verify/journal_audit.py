@@ -16,7 +16,15 @@ import msgspec
 from engine.batch import Operations
 from engine.envelope import Compression, RecordConfiguration
 from engine.errors import DecodeError, JournalError
-from engine.journal_entry import FORMAT, Entry, JournalState, Planned, decode_entry, decode_state
+from engine.journal_entry import (
+    FORMAT,
+    Entry,
+    Gap,
+    JournalState,
+    Planned,
+    decode_entry,
+    decode_state,
+)
 from engine.layout import TableLayout, journal_key
 from engine.position import NOWHERE, Lsn, Position, commit_lsn_of, format_lsn
 from engine.schema import TableName, TableVersion, version_at
@@ -87,6 +95,7 @@ class JournalAudit:
             self._adopt(entry)
         self._judge_source(key, entry)
         self._judge_versions(key, entry)
+        self._judge_gaps(key, entry)
         self._absorb(seq, entry, content)
         self._judge_durable(key, seq, entry)
         layout = self._layout(self.state.configurations.get(self.state.epoch))
@@ -182,6 +191,18 @@ class JournalAudit:
                 text = f"version {version.number} of {table} follows version {before}"
                 self._note(Code.VERSION_NUMBER, key, text)
             highest[table] = version.number
+
+    def _judge_gaps(self, key: str, entry: Entry) -> None:
+        stated = dict(self.state.gaps)
+        for gap in entry.gaps:
+            known = stated.get(gap.number)
+            if known is None and gap.number != max(stated, default=0) + 1 and self._is_whole:
+                text = f"gap {gap.number} of {gap.table} follows gap {max(stated, default=0)}"
+                self._note(Code.GAP_WRONG, key, text)
+            elif known is not None and _beginning(known) != _beginning(gap):
+                text = f"gap {gap.number} is stated again with another table, beginning or reason"
+                self._note(Code.GAP_WRONG, key, text)
+            stated[gap.number] = gap
 
     def _absorb(self, seq: int, entry: Entry, content: bytes) -> None:
         # Said already where they differ; the fold goes on from what is there.
@@ -346,6 +367,11 @@ class JournalAudit:
     # --- what was read
 
     @property
+    def gaps(self) -> tuple[Gap, ...]:
+        """Every gap as it was stated last, in the order of their numbers."""
+        return tuple(gap for _, gap in sorted(self.state.gaps.items()))
+
+    @property
     def pending(self) -> tuple[PlannedObject, ...]:
         """The planned objects that are not durable, the oldest first."""
         return tuple(self._open.values())
@@ -434,6 +460,11 @@ def _lasting(planned: Planned) -> tuple[object, ...]:
         planned.version,
         planned.hour,
     )
+
+
+def _beginning(gap: Gap) -> tuple[str, ...]:
+    """What no statement of a gap may change."""
+    return (gap.table, gap.after, gap.reason, gap.position, gap.key)
 
 
 def _brief(digest: str) -> str:

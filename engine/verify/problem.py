@@ -36,6 +36,7 @@ class Code(StrEnum):
     KEY_WRONG = "key_wrong"
     RESTATEMENT_DIFFERS = "restatement_differs"
     RESTATED_LATE = "restated_late"
+    GAP_WRONG = "gap_wrong"
     OBJECT_MISSING = "object_missing"
     OBJECT_EMPTY = "object_empty"
     METADATA_DIFFERS = "metadata_differs"
@@ -113,6 +114,7 @@ REMEDIES: Final[Mapping[Code, str]] = {
             Code.KEY_WRONG,
             Code.RESTATEMENT_DIFFERS,
             Code.RESTATED_LATE,
+            Code.GAP_WRONG,
         ),
         _REPORT,
     ),

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from engine.journal_entry import Gap
 from engine.position import Position
 from engine.verify.problem import Problem
 
@@ -25,6 +26,7 @@ class Verdict:
 
     `objects` and `rows` are those that the journal says are durable, `pending` the objects planned
     after that. `entries` is how many entries were read, `durable_lsn` E as the journal writes it.
+    `gaps` are those that the journal states: they are no contradiction, so they are no problems.
     """
 
     tables: tuple[TableVerdict, ...]
@@ -32,10 +34,15 @@ class Verdict:
     durable_lsn: str
     durable_time: str
     problems: tuple[Problem, ...]
+    gaps: tuple[Gap, ...] = ()
 
     @property
     def is_ok(self) -> bool:
         return not self.problems
+
+    @property
+    def unmended_gaps(self) -> tuple[Gap, ...]:
+        return tuple(gap for gap in self.gaps if not gap.mended)
 
     @property
     def objects(self) -> int:

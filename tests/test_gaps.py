@@ -1,0 +1,102 @@
+"""Gaps between the moment they are stated and the entry that holds them."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from engine.chunk import ChunkLimits
+from engine.envelope import RecordConfiguration
+from engine.gaps import GapRegister
+from engine.journal_entry import Entry, Gap, JournalState, Writer, decode_entry
+from engine.metrics import Metrics
+from engine.pipeline import Pipeline
+from engine.settings import Settings
+from engine.sources.synthetic import SyntheticSource
+from engine.stop import StopSignal
+from memory_store import MemoryStore
+from simulation.virtual_loop import VirtualLoop
+
+
+def stated(gaps: GapRegister, table: str = "public.orders", until: str = "") -> Gap:
+    return gaps.state(table, after="0001.A", until=until, reason="operations", text="some")
+
+
+def test_gaps_are_numbered_on_from_those_of_the_journal() -> None:
+    state = JournalState(gaps={7: Gap(7, "public.orders", "0001.A", "", "operations", "some")})
+    gaps = GapRegister(state)
+
+    numbers = [stated(gaps).number, stated(gaps).number]
+
+    assert numbers == [8, 9]
+    assert [gap.number for gap in gaps.standing] == [7, 8, 9]
+
+
+def test_a_gap_waits_until_the_journal_holds_its_newest_statement() -> None:
+    gaps = GapRegister(JournalState())
+    stated(gaps)
+    sent = gaps.pending
+    gaps.end(1, "0001.B")
+
+    gaps.journalled(sent)
+
+    (waiting,) = gaps.pending
+    assert (waiting.number, waiting.until) == (1, "0001.B")
+    gaps.journalled(gaps.pending)
+    assert gaps.pending == ()
+
+
+def test_a_gap_of_the_journal_can_be_mended() -> None:
+    state = JournalState(gaps={7: Gap(7, "public.orders", "0001.A", "", "operations", "some")})
+    gaps = GapRegister(state)
+
+    gaps.mend(7, "snapshot 3")
+
+    (waiting,) = gaps.pending
+    assert (waiting.number, waiting.mended, waiting.reason) == (7, "snapshot 3", "operations")
+
+
+@pytest.fixture
+def loop() -> Iterator[VirtualLoop]:
+    virtual = VirtualLoop()
+    yield virtual
+    virtual.dispose()
+
+
+async def entries_with_a_gap_at(seconds: float) -> list[Entry]:
+    """The journal of a pipeline that reads a few rows, and is told of a gap then."""
+    store, stop = MemoryStore(), StopSignal()
+    pipeline = Pipeline(
+        source=SyntheticSource(row_count=1_000),
+        store=store,
+        clock=lambda: 1_800_000_000_000_000,
+        settings=Settings(
+            "lake", 1, ChunkLimits(1 << 30, 1 << 30, 30.0), 1 << 20, 1 << 30, append_interval=1.0
+        ),
+        configuration=RecordConfiguration(publication="", tables=("*.*",)),
+        writer=Writer("a", "first", "test"),
+        metrics=Metrics(CollectorRegistry()),
+        stop=stop,
+    )
+    async with asyncio.TaskGroup() as group:
+        group.create_task(pipeline.run())
+        await asyncio.sleep(seconds)
+        assert pipeline.gaps is not None
+        stated(pipeline.gaps)
+        await asyncio.sleep(2.5)
+        stop.request("test")
+    journal = sorted(key for key in store.objects if "/journal/" in key)
+    return [decode_entry(store.objects[key].body, key) for key in journal]
+
+
+@pytest.mark.parametrize("seconds", [0.5, 10.0])
+def test_a_gap_is_in_the_next_entry_and_before_whatever_passes_it(
+    loop: VirtualLoop, seconds: float
+) -> None:
+    entries = loop.run_until_complete(entries_with_a_gap_at(seconds))
+
+    (with_gap,) = [entry for entry in entries if entry.gaps]
+    assert [gap.number for gap in with_gap.gaps] == [1]
+    # Rows grow old after 30 s: nothing else was due when the gap was stated.
+    assert with_gap.seq < max(entry.seq for entry in entries if entry.planned)
