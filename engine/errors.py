@@ -5,6 +5,7 @@
     ├── DecodeError                70  the source sent what its protocol does not allow
     ├── SourceError
     │   ├── SourceUnavailable      69  retryable: no connection, a lost one, a server starting
+    │   │   └── SourceFailed       69  retryable: it answers with an error that may pass
     │   ├── SourceRefused          78  it answers and will not: a setting, a right, a name
     │   ├── SlotBusy               75  retryable: another walsender holds the slot
     │   ├── SourceChanged          69  another server answers now: start over from the journal
@@ -58,6 +59,17 @@ class SourceUnavailable(SourceError):
 
     exit_code = 69
     retryable = True
+
+
+class SourceFailed(SourceUnavailable):
+    """The source answers, with an error of its own that may pass.
+
+    `code` is the source's word for it: the same code at the same position may come for ever.
+    """
+
+    def __init__(self, message: str, *, code: str, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.code = code
 
 
 class SourceRefused(SourceError):

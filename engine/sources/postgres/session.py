@@ -14,16 +14,17 @@ from collections.abc import Mapping
 from typing import Any, Final, LiteralString, Self
 
 import psycopg
-from psycopg import sql
+from psycopg import pq, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from engine.errors import (
     ConfigurationError,
-    PositionLost,
     SourceError,
+    SourceFailed,
     SourceRefused,
     SourceUnavailable,
 )
+from engine.sources.postgres.sqlstates import Meaning, ends_connection, judged
 
 SHAPING_SETTINGS: Final[tuple[tuple[str, str], ...]] = (
     ("DateStyle", "ISO"),
@@ -43,8 +44,17 @@ _DEFAULTS: Final[Mapping[str, str]] = {
     "keepalives_count": "3",
 }
 
-_START_UP: Final = frozenset({"57P01", "57P02", "57P03", "57P05", "53300", "25P03"})
-"""Server starting, stopping, full, or ending idle sessions: it may work later."""
+WAL_SENDERS_HINT: Final = (
+    "raise max_wal_senders and restart the server, or end replication connections that nobody needs"
+    " (pg_stat_replication lists them)"
+)
+
+CONNECTIONS_HINT: Final = "raise max_connections, or end connections that nobody needs"
+
+POOLER_HINT: Final = (
+    "a pooler such as pgbouncer stands in the way, and cannot pass replication on: give the"
+    " server's own host and port in source.dsn"
+)
 
 # libpq gives no SQLSTATE for a failed connect, only the server's text; where the server speaks
 # another language, the failure counts as unavailable and is retried.
@@ -59,8 +69,17 @@ _REFUSALS: Final = (
     ("permission denied for database", "GRANT CONNECT ON DATABASE … TO …"),
     ("must be superuser or replication role", "ALTER ROLE … REPLICATION"),
     ("permission denied to start WAL sender", "ALTER ROLE … REPLICATION"),
+    ("unsupported startup parameter", POOLER_HINT),
     ("certificate", "check sslmode and sslrootcert in source.dsn"),
     ("server does not support SSL", "check sslmode in source.dsn"),
+)
+
+# What passes when somebody lets go; the server still runs and can be reached.
+_PASSING: Final = (
+    ("max_wal_senders", WAL_SENDERS_HINT),
+    ("too many clients", CONNECTIONS_HINT),
+    ("too many connections", CONNECTIONS_HINT),
+    ("connection slots are reserved", CONNECTIONS_HINT),
 )
 
 Query = LiteralString | sql.SQL | sql.Composed
@@ -98,7 +117,7 @@ async def connect(
         conninfo = make_conninfo(**{**parameters, **(overrides or {})})
         return await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
     except psycopg.Error as error:
-        raise connect_failure(error) from error
+        raise connect_failure(error, place_of(dsn, overrides)) from error
 
 
 def _escaped(value: str) -> str:
@@ -130,41 +149,71 @@ def _parameters(dsn: str) -> dict[str, str]:
     return {**_DEFAULTS, **{name: str(value) for name, value in given.items() if value is not None}}
 
 
-def connect_failure(error: psycopg.Error) -> SourceError:
-    """What a failed connect means to the operator."""
+def connect_failure(error: psycopg.Error, place: str) -> SourceError:
+    """What a failed connect to `place` means to the operator."""
     text = " ".join(str(error).split())
     for sign, hint in _REFUSALS:
         # A missing UNIX socket "does not exist" either, but there nobody answered.
         if sign in text and "FATAL" in text:
-            return SourceRefused(f"PostgreSQL refused the connection: {text}", hint=hint)
+            return SourceRefused(f"PostgreSQL at {place} refused the connection: {text}", hint=hint)
     if "certificate" in text or "does not support SSL" in text:
         return SourceRefused(
-            f"no TLS connection to PostgreSQL: {text}",
+            f"no TLS connection to PostgreSQL at {place}: {text}",
             hint="check sslmode and sslrootcert in source.dsn",
         )
+    for sign, hint in _PASSING:
+        if sign in text and "FATAL" in text:
+            return SourceUnavailable(
+                f"PostgreSQL at {place} has no room for the connection: {text}", hint=hint
+            )
     return SourceUnavailable(
-        f"no connection to PostgreSQL: {text}", hint="check that the server runs and can be reached"
+        f"no connection to PostgreSQL at {place}: {text}",
+        hint="check that the server runs and can be reached",
     )
 
 
-def translated(error: psycopg.Error, doing: str) -> SourceError:
-    """The error of our tree for what a server answered, or failed to answer, while `doing`."""
+def translated(error: psycopg.Error, doing: str, place: str = "") -> SourceError:
+    """The error of our tree for what a server answered, or failed to answer, while `doing`.
+
+    `place` says where, as `place_of` does. Never PositionLost: no SQLSTATE alone says that.
+    """
     state = error.sqlstate or ""
+    server = f"PostgreSQL at {place}" if place else "PostgreSQL"
     text = primary_message(error)
-    if not state or state.startswith("08") or state in _START_UP:
+    if ends_connection(state):
         return SourceUnavailable(
-            f"lost PostgreSQL while {doing}: {text}", hint="it is tried again; see the server's log"
+            f"lost {server} while {doing}: {text}", hint="it is tried again; see the server's log"
         )
-    if state == "42501":
+    judgement = judged(state)
+    if judgement.meaning is Meaning.REFUSE:
         return SourceRefused(
-            f"PostgreSQL denies {doing}: {text}", hint="grant the right that the message names"
+            f"{server} refused {doing}: {text} (SQLSTATE {state})", hint=judgement.hint
         )
-    if state == "58P01":
-        return PositionLost(
-            f"PostgreSQL no longer has the log needed for {doing}: {text}",
-            hint="changes are lost; raise max_slot_wal_keep_size, start anew under another prefix",
-        )
-    return SourceRefused(f"PostgreSQL refused {doing}: {text} (SQLSTATE {state})")
+    return SourceFailed(
+        f"{server} failed at {doing}: {judgement.text}: {text} (SQLSTATE {state})",
+        code=state,
+        hint=judgement.hint,
+    )
+
+
+def place_of(dsn: str, overrides: Mapping[str, str] | None = None) -> str:
+    """Where a dsn leads, as host:port/database: what libpq read from it, never the dsn."""
+    parameters = {**_defaults(), **_parameters(dsn), **(overrides or {})}
+    hosts = (parameters.get("host") or parameters.get("hostaddr") or "localhost").split(",")
+    ports = (parameters.get("port") or "5432").split(",")
+    # Of a URI whose password holds an "@", libpq takes the rest of the password for the host.
+    hosts = [host.rpartition("@")[2] for host in hosts]
+    places = [f"{host}:{ports[i % len(ports)]}" for i, host in enumerate(hosts)]
+    return f"{','.join(places)}/{parameters.get('dbname') or parameters.get('user') or ''}"
+
+
+def _defaults() -> dict[str, str]:
+    """What libpq takes from the environment where the dsn is silent."""
+    return {
+        option.keyword.decode(): option.val.decode()
+        for option in pq.Conninfo.get_defaults()
+        if option.val is not None
+    }
 
 
 def quoted(name: str) -> str:
@@ -193,6 +242,11 @@ class Session:
         await self.close()
 
     @property
+    def place(self) -> str:
+        """Where it leads, as `place_of` says it."""
+        return place_of(self._dsn, self._overrides)
+
+    @property
     def is_open(self) -> bool:
         """Whether it was open when last used."""
         return self._connection is not None
@@ -211,6 +265,8 @@ class Session:
         is_fresh = self._connection is None
         try:
             return await self._rows(query, arguments, doing)
+        except SourceFailed:
+            raise
         except SourceUnavailable:
             await self.close()
             if is_fresh:
@@ -228,4 +284,4 @@ class Session:
             cursor = await connection.execute(query, arguments or None)
             return await cursor.fetchall() if cursor.description else []
         except psycopg.Error as error:
-            raise translated(error, doing) from error
+            raise translated(error, doing, self.place) from error

@@ -4,24 +4,64 @@ Strategy: servers' messages are translated into the administrator's language, so
 them; a refusal is explained from `pg_replication_slots` and the settings.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import psycopg
 
-from engine.errors import PositionLost, SlotBusy, SourceError, SourceRefused, SourceUnavailable
-from engine.sources.postgres.session import Session, primary_message, translated
+from engine.errors import (
+    PositionLost,
+    SlotBusy,
+    SourceError,
+    SourceFailed,
+    SourceRefused,
+)
+from engine.sources.postgres.session import Session, primary_message, quoted, translated
+from engine.sources.postgres.sqlstates import ends_connection, judged
 
+# A row as jsonb: what an older server does not have is null. Since 14: two_phase; 16: conflicting;
+# 17: failover, synced, invalidation_reason.
 _SLOT: Final = """
-SELECT slot_type, coalesce(plugin, ''), coalesce(database, ''), active_pid,
-       coalesce(wal_status, ''), confirmed_flush_lsn::text,
-       current_database(), current_setting('wal_level')
-FROM (SELECT) AS one LEFT JOIN pg_catalog.pg_replication_slots ON slot_name = %s
+SELECT s.slot_type, coalesce(s.plugin, ''), coalesce(s.database, ''), s.active_pid,
+       coalesce(s.wal_status, ''), s.confirmed_flush_lsn::text,
+       s.temporary IS TRUE, s.two_phase IS TRUE,
+       pg_catalog.to_jsonb(s) OPERATOR(pg_catalog.->) 'synced'
+           IS NOT DISTINCT FROM 'true'::pg_catalog.jsonb,
+       coalesce(pg_catalog.to_jsonb(s) OPERATOR(pg_catalog.->>) 'invalidation_reason', ''),
+       pg_catalog.to_jsonb(s) OPERATOR(pg_catalog.->) 'conflicting'
+           IS NOT DISTINCT FROM 'true'::pg_catalog.jsonb,
+       pg_catalog.current_database(), pg_catalog.current_setting('wal_level')
+FROM (SELECT) AS one
+LEFT JOIN pg_catalog.pg_replication_slots AS s
+  ON s.slot_name OPERATOR(pg_catalog.=) %s::pg_catalog.name
 """
 
 GAP_HINT: Final = (
     "changes are lost; drop what is left of the slot and start anew under another prefix"
 )
+
+MADE_ANEW: Final = "at an empty prefix, `tailrace run` makes the slot itself"
+
+_INVALIDATED: Final[Mapping[str, tuple[str, str]]] = {
+    "wal_removed": (
+        "removed its log, which had grown over max_slot_wal_keep_size",
+        "raise max_slot_wal_keep_size",
+    ),
+    "rows_removed": (
+        "removed rows of the catalog that it needs",
+        "set hot_standby_feedback = on, or stream from the primary",
+    ),
+    "wal_level_insufficient": (
+        "found that the log no longer holds what logical decoding needs",
+        "keep wal_level = logical on the primary",
+    ),
+    "idle_timeout": (
+        "found that nobody had used it for longer than idle_replication_slot_timeout",
+        "raise idle_replication_slot_timeout, or set it to 0",
+    ),
+}
+"""`invalidation_reason`, since PostgreSQL 17: what the server did, and what keeps it from that."""
 
 WAL_LEVEL_HINT: Final = (
     "ALTER SYSTEM SET wal_level = logical, then restart the server; on RDS and Aurora set"
@@ -31,7 +71,10 @@ WAL_LEVEL_HINT: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A row of pg_replication_slots, with where it was asked."""
+    """A row of pg_replication_slots, with where it was asked.
+
+    `confirmed` is None while the slot is still being made.
+    """
 
     name: str
     type: str
@@ -40,6 +83,11 @@ class Slot:
     active_pid: int | None
     wal_status: str
     confirmed: str | None
+    is_temporary: bool
+    is_two_phase: bool
+    is_synced: bool
+    invalidation_reason: str
+    is_conflicting: bool
     current_database: str
     wal_level: str
 
@@ -47,23 +95,23 @@ class Slot:
     def exists(self) -> bool:
         return bool(self.type)
 
+    @property
+    def is_being_made(self) -> bool:
+        """Whether somebody makes it at this moment. It vanishes where that does not succeed."""
+        return self.type == "logical" and self.confirmed is None and self.active_pid is not None
+
     def fault(self) -> SourceError | None:
         """Why nothing can be streamed from it; None where nothing is known against it."""
         if self.wal_level != "logical":
             return wal_level_refusal(self.wal_level)
         if not self.exists:
             return PositionLost(f"there is no replication slot {self.name!r}", hint=GAP_HINT)
-        if self.wal_status == "lost":
-            return PositionLost(
-                f"the server invalidated the replication slot {self.name!r} and removed its log",
-                hint=f"{GAP_HINT}; raise max_slot_wal_keep_size",
-            )
         if foreign := self._foreign():
             return SourceRefused(
                 f"the replication slot {self.name!r} {foreign}",
                 hint="give source.slot another name, or check dbname in source.dsn",
             )
-        return None
+        return self._invalidated() or self._unusable()
 
     def _foreign(self) -> str:
         if self.type != "logical":
@@ -73,6 +121,45 @@ class Slot:
         if self.database != self.current_database:
             return f"belongs to the database {self.database!r}, not to {self.current_database!r}"
         return ""
+
+    def _invalidated(self) -> PositionLost | None:
+        """Lost, in the server's own words; None where the slot still has what it needs."""
+        if not (self.invalidation_reason or self.is_conflicting or self.wal_status == "lost"):
+            return None
+        # Before 17 the reason is not named: on a primary only the log's size can be it.
+        reason = self.invalidation_reason or (
+            "rows_removed" if self.is_conflicting else "wal_removed"
+        )
+        done, remedy = _INVALIDATED.get(reason, (f"gives the reason {reason!r}", ""))
+        return PositionLost(
+            f"the server invalidated the replication slot {self.name!r}: it {done}",
+            hint="; ".join(filter(None, (GAP_HINT, remedy))),
+        )
+
+    def _unusable(self) -> SourceRefused | None:
+        """Why what arrives from it could not be used, or would not arrive."""
+        anew = f"drop it (pg_drop_replication_slot) or give source.slot another name: {MADE_ANEW}"
+        if self.is_two_phase:
+            return SourceRefused(
+                f"the replication slot {self.name!r} was made with two_phase: prepared transactions"
+                " would arrive before anybody knows whether they commit",
+                hint=f"on PostgreSQL 18, in a replication connection: ALTER_REPLICATION_SLOT"
+                f" {quoted(self.name)} (TWO_PHASE false); on older ones {anew}",
+            )
+        if self.is_temporary:
+            return SourceRefused(
+                f"the replication slot {self.name!r} is a temporary one of process"
+                f" {self.active_pid}: it ends with that session",
+                hint=anew,
+            )
+        if self.is_synced:
+            return SourceRefused(
+                f"the replication slot {self.name!r} is a copy that this standby keeps of the"
+                " primary's: it can be read after a promotion",
+                hint="connect to the primary (with several hosts in source.dsn:"
+                " target_session_attrs=primary)",
+            )
+        return None
 
 
 def wal_level_refusal(wal_level: str) -> SourceRefused:
@@ -89,26 +176,55 @@ async def read_slot(session: Session, name: str) -> Slot:
 
 
 async def start_failure(session: Session, error: psycopg.Error, name: str) -> SourceError:
-    """Why START_REPLICATION was refused."""
-    found = translated(error, "starting the stream")
-    if isinstance(found, SourceUnavailable):
+    """Why START_REPLICATION was refused: what the slot says, else what the SQLSTATE means."""
+    state = error.sqlstate or ""
+    found = translated(error, "starting the stream", session.place)
+    if ends_connection(state):
         return found
     slot = await read_slot(session, name)
-    if error.sqlstate == "55006":
-        holder = "another process" if slot.active_pid is None else f"process {slot.active_pid}"
-        return SlotBusy(
-            f"the replication slot {name!r} is held by {holder} on the server",
-            holder_pid=slot.active_pid,
-            hint="another engine runs this pipeline; this one takes over when that one ends",
-        )
-    if error.sqlstate == "42501":
+    if state == "42501":
         return replication_refusal(primary_message(error))
     if fault := slot.fault():
         return fault
-    if error.sqlstate == "42704":
+    if state == "55006":
+        return busy(slot)
+    if state == "42704":
         # It was missing and is there again already: somebody made it anew, behind changes.
         return PositionLost(f"there was no replication slot {name!r}", hint=GAP_HINT)
     return found
+
+
+def busy(slot: Slot) -> SourceError:
+    """Somebody else holds the slot."""
+    holder = "another process" if slot.active_pid is None else f"process {slot.active_pid}"
+    if slot.is_being_made:
+        return SourceFailed(
+            f"the replication slot {slot.name!r} is still being made by {holder} on the server",
+            code="55006",
+            hint="it waits for transactions that were open before; pg_stat_activity shows them",
+        )
+    return SlotBusy(
+        f"the replication slot {slot.name!r} is held by {holder} on the server",
+        holder_pid=slot.active_pid,
+        hint="another engine runs this pipeline; this one takes over when that one ends",
+    )
+
+
+def stream_failure(error: psycopg.Error, place: str) -> SourceError:
+    """Why the stream ended. Its text is ours: the server's may quote a row's value.
+
+    Whatever it was, the slot is looked at before the next start, and the same failure twice is
+    alarmed: so it is tried again.
+    """
+    state = error.sqlstate or ""
+    if ends_connection(state):
+        return translated(error, "streaming changes", place)
+    judgement = judged(state)
+    return SourceFailed(
+        f"PostgreSQL at {place} ended the stream: {judgement.text} (SQLSTATE {state})",
+        code=state,
+        hint=judgement.hint,
+    )
 
 
 def replication_refusal(message: str) -> SourceRefused:

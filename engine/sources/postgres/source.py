@@ -12,7 +12,7 @@ from engine.interfaces import ChangeStream, SourceIdentity
 from engine.position import Lsn, parse_lsn
 from engine.schema import Decide
 from engine.sources.postgres.preparation import prepare
-from engine.sources.postgres.session import Session, connect, translated
+from engine.sources.postgres.session import Session, connect, place_of, translated
 from engine.sources.postgres.slot import GAP_HINT
 from engine.sources.postgres.stream import WAL_SENDER_TIMEOUT_SECONDS, open_stream
 
@@ -112,7 +112,7 @@ class PostgresSource:
             try:
                 cursor = await connection.execute(command.encode())
             except psycopg.Error as error:
-                raise translated(error, doing) from error
+                raise translated(error, doing, place_of(self._dsn)) from error
             result = cursor.pgresult
             assert result is not None
             return [result.get_value(0, column) or b"" for column in range(result.nfields)]

@@ -40,7 +40,7 @@ from engine.sources.postgres.catalog import Catalog
 from engine.sources.postgres.libpq import frames_of
 from engine.sources.postgres.pgoutput import encode_status
 from engine.sources.postgres.session import Connection, Session, beside, connect, quoted, translated
-from engine.sources.postgres.slot import publication_lost, start_failure
+from engine.sources.postgres.slot import publication_lost, start_failure, stream_failure
 
 WAL_SENDER_TIMEOUT_SECONDS: Final = 10.0
 """Set in our own session, so that the time until a dead engine's slot is free is ours to choose."""
@@ -248,7 +248,7 @@ class PostgresStream:
         try:
             drained = self._drain_frames()
         except psycopg.Error as error:
-            self._failure = translated(error, "streaming changes")
+            self._failure = translated(error, "streaming changes", self._session.place)
             raise self._failure from error
         if self._failure is not None:
             raise self._failure
@@ -302,7 +302,7 @@ class PostgresStream:
         error = error_from_result(result)
         if error.sqlstate == "42704":
             return publication_lost(error.diag.message_primary or "a publication is missing")
-        return translated(error, "streaming changes")
+        return stream_failure(error, self._session.place)
 
     # ------------------------------------------------------------------------ acknowledging
 
@@ -327,7 +327,7 @@ class PostgresStream:
                 self._watch_silence()
                 await self._watch_shutdown()
         except psycopg.Error as error:
-            self._fail(translated(error, "sending a status update"))
+            self._fail(translated(error, "sending a status update", self._session.place))
         except SourceError as error:
             self._fail(error)
 
