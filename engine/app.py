@@ -30,6 +30,7 @@ from engine.journal_entry import Writer
 from engine.layout import own_folder
 from engine.metrics import Metrics
 from engine.pipeline import Pipeline
+from engine.plural import counted
 from engine.rowcodec import CODEC_VERSION
 from engine.settings import Settings
 from engine.sources.postgres.session import SHAPING_SETTINGS
@@ -232,4 +233,6 @@ async def _check_journal(store: ObjectStore, configuration: Configuration) -> st
     journal.refuse_foreign(await _source(configuration).identify())
     durable = journal.state.durable
     at = f"durable at {durable.lsn}" if durable is not None else "nothing durable"
-    return f"{journal.state.seq + 1} entries, epoch {journal.state.epoch}, {at}"
+    return (
+        f"{counted(journal.state.seq + 1, 'entry', 'entries')}, epoch {journal.state.epoch}, {at}"
+    )

@@ -8,6 +8,8 @@ alone.
 
 import asyncio
 
+from engine.errors import InvariantBroken
+
 
 class MemoryBudget:
     """Bytes in use against a limit.
@@ -31,7 +33,9 @@ class MemoryBudget:
     def charge(self, size_bytes: int) -> None:
         """Count bytes that are there now; a negative number gives back."""
         self.used_bytes += size_bytes
-        assert self.used_bytes >= 0, "more given back than charged"
+        if self.used_bytes < 0:
+            # Unnoticed, the limit would rise with every such mistake.
+            raise InvariantBroken("more memory was given back than charged")
         # Comparisons instead of calls: every batch comes here twice.
         self.used_bytes_max = max(self.used_bytes_max, self.used_bytes)
         if (self.used_bytes >= self.limit_bytes) is not self._was_full:

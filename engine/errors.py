@@ -16,6 +16,7 @@
     ├── Superseded                 75  another writer owns the journal now
     ├── StopLimit                  75  the drain limit or a second signal ended the process
     ├── ForeignPrefix              70  the prefix belongs to another pipeline
+    ├── InvariantBroken            70  this engine contradicts itself: it stops before it writes
     └── JournalError               70  the bucket contradicts itself or this engine
 
 Strategy: adapters translate foreign errors at their boundary into this tree, with the cause and
@@ -144,6 +145,21 @@ class StopLimit(TailraceError):
 
 class ForeignPrefix(TailraceError):
     """The journal under the prefix belongs to another source."""
+
+
+class InvariantBroken(TailraceError):
+    """This engine is about to break a rule of its own protocol; nothing of it was written.
+
+    A real error, never an `assert`: rules that protect data hold under `python -O` too.
+    """
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(
+            message,
+            hint=hint
+            or "This is a bug: report it as CONTRIBUTING.md says. What is durable stays so, and a "
+            "new start carries on from there.",
+        )
 
 
 class JournalError(TailraceError):

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Mapping
 
 from engine.batch import Batch, Boundary, Intake
+from engine.errors import InvariantBroken
 from engine.position import NOWHERE, Lsn, Position, commit_lsn_of
 from engine.schema import TableName
 
@@ -64,7 +65,11 @@ class Ledger:
 
     def _read_batch(self, batch: Batch) -> None:
         table, first, last = batch.table, batch.first, batch.last
-        assert first > self._received.get(table, NOWHERE), "read twice, or out of order"
+        received = self._received.get(table, NOWHERE)
+        if first <= received:
+            raise InvariantBroken(
+                f"rows of {table} from {first} on were read twice or out of order, after {received}"
+            )
         self._received[table] = last
         spans = self._spans.get(table)
         if spans is None:

@@ -20,6 +20,7 @@ from structlog.types import EventDict, Processor, WrappedLogger
 
 from engine.config import LogConfiguration
 from engine.errors import TailraceError
+from engine.printable import printable
 
 FIELDS: Final = frozenset(
     """
@@ -37,6 +38,8 @@ FIELDS: Final = frozenset(
 )
 HIDDEN: Final = "(not shown)"
 LIBRARY_TEXT_CHARACTERS_MAX = 300
+TRACE_ERRORS_MAX: Final = 50
+TRACE_FRAMES_MAX: Final = 40
 
 
 def configure(configuration: LogConfiguration, *, stream: TextIO | None = None) -> None:
@@ -93,23 +96,41 @@ def flush() -> None:
 
 
 def trace_text(error: BaseException) -> str:
-    """The error, its causes and where each was raised; texts of our own errors only."""
+    """The error, its causes and where each was raised; texts of our own errors only.
+
+    Each error is told once, however they refer to each other: `raise cause from group` makes a
+    ring of a group, its member and that member's cause.
+    """
     lines: list[str] = []
-    cause: BaseException | None = error
-    while cause is not None:
-        lines.append(_named(cause))
-        frames = traceback.extract_tb(cause.__traceback__)
-        lines.extend(f"  {frame.filename}:{frame.lineno} in {frame.name}" for frame in frames)
+    told: set[int] = set()
+    waiting = [(error, "")]
+    while waiting and len(told) < TRACE_ERRORS_MAX:
+        cause, indent = waiting.pop()
+        if id(cause) in told:
+            continue
+        told.add(id(cause))
+        lines.append(indent + _named(cause))
+        lines.extend(f"{indent}  {frame}" for frame in _frames(cause))
+        # Members first: the last that is put here is told next.
+        before = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+        if before is not None:
+            waiting.append((before, indent))
         if isinstance(cause, BaseExceptionGroup):
-            for member in cause.exceptions:
-                lines.extend(f"  {line}" for line in trace_text(member).split("\n"))
-        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+            waiting.extend((member, f"{indent}  ") for member in reversed(cause.exceptions))
     return "\n".join(lines)
+
+
+def _frames(error: BaseException) -> list[str]:
+    # The innermost ones: a recursion without end has a thousand. No line of any source is read.
+    frames = traceback.StackSummary.extract(
+        traceback.walk_tb(error.__traceback__), limit=-TRACE_FRAMES_MAX, lookup_lines=False
+    )
+    return [f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames]
 
 
 def _named(error: BaseException) -> str:
     name = type(error).__name__
-    return f"{name}: {error}" if isinstance(error, TailraceError) else name
+    return f"{name}: {printable(str(error))}" if isinstance(error, TailraceError) else name
 
 
 class _Exceptions:

@@ -114,22 +114,16 @@ class Metrics:
         self._alarms.labels(code).set(count)
 
     def source_message(self, now_us: int) -> None:
-        """Something arrived from the source, keepalives included.
-
-        Call once a drain of the socket.
-        """
+        """Something arrived from the source, keepalives included; called once a drain."""
         self._source.last_message.set(now_us / _MICROSECONDS)
 
     def source_lag(self, seconds: float, bytes_: int) -> None:
-        """How far reading is behind the source: newest commit read, and log not read."""
+        """How far reading is behind: the age of the newest commit read, and log not read yet."""
         self._source.lag_seconds.set(seconds)
         self._source.lag_bytes.set(bytes_)
 
     def slot(self, retained_bytes: int, safe_bytes: int | None) -> None:
-        """What the slot retains, and how much more it may before it is lost (None.
-
-        No limit is set).
-        """
+        """What the slot retains, and how much more it may before it is lost; None: no limit."""
         self._source.slot_retained.set(retained_bytes)
         self._source.slot_safe.set(math.inf if safe_bytes is None else safe_bytes)
 
@@ -186,21 +180,14 @@ class Metrics:
         self._destination.errors.child(bounded, "true" if retryable else "false").inc()
 
     def durable(self, commit_us: int, now_us: int) -> None:
-        """The journal says durable up to a commit of that time.
-
-        The lag goes on growing between scrapes.
-        """
-        del (
-            now_us
-        )  # The lag is computed when it is read: a stalled engine must not freeze its own alarm.
+        """The journal says durable up to a commit of that time: from then on the lag grows."""
+        # The lag is computed when it is read: a stalled engine must not freeze its own alarm.
+        del now_us
         self._durable_commit_us = commit_us
         self._durability.timestamp.set(commit_us / _MICROSECONDS)
 
     def journal_entry(self, kind: str) -> None:
-        """An entry was appended.
-
-        `kind` names one part of it (open, schemas, planned, durable, …).
-        """
+        """An entry was appended; `kind` names a part of it (open, schemas, planned, durable, …)."""
         self._durability.entries.child(kind).inc()
 
     def superseded(self) -> None:

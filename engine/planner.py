@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from engine.chunk import SealedChunk, crc32_text
 from engine.envelope import RecordConfiguration
+from engine.errors import InvariantBroken
 from engine.interfaces import Clock
 from engine.journal_entry import (
     Durable,
@@ -88,7 +89,11 @@ class Planner:
         return Draft(self._state, self._provisional, self._planned)
 
     def _planned(self, chunk: SealedChunk, frontier: Frontier) -> Planned:
-        assert chunk.first > frontier.last, "a plan has to follow the frontier"
+        if chunk.first <= frontier.last:
+            raise InvariantBroken(
+                f"a plan of {chunk.table} from {chunk.first} on does not follow the table's last "
+                f"one, up to {frontier.last}"
+            )
         hour = key_hour(chunk.first_commit_us, self._clock(), frontier.hour)
         return Planned(
             table=str(chunk.table),

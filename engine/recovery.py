@@ -25,6 +25,7 @@ from engine.interfaces import ChangeStream
 from engine.journal import Journal
 from engine.journal_entry import Planned, Statement
 from engine.layout import TableLayout
+from engine.plural import counted
 from engine.position import Position, commit_lsn_of
 from engine.publisher import Publication, Publisher
 from engine.schema import Relation, TableName, TableVersion
@@ -140,7 +141,8 @@ class Recovery:
         first = plan[0].planned
         if chunk.row_count != first.rows:
             raise JournalError(
-                f"{first.key} was planned with {first.rows} rows, the log gives {chunk.row_count}",
+                f"{first.key} was planned with {counted(first.rows, 'row')}, the log gives "
+                f"{chunk.row_count}",
                 hint="The publication or the table's replica identity changed behind the slot.",
             )
         codec, raw_crc32 = self._settings.codec_version, crc32_text(chunk.raw_crc32)
@@ -216,7 +218,7 @@ class _Replay:
         builder = self._builders.pop(plan.key, None)
         if builder is None:
             raise JournalError(
-                f"{plan.key} was planned with {plan.rows} rows, the log gives none",
+                f"{plan.key} was planned with {counted(plan.rows, 'row')}, the log gives none",
                 hint="The publication no longer has the table, or the slot was moved.",
             )
         return builder.seal("drain")

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.batch import Batch, Boundary, Intake, Operations
+from engine.errors import InvariantBroken
 from engine.ledger import Ledger
 from engine.position import NOWHERE, Lsn, Position, commit_lsn_of, make_position
 from engine.schema import TableName
@@ -158,7 +159,7 @@ def test_received_is_the_last_position_read_and_begins_at_the_frontier() -> None
 def test_reading_a_row_twice_is_refused() -> None:
     ledger = Ledger({A: at(50)})
 
-    with pytest.raises(AssertionError):
+    with pytest.raises(InvariantBroken):
         ledger.read(intake(batch(A, at(50))))
 
 

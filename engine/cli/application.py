@@ -77,12 +77,14 @@ def main(arguments: list[str] | None = None) -> int:
         # Whoever read stdout has gone: give the interpreter's last flush somewhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
-    except Exception as error:  # noqa: BLE001 - the last boundary before the operator
+    except SystemExit:
+        raise
+    except BaseException as error:  # noqa: BLE001 - the last boundary before the operator
         return _told(error)
     return answer if isinstance(answer, int) else EXIT_OK
 
 
-def _told(error: Exception) -> int:
+def _told(error: BaseException) -> int:
     from engine.logs import is_debug, trace_text  # noqa: PLC0415 - 150 ms that only errors need
 
     if is_debug() or os.environ.get("TAILRACE_LOG__LEVEL", "").lower() == "debug":
@@ -95,7 +97,7 @@ def _told(error: Exception) -> int:
     return found.exit_code
 
 
-def _ours(error: Exception) -> TailraceError | None:
+def _ours(error: BaseException) -> TailraceError | None:
     """The error to show: itself, or the first of a group all of whose members are ours."""
     if isinstance(error, TailraceError):
         return error

@@ -12,6 +12,7 @@ from engine.cli.output import say, say_json, say_next
 from engine.cli.startup import lean_imports
 from engine.cli.verify_progress import LineProgress, SilentProgress, TerminalProgress
 from engine.config import DestinationConfiguration, LogConfiguration, load_destination
+from engine.plural import counted
 
 if TYPE_CHECKING:
     from engine.journal_entry import Gap
@@ -149,18 +150,19 @@ def _say_gaps(gaps: "tuple[Gap, ...]") -> None:
 
 def _summary(verdict: "Verdict") -> str:
     counts = (
-        f"{verdict.objects} objects and {verdict.rows} rows of {len(verdict.tables)} tables, "
-        f"{verdict.entries} journal entries"
+        f"{counted(verdict.objects, 'object')} and {counted(verdict.rows, 'row')} of "
+        f"{counted(len(verdict.tables), 'table')}, "
+        f"{counted(verdict.entries, 'journal entry', 'journal entries')}"
     )
     if verdict.durable_lsn:
         counts += f"; durable up to {verdict.durable_lsn} ({verdict.durable_time})"
     if verdict.pending:
-        counts += f"; {verdict.pending} objects pending"
+        counts += f"; {counted(verdict.pending, 'object')} pending"
     if count := len(verdict.unmended_gaps):
-        counts += f"; {count} {'gap' if count == 1 else 'gaps'} not mended"
+        counts += f"; {counted(count, 'gap')} not mended"
     if verdict.is_ok:
         return f"ok: {counts}"
-    return f"{len(verdict.problems)} problems: {counts}"
+    return f"{counted(len(verdict.problems), 'problem')}: {counts}"
 
 
 def _next_step(verdict: "Verdict", depth: Literal["light", "full"], option: str) -> str:

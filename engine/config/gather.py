@@ -31,10 +31,7 @@ _EXPANSION = re.compile(r"\$\$\{|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)\}|\$\{")
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """One key's value. `is_text`.
-
-    It came as text, whatever its kind, and stands for a value of its kind.
-    """
+    """One key's value; `is_text`: whatever its kind, it came as text that stands for the value."""
 
     value: Any
     shown: str

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import ConfigurationError
+from engine.plural import counted
 
 HIDDEN = "(not shown)"
 
@@ -51,7 +52,7 @@ class ConfigurationProblems(ConfigurationError):
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         ordered = sorted(problems, key=lambda problem: (problem.origin.kind, problem.origin.line))
-        count = "1 problem" if len(ordered) == 1 else f"{len(ordered)} problems"
+        count = counted(len(ordered), "problem")
         lines = [f"the configuration has {count}", *map(str, ordered)]
         super().__init__(
             "\n  ".join("\n".join(lines).split("\n")),

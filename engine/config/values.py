@@ -34,10 +34,7 @@ class Unfit(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of value. `is_text`.
-
-    An environment variable holds the text itself, else it holds TOML.
-    """
+    """One kind of value. An environment variable holds the text itself (`is_text`), else TOML."""
 
     parse: Parser
     schema: Mapping[str, Any]

@@ -16,6 +16,7 @@ from engine.demo.proof import Proof
 from engine.demo.shop import DATABASE, Tally
 from engine.demo.workload import Written
 from engine.demo.workspace import BUCKET, PREFIX, Workspace
+from engine.plural import counted
 
 _PROBLEMS_SHOWN_MAX = 10
 _INDENT = (0, 0, 0, 2)
@@ -36,9 +37,10 @@ class Ending:
         rate = written.row_count / seconds
         self._heading("The shop")
         self._prose(
-            f"{written.row_count:,} changes in {written.transaction_count:,} transactions in "
-            f"{seconds:.1f} s: {rate:,.0f} a second. {written.roll_back_count:,} transactions were "
-            "rolled back."
+            f"{counted(written.row_count, 'change', form=',')} in "
+            f"{counted(written.transaction_count, 'transaction', form=',')} in "
+            f"{seconds:.1f} s: {rate:,.0f} a second. Rolled back: "
+            f"{counted(written.roll_back_count, 'transaction', form=',')}."
         )
 
     def proof(self, proof: Proof) -> None:
@@ -125,8 +127,8 @@ class Ending:
         """The last word."""
         self._line()
         if proof.is_ok:
-            rows = f"{sum(proof.committed.values()):,}"
-            self._line(f"ok: {rows} changes, each in the bucket exactly once", style="bold green")
+            changes = counted(sum(proof.committed.values()), "change", form=",")
+            self._line(f"ok: {changes}, each in the bucket exactly once", style="bold green")
         else:
             self._line("FAILED: the accounts differ, see the proof above", style="bold red")
 
@@ -177,10 +179,11 @@ def _mark(*, is_ok: bool) -> Text:
 
 def _verdict_text(proof: Proof) -> str:
     verdict = proof.verdict
-    problems = "" if verdict.is_ok else f"; {len(verdict.problems)} problems"
+    problems = "" if verdict.is_ok else f"; {counted(len(verdict.problems), 'problem')}"
     return (
-        f"verify --depth full: {verdict.objects:,} objects, {verdict.rows:,} rows, "
-        f"{verdict.entries:,} journal entries{problems}"
+        f"verify --depth full: {counted(verdict.objects, 'object', form=',')}, "
+        f"{counted(verdict.rows, 'row', form=',')}, "
+        f"{counted(verdict.entries, 'journal entry', 'journal entries', form=',')}{problems}"
     )
 
 

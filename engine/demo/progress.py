@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.demo.workload import Written
+from engine.plural import counted, pluralized
 from engine.status import Status
 
 LINE_SECONDS: Final = 2.0
@@ -105,12 +106,14 @@ class LineProgress:
         if moment.seconds - self._shown_at < LINE_SECONDS:
             return
         self._shown_at = moment.seconds
-        text = f"{moment.seconds:5.0f} s  {moment.written.row_count:,} changes ({rate:,.0f}/s)"
+        changes = counted(moment.written.row_count, "change", form=",")
+        text = f"{moment.seconds:5.0f} s  {changes} ({rate:,.0f}/s)"
         if (status := moment.status) is None:
             text += ", the engine does not answer"
         else:
             text += (
-                f", {status.rows_total:,} rows read, {status.objects_total:,} objects visible "
+                f", {counted(status.rows_total, 'row', form=',')} read, "
+                f"{counted(status.objects_total, 'object', form=',')} visible "
                 f"({size_text(status.bytes_total)}), {size_text(status.memory_used_bytes)} queued, "
                 f"{_lag_text(status)}, {status.phase}"
             )
@@ -197,9 +200,14 @@ def _figures(moment: Moment, rate: float) -> RenderableType:
 def _figure_rows(moment: Moment, rate: float) -> Iterator[tuple[str, str, str, str]]:
     """Label, number, unit and detail of each line."""
     written, status = moment.written, moment.status
-    transactions = f"{written.transaction_count:,} transactions"
+    transactions = counted(written.transaction_count, "transaction", form=",")
     detail = f"{rate:,.0f}/s, {transactions}, {written.roll_back_count:,} rolled back"
-    yield "shop", f"{written.row_count:,}", "changes committed", detail
+    yield (
+        "shop",
+        f"{written.row_count:,}",
+        f"{pluralized(written.row_count, 'change')} committed",
+        detail,
+    )
     if status is None:
         yield "engine", "-", "does not answer", ""
         return
@@ -207,7 +215,7 @@ def _figure_rows(moment: Moment, rate: float) -> Iterator[tuple[str, str, str, s
     yield (
         "engine",
         f"{status.rows_total:,}",
-        "rows read",
+        f"{pluralized(status.rows_total, 'row')} read",
         f"{status.phase}, epoch {status.epoch}, {behind:,} behind the shop",
     )
     pressure = ", backpressure" if status.backpressure else ""
@@ -220,7 +228,7 @@ def _figure_rows(moment: Moment, rate: float) -> Iterator[tuple[str, str, str, s
     yield (
         "bucket",
         f"{status.objects_total:,}",
-        "objects visible",
+        f"{pluralized(status.objects_total, 'object')} visible",
         f"{size_text(status.bytes_total)}, {_lag_text(status)}",
     )
 

@@ -22,7 +22,7 @@ from isal import isal_zlib
 
 from engine.destinations.s3_errors import Circumstances, Failure, destination_error
 from engine.destinations.s3_settings import S3Settings
-from engine.errors import DestinationError
+from engine.errors import DestinationError, InvariantBroken
 from engine.interfaces import ListedObject, ObjectHead
 
 if TYPE_CHECKING:
@@ -101,9 +101,10 @@ class S3ObjectStore:
         Cancellation leaves in doubt whether the object was created. Of a multipart upload that was
         not being completed yet nothing stays, as far as the store could still be told.
         """
-        assert all(
+        if not all(
             text.isascii() and text.isprintable() for pair in metadata.items() for text in pair
-        )
+        ):
+            raise InvariantBroken(f"the metadata of {key} are not printable ASCII")
         attributes = {
             **self._attributes,
             "ContentType": content_type,

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Final
 import aiohttp
 from aiohttp.payload import Payload
 
+from engine.errors import InvariantBroken
+
 if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
 
@@ -46,5 +48,6 @@ class SlicedBody(Payload):
         self, writer: "AbstractStreamWriter", content_length: int | None
     ) -> None:
         """Write all of it: the length was computed from this very body."""
-        assert content_length in (None, self._size)
+        if content_length not in (None, self._size):
+            raise InvariantBroken(f"a body of {self._size} bytes is sent as {content_length}")
         await self.write(writer)

@@ -26,6 +26,7 @@ from engine.journal_entry import (
     decode_state,
 )
 from engine.layout import TableLayout, journal_key
+from engine.plural import counted
 from engine.position import NOWHERE, Lsn, Position, commit_lsn_of, format_lsn
 from engine.schema import TableName, TableVersion, version_at
 from engine.schema_document import previous_version, schema_document
@@ -121,8 +122,12 @@ class JournalAudit:
 
     def _note_missing(self, seq: int) -> None:
         first, last = self.state.next_seq, seq - 1
-        count = "entry is" if first == last else f"entries up to {last} are"
-        text = f"this {count} missing; what it planned cannot be judged"
+        if first == last:
+            text = "this entry is missing; what it planned cannot be judged"
+        else:
+            text = (
+                f"this entry and all up to {last} are missing; what they planned cannot be judged"
+            )
         self._note(Code.ENTRY_MISSING, journal_key(self.prefix, first), text)
         self.state.seq = last
         self.state.sha256 = ""
@@ -286,7 +291,7 @@ class JournalAudit:
     def _judge_counts(self, planned: Planned) -> None:
         counts = planned.ops.values()
         if planned.rows < 1 or sum(counts) != planned.rows or min(counts, default=0) < 1:
-            text = f"{planned.rows} rows, by op {planned.ops}"
+            text = f"{counted(planned.rows, 'row')}, by op {planned.ops}"
             self._note(Code.PLAN_COUNTS, planned.key, text)
         elif not planned.ops.keys() <= set(Operations._fields):
             self._note(Code.PLAN_COUNTS, planned.key, f"unknown ops in {planned.ops}")
@@ -298,7 +303,7 @@ class JournalAudit:
             planned.rows == 1
         ):
             text = (
-                f"{planned.rows} rows from {planned.first} to {planned.last}, after "
+                f"{counted(planned.rows, 'row')} from {planned.first} to {planned.last}, after "
                 f"{planned.previous or 'nothing'}"
             )
             self._note(Code.PLAN_ORDER, key, text)

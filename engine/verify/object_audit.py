@@ -23,6 +23,7 @@ from engine.envelope import Envelope
 from engine.errors import DecodeError
 from engine.interfaces import ObjectHead
 from engine.journal_entry import Planned
+from engine.plural import counted
 from engine.publisher import stated_metadata
 from engine.verify.problem import Code, Problem
 
@@ -103,24 +104,25 @@ def judge_body(planned: PlannedObject, body: bytes) -> tuple[Problem, ...]:
     return lines.finish()
 
 
+def _left_over(size_bytes: int) -> DecodeError:
+    follow = "follows" if size_bytes == 1 else "follow"
+    return DecodeError(f"{counted(size_bytes, 'byte')} {follow} the end of the compressed stream")
+
+
 def _decompressed(body: bytes, key: str) -> Iterator[bytes]:
     """The lines' bytes in pieces. Raises DecodeError unless `body` is exactly one whole stream."""
     stream = _decompressor(key)
     try:
         for begin in range(0, len(body), _PIECE_BYTES):
             if stream.eof:
-                raise DecodeError(
-                    f"{len(body) - begin} bytes follow the end of the compressed stream"
-                )
+                raise _left_over(len(body) - begin)
             yield stream.decompress(body[begin : begin + _PIECE_BYTES])
     except (_GzipError, zstandard.ZstdError) as error:
         raise DecodeError(f"it cannot be decompressed: {error}") from error
     if not stream.eof:
         raise DecodeError("the compressed stream is cut off")
     if stream.unused_data:
-        raise DecodeError(
-            f"{len(stream.unused_data)} bytes follow the end of the compressed stream"
-        )
+        raise _left_over(len(stream.unused_data))
 
 
 def _decompressor(key: str) -> Any:
@@ -205,12 +207,12 @@ class _Lines:
         content = (self._raw_bytes, crc32_text(self._crc))
         if not any((s.raw_bytes, s.raw_crc32) == content for s in self._planned.statements):
             text = (
-                f"its lines have {content[0]} bytes and CRC32 {content[1]}, planned were "
-                f"{plan.raw_bytes} and {plan.raw_crc32}"
+                f"its lines have {counted(content[0], 'byte')} and CRC32 {content[1]}, planned "
+                f"were {plan.raw_bytes} and {plan.raw_crc32}"
             )
             problems.append(Problem(Code.CONTENT_DIFFERS, key, text))
         if self._rows != plan.rows:
-            text = f"it has {self._rows} rows, planned were {plan.rows}"
+            text = f"it has {counted(self._rows, 'row')}, planned were {plan.rows}"
             problems.append(Problem(Code.ROWS_DIFFER, key, text))
         if self._read is not None and Code.LINE_MALFORMED not in self._found:
             problems.extend(self._judge_records())

@@ -22,7 +22,7 @@ from typing import Final
 
 from engine.batch import Batch, Boundary, Intake, Operations
 from engine.envelope import RecordConfiguration
-from engine.errors import ConfigurationError, DecodeError, JournalError
+from engine.errors import ConfigurationError, DecodeError, InvariantBroken, JournalError
 from engine.position import Lsn, Position
 from engine.rowcodec import RowCodec, Rows
 from engine.schema import Decide, Relation, TableName, TableVersion
@@ -205,7 +205,8 @@ class Assembler:
     def _control(self, frame: bytes) -> bool:
         carrier = decode_frame(frame)
         # A keepalive comes here only to be refused.
-        assert isinstance(carrier, XLogData), "the frame reader takes keepalives"
+        if not isinstance(carrier, XLogData):
+            raise InvariantBroken("a keepalive was taken for a message: the frame reader has those")
         message = decode_message(carrier.message)
         if isinstance(message, RelationMessage):
             self._relation(message)

@@ -19,6 +19,7 @@ from functools import lru_cache
 from typing import Final
 
 from engine.errors import DecodeError
+from engine.plural import counted
 from engine.position import Lsn
 
 Buffer = bytes | bytearray | memoryview
@@ -233,10 +234,12 @@ class _Cursor:
     def end(self) -> None:
         if self._offset != len(self._data):
             left = len(self._data) - self._offset
-            raise DecodeError(f"{left} bytes left over in a message of {len(self._data)}")
+            raise DecodeError(
+                f"{counted(left, 'byte')} left over in a message of {len(self._data)}"
+            )
 
     def _short(self) -> DecodeError:
-        return DecodeError(f"a message of {len(self._data)} bytes ends too early")
+        return DecodeError(f"a message of {counted(len(self._data), 'byte')} ends too early")
 
 
 def decode_frame(data: Buffer) -> Frame:

@@ -1,0 +1,18 @@
+"""Foreign text as it may be printed: whatever would act on a terminal or a line is spelled out.
+
+A table may be called anything: a name with a line end would forge a line of a log, one with an
+escape sequence would colour or erase what an operator reads, one with a bidirectional override
+would show letters in another order.
+
+Invariant: what `printable` answers is one line of visible characters (and those of `keep`).
+"""
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    r"""`text` with every character that is not visible written as `\n`, `\x1b`, `\u202e`."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() or character in keep else repr(character)[1:-1]
+        for character in text
+    )
