@@ -27,7 +27,7 @@ from engine.journal_entry import (
 from engine.layout import TableLayout, key_hour
 from engine.ledger import Ledger
 from engine.position import Position, commit_lsn_of, format_lsn
-from engine.schema import Relation, TableName, TableVersion, decide_version
+from engine.schema import Relation, TableName, TableVersion, decide_version, version_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +89,7 @@ class Planner:
         return Draft(self._state, self._provisional, self._planned)
 
     def _planned(self, chunk: SealedChunk, frontier: Frontier) -> Planned:
-        if chunk.first <= frontier.last:
-            raise InvariantBroken(
-                f"a plan of {chunk.table} from {chunk.first} on does not follow the table's last "
-                f"one, up to {frontier.last}"
-            )
+        self._refuse_disorder(chunk, frontier)
         hour = key_hour(chunk.first_commit_us, self._clock(), frontier.hour)
         return Planned(
             table=str(chunk.table),
@@ -111,6 +107,27 @@ class Planner:
             raw_crc32=crc32_text(chunk.raw_crc32),
             hour=hour,
         )
+
+    def _refuse_disorder(self, chunk: SealedChunk, frontier: Frontier) -> None:
+        """Raise InvariantBroken for a chunk that a successor would not decide the same.
+
+        Asked before the append: what is in the journal stays there. Rows behind the frontier were
+        planned already, and a version that falls would sort its objects before earlier ones.
+        """
+        table = chunk.table
+        if chunk.first <= frontier.last:
+            raise InvariantBroken(
+                f"a plan of {table} from {chunk.first} on does not follow the table's last one, up"
+                f" to {frontier.last}"
+            )
+        versions = (*self._state.versions_of(table), *self._provisional.get(table, ()))
+        wanted = version_at(versions, chunk.first)
+        if wanted is None or wanted.number != chunk.version:
+            known = "none" if wanted is None else str(wanted.number)
+            raise InvariantBroken(
+                f"rows of {table} from {chunk.first} on came under version {chunk.version}, their"
+                f" position has version {known}"
+            )
 
     def journalled(self, plan: EntryPlan) -> None:
         """The entry with `plan` is in the journal: its versions are provisional no more."""

@@ -183,7 +183,18 @@ class _Replay:
 
     def decide(self, relation: Relation, position: Position) -> TableVersion | None:
         plan = self._plan_at(relation.table, position)
-        return self._versions[relation.table, plan.version] if plan is not None else None
+        return self._version_of(plan, relation) if plan is not None else None
+
+    def _version_of(self, plan: Planned, relation: Relation) -> TableVersion:
+        version = self._versions[relation.table, plan.version]
+        # By name and position alone, rows of another table of that name would be taken for its.
+        if version.relation.shape != relation.shape:
+            raise JournalError(
+                f"{plan.key} was planned under version {plan.version} of the table, the log shows"
+                " another table or other columns at its positions",
+                hint="The slot was moved, or the server's history is another one now.",
+            )
+        return version
 
     def _plan_at(self, table: TableName, position: Position) -> Planned | None:
         plans = self._of_table.get(table, ())

@@ -8,7 +8,7 @@ from engine.batch import Batch, Intake
 from engine.envelope import RecordConfiguration
 from engine.errors import ConfigurationError, DecodeError
 from engine.position import Lsn, Position
-from engine.schema import Relation, TableVersion
+from engine.schema import Decide, Relation, TableName, TableVersion, decide_version
 from engine.sources.postgres.assembler import Assembler, Drained
 from engine.sources.postgres.catalog import Catalog
 from engine.sources.postgres.frames import ListedFrames
@@ -61,12 +61,14 @@ def always_first(relation: Relation, position: Position) -> TableVersion:
     return TableVersion(1, position, "", relation)
 
 
-def assembler(configuration: RecordConfiguration | None = None) -> Assembler:
+def assembler(
+    configuration: RecordConfiguration | None = None, *, decide: Decide = always_first
+) -> Assembler:
     return Assembler(
         database="shop",
         generation=1,
         configuration=configuration or RecordConfiguration("tailrace", tables=("public.*",)),
-        decide=always_first,
+        decide=decide,
         catalog=Catalog(),
     )
 
@@ -313,3 +315,84 @@ def test_what_was_received_is_the_newest_end() -> None:
     fed(target, begin(100), commit(100), begin(200))
 
     assert target.received_lsn == Lsn(108)
+
+
+class Deciding:
+    """A `decide` that keeps versions by table, as the planner does."""
+
+    def __init__(self) -> None:
+        self.versions: dict[TableName, tuple[TableVersion, ...]] = {}
+
+    def __call__(self, relation: Relation, position: Position) -> TableVersion:
+        known = self.versions.get(relation.table, ())
+        version = decide_version(known, relation, "", position)
+        if version not in known:
+            self.versions[relation.table] = (*known, version)
+        return version
+
+
+def versions_of(batches: tuple[Batch, ...], table: str) -> list[int]:
+    return [batch.version for batch in batches if batch.table.table == table]
+
+
+def test_a_name_that_goes_away_and_comes_back_brings_a_new_version() -> None:
+    deciding = Deciding()
+
+    # orders (1) is renamed away, another (2) has its name for a while, then the first is renamed
+    # back: its relation says what it said before.
+    intake = fed(
+        assembler(decide=deciding),
+        relation(1, "orders", "id"),
+        begin(100),
+        insert(1, 90, 1),
+        relation(2, "orders", "id"),
+        insert(2, 91, 2),
+        relation(1, "orders", "id"),
+        insert(1, 92, 3),
+        commit(100),
+    )
+
+    assert versions_of(intake.batches, "orders") == [1, 2, 3]
+    assert [batch.last for batch in intake.batches] == sorted(b.last for b in intake.batches)
+
+
+def test_a_relation_that_lost_its_name_is_asked_for_again_without_a_word_about_it() -> None:
+    intake = fed(
+        assembler(decide=Deciding()),
+        relation(1, "orders", "id"),
+        begin(100),
+        insert(1, 90, 1),
+        relation(2, "orders", "id"),
+        insert(2, 91, 2),
+        insert(1, 92, 3),
+        truncate(93, 2),
+        truncate(94, 1),
+        commit(100),
+    )
+
+    assert versions_of(intake.batches, "orders") == [1, 2, 3, 4, 5]
+
+
+def test_two_tables_that_swap_their_names_keep_both_in_order() -> None:
+    intake = fed(
+        assembler(decide=Deciding()),
+        relation(1, "a", "id"),
+        relation(2, "b", "id"),
+        begin(100),
+        insert(1, 90, 1),
+        insert(2, 91, 2),
+        relation(1, "b", "id"),
+        relation(2, "a", "id"),
+        insert(1, 92, 3),
+        insert(2, 93, 4),
+        relation(1, "a", "id"),
+        relation(2, "b", "id"),
+        insert(1, 94, 5),
+        insert(2, 95, 6),
+        commit(100),
+    )
+
+    for table in ("a", "b"):
+        assert versions_of(intake.batches, table) == [1, 2, 3]
+        lasts = [batch.last for batch in intake.batches if batch.table.table == table]
+        assert lasts == sorted(lasts)

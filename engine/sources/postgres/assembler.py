@@ -7,13 +7,16 @@ catalog is kept, `drain` says which tables to look up, and the next `drain` begi
 awaiting in between changes no order.
 
 A relation is bound when its first wanted row comes, to the version that `decide` names, and stays
-bound until the stream shows it changed. Rows that are not wanted are counted by the codec all the
+bound until the stream shows it changed, or until another relation takes its name: relations are
+known by OID, versions and batches by name, and a name passes from one OID to another and back
+(a table renamed away, another made under its name and dropped, the first one renamed back) without
+a new word about either. Rows that are not wanted are counted by the codec all the
 same: a position's last part counts all changes of the table, wanted or not, or a replay would
 number the wanted ones otherwise.
 
-Invariants: the batches of a table leave in commit order; a batch lies within one hour of commit
-time and under one version; the boundary only grows, and everything before it is in this intake or
-an earlier one.
+Invariants: a name has one bound relation at most; the batches of a table leave in commit order; a
+batch lies within one hour of commit time and under one version; the boundary only grows, and
+everything before it is in this intake or an earlier one.
 """
 
 import enum
@@ -113,7 +116,8 @@ class Assembler:
         self._codec = RowCodec(generation)
         self._reader = FrameReader(self._codec, self._size_max)
         self._relations: dict[int, _Streamed] = {}
-        self._oids: dict[TableName, int] = {}
+        # Who has a name now: the relation whose row came last under it.
+        self._owners: dict[TableName, int] = {}
         self._batches: list[Batch] = []
         self._pending: bytes | None = None
         self.lookups: tuple[RelationMessage, ...] = ()
@@ -225,18 +229,21 @@ class Assembler:
             self._unbind(message.oid)
             self._catalog.forget(message.oid)
         table = TableName(message.schema, message.table)
-        self._hand_over_namesake(table, message.oid)
         self._relations[message.oid] = _Streamed(
             message, table, self._configuration.captures(table)
         )
 
-    def _hand_over_namesake(self, table: TableName, oid: int) -> None:
-        # A table dropped and made again, or renamed to another's old name: its rows come after the
-        # other's.
-        other = self._oids.get(table, oid)
+    def _claim(self, table: TableName, oid: int) -> None:
+        """A row of `oid` comes under this name: whoever had it is bound no more.
+
+        Asked before a row is bound, not at its relation: a relation that says what it said before
+        may have lost its name meanwhile.
+        """
+        other = self._owners.get(table, oid)
         if other != oid:
             self._take(other)
-        self._oids[table] = oid
+            self._unbind(other)
+        self._owners[table] = oid
 
     def _describe(self, streamed: _Streamed) -> Relation | None:
         if streamed.relation is None and self._catalog.knows(streamed.message):
@@ -293,6 +300,7 @@ class Assembler:
             self._hand_over(oid)
 
     def _bind(self, oid: int, streamed: _Streamed, relation: Relation, change_lsn: int) -> bool:
+        self._claim(streamed.table, oid)
         position = Position(self._codec.next_position(oid, change_lsn))
         version = self._decide(relation, position)
         if version is None:

@@ -1,0 +1,169 @@
+"""An engine in the test's own process: a real PostgreSQL, a bucket in memory, lives that end.
+
+Cancelling a pipeline is like killing it: nothing of it goes on, and what it had begun is in doubt.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from databases import Database
+from engine.chunk import ChunkLimits
+from engine.envelope import RecordConfiguration
+from engine.journal_entry import JournalState, Planned, Writer, decode_entry
+from engine.metrics import Metrics
+from engine.pipeline import Pipeline
+from engine.position import Lsn, parse_lsn
+from engine.rowcodec import CODEC_VERSION
+from engine.settings import Settings
+from engine.sources.postgres.source import PostgresSource
+from engine.stop import StopSignal
+from engine.verify import Verdict, verify
+from faults.twin import Changes, Comparison, Twin, compare, recorded_change
+from load_tests.engine_process import until
+from memory_store import MemoryStore
+from small_bucket import decompressed
+
+PREFIX = "lake"
+ALL_TABLES = RecordConfiguration(publication="tailrace", tables=("public.*",))
+
+
+class _Silent:
+    def reached(self, phase: str, done: int, total: int | None) -> None:
+        pass
+
+
+def settings_of(rows_max: int = 1 << 30, age_seconds_max: float = 0.2) -> Settings:
+    limits = ChunkLimits(1 << 30, rows_max, age_seconds_max)
+    return Settings(
+        PREFIX, CODEC_VERSION, limits, 1 << 20, 1 << 26, append_interval=0.05, standby_interval=0.1
+    )
+
+
+@dataclass
+class LiveEngine:
+    """One pipeline on one database and one bucket: as many lives as the test wants."""
+
+    database: Database
+    settings: Settings = field(default_factory=settings_of)
+    configuration: RecordConfiguration = ALL_TABLES
+    store: MemoryStore = field(default_factory=MemoryStore)
+    lives: int = 0
+
+    @asynccontextmanager
+    async def living(self, *, is_killed: bool = False) -> AsyncIterator[Pipeline]:
+        """A life, from before the block until its drain, or its kill, after it.
+
+        Raises what ends it before, inside the block.
+        """
+        stop = StopSignal()
+        pipeline = self._pipeline(stop)
+        async with asyncio.TaskGroup() as group:
+            life = group.create_task(pipeline.run())
+            await _until(lambda: pipeline.status().phase == "streaming", life)
+            yield pipeline
+            if is_killed:
+                life.cancel()
+                with suppress(asyncio.CancelledError):
+                    await life
+            else:
+                stop.request("test")
+
+    def _pipeline(self, stop: StopSignal) -> Pipeline:
+        self.lives += 1
+        return Pipeline(
+            source=PostgresSource(
+                dsn=self.database.dsn,
+                slot=self.database.name,
+                configuration=self.configuration,
+                wal_sender_timeout=2.0,
+            ),
+            store=self.store,
+            clock=lambda: time.time_ns() // 1000,
+            settings=self.settings,
+            configuration=self.configuration,
+            writer=Writer(f"w{self.lives}", "test", "test"),
+            metrics=Metrics(CollectorRegistry()),
+            stop=stop,
+        )
+
+    async def durable(self, pipeline: Pipeline) -> None:
+        """Wait until what is committed now is durable."""
+        [(text,)] = self.database.execute("SELECT pg_current_wal_insert_lsn()::text")
+        self.database.execute("SELECT pg_logical_emit_message(true, 'test', '')")
+        written = parse_lsn(text)
+        await _until(lambda: _durable_lsn(pipeline) >= written)
+
+    # --- what is in the bucket
+
+    def journal(self) -> JournalState:
+        """The journal, folded."""
+        state = JournalState()
+        for key in sorted(key for key in self.store.objects if "/journal/" in key):
+            body = self.store.objects[key].body
+            state.absorb(decode_entry(body, key), body)
+        return state
+
+    def planned(self) -> list[Planned]:
+        """Every plan, first statements only, in order."""
+        found: dict[str, Planned] = {}
+        for key in sorted(key for key in self.store.objects if "/journal/" in key):
+            for planned in decode_entry(self.store.objects[key].body, key).planned:
+                found.setdefault(planned.key, planned)
+        return list(found.values())
+
+    def records(self, table: str) -> list[dict[str, Any]]:
+        """A table's records in the order of their plans."""
+        return [
+            json.loads(line)
+            for planned in self.planned()
+            if planned.table == table
+            for line in self._lines(planned.key)
+        ]
+
+    def _lines(self, key: str) -> list[bytes]:
+        return decompressed(self.store.objects[key].body, key).splitlines()
+
+    def schema(self, table: str, version: int) -> dict[str, Any]:
+        """A version's schema.json; KeyError where there is none."""
+        ending = f"table={table}/version={version:04d}/schema.json"
+        [body] = [found.body for key, found in self.store.objects.items() if key.endswith(ending)]
+        document: dict[str, Any] = json.loads(body)
+        return document
+
+    def changes(self) -> Changes:
+        """Everything that was published, as a twin tells it."""
+        tables = {planned.table for planned in self.planned()}
+        return {table: [recorded_change(r) for r in self.records(table)] for table in tables}
+
+    def compared(self, twin: Twin) -> Comparison:
+        return compare(twin.changes(), self.changes())
+
+    async def verdict(self) -> Verdict:
+        return await verify(self.store, PREFIX, depth="full", concurrency=4, progress=_Silent())
+
+    async def proven(self) -> Verdict:
+        """`verify` has nothing to say."""
+        verdict = await self.verdict()
+        assert verdict.problems == ()
+        return verdict
+
+
+async def _until(is_so: Callable[[], bool], life: asyncio.Task[None] | None = None) -> None:
+    """Wait until `is_so`, or until `life` ended: its error is the group's."""
+
+    async def look() -> bool:
+        return is_so() or (life is not None and life.done())
+
+    await until(look, "what is waited for")
+
+
+def _durable_lsn(pipeline: Pipeline) -> Lsn:
+    text = pipeline.status().durable_lsn
+    return parse_lsn(text) if text else Lsn(0)
