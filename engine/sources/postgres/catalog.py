@@ -4,6 +4,12 @@ Strategy: everything is asked of pg_catalog by OID. `Catalog` keeps what it read
 told to read it anew, and all publication's tables are read in pages right after connecting, so that
 a stream's first rows wait for no look-up.
 
+Nothing here waits for a lock that somebody holds on a table. Tables, columns and keys are read from
+the catalog's own rows. Functions that open the table (`pg_get_expr` in every release,
+`pg_get_publication_tables` from 16 on, `pg_partition_tree`) would wait for the end of a migration,
+and the stream of all other tables with them. Only a default needs such a function: defaults are
+read apart, for tables that nobody has locked, and later for the others.
+
 The catalog may be ahead of the stream: a column may have been dropped, renamed or retyped since the
 rows at hand were written. `describe` therefore takes names, types and order from the stream and
 only decorates them.
@@ -18,6 +24,7 @@ from functools import lru_cache
 from typing import Final
 
 from engine.envelope import RecordConfiguration
+from engine.errors import SourceFailed
 from engine.schema import Column, Relation, TableName
 from engine.sources.postgres.pgoutput import RelationColumn, RelationMessage
 from engine.sources.postgres.session import Row, Session
@@ -27,37 +34,100 @@ from engine.sources.postgres.types import FIRST_USER_OID, UserType, json_type, t
 _PAGE_TABLES: Final = 200
 """Tables a query: 5,000 tables of 20 columns in one answer would stop the loop for over 100 ms."""
 
-_PUBLISHED: Final = """
-SELECT DISTINCT published.relid::bigint
-FROM pg_catalog.pg_publication p
-LEFT JOIN LATERAL pg_catalog.pg_get_publication_tables(p.pubname::text) AS published ON true
-WHERE p.pubname = %s
+_LOCK_TIMEOUT: Final = "20ms"
+
+_PUBLICATION: Final = """
+SELECT p.oid::pg_catalog.int8, p.puballtables, p.pubviaroot,
+       pg_catalog.to_regclass('pg_catalog.pg_publication_namespace') IS NOT NULL
+FROM pg_catalog.pg_publication p WHERE p.pubname OPERATOR(pg_catalog.=) %s
 """
 
+# Too many are no harm: what is never streamed is described for nothing.
+_EVERY_TABLE: Final = """
+SELECT c.oid::pg_catalog.int8 FROM pg_catalog.pg_class c
+WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog."char"[])
+  AND c.relpersistence OPERATOR(pg_catalog.=) 'p'::pg_catalog."char"
+  AND c.oid OPERATOR(pg_catalog.>=) %s::pg_catalog.oid
+"""
+
+_LISTED_TABLES: Final = """
+SELECT r.prrelid::pg_catalog.int8 FROM pg_catalog.pg_publication_rel r
+WHERE r.prpubid OPERATOR(pg_catalog.=) %s::pg_catalog.oid
+"""
+
+# Since PostgreSQL 15.
+_SCHEMA_TABLES: Final = """
+SELECT c.oid::pg_catalog.int8 FROM pg_catalog.pg_publication_namespace s
+JOIN pg_catalog.pg_class c ON c.relnamespace OPERATOR(pg_catalog.=) s.pnnspid
+WHERE s.pnpubid OPERATOR(pg_catalog.=) %s::pg_catalog.oid
+  AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog."char"[])
+"""
+
+# Partitions that are published under their own names.
+_DESCENDANTS: Final = """
+WITH RECURSIVE tree(oid) AS (
+  SELECT pg_catalog.unnest(%s::pg_catalog.oid[])
+  UNION
+  SELECT i.inhrelid FROM tree
+  JOIN pg_catalog.pg_inherits i ON i.inhparent OPERATOR(pg_catalog.=) tree.oid
+)
+SELECT tree.oid::pg_catalog.int8 FROM tree
+"""
+
+# A primary key's index may hold columns (INCLUDE) behind those of the key.
 _COLUMNS: Final = """
-SELECT c.oid::bigint, a.attname, a.atttypid::bigint, a.atttypmod,
-       format_type(a.atttypid, a.atttypmod), NOT a.attnotnull,
-       CASE WHEN a.attgenerated = '' THEN pg_get_expr(d.adbin, d.adrelid) END,
-       array_position(i.indkey::int2[], a.attnum)
+SELECT c.oid::pg_catalog.int8, a.attname, a.atttypid::pg_catalog.int8, a.atttypmod,
+       pg_catalog.format_type(a.atttypid, a.atttypmod), NOT a.attnotnull,
+       CASE WHEN pg_catalog.array_position(i.indkey::pg_catalog.int2[], a.attnum)
+                 OPERATOR(pg_catalog.<) i.indnkeyatts
+            THEN pg_catalog.array_position(i.indkey::pg_catalog.int2[], a.attnum) END
 FROM pg_catalog.pg_class c
-JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
-LEFT JOIN pg_catalog.pg_index i ON i.indrelid = c.oid AND i.indisprimary
-WHERE c.oid = ANY(%s::oid[])
+JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) c.oid
+  AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped
+LEFT JOIN pg_catalog.pg_index i ON i.indrelid OPERATOR(pg_catalog.=) c.oid AND i.indisprimary
+WHERE c.oid OPERATOR(pg_catalog.=) ANY(%s::pg_catalog.oid[])
 ORDER BY c.oid, a.attnum
 """
 
+# Whoever holds it, or waits for it, keeps everybody else waiting, a reader of defaults too.
+_LOCKED: Final = """
+SELECT DISTINCT l.relation::pg_catalog.int8 FROM pg_catalog.pg_locks l
+JOIN pg_catalog.pg_database d ON d.oid OPERATOR(pg_catalog.=) l.database
+WHERE l.locktype OPERATOR(pg_catalog.=) 'relation'
+  AND l.mode OPERATOR(pg_catalog.=) 'AccessExclusiveLock'
+  AND l.relation OPERATOR(pg_catalog.=) ANY(%s::pg_catalog.oid[])
+  AND d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()
+"""
+
+# `pg_get_expr` opens the table. The limit is set by the statement itself, before the first call: it
+# is there for a lock that somebody takes in between.
+_DEFAULTS_OF: Final = """
+WITH pinned AS MATERIALIZED (
+  SELECT pg_catalog.set_config('lock_timeout', %s, true) AS lock_timeout
+), found AS MATERIALIZED (
+  SELECT d.adrelid, a.attname, d.adbin FROM pg_catalog.pg_attrdef d
+  JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) d.adrelid
+    AND a.attnum OPERATOR(pg_catalog.=) d.adnum
+  WHERE d.adrelid OPERATOR(pg_catalog.=) ANY(%s::pg_catalog.oid[])
+    AND a.attgenerated OPERATOR(pg_catalog.=) ''::pg_catalog."char" AND NOT a.attisdropped
+)
+SELECT found.adrelid::pg_catalog.int8, found.attname,
+       pg_catalog.pg_get_expr(found.adbin, found.adrelid)
+FROM pinned CROSS JOIN found WHERE pinned.lock_timeout IS NOT NULL
+"""
+
 _USER_TYPES: Final = """
-SELECT oid::bigint, typbasetype::bigint,
-       CASE WHEN typoutput = 'pg_catalog.array_out'::regproc AND typdelim = ','
-            THEN typelem::bigint ELSE 0 END
-FROM pg_catalog.pg_type WHERE oid = ANY(%s::oid[])
+SELECT t.oid::pg_catalog.int8, t.typbasetype::pg_catalog.int8,
+       CASE WHEN t.typoutput OPERATOR(pg_catalog.=) 'pg_catalog.array_out'::pg_catalog.regproc
+             AND t.typdelim OPERATOR(pg_catalog.=) ','::pg_catalog."char"
+            THEN t.typelem::pg_catalog.int8 ELSE 0 END
+FROM pg_catalog.pg_type t WHERE t.oid OPERATOR(pg_catalog.=) ANY(%s::pg_catalog.oid[])
 """
 
 _TYPE_NAMES: Final = """
-SELECT t.oid, t.modifier, format_type(t.oid::oid, t.modifier)
-FROM unnest(%s::bigint[], %s::int[]) AS t(oid, modifier)
-JOIN pg_catalog.pg_type ON pg_type.oid = t.oid
+SELECT t.oid, t.modifier, pg_catalog.format_type(t.oid::pg_catalog.oid, t.modifier)
+FROM pg_catalog.unnest(%s::pg_catalog.int8[], %s::pg_catalog.int4[]) AS t(oid, modifier)
+JOIN pg_catalog.pg_type known ON known.oid OPERATOR(pg_catalog.=) t.oid::pg_catalog.oid
 """
 
 
@@ -69,7 +139,6 @@ class CatalogColumn:
     type_modifier: int
     type: str
     is_nullable: bool
-    default: str | None
 
 
 # Tables often have columns alike, and thousands of tables thousands of them.
@@ -98,9 +167,14 @@ class CatalogTable:
 
 @dataclass(slots=True)
 class Catalog:
-    """What was read of the catalog, by OID. `read` and `read_for` await; the rest never does."""
+    """What was read of the catalog, by OID. `read…` awaits; the rest never does.
 
+    `unread_defaults` are the tables whose defaults could not be read: somebody has them locked.
+    """
+
+    unread_defaults: set[int] = field(default_factory=set)
     _tables: dict[int, CatalogTable] = field(default_factory=dict)
+    _defaults: dict[int, dict[str, str]] = field(default_factory=dict)
     _user_types: dict[int, UserType] = field(default_factory=dict)
     _type_names: dict[tuple[int, int], str] = field(default_factory=dict)
 
@@ -117,18 +191,15 @@ class Catalog:
     def forget(self, oid: int) -> None:
         """Have the table read anew: the stream showed that it changed."""
         self._tables.pop(oid, None)
+        self._defaults.pop(oid, None)
+        self.unread_defaults.discard(oid)
 
     async def read_publication(self, session: Session, publication: str) -> None:
         """Read all tables of the publication. Raises PositionLost where there is none.
 
         Cancellation leaves what was read so far.
         """
-        found = await session.rows(
-            _PUBLISHED, publication, doing="reading the publication's tables"
-        )
-        if not found:
-            raise publication_lost(f"{publication!r} is gone")
-        oids = [oid for (oid,) in found if oid is not None]
+        oids = await _published(session, publication)
         for start in range(0, len(oids), _PAGE_TABLES):
             await self.read(session, oids[start : start + _PAGE_TABLES])
 
@@ -144,6 +215,28 @@ class Catalog:
         self._tables.update({oid: _table(columns) for oid, columns in grouped.items()})
         used = {c.type_oid for oid in grouped for c in self._tables[oid].columns.values()}
         await self._read_types(session, used)
+        await self.read_defaults(session, grouped)
+
+    async def read_defaults(self, session: Session, oids: Iterable[int]) -> None:
+        """Read these tables' defaults, of those that nobody has locked; never waits for a lock.
+
+        The others are `unread_defaults` from now on, and have none.
+        """
+        wanted = set(oids)
+        locked = await session.rows(_LOCKED, list(wanted), doing="looking for locked tables")
+        free = wanted - {oid for (oid,) in locked}
+        for oid in wanted:
+            self._defaults.pop(oid, None)
+        try:
+            found = await session.rows(
+                _DEFAULTS_OF, _LOCK_TIMEOUT, list(free), doing="reading the tables' defaults"
+            )
+        except SourceFailed:
+            # Locked since, or dropped: all of them later.
+            found, free = [], set()
+        for oid, name, default in found:
+            self._defaults.setdefault(oid, {})[name] = default
+        self.unread_defaults = (self.unread_defaults - wanted) | (wanted - free)
 
     async def read_for(self, session: Session, message: RelationMessage) -> None:
         """Read a streamed table anew, and the names of types that it no longer has."""
@@ -160,12 +253,23 @@ class Catalog:
     def describe(self, message: RelationMessage, configuration: RecordConfiguration) -> Relation:
         """The relation as streamed, with what the catalog adds where the two still agree."""
         table = self._tables.get(message.oid) or CatalogTable({}, ())
-        columns = tuple(self._column(column, table, configuration) for column in message.columns)
+        name = TableName(message.schema, message.table)
+        defaults = self._defaults.get(message.oid, {})
+        columns = tuple(
+            self._column(
+                column,
+                table,
+                configuration,
+                # What a column that nobody may see defaults to is a value of it.
+                defaults.get(column.name) if configuration.is_included(name, column.name) else None,
+            )
+            for column in message.columns
+        )
         names = {column.name for column in columns}
         identity = tuple(column.name for column in columns if column.key)
         has_key = table.primary_key and names.issuperset(table.primary_key)
         return Relation(
-            table=TableName(message.schema, message.table),
+            table=name,
             oid=message.oid,
             replica_identity=message.replica_identity,
             columns=columns,
@@ -173,7 +277,11 @@ class Catalog:
         )
 
     def _column(
-        self, streamed: RelationColumn, table: CatalogTable, configuration: RecordConfiguration
+        self,
+        streamed: RelationColumn,
+        table: CatalogTable,
+        configuration: RecordConfiguration,
+        default: str | None,
     ) -> Column:
         kind = type_kind(streamed.type_oid, self._user_types)
         type_at = (streamed.type_oid, streamed.type_modifier)
@@ -188,7 +296,7 @@ class Catalog:
             streamed.is_key,
             json_type(kind, configuration.numeric, configuration.json),
             known.is_nullable if known else True,
-            known.default if known else None,
+            default if known else None,
             streamed.type_oid,
             streamed.type_modifier,
         )
@@ -207,14 +315,28 @@ class Catalog:
 def _table(columns: list[Row]) -> CatalogTable:
     described: dict[str, CatalogColumn] = {}
     key: list[tuple[int, str]] = []
-    for name, type_oid, modifier, type_text, is_nullable, default, key_place in columns:
+    for name, type_oid, modifier, type_text, is_nullable, key_place in columns:
         described[sys.intern(name)] = _shared_catalog_column(
-            type_oid,
-            modifier,
-            type_text,
-            bool(is_nullable),
-            default,
+            type_oid, modifier, type_text, bool(is_nullable)
         )
         if key_place is not None:
             key.append((key_place, name))
     return CatalogTable(described, tuple(name for _, name in sorted(key)))
+
+
+async def _published(session: Session, publication: str) -> list[int]:
+    """The publication's tables by OID, partitions too where they are published as themselves."""
+    doing = "reading the publication's tables"
+    found = await session.rows(_PUBLICATION, publication, doing=doing)
+    if not found:
+        raise publication_lost(f"{publication!r} is gone")
+    publication_oid, is_all_tables, is_via_root, has_schemas = found[0]
+    if is_all_tables:
+        rows = await session.rows(_EVERY_TABLE, FIRST_USER_OID, doing=doing)
+    else:
+        rows = await session.rows(_LISTED_TABLES, publication_oid, doing=doing)
+        if has_schemas:
+            rows += await session.rows(_SCHEMA_TABLES, publication_oid, doing=doing)
+        if not is_via_root:
+            rows = await session.rows(_DESCENDANTS, [oid for (oid,) in rows], doing=doing)
+    return sorted({oid for (oid,) in rows})

@@ -8,6 +8,7 @@ DELETE of a published table without a replica identity, so a publication that we
 tables out, by name.
 """
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -17,8 +18,9 @@ import structlog
 from psycopg import sql
 
 from engine.envelope import RecordConfiguration
-from engine.errors import SourceError, SourceRefused
+from engine.errors import SourceError, SourceFailed, SourceRefused
 from engine.schema import TableName
+from engine.sources.postgres.locks import STOPS_PUBLISHING, holders, listed
 from engine.sources.postgres.session import Query, Session, quoted
 from engine.sources.postgres.slot import (
     publication_lost,
@@ -28,6 +30,16 @@ from engine.sources.postgres.slot import (
 )
 
 _LISTED_MAX: Final = 20
+
+_LOCK_TIMEOUT: Final = "2s"
+"""Longer than deadlock_timeout's default: by then an autovacuum in the way was cancelled."""
+
+_LOCK_PAUSE_SECONDS: Final = 1.0
+
+_LOGGED_EVERY: Final = 20
+"""One line a minute."""
+
+_LOCK_NOT_AVAILABLE: Final = "55P03"
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -43,9 +55,17 @@ SELECT current_setting('server_version_num')::int, current_setting('wal_level'),
 """
 
 # A leaf partition is never listed: changes are published under the root. Whether an UPDATE needs a
-# replica identity is decided by the leaf that holds the row.
+# replica identity is decided by the leaf that holds the row. The tree comes from pg_inherits:
+# `pg_partition_tree` locks every partition, and waits for whoever has one locked.
 _TABLES: Final = """
-WITH keyed AS (
+WITH RECURSIVE tree(root, relid, relkind) AS (
+  SELECT c.oid, c.oid, c.relkind FROM pg_catalog.pg_class c
+  WHERE c.relkind = 'p' AND NOT c.relispartition
+  UNION
+  SELECT tree.root, c.oid, c.relkind FROM tree
+  JOIN pg_catalog.pg_inherits i ON i.inhparent = tree.relid
+  JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
+), keyed AS (
   SELECT c.oid, CASE c.relreplident
     WHEN 'f' THEN true
     WHEN 'd' THEN EXISTS (SELECT FROM pg_catalog.pg_index WHERE indrelid = c.oid AND indisprimary)
@@ -55,9 +75,9 @@ WITH keyed AS (
 )
 SELECT n.nspname, c.relname, c.relkind = 'p',
        CASE WHEN c.relkind = 'p' THEN coalesce(
-         (SELECT bool_and(leaf.is_keyed) FROM pg_catalog.pg_partition_tree(c.oid) t
-          JOIN keyed leaf ON leaf.oid = t.relid
-          WHERE t.isleaf AND t.relid <> c.oid), keyed.is_keyed)
+         (SELECT bool_and(leaf.is_keyed) FROM tree
+          JOIN keyed leaf ON leaf.oid = tree.relid
+          WHERE tree.root = c.oid AND tree.relkind <> 'p'), keyed.is_keyed)
        ELSE keyed.is_keyed END
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -208,9 +228,7 @@ async def _create_publication(session: Session, name: str, tables: Sequence[Tabl
             hint=" ".join(_identity_statements(keyless)),
         )
     try:
-        await session.rows(
-            sql.SQL(creation_statement(name, keyed)), doing="creating the publication"
-        )
+        await _create_without_waiting(session, name, keyed)
     except SourceRefused as error:
         if isinstance(error.__cause__, psycopg.errors.InsufficientPrivilege):
             raise _publication_refused(name, keyed, error) from error
@@ -224,6 +242,38 @@ async def _create_publication(session: Session, name: str, tables: Sequence[Tabl
             tables=_listed(keyless),
             sql=[*_identity_statements(keyless), addition_statement(name, keyless)],
         )
+
+
+async def _create_without_waiting(session: Session, name: str, keyed: Sequence[TableName]) -> None:
+    """Create the publication, once nobody has one of its tables locked.
+
+    A migration may hold a lock for hours. Waiting in the server's queue, we would keep everybody
+    waiting who wants such a lock after us; so we ask for a moment, say who is in the way, and ask
+    again.
+    """
+    statement = sql.SQL(creation_statement(name, keyed))
+    doing = "creating the publication"
+    attempt = 0
+    while True:
+        await session.rows(
+            "SELECT pg_catalog.set_config('lock_timeout', %s, false)", _LOCK_TIMEOUT, doing=doing
+        )
+        try:
+            await session.rows(statement, doing=doing)
+        except SourceFailed as error:
+            if error.code != _LOCK_NOT_AVAILABLE:
+                raise
+        else:
+            return
+        if attempt % _LOGGED_EVERY == 0:
+            found = await holders(session, keyed, STOPS_PUBLISHING)
+            _log.warning(
+                "the publication waits for locks on its tables; it is tried again",
+                publication=name,
+                reason=listed(found) or "whoever had them let go meanwhile",
+            )
+        attempt += 1
+        await asyncio.sleep(_LOCK_PAUSE_SECONDS)
 
 
 async def _create_slot(session: Session, server: Server, name: str) -> None:

@@ -1,0 +1,81 @@
+"""Who has tables locked, so that a message can name them.
+
+Strategy: `pg_locks` shows every lock without taking one. A process is shown with its role, what it
+does and for how long; a prepared transaction has no process and is shown as one.
+
+Invariant: no statement's text is read: it may hold values.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from engine.schema import TableName
+from engine.sources.postgres.session import Session
+
+STOPS_READING: Final = ("AccessExclusiveLock",)
+"""What keeps a function that opens a table waiting."""
+
+STOPS_PUBLISHING: Final = (
+    "ShareUpdateExclusiveLock",
+    "ShareLock",
+    "ShareRowExclusiveLock",
+    "ExclusiveLock",
+    "AccessExclusiveLock",
+)
+"""What keeps CREATE PUBLICATION waiting."""
+
+_LISTED_MAX: Final = 3
+
+_HOLDERS: Final = """
+SELECT n.nspname, c.relname, l.pid, coalesce(a.usename, ''), coalesce(a.state, ''),
+       coalesce(pg_catalog.date_part('epoch',
+         pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) a.xact_start), 0)::pg_catalog.int8
+FROM pg_catalog.pg_locks l
+JOIN pg_catalog.pg_database d ON d.oid OPERATOR(pg_catalog.=) l.database
+  AND d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()
+JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) l.relation
+JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid OPERATOR(pg_catalog.=) l.pid
+WHERE l.granted AND l.mode OPERATOR(pg_catalog.=) ANY(%s::pg_catalog.text[])
+ORDER BY a.xact_start NULLS FIRST, n.nspname, c.relname
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """One lock that somebody holds on a table."""
+
+    table: TableName
+    pid: int | None
+    role: str
+    state: str
+    seconds: int
+
+    def __str__(self) -> str:
+        if self.pid is None:
+            return f"{self.table} by a prepared transaction (pg_prepared_xacts names it)"
+        return (
+            f"{self.table} by process {self.pid} (role {self.role or '?'}, {self.state or '?'},"
+            f" its transaction {self.seconds} s old)"
+        )
+
+
+async def holders(
+    session: Session, tables: Iterable[TableName], modes: Sequence[str]
+) -> list[Holder]:
+    """Who holds locks of these modes on these tables, the oldest transaction first.
+
+    Raises SourceError. Cancellation leaves nothing behind.
+    """
+    wanted = set(tables)
+    found = await session.rows(_HOLDERS, list(modes), doing="looking for locked tables")
+    every = [Holder(TableName(schema, table), *rest) for schema, table, *rest in found]
+    return [holder for holder in every if holder.table in wanted]
+
+
+def listed(found: Sequence[Holder]) -> str:
+    """The first few, as a message says them."""
+    more = len(found) - _LISTED_MAX
+    text = "; ".join(str(holder) for holder in found[:_LISTED_MAX])
+    return f"{text}; and {more} more" if more > 0 else text

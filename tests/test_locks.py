@@ -1,0 +1,161 @@
+"""Somebody holds ACCESS EXCLUSIVE on a table for long: nothing else waits for that."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, LiteralString
+
+import psycopg
+import pytest
+from structlog.testing import capture_logs
+
+from databases import Database
+from engine.envelope import RecordConfiguration
+from engine.sources.postgres.source import PostgresSource
+from live_engine import LiveEngine
+from load_tests.engine_process import until
+
+PUBLIC = RecordConfiguration(publication="tailrace", tables=("public.*",))
+START_SECONDS_MAX = 15.0
+
+
+@contextmanager
+def migration(
+    database: Database, statement: LiteralString
+) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+    """A transaction that runs `statement` and stays open; rolled back where nobody commits it."""
+    with database.connect(autocommit=False) as connection:
+        connection.execute(statement)
+        yield connection
+        connection.rollback()
+
+
+@asynccontextmanager
+async def started(engine: LiveEngine) -> AsyncIterator[Any]:
+    """A life whose start does not take long."""
+    async with asyncio.timeout(START_SECONDS_MAX) as limit, engine.living() as pipeline:
+        limit.reschedule(None)
+        yield pipeline
+
+
+@pytest.fixture
+def prepared(any_database: Database) -> Database:
+    """Two published tables with rows to come, and the slot."""
+    with any_database.connect() as connection:
+        connection.execute("CREATE TABLE a (id int PRIMARY KEY, note text DEFAULT 'none')")
+        connection.execute("CREATE TABLE b (id int PRIMARY KEY, note text DEFAULT 'none')")
+    source = PostgresSource(dsn=any_database.dsn, slot=any_database.name, configuration=PUBLIC)
+    asyncio.run(source.prepare(is_first=True))
+    return any_database
+
+
+@pytest.mark.parametrize(
+    "statement", ["LOCK TABLE a IN ACCESS EXCLUSIVE MODE", "ALTER TABLE a ADD COLUMN more int"]
+)
+async def test_a_start_waits_for_nobodys_lock(prepared: Database, statement: LiteralString) -> None:
+    prepared.execute("INSERT INTO a VALUES (1), (2)")
+    engine = LiveEngine(prepared)
+
+    with migration(prepared, statement):
+        async with started(engine) as pipeline:
+            prepared.execute("INSERT INTO b VALUES (3)")
+            await engine.durable(pipeline)
+
+    await engine.proven()
+    assert [record["after"]["id"] for record in engine.records("public.a")] == [1, 2]
+    assert [record["after"]["id"] for record in engine.records("public.b")] == [3]
+
+
+async def test_a_running_stream_goes_on_with_the_other_tables(prepared: Database) -> None:
+    engine = LiveEngine(prepared)
+
+    async with started(engine) as pipeline:
+        prepared.execute("INSERT INTO a VALUES (1)")
+        await engine.durable(pipeline)
+        with migration(prepared, "LOCK TABLE a IN ACCESS EXCLUSIVE MODE"):
+            # Both are unknown to the stream: a look-up each.
+            prepared.execute("ALTER TABLE b ADD COLUMN more int")
+            prepared.execute("INSERT INTO b VALUES (2)")
+            prepared.execute("CREATE TABLE c (id int PRIMARY KEY)")
+            prepared.execute("ALTER PUBLICATION tailrace ADD TABLE ONLY c")
+            prepared.execute("INSERT INTO c VALUES (3)")
+            await engine.durable(pipeline)
+            assert len(engine.records("public.b")) == len(engine.records("public.c")) == 1
+
+    await engine.proven()
+
+
+async def test_a_table_that_is_locked_when_its_relation_comes_is_streamed(
+    prepared: Database,
+) -> None:
+    engine = LiveEngine(prepared)
+
+    async with started(engine) as pipeline:
+        prepared.execute("INSERT INTO a VALUES (1)")
+        await engine.durable(pipeline)
+    prepared.execute("ALTER TABLE a ADD COLUMN more int DEFAULT 7")
+    prepared.execute("INSERT INTO a VALUES (2)")
+    with migration(prepared, "ALTER TABLE a DROP COLUMN more"):
+        async with started(engine) as pipeline:
+            await engine.durable(pipeline)
+            assert [r["after"].get("more") for r in engine.records("public.a")] == [None, 7]
+
+    await engine.proven()
+    assert [column["type"] for column in engine.schema("a", 2)["columns"]] == [
+        "integer",
+        "text",
+        "integer",
+    ]
+
+
+async def test_defaults_are_in_the_schema_where_nobody_had_the_table_locked(
+    prepared: Database,
+) -> None:
+    engine = LiveEngine(prepared)
+
+    with migration(prepared, "LOCK TABLE a IN ACCESS EXCLUSIVE MODE"):
+        async with started(engine) as pipeline:
+            prepared.execute("INSERT INTO b VALUES (1)")
+            await engine.durable(pipeline)
+    async with started(engine) as pipeline:
+        prepared.execute("INSERT INTO a VALUES (1)")
+        await engine.durable(pipeline)
+
+    for table in ("a", "b"):
+        columns = engine.schema(table, 1)["columns"]
+        assert [column["default"] for column in columns] == [None, "'none'::text"]
+
+
+async def test_a_start_lists_partitions_while_one_is_locked(any_database: Database) -> None:
+    with any_database.connect() as connection:
+        connection.execute("CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id)")
+        connection.execute("CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10)")
+    source = PostgresSource(dsn=any_database.dsn, slot=any_database.name, configuration=PUBLIC)
+    await source.prepare(is_first=True)
+
+    with migration(any_database, "LOCK TABLE ONLY p1 IN ACCESS EXCLUSIVE MODE"):
+        async with asyncio.timeout(START_SECONDS_MAX):
+            await source.prepare(is_first=False)
+
+
+async def test_a_publication_that_waits_for_a_lock_says_for_whose(any_database: Database) -> None:
+    any_database.execute("CREATE TABLE a (id int PRIMARY KEY)")
+    source = PostgresSource(dsn=any_database.dsn, slot=any_database.name, configuration=PUBLIC)
+
+    with (
+        capture_logs() as logs,
+        migration(any_database, "LOCK TABLE a IN ACCESS EXCLUSIVE MODE") as connection,
+    ):
+        holder = connection.info.backend_pid
+        async with asyncio.TaskGroup() as group:
+            group.create_task(source.prepare(is_first=True))
+
+            async def is_named() -> bool:
+                return any("waits for locks" in entry["event"] for entry in logs)
+
+            await until(is_named, "a line that names the holder")
+            connection.rollback()
+
+    [warning] = [entry for entry in logs if entry["log_level"] == "warning"]
+    assert f"public.a by process {holder}" in warning["reason"]
+    assert any_database.execute("SELECT pubname FROM pg_publication") == [("tailrace",)]
