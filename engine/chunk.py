@@ -10,6 +10,7 @@ A chunk has one version and begins in one hour. The length and the CRC32 that th
 those of the uncompressed lines: compressed bytes depend on how they were fed.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from struct import Struct
 from typing import Literal, Protocol
@@ -27,6 +28,8 @@ PIECE_BYTES_MIN = 16 * 1024
 PIECE_BYTES_MAX = 256 * 1024
 # Small pieces that live for seconds among lines that live for a moment leave holes between them.
 PART_BYTES = 512 * 1024
+# A compressor is given no more at once: one call's output grows by doubling.
+FEED_BYTES = 1024 * 1024
 # A compressor that stays open keeps so much (measured, zstandard at level 1 after 80 KB).
 ZSTD_STATE_BYTES = 175_000
 GZIP_LEVEL = 1
@@ -58,7 +61,7 @@ class _Gzip:
 
     def piece(self, raw: list[bytes]) -> list[bytes]:
         stream = isal_zlib.compressobj(GZIP_LEVEL, isal_zlib.DEFLATED, _RAW_DEFLATE_WINDOW_BITS)
-        return [*map(stream.compress, raw), stream.flush(isal_zlib.Z_SYNC_FLUSH)]
+        return [*map(stream.compress, _fed(raw)), stream.flush(isal_zlib.Z_SYNC_FLUSH)]
 
     def end(self, raw_bytes: int, crc: int) -> bytes:
         # The trailer's CRC32 is the one that the journal names: it need not be computed twice.
@@ -74,11 +77,21 @@ class _Zstd:
         self._stream = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compressobj()
 
     def piece(self, raw: list[bytes]) -> list[bytes]:
-        return [*map(self._stream.compress, raw)]
+        return [*map(self._stream.compress, _fed(raw))]
 
     def end(self, raw_bytes: int, crc: int) -> bytes:
         del raw_bytes, crc
         return self._stream.flush()
+
+
+def _fed(raw: list[bytes]) -> Iterator[bytes | memoryview]:
+    for lines in raw:
+        if len(lines) <= FEED_BYTES:
+            yield lines
+        else:
+            whole = memoryview(lines)
+            for begin in range(0, len(lines), FEED_BYTES):
+                yield whole[begin : begin + FEED_BYTES]
 
 
 def _new_compressor(compression: Compression) -> _Compressor:

@@ -17,7 +17,7 @@ from contextlib import AsyncExitStack
 import msgspec
 import structlog
 
-from engine.batch import Batch
+from engine.batch import Batch, Intake
 from engine.chunk import PIECE_BYTES_MAX, ChunkBuilder, SealedChunk, crc32_text
 from engine.envelope import RecordConfiguration
 from engine.errors import JournalError, SourceUnavailable
@@ -204,13 +204,16 @@ class _Replay:
         """Read until the pass is complete or the connection is lost."""
         try:
             while not self.is_complete:
-                intake = await stream.receive()
-                for batch in intake.batches:
-                    self._take(batch)
-                if intake.boundary is not None:
-                    self.is_complete = intake.boundary.lsn > self._last_commit
+                # No intake is kept while the next one is waited for: it may be large.
+                self._take_all(await stream.receive())
         except SourceUnavailable as error:
             _log.warning("redo pass starts again", error=str(error))
+
+    def _take_all(self, intake: Intake) -> None:
+        for batch in intake.batches:
+            self._take(batch)
+        if intake.boundary is not None:
+            self.is_complete = intake.boundary.lsn > self._last_commit
 
     def _take(self, batch: Batch) -> None:
         plan = self._plan_at(batch.table, batch.first)

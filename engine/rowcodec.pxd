@@ -4,12 +4,23 @@
 """
 
 cimport cython
+from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from *:
     """
     #include <stdint.h>
     #include <string.h>
+    #include <sys/mman.h>
+
+    #define TR_PAGE 4096
+    /* The whole pages in these bytes, which nobody reads any more, may be taken by the system.
+       Where its pages are larger it refuses: then they are kept until they are freed. */
+    static inline void tr_give_back(const uint8_t *start, size_t size) {
+        uintptr_t from = ((uintptr_t)start + TR_PAGE - 1) & ~(uintptr_t)(TR_PAGE - 1);
+        uintptr_t to = ((uintptr_t)start + size) & ~(uintptr_t)(TR_PAGE - 1);
+        if (from < to) (void)madvise((void *)from, to - from, MADV_DONTNEED);
+    }
 
     /* Eight bytes as a number whose lowest byte is the first one, on any machine. */
     static inline uint64_t tr_load8(const uint8_t *p) {
@@ -53,6 +64,7 @@ cdef extern from *:
     }
     static inline int tr_first(uint64_t mark) { return __builtin_ctzll(mark) >> 3; }
     """
+    void tr_give_back(const uint8_t *, size_t) noexcept nogil
     uint64_t tr_load8(const uint8_t *) noexcept nogil
     void tr_store8(uint8_t *, uint64_t) noexcept nogil
     void tr_copy16(uint8_t *, const uint8_t *) noexcept nogil
@@ -102,6 +114,7 @@ cdef struct Relation:
     uint32_t id
     Binding* binding
     uint8_t* buffer
+    PyObject* held     # the bytes object that `buffer` is inside of; NULL where it is plain memory
     size_t size
     size_t capacity
     int64_t row_count
@@ -192,6 +205,9 @@ cdef class RowCodec:
     cdef int place_next(self, const Relation* relation, uint64_t change_lsn, Place* place) except -2
     cdef int fail(self, const Relation* relation) except -2
     cdef int reserve(self, Relation* relation, size_t needed) except -2
+    cdef int grow(self, Relation* relation, size_t capacity) except -1
+    cdef int resize(self, Relation* relation, size_t capacity) except -1
+    cdef const uint8_t* moved_behind(self, Relation* relation, const uint8_t* data, size_t size) noexcept
     cdef uint8_t* room_for(self, Relation* relation, size_t needed) except NULL
     cdef uint8_t* append(self, Relation* relation, const uint8_t* line, size_t size) except NULL
     cdef int enlist(self, Relation* relation) except -1
@@ -199,7 +215,7 @@ cdef class RowCodec:
     cdef Rows rows_of(self, Relation* relation)
     cdef void count(self, Relation* relation, const Place* place) noexcept
     cdef Py_ssize_t keep(self, Relation* relation, uint8_t* out, const Place* place, int op, bint is_counted) noexcept
-    cdef Py_ssize_t encode_bytes(self, const uint8_t* data, size_t size) except -2
+    cdef Py_ssize_t encode_bytes(self, const uint8_t* data, size_t size, bint is_consumable) except -2
     cdef Py_ssize_t encode_copy_bytes(self, uint32_t relation_id, const uint8_t* data, size_t size, const Place* place) except -2
     cdef str position_text(self, const Place* place)
     cdef void trim(self, Room* room) noexcept

@@ -26,10 +26,18 @@ from cpython.bytes cimport (
     PyBytes_FromStringAndSize,
     PyBytes_GET_SIZE,
 )
+from cpython.object cimport PyObject
 from cpython.unicode cimport PyUnicode_DecodeASCII
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp, memcpy, memmove
+
+cdef extern from "Python.h":
+    # Cython's own declarations count references; these objects are grown and shrunk in place.
+    PyObject* new_bytes "PyBytes_FromStringAndSize"(const char*, Py_ssize_t) except NULL
+    int resize_bytes "_PyBytes_Resize"(PyObject**, Py_ssize_t) except -1
+    uint8_t* bytes_start "(uint8_t *)PyBytes_AS_STRING"(PyObject*) noexcept
+    void release "Py_DECREF"(PyObject*) noexcept
 
 import json as json_text
 
@@ -196,6 +204,9 @@ cdef size_t SLACK = 1024
 # A buffer up to this size is kept for reuse when its lines are taken, at most SPARE_MAX of them for
 # all relations together: 4 MiB, however many tables there are. Batches are taken at about 64 KiB.
 cdef size_t SPARE_SIZE_MAX = 131072
+
+# Lines of so many bytes, or a frame of so many, are not copied but handed on.
+cdef size_t LARGE_MIN = 1024 * 1024
 
 cdef enum:
     SPARE_MAX = 32
@@ -403,8 +414,10 @@ cdef inline uint8_t* put_escape(uint8_t* out, uint8_t c) noexcept nogil:
 cdef inline uint8_t* put_text(
     uint8_t* out, const uint8_t* p, size_t size, const uint8_t* limit, Work* work
 ) noexcept nogil:
-    # Bytes up to `limit` may be read, those after `size` are not looked at.
-    cdef const uint8_t* start = p
+    # Bytes up to `limit` may be read, those after `size` are not looked at. What was read may be gone
+    # in the end (see `moved_behind`), so UTF-8 is checked in what was written: escapes are ASCII for
+    # ASCII, which neither mends nor breaks it.
+    cdef uint8_t* start = out + 1
     cdef const uint8_t* end = p + size
     cdef uint64_t word, mark, mask
     cdef uint64_t seen = 0
@@ -445,7 +458,7 @@ cdef inline uint8_t* put_text(
             out[0] = p[0]
             out += 1
         p += 1
-    if seen & TR_HIGHS and not is_utf8(start, end):
+    if seen & TR_HIGHS and not is_utf8(start, out):
         work.fault = FAULT_UTF8
         return NULL
     out[0] = c'"'
@@ -462,7 +475,8 @@ cdef inline uint8_t* put_short(
     if size <= 16 and limit - p >= 16:
         tr_copy16(out, p)
     else:
-        memcpy(out, p, size)
+        # A long run may reach over to where it is read: see `moved_behind`.
+        memmove(out, p, size)
     return out + size
 
 
@@ -581,14 +595,14 @@ cdef uint8_t* put_timestamp(
         at += 3
     out[0] = c'"'
     if at == end:
-        memcpy(out + 1, p, zone - p)
+        memmove(out + 1, p, zone - p)
         out[1 + (date - p) + 6] = c'T'
         out += 1 + (zone - p)
         if has_zone:
             out[0] = c'Z'
             out += 1
     elif end - at == 3 and memcmp(at, b" BC", 3) == 0:
-        memcpy(out + 1, p, size)
+        memmove(out + 1, p, size)
         out[1 + (date - p) + 6] = c'T'
         out += 1 + size
     else:
@@ -740,7 +754,6 @@ cdef uint8_t* put_json(
 ) noexcept nogil:
     # Copies the text without its insignificant whitespace, checking RFC 8259's grammar on the way:
     # the text goes out unquoted, so a flaw in it would break the line.
-    cdef const uint8_t* start = p
     cdef const uint8_t* end = p + size
     cdef const uint8_t* after
     cdef uint8_t* first = out
@@ -783,7 +796,7 @@ cdef uint8_t* put_json(
             if depth == 0:
                 if p != end:
                     return NULL
-                if seen & TR_HIGHS and not is_utf8(start, end):
+                if seen & TR_HIGHS and not is_utf8(first, out):
                     work.fault = FAULT_UTF8
                     return NULL
                 work.is_json_null = out - first == 4 and first[0] == c'n'
@@ -1352,17 +1365,21 @@ cdef uint8_t* put_copy_members(
 
 
 cdef size_t worst_case(const uint8_t* p, size_t size, const Binding* binding) noexcept nogil:
-    # A byte of text becomes at most 6 (`\u0001`); an element `f,` of an array becomes `false,`.
+    # A byte of text becomes at most 6 (`\u0001`). An element of an array gets at most four bytes more
+    # (`f` becomes `false`, others quotes), and ends with a comma or a brace.
     cdef size_t i
     cdef size_t controls = 0
     cdef size_t marks = 0
+    cdef size_t ends = 0
     if size <= COUNTED_FROM:
         return 6 * size
     for i in range(size):
         controls += p[i] < 0x20
         marks += (p[i] == c'"') | (p[i] == c'\\')
     if binding.has_arrays:
-        return 3 * size + 5 * controls + marks
+        for i in range(size):
+            ends += (p[i] == c',') | (p[i] == c'}')
+        return size + 5 * controls + 4 * ends + marks
     return size + 5 * controls + marks
 
 # ------------------------------------------------------------------------------- the classes
@@ -1472,7 +1489,10 @@ cdef class RowCodec:
             for i in range(self.slot_count):
                 if self.relations[i] != NULL:
                     free_binding(self.relations[i].binding)
-                    free(self.relations[i].buffer)
+                    if self.relations[i].held != NULL:
+                        release(self.relations[i].held)
+                    else:
+                        free(self.relations[i].buffer)
                     free(self.relations[i])
             free(self.relations)
         free(self.written)
@@ -1682,20 +1702,65 @@ cdef class RowCodec:
                 where = f"{table}, column {columns[self.work.column]!r}: "
         raise DecodeError(where + _FAULTS[fault], hint=_HINTS.get(fault, ""))
 
-    cdef int reserve(self, Relation* relation, size_t needed) except -2:
+    cdef int grow(self, Relation* relation, size_t capacity) except -1:
+        # Plain memory up to a size, from there on inside the object that the lines are handed over in:
+        # a row of hundreds of megabytes is not copied once more. Memory that nobody writes to is not
+        # there yet, and what is too much of it goes back when the object is shrunk.
         cdef uint8_t* grown
-        cdef size_t capacity
+        cdef PyObject* held
+        if relation.held != NULL:
+            return self.resize(relation, capacity)
+        if capacity >= LARGE_MIN:
+            held = new_bytes(NULL, capacity)
+            grown = bytes_start(held)
+            memcpy(grown, relation.buffer, relation.size)
+            free(relation.buffer)
+            relation.held = held
+        else:
+            grown = <uint8_t*>realloc(relation.buffer, capacity)
+            if grown == NULL:
+                raise MemoryError
+        relation.buffer = grown
+        relation.capacity = capacity
+        return 0
+
+    cdef int resize(self, Relation* relation, size_t capacity) except -1:
+        # Of an object. Where there is no memory, the object is gone, and its lines with it: then the
+        # process has to end.
+        relation.buffer = NULL
+        relation.capacity = 0
+        resize_bytes(&relation.held, capacity)
+        relation.buffer = bytes_start(relation.held)
+        relation.capacity = capacity
+        return 0
+
+    cdef const uint8_t* moved_behind(
+        self, Relation* relation, const uint8_t* data, size_t size
+    ) noexcept:
+        # Moves a large frame to the end of the room that its line has, where the line overwrites it as
+        # it is read: frame and line together take the memory of one. The room is enough for the worst
+        # case, and what was read of the frame so far becomes at most its share of that; so writing
+        # stays behind reading by the room for what else is to come, at least SLACK. The frame's pages
+        # go as they are copied, but for its head.
+        cdef uint8_t* to = relation.buffer + relation.capacity - size
+        cdef size_t done = 0
+        cdef size_t step
+        while done < size:
+            step = min(size - done, LARGE_MIN)
+            memcpy(to + done, data + done, step)
+            if done:
+                tr_give_back(data + done, step)
+            done += step
+        return to
+
+    cdef int reserve(self, Relation* relation, size_t needed) except -2:
         if relation.buffer == NULL and self.spare_count:
             self.spare_count -= 1
             relation.buffer = self.spare[self.spare_count].start
             relation.capacity = self.spare[self.spare_count].capacity
         if relation.capacity - relation.size < needed:
-            capacity = max(relation.size + needed, 2 * relation.capacity, <size_t>BUFFER_MIN)
-            grown = <uint8_t*>realloc(relation.buffer, capacity)
-            if grown == NULL:
-                raise MemoryError
-            relation.buffer = grown
-            relation.capacity = capacity
+            self.grow(
+                relation, max(relation.size + needed, 2 * relation.capacity, <size_t>BUFFER_MIN))
         if not relation.is_listed:
             self.enlist(relation)
         return 0
@@ -1709,7 +1774,7 @@ cdef class RowCodec:
         # it.
         if relation.size and relation.capacity - relation.size >= needed:
             return relation.buffer + relation.size
-        if relation.is_busy or relation.size >= BUSY_SIZE:
+        if relation.is_busy or relation.size >= BUSY_SIZE or needed >= LARGE_MIN:
             self.reserve(relation, needed)
             return relation.buffer + relation.size
         if not make_room(&self.work.line, needed):
@@ -1718,15 +1783,8 @@ cdef class RowCodec:
 
     cdef uint8_t* append(self, Relation* relation, const uint8_t* line, size_t size) except NULL:
         # Copies a whole line behind the relation's lines; the answer is where it ends.
-        cdef uint8_t* grown
-        cdef size_t capacity
         if relation.capacity - relation.size < size:
-            capacity = max(relation.size + size, 2 * relation.capacity)
-            grown = <uint8_t*>realloc(relation.buffer, capacity)
-            if grown == NULL:
-                raise MemoryError
-            relation.buffer = grown
-            relation.capacity = capacity
+            self.grow(relation, max(relation.size + size, 2 * relation.capacity))
         if not relation.is_listed:
             self.enlist(relation)
         memcpy(relation.buffer + relation.size, line, size)
@@ -1770,7 +1828,10 @@ cdef class RowCodec:
             self.count(relation, place)
         return size
 
-    cdef Py_ssize_t encode_bytes(self, const uint8_t* data, size_t size) except -2:
+    cdef Py_ssize_t encode_bytes(
+        self, const uint8_t* data, size_t size, bint is_consumable
+    ) except -2:
+        # Of a frame that is large and `is_consumable` only the head is left afterwards.
         cdef Relation* relation = NULL
         cdef Binding* binding
         cdef Cursor cursor
@@ -1801,10 +1862,16 @@ cdef class RowCodec:
         first = self.room_for(relation, worst_case(data, size, binding) + binding.fixed_max)
         if binding.envelope != ENVELOPE_STANDARD:
             self.complete(binding.envelope)
+        if size >= LARGE_MIN and is_consumable and not binding.has_arrays:
+            # An array may be read twice.
+            data = self.moved_behind(relation, data, size)
         cursor.at = data + 30
         cursor.end = data + size
         out = put_row(first, &cursor, message, binding, &self.work)
         if out == NULL:
+            if relation.held != NULL:
+                # A row that failed must not keep its room.
+                self.resize(relation, relation.size)
             return self.fail(relation)
         out = put_tail(out, binding, &self.transaction, &place, op)
         first[0] = c'{'
@@ -1818,10 +1885,10 @@ cdef class RowCodec:
         cdef Py_buffer view
         if PyBytes_CheckExact(frame):
             return self.encode_bytes(
-                <const uint8_t*>PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame))
+                <const uint8_t*>PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame), False)
         PyObject_GetBuffer(frame, &view, PyBUF_SIMPLE)
         try:
-            return self.encode_bytes(<const uint8_t*>view.buf, view.len)
+            return self.encode_bytes(<const uint8_t*>view.buf, view.len, False)
         finally:
             PyBuffer_Release(&view)
 
@@ -1934,7 +2001,13 @@ cdef class RowCodec:
             room.capacity = 0
 
     cdef void recycle(self, Relation* relation) noexcept:
-        if relation.is_busy and relation.capacity <= SPARE_SIZE_MAX and self.spare_count < SPARE_MAX:
+        if relation.held != NULL:
+            # It was handed over.
+            relation.held = NULL
+        elif (
+            relation.is_busy and relation.capacity <= SPARE_SIZE_MAX
+            and self.spare_count < SPARE_MAX
+        ):
             self.spare[self.spare_count].start = relation.buffer
             self.spare[self.spare_count].capacity = relation.capacity
             self.spare_count += 1
@@ -1970,7 +2043,12 @@ cdef class RowCodec:
     cdef Rows rows_of(self, Relation* relation):
         cdef Rows rows = Rows.__new__(Rows)
         cdef int i
-        rows.lines = PyBytes_FromStringAndSize(<char*>relation.buffer, relation.size)
+        if relation.held == NULL:
+            rows.lines = PyBytes_FromStringAndSize(<char*>relation.buffer, relation.size)
+        else:
+            self.resize(relation, relation.size)
+            rows.lines = <bytes>relation.held
+            release(relation.held)
         rows.row_count = relation.row_count
         rows.first_position = self.position_text(&relation.first)
         rows.last_position = self.position_text(&relation.last)

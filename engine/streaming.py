@@ -216,8 +216,9 @@ class Streaming:
         while not self._is_caught_up:
             if not self._router.has_room:
                 await self._room()
-            intake = await stream.receive()
-            self._take(intake)
+            # Nobody keeps it, least of all while the next one is waited for: it may hold a row of
+            # hundreds of megabytes.
+            self._take(await stream.receive())
             # A socket that always has more would starve the committer and the publisher.
             await asyncio.sleep(0)
 

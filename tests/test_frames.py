@@ -1,9 +1,20 @@
 """The compiled frame reader against the decoder: on what a server sent, and on every corruption."""
 
+import json
+
 import pytest
 
+from engine.envelope import Envelope
 from engine.errors import DecodeError
-from engine.rowcodec import RowCodec
+from engine.rowcodec import (
+    KIND_ARRAY,
+    KIND_BOOLEAN,
+    KIND_BYTEA,
+    KIND_JSON,
+    KIND_NUMERIC,
+    KIND_TEXT,
+    RowCodec,
+)
 from engine.sources.postgres.frames import (
     BUDGET,
     CONTROL,
@@ -31,6 +42,7 @@ from engine.sources.postgres.pgoutput import (
 from golden_frames import FRAMES
 
 PLENTY = 1 << 20
+BATCH = 64 * 1024
 TABLE = int.from_bytes(FRAMES["insert"][26:30], "big")
 HOUR_US = 3_600_000_000
 
@@ -43,7 +55,38 @@ def decoded(frame: bytes) -> Message | Keepalive:
             return keepalive
 
 
+def bind(
+    codec: RowCodec, kind: int = KIND_TEXT, *names: str, envelope: Envelope = "standard"
+) -> None:
+    columns = names or ("id", "note", "mood", "amount", "big")
+    codec.bind(
+        TABLE,
+        database="shop",
+        schema="gold",
+        table="orders",
+        version=1,
+        columns=[(name, kind, True, True) for name in columns],
+        key=columns[:1],
+        envelope=envelope,
+        numeric="string",
+        json="embed",
+    )
+
+
 def bound_codec() -> RowCodec:
+    codec = RowCodec(1)
+    bind(codec)
+    return codec
+
+
+def row(*values: bytes) -> bytes:
+    """An Insert of texts."""
+    columns = b"".join(b"t" + len(value).to_bytes(4, "big") + value for value in values)
+    return FRAMES["insert"][:30] + b"N" + len(values).to_bytes(2, "big") + columns
+
+
+def lines_of(frames: ListedFrames, kind: int) -> list[bytes]:
+    """The lines of rows with one column of `kind` and one of text."""
     codec = RowCodec(1)
     codec.bind(
         TABLE,
@@ -51,13 +94,19 @@ def bound_codec() -> RowCodec:
         schema="gold",
         table="orders",
         version=1,
-        columns=[(name, 0, True, True) for name in ("id", "note", "mood", "amount", "big")],
-        key=("id",),
+        columns=[("value", kind, True, True), ("note", KIND_TEXT, False, True)],
+        key=("value",),
         envelope="standard",
         numeric="string",
         json="embed",
     )
-    return codec
+    reader = FrameReader(codec, BATCH)
+    lines: list[bytes] = []
+    while (reason := reader.read(frames, PLENTY)) in (FULL, BUDGET):
+        lines += [rows.lines for _, rows in codec.take_all()]
+    assert reason == EMPTY
+    lines += [rows.lines for _, rows in codec.take_all()]
+    return b"".join(lines).splitlines(keepends=True)
 
 
 def begin_at(commit_us: int) -> bytes:
@@ -138,11 +187,95 @@ def test_other_messages_are_handed_out_whole(name: str) -> None:
     assert reader.frame == FRAMES[name]
 
 
-def test_a_row_of_an_unbound_relation_is_handed_out() -> None:
-    reader = FrameReader(RowCodec(1), PLENTY)
+def test_a_row_of_an_unbound_relation_waits_for_the_binding() -> None:
+    codec = RowCodec(1)
+    reader = FrameReader(codec, PLENTY)
+    frames = ListedFrames([FRAMES["begin"], FRAMES["insert"], FRAMES["insert"]])
 
-    assert reader.read(ListedFrames([FRAMES["begin"], FRAMES["insert"]]), PLENTY) == UNBOUND
-    assert reader.frame == FRAMES["insert"]
+    reason = reader.read(frames, PLENTY)
+    place = (reader.relation_id, reader.change_lsn)
+    bind(codec)
+    again = reader.read(frames, PLENTY)
+
+    assert (reason, again) == (UNBOUND, EMPTY)
+    assert place == (TABLE, int.from_bytes(FRAMES["insert"][1:9], "big"))
+    [(_, rows)] = codec.take_all()
+    assert rows.row_count == 2
+
+
+def test_a_row_that_waits_is_passed_over_where_nobody_wants_it() -> None:
+    codec = RowCodec(1)
+    reader = FrameReader(codec, PLENTY)
+    frames = ListedFrames([FRAMES["begin"], FRAMES["insert"], FRAMES["insert"]])
+
+    reader.read(frames, PLENTY)
+    reader.pass_over()
+    bind(codec)
+    reason = reader.read(frames, PLENTY)
+
+    assert reason == EMPTY
+    [(_, rows)] = codec.take_all()
+    assert rows.row_count == 1
+
+
+LARGE = 3_000_000
+
+
+@pytest.mark.parametrize(
+    ("kind", "small", "value"),
+    [
+        (KIND_TEXT, b"7", b"x" * LARGE),
+        (KIND_TEXT, b"7", b"\x01" * LARGE),
+        (KIND_TEXT, b"7", 'ü"\\\n€'.encode() * (LARGE // 8)),
+        (KIND_TEXT, b"7", b"\x01" * 700 + b"x" * LARGE + b'"' * 1000),
+        (KIND_BYTEA, rb"\x01", rb"\x" + b"01fe" * (LARGE // 4)),
+        (KIND_JSON, b"7", b'{"long": "' + b"y" * LARGE + b'" , "b":[1, 2 ] }'),
+        (KIND_JSON, b"7", b'[1.5 , "a"' + b',\n\t"\xc3\xbc"' * (LARGE // 8) + b"]"),
+        (KIND_NUMERIC, b"7", b"1" + b"0" * LARGE),
+        (KIND_ARRAY | KIND_TEXT, b"{7}", b"{a" + b",b" * (LARGE // 2) + b"}"),
+        (KIND_ARRAY | KIND_BOOLEAN, b"{t}", b"{f" + b",f" * (LARGE // 2) + b"}"),
+        (KIND_ARRAY | KIND_JSON, b"{7}", b'{null,"{\\"a\\": 1}"' + b",1" * (LARGE // 2) + b"}"),
+    ],
+)
+@pytest.mark.parametrize("others", [0, 3])
+def test_a_large_row_reads_the_same_when_its_frame_is_consumed(
+    kind: int, small: bytes, value: bytes, others: int
+) -> None:
+    frames = [
+        FRAMES["begin"],
+        *[row(small, b"note")] * others,
+        row(value, b"note"),
+        row(small, b"x" * LARGE),
+        row(small, b"end"),
+    ]
+
+    kept = lines_of(ListedFrames(frames), kind)
+    consumed = lines_of(ListedFrames(frames, is_consumable=True), kind)
+
+    assert consumed == kept
+    assert len(consumed) == others + 3
+    assert [json.loads(line)["after"]["note"][:4] for line in consumed[others:]] == [
+        "note",
+        "xxxx",
+        "end",
+    ]
+
+
+def test_a_large_row_that_fails_leaves_the_rows_before_it() -> None:
+    codec = RowCodec(1)
+    bind(codec, KIND_TEXT, "a", "b")
+    reader = FrameReader(codec, PLENTY)
+    bad = row(b"x" * LARGE, b"\xff")
+    frames = ListedFrames(
+        [FRAMES["begin"], row(b"1", b"2"), bad, row(b"3", b"4")], is_consumable=True
+    )
+
+    with pytest.raises(DecodeError, match="column 'b': not valid UTF-8"):
+        reader.read(frames, PLENTY)
+    reader.read(frames, PLENTY)
+
+    [(_, rows)] = codec.take_all()
+    assert [json.loads(line)["after"]["a"] for line in rows.lines.splitlines()] == ["1", "3"]
 
 
 @pytest.mark.parametrize("years", [-5000, 9000])

@@ -42,7 +42,6 @@ from engine.sources.postgres.frames import (
     Frames,
 )
 from engine.sources.postgres.pgoutput import (
-    HEADER_SIZE,
     RelationMessage,
     Truncate,
     XLogData,
@@ -53,8 +52,6 @@ from engine.sources.postgres.types import codec_kind
 
 BATCH_SIZE_MAX: Final = 64 * 1024
 """Bytes of lines that are handed over at once; less waits for the end of the drain."""
-
-_ROWS: Final = b"IUD"
 
 
 class Drained(enum.Enum):
@@ -119,7 +116,7 @@ class Assembler:
         # Who has a name now: the relation whose row came last under it.
         self._owners: dict[TableName, int] = {}
         self._batches: list[Batch] = []
-        self._pending: bytes | None = None
+        self._is_row_pending = False
         self.lookups: tuple[RelationMessage, ...] = ()
         self.drained_bytes = 0
 
@@ -140,7 +137,7 @@ class Assembler:
         """
         reader, left = self._reader, budget_bytes
         try:
-            if self._pending is not None and not self._handle_pending():
+            if self.lookups and not self._looked_up():
                 return Drained.LOOKUP
             while True:
                 reason = reader.read(frames, left)
@@ -151,8 +148,8 @@ class Assembler:
                     self._take_all()
                 elif reason in _STOPS:
                     return _STOPS[reason]
-                elif not self._handled(reader.frame, is_row=reason != CONTROL):
-                    self._pending = reader.frame
+                elif not (self._control() if reason == CONTROL else self._unbound_row()):
+                    self._is_row_pending = reason != CONTROL
                     return Drained.LOOKUP
         finally:
             self.drained_bytes = budget_bytes - left
@@ -191,23 +188,16 @@ class Assembler:
 
     # ------------------------------------------------------------------- control messages
 
-    def _handle_pending(self) -> bool:
-        frame = self._pending
-        assert frame is not None
+    def _looked_up(self) -> bool:
+        """Handle what the look-ups were for. False: there are more."""
         for message in self.lookups:
             streamed = self._relations[message.oid]
             streamed.relation = self._catalog.describe(message, self._configuration)
         self.lookups = ()
-        if not self._handled(frame, is_row=frame[HEADER_SIZE] in _ROWS):
-            return False
-        self._pending = None
-        return True
+        return self._unbound_row() if self._is_row_pending else self._control()
 
-    def _handled(self, frame: bytes, *, is_row: bool) -> bool:
-        return self._unbound_row(frame) if is_row else self._control(frame)
-
-    def _control(self, frame: bytes) -> bool:
-        carrier = decode_frame(frame)
+    def _control(self) -> bool:
+        carrier = decode_frame(self._reader.frame)
         # A keepalive comes here only to be refused.
         if not isinstance(carrier, XLogData):
             raise InvariantBroken("a keepalive was taken for a message: the frame reader has those")
@@ -258,21 +248,24 @@ class Assembler:
 
     # ------------------------------------------------------------------------------- rows
 
-    def _unbound_row(self, frame: bytes) -> bool:
-        """Handle a row whose relation is not bound. False: its table has to be looked up first."""
-        oid = _relation_oid(frame)
+    def _unbound_row(self) -> bool:
+        """Bind the relation of the row that waits, or pass over it.
+
+        False: its table has to be looked up first.
+        """
+        reader = self._reader
+        oid, change_lsn = reader.relation_id, reader.change_lsn
         streamed = self._streamed(oid)
         if not streamed.is_captured:
+            reader.pass_over()
             return True
         relation = self._describe(streamed)
         if relation is None:
             self.lookups = (streamed.message,)
             return False
-        change_lsn = _start_lsn(frame)
         if not self._bind(oid, streamed, relation, change_lsn):
             self._codec.skip(oid, change_lsn)
-        elif self._codec.encode(frame) > self._size_max:
-            self._hand_over(oid)
+            reader.pass_over()
         return True
 
     def _truncate(self, message: Truncate, change_lsn: int) -> bool:
@@ -387,11 +380,3 @@ def _check_fits(version: TableVersion, message: RelationMessage) -> None:
             f" stream has {streamed}",
             hint="the journal does not describe this stream: see whether the table was made anew",
         )
-
-
-def _relation_oid(frame: bytes) -> int:
-    return int.from_bytes(frame[26:30], "big")
-
-
-def _start_lsn(frame: bytes) -> int:
-    return int.from_bytes(frame[1:9], "big")

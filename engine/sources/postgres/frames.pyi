@@ -17,7 +17,10 @@ BUDGET: Final[int]
 FULL: Final[int]
 """The lines of `relation_id` have passed `size_max`: take them."""
 UNBOUND: Final[int]
-"""`frame` is a row whose relation is not bound. Nothing of it was counted."""
+"""A row of `relation_id`, which is not bound, waits: nothing of it was counted.
+
+The next `read` begins with it, unless `pass_over` was called.
+"""
 HOUR: Final[int]
 """A transaction of another hour begins: take all lines first, then read on."""
 CONTROL: Final[int]
@@ -39,9 +42,14 @@ class LibpqFrames(Frames):
 
 @final
 class ListedFrames(Frames):
-    """Frames out of memory, in order; then EMPTY, or END where `is_ended`."""
+    """Frames out of memory, in order; then EMPTY, or END where `is_ended`.
 
-    def __init__(self, frames: Iterable[bytes], *, is_ended: bool = False) -> None: ...
+    Where they are `is_consumable`, a copy of each is, as libpq's frames are.
+    """
+
+    def __init__(
+        self, frames: Iterable[bytes], *, is_ended: bool = False, is_consumable: bool = False
+    ) -> None: ...
 
 @final
 class FrameReader:
@@ -67,14 +75,24 @@ class FrameReader:
 
     @property
     def relation_id(self) -> int:
-        """What FULL is about."""
+        """What FULL and UNBOUND are about."""
+
+    @property
+    def change_lsn(self) -> int:
+        """Where the row of UNBOUND stands in the log."""
 
     @property
     def frame(self) -> bytes:
-        """What UNBOUND and CONTROL hand out: a copy."""
+        """What CONTROL hands out: a copy."""
 
     is_reply_wanted: bool
     """Whether a keepalive asked for a status update; whoever gives one resets it."""
 
+    def pass_over(self) -> None:
+        """The row that waits is not wanted: the next `read` begins behind it."""
+
     def read(self, frames: Frames, budget_bytes: int) -> int:
-        """Handle frames until a reason to stop. Raises DecodeError for malformed ones."""
+        """Handle frames until a reason to stop. Raises DecodeError for malformed ones.
+
+        All calls are given the same `frames`.
+        """

@@ -17,6 +17,7 @@ Formats", for proto_version 1.
 """
 
 cimport cython
+from cpython.bytearray cimport PyByteArray_AsString
 from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 
@@ -60,11 +61,20 @@ ctypedef void (*FreeMemory)(void* buffer) noexcept
 
 
 cdef class Frames:
-    """Where frames come from. `next` gives a frame's size, or 0, -1, -2 as PQgetCopyData does."""
+    """Where frames come from. `next` gives a frame's size, or 0, -1, -2 as PQgetCopyData does.
+
+    Frames that are `consumable` may be written to, and their memory be given back page by page.
+    """
+
+    cdef bint is_consumable
 
     cdef Py_ssize_t next(self, const uint8_t** frame) except -3:
-        # The frame stays where it is until the next call.
+        # The frame stays where it is until the next call of either.
         raise NotImplementedError
+
+    cdef void let_go(self) noexcept:
+        # The frame is handled: its memory is wanted for something else.
+        pass
 
 
 @cython.final
@@ -80,15 +90,18 @@ cdef class LibpqFrames(Frames):
         self.connection = <void*>connection
         self.get_copy_data = <GetCopyData>get_copy_data
         self.free_memory = <FreeMemory>free_memory
+        self.is_consumable = True
 
     def __dealloc__(self):
-        if self.held != NULL:
-            self.free_memory(self.held)
+        self.let_go()
 
-    cdef Py_ssize_t next(self, const uint8_t** frame) except -3:
+    cdef void let_go(self) noexcept:
         if self.held != NULL:
             self.free_memory(self.held)
             self.held = NULL
+
+    cdef Py_ssize_t next(self, const uint8_t** frame) except -3:
+        self.let_go()
         cdef int size = self.get_copy_data(self.connection, &self.held, 1)
         frame[0] = <const uint8_t*>self.held
         return size
@@ -99,18 +112,23 @@ cdef class ListedFrames(Frames):
     """Frames out of memory: what a captured stream is played back from."""
 
     cdef list frames
-    cdef bytes held
+    cdef object held
     cdef bint is_ended
 
-    def __init__(self, frames, *, is_ended=False):
+    def __init__(self, frames, *, is_ended=False, is_consumable=False):
         self.frames = list(frames)[::-1]
         self.is_ended = is_ended
+        self.is_consumable = is_consumable
 
     cdef Py_ssize_t next(self, const uint8_t** frame) except -3:
         if not self.frames:
             return -1 if self.is_ended else 0
         self.held = self.frames.pop()
-        frame[0] = <const uint8_t*>PyBytes_AsString(self.held)
+        if self.is_consumable:
+            self.held = bytearray(self.held)
+            frame[0] = <const uint8_t*>PyByteArray_AsString(self.held)
+        else:
+            frame[0] = <const uint8_t*>PyBytes_AsString(self.held)
         return len(self.held)
 
 
@@ -122,6 +140,9 @@ cdef class FrameReader:
     cdef Py_ssize_t size_max
     cdef int64_t hour
     cdef bytes begin_kept           # a Begin that waits until the earlier hour's rows are taken
+    cdef Frames waiting_in          # who holds the row that waits; None where none does
+    cdef const uint8_t* waiting
+    cdef Py_ssize_t waiting_size
     cdef uint64_t open_commit_lsn   # of the transaction that has begun and not ended, else 0
     cdef bint has_boundary
     cdef uint64_t boundary_lsn
@@ -130,6 +151,7 @@ cdef class FrameReader:
     cdef readonly uint64_t received_lsn
     cdef readonly Py_ssize_t drained_bytes
     cdef readonly uint32_t relation_id
+    cdef readonly uint64_t change_lsn
     cdef readonly bytes frame
     cdef public bint is_reply_wanted
 
@@ -148,9 +170,14 @@ cdef class FrameReader:
         """It was handed over."""
         self.has_boundary = False
 
+    def pass_over(self):
+        """The row that waits is not wanted."""
+        self.waiting_in = None
+
     def read(self, Frames frames, Py_ssize_t budget_bytes):
         """Handle frames until something stops it: one of the reasons above."""
         cdef const uint8_t* frame = NULL
+        cdef bint is_consumable = frames.is_consumable
         cdef bytes kept = self.begin_kept
         cdef Py_ssize_t size, buffered
         cdef uint8_t message
@@ -159,6 +186,13 @@ cdef class FrameReader:
             self.begin_kept = None
             if not self.begin(<const uint8_t*>PyBytes_AsString(kept)):
                 return STOP_HOUR
+        if self.waiting_in is not None:
+            frame = self.waiting
+            size = self.waiting_size
+            self.waiting_in = None
+            buffered = self.codec.encode_bytes(frame, size, is_consumable)
+            if not 0 <= buffered <= self.size_max:
+                return self.stopped_at(frames, frame, size, buffered)
         while self.drained_bytes < budget_bytes:
             size = frames.next(&frame)
             if size <= 0:
@@ -171,13 +205,10 @@ cdef class FrameReader:
                 continue
             message = frame[HEADER_SIZE]
             if message == c'I' or message == c'U' or message == c'D':
-                buffered = self.codec.encode_bytes(frame, size)
+                buffered = self.codec.encode_bytes(frame, size, is_consumable)
                 if 0 <= buffered <= self.size_max:
                     continue
-                if buffered < 0:
-                    return self.handed_out(frame, size, STOP_UNBOUND)
-                self.relation_id = tr_be32(frame + 26)
-                return STOP_FULL
+                return self.stopped_at(frames, frame, size, buffered)
             elif message == c'B' and size == BEGIN_SIZE and frame[0] == c'w':
                 if not self.begin(frame):
                     return STOP_HOUR
@@ -190,6 +221,20 @@ cdef class FrameReader:
     cdef int handed_out(self, const uint8_t* frame, Py_ssize_t size, int reason) except -1:
         self.frame = PyBytes_FromStringAndSize(<const char*>frame, size)
         return reason
+
+    cdef int stopped_at(
+        self, Frames frames, const uint8_t* frame, Py_ssize_t size, Py_ssize_t buffered
+    ) except -1:
+        # A row that may be hundreds of megabytes: it is not copied, and let go as soon as it can be.
+        self.relation_id = tr_be32(frame + 26)
+        if buffered >= 0:
+            frames.let_go()
+            return STOP_FULL
+        self.change_lsn = tr_be64(frame + 1)
+        self.waiting_in = frames
+        self.waiting = frame
+        self.waiting_size = size
+        return STOP_UNBOUND
 
     cdef bint begin(self, const uint8_t* frame) except -1:
         # False: rows of another hour have to be taken before; the frame is kept.
