@@ -44,6 +44,7 @@ _REASONS: dict[Phase, str] = {
     "opening": "the journal is being opened",
     "redo": "objects that the last writer planned are made again first",
     "reconnecting": "the connection to the source was lost",
+    "failing": "the source gives the same error at the same position again and again",
     "draining": "the engine is stopping",
     "stopped": "the engine has stopped",
 }

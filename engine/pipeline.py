@@ -125,6 +125,7 @@ class Pipeline:
             self._journal,
             standby_interval=self._settings.standby_interval,
             on_phase=self._enter,
+            alarms=self._alarms,
         )
         self._identity = None
         self._streaming = None
@@ -145,7 +146,7 @@ class Pipeline:
     def status(self) -> Status:
         """The engine as it is now."""
         state, identity = self._journal.state, self._identity
-        failure = self._journal.failure
+        failure = self._journal.failure or self._slot.failure
         base = Status(
             phase=self._phase,
             since_us=self._phase_since_us,
@@ -246,6 +247,7 @@ class Pipeline:
         except SourceUnavailable as error:
             # The journal is ours: whoever reads next takes the slot again, and compares.
             _log.warning("connection to the source lost", error=str(error))
+            self._slot.failed(error, state.durable_lsn)
             await life.connection.aclose()
         await self._abort_uploads()
         async with asyncio.TaskGroup() as group:

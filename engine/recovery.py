@@ -110,7 +110,11 @@ class Recovery:
                 stream = await self._slot.retake(
                     stack, configuration, replay.decide, single_rows=True
                 )
-                await replay.read(stream)
+                try:
+                    await replay.read(stream)
+                except SourceUnavailable as error:
+                    _log.warning("redo pass starts again", error=str(error))
+                    self._slot.failed(error, self._journal.state.durable_lsn)
             if replay.is_complete:
                 return replay.chunks()
             await asyncio.sleep(_LOST_PASS_SECONDS)
@@ -201,13 +205,10 @@ class _Replay:
         return next((plan for plan in plans if plan.first <= position <= plan.last), None)
 
     async def read(self, stream: ChangeStream) -> None:
-        """Read until the pass is complete or the connection is lost."""
-        try:
-            while not self.is_complete:
-                # No intake is kept while the next one is waited for: it may be large.
-                self._take_all(await stream.receive())
-        except SourceUnavailable as error:
-            _log.warning("redo pass starts again", error=str(error))
+        """Read until the pass is complete. Raises SourceUnavailable when the connection is lost."""
+        while not self.is_complete:
+            # No intake is kept while the next one is waited for: it may be large.
+            self._take_all(await stream.receive())
 
     def _take_all(self, intake: Intake) -> None:
         for batch in intake.batches:

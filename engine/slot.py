@@ -4,6 +4,9 @@ Strategy: a start takes the slot first and opens the journal after that; a recon
 pass come back with the journal theirs already. Both then compare what the slot says with E,
 before any message counts and before the first status update.
 
+A source that fails with the same error at the same position is given pauses that grow, in the phase
+`failing`, with an alarm: see `recurrence`.
+
 Invariant: a stream that leaves this module is compared and acknowledges E, never more.
 """
 
@@ -11,21 +14,25 @@ import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import Final
 
 import structlog
 
+from engine.alarms import Alarms
 from engine.envelope import RecordConfiguration
 from engine.errors import (
     PositionLost,
     SlotBusy,
     SourceChanged,
     SourceError,
+    SourceFailed,
     SourceUnavailable,
     Superseded,
 )
 from engine.interfaces import ChangeStream, SlotState, Source, SourceIdentity
 from engine.journal import Journal
 from engine.position import NO_LSN, Lsn, commit_lsn_of, format_lsn
+from engine.recurrence import Recurrence
 from engine.schema import Decide
 from engine.status import Phase
 
@@ -33,6 +40,9 @@ _RETRY_SECONDS_FIRST = 0.2
 _RETRY_SECONDS_MAX = 5.0
 # One line a minute or so through a long outage.
 _LOGGED_EVERY = 24
+
+FAILING: Final = "source-failing"
+"""The alarm while the source fails with the same error at the same position."""
 
 _log = structlog.get_logger(__name__)
 
@@ -60,11 +70,52 @@ class Slot:
         *,
         standby_interval: float,
         on_phase: Callable[[Phase], None],
+        alarms: Alarms,
     ) -> None:
         self._source = source
         self._journal = journal
         self._standby_interval = standby_interval
         self._on_phase = on_phase
+        self._alarms = alarms
+        self._recurrence = Recurrence()
+        self._failure_count = 0
+        self._is_standing_by = False
+        self.failure: SourceError | None = None
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether the source fails with the same error at the same position."""
+        return self._recurrence.is_standing
+
+    def failed(self, error: SourceUnavailable, position: Lsn) -> None:
+        """The source gave up on us after everything before `position` was read."""
+        self.failure = error
+        self._recurrence.failed(error, position)
+        if not self.is_failing:
+            return
+        self._on_phase("failing")
+        if isinstance(error, SourceFailed):
+            text = f"the source fails at {format_lsn(position)} again and again: {error}"
+            self._alarms.set(FAILING, text, hint=error.hint)
+
+    def reached(self, position: Lsn) -> None:
+        """Everything before `position` was read: a failure in front of it is over."""
+        self._recurrence.reached(position)
+        self._end_alarm()
+
+    def caught_up(self) -> None:
+        """Everything that the source has was read: no failure waits."""
+        self._recurrence.forget()
+        self._end_alarm()
+
+    def _end_alarm(self) -> None:
+        if not self.is_failing:
+            self._alarms.clear(FAILING)
+
+    def _held(self) -> None:
+        self._failure_count = 0
+        self._is_standing_by = False
+        self.failure = None
 
     async def take(
         self, stack: AsyncExitStack, configuration: RecordConfiguration, decide: Decide
@@ -75,7 +126,6 @@ class Slot:
         Raises ForeignPrefix, PositionLost.
         """
         wait = _RETRY_SECONDS_FIRST
-        failure_count = 0
         while True:
             attempt = AsyncExitStack()
             try:
@@ -90,19 +140,30 @@ class Slot:
                 await self._stand_by(busy)
             except SourceUnavailable as error:
                 await attempt.aclose()
-                _log_unavailable(error, failure_count)
-                failure_count += 1
-                await asyncio.sleep(wait)
+                self._not_taken(error)
+                await asyncio.sleep(max(wait, self._recurrence.pause_seconds))
                 wait = min(2 * wait, _RETRY_SECONDS_MAX)
             except BaseException:
                 await attempt.aclose()
                 raise
             else:
+                self._held()
                 stack.push_async_exit(attempt)
                 return Taken(stream, state, identity, fork)
 
+    def _not_taken(self, error: SourceUnavailable) -> None:
+        # A standby that does not reach the source could not take over: it is not a healthy one.
+        if self._is_standing_by:
+            self._on_phase("reconnecting")
+        self._log_failure(error)
+        self.failed(error, self._journal.state.durable_lsn)
+
     async def _stand_by(self, busy: SlotBusy) -> None:
         _log.debug("standing by", reason=str(busy))
+        self._is_standing_by = True
+        self.failure = None
+        # Who holds the slot knows better than we whether the source fails.
+        self.caught_up()
         self._on_phase("standby")
         await self._journal.follow()
         await asyncio.sleep(self._standby_interval)
@@ -121,7 +182,7 @@ class Slot:
         SourceChanged.
         """
         wait = _RETRY_SECONDS_FIRST
-        failure_count = 0
+        await asyncio.sleep(self._recurrence.pause_seconds)
         while True:
             # The answer of an append in flight may move E, or tell that we are superseded.
             await self._journal.quiet()
@@ -140,16 +201,29 @@ class Slot:
             except (SlotBusy, SourceUnavailable) as error:
                 await attempt.aclose()
                 await self._refuse_superseded()
-                _log_unavailable(error, failure_count)
-                failure_count += 1
-                await asyncio.sleep(min(wait, self._standby_interval))
+                self._not_retaken(error)
+                wait_now = min(wait, self._standby_interval)
+                await asyncio.sleep(max(wait_now, self._recurrence.pause_seconds))
                 wait = min(2 * wait, _RETRY_SECONDS_MAX)
             except BaseException:
                 await attempt.aclose()
                 raise
             else:
+                self._held()
                 stack.push_async_exit(attempt)
                 return stream
+
+    def _not_retaken(self, error: SlotBusy | SourceUnavailable) -> None:
+        self.failure = error
+        self._log_failure(error)
+        if isinstance(error, SourceUnavailable):
+            self.failed(error, self._journal.state.durable_lsn)
+
+    def _log_failure(self, error: SourceError) -> None:
+        # A failure that stands has its alarm.
+        if self._failure_count % _LOGGED_EVERY == 0 and not self.is_failing:
+            _log.warning("source unavailable", error=str(error), failures=self._failure_count + 1)
+        self._failure_count += 1
 
     async def compare(self, stream: ChangeStream) -> None:
         """Raise PositionLost when slot or server contradict the journal; else acknowledge E.
@@ -221,8 +295,3 @@ class Slot:
                 "another writer opened the journal",
                 hint="Two engines may share a pipeline: this one stops, the other goes on.",
             )
-
-
-def _log_unavailable(error: SourceError, failure_count: int) -> None:
-    if failure_count % _LOGGED_EVERY == 0:
-        _log.warning("source unavailable", error=str(error), failures=failure_count + 1)

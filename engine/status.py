@@ -12,15 +12,24 @@ import msgspec
 from engine.alarms import Alarm
 
 Phase = Literal[
-    "starting", "standby", "opening", "redo", "streaming", "reconnecting", "draining", "stopped"
+    "starting",
+    "standby",
+    "opening",
+    "redo",
+    "streaming",
+    "reconnecting",
+    "failing",
+    "draining",
+    "stopped",
 ]
 """What the engine is doing.
 
 starting: nothing is connected yet. standby: another engine holds the slot; this one follows the
 journal. opening: the slot is held, the journal is being opened. redo: planned objects of a
 predecessor are made again. streaming: changes flow. reconnecting: the connection was lost,
-nothing is forgotten. draining: asked to stop, publishing what is held. stopped: nothing more will
-happen.
+nothing is forgotten. failing: the source gives the same error at the same position again and
+again; it is asked at growing pauses. draining: asked to stop, publishing what is held. stopped:
+nothing more will happen.
 """
 
 READY_PHASES: frozenset[Phase] = frozenset({"standby", "streaming"})

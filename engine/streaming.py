@@ -198,19 +198,44 @@ class Streaming:
                 self._stream = await self._world.slot.retake(
                     connection, self._world.configuration, self.planner.decide
                 )
-            self._connection_error = None
-            self._world.enter("streaming")
+            if self._world.slot.is_failing:
+                self._world.enter("failing")
+            else:
+                self._enter_streaming()
             began = asyncio.get_running_loop().time()
             try:
                 await self._read_stream(self._stream)
             except SourceUnavailable as error:
-                self._connection_error = error
-                self._world.enter("reconnecting")
-                _log.warning("connection to the source lost", error=str(error))
                 self._stream = None
+                self._lost(error)
                 await connection.aclose()
                 now = asyncio.get_running_loop().time()
                 await asyncio.sleep(max(0.0, began + _CONNECTION_SECONDS_MIN - now))
+
+    def _enter_streaming(self) -> None:
+        self._connection_error = None
+        self._world.enter("streaming")
+
+    def _lost(self, error: SourceUnavailable) -> None:
+        self._connection_error = error
+        self._world.slot.failed(error, self._read_lsn)
+        # One that stands has its alarm.
+        if not self._world.slot.is_failing:
+            self._world.enter("reconnecting")
+            _log.warning("connection to the source lost", error=str(error))
+
+    @property
+    def _read_lsn(self) -> Lsn:
+        """Everything that commits before it was read."""
+        newest, durable = self._ledger.newest_boundary, self._world.journal.state.durable_lsn
+        return max(newest.lsn, durable) if newest is not None else durable
+
+    def _reached(self) -> None:
+        """What a source that fails gives all the same may be what lies behind the failure."""
+        slot = self._world.slot
+        slot.reached(self._read_lsn)
+        if not slot.is_failing:
+            self._enter_streaming()
 
     async def _read_stream(self, stream: ChangeStream) -> None:
         while not self._is_caught_up:
@@ -219,6 +244,8 @@ class Streaming:
             # Nobody keeps it, least of all while the next one is waited for: it may hold a row of
             # hundreds of megabytes.
             self._take(await stream.receive())
+            if self._world.slot.is_failing:
+                self._reached()
             # A socket that always has more would starve the committer and the publisher.
             await asyncio.sleep(0)
 
@@ -286,3 +313,6 @@ class Streaming:
             if newest is not None:
                 seconds = (self._world.clock() - newest.commit_us) / 1e6
                 metrics.source_lag(max(0.0, seconds), max(0, slot.flush_lsn - newest.lsn))
+                if self._world.slot.is_failing and newest.lsn >= slot.flush_lsn:
+                    self._world.slot.caught_up()
+                    self._enter_streaming()

@@ -42,11 +42,14 @@ class Database:
 
 
 @contextmanager
-def fresh_database(server: EmbeddedPostgres) -> Iterator[Database]:
+def fresh_database(
+    server: EmbeddedPostgres, *, encoding: LiteralString = "UTF8"
+) -> Iterator[Database]:
     """Create a database on a server, and remove it with its slots and connections."""
     name = f"t_{secrets.token_hex(6)}"
+    create = sql.SQL("CREATE DATABASE {} ENCODING {} TEMPLATE template0")
     with psycopg.connect(server.dsn, autocommit=True) as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        connection.execute(create.format(sql.Identifier(name), sql.Literal(encoding)))
     try:
         yield Database(server, name)
     finally:

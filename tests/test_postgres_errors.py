@@ -52,22 +52,23 @@ def test_no_code_alone_says_that_changes_are_lost() -> None:
     every = [*CODES, *(f"{name}000" for name in CLASSES)]
 
     found = [translated(Answer(code), "asking") for code in every]
-    found += [stream_failure(Answer(code), "here") for code in every]
+    found += [stream_failure(Answer(code), "here", "") for code in every]
 
     assert not [error for error in found if isinstance(error, PositionLost)]
     assert all(error.hint for error in found)
 
 
 def test_whatever_ends_a_stream_is_tried_again_in_our_own_words() -> None:
-    every = [stream_failure(Answer(code), "db:5432/shop") for code in (*CODES, None)]
+    every = [stream_failure(Answer(code), "db:5432/shop", "") for code in (*CODES, None)]
 
-    error = stream_failure(Answer("22P05"), "db:5432/shop")
+    error = stream_failure(Answer("22P05"), "db:5432/shop", "public.a")
 
     assert all(isinstance(found, SourceUnavailable) for found in every)
     assert isinstance(error, SourceFailed)
     assert error.code == "22P05"
     assert "own text" not in str(error)
     assert "db:5432/shop" in str(error)
+    assert "public.a" in str(error)
 
 
 def test_the_page_holds_the_table() -> None:

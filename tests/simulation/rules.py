@@ -253,9 +253,9 @@ MUTANTS: tuple[Mutant, ...] = (
         "6   a redo pass moves no E",
         Edit(
             "engine.recovery",
-            "                    self.is_complete = intake.boundary.lsn > self._last_commit\n",
-            "                    self.is_complete = intake.boundary.lsn > self._last_commit\n"
-            "                    self.boundary = intake.boundary\n",
+            "            self.is_complete = intake.boundary.lsn > self._last_commit\n",
+            "            self.is_complete = intake.boundary.lsn > self._last_commit\n"
+            "            self.boundary = intake.boundary\n",
         ),
         Edit(
             "engine.recovery",

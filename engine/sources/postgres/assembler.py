@@ -91,7 +91,8 @@ class _Streamed:
 class Assembler:
     """One stream's state between frames and intakes.
 
-    `lookups` names the relations that `Drained.LOOKUP` waits for.
+    `lookups` names the relations that `Drained.LOOKUP` waits for, `last_described` the table whose
+    relation the server sent last.
     """
 
     def __init__(
@@ -119,6 +120,7 @@ class Assembler:
         self._is_row_pending = False
         self.lookups: tuple[RelationMessage, ...] = ()
         self.drained_bytes = 0
+        self.last_described: TableName | None = None
 
     @property
     def received_lsn(self) -> Lsn:
@@ -211,6 +213,7 @@ class Assembler:
     # -------------------------------------------------------------------------- relations
 
     def _relation(self, message: RelationMessage) -> None:
+        self.last_described = TableName(message.schema, message.table)
         known = self._relations.get(message.oid)
         if known is not None:
             if known.message == message:

@@ -210,18 +210,20 @@ def busy(slot: Slot) -> SourceError:
     )
 
 
-def stream_failure(error: psycopg.Error, place: str) -> SourceError:
+def stream_failure(error: psycopg.Error, place: str, last_described: str) -> SourceError:
     """Why the stream ended. Its text is ours: the server's may quote a row's value.
 
-    Whatever it was, the slot is looked at before the next start, and the same failure twice is
-    alarmed: so it is tried again.
+    `last_described` is the table that the server described last: the row that it failed at is often
+    that table's. Whatever it was, the slot is looked at before the next start, and the same failure
+    twice is alarmed: so it is tried again.
     """
     state = error.sqlstate or ""
     if ends_connection(state):
         return translated(error, "streaming changes", place)
     judgement = judged(state)
+    table = f"; the table that it described last is {last_described}" if last_described else ""
     return SourceFailed(
-        f"PostgreSQL at {place} ended the stream: {judgement.text} (SQLSTATE {state})",
+        f"PostgreSQL at {place} ended the stream: {judgement.text} (SQLSTATE {state}){table}",
         code=state,
         hint=judgement.hint,
     )

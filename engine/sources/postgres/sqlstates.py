@@ -51,7 +51,11 @@ def _ask_slot(text: str, hint: str) -> Judgement:
 
 _POOLER: Final = "connect to the server itself, not through a pooler such as pgbouncer"
 _RIGHTS: Final = "grant the right that the server's message names to the role in source.dsn"
-_DATA: Final = "the server's log names the value's kind; the rows before it are safe"
+_DATA: Final = (
+    "what is in the log already cannot be mended: change such values in the table, keep new ones"
+    " out by a CHECK (convert the database to UTF-8 at the best), then start anew with another slot"
+    " and prefix; the server's log names the value"
+)
 
 CLASSES: Final[Mapping[str, Judgement]] = {
     "00": _refuse("the server reports success where an error is due"),

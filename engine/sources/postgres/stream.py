@@ -34,11 +34,16 @@ from engine.envelope import RecordConfiguration
 from engine.errors import PositionLost, SourceError, SourceUnavailable
 from engine.interfaces import SlotState
 from engine.position import NO_LSN, Lsn, format_lsn, parse_lsn
-from engine.schema import Decide
+from engine.schema import Decide, TableName
 from engine.sources.postgres.assembler import Assembler, Drained
 from engine.sources.postgres.catalog import Catalog
 from engine.sources.postgres.libpq import frames_of
-from engine.sources.postgres.pgoutput import encode_status
+from engine.sources.postgres.pgoutput import (
+    HEADER_SIZE,
+    RelationMessage,
+    decode_message,
+    encode_status,
+)
 from engine.sources.postgres.session import Connection, Session, beside, connect, quoted, translated
 from engine.sources.postgres.slot import publication_lost, start_failure, stream_failure
 
@@ -165,6 +170,8 @@ class PostgresStream:
         self._listening_since = self._loop.time()
         self._proved_alive_at = self._loop.time()
         self._failure: SourceError | None = None
+        self._is_received = False
+        self._discarded_relation: bytes | None = None
         self._acknowledged = NO_LSN
         self._told = NO_LSN
         self._is_keepalive_asked = False
@@ -181,6 +188,7 @@ class PostgresStream:
 
     async def receive(self) -> Intake:
         """See ChangeStream. Cancellation keeps what was read for the next call."""
+        self._is_received = True
         while True:
             await self._until_worth_reading()
             self._drain()
@@ -302,7 +310,7 @@ class PostgresStream:
         error = error_from_result(result)
         if error.sqlstate == "42704":
             return publication_lost(error.diag.message_primary or "a publication is missing")
-        return stream_failure(error, self._session.place)
+        return stream_failure(error, self._session.place, self._last_described)
 
     # ------------------------------------------------------------------------ acknowledging
 
@@ -376,11 +384,12 @@ class PostgresStream:
             await asyncio.sleep(0)
             self._pgconn.consume_input()
             for _ in range(_DISCARDED_FRAMES):
-                size, _ = self._pgconn.get_copy_data(1)
+                size, frame = self._pgconn.get_copy_data(1)
                 if size < 0:
                     return False
                 if size == 0:
                     break
+                self._discarded_relation = _relation_of(frame) or self._discarded_relation
         self._may_hold_frames = False
         return True
 
@@ -459,7 +468,7 @@ class PostgresStream:
             )
         confirmed, active_pid, flushed, restart, safe_bytes = found[0]
         if active_pid != self.backend_pid:
-            raise SourceUnavailable(
+            raise await self._own_failure() or SourceUnavailable(
                 f"the replication slot {self._slot!r} is held by process {active_pid}, not by this"
                 f" connection ({self.backend_pid})",
                 hint="the connection was lost, or a pooler stands between: connect to the server",
@@ -470,6 +479,35 @@ class PostgresStream:
             restart_lsn=parse_lsn(restart),
             safe_bytes=safe_bytes,
         )
+
+    @property
+    def _last_described(self) -> str:
+        """The table whose relation the server sent last; empty where it sent none."""
+        if self._discarded_relation is not None:
+            message = decode_message(self._discarded_relation[HEADER_SIZE:])
+            if isinstance(message, RelationMessage):
+                return str(TableName(message.schema, message.table))
+        table = self._assembler.last_described
+        return "" if table is None else str(table)
+
+    async def _own_failure(self) -> SourceError | None:
+        """What the server said on this connection before it let go of the slot, if anything.
+
+        Whoever receives hears it there. Before anybody does, what came in front of it is thrown
+        away: the stream is over. Cancellation may leave a part thrown away.
+        """
+        if self._failure is not None or self._is_received:
+            return self._failure
+        try:
+            async with asyncio.timeout(LEAVE_SECONDS_MAX):
+                while await self._discard():
+                    await self._readable()
+            self._failure = self._end()
+        except TimeoutError:
+            return None
+        except psycopg.Error as error:
+            self._failure = translated(error, "streaming changes", self._session.place)
+        return self._failure
 
 
 _SLOT_STATE: Final = """
@@ -560,6 +598,11 @@ async def _start(
         await connection.execute(command)
     except psycopg.Error as error:
         raise await start_failure(session, error, slot) from error
+
+
+def _relation_of(frame: memoryview) -> bytes | None:
+    """The frame, where it describes a relation."""
+    return bytes(frame) if bytes(frame[HEADER_SIZE : HEADER_SIZE + 1]) == b"R" else None
 
 
 def _literal(text: str) -> str:
