@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import structlog
 from prometheus_client import CollectorRegistry
 from stamina.instrumentation import set_on_retry_hooks
 
@@ -19,6 +20,7 @@ from engine import __version__
 from engine.alarms import Alarms
 from engine.chunk import ChunkLimits
 from engine.config import Configuration, DestinationConfiguration, resolve_memory_limit
+from engine.descriptors import engine_need, port_share, raise_limit
 from engine.destinations.s3 import S3ObjectStore
 from engine.destinations.s3_settings import S3Settings
 from engine.envelope import RecordConfiguration
@@ -28,6 +30,7 @@ from engine.interfaces import ObjectStore, Source
 from engine.journal import Journal
 from engine.journal_entry import Writer
 from engine.layout import own_folder
+from engine.listener import ConnectionLimits
 from engine.metrics import Metrics
 from engine.pipeline import Pipeline
 from engine.plural import counted
@@ -37,6 +40,8 @@ from engine.sources.postgres.session import SHAPING_SETTINGS
 from engine.sources.postgres.source import PostgresSource
 from engine.status import StatusProvider
 from engine.stop import StopSignal
+
+_log = structlog.get_logger(__name__)
 
 _TASK_ENVIRONMENT = "ECS_CONTAINER_METADATA_URI_V4"
 
@@ -73,7 +78,8 @@ async def run(
         )
         if on_start is not None:
             on_start(pipeline.status)
-        async with HttpServer(configuration.http.listen, pipeline.status, registry):
+        limits = _connection_limits(configuration)
+        async with HttpServer(configuration.http.listen, pipeline.status, registry, limits):
             await pipeline.run()
 
 
@@ -151,6 +157,15 @@ def _settings(configuration: Configuration, *, is_until_caught_up: bool) -> Sett
         drain_seconds=engine.drain_seconds,
         is_until_caught_up=is_until_caught_up,
     )
+
+
+def _connection_limits(configuration: Configuration) -> ConnectionLimits:
+    """What the port may hold: the engine's own descriptors come first."""
+    limit, concurrency = raise_limit(), configuration.destination.concurrency
+    need = engine_need(concurrency)
+    if limit < need:
+        _log.warning("few file descriptors", count=limit, missing=need - limit)
+    return ConnectionLimits(connections_max=port_share(limit, concurrency))
 
 
 def _writer(name: str) -> Writer:
