@@ -13,6 +13,7 @@
     ├── DestinationError
     │   ├── DestinationUnavailable 69  retryable: no usable answer; applied or not
     │   └── DestinationRefused     78  403, missing bucket, wrong region: exit with the fix
+    │       └── ObjectArchived     78  it is there and cannot be read before it is restored
     ├── Superseded                 75  another writer owns the journal now
     ├── StopLimit                  75  the drain limit or a second signal ended the process
     ├── ForeignPrefix              70  the prefix belongs to another pipeline
@@ -131,6 +132,10 @@ class DestinationRefused(DestinationError):
         self.code = code
 
 
+class ObjectArchived(DestinationRefused):
+    """The object is there and cannot be read before somebody restores it."""
+
+
 class Superseded(TailraceError):
     """Another writer appended to the journal: this one may publish nothing more."""
 
@@ -164,3 +169,7 @@ class InvariantBroken(TailraceError):
 
 class JournalError(TailraceError):
     """The bucket contradicts its journal, or the source its plans. Nothing was written."""
+
+
+class NewerFormat(JournalError):
+    """A newer release has written to the journal."""

@@ -147,9 +147,19 @@ class ObjectStore(Protocol):
     """
 
     async def create(
-        self, key: str, body: bytes, *, content_type: str, metadata: Mapping[str, str]
+        self,
+        key: str,
+        body: bytes,
+        *,
+        content_type: str,
+        metadata: Mapping[str, str],
+        in_one_request: bool = False,
     ) -> bool:
-        """Create the object if the key is free: True, or False where the key was taken (412)."""
+        """Create the object if the key is free: True, or False where the key was taken (412).
+
+        A large body may travel in parts, and two engines may then both be told that they created
+        it: some stores let two completions win. `in_one_request` forbids parts.
+        """
         ...
 
     async def get(self, key: str) -> bytes | None:
@@ -164,9 +174,12 @@ class ObjectStore(Protocol):
         """The objects whose keys begin with `prefix` and sort after `after`, in key order."""
         ...
 
-    async def abort_uploads(self, prefix: str, *, before_us: int) -> int:
-        """Abort multipart uploads under `prefix` begun before that time, and say how many.
+    async def abort_uploads(
+        self, prefix: str, *, is_ours: Callable[[str], bool], before_us: int
+    ) -> int:
+        """Abort multipart uploads begun before that time, and say how many.
 
-        A missing right is no error.
+        Those whose keys begin with `prefix` and for which `is_ours` holds: prefixes of others may
+        begin alike. A missing right is no error.
         """
         ...

@@ -10,12 +10,21 @@ a key that is taken is ours when the bytes are, else another writer's.
 """
 
 import asyncio
+import hashlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import structlog
+
 from engine.envelope import RecordConfiguration
-from engine.errors import ForeignPrefix, JournalError, Superseded
+from engine.errors import (
+    ForeignPrefix,
+    JournalError,
+    NewerFormat,
+    ObjectArchived,
+    Superseded,
+)
 from engine.interfaces import ObjectStore, SourceIdentity
 from engine.journal_entry import (
     FORMAT,
@@ -31,14 +40,24 @@ from engine.journal_entry import (
     encode_entry,
     encode_state,
 )
-from engine.layout import journal_folder, journal_key, seq_of, state_folder, state_key
+from engine.journal_reader import JournalReader, read_in_order
+from engine.layout import journal_key, state_key
 from engine.retry import Failure, Patience
 from engine.schema import TableVersion
 
+# A state file is written when so many entries came since the last one, or, with the next entry,
+# when it is so old: what a lifecycle rule may take away is covered, however slow the pipeline.
 STATE_INTERVAL = 500
-_READS_AT_ONCE = 16
+STATE_SECONDS = 3600.0
+_LOGGED_EVERY_SECONDS = 5.0
 _JSON = "application/json"
 _GZIP = "application/gzip"
+_RESTORE_HINT = (
+    "Restore it from the bucket's versions. A lifecycle rule must leave the newest state file and "
+    "the entries behind it alone: docs/lifecycle.md."
+)
+
+_log = structlog.get_logger(__name__)
 
 
 class JournalObserver(Protocol):
@@ -72,6 +91,9 @@ class Journal:
         self._make_nonce = make_nonce or (lambda: f"{random.getrandbits(128):032x}")
         self._appending = asyncio.Lock()
         self._patience = Patience(self._failed)
+        self._reader = JournalReader(store, prefix, self._patience.answered)
+        self._state_seq = self.state.seq
+        self._state_at: float | None = None
 
     @property
     def failure(self) -> Failure | None:
@@ -80,35 +102,84 @@ class Journal:
 
     # --- reading
 
-    async def load(self) -> None:
-        """Read the newest state file and every entry behind it. Raises JournalError."""
-        states = await self._patience.answered(lambda: self._listed(state_folder(self.prefix)))
-        if states:
-            content = await self._present(states[-1])
-            self.state = decode_state(content, states[-1])
-        await self._load_entries()
+    async def load(self, on_progress: Callable[[], None] = lambda: None) -> None:
+        """Read the newest good state file and every entry behind it. Raises JournalError.
+
+        `on_progress` is called for each entry.
+        """
+        seqs = await self._reader.state_seqs()
+        self.state = await self._newest_good_state(seqs)
+        self._state_seq = self.state.seq
+        loading = _Loading(on_progress)
+
+        async def take(seq: int, content: bytes | None) -> bool:
+            await self._take_listed(seq, content, loading)
+            return True
+
+        await read_in_order(
+            self._reader.entry_seqs(self.state.seq),
+            lambda seq: self._reader.get(journal_key(self.prefix, seq)),
+            take,
+        )
         await self.follow()
+        if seqs and self.state.seq < 0:
+            raise JournalError(
+                f"the journal under {self.prefix or '/'} is gone: there are state files, of which "
+                "none is good, and no entry",
+                hint=_RESTORE_HINT,
+            )
 
-    async def _load_entries(self) -> None:
-        after = journal_key(self.prefix, self.state.seq) if self.state.seq >= 0 else ""
-        folder = journal_folder(self.prefix)
-        keys = await self._patience.answered(lambda: self._listed(folder, after))
-        for begin in range(0, len(keys), _READS_AT_ONCE):
-            await self._absorb_keys(keys[begin : begin + _READS_AT_ONCE])
+    async def _newest_good_state(self, seqs: Sequence[int]) -> JournalState:
+        for seq in reversed(seqs):
+            key = state_key(self.prefix, seq)
+            try:
+                return await self._good_state(seq, key)
+            except NewerFormat:
+                raise
+            except (JournalError, ObjectArchived) as error:
+                # An older one and more entries say the same.
+                _log.warning("state file left out", key=key, error=str(error))
+        return JournalState()
 
-    async def _listed(self, folder: str, after: str = "") -> list[str]:
-        return [listed.key async for listed in self._store.list(folder, after=after)]
+    async def _good_state(self, seq: int, key: str) -> JournalState:
+        """The state file `key`. Raises JournalError, ObjectArchived where it cannot be used."""
+        state = decode_state(await self._present(key), key)
+        if state.seq != seq:
+            raise JournalError(f"{key} says that it folds the journal up to entry {state.seq}")
+        try:
+            entry = await self._reader.get(journal_key(self.prefix, seq))
+        except ObjectArchived:
+            entry = None
+        # Where it is gone, the next one still names its hash.
+        if entry is not None and hashlib.sha256(entry).hexdigest() != state.sha256:
+            raise JournalError(f"{key} does not follow from entry {seq}")
+        return state
 
-    async def _absorb_keys(self, keys: list[str]) -> None:
-        async with asyncio.TaskGroup() as group:
-            reads = [group.create_task(self._present(key)) for key in keys]
-        for key, read in zip(keys, reads, strict=True):
-            if seq_of(key) != self.state.next_seq:
-                raise JournalError(
-                    f"journal entry {self.state.next_seq} is missing under {self.prefix or '/'}",
-                    hint="Entries are never deleted: restore it from the bucket's versions.",
-                )
-            self._absorb(read.result(), key)
+    async def _take_listed(self, seq: int, content: bytes | None, loading: "_Loading") -> None:
+        key = journal_key(self.prefix, seq)
+        while seq > self.state.next_seq:
+            # Left out by the listing: only an answer about the key itself says that it is gone.
+            missing = await self._next()
+            if missing is None:
+                raise self._missing(seq)
+            self._absorb(missing, self._next_key())
+        if content is None:
+            raise JournalError(f"{key} was listed and is not there", hint=_RESTORE_HINT)
+        self._absorb(content, key)
+        loading.absorbed(seq)
+
+    def _missing(self, listed: int) -> JournalError:
+        first, last = self.state.next_seq, listed - 1
+        which = (
+            f"journal entry {first} is"
+            if first == last
+            else f"journal entries {first} to {last} are"
+        )
+        return JournalError(
+            f"{which} missing under {self.prefix or '/'}, and no good state file covers "
+            f"{'it' if first == last else 'them'}",
+            hint=_RESTORE_HINT,
+        )
 
     async def follow(self) -> bool:
         """Absorb what is there after the last known entry. True when there was something."""
@@ -130,12 +201,12 @@ class Journal:
 
     async def _next(self) -> bytes | None:
         key = journal_key(self.prefix, self.state.next_seq)
-        return await self._patience.answered(lambda: self._store.get(key))
+        return await self._reader.get(key)
 
     async def _present(self, key: str) -> bytes:
-        content = await self._patience.answered(lambda: self._store.get(key))
+        content = await self._reader.get(key)
         if content is None:
-            raise JournalError(f"{key} was listed and is not there")
+            raise JournalError(f"{key} is not there", hint=_RESTORE_HINT)
         return content
 
     def _absorb(self, content: bytes, key: str) -> Entry:
@@ -188,7 +259,7 @@ class Journal:
                 if decode_entry(winner, self._next_key()).epoch >= epoch:
                     raise self._superseded()
                 self._absorb(winner, self._next_key())
-        await self._refuse_overwriting()
+        await self._refuse_overwriting(entry)
 
     async def append(
         self,
@@ -256,21 +327,31 @@ class Journal:
         self.state.absorb(entry, content)
         for kind in entry.kinds:
             self._observer.journal_entry(kind)
-        if entry.seq % STATE_INTERVAL == STATE_INTERVAL - 1:
+        if self._is_state_due():
             await self._write_state()
         return None
 
+    def _is_state_due(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        if self._state_at is None:
+            self._state_at = now
+        entries = self.state.seq - self._state_seq
+        return entries >= STATE_INTERVAL or now - self._state_at >= STATE_SECONDS
+
     async def _write_state(self) -> None:
         # A state follows from the entries alone: whoever wrote it first wrote the same.
-        await self._create_once(
-            state_key(self.prefix, self.state.seq), encode_state(self.state), _GZIP
-        )
+        seq = self.state.seq
+        await self._create_once(state_key(self.prefix, seq), encode_state(self.state), _GZIP)
+        self._state_seq = seq
+        self._state_at = asyncio.get_running_loop().time()
 
-    async def _refuse_overwriting(self) -> None:
-        """Prove that the store honours If-None-Match: create entry 0 again, with its own bytes."""
-        key = journal_key(self.prefix, 0)
-        content = await self._present(key)
-        if await self._create_once(key, content, _JSON):
+    async def _refuse_overwriting(self, entry: Entry) -> None:
+        """Prove that the store honours If-None-Match: create our own entry again, as it is.
+
+        It was written just now: no rule of the bucket has taken it away or archived it.
+        """
+        key = journal_key(self.prefix, entry.seq)
+        if await self._create_once(key, encode_entry(entry), _JSON):
             raise JournalError(
                 f"the store created {key} a second time: it ignores If-None-Match",
                 hint="Exactly once needs conditional writes: use a store that has them.",
@@ -278,7 +359,9 @@ class Journal:
 
     async def _create_once(self, key: str, content: bytes, content_type: str) -> bool:
         return await self._patience.answered(
-            lambda: self._store.create(key, content, content_type=content_type, metadata={})
+            lambda: self._store.create(
+                key, content, content_type=content_type, metadata={}, in_one_request=True
+            )
         )
 
     def _failed(self, error: Failure) -> None:
@@ -292,3 +375,22 @@ class Journal:
             f"another writer appended journal entry {self.state.next_seq}",
             hint="Two engines may share a pipeline: this one stops, the other goes on.",
         )
+
+
+class _Loading:
+    """How far a load is: a long one says so, every few seconds."""
+
+    def __init__(self, on_progress: Callable[[], None]) -> None:
+        self._on_progress = on_progress
+        self._clock = asyncio.get_running_loop().time
+        self._began = self._logged_at = self._clock()
+        self._count = 0
+
+    def absorbed(self, seq: int) -> None:
+        self._count += 1
+        self._on_progress()
+        now = self._clock()
+        if now - self._logged_at >= _LOGGED_EVERY_SECONDS:
+            self._logged_at = now
+            seconds = round(now - self._began, 1)
+            _log.info("journal is being read", entries=self._count, seq=seq, seconds=seconds)

@@ -18,7 +18,7 @@ from isal import igzip
 
 from engine.batch import Operations
 from engine.envelope import RecordConfiguration
-from engine.errors import JournalError
+from engine.errors import JournalError, NewerFormat
 from engine.interfaces import SourceIdentity
 from engine.position import NOWHERE, Lsn, Position, parse_lsn
 from engine.schema import TableName, TableVersion
@@ -288,7 +288,7 @@ def _decode(content: bytes, key: str, kind: type[_Kind]) -> _Kind:
     try:
         written = msgspec.json.decode(content, type=_Format).format
         if written > FORMAT:
-            raise JournalError(
+            raise NewerFormat(
                 f"{key} has format {written}, this engine reads up to {FORMAT}",
                 hint="A newer release has written here: run that release or a newer one.",
             )

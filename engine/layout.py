@@ -7,6 +7,8 @@ end in `~` and a hash, a mark that no encoded name contains.
 """
 
 import hashlib
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import quote
@@ -74,9 +76,65 @@ def own_folder(prefix: str) -> str:
     return f"{prefix}/_tailrace/" if prefix else "_tailrace/"
 
 
+def check_folder(prefix: str) -> str:
+    """What the keys of those objects begin with that only prove the right to create objects."""
+    return f"{own_folder(prefix)}check/"
+
+
+def below(prefix: str) -> str:
+    """What every key under the prefix begins with: never that of `photos-2026` for `photos`."""
+    return f"{prefix}/" if prefix else ""
+
+
 def seq_of(key: str) -> int:
     """The number in a journal entry's or state file's key. Raises ValueError for another key."""
     return int(key.rsplit("/", 1)[-1].split(".", 1)[0])
+
+
+def entry_seq(prefix: str, key: str) -> int | None:
+    """The number of the journal entry that `key` names; None where it names none."""
+    return _seq_if(journal_key, prefix, key)
+
+
+def state_seq(prefix: str, key: str) -> int | None:
+    """The number of the entry up to which the state file `key` folds; None for another key."""
+    return _seq_if(state_key, prefix, key)
+
+
+def _seq_if(make: Callable[[str, int], str], prefix: str, key: str) -> int | None:
+    try:
+        seq = seq_of(key)
+    except ValueError:
+        return None
+    return seq if seq >= 0 and make(prefix, seq) == key else None
+
+
+_OBJECT_NAME = r"\d{4,}\.[0-9A-F]{16}\.[0-9A-F]{16}\.[0-9A-F]{6}\.ndjson\.(?:gz|zst)"
+_HIVE_VERSION = r"database=[\w%~-]+/schema=[\w%~-]+/table=[\w%~-]+/version=\d{4,}/"
+_HIVE_DATE = r"year=\d{4}/month=\d\d/day=\d\d/hour=\d\d/"
+_PLAIN_VERSION = r"[\w%~-]+/[\w%~-]+/[\w%~-]+/\d{4,}/"
+_PLAIN_DATE = r"\d{4}/\d\d/\d\d/\d\d/"
+_SHAPES = tuple(
+    re.compile(f"(?:(?P<prefix>.+)/)?{shape}", re.ASCII | re.DOTALL)
+    for shape in (
+        r"_tailrace/journal/\d{12,}\.json",
+        r"_tailrace/state/\d{12,}\.json\.gz",
+        f"{_HIVE_VERSION}(?:schema\\.json|{_HIVE_DATE}{_OBJECT_NAME})",
+        f"{_PLAIN_VERSION}(?:schema\\.json|{_PLAIN_DATE}{_OBJECT_NAME})",
+    )
+)
+
+
+def prefix_of(key: str) -> str | None:
+    """The prefix of the pipeline that names its objects so; None where none does.
+
+    A name says nothing about who made the object.
+    """
+    for shape in _SHAPES:
+        found = shape.fullmatch(key)
+        if found is not None:
+            return found["prefix"] or ""
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +165,11 @@ class TableLayout:
         date = "/".join(name + value for name, value in parts)
         return f"{self._folder(table, version)}{date}/{first}.{_SUFFIX[compression]}"
 
+    def database_folder(self) -> str:
+        """What the keys of all tables' objects begin with, but for names too long for a key."""
+        name = "database=" if self.style == "hive" else ""
+        return f"{below(self.prefix)}{name}{encoded(self.database)}/"
+
     def _folder(self, table: TableName, version: int) -> str:
         names = ("database=", "schema=", "table=", "version=")
         if self.style == "plain":
@@ -118,7 +181,7 @@ class TableLayout:
             values = [_shortened(value, name) for value, name in zip(values, raw, strict=True)]
         values.append(f"{version:04d}")
         folder = "/".join(name + value for name, value in zip(names, values, strict=True))
-        return f"{self.prefix}/{folder}/" if self.prefix else f"{folder}/"
+        return f"{below(self.prefix)}{folder}/"
 
 
 def _shortened(value: str, name: str) -> str:

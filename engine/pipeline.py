@@ -32,7 +32,7 @@ from engine.gaps import GapRegister
 from engine.interfaces import ChangeStream, Clock, ObjectStore, Source, SourceIdentity
 from engine.journal import Journal
 from engine.journal_entry import Durable, Writer, time_text, time_us_of
-from engine.layout import TableLayout
+from engine.layout import TableLayout, below, prefix_of
 from engine.metrics import Metrics
 from engine.position import Lsn, Position, format_lsn
 from engine.publisher import Publication, Publisher
@@ -256,8 +256,11 @@ class Pipeline:
     async def _abort_uploads(self) -> None:
         """What a dead writer began in parts. Its objects are planned: they will be looked up."""
         try:
+            prefix = self._settings.prefix
             aborted = await self._store.abort_uploads(
-                self._settings.prefix, before_us=self._clock()
+                below(prefix),
+                is_ours=lambda key: prefix_of(key) == prefix,
+                before_us=self._clock(),
             )
         except DestinationUnavailable as error:
             # Leftover parts cost storage, nothing else; the next start tries again.

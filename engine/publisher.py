@@ -201,7 +201,9 @@ class Publisher:
         key = layout.schema_key(table, version.number)
         # Taken is fine: it follows from the journal alone, whoever wrote it.
         await self._patience.answered(
-            lambda: self._store.create(key, content, content_type=_JSON, metadata={})
+            lambda: self._store.create(
+                key, content, content_type=_JSON, metadata={}, in_one_request=True
+            )
         )
         self._schemas.add(known)
 

@@ -27,7 +27,13 @@ class MemoryStore:
     before_head: Hook = _nothing
 
     async def create(
-        self, key: str, body: bytes, *, content_type: str, metadata: Mapping[str, str]
+        self,
+        key: str,
+        body: bytes,
+        *,
+        content_type: str,
+        metadata: Mapping[str, str],
+        in_one_request: bool = False,
     ) -> bool:
         if key in self.objects:
             return False
@@ -49,5 +55,7 @@ class MemoryStore:
             if key.startswith(prefix) and key > after:
                 yield ListedObject(key, len(self.objects[key].body))
 
-    async def abort_uploads(self, prefix: str, *, before_us: int) -> int:
+    async def abort_uploads(
+        self, prefix: str, *, is_ours: Callable[[str], bool], before_us: int
+    ) -> int:
         return 0

@@ -35,7 +35,13 @@ class TimedStore(MemoryStore):
     times: dict[str, float] = field(default_factory=dict)
 
     async def create(
-        self, key: str, body: bytes, *, content_type: str, metadata: Mapping[str, str]
+        self,
+        key: str,
+        body: bytes,
+        *,
+        content_type: str,
+        metadata: Mapping[str, str],
+        in_one_request: bool = False,
     ) -> bool:
         self.times.setdefault(key, asyncio.get_running_loop().time())
         await asyncio.sleep(PUT_SECONDS)

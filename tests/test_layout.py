@@ -8,20 +8,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.envelope import Layout as LayoutStyle
 from engine.layout import (
     KEY_BYTES_MAX,
     PREFIX_BYTES_MAX,
     TableLayout,
     encoded,
+    entry_seq,
     hour_of,
     journal_folder,
     journal_key,
     key_hour,
     next_hour_us,
     own_folder,
+    prefix_of,
     seq_of,
     state_folder,
     state_key,
+    state_seq,
 )
 from engine.position import Lsn, Position, make_position
 from engine.schema import TableName
@@ -220,3 +224,53 @@ def test_names_of_a_table_sort_in_commit_order_whatever_the_clocks_say(
 def times_now(time_us: int) -> int:
     """A planner's clock that jumps about."""
     return time_us ^ (7 * HOUR_US)
+
+
+# Whose a key is
+
+prefixes = st.one_of(
+    st.just(""), st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
+).map(lambda text: text.strip("/"))
+
+
+@given(prefixes, names, tables, st.sampled_from(["hive", "plain"]), st.integers(1, 20_000))
+def test_a_key_names_its_prefix(
+    prefix: str, database: str, table: TableName, style: LayoutStyle, version: int
+) -> None:
+    layout = TableLayout(prefix, database, style)
+
+    assert prefix_of(layout.schema_key(table, version)) == prefix
+    assert prefix_of(layout.object_key(table, version, HOUR, FIRST, "gzip")) == prefix
+    assert prefix_of(layout.object_key(table, version, HOUR, FIRST, "zstd")) == prefix
+    assert prefix_of(journal_key(prefix, version)) == prefix
+    assert prefix_of(state_key(prefix, version)) == prefix
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "photos-2026/raw/cat.jpg",
+        "pipes/shop/database=shop/readme.txt",
+        "pipes/shop/database=shop/schema=public/table=orders/version=0007/data.ndjson.gz",
+        "pipes/shop/_tailrace/journal/7.json",
+        "pipes/shop/_tailrace/notes.txt",
+        "2026/11/22/09/0001.ndjson.gz",
+    ],
+)
+def test_other_peoples_keys_have_no_prefix(key: str) -> None:
+    assert prefix_of(key) is None
+
+
+def test_a_neighbours_key_has_another_prefix() -> None:
+    assert prefix_of("photos-2026/database=shop/schema=s/table=t/version=0001/schema.json") == (
+        "photos-2026"
+    )
+    assert prefix_of("p/b/shop/public/t/0001/schema.json") == "p/b"
+
+
+def test_only_whole_keys_have_a_number() -> None:
+    assert entry_seq("p", journal_key("p", 7)) == 7
+    assert state_seq("p", state_key("p", 7)) == 7
+    for key in ("p/_tailrace/journal/7.json", journal_key("p", 7) + ".bak", journal_key("q", 7)):
+        assert entry_seq("p", key) is None
+    assert state_seq("p", journal_key("p", 7)) is None

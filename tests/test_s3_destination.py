@@ -36,6 +36,7 @@ from engine.errors import (
     DestinationError,
     DestinationRefused,
     DestinationUnavailable,
+    ObjectArchived,
 )
 from load_tests.fault_proxy import (
     CONFLICT,
@@ -218,18 +219,57 @@ async def test_a_listing_of_nothing_is_empty(store: S3ObjectStore, prefix: str) 
 async def test_old_uploads_are_aborted_and_young_ones_are_not(
     store: S3ObjectStore, s3_client: "S3Client", shared_bucket: str, prefix: str
 ) -> None:
-    for name in ("one", "two"):
+    for name in ("one", "two", "theirs"):
         await s3_client.create_multipart_upload(Bucket=shared_bucket, Key=f"{prefix}/{name}")
     now_us = time.time_ns() // 1000
 
-    none = await store.abort_uploads(prefix, before_us=now_us - 3_600_000_000)
-    elsewhere = await store.abort_uploads(f"{prefix}-other", before_us=now_us + 60_000_000)
+    async def abort(folder: str, before_us: int) -> int:
+        return await store.abort_uploads(
+            folder, is_ours=lambda key: not key.endswith("theirs"), before_us=before_us
+        )
+
+    none = await abort(prefix, now_us - 3_600_000_000)
+    elsewhere = await abort(f"{prefix}-other", now_us + 60_000_000)
     kept = await uploads(s3_client, shared_bucket, prefix)
-    both = await store.abort_uploads(prefix, before_us=now_us + 60_000_000)
+    both = await abort(prefix, now_us + 60_000_000)
 
     assert (none, elsewhere, both) == (0, 0, 2)
-    assert len(kept) == 2
-    assert await uploads(s3_client, shared_bucket, prefix) == []
+    assert len(kept) == 3
+    assert len(await uploads(s3_client, shared_bucket, prefix)) == 1
+
+
+async def test_a_large_body_in_one_request_is_one_put(
+    proxied: S3ObjectStore, proxy: HttpFaultProxy, prefix: str
+) -> None:
+    key, body = f"{prefix}/big", bytes(range(256)) * (24 * MIB // 256)
+
+    created = await proxied.create(key, body, content_type=JSON, metadata={}, in_one_request=True)
+    again = await proxied.create(key, body, content_type=JSON, metadata={}, in_one_request=True)
+
+    assert (created, again) == (True, False)
+    assert [request.method for request in proxy.requests] == ["PUT", "PUT"]
+    assert await proxied.get(key) == body
+
+
+async def test_of_racing_creates_in_one_request_one_wins_whatever_their_size(
+    settings: S3Settings, prefix: str
+) -> None:
+    bodies = [bytes([number]) * (6 * MIB) for number in range(4)]
+
+    async with S3ObjectStore(settings) as store:
+        for race in range(4):
+            key = f"{prefix}/{race}"
+            async with asyncio.TaskGroup() as group:
+                puts = [
+                    group.create_task(
+                        store.create(key, body, content_type=JSON, metadata={}, in_one_request=True)
+                    )
+                    for body in bodies
+                ]
+            won = [put.result() for put in puts]
+
+            assert sum(won) == 1
+            assert await store.get(key) == bodies[won.index(True)]
 
 
 async def test_the_server_rejects_a_body_that_does_not_match_its_checksum(
@@ -576,7 +616,9 @@ async def test_uploads_are_aborted_over_pages(
         proxy.inject(Answer(200, body=page.encode()), requests_to("GET"), nth=number)
     proxy.inject(Answer(204), is_abort)
 
-    count = await proxied.abort_uploads(prefix, before_us=time.time_ns() // 1000)
+    count = await proxied.abort_uploads(
+        prefix, is_ours=lambda _: True, before_us=time.time_ns() // 1000
+    )
 
     listings = [request.parameters for request in proxy.requests if request.method == "GET"]
     assert count == 2
@@ -598,7 +640,8 @@ async def test_the_right_to_abort_is_optional(
     await s3_client.create_multipart_upload(Bucket=shared_bucket, Key=f"{prefix}/b")
     proxy.inject(Answer(403, "AccessDenied"), requests_to(method))
 
-    count = await proxied.abort_uploads(prefix, before_us=(time.time_ns() // 1000) + 60_000_000)
+    in_a_minute = (time.time_ns() // 1000) + 60_000_000
+    count = await proxied.abort_uploads(prefix, is_ours=lambda _: True, before_us=in_a_minute)
 
     assert count == 0
 
@@ -716,6 +759,17 @@ async def test_a_bare_answer_to_head_is_explained_by_a_listing(
         await proxied.head(f"{prefix}/k")
 
 
+async def test_an_archived_object_is_refused_by_a_name_of_its_own(
+    proxied: S3ObjectStore, proxy: HttpFaultProxy, prefix: str
+) -> None:
+    proxy.inject(Answer(403, "InvalidObjectState"))
+
+    with pytest.raises(ObjectArchived) as caught:
+        await proxied.get(f"{prefix}/k")
+
+    assert "archived" in caught.value.hint
+
+
 async def test_a_forbidden_head_in_a_bucket_that_answers_names_the_right(
     proxied: S3ObjectStore, proxy: HttpFaultProxy, prefix: str
 ) -> None:
@@ -824,7 +878,7 @@ async def test_the_expected_owner_goes_with_every_request(
         await store.get(f"{prefix}/k")
         await store.head(f"{prefix}/k")
         _ = [item async for item in store.list(prefix)]
-        await store.abort_uploads(prefix, before_us=0)
+        await store.abort_uploads(prefix, is_ours=lambda _: True, before_us=0)
         proxy.inject(Answer(403, "AccessDenied"))
         with pytest.raises(DestinationRefused, match="AccessDenied") as caught:
             await store.check_bucket()

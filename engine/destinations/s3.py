@@ -12,7 +12,7 @@ Everything doubtful raises DestinationUnavailable.
 import asyncio
 import base64
 import importlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from types import ModuleType, TracebackType
@@ -90,13 +90,20 @@ class S3ObjectStore:
         await self._exit_stack.aclose()
 
     async def create(
-        self, key: str, body: bytes, *, content_type: str, metadata: Mapping[str, str]
+        self,
+        key: str,
+        body: bytes,
+        *,
+        content_type: str,
+        metadata: Mapping[str, str],
+        in_one_request: bool = False,
     ) -> bool:
         """Create the object if the key is free.
 
         True: created by this request. False: the key was taken (412). Above the part size the body
-        goes as a multipart upload, completed under the same precondition. Metadata names and values
-        are printable ASCII: they travel as headers.
+        goes as a multipart upload, completed under the same precondition, unless `in_one_request`:
+        then one PUT carries it, of up to 5 GiB. Metadata names and values are printable ASCII: they
+        travel as headers.
 
         Cancellation leaves in doubt whether the object was created. Of a multipart upload that was
         not being completed yet nothing stays, as far as the store could still be told.
@@ -112,7 +119,7 @@ class S3ObjectStore:
         }
         if content_type == DATA_CONTENT_TYPE and self._settings.storage_class:
             attributes["StorageClass"] = self._settings.storage_class
-        if len(body) > self._settings.part_bytes:
+        if len(body) > self._settings.part_bytes and not in_one_request:
             return await self._create_in_parts(key, body, attributes)
         parameters: dict[str, Any] = {**self._address, "Body": memoryview(body)}
         response = await self._connection.ask(
@@ -189,8 +196,10 @@ class S3ObjectStore:
                 return
             parameters["ContinuationToken"] = response["NextContinuationToken"]
 
-    async def abort_uploads(self, prefix: str, *, before_us: int) -> int:
-        """Abort multipart uploads under `prefix` begun before that time; how many.
+    async def abort_uploads(
+        self, prefix: str, *, is_ours: Callable[[str], bool], before_us: int
+    ) -> int:
+        """Abort the uploads under `prefix` that `is_ours` knows, begun before that time; how many.
 
         A missing right, or a store that cannot list uploads, is no error: the bucket's lifecycle
         rules may do it instead. Cancellation leaves some of them.
@@ -209,7 +218,7 @@ class S3ObjectStore:
                     return aborted_count
                 raise self._error(page, f"list uploads {prefix}") from page.cause
             for upload in page.get("Uploads", ()):
-                if upload["Initiated"] < before:
+                if upload["Initiated"] < before and is_ours(upload["Key"]):
                     aborted_count += await self._abort(upload["Key"], upload["UploadId"])
             if not page.get("IsTruncated"):
                 return aborted_count

@@ -11,7 +11,12 @@ what was certainly not applied and will not be until somebody changes a right, a
 
 from dataclasses import dataclass
 
-from engine.errors import DestinationError, DestinationRefused, DestinationUnavailable
+from engine.errors import (
+    DestinationError,
+    DestinationRefused,
+    DestinationUnavailable,
+    ObjectArchived,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +207,8 @@ def destination_error(
         message = f"{message}: {failure.text}"
     if _is_passing(failure):
         return DestinationUnavailable(message, code=code, hint=_PASSING_HINTS.get(code, ""))
-    return DestinationRefused(message, code=code, hint=_refusal_hint(failure, circumstances))
+    kind = ObjectArchived if code == "InvalidObjectState" else DestinationRefused
+    return kind(message, code=code, hint=_refusal_hint(failure, circumstances))
 
 
 def _is_passing(failure: Failure) -> bool:

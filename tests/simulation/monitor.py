@@ -233,8 +233,10 @@ class Monitor:
             raise Violation(f"overwritten: {kind_of(stored.key)}")
         self.counts["overwritten with its own bytes"] += 1
 
-    def aborts(self, sender: Process, before_us: int) -> None:
-        """Uploads are about to be aborted."""
+    def aborts(self, sender: Process, keys: list[str]) -> None:
+        """Uploads of these keys are about to be aborted."""
+        if any(not key.startswith("lake/") or "scratch" in key for key in keys):
+            raise Violation("an upload of somebody else aborted")
         if sender not in self.openers and not self.is_doomed:
             raise Violation("uploads aborted by an engine that did not open")
 

@@ -45,7 +45,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "create_only",
         "5   journal entries are created, never overwritten",
         Edit("simulation.store", ANY_KEY, f'{ANY_KEY} and kind != "journal"'),
-        Edit("engine.journal", "await self._refuse_overwriting()\n", "pass\n"),
+        Edit("engine.journal", "await self._refuse_overwriting(entry)\n", "pass\n"),
     ),
     mutant(
         "own_412",

@@ -70,7 +70,7 @@ class BucketWatcher(Protocol):
 
     def taken(self, kind: str, old: StoredObject, body: bytes, sender: Process) -> None: ...
 
-    def aborts(self, sender: Process, before_us: int) -> None: ...
+    def aborts(self, sender: Process, keys: list[str]) -> None: ...
 
     def overwritten(self, old: StoredObject, stored: StoredObject) -> None: ...
 
@@ -242,13 +242,15 @@ class Bucket:
             page.append(ListedObject(key, len(self.objects[key].body)))
         return page
 
-    def abort_older(self, sender: Process, prefix: str, before_us: int) -> int:
-        self.watcher.aborts(sender, before_us)
+    def abort_older(
+        self, sender: Process, prefix: str, is_ours: Callable[[str], bool], before_us: int
+    ) -> int:
         older = [
             number
             for number, upload in self.uploads.items()
-            if upload.key.startswith(prefix) and upload.begun_us < before_us
+            if upload.key.startswith(prefix) and is_ours(upload.key) and upload.begun_us < before_us
         ]
+        self.watcher.aborts(sender, [self.uploads[number].key for number in older])
         for number in older:
             del self.uploads[number]
         self.counts["uploads aborted"] += len(older)
@@ -277,11 +279,17 @@ class SimulatedStore:
         return await self._bucket.send(self._process, kind, key, apply, is_open=is_open)
 
     async def create(
-        self, key: str, body: bytes, *, content_type: str, metadata: Mapping[str, str]
+        self,
+        key: str,
+        body: bytes,
+        *,
+        content_type: str,
+        metadata: Mapping[str, str],
+        in_one_request: bool = False,
     ) -> bool:
         bucket, process, kind = self._bucket, self._process, kind_of(key)
         body = bytes(body)
-        if kind != "object" or len(body) < bucket.part_bytes:
+        if in_one_request or len(body) < bucket.part_bytes:
             answer = await self._ask(
                 kind,
                 key,
@@ -332,10 +340,12 @@ class SimulatedStore:
                 return
             after = page[-1].key
 
-    async def abort_uploads(self, prefix: str, *, before_us: int) -> int:
+    async def abort_uploads(
+        self, prefix: str, *, is_ours: Callable[[str], bool], before_us: int
+    ) -> int:
         bucket, process = self._bucket, self._process
         answer = await self._ask(
-            "abort", prefix, lambda: bucket.abort_older(process, prefix, before_us)
+            "abort", prefix, lambda: bucket.abort_older(process, prefix, is_ours, before_us)
         )
         assert isinstance(answer, int)
         return answer

@@ -289,8 +289,8 @@ class World:
     def overwritten(self, old: StoredObject, stored: StoredObject) -> None:
         self._judge(lambda: self.monitor.overwritten(old, stored))
 
-    def aborts(self, sender: Process, before_us: int) -> None:
-        self._judge(lambda: self.monitor.aborts(sender, before_us))
+    def aborts(self, sender: Process, keys: list[str]) -> None:
+        self._judge(lambda: self.monitor.aborts(sender, keys))
 
     def held(self, process: Process) -> None:
         self.monitor.has_held.add(process)

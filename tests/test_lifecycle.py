@@ -1,0 +1,328 @@
+"""A bucket that other rules rule: entries expire, state files are damaged, listings lag behind."""
+
+import asyncio
+import gzip
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+import pytest
+from prometheus_client import CollectorRegistry
+
+from engine import journal as journal_module
+from engine.envelope import RecordConfiguration
+from engine.errors import JournalError, NewerFormat, ObjectArchived
+from engine.interfaces import ListedObject, SourceIdentity
+from engine.journal import Journal
+from engine.journal_entry import Durable, Writer, encode_state
+from engine.journal_reader import READS_AT_ONCE
+from engine.layout import journal_folder, journal_key, state_key
+from engine.metrics import Metrics
+from memory_store import MemoryStore, StoredObject
+from simulation.virtual_loop import VirtualLoop
+
+IDENTITY = SourceIdentity("fake", "7", 1, "shop", "tailrace", "tailrace")
+CONFIGURATION = RecordConfiguration(publication="tailrace", tables=("public.*",))
+FIRST = Durable("0/64", "1970-01-02T00:00:00.000000Z", seq=-1)
+PREFIX = "lake"
+
+
+@dataclass
+class RuledStore(MemoryStore):
+    """A bucket with rules of its own.
+
+    `archived` keys cannot be read, `unlisted` ones are left out of listings; reads take `seconds`.
+    """
+
+    archived: set[str] = field(default_factory=set)
+    unlisted: set[str] = field(default_factory=set)
+    seconds: float = 0.0
+    reading: int = 0
+    reading_most: int = 0
+    created: list[str] = field(default_factory=list)
+    in_parts: list[str] = field(default_factory=list)
+
+    async def create(
+        self,
+        key: str,
+        body: bytes,
+        *,
+        content_type: str,
+        metadata: Mapping[str, str],
+        in_one_request: bool = False,
+    ) -> bool:
+        self.created.append(key)
+        if not in_one_request:
+            self.in_parts.append(key)
+        return await super().create(key, body, content_type=content_type, metadata=metadata)
+
+    async def get(self, key: str) -> bytes | None:
+        if key in self.archived:
+            raise ObjectArchived(f"get {key}: InvalidObjectState", code="InvalidObjectState")
+        self.reading += 1
+        self.reading_most = max(self.reading_most, self.reading)
+        await asyncio.sleep(self.seconds)
+        self.reading -= 1
+        return await super().get(key)
+
+    async def list(self, prefix: str, *, after: str = "") -> AsyncIterator[ListedObject]:
+        async for listed in super().list(prefix, after=after):
+            if listed.key not in self.unlisted:
+                yield listed
+
+    def expire(self, first: int, last: int) -> None:
+        """A lifecycle rule takes these entries away."""
+        for seq in range(first, last + 1):
+            del self.objects[journal_key(PREFIX, seq)]
+
+
+def journal(store: MemoryStore, name: str = "a") -> Journal:
+    return Journal(store, PREFIX, Writer(name, name, "test"), Metrics(CollectorRegistry()))
+
+
+@pytest.fixture(autouse=True)
+def _short_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "STATE_INTERVAL", 10)
+
+
+async def filled(entries: int) -> RuledStore:
+    """A journal of so many entries; its state files fold it up to 9, 19, 29 and so on."""
+    store = RuledStore()
+    writer = journal(store)
+    await writer.load()
+    await writer.open(IDENTITY, CONFIGURATION, FIRST)
+    for number in range(1, entries):
+        durable = Durable(f"0/{100 + number:X}", FIRST.commit_time, seq=number - 1)
+        await writer.append(durable=durable)
+    store.created.clear()
+    return store
+
+
+async def opened(store: MemoryStore) -> Journal:
+    successor = journal(store, "b")
+    await successor.load()
+    await successor.open(IDENTITY, CONFIGURATION, FIRST)
+    return successor
+
+
+async def test_entries_that_a_state_file_covers_may_expire() -> None:
+    store = await filled(25)
+    store.expire(0, 19)
+
+    successor = await opened(store)
+
+    assert (successor.state.seq, successor.state.epoch) == (25, 2)
+    assert [key for key in store.created if "/journal/" in key] == [journal_key(PREFIX, 25)] * 2, (
+        "one entry, and the proof that it is not overwritten"
+    )
+
+
+async def test_entries_that_a_state_file_covers_may_be_archived() -> None:
+    store = await filled(25)
+    store.archived |= {journal_key(PREFIX, seq) for seq in range(20)}
+
+    successor = await opened(store)
+
+    assert successor.state.seq == 25
+
+
+async def test_an_archived_entry_that_no_state_file_covers_is_named() -> None:
+    store = await filled(25)
+    store.archived.add(journal_key(PREFIX, 21))
+
+    with pytest.raises(ObjectArchived, match="000000000021"):
+        await journal(store).load()
+
+
+Damage = Callable[[bytes], bytes]
+
+
+def other_entry(content: bytes) -> bytes:
+    state = msgspec.json.decode(gzip.decompress(content))
+    return gzip.compress(msgspec.json.encode({**state, "seq": 18}))
+
+
+def other_history(content: bytes) -> bytes:
+    state = msgspec.json.decode(gzip.decompress(content))
+    return gzip.compress(msgspec.json.encode({**state, "sha256": "0" * 64}))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-20],
+        lambda _: b"",
+        lambda _: b"not gzip at all",
+        lambda content: content[:40] + b"\0\0\0\0" + content[44:],
+        lambda _: gzip.compress(b"[]"),
+        other_entry,
+        other_history,
+    ],
+)
+async def test_a_damaged_state_file_is_left_out(damage: Damage) -> None:
+    store = await filled(25)
+    newest = store.objects[state_key(PREFIX, 19)]
+    newest.body = damage(newest.body)
+
+    successor = await opened(store)
+
+    expected = journal(await filled(25))
+    await expected.load()
+    assert successor.state.seq == 25
+    assert successor.state.durable == expected.state.durable
+
+
+async def test_state_files_that_are_all_damaged_cost_only_time() -> None:
+    store = await filled(25)
+    for seq in (9, 19):
+        store.objects[state_key(PREFIX, seq)].body = b"x"
+
+    successor = await opened(store)
+
+    assert successor.state.seq == 25
+    assert state_key(PREFIX, 25) in store.objects, "so that the next start is short again"
+
+
+async def test_an_archived_state_file_is_left_out() -> None:
+    store = await filled(25)
+    store.archived.add(state_key(PREFIX, 19))
+
+    successor = await opened(store)
+
+    assert successor.state.seq == 25
+
+
+async def test_a_state_file_of_a_newer_release_is_not_left_out() -> None:
+    store = await filled(25)
+    newest = store.objects[state_key(PREFIX, 19)]
+    newest.body = gzip.compress(b'{"format":99}')
+
+    with pytest.raises(NewerFormat):
+        await journal(store).load()
+
+
+async def test_a_damaged_state_file_over_expired_entries_is_named() -> None:
+    store = await filled(25)
+    store.expire(0, 19)
+    store.objects[state_key(PREFIX, 19)].body = b"x"
+
+    with pytest.raises(JournalError, match=r"entries 10 to 19 are missing .* no good state file"):
+        await journal(store).load()
+
+
+async def test_an_entry_removed_in_the_middle_is_named() -> None:
+    store = await filled(25)
+    store.expire(22, 22)
+
+    with pytest.raises(JournalError, match="entry 22 is missing"):
+        await journal(store).load()
+
+
+async def test_an_entry_that_a_listing_leaves_out_is_asked_for_by_name() -> None:
+    store = await filled(25)
+    store.unlisted |= {journal_key(PREFIX, seq) for seq in (20, 22, 24)}
+
+    successor = await opened(store)
+
+    assert successor.state.seq == 25
+
+
+async def test_a_state_file_whose_entries_are_all_gone_is_gone_on_from() -> None:
+    store = await filled(20)
+    store.expire(0, 19)
+
+    successor = await opened(store)
+
+    assert (successor.state.seq, successor.state.epoch) == (20, 2)
+
+
+async def test_a_state_file_newer_than_the_entries_is_gone_on_from() -> None:
+    store = await filled(20)
+    store.expire(7, 19)
+
+    successor = await opened(store)
+
+    assert (successor.state.seq, successor.state.epoch) == (20, 2)
+
+
+async def test_state_files_without_anything_else_are_no_new_journal() -> None:
+    store = await filled(20)
+    store.expire(0, 19)
+    for seq in (9, 19):
+        store.objects[state_key(PREFIX, seq)].body = b"x"
+
+    with pytest.raises(JournalError, match="gone"):
+        await journal(store).load()
+
+
+async def test_other_peoples_keys_between_ours_are_left_out() -> None:
+    store = await filled(25)
+    for name in ("000000000007.json.bak", "notes.txt", "7.json", "-00000000001.json"):
+        store.objects[journal_folder(PREFIX) + name] = StoredObject(b"?", {})
+        store.objects[f"{PREFIX}/_tailrace/state/{name}"] = StoredObject(b"?", {})
+
+    successor = await opened(store)
+
+    assert successor.state.seq == 25
+
+
+async def test_the_journal_and_its_states_never_travel_in_parts() -> None:
+    store = await filled(25)
+
+    await opened(store)
+
+    assert store.in_parts == []
+
+
+# Long loads and slow pipelines, by a clock that does not wait
+
+
+@pytest.fixture
+def loop() -> Iterator[VirtualLoop]:
+    virtual = VirtualLoop()
+    yield virtual
+    virtual.dispose()
+
+
+def on(loop: VirtualLoop, work: Callable[[], Awaitable[None]]) -> None:
+    async def main() -> None:
+        await work()
+
+    loop.run_until_complete(main())
+
+
+def test_entries_are_read_ahead_and_the_window_stays_full(loop: VirtualLoop) -> None:
+    async def work() -> None:
+        store = await filled(400)
+        store.objects = {k: v for k, v in store.objects.items() if "/state/" not in k}
+        reader = journal(store)
+        store.seconds, progress = 0.02, []
+        began = asyncio.get_running_loop().time()
+
+        await reader.load(lambda: progress.append(1))
+
+        seconds = asyncio.get_running_loop().time() - began
+        assert reader.state.seq == 399
+        assert len(progress) == 400
+        assert store.reading_most == READS_AT_ONCE
+        assert seconds < 0.02 * (400 / READS_AT_ONCE + 3)
+
+    on(loop, work)
+
+
+def test_a_slow_pipelines_entries_are_covered_within_the_hour(loop: VirtualLoop) -> None:
+    async def work() -> None:
+        store = RuledStore()
+        writer = journal(store)
+        await writer.load()
+        await writer.open(IDENTITY, CONFIGURATION, FIRST)
+
+        for _ in range(4):
+            await asyncio.sleep(1_900)
+            await writer.append()
+
+        states = [key for key in sorted(store.objects) if "/state/" in key]
+        assert states == [state_key(PREFIX, 2), state_key(PREFIX, 4)]
+        assert store.objects[states[-1]].body == encode_state(writer.state)
+
+    on(loop, work)
