@@ -180,7 +180,10 @@ def _writer(name: str) -> Writer:
 
 @dataclass(frozen=True, slots=True)
 class CheckStep:
-    """One thing that was looked at: whether it holds, the facts, and what to do if not."""
+    """One thing that was looked at: whether it holds, the facts, and what to do if not.
+
+    A hint of one that holds is a warning: `run` starts all the same.
+    """
 
     name: str
     is_ok: bool
@@ -191,7 +194,10 @@ class CheckStep:
 
 async def check(configuration: Configuration) -> AsyncIterator[CheckStep]:
     """Look at source and bucket, one step at a time. Writes nothing but `_tailrace/check/` keys."""
-    yield await _checked("source", lambda: _check_source(configuration))
+    source = await _checked("source", lambda: _check_source(configuration))
+    yield source
+    if source.is_ok:
+        yield await _check_commits(configuration)
     async with S3ObjectStore(s3_settings(configuration.destination)) as store:
         prefix = configuration.destination.prefix
         bucket = await _checked("bucket", lambda: _check_bucket(store, prefix))
@@ -216,6 +222,17 @@ async def _check_source(configuration: Configuration) -> str:
         f"database {identity.database} on system {identity.system_identifier}, "
         f"timeline {identity.timeline}"
     )
+
+
+async def _check_commits(configuration: Configuration) -> CheckStep:
+    """No reason not to start, but the application feels it."""
+    try:
+        warning = await _source(configuration).commits_warning()
+    except TailraceError as error:
+        return CheckStep("commits", is_ok=True, detail=f"not known: {error}", hint=error.hint)
+    if warning is None:
+        return CheckStep("commits", is_ok=True, detail="do not wait for this engine")
+    return CheckStep("commits", is_ok=True, detail=warning[0], hint=warning[1])
 
 
 async def _check_bucket(store: S3ObjectStore, prefix: str) -> str:

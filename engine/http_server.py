@@ -305,7 +305,11 @@ def _page() -> bytes:
 
 def _reason(status: Status) -> str:
     text = _REASONS.get(status.phase, status.phase)
-    return f"{text}: {status.last_error}" if status.last_error else text
+    detail = status.last_error
+    if not detail and status.phase == "starting" and status.alarms:
+        # What holds a start up, such as the slot's making.
+        detail = status.alarms[-1].text
+    return f"{text}: {detail}" if detail else text
 
 
 def _json(

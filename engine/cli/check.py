@@ -81,6 +81,7 @@ async def _checked(configuration: Configuration, *, is_quiet: bool) -> list[_Tol
 
 
 def _say_step(step: _Told) -> None:
-    say(f"{'ok  ' if step.is_ok else 'FAIL'}  {step.name:<24}  {step.detail}".rstrip())
-    if step.hint and not step.is_ok:
+    mark = "FAIL" if not step.is_ok else "warn" if step.hint else "ok  "
+    say(f"{mark}  {step.name:<24}  {step.detail}".rstrip())
+    if step.hint:
         say(f"      hint: {step.hint}")

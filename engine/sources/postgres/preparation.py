@@ -17,17 +17,20 @@ import psycopg
 import structlog
 from psycopg import sql
 
+from engine.alarms import Alarms
 from engine.envelope import RecordConfiguration
 from engine.errors import SourceError, SourceFailed, SourceRefused
 from engine.schema import TableName
 from engine.sources.postgres.locks import STOPS_PUBLISHING, holders, listed
 from engine.sources.postgres.session import Query, Session, quoted
 from engine.sources.postgres.slot import (
+    Slot,
     publication_lost,
     read_slot,
     replication_refusal,
     wal_level_refusal,
 )
+from engine.sources.postgres.slot_creation import make_slot
 
 _LISTED_MAX: Final = 20
 
@@ -165,7 +168,12 @@ class Publication:
 
 
 async def prepare(
-    session: Session, slot_name: str, configuration: RecordConfiguration, *, is_first: bool
+    session: Session,
+    slot_name: str,
+    configuration: RecordConfiguration,
+    *,
+    is_first: bool,
+    alarms: Alarms,
 ) -> None:
     """See `Source.prepare`. Cancellation may leave the publication made and the slot not."""
     server = await _read_server(session)
@@ -181,8 +189,8 @@ async def prepare(
         await _create_publication(session, configuration.publication, tables)
     else:
         _warn_of(publication, tables)
-    if not slot.exists:
-        await _create_slot(session, server, slot_name)
+    if not slot.exists or (is_first and slot.is_being_made):
+        await _create_slot(session, server, slot, alarms)
 
 
 async def _read_server(session: Session) -> Server:
@@ -276,8 +284,9 @@ async def _create_without_waiting(session: Session, name: str, keyed: Sequence[T
         await asyncio.sleep(_LOCK_PAUSE_SECONDS)
 
 
-async def _create_slot(session: Session, server: Server, name: str) -> None:
-    if server.slot_count >= server.slot_count_max:
+async def _create_slot(session: Session, server: Server, slot: Slot, alarms: Alarms) -> None:
+    name = slot.name
+    if not slot.exists and server.slot_count >= server.slot_count_max:
         raise _slots_are_used(server.slot_count_max)
     # A slot that a standby may copy survives a failover; without such standbys the flag means
     # nothing. A standby itself cannot make one.
@@ -288,17 +297,12 @@ async def _create_slot(session: Session, server: Server, name: str) -> None:
     # Said before: until they end there is nothing else to see.
     _log.info("creating the replication slot; this waits for every open transaction", slot=name)
     try:
-        await session.rows(query, name, doing="creating the replication slot")
+        await make_slot(session, name, query, alarms)
     except SourceRefused as error:
-        match error.__cause__:
-            case psycopg.errors.DuplicateObject():
-                # Another engine made it a moment ago.
-                _raise_if((await read_slot(session, name)).fault())
-                return
-            case psycopg.errors.ConfigurationLimitExceeded():
-                raise _slots_are_used(server.slot_count_max) from error
-            case _:
-                raise
+        if isinstance(error.__cause__, psycopg.errors.ConfigurationLimitExceeded):
+            raise _slots_are_used(server.slot_count_max) from error
+        raise
+    _raise_if((await read_slot(session, name)).fault())
     _log.info("replication slot created", slot=name, is_failover=is_failover)
 
 

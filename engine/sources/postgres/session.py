@@ -241,6 +241,10 @@ class Session:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
+    def another(self) -> "Session":
+        """One more session to the same place, not open yet."""
+        return Session(self._dsn, **self._overrides)
+
     @property
     def place(self) -> str:
         """Where it leads, as `place_of` says it."""

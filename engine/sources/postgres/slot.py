@@ -16,6 +16,7 @@ from engine.errors import (
     SourceError,
     SourceFailed,
     SourceRefused,
+    SourceUnavailable,
 )
 from engine.sources.postgres.session import Session, primary_message, quoted, translated
 from engine.sources.postgres.sqlstates import ends_connection, judged
@@ -194,13 +195,25 @@ async def start_failure(session: Session, error: psycopg.Error, name: str) -> So
     return found
 
 
+async def refuse_unready(session: Session, name: str) -> None:
+    """Look at the slot before it is asked for. Raises SourceError where it cannot be had.
+
+    A START_REPLICATION that fails writes a line into the server's log, and an engine that stands by
+    tries every two seconds.
+    """
+    slot = await read_slot(session, name)
+    if fault := slot.fault():
+        raise fault
+    if slot.active_pid is not None:
+        raise busy(slot)
+
+
 def busy(slot: Slot) -> SourceError:
     """Somebody else holds the slot."""
     holder = "another process" if slot.active_pid is None else f"process {slot.active_pid}"
     if slot.is_being_made:
-        return SourceFailed(
+        return SourceUnavailable(
             f"the replication slot {slot.name!r} is still being made by {holder} on the server",
-            code="55006",
             hint="it waits for transactions that were open before; pg_stat_activity shows them",
         )
     return SlotBusy(

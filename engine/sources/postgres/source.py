@@ -15,6 +15,7 @@ from engine.sources.postgres.preparation import prepare
 from engine.sources.postgres.session import Session, connect, place_of, translated
 from engine.sources.postgres.slot import GAP_HINT
 from engine.sources.postgres.stream import WAL_SENDER_TIMEOUT_SECONDS, open_stream
+from engine.sources.postgres.synchronous import commits_warning
 
 
 class PostgresSource:
@@ -59,7 +60,18 @@ class PostgresSource:
     async def prepare(self, *, is_first: bool) -> None:
         """See Source. Cancellation may leave the publication made and the slot not."""
         async with Session(self._dsn) as session:
-            await prepare(session, self._slot, self._configuration, is_first=is_first)
+            await prepare(
+                session,
+                self._slot,
+                self._configuration,
+                is_first=is_first,
+                alarms=self._alarms,
+            )
+
+    async def commits_warning(self) -> tuple[str, str] | None:
+        """Whether commits on the server will wait for us: what is wrong, and what to set."""
+        async with Session(self._dsn) as session:
+            return await commits_warning(session)
 
     async def flush_lsn(self) -> Lsn:
         """See Source. Cancellation leaves nothing behind."""
@@ -99,6 +111,7 @@ class PostgresSource:
             decide=decide,
             single_rows=single_rows,
             wal_sender_timeout=self._wal_sender_timeout,
+            alarms=self._alarms,
         )
 
     async def _identify_system(self) -> tuple[str, int, str]:

@@ -29,6 +29,7 @@ import psycopg
 from psycopg import sql
 from psycopg.errors import Diagnostic, error_from_result
 
+from engine.alarms import Alarms
 from engine.batch import Intake
 from engine.envelope import RecordConfiguration
 from engine.errors import PositionLost, SourceError, SourceUnavailable
@@ -45,7 +46,13 @@ from engine.sources.postgres.pgoutput import (
     encode_status,
 )
 from engine.sources.postgres.session import Connection, Session, beside, connect, quoted, translated
-from engine.sources.postgres.slot import publication_lost, start_failure, stream_failure
+from engine.sources.postgres.slot import (
+    publication_lost,
+    refuse_unready,
+    start_failure,
+    stream_failure,
+)
+from engine.sources.postgres.synchronous import watch_commits
 
 WAL_SENDER_TIMEOUT_SECONDS: Final = 10.0
 """Set in our own session, so that the time until a dead engine's slot is free is ours to choose."""
@@ -144,7 +151,9 @@ class PostgresStream:
         slot: str,
         *,
         wal_sender_timeout: float,
+        alarms: Alarms,
     ) -> None:
+        self._alarms = alarms
         self._pgconn = connection.pgconn
         self._frames = frames_of(connection.pgconn)
         self._session = session
@@ -473,6 +482,7 @@ class PostgresStream:
                 f" connection ({self.backend_pid})",
                 hint="the connection was lost, or a pooler stands between: connect to the server",
             )
+        await watch_commits(self._session, self.backend_pid, self._alarms)
         return SlotState(
             confirmed_lsn=parse_lsn(confirmed),
             flush_lsn=parse_lsn(flushed),
@@ -530,6 +540,7 @@ async def open_stream(
     decide: Decide,
     single_rows: bool,
     wal_sender_timeout: float = WAL_SENDER_TIMEOUT_SECONDS,
+    alarms: Alarms,
 ) -> AsyncIterator[PostgresStream]:
     """Hold the slot and stream from `start`; see `Source.stream`.
 
@@ -539,6 +550,8 @@ async def open_stream(
     # What was planned under other settings is made again under those.
     settings = dict(configuration.stream)
     settings["wal_sender_timeout"] = f"{wal_sender_timeout * 1000:.0f}ms"
+    async with Session(dsn) as session:
+        await refuse_unready(session, slot)
     connection = await connect(dsn, replication=True, settings=settings)
     try:
         async with Session(dsn, **beside(connection)) as session:
@@ -559,6 +572,7 @@ async def open_stream(
                 assembler,
                 slot,
                 wal_sender_timeout=wal_sender_timeout,
+                alarms=alarms,
             )
             async with _feedback(stream):
                 await catalog.read_publication(session, configuration.publication)
