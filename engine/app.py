@@ -36,7 +36,7 @@ from engine.pipeline import Pipeline
 from engine.plural import counted
 from engine.rowcodec import CODEC_VERSION
 from engine.settings import Settings
-from engine.sources.postgres.session import SHAPING_SETTINGS
+from engine.sources.postgres.settings import SHAPING_SETTINGS
 from engine.sources.postgres.source import PostgresSource
 from engine.status import StatusProvider
 from engine.stop import StopSignal

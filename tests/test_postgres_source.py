@@ -502,7 +502,7 @@ async def test_domains_enums_and_arrays_are_written_by_their_base(any_database: 
     assert kinds["ms"] == "text[]"
     assert kinds["n"] == "integer[]"
     columns = {column.name: column for column in version.relation.columns}
-    assert columns["p"].type == "price"
+    assert columns["p"].type == "public.price"
     assert columns["j"].json == "any"
     assert columns["ps"].json == "array"
 

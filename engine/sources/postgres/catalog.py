@@ -124,9 +124,12 @@ SELECT t.oid::pg_catalog.int8, t.typbasetype::pg_catalog.int8,
 FROM pg_catalog.pg_type t WHERE t.oid OPERATOR(pg_catalog.=) ANY(%s::pg_catalog.oid[])
 """
 
+# `unnest` of several arrays is the grammar's own, and has no schema: ROWS FROM is the same.
 _TYPE_NAMES: Final = """
 SELECT t.oid, t.modifier, pg_catalog.format_type(t.oid::pg_catalog.oid, t.modifier)
-FROM pg_catalog.unnest(%s::pg_catalog.int8[], %s::pg_catalog.int4[]) AS t(oid, modifier)
+FROM ROWS FROM (
+  pg_catalog.unnest(%s::pg_catalog.int8[]), pg_catalog.unnest(%s::pg_catalog.int4[])
+) AS t(oid, modifier)
 JOIN pg_catalog.pg_type known ON known.oid OPERATOR(pg_catalog.=) t.oid::pg_catalog.oid
 """
 

@@ -47,14 +47,15 @@ _LOCK_NOT_AVAILABLE: Final = "55P03"
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 _SERVER: Final = """
-SELECT current_setting('server_version_num')::int, current_setting('wal_level'),
-       pg_is_in_recovery(), current_user,
+SELECT pg_catalog.current_setting('server_version_num')::int,
+       pg_catalog.current_setting('wal_level'), pg_catalog.pg_is_in_recovery(), current_user,
        EXISTS (SELECT FROM pg_catalog.pg_roles
-               WHERE rolname = current_user AND (rolsuper OR rolreplication))
+               WHERE rolname OPERATOR(pg_catalog.=) current_user AND (rolsuper OR rolreplication))
        OR EXISTS (SELECT FROM pg_catalog.pg_roles
-                  WHERE rolname = 'rds_replication' AND pg_has_role(oid, 'MEMBER')),
-       current_setting('max_replication_slots')::int,
-       (SELECT count(*) FROM pg_catalog.pg_replication_slots)
+                  WHERE rolname OPERATOR(pg_catalog.=) 'rds_replication'
+                    AND pg_catalog.pg_has_role(oid, 'MEMBER')),
+       pg_catalog.current_setting('max_replication_slots')::int,
+       (SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_slots)
 """
 
 # A leaf partition is never listed: changes are published under the root. Whether an UPDATE needs a
@@ -63,57 +64,66 @@ SELECT current_setting('server_version_num')::int, current_setting('wal_level'),
 _TABLES: Final = """
 WITH RECURSIVE tree(root, relid, relkind) AS (
   SELECT c.oid, c.oid, c.relkind FROM pg_catalog.pg_class c
-  WHERE c.relkind = 'p' AND NOT c.relispartition
+  WHERE c.relkind OPERATOR(pg_catalog.=) 'p' AND NOT c.relispartition
   UNION
   SELECT tree.root, c.oid, c.relkind FROM tree
-  JOIN pg_catalog.pg_inherits i ON i.inhparent = tree.relid
-  JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
+  JOIN pg_catalog.pg_inherits i ON i.inhparent OPERATOR(pg_catalog.=) tree.relid
+  JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) i.inhrelid
 ), keyed AS (
-  SELECT c.oid, CASE c.relreplident
-    WHEN 'f' THEN true
-    WHEN 'd' THEN EXISTS (SELECT FROM pg_catalog.pg_index WHERE indrelid = c.oid AND indisprimary)
-    WHEN 'i' THEN EXISTS (SELECT FROM pg_catalog.pg_index WHERE indrelid = c.oid AND indisreplident)
+  SELECT c.oid, CASE
+    WHEN c.relreplident OPERATOR(pg_catalog.=) 'f' THEN true
+    WHEN c.relreplident OPERATOR(pg_catalog.=) 'd' THEN EXISTS (
+      SELECT FROM pg_catalog.pg_index
+      WHERE indrelid OPERATOR(pg_catalog.=) c.oid AND indisprimary)
+    WHEN c.relreplident OPERATOR(pg_catalog.=) 'i' THEN EXISTS (
+      SELECT FROM pg_catalog.pg_index
+      WHERE indrelid OPERATOR(pg_catalog.=) c.oid AND indisreplident)
     ELSE false END AS is_keyed
-  FROM pg_catalog.pg_class c WHERE c.relkind IN ('r', 'p')
+  FROM pg_catalog.pg_class c
+  WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog."char"[])
 )
-SELECT n.nspname, c.relname, c.relkind = 'p',
-       CASE WHEN c.relkind = 'p' THEN coalesce(
-         (SELECT bool_and(leaf.is_keyed) FROM tree
-          JOIN keyed leaf ON leaf.oid = tree.relid
-          WHERE tree.root = c.oid AND tree.relkind <> 'p'), keyed.is_keyed)
+SELECT n.nspname, c.relname, c.relkind OPERATOR(pg_catalog.=) 'p',
+       CASE WHEN c.relkind OPERATOR(pg_catalog.=) 'p' THEN coalesce(
+         (SELECT pg_catalog.bool_and(leaf.is_keyed) FROM tree
+          JOIN keyed leaf ON leaf.oid OPERATOR(pg_catalog.=) tree.relid
+          WHERE tree.root OPERATOR(pg_catalog.=) c.oid
+            AND tree.relkind OPERATOR(pg_catalog.<>) 'p'), keyed.is_keyed)
        ELSE keyed.is_keyed END
 FROM pg_catalog.pg_class c
-JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-JOIN keyed ON keyed.oid = c.oid
-WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND NOT c.relispartition
-  AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
+JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+JOIN keyed ON keyed.oid OPERATOR(pg_catalog.=) c.oid
+WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog."char"[])
+  AND c.relpersistence OPERATOR(pg_catalog.=) 'p' AND NOT c.relispartition
+  AND n.nspname OPERATOR(pg_catalog.<>)
+      ALL ('{pg_catalog,information_schema,pg_toast}'::pg_catalog.name[])
 ORDER BY 1, 2
 """
 
 _PUBLICATION: Final = """
 SELECT puballtables, pubviaroot, pubinsert AND pubupdate AND pubdelete AND pubtruncate,
        pubupdate OR pubdelete
-FROM pg_catalog.pg_publication WHERE pubname = %s
+FROM pg_catalog.pg_publication WHERE pubname OPERATOR(pg_catalog.=) %s::pg_catalog.name
 """
 
 # Not pg_publication_tables: it shows the partitions where a root is published without its name.
 _PUBLISHED: Final = """
 SELECT n.nspname, c.relname
 FROM pg_catalog.pg_publication p
-JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid
-JOIN pg_catalog.pg_class c ON c.oid = r.prrelid
-JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-WHERE p.pubname = %s
+JOIN pg_catalog.pg_publication_rel r ON r.prpubid OPERATOR(pg_catalog.=) p.oid
+JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) r.prrelid
+JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+WHERE p.pubname OPERATOR(pg_catalog.=) %s::pg_catalog.name
 """
 
 # Since PostgreSQL 15.
 _PUBLISHED_SCHEMAS: Final = """
 SELECT n.nspname, c.relname
 FROM pg_catalog.pg_publication p
-JOIN pg_catalog.pg_publication_namespace s ON s.pnpubid = p.oid
-JOIN pg_catalog.pg_namespace n ON n.oid = s.pnnspid
-JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relkind IN ('r', 'p')
-WHERE p.pubname = %s
+JOIN pg_catalog.pg_publication_namespace s ON s.pnpubid OPERATOR(pg_catalog.=) p.oid
+JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) s.pnnspid
+JOIN pg_catalog.pg_class c ON c.relnamespace OPERATOR(pg_catalog.=) n.oid
+  AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog."char"[])
+WHERE p.pubname OPERATOR(pg_catalog.=) %s::pg_catalog.name
 """
 
 
@@ -291,9 +301,12 @@ async def _create_slot(session: Session, server: Server, slot: Slot, alarms: Ala
     # A slot that a standby may copy survives a failover; without such standbys the flag means
     # nothing. A standby itself cannot make one.
     is_failover = server.version >= 170000 and not server.is_standby
-    query: Query = "SELECT pg_create_logical_replication_slot(%s, 'pgoutput')"
+    query: Query = "SELECT pg_catalog.pg_create_logical_replication_slot(%s, 'pgoutput')"
     if is_failover:
-        query = "SELECT pg_create_logical_replication_slot(%s, 'pgoutput', false, false, true)"
+        query = (
+            "SELECT pg_catalog.pg_create_logical_replication_slot"
+            "(%s, 'pgoutput', false, false, true)"
+        )
     # Said before: until they end there is nothing else to see.
     _log.info("creating the replication slot; this waits for every open transaction", slot=name)
     try:

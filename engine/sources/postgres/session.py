@@ -10,6 +10,7 @@ carry row values.
 """
 
 import asyncio
+import os
 from collections.abc import Mapping
 from typing import Any, Final, LiteralString, Self
 
@@ -24,17 +25,16 @@ from engine.errors import (
     SourceRefused,
     SourceUnavailable,
 )
+from engine.sources.postgres.settings import PINNED_SETTINGS, later_statement, options_of
 from engine.sources.postgres.sqlstates import Meaning, ends_connection, judged
 
-SHAPING_SETTINGS: Final[tuple[tuple[str, str], ...]] = (
-    ("DateStyle", "ISO"),
-    ("IntervalStyle", "iso_8601"),
-    ("TimeZone", "UTC"),
-    ("bytea_output", "hex"),
-    ("extra_float_digits", "3"),
-    ("lc_monetary", "C"),
-)
-"""Session settings that shape values as text. They belong to the record configuration."""
+APPLICATION_NAME: Final = "tailrace (not a standby)"
+"""Our name where dsn, service and environment give none: one that no synchronous_standby_names
+lists, since the server would have commits wait for us."""
+
+_HIJACKING_ENVIRONMENT: Final = ("PGTZ", "PGDATESTYLE", "PGGEQO")
+"""libpq sends these as settings of their own, which the server takes after, and so over, `options`.
+"""
 
 # Defaults where the dsn says nothing: a host that is gone is noticed in 25 s instead of two hours.
 _DEFAULTS: Final[Mapping[str, str]] = {
@@ -97,32 +97,54 @@ async def connect(
     settings: Mapping[str, str] | None = None,
     overrides: Mapping[str, str] | None = None,
 ) -> Connection:
-    """A session with the shaping settings and `settings`; `replication` for a walsender's.
+    """A session with our settings and `settings` over them; `replication` for a walsender's.
 
     Raises ConfigurationError for a dsn that is none, SourceRefused or SourceUnavailable.
     Cancellation leaves no connection behind.
     """
     parameters = _parameters(dsn)
-    options = {**dict(SHAPING_SETTINGS), "statement_timeout": "0", **(settings or {})}
-    if replication:
-        parameters["replication"] = "database"
-    flags = [parameters.get("options", "")]
-    flags += [f"-c {name}={_escaped(value)}" for name, value in options.items()]
+    pinned = {**PINNED_SETTINGS, **(settings or {})}
+    options = parameters.get("options") or os.environ.get("PGOPTIONS", "")
     parameters |= {
-        "options": " ".join(flags).strip(),
+        "replication": "database" if replication else "",
+        "options": options_of(options, pinned),
         "client_encoding": "UTF8",
-        "application_name": "tailrace",
+        "fallback_application_name": APPLICATION_NAME,
     }
+    for name in _HIJACKING_ENVIRONMENT:
+        os.environ.pop(name, None)
+    place = place_of(dsn, overrides)
     try:
         conninfo = make_conninfo(**{**parameters, **(overrides or {})})
-        return await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
+        connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
     except psycopg.Error as error:
-        raise connect_failure(error, place_of(dsn, overrides)) from error
+        raise connect_failure(error, place) from error
+    try:
+        _refuse_other_settings(connection, pinned, place)
+        await _pin_later(connection, place)
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
 
 
-def _escaped(value: str) -> str:
-    # The server splits the options at spaces that no backslash precedes.
-    return value.replace("\\", "\\\\").replace(" ", "\\ ")
+def _refuse_other_settings(connection: Connection, pinned: Mapping[str, str], place: str) -> None:
+    """Raise SourceRefused where the server says that a setting of ours is not in force."""
+    for name, value in pinned.items():
+        reported = connection.pgconn.parameter_status(name.encode())
+        if reported is not None and reported.decode(errors="replace") != value:
+            raise SourceRefused(
+                f"PostgreSQL at {place} does not take our settings: {name} is not {value!r}",
+                hint=POOLER_HINT,
+            )
+
+
+async def _pin_later(connection: Connection, place: str) -> None:
+    if statement := later_statement(connection.info.server_version):
+        try:
+            await connection.execute(statement.encode())
+        except psycopg.Error as error:
+            raise translated(error, "setting up the session", place) from error
 
 
 def beside(connection: Connection) -> dict[str, str]:

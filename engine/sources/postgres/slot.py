@@ -25,13 +25,13 @@ from engine.sources.postgres.sqlstates import ends_connection, judged
 # 17: failover, synced, invalidation_reason.
 _SLOT: Final = """
 SELECT s.slot_type, coalesce(s.plugin, ''), coalesce(s.database, ''), s.active_pid,
-       coalesce(s.wal_status, ''), s.confirmed_flush_lsn::text,
+       coalesce(s.wal_status, ''), s.confirmed_flush_lsn::pg_catalog.text,
        s.temporary IS TRUE, s.two_phase IS TRUE,
-       pg_catalog.to_jsonb(s) OPERATOR(pg_catalog.->) 'synced'
-           IS NOT DISTINCT FROM 'true'::pg_catalog.jsonb,
+       coalesce(pg_catalog.to_jsonb(s) OPERATOR(pg_catalog.->>) 'synced'
+           OPERATOR(pg_catalog.=) 'true', false),
        coalesce(pg_catalog.to_jsonb(s) OPERATOR(pg_catalog.->>) 'invalidation_reason', ''),
-       pg_catalog.to_jsonb(s) OPERATOR(pg_catalog.->) 'conflicting'
-           IS NOT DISTINCT FROM 'true'::pg_catalog.jsonb,
+       coalesce(pg_catalog.to_jsonb(s) OPERATOR(pg_catalog.->>) 'conflicting'
+           OPERATOR(pg_catalog.=) 'true', false),
        pg_catalog.current_database(), pg_catalog.current_setting('wal_level')
 FROM (SELECT) AS one
 LEFT JOIN pg_catalog.pg_replication_slots AS s

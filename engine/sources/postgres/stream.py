@@ -521,11 +521,12 @@ class PostgresStream:
 
 
 _SLOT_STATE: Final = """
-SELECT confirmed_flush_lsn::text, active_pid,
-       (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
-             ELSE pg_current_wal_flush_lsn() END)::text,
-       coalesce(restart_lsn, '0/0')::text, safe_wal_size
-FROM pg_catalog.pg_replication_slots WHERE slot_name = %s
+SELECT confirmed_flush_lsn::pg_catalog.text, active_pid,
+       (CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
+             ELSE pg_catalog.pg_current_wal_flush_lsn() END)::pg_catalog.text,
+       coalesce(restart_lsn, '0/0')::pg_catalog.text, safe_wal_size
+FROM pg_catalog.pg_replication_slots
+WHERE slot_name OPERATOR(pg_catalog.=) %s::pg_catalog.name
 """
 
 
