@@ -4,6 +4,8 @@ Strategy: from a parsed configuration to a running pipeline, a look at what can 
 opened bucket. Nothing here decides anything about rows or the journal.
 """
 
+import asyncio
+import hashlib
 import os
 import secrets
 import socket
@@ -24,16 +26,16 @@ from engine.descriptors import engine_need, port_share, raise_limit
 from engine.destinations.s3 import S3ObjectStore
 from engine.destinations.s3_settings import S3Settings
 from engine.envelope import RecordConfiguration
-from engine.errors import DestinationRefused, TailraceError
+from engine.errors import DestinationRefused, DestinationUnavailable, TailraceError
 from engine.http_server import HttpServer
 from engine.interfaces import ObjectStore, Source
 from engine.journal import Journal
 from engine.journal_entry import Writer
-from engine.layout import own_folder
 from engine.listener import ConnectionLimits
 from engine.metrics import Metrics
 from engine.pipeline import Pipeline
 from engine.plural import counted
+from engine.prefix import Prefix
 from engine.rowcodec import CODEC_VERSION
 from engine.settings import Settings
 from engine.sources.postgres.settings import SHAPING_SETTINGS
@@ -43,6 +45,7 @@ from engine.stop import StopSignal
 
 _log = structlog.get_logger(__name__)
 
+_CHECK_SECONDS = 30.0
 _TASK_ENVIRONMENT = "ECS_CONTAINER_METADATA_URI_V4"
 
 
@@ -156,6 +159,7 @@ def _settings(configuration: Configuration, *, is_until_caught_up: bool) -> Sett
         append_interval=engine.append_interval_seconds,
         drain_seconds=engine.drain_seconds,
         is_until_caught_up=is_until_caught_up,
+        check_name=_check_name(configuration.destination),
     )
 
 
@@ -166,6 +170,21 @@ def _connection_limits(configuration: Configuration) -> ConnectionLimits:
     if limit < need:
         _log.warning("few file descriptors", count=limit, missing=need - limit)
     return ConnectionLimits(connections_max=port_share(limit, concurrency))
+
+
+def _check_name(destination: DestinationConfiguration) -> str:
+    """Another one for each way in which objects are made.
+
+    Of a key that is taken a store may say so before it looks at the encryption key or the class.
+    """
+    ways = (
+        destination.sse,
+        destination.kms_key_id,
+        destination.acl,
+        destination.storage_class,
+        destination.tags,
+    )
+    return f"write-{hashlib.sha256(repr(ways).encode()).hexdigest()[:16]}"
 
 
 def _writer(name: str) -> Writer:
@@ -203,7 +222,7 @@ async def check(configuration: Configuration) -> AsyncIterator[CheckStep]:
         bucket = await _checked("bucket", lambda: _check_bucket(store, prefix))
         yield bucket
         if bucket.is_ok:
-            yield await _checked("conditional writes", lambda: _check_writes(store, prefix))
+            yield await _checked("conditional writes", lambda: _check_writes(store, configuration))
             yield await _checked("journal", lambda: _check_journal(store, configuration))
 
 
@@ -240,15 +259,21 @@ async def _check_bucket(store: S3ObjectStore, prefix: str) -> str:
     return f"answers, prefix {prefix or '(none)'} can be listed"
 
 
-async def _check_writes(store: ObjectStore, prefix: str) -> str:
-    key = f"{own_folder(prefix)}check/conditional-write"
-    await store.create(key, b"tailrace check\n", content_type="text/plain", metadata={})
-    if await store.create(key, b"tailrace check\n", content_type="text/plain", metadata={}):
-        raise DestinationRefused(
-            f"the store created {key} twice: it ignores If-None-Match",
-            hint="Exactly once needs conditional writes: use a store that has them.",
-        )
+async def _check_writes(store: ObjectStore, configuration: Configuration) -> str:
+    prefix = Prefix(store, configuration.destination.prefix, _unheard)
+    try:
+        async with asyncio.timeout(_CHECK_SECONDS):
+            await prefix.prove_write(_check_name(configuration.destination))
+    except TimeoutError as error:
+        raise DestinationUnavailable(
+            f"no object could be created within {_CHECK_SECONDS:g} s",
+            hint="Check the network between this engine and the bucket.",
+        ) from error
     return "If-None-Match is honoured, objects may be created"
+
+
+def _unheard(_: DestinationUnavailable | DestinationRefused) -> None:
+    """Nobody counts the failures of a check."""
 
 
 async def _check_journal(store: ObjectStore, configuration: Configuration) -> str:
@@ -260,9 +285,13 @@ async def _check_journal(store: ObjectStore, configuration: Configuration) -> st
         Metrics(registry, release=__version__),
     )
     await journal.load()
+    identity = await _source(configuration).identify()
+    prefix = Prefix(store, configuration.destination.prefix, _unheard)
     if journal.state.seq < 0:
+        await prefix.refuse_orphans(identity.database)
+        await prefix.refuse_neighbours()
         return "empty: the first run begins it"
-    journal.refuse_foreign(await _source(configuration).identify())
+    journal.refuse_foreign(identity)
     durable = journal.state.durable
     at = f"durable at {durable.lsn}" if durable is not None else "nothing durable"
     return (

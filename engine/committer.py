@@ -144,10 +144,15 @@ class Committer:
             if len(chunk.body) >= THREAD_BYTES:
                 await asyncio.to_thread(chunk.body.whole)
         plan = await self._plan(chunks)
+        while len(plan.chunks) < len(chunks):
+            # More than one entry should hold. Each is valid on its own, whoever writes the next.
+            await self._append(plan, None, is_last=False)
+            chunks = chunks[len(plan.chunks) :]
+            plan = await self._plan(chunks)
         is_last = self._draining.is_set() and not chunks and self._is_everything_visible()
         durable = self._durable_due(now)
         if plan.planned or durable is not None or self._gaps.pending or is_last:
-            await self._append(plan, chunks, durable, is_last=is_last)
+            await self._append(plan, durable, is_last=is_last)
             return True
         if now - self._last_look >= self._settings.probe_interval:
             await self._look()
@@ -164,10 +169,13 @@ class Committer:
             await asyncio.sleep(0)
 
     async def _plan(self, chunks: list[SealedChunk]) -> EntryPlan:
+        """A plan for the first of `chunks`, as many as one entry should hold; mostly all."""
         draft = self._planner.draft()
         for some in _slices(chunks):
             draft.add(some)
             await asyncio.sleep(0)
+            if draft.is_full:
+                break
         return draft.plan()
 
     def _is_everything_visible(self) -> bool:
@@ -179,9 +187,7 @@ class Committer:
             return None
         return self._planner.durable(self._publisher.oldest_pending_seq)
 
-    async def _append(
-        self, plan: EntryPlan, chunks: list[SealedChunk], durable: Durable | None, *, is_last: bool
-    ) -> None:
+    async def _append(self, plan: EntryPlan, durable: Durable | None, *, is_last: bool) -> None:
         if durable is not None:
             self._is_progress = False
         gaps = self._gaps.pending
@@ -198,15 +204,15 @@ class Committer:
         self._last_append = self._last_look = asyncio.get_running_loop().time()
         self._planner.journalled(plan)
         self._count_schema_changes(plan)
-        self._publish(plan, chunks, seq)
+        self._publish(plan, seq)
         if durable is not None:
             self._last_durable = self._last_append
             self._acknowledge(durable.position)
         if is_last:
             self.drained.set()
 
-    def _publish(self, plan: EntryPlan, chunks: list[SealedChunk], seq: int) -> None:
-        for planned, chunk in zip(plan.planned, chunks, strict=True):
+    def _publish(self, plan: EntryPlan, seq: int) -> None:
+        for planned, chunk in zip(plan.planned, plan.chunks, strict=True):
             self._metrics.chunk(planned.table, chunk.reason, len(chunk.body))
             self._publisher.publish(
                 Publication(planned, seq, chunk.body.whole(), chunk.last_commit_us, self._layout)

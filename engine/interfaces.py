@@ -174,6 +174,10 @@ class ObjectStore(Protocol):
         """The objects whose keys begin with `prefix` and sort after `after`, in key order."""
         ...
 
+    async def folders(self, prefix: str) -> tuple[str, ...]:
+        """What the keys that begin with `prefix` have up to the next slash: the first of them."""
+        ...
+
     async def abort_uploads(
         self, prefix: str, *, is_ours: Callable[[str], bool], before_us: int
     ) -> int:

@@ -23,6 +23,7 @@ from engine.alarms import Alarms
 from engine.envelope import RecordConfiguration
 from engine.errors import (
     DestinationUnavailable,
+    JournalError,
     SourceChanged,
     SourceUnavailable,
     Superseded,
@@ -35,8 +36,10 @@ from engine.journal_entry import Durable, Writer, time_text, time_us_of
 from engine.layout import TableLayout, below, prefix_of
 from engine.metrics import Metrics
 from engine.position import Lsn, Position, format_lsn
+from engine.prefix import NEIGHBOUR_HINT, Prefix
 from engine.publisher import Publication, Publisher
 from engine.recovery import Recovery
+from engine.retry import Failure
 from engine.schema import Relation, TableVersion
 from engine.settings import Settings
 from engine.slot import Slot
@@ -194,9 +197,11 @@ class Pipeline:
                 await asyncio.sleep(_RESTART_SECONDS)
 
     async def _prepare(self) -> None:
+        seconds, clock = self._settings.start_seconds_max, asyncio.get_running_loop().time
         try:
-            async with asyncio.timeout(self._settings.start_seconds_max):
-                await self._reach()
+            async with asyncio.timeout(seconds) as limit:
+                # A long journal takes longer: what is limited is a start that does not get on.
+                await self._reach(lambda: limit.reschedule(clock() + seconds))
         except TimeoutError as error:
             raise self._unanswered() from error
         # Not timed: making a slot waits for every transaction that is open on the server.
@@ -217,10 +222,35 @@ class Pipeline:
             " destination.endpoint_url.",
         )
 
-    async def _reach(self) -> None:
+    async def _reach(self, on_progress: Callable[[], None]) -> None:
         self._identity = await self._source.identify()
-        await self._journal.load()
+        await self._journal.load(on_progress)
         self._identity = await self._slot.identify()
+        await self._look_at_prefix(self._identity.database)
+
+    async def _look_at_prefix(self, database: str) -> None:
+        """Refuse, or say, what is wrong with it, while no slot retains the source's log for us."""
+        prefix = Prefix(self._store, self._settings.prefix, self._failed)
+        if self._journal.state.seq < 0:
+            await self._refuse_orphans(prefix, database)
+            await prefix.refuse_neighbours()
+        elif self._is_first_life:
+            for other in await prefix.neighbours():
+                _log.warning(
+                    "prefixes nested", error=prefix.neighbour_text(other), hint=NEIGHBOUR_HINT
+                )
+        await prefix.prove_write(self._settings.check_name)
+
+    async def _refuse_orphans(self, prefix: Prefix, database: str) -> None:
+        try:
+            await prefix.refuse_orphans(database)
+        except JournalError:
+            # Unless another engine has begun the journal since we read it.
+            if not await self._journal.follow():
+                raise
+
+    def _failed(self, error: Failure) -> None:
+        self._metrics.publish_error(error.code, retryable=error.retryable)
 
     async def _take_over(self, life: "_Life") -> None:
         """First the slot, then the journal, then what a predecessor planned and did not publish."""

@@ -29,6 +29,12 @@ from engine.ledger import Ledger
 from engine.position import Position, commit_lsn_of, format_lsn
 from engine.schema import Relation, TableName, TableVersion, decide_version, version_at
 
+# An entry is one request, never parts: it is to be sent, and sent again, in seconds. A plan is
+# estimated at its names and the rest of its JSON, a version at its columns.
+ENTRY_BYTES_MAX = 4 * 1024 * 1024
+_PLAN_BYTES = 500
+_COLUMN_BYTES = 250
+
 
 @dataclass(frozen=True, slots=True)
 class EntryPlan:
@@ -173,6 +179,12 @@ class Draft:
         self._versions: dict[TableName, int] = {}
         self._chunks: list[SealedChunk] = []
         self._planned: list[Planned] = []
+        self._size_bytes = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the entry is as long as one should be: the rest is for the next."""
+        return self._size_bytes >= ENTRY_BYTES_MAX
 
     def add(self, chunks: Iterable[SealedChunk]) -> None:
         """Plan `chunks` behind what was added before."""
@@ -180,9 +192,20 @@ class Draft:
             frontier = self._frontiers.get(chunk.table) or self._state.frontier(chunk.table)
             planned = self._make(chunk, frontier)
             self._frontiers[chunk.table] = Frontier(planned.last, planned.hour)
+            if chunk.version != self._versions.get(chunk.table):
+                self._size_bytes += self._version_bytes(chunk)
             self._versions[chunk.table] = chunk.version
             self._chunks.append(chunk)
             self._planned.append(planned)
+            self._size_bytes += len(planned.key) + len(planned.table) + _PLAN_BYTES
+
+    def _version_bytes(self, chunk: SealedChunk) -> int:
+        versions = self._provisional.get(chunk.table, ())
+        return sum(
+            _COLUMN_BYTES * len(version.relation.columns)
+            for version in versions
+            if version.number <= chunk.version
+        )
 
     def plan(self) -> EntryPlan:
         """Everything that was added, with the versions that it needs."""

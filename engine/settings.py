@@ -12,6 +12,8 @@ class Settings:
     `codec_version` names the row codec whose lines the source gives. `probe_interval` is how
     often an idle writer looks whether it was superseded; `idle_interval` how often an idle
     source's position becomes durable; `standby_interval` how often a standby tries for the slot.
+    `check_name` names the object that proves the right to write: another one for each way in which
+    objects are made.
     """
 
     prefix: str
@@ -27,3 +29,4 @@ class Settings:
     standby_interval: float = 2.0
     probe_interval: float = 10.0
     idle_interval: float = 30.0
+    check_name: str = "write"

@@ -55,6 +55,10 @@ class MemoryStore:
             if key.startswith(prefix) and key > after:
                 yield ListedObject(key, len(self.objects[key].body))
 
+    async def folders(self, prefix: str) -> tuple[str, ...]:
+        rests = [key.removeprefix(prefix) for key in self.objects if key.startswith(prefix)]
+        return tuple(sorted({f"{prefix}{rest.split('/')[0]}/" for rest in rests if "/" in rest}))
+
     async def abort_uploads(
         self, prefix: str, *, is_ours: Callable[[str], bool], before_us: int
     ) -> int:

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from engine.chunk import Body, ChunkLimits
 from engine.committer import HURRIED_SHARE, THREAD_BYTES
 from engine.envelope import RecordConfiguration
-from engine.journal_entry import Writer, decode_entry
+from engine.journal_entry import Entry, Writer, decode_entry
 from engine.metrics import Metrics
 from engine.pipeline import Pipeline
 from engine.settings import Settings
@@ -47,6 +47,11 @@ class TimedStore(MemoryStore):
         await asyncio.sleep(PUT_SECONDS)
         return await super().create(key, body, content_type=content_type, metadata=metadata)
 
+    def entries(self) -> list[Entry]:
+        """The journal."""
+        keys = sorted(key for key in self.objects if "/journal/" in key)
+        return [decode_entry(self.objects[key].body, key) for key in keys]
+
     def plan_times(self) -> list[float]:
         """When each entry was sent that plans objects."""
         entries = {key: found.body for key, found in self.objects.items() if "/journal/" in key}
@@ -64,11 +69,11 @@ def loop() -> Iterator[VirtualLoop]:
     virtual.dispose()
 
 
-async def streamed(rows: int, settings: Settings, *, seconds: float) -> TimedStore:
+async def streamed(rows: int, settings: Settings, *, seconds: float, tables: int = 1) -> TimedStore:
     """What the bucket saw of a pipeline that streams that many rows and then waits so long."""
     store, stop = TimedStore(), StopSignal()
     pipeline = Pipeline(
-        source=SyntheticSource(row_count=rows),
+        source=SyntheticSource(row_count=rows, table_count=tables),
         store=store,
         clock=lambda: 1_800_000_000_000_000,
         settings=settings,
@@ -113,6 +118,22 @@ def test_rows_that_wait_for_a_plan_wait_for_a_part_of_the_interval(
     assert times[-1] < 10.0, "all of it was planned before the drain"
     assert min(gaps) >= HURRIED_SHARE * SETTINGS.append_interval
     assert max(gaps) < SETTINGS.append_interval / 2
+
+
+def test_more_than_an_entry_should_hold_is_split_over_several(
+    loop: VirtualLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.planner.ENTRY_BYTES_MAX", 1_500)
+    monkeypatch.setattr("engine.committer.CHUNKS_A_TURN", 1)
+
+    store = loop.run_until_complete(streamed(1_000, SETTINGS, seconds=60.0, tables=10))
+
+    entries = store.entries()
+    plans = [len(entry.planned) for entry in entries if entry.planned]
+    assert sum(plans) == 10
+    assert max(plans) <= 3
+    assert entries[-1].release
+    assert len([key for key in store.objects if key.endswith(".ndjson.gz")]) == 10
 
 
 async def test_a_large_body_is_joined_outside_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:

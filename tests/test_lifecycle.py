@@ -10,6 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from engine import journal as journal_module
+from engine.chunk import ChunkLimits
 from engine.envelope import RecordConfiguration
 from engine.errors import JournalError, NewerFormat, ObjectArchived
 from engine.interfaces import ListedObject, SourceIdentity
@@ -18,6 +19,10 @@ from engine.journal_entry import Durable, Writer, encode_state
 from engine.journal_reader import READS_AT_ONCE
 from engine.layout import journal_folder, journal_key, state_key
 from engine.metrics import Metrics
+from engine.pipeline import Pipeline
+from engine.settings import Settings
+from engine.sources.synthetic import SyntheticSource
+from engine.stop import StopSignal
 from memory_store import MemoryStore, StoredObject
 from simulation.virtual_loop import VirtualLoop
 
@@ -85,12 +90,12 @@ def _short_states(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal_module, "STATE_INTERVAL", 10)
 
 
-async def filled(entries: int) -> RuledStore:
+async def filled(entries: int, source: SourceIdentity = IDENTITY) -> RuledStore:
     """A journal of so many entries; its state files fold it up to 9, 19, 29 and so on."""
     store = RuledStore()
     writer = journal(store)
     await writer.load()
-    await writer.open(IDENTITY, CONFIGURATION, FIRST)
+    await writer.open(source, CONFIGURATION, FIRST)
     for number in range(1, entries):
         durable = Durable(f"0/{100 + number:X}", FIRST.commit_time, seq=number - 1)
         await writer.append(durable=durable)
@@ -324,5 +329,33 @@ def test_a_slow_pipelines_entries_are_covered_within_the_hour(loop: VirtualLoop)
         states = [key for key in sorted(store.objects) if "/state/" in key]
         assert states == [state_key(PREFIX, 2), state_key(PREFIX, 4)]
         assert store.objects[states[-1]].body == encode_state(writer.state)
+
+    on(loop, work)
+
+
+def test_a_start_is_not_cut_while_its_journal_gets_on(loop: VirtualLoop) -> None:
+    async def work() -> None:
+        source, stop = SyntheticSource(row_count=1), StopSignal()
+        store = await filled(400, await source.identify())
+        store.objects = {k: v for k, v in store.objects.items() if "/state/" not in k}
+        store.seconds = 0.5
+        pipeline = Pipeline(
+            source=source,
+            store=store,
+            clock=lambda: 1_800_000_000_000_000,
+            settings=Settings(
+                PREFIX, 1, ChunkLimits(1 << 20, 1_000, 1.0), 1 << 20, 1 << 20, start_seconds_max=1.0
+            ),
+            configuration=CONFIGURATION,
+            writer=Writer("b", "b", "test"),
+            metrics=Metrics(CollectorRegistry()),
+            stop=stop,
+        )
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(pipeline.run())
+            await asyncio.sleep(30)
+            assert pipeline.status().epoch == 2
+            stop.request("test")
 
     on(loop, work)

@@ -80,3 +80,39 @@ def test_rows_behind_the_frontier_are_refused_before_the_append() -> None:
 
     with pytest.raises(InvariantBroken, match="does not follow the table"):
         planning.draft().add([chunk(1, at(200))])
+
+
+def test_a_long_plan_is_split_and_each_entry_holds_the_versions_it_needs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("engine.planner.ENTRY_BYTES_MAX", 1_500)
+    state = JournalState()
+    planning = planner(state)
+    for oid, commit in ((1, 100), (2, 400)):
+        planning.decide(relation(oid), at(commit))
+    chunks = [chunk(1 + (commit >= 400), at(commit)) for commit in range(100, 900, 100)]
+
+    entries = []
+    while chunks:
+        draft = planning.draft()
+        for one in chunks:
+            draft.add([one])
+            if draft.is_full:
+                break
+        plan = draft.plan()
+        entries.append(plan)
+        planning.journalled(plan)
+        state.frontiers[str(ORDERS)] = Frontier(plan.planned[-1].last, plan.planned[-1].hour)
+        table = str(ORDERS)
+        state.versions[table] = (*state.versions.get(table, ()), *plan.schemas)
+        chunks = chunks[len(plan.chunks) :]
+
+    planned = [one for plan in entries for one in plan.planned]
+    assert len(entries) > 2
+    assert [one.first for one in planned] == [at(commit) for commit in range(100, 900, 100)]
+    assert [one.previous for one in planned[1:]] == [one.last for one in planned[:-1]]
+    known: set[int] = set()
+    for plan in entries:
+        known |= {version.number for version in plan.schemas}
+        assert {one.version for one in plan.planned} <= known
+    assert [version.number for plan in entries for version in plan.schemas] == [1, 2]

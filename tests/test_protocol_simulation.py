@@ -43,7 +43,7 @@ def test_every_rule_that_is_taken_away_is_missed() -> None:
 def test_a_store_that_overwrites_is_refused() -> None:
     done = simulate("--seed", "3", "--lying-store")
 
-    assert "stopped without cause: JournalError" in done.stdout
+    assert "stopped without cause: DestinationRefused" in done.stdout
     assert "ignores If-None-Match" in done.stdout
 
 

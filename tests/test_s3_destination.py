@@ -216,6 +216,16 @@ async def test_a_listing_of_nothing_is_empty(store: S3ObjectStore, prefix: str) 
     assert [item async for item in store.list(f"{prefix}/nothing/")] == []
 
 
+async def test_folders_are_what_keys_have_up_to_the_next_slash(
+    store: S3ObjectStore, prefix: str
+) -> None:
+    for name in ("a/1", "a/2", "b c%2F+/x/y", "file"):
+        await create(store, f"{prefix}/{name}")
+
+    assert await store.folders(f"{prefix}/") == (f"{prefix}/a/", f"{prefix}/b c%2F+/")
+    assert await store.folders(f"{prefix}/none/") == ()
+
+
 async def test_old_uploads_are_aborted_and_young_ones_are_not(
     store: S3ObjectStore, s3_client: "S3Client", shared_bucket: str, prefix: str
 ) -> None:

@@ -196,6 +196,23 @@ class S3ObjectStore:
                 return
             parameters["ContinuationToken"] = response["NextContinuationToken"]
 
+    async def folders(self, prefix: str) -> tuple[str, ...]:
+        """What the keys that begin with `prefix` have up to the next slash: one page of them.
+
+        Cancellation changes nothing.
+        """
+        response = await self._connection.ask(
+            self._settings.request_seconds(0),
+            self._connection.client.list_objects_v2,
+            **self._address,
+            Prefix=prefix,
+            Delimiter="/",
+            MaxKeys=self._settings.listing_key_count_max,
+        )
+        if isinstance(response, Failure):
+            raise self._error(response, f"list folders {prefix}") from response.cause
+        return tuple(found["Prefix"] for found in response.get("CommonPrefixes", ()))
+
     async def abort_uploads(
         self, prefix: str, *, is_ours: Callable[[str], bool], before_us: int
     ) -> int:

@@ -75,13 +75,13 @@ MUTANTS: tuple[Mutant, ...] = (
             "engine.committer",
             "        seq = await self._journal.append(\n",
             "        if not plan.schemas:\n"
-            "            self._publish(plan, chunks, self._journal.state.next_seq)\n"
+            "            self._publish(plan, self._journal.state.next_seq)\n"
             "        seq = await self._journal.append(\n",
         ),
         Edit(
             "engine.committer",
-            "        self._publish(plan, chunks, seq)\n",
-            "        if plan.schemas:\n            self._publish(plan, chunks, seq)\n",
+            "        self._publish(plan, seq)\n",
+            "        if plan.schemas:\n            self._publish(plan, seq)\n",
         ),
     ),
     mutant(

@@ -340,6 +340,13 @@ class SimulatedStore:
                 return
             after = page[-1].key
 
+    async def folders(self, prefix: str) -> tuple[str, ...]:
+        bucket = self._bucket
+        page = await self._ask("list", prefix, partial(bucket.page, prefix, "", 1 << 30))
+        assert isinstance(page, list)
+        rests = [listed.key.removeprefix(prefix) for listed in page]
+        return tuple(sorted({f"{prefix}{rest.split('/')[0]}/" for rest in rests if "/" in rest}))
+
     async def abort_uploads(
         self, prefix: str, *, is_ours: Callable[[str], bool], before_us: int
     ) -> int:
