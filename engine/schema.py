@@ -3,8 +3,9 @@
 Strategy: a `Relation` is what the source says about a table now; a `TableVersion` is a relation
 that the journal (or this engine, provisionally) has given a number. A row belongs to the version
 of the highest number whose first position is at or before the row, if that version still has the
-row's relation and record configuration; otherwise the highest number + 1 begins at this row. So a
-replay decides the same.
+row's relation, key and record configuration; otherwise the highest number + 1 begins at this row.
+So a replay decides the same. Where the source can only guess a row's key, the version in force
+keeps its own: another key begins with the first row that is known to come after it was seen.
 
 Invariant: nothing here reads a clock or a catalog; the same arguments give the same answer.
 """
@@ -49,13 +50,14 @@ def _unquoted(part: str) -> str:
     return part[1:-1].replace('""', '"') if part.startswith('"') else part
 
 
-class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
+class Column(msgspec.Struct, frozen=True, omit_defaults=True):
     """One column, in the relation's order.
 
     `type` is the source's own text (`character varying(20)`), `type_kind` how the row codec reads
     it (`integer`, `timestamptz`, `integer[]`, `text`: see the source's type table), `json` the
     JSON type of its values (`number`, `string`, `boolean`, `array`, `any`). `key` says that it is
-    in the replica identity. `nullable` and `default` are advisory: only the catalog knows them.
+    in the replica identity. `nullable` and `default` are advisory: only the catalog knows them,
+    and `default` is None too where it could not be read. `included` says that records hold it.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
     default: str | None = None
     type_oid: int = 0
     type_modifier: int = -1
+    included: bool = True
 
     @property
     def shape(self) -> tuple[str, int, int, bool]:
@@ -74,11 +77,14 @@ class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
         return (self.name, self.type_oid, self.type_modifier, self.key)
 
 
-class Relation(msgspec.Struct, frozen=True):
+class Relation(msgspec.Struct, frozen=True, omit_defaults=True):
     """A table as the stream showed it, described by the catalog.
 
-    `replica_identity` is PostgreSQL's letter (d, n, f, i). `key` names the primary key's columns,
-    else the replica identity's.
+    `replica_identity` is PostgreSQL's letter (d, n, f, i). `key` names the columns of the replica
+    identity: they are what `before` holds. Where that is the whole row or nothing, it names the
+    primary key's, which only the catalog knows. `is_key_guessed` says that the catalog was looked
+    at after the row was written, or knows the table no more: what it says of the key may have come
+    later. A version's relation is never guessed.
     """
 
     table: TableName
@@ -86,10 +92,11 @@ class Relation(msgspec.Struct, frozen=True):
     replica_identity: str
     columns: tuple[Column, ...]
     key: tuple[str, ...]
+    is_key_guessed: bool = False
 
     @property
     def shape(self) -> tuple[object, ...]:
-        """What makes two relations two versions: OID, replica identity, columns as streamed."""
+        """What the stream itself shows: OID, replica identity, columns. The key is apart."""
         return (self.oid, self.replica_identity, tuple(column.shape for column in self.columns))
 
 
@@ -120,10 +127,33 @@ def decide_version(
 ) -> TableVersion:
     """The version of the row at `position`; one that is not in `versions` begins at this row."""
     found = version_at(versions, position)
-    if found is not None and found.relation.shape == relation.shape and found.record == record:
+    if relation.is_key_guessed:
+        relation = _settled(relation, found)
+    if found is not None and _is_alike(found, relation) and found.record == record:
         return found
     number = 1 + max(map(_number, versions), default=0)
     return TableVersion(number, position, record, relation)
+
+
+def _is_alike(version: TableVersion, relation: Relation) -> bool:
+    known = version.relation
+    return known.shape == relation.shape and known.key == relation.key
+
+
+def _settled(relation: Relation, found: TableVersion | None) -> Relation:
+    """The relation with a key for good: a guess never takes the place of the key in force.
+
+    That is the key of the version before, as long as it is the same table, still has the columns,
+    and did not merely name all of them.
+    """
+    key = relation.key
+    if found is not None and found.relation.oid == relation.oid:
+        before = found.relation
+        names = {column.name for column in relation.columns}
+        is_whole = len(before.key) == len(before.columns)
+        if before.shape == relation.shape or (not is_whole and names.issuperset(before.key)):
+            key = before.key
+    return msgspec.structs.replace(relation, key=key, is_key_guessed=False)
 
 
 def _number(version: TableVersion) -> int:

@@ -10,7 +10,9 @@ A relation is bound when its first wanted row comes, to the version that `decide
 bound until the stream shows it changed, or until another relation takes its name: relations are
 known by OID, versions and batches by name, and a name passes from one OID to another and back
 (a table renamed away, another made under its name and dropped, the first one renamed back) without
-a new word about either. Rows that are not wanted are counted by the codec all the
+a new word about either. Where the stream does not show a
+table's key, it is also asked for again as soon as the catalog's word about it is no guess any more,
+and when that word changes. Rows that are not wanted are counted by the codec all the
 same: a position's last part counts all changes of the table, wanted or not, or a replay would
 number the wanted ones otherwise.
 
@@ -20,16 +22,19 @@ everything before it is in this intake or an earlier one.
 """
 
 import enum
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from engine.batch import Batch, Boundary, Intake, Operations
 from engine.envelope import RecordConfiguration
 from engine.errors import ConfigurationError, DecodeError, InvariantBroken, JournalError
-from engine.position import Lsn, Position
+from engine.position import Lsn, Position, commit_lsn_of
 from engine.rowcodec import RowCodec, Rows
 from engine.schema import Decide, Relation, TableName, TableVersion
-from engine.sources.postgres.catalog import Catalog
+from engine.sources.postgres.catalog import Catalog, shows_key
 from engine.sources.postgres.frames import (
     BUDGET,
     CONTROL,
@@ -52,6 +57,8 @@ from engine.sources.postgres.types import codec_kind
 
 BATCH_SIZE_MAX: Final = 64 * 1024
 """Bytes of lines that are handed over at once; less waits for the end of the drain."""
+
+_NEVER: Final = Lsn(1 << 64)
 
 
 class Drained(enum.Enum):
@@ -118,7 +125,11 @@ class Assembler:
         self._owners: dict[TableName, int] = {}
         self._batches: list[Batch] = []
         self._is_row_pending = False
+        # Bound relations whose key is a guess, until the stream is past what the catalog has seen.
+        self._guessed: dict[int, Lsn] = {}
+        self._settle_lsn = _NEVER
         self.lookups: tuple[RelationMessage, ...] = ()
+        self._is_key_doubtful = False
         self.drained_bytes = 0
         self.last_described: TableName | None = None
 
@@ -132,12 +143,18 @@ class Assembler:
         is_wanted, self._reader.is_reply_wanted = self._reader.is_reply_wanted, False
         return is_wanted
 
+    def take_key_doubt(self) -> bool:
+        """Whether the stream hinted, since the last call, at a change of a key that it hides."""
+        is_doubtful, self._is_key_doubtful = self._is_key_doubtful, False
+        return is_doubtful
+
     def drain(self, frames: Frames, budget_bytes: int) -> Drained:
         """Handle frames until there is none, or `budget_bytes` of them were.
 
         `drained_bytes` says how many bytes.
         """
         reader, left = self._reader, budget_bytes
+        self._settle_guesses()
         try:
             if self.lookups and not self._looked_up():
                 return Drained.LOOKUP
@@ -217,6 +234,10 @@ class Assembler:
         known = self._relations.get(message.oid)
         if known is not None:
             if known.message == message:
+                # Sent again because something about the table changed that the message has no word
+                # for, or for no reason.
+                if known.is_captured and not shows_key(message):
+                    self._is_key_doubtful = True
                 return
             self._take(message.oid)
             self._unbind(message.oid)
@@ -298,6 +319,7 @@ class Assembler:
     def _bind(self, oid: int, streamed: _Streamed, relation: Relation, change_lsn: int) -> bool:
         self._claim(streamed.table, oid)
         position = Position(self._codec.next_position(oid, change_lsn))
+        relation = self._with_known_key(oid, streamed, relation, position)
         version = self._decide(relation, position)
         if version is None:
             return False
@@ -310,6 +332,8 @@ class Assembler:
                 hint="exclude the column by a [[source.table]], or choose another envelope",
             ) from error
         streamed.version = version
+        if relation.is_key_guessed:
+            self._note_guess(oid)
         return True
 
     def _bind_version(self, oid: int, table: TableName, version: TableVersion) -> None:
@@ -337,7 +361,54 @@ class Assembler:
 
     def _unbind(self, oid: int) -> None:
         self._codec.unbind(oid)
+        self._guessed.pop(oid, None)
         self._relations[oid].version = None
+
+    # ------------------------------------------------------- keys that the stream does not show
+
+    @property
+    def doubtful_oids(self) -> list[int]:
+        """The relations whose key only the catalog knows."""
+        return [
+            oid
+            for oid, streamed in self._relations.items()
+            if streamed.is_captured and not shows_key(streamed.message)
+        ]
+
+    def keys_changed(self, oids: Iterable[int]) -> None:
+        """The catalog has other keys of these relations: the next row of each asks again."""
+        for oid in oids:
+            streamed = self._relations.get(oid)
+            if streamed is not None:
+                self._take(oid)
+                self._unbind(oid)
+                streamed.relation = None
+
+    def _with_known_key(
+        self, oid: int, streamed: _Streamed, relation: Relation, position: Position
+    ) -> Relation:
+        """The relation; its key is no guess where the row commits after the catalog's look."""
+        known_from = self._catalog.key_known_from(oid) if relation.is_key_guessed else None
+        if known_from is None or commit_lsn_of(position) < known_from:
+            return relation
+        streamed.relation = msgspec.structs.replace(relation, is_key_guessed=False)
+        return streamed.relation
+
+    def _note_guess(self, oid: int) -> None:
+        known_from = self._catalog.key_known_from(oid)
+        if known_from is not None:
+            self._guessed[oid] = known_from
+            self._settle_lsn = min(self._settle_lsn, known_from)
+
+    def _settle_guesses(self) -> None:
+        """Past what the catalog has seen: what was bound by a guess asks again, once."""
+        received = self.received_lsn
+        if received < self._settle_lsn:
+            return
+        for oid in [oid for oid, known_from in self._guessed.items() if known_from <= received]:
+            self._take(oid)
+            self._unbind(oid)
+        self._settle_lsn = min(self._guessed.values(), default=_NEVER)
 
     # ---------------------------------------------------------------------------- batches
 

@@ -14,7 +14,12 @@ The catalog may be ahead of the stream: a column may have been dropped, renamed 
 rows at hand were written. `describe` therefore takes names, types and order from the stream and
 only decorates them.
 
-Invariant: a Relation's shape never depends on the catalog.
+A key that the stream does not show (under REPLICA IDENTITY FULL a Relation flags every column,
+under NOTHING none) is the primary key's, and that may change without any word in the stream. So
+keys are looked at again, and each look has the position at which it was taken: what it saw holds
+for rows that commit from there on. For rows before it the key is a guess.
+
+Invariant: a Relation's shape never depends on the catalog, nor its key where the stream shows one.
 """
 
 import sys
@@ -25,6 +30,7 @@ from typing import Final
 
 from engine.envelope import RecordConfiguration
 from engine.errors import SourceFailed
+from engine.position import NO_LSN, Lsn, parse_lsn
 from engine.schema import Column, Relation, TableName
 from engine.sources.postgres.pgoutput import RelationColumn, RelationMessage
 from engine.sources.postgres.session import Row, Session
@@ -35,6 +41,8 @@ _PAGE_TABLES: Final = 200
 """Tables a query: 5,000 tables of 20 columns in one answer would stop the loop for over 100 ms."""
 
 _LOCK_TIMEOUT: Final = "20ms"
+
+_FULL: Final = "f"
 
 _PUBLICATION: Final = """
 SELECT p.oid::pg_catalog.int8, p.puballtables, p.pubviaroot,
@@ -116,6 +124,28 @@ SELECT found.adrelid::pg_catalog.int8, found.attname,
 FROM pinned CROSS JOIN found WHERE pinned.lock_timeout IS NOT NULL
 """
 
+_KEYS: Final = """
+SELECT i.indrelid::pg_catalog.int8, a.attname,
+       pg_catalog.array_position(i.indkey::pg_catalog.int2[], a.attnum)
+FROM pg_catalog.pg_index i
+JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) i.indrelid
+WHERE i.indisprimary AND i.indrelid OPERATOR(pg_catalog.=) ANY(%s::pg_catalog.oid[])
+  AND pg_catalog.array_position(i.indkey::pg_catalog.int2[], a.attnum)
+      OPERATOR(pg_catalog.<) i.indnkeyatts
+"""
+
+_NAMES: Final = """
+SELECT n.nspname, c.relname FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+WHERE c.oid OPERATOR(pg_catalog.=) ANY(%s::pg_catalog.oid[])
+"""
+
+# Not the flushed end: with synchronous_commit off, a commit is seen before it is flushed.
+_NOW: Final = """
+SELECT (CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
+             ELSE pg_catalog.pg_current_wal_insert_lsn() END)::pg_catalog.text
+"""
+
 _USER_TYPES: Final = """
 SELECT t.oid::pg_catalog.int8, t.typbasetype::pg_catalog.int8,
        CASE WHEN t.typoutput OPERATOR(pg_catalog.=) 'pg_catalog.array_out'::pg_catalog.regproc
@@ -151,10 +181,14 @@ _shared_column = lru_cache(maxsize=16_384)(Column)
 
 @dataclass(frozen=True, slots=True)
 class CatalogTable:
-    """A table as the catalog has it now; `primary_key` in the key's own order."""
+    """A table as the catalog has it now; `primary_key` in the key's own order.
+
+    `seen_lsn` is an end of the log when this was seen: it holds for what commits from there on.
+    """
 
     columns: Mapping[str, CatalogColumn]
     primary_key: tuple[str, ...]
+    seen_lsn: Lsn = NO_LSN
 
     def fits(self, message: RelationMessage) -> bool:
         """Whether all columns that the stream names are there with their types, among others."""
@@ -210,12 +244,13 @@ class Catalog:
         """Read these tables anew; those that are gone are forgotten."""
         wanted = list(oids)
         found = await session.rows(_COLUMNS, wanted, doing="reading the tables' columns")
+        seen_lsn = await _now(session)
         grouped: dict[int, list[Row]] = {}
         for oid, *column in found:
             grouped.setdefault(oid, []).append(tuple(column))
         for oid in wanted:
             self._tables.pop(oid, None)
-        self._tables.update({oid: _table(columns) for oid, columns in grouped.items()})
+        self._tables.update({oid: _table(columns, seen_lsn) for oid, columns in grouped.items()})
         used = {c.type_oid for oid in grouped for c in self._tables[oid].columns.values()}
         await self._read_types(session, used)
         await self.read_defaults(session, grouped)
@@ -253,55 +288,75 @@ class Catalog:
             self._type_names[oid, modifier] = name
         await self._read_types(session, set(oids))
 
+    async def names(self, session: Session, oids: Iterable[int]) -> list[TableName]:
+        """The names of the tables that are there now."""
+        found = await session.rows(_NAMES, list(oids), doing="reading the tables' names")
+        return [TableName(*row) for row in found]
+
     def describe(self, message: RelationMessage, configuration: RecordConfiguration) -> Relation:
         """The relation as streamed, with what the catalog adds where the two still agree."""
-        table = self._tables.get(message.oid) or CatalogTable({}, ())
-        name = TableName(message.schema, message.table)
-        defaults = self._defaults.get(message.oid, {})
-        columns = tuple(
-            self._column(
-                column,
-                table,
-                configuration,
-                # What a column that nobody may see defaults to is a value of it.
-                defaults.get(column.name) if configuration.is_included(name, column.name) else None,
-            )
-            for column in message.columns
-        )
-        names = {column.name for column in columns}
-        identity = tuple(column.name for column in columns if column.key)
-        has_key = table.primary_key and names.issuperset(table.primary_key)
+        columns = tuple(self._column(message, column, configuration) for column in message.columns)
+        key, is_key_guessed = _key(message, columns, self._tables.get(message.oid))
         return Relation(
-            table=name,
+            table=_name(message),
             oid=message.oid,
             replica_identity=message.replica_identity,
             columns=columns,
-            key=table.primary_key if has_key else identity,
+            key=key,
+            is_key_guessed=is_key_guessed,
         )
 
+    def key_known_from(self, oid: int) -> Lsn | None:
+        """From which commit on the key that `describe` gives is no guess; None: never."""
+        table = self._tables.get(oid)
+        return table.seen_lsn if table is not None else None
+
+    async def look_at_keys(self, session: Session, oids: Iterable[int]) -> set[int]:
+        """Look at these tables' primary keys again; those that have another one now.
+
+        Cancellation leaves what was known.
+        """
+        wanted = [oid for oid in oids if oid in self._tables]
+        found = await session.rows(_KEYS, wanted, doing="reading the primary keys")
+        seen_lsn = await _now(session)
+        keys: dict[int, list[tuple[int, str]]] = {}
+        for oid, name, place in found:
+            keys.setdefault(oid, []).append((place, name))
+        changed: set[int] = set()
+        for oid in wanted:
+            # The reader may have read it anew meanwhile.
+            table = self._tables.get(oid)
+            if table is None or table.seen_lsn > seen_lsn:
+                continue
+            key = _in_order(keys.get(oid, []))
+            if key != table.primary_key:
+                changed.add(oid)
+                self._tables[oid] = CatalogTable(table.columns, key, seen_lsn)
+        return changed
+
     def _column(
-        self,
-        streamed: RelationColumn,
-        table: CatalogTable,
-        configuration: RecordConfiguration,
-        default: str | None,
+        self, message: RelationMessage, streamed: RelationColumn, configuration: RecordConfiguration
     ) -> Column:
         kind = type_kind(streamed.type_oid, self._user_types)
         type_at = (streamed.type_oid, streamed.type_modifier)
-        known = table.columns.get(streamed.name)
+        table = self._tables.get(message.oid)
+        known = table.columns.get(streamed.name) if table is not None else None
         if known is not None and (known.type_oid, known.type_modifier) != type_at:
             known = None
-        fallback = self._type_names.get(type_at, f"oid {streamed.type_oid}")
+        is_included = configuration.is_included(_name(message), streamed.name)
+        # What a column defaults to is a value of it: one that is left out leaves that out too.
+        defaults = self._defaults.get(message.oid, {}) if known and is_included else {}
         return _shared_column(
             streamed.name,
-            known.type if known else fallback,
+            known.type if known else self._type_names.get(type_at, f"oid {streamed.type_oid}"),
             kind,
             streamed.is_key,
             json_type(kind, configuration.numeric, configuration.json),
             known.is_nullable if known else True,
-            default if known else None,
+            defaults.get(streamed.name),
             streamed.type_oid,
             streamed.type_modifier,
+            is_included,
         )
 
     async def _read_types(self, session: Session, oids: set[int]) -> None:
@@ -315,7 +370,7 @@ class Catalog:
             wanted = {oid for oid in next_oids if oid >= FIRST_USER_OID} - self._user_types.keys()
 
 
-def _table(columns: list[Row]) -> CatalogTable:
+def _table(columns: list[Row], seen_lsn: Lsn) -> CatalogTable:
     described: dict[str, CatalogColumn] = {}
     key: list[tuple[int, str]] = []
     for name, type_oid, modifier, type_text, is_nullable, key_place in columns:
@@ -324,7 +379,39 @@ def _table(columns: list[Row]) -> CatalogTable:
         )
         if key_place is not None:
             key.append((key_place, name))
-    return CatalogTable(described, tuple(name for _, name in sorted(key)))
+    return CatalogTable(described, _in_order(key), seen_lsn)
+
+
+def _name(message: RelationMessage) -> TableName:
+    return TableName(message.schema, message.table)
+
+
+def _in_order(key: list[tuple[int, str]]) -> tuple[str, ...]:
+    return tuple(name for _, name in sorted(key))
+
+
+async def _now(session: Session) -> Lsn:
+    """The end of the log, asked after what was seen: whatever was seen commits before it."""
+    [(text,)] = await session.rows(_NOW, doing="reading the end of the log")
+    return parse_lsn(text)
+
+
+def _key(
+    message: RelationMessage, columns: tuple[Column, ...], table: CatalogTable | None
+) -> tuple[tuple[str, ...], bool]:
+    """The relation's key, and whether it is a guess."""
+    names = tuple(column.name for column in columns)
+    if shows_key(message):
+        return tuple(column.name for column in columns if column.key), False
+    is_whole = message.replica_identity == _FULL
+    if table is None or not set(names).issuperset(table.primary_key):
+        return names if is_whole else (), True
+    return table.primary_key or (names if is_whole else ()), True
+
+
+def shows_key(message: RelationMessage) -> bool:
+    """Whether the stream itself says which columns are the table's key."""
+    return message.replica_identity != _FULL and any(column.is_key for column in message.columns)
 
 
 async def _published(session: Session, publication: str) -> list[int]:

@@ -11,6 +11,7 @@ from engine.errors import PositionLost
 from engine.interfaces import ChangeStream, SourceIdentity
 from engine.position import Lsn, parse_lsn
 from engine.schema import Decide
+from engine.sources.postgres.keeper import LOOK_SECONDS
 from engine.sources.postgres.preparation import prepare
 from engine.sources.postgres.session import Session, connect, place_of, translated
 from engine.sources.postgres.slot import GAP_HINT
@@ -23,7 +24,8 @@ class PostgresSource:
 
     `configuration` says what `prepare` makes a publication of and which publication `identify`
     names; a stream may run with another. `generation` begins its positions: it grows only where
-    LSNs stop being continuous.
+    LSNs stop being continuous. The catalog is looked at every `look_seconds` while a stream is
+    open; what stands against it is an alarm.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class PostgresSource:
         configuration: RecordConfiguration,
         generation: int = 1,
         wal_sender_timeout: float = WAL_SENDER_TIMEOUT_SECONDS,
+        look_seconds: float = LOOK_SECONDS,
         alarms: Alarms | None = None,
     ) -> None:
         # Without anybody to tell (a command that ends soon), alarms are only logged.
@@ -43,6 +46,7 @@ class PostgresSource:
         self._configuration = configuration
         self._generation = generation
         self._wal_sender_timeout = wal_sender_timeout
+        self._look_seconds = look_seconds
 
     async def identify(self) -> SourceIdentity:
         """See Source. Cancellation leaves nothing behind."""
@@ -111,6 +115,7 @@ class PostgresSource:
             decide=decide,
             single_rows=single_rows,
             wal_sender_timeout=self._wal_sender_timeout,
+            look_seconds=self._look_seconds,
             alarms=self._alarms,
         )
 

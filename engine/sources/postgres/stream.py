@@ -38,6 +38,7 @@ from engine.position import NO_LSN, Lsn, format_lsn, parse_lsn
 from engine.schema import Decide, TableName
 from engine.sources.postgres.assembler import Assembler, Drained
 from engine.sources.postgres.catalog import Catalog
+from engine.sources.postgres.keeper import LOOK_SECONDS, CatalogKeeper
 from engine.sources.postgres.libpq import frames_of
 from engine.sources.postgres.pgoutput import (
     HEADER_SIZE,
@@ -150,10 +151,12 @@ class PostgresStream:
         assembler: Assembler,
         slot: str,
         *,
+        keeper: CatalogKeeper,
         wal_sender_timeout: float,
         alarms: Alarms,
     ) -> None:
         self._alarms = alarms
+        self._keeper = keeper
         self._pgconn = connection.pgconn
         self._frames = frames_of(connection.pgconn)
         self._session = session
@@ -270,6 +273,8 @@ class PostgresStream:
         if self._failure is not None:
             raise self._failure
         self._heard_at = self._loop.time()
+        if self._assembler.take_key_doubt():
+            self._keeper.hurry.set()
         if self._assembler.take_reply_wish():
             self._is_reply_wanted = True
             self._feedback_due.set()
@@ -542,6 +547,7 @@ async def open_stream(
     single_rows: bool,
     wal_sender_timeout: float = WAL_SENDER_TIMEOUT_SECONDS,
     alarms: Alarms,
+    look_seconds: float = LOOK_SECONDS,
 ) -> AsyncIterator[PostgresStream]:
     """Hold the slot and stream from `start`; see `Source.stream`.
 
@@ -566,16 +572,18 @@ async def open_stream(
                 catalog=catalog,
                 single_rows=single_rows,
             )
+            keeper = CatalogKeeper(session, catalog, assembler, alarms, look_seconds=look_seconds)
             stream = PostgresStream(
                 connection,
                 session,
                 catalog,
                 assembler,
                 slot,
+                keeper=keeper,
                 wal_sender_timeout=wal_sender_timeout,
                 alarms=alarms,
             )
-            async with _feedback(stream):
+            async with _beside(stream, keeper):
                 await catalog.read_publication(session, configuration.publication)
                 yield stream
     finally:
@@ -583,17 +591,21 @@ async def open_stream(
 
 
 @asynccontextmanager
-async def _feedback(stream: PostgresStream) -> AsyncIterator[None]:
-    """Run the stream's feedback beside the body; afterwards send the last acknowledgement."""
+async def _beside(stream: PostgresStream, keeper: CatalogKeeper) -> AsyncIterator[None]:
+    """Run feedback and looks beside the body; afterwards send the last acknowledgement."""
     failure: Exception | None = None
     async with asyncio.TaskGroup() as group:
-        feedback = group.create_task(stream.give_feedback())
+        tasks = [
+            group.create_task(stream.give_feedback()),
+            group.create_task(keeper.run()),
+        ]
         try:
             yield
         except Exception as error:  # noqa: BLE001 - raised below, bare: it is not the group's
             failure = error
         finally:
-            feedback.cancel()
+            for task in tasks:
+                task.cancel()
     if not isinstance(failure, SourceError):
         await stream.take_leave()
     if failure is not None:
