@@ -375,7 +375,7 @@ async def test_before_holds_what_the_replica_identity_gives(any_database: Databa
     assert [record["before"] for record in indexed] == [None, None, {"code": "a"}]
     assert afters(bare) == [{"id": 2}]
     assert whole[0]["metadata"]["key"] == ["id", "v"]
-    assert indexed[0]["metadata"]["key"] == ["id"]
+    assert indexed[0]["metadata"]["key"] == ["code"]
     assert bare[0]["metadata"]["key"] == []
 
 
