@@ -22,5 +22,6 @@ EXPOSE 9464
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=15s --timeout=5s --start-period=30s --retries=3 \
     CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:9464/livez', timeout=3)"]
-ENTRYPOINT ["tailrace"]
+# The kernel drops signals that process 1 has no handler for yet. Blocked ones wait for it.
+ENTRYPOINT ["env", "--block-signal=TERM,INT,HUP", "tailrace"]
 CMD ["run"]

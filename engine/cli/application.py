@@ -8,6 +8,7 @@ Exit codes: 0 ok, 1 problems found, 2 usage, 69 not reachable, 70 position lost 
 75 superseded or told to end at once, 78 configuration, 130 interrupted.
 """
 
+import contextlib
 import os
 import sys
 from difflib import get_close_matches
@@ -15,7 +16,7 @@ from difflib import get_close_matches
 from cyclopts import App, CycloptsError, UnknownCommandError
 
 from engine import __version__
-from engine.cli.output import complain, complain_about, complain_internal
+from engine.cli.output import complain, complain_about, complain_internal, flush
 from engine.errors import TailraceError
 
 COMMANDS = ("run", "check", "verify", "demo", "config", "config show", "config schema")
@@ -67,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command line; the answer is the process's exit code."""
     try:
         answer = make_application()(sys.argv[1:] if arguments is None else arguments)
-        sys.stdout.flush()
+        flush()
     except CycloptsError as error:
         complain(*_usage_text(error))
         return EXIT_USAGE
@@ -88,7 +89,8 @@ def _told(error: BaseException) -> int:
     from engine.logs import is_debug, trace_text  # noqa: PLC0415 - 150 ms that only errors need
 
     if is_debug() or os.environ.get("TAILRACE_LOG__LEVEL", "").lower() == "debug":
-        sys.stderr.write(trace_text(error) + "\n")
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(trace_text(error) + "\n")
     found = _ours(error)
     if found is None:
         complain_internal(error)

@@ -1,45 +1,79 @@
 """What a command prints: results on stdout, everything else on stderr.
 
 Invariant: with `--json`, stdout gets exactly one JSON object and a line end. An error is told as
-what happened, then what to do; tracebacks are for the debug level.
+what happened, then what to do; tracebacks are for the debug level. Nothing that a name could hold
+acts on the terminal or begins a line.
 """
 
+import contextlib
+import os
 import sys
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from engine import __version__
+from engine.errors import ConfigurationError, TailraceError
+from engine.printable import printable
 
-if TYPE_CHECKING:
-    from engine.errors import TailraceError
+
+class ResultUnwritten(TailraceError):
+    """Stdout takes no more: a full disk, most of the time."""
 
 
 def say(text: str = "") -> None:
-    """One line, or several, of a result for a human."""
-    sys.stdout.write(text + "\n")
+    """One line, or several, of a result for a human. Names in it are `printable` already."""
+    _write(printable(text, keep="\n") + "\n")
 
 
 def say_json(result: object) -> None:
     """The one JSON object of a command that was asked for it."""
-    sys.stdout.write(msgspec.json.encode(result).decode() + "\n")
+    _write(msgspec.json.encode(result).decode() + "\n")
 
 
 def say_next(step: str) -> None:
     """The last line of a command for a human: what one would do now."""
-    sys.stdout.write(f"\nnext: {step}\n")
+    _write(f"\nnext: {printable(step)}\n")
 
 
-def complain(text: str, hint: str = "") -> None:
-    """What went wrong, and what to do about it."""
-    sys.stderr.write(f"error: {text}\n")
-    if hint:
-        sys.stderr.write(f"hint: {hint}\n")
+def flush() -> None:
+    """Hand what was said to the operating system."""
+    _write("")
 
 
-def complain_about(error: "TailraceError") -> None:
-    """An error of our own."""
-    complain(str(error), error.hint)
+def _write(text: str) -> None:
+    try:
+        sys.stdout.write(text)
+        if not text:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else type(error).__name__
+        raise ResultUnwritten(
+            f"the result could not be written to stdout: {reason}",
+            hint="Make room, or send it elsewhere, and run the same command again.",
+        ) from error
+
+
+def say_last(step: str) -> None:
+    """As `say_next`, at the end of work that is done: who does not listen does not undo it."""
+    with contextlib.suppress(OSError, ValueError, ResultUnwritten):
+        say_next(step)
+        sys.stdout.flush()
+
+
+def complain(text: str, hint: str = "", *, keep: str = "") -> None:
+    """What went wrong, and what to do about it. Where nobody listens, the exit code still says."""
+    lines = [f"error: {printable(text, keep=keep)}\n"]
+    lines += [f"hint: {printable(hint, keep=keep)}\n"] * bool(hint)
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write("".join(lines))
+        sys.stderr.flush()
+
+
+def complain_about(error: TailraceError) -> None:
+    """An error of our own. A configuration's may be several lines, whose parts are JSON texts."""
+    complain(str(error), error.hint, keep="\n" if isinstance(error, ConfigurationError) else "")
 
 
 def complain_internal(error: BaseException) -> None:

@@ -1,16 +1,17 @@
 """The engine's process: its event loop, its signals, its garbage collector, its end.
 
-Strategy: the first SIGTERM or SIGINT asks for the drain; a second one, or the drain limit, ends
-the process at once, whatever it is doing. That is safe by the protocol: what the journal does not
-say is done again.
+Strategy: the first SIGTERM, SIGINT or SIGHUP asks for the drain; a second one, or the drain limit,
+ends the process at once, whatever it is doing. That is safe by the protocol: what the journal does
+not say is done again. When the engine has ended, its exit code is decided: a signal that comes
+later changes it only if one more follows.
 """
 
 import asyncio
+import contextlib
 import ctypes
 import gc
 import os
 import signal
-import sys
 from collections.abc import Callable, Coroutine
 from typing import Final, Never, Protocol
 
@@ -23,7 +24,7 @@ from engine.errors import StopLimit
 from engine.status import StatusProvider
 from engine.stop import StopSignal
 
-STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 DRAIN_GRACE_SECONDS = 1.0
 """The engine keeps its drain limit itself and says what was left; this is for one that cannot."""
@@ -63,18 +64,31 @@ def run_engine(
     """Run the engine to its end; the answer is the exit code. Raises what the engine raised."""
     logs.configure(configuration.log)
     _keep_memory()
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_supervised(configuration, engine, until_caught_up=until_caught_up))
+    taken = _taken_signals()
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_supervised(configuration, engine, taken, until_caught_up=until_caught_up))
+    finally:
+        _Late.install(taken)
     return 0
 
 
+def _taken_signals() -> tuple[signal.Signals, ...]:
+    """Those that stop the engine: `nohup` and its like have some ignored, and they stay so."""
+    return tuple(n for n in STOP_SIGNALS if signal.getsignal(n) is not signal.SIG_IGN)
+
+
 async def _supervised(
-    configuration: Configuration, engine: Engine, *, until_caught_up: bool
+    configuration: Configuration,
+    engine: Engine,
+    taken: tuple[signal.Signals, ...],
+    *,
+    until_caught_up: bool,
 ) -> None:
     loop = asyncio.get_running_loop()
     stop = StopSignal()
     ending = _Ending(loop, stop, configuration.engine.drain_seconds)
-    for number in STOP_SIGNALS:
+    for number in taken:
         loop.add_signal_handler(number, ending.on_signal, number)
     try:
         await engine(
@@ -82,6 +96,32 @@ async def _supervised(
         )
     finally:
         ending.cancel()
+        # While the loop closes, nobody would handle them.
+        signal.pthread_sigmask(signal.SIG_BLOCK, taken)
+    if until_caught_up and stop.requested.is_set():
+        raise StopLimit(
+            f"{stop.reason} came before everything was published that was committed at the start",
+            hint="What is published stays so. The same command goes on from there.",
+        )
+
+
+class _Late:
+    """Signals after the engine's end. The first is too late; one more is impatience."""
+
+    _count = 0
+
+    @classmethod
+    def install(cls, taken: tuple[signal.Signals, ...]) -> None:
+        for number in taken:
+            signal.signal(number, cls._on_signal)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, taken)
+
+    @classmethod
+    def _on_signal(cls, number: int, frame: object) -> None:
+        del number, frame
+        cls._count += 1
+        if cls._count > 1:
+            os._exit(StopLimit.exit_code)
 
 
 class _Ending:
@@ -114,8 +154,8 @@ class _Ending:
 def end_at_once(text: str) -> Never:
     """End the process without unwinding: nothing that hangs can hold it."""
     complain(text, "nothing is lost: the next start makes again what was not published")
-    logs.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError, ValueError):
+        logs.flush()
     os._exit(StopLimit.exit_code)
 
 
