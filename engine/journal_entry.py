@@ -17,6 +17,7 @@ import msgspec
 from isal import igzip
 
 from engine.batch import Operations
+from engine.commit_time import within_reason
 from engine.envelope import RecordConfiguration
 from engine.errors import JournalError, NewerFormat
 from engine.interfaces import SourceIdentity
@@ -198,6 +199,11 @@ class JournalState(msgspec.Struct):
     def durable_lsn(self) -> Lsn:
         """E: everything that commits before it is durable; 0 before the first `open`."""
         return self.durable.position if self.durable is not None else Lsn(0)
+
+    def within_reason(self, time_us: int, now_us: int) -> int:
+        """The time of a commit that is not durable yet, bounded; both in Unix microseconds."""
+        durable_us = time_us_of(self.durable.commit_time) if self.durable is not None else time_us
+        return within_reason(time_us, now_us=now_us, durable_us=durable_us)
 
     @property
     def durable_seq(self) -> int:

@@ -96,7 +96,9 @@ class Planner:
 
     def _planned(self, chunk: SealedChunk, frontier: Frontier) -> Planned:
         self._refuse_disorder(chunk, frontier)
-        hour = key_hour(chunk.first_commit_us, self._clock(), frontier.hour)
+        now_us = self._clock()
+        first_us = self._state.within_reason(chunk.first_commit_us, now_us)
+        hour = key_hour(first_us, now_us, frontier.hour)
         return Planned(
             table=str(chunk.table),
             key=self._layout.object_key(
@@ -155,9 +157,8 @@ class Planner:
         if boundary is None or boundary.lsn <= self._state.durable_lsn:
             return None
         last_seq = self._state.seq if oldest_pending_seq is None else oldest_pending_seq - 1
-        return Durable(
-            lsn=format_lsn(boundary.lsn), commit_time=time_text(boundary.commit_us), seq=last_seq
-        )
+        commit_us = self._state.within_reason(boundary.commit_us, self._clock())
+        return Durable(lsn=format_lsn(boundary.lsn), commit_time=time_text(commit_us), seq=last_seq)
 
 
 class Draft:

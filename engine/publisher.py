@@ -144,12 +144,13 @@ class Publisher:
             await self._make_visible(publication)
         finally:
             self._count_in_flight(-1)
+        now_us = self._clock()
         self._observer.published(
             publication.planned.table,
             loop.time() - began,
             len(publication.body),
-            publication.newest_commit_us,
-            self._clock(),
+            self._journal.state.within_reason(publication.newest_commit_us, now_us),
+            now_us,
         )
 
     def _count_in_flight(self, change: int) -> None:

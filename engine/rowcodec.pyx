@@ -215,9 +215,10 @@ cdef enum:
     BUFFER_MIN = 4096
     COUNTER_MAX = 0xFFFFFF
 
-# 0001-01-01 and 10000-01-01 in Unix microseconds.
-cdef int64_t TIME_MIN = -62135596800000000
-cdef int64_t TIME_END = 253402300800000000
+cdef int64_t DAY_US = 86400000000
+# From 0000-03-01, where the count of civil days begins, to 1970-01-01.
+cdef int64_t DAYS_BEFORE_UNIX = 719468
+cdef int64_t DAYS_OF_ERA = 146097      # 400 years
 
 cdef const uint8_t* HEX_DIGITS = b"0123456789ABCDEF"
 cdef const uint8_t* HEX_LOWER = b"0123456789abcdef"
@@ -321,26 +322,34 @@ cdef inline uint8_t* put_lsn(uint8_t* out, uint64_t lsn) noexcept nogil:
     return put_hex(out + 1, <uint32_t>lsn)
 
 
+cdef int64_t floored(int64_t value, int64_t divisor) noexcept nogil:
+    # C divides towards zero.
+    cdef int64_t quotient = value / divisor
+    return quotient - 1 if value % divisor < 0 else quotient
+
+
 cdef uint8_t* put_iso_time(uint8_t* out, int64_t time_us) noexcept nogil:
-    # Days to a civil date: Howard Hinnant's `civil_from_days`, for years 1 to 9999.
-    cdef int64_t shifted = time_us - TIME_MIN
-    cdef uint64_t day = <uint64_t>(shifted / 86400000000LL)
-    cdef uint64_t rest = <uint64_t>(shifted % 86400000000LL)
-    cdef uint64_t days = day + 306      # since 0000-03-01
-    cdef uint64_t era = days / 146097
-    cdef uint64_t of_era = days % 146097
+    # Days to a civil date: Howard Hinnant's `civil_from_days`. A replication origin may set any
+    # time: years before the first are written as PostgreSQL does, with BC.
+    cdef int64_t unix_day = floored(time_us, DAY_US)
+    # As unsigned: the first day of 64 bits begins before the first microsecond of them.
+    cdef uint64_t rest = <uint64_t>time_us - <uint64_t>unix_day * <uint64_t>DAY_US
+    cdef int64_t days = unix_day + DAYS_BEFORE_UNIX
+    cdef int64_t era = floored(days, DAYS_OF_ERA)
+    cdef uint64_t of_era = <uint64_t>(days - era * DAYS_OF_ERA)
     cdef uint64_t year_of_era = (
         of_era - of_era / 1460 + of_era / 36524 - of_era / 146096) / 365
     cdef uint64_t of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100)
     cdef uint64_t month = (5 * of_year + 2) / 153
-    cdef uint64_t year = year_of_era + era * 400
+    cdef int64_t year = <int64_t>year_of_era + era * 400
     cdef uint64_t day_of_month = of_year - (153 * month + 2) / 5 + 1
     if month < 10:
         month += 3
     else:
         month -= 9
         year += 1
-    out = put_padded(out, year, 4)
+    cdef uint64_t shown = <uint64_t>(year if year > 0 else 1 - year)
+    out = put_padded(out, shown, 4) if shown < 10000 else put_decimal(out, shown)
     out[0] = c'-'
     out = put_padded(out + 1, month, 2)
     out[0] = c'-'
@@ -354,7 +363,7 @@ cdef uint8_t* put_iso_time(uint8_t* out, int64_t time_us) noexcept nogil:
     out[0] = c'.'
     out = put_padded(out + 1, rest % 1000000, 6)
     out[0] = c'Z'
-    return out + 1
+    return put_bytes(out + 1, b" BC", 3) if year <= 0 else out + 1
 
 
 cdef bint is_utf8(const uint8_t* p, const uint8_t* end) noexcept nogil:
@@ -1622,18 +1631,12 @@ cdef class RowCodec:
 
     def begin(self, uint64_t commit_lsn, int64_t commit_time_us, uint64_t xid):
         """Start a transaction: what follows is all of its changes, from the first one."""
-        if not TIME_MIN <= commit_time_us < TIME_END:
-            raise ValueError(f"commit time {commit_time_us} is not in the years 1 to 9999")
         self.begin_at(commit_lsn, commit_time_us, xid)
 
     cdef void begin_at(self, uint64_t commit_lsn, int64_t commit_time_us, uint64_t xid) noexcept:
-        # `commit_time_us` is in the years 1 to 9999.
         cdef Transaction* to = &self.transaction
-        cdef int64_t time_ms = commit_time_us // 1000
+        cdef int64_t time_ms = floored(commit_time_us, 1000)
         cdef uint8_t* out
-        if commit_time_us < 0 and commit_time_us % 1000:
-            # C divides towards zero.
-            time_ms -= 1
         to.serial += 1
         to.commit_lsn = commit_lsn
         to.time_us = commit_time_us

@@ -311,8 +311,9 @@ class Streaming:
             metrics = self._world.metrics
             metrics.slot(max(0, slot.flush_lsn - slot.restart_lsn), slot.safe_bytes)
             if newest is not None:
-                seconds = (self._world.clock() - newest.commit_us) / 1e6
-                metrics.source_lag(max(0.0, seconds), max(0, slot.flush_lsn - newest.lsn))
+                now_us = self._world.clock()
+                read_us = self._world.journal.state.within_reason(newest.commit_us, now_us)
+                metrics.source_lag((now_us - read_us) / 1e6, max(0, slot.flush_lsn - newest.lsn))
                 if self._world.slot.is_failing and newest.lsn >= slot.flush_lsn:
                     self._world.slot.caught_up()
                     self._enter_streaming()

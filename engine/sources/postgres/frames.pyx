@@ -50,10 +50,9 @@ cdef enum:
     COMMIT_SIZE = 51       # header, `C`, flags, commit_lsn, end_lsn, time
     KEEPALIVE_SIZE = 18    # `k`, WAL end, time, whether a reply is wanted
 
-# PostgreSQL's clock starts in 2000. Times outside of the years 1 to 9999 have no place in a record.
+# PostgreSQL's clock starts in 2000.
 cdef int64_t EPOCH_US = 946684800000000
-cdef int64_t TIME_MIN = -62135596800000000
-cdef int64_t TIME_END = 253402300800000000
+cdef int64_t TIME_MAX = 9223372036854775807
 cdef int64_t HOUR_US = 3600000000
 
 ctypedef int (*GetCopyData)(void* connection, char** buffer, int is_async) noexcept
@@ -239,8 +238,11 @@ cdef class FrameReader:
     cdef bint begin(self, const uint8_t* frame) except -1:
         # False: rows of another hour have to be taken before; the frame is kept.
         cdef uint64_t commit_lsn = tr_be64(frame + 26)
-        cdef int64_t commit_us = time_of(frame + 34, "a Begin")
-        cdef int64_t hour = (commit_us - TIME_MIN) / HOUR_US
+        cdef int64_t commit_us = time_of(frame + 34)
+        cdef int64_t hour = commit_us / HOUR_US
+        if commit_us % HOUR_US < 0:
+            # C divides towards zero.
+            hour -= 1
         if hour != self.hour:
             if self.codec.buffered_size:
                 self.begin_kept = PyBytes_FromStringAndSize(<const char*>frame, BEGIN_SIZE)
@@ -251,7 +253,7 @@ cdef class FrameReader:
         return True
 
     cdef int commit(self, const uint8_t* frame) except -1:
-        self.reach(tr_be64(frame + 35), time_of(frame + 43, "a Commit"), False)
+        self.reach(tr_be64(frame + 35), time_of(frame + 43), False)
         self.open_commit_lsn = 0
         return 0
 
@@ -262,7 +264,7 @@ cdef class FrameReader:
         # A keepalive says what was sent. It never passes a commit that is still to come; should it
         # do so in the middle of a transaction, that transaction's end is the boundary.
         if not 0 < self.open_commit_lsn < end_lsn:
-            self.reach(end_lsn, time_of(frame + 9, "a keepalive"), True)
+            self.reach(end_lsn, time_of(frame + 9), True)
         return 0
 
     cdef void reach(self, uint64_t lsn, int64_t time_us, bint is_keepalive) noexcept:
@@ -274,9 +276,8 @@ cdef class FrameReader:
             self.is_keepalive = is_keepalive
 
 
-cdef int64_t time_of(const uint8_t* at, str what) except? -1:
-    # Unix microseconds. A wrong one would put rows into a folder that nobody looks into.
+cdef int64_t time_of(const uint8_t* at) noexcept:
+    # Unix microseconds. A replication origin may set any time, infinity too: it is passed on as it
+    # is, as near as 64 bits of Unix microseconds come to it.
     cdef int64_t time_us = <int64_t>tr_be64(at)
-    if not TIME_MIN - EPOCH_US <= time_us < TIME_END - EPOCH_US:
-        raise DecodeError(f"{what} with an impossible time: {time_us} us from 2000 on")
-    return time_us + EPOCH_US
+    return time_us + EPOCH_US if time_us <= TIME_MAX - EPOCH_US else TIME_MAX
