@@ -185,8 +185,10 @@ def connect_failure(error: psycopg.Error, place: str) -> SourceError:
         )
     for sign, hint in _PASSING:
         if sign in text and "FATAL" in text:
-            return SourceUnavailable(
-                f"PostgreSQL at {place} has no room for the connection: {text}", hint=hint
+            return SourceFailed(
+                f"PostgreSQL at {place} has no room for the connection: {text}",
+                code="53300",
+                hint=hint,
             )
     return SourceUnavailable(
         f"no connection to PostgreSQL at {place}: {text}",

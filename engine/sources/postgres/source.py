@@ -14,6 +14,7 @@ from engine.schema import Decide
 from engine.sources.postgres.keeper import LOOK_SECONDS
 from engine.sources.postgres.preparation import prepare
 from engine.sources.postgres.session import Session, connect, place_of, translated
+from engine.sources.postgres.silence import SILENCE_SECONDS
 from engine.sources.postgres.slot import GAP_HINT
 from engine.sources.postgres.stream import WAL_SENDER_TIMEOUT_SECONDS, open_stream
 from engine.sources.postgres.synchronous import commits_warning
@@ -37,8 +38,10 @@ class PostgresSource:
         generation: int = 1,
         wal_sender_timeout: float = WAL_SENDER_TIMEOUT_SECONDS,
         look_seconds: float = LOOK_SECONDS,
+        silence_seconds: float = SILENCE_SECONDS,
         alarms: Alarms | None = None,
     ) -> None:
+        self._silence_seconds = silence_seconds
         # Without anybody to tell (a command that ends soon), alarms are only logged.
         self._alarms = alarms or Alarms(_wall_clock)
         self._dsn = dsn
@@ -117,6 +120,7 @@ class PostgresSource:
             wal_sender_timeout=self._wal_sender_timeout,
             look_seconds=self._look_seconds,
             alarms=self._alarms,
+            silence_seconds=self._silence_seconds,
         )
 
     async def _identify_system(self) -> tuple[str, int, str]:

@@ -26,16 +26,24 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 import psycopg
+import structlog
 from psycopg import sql
 from psycopg.errors import Diagnostic, error_from_result
 
 from engine.alarms import Alarms
 from engine.batch import Intake
 from engine.envelope import RecordConfiguration
-from engine.errors import PositionLost, SourceError, SourceUnavailable
+from engine.errors import (
+    PositionLost,
+    SourceError,
+    SourceFailed,
+    SourceRefused,
+    SourceUnavailable,
+)
 from engine.interfaces import SlotState
 from engine.position import NO_LSN, Lsn, format_lsn, parse_lsn
 from engine.schema import Decide, TableName
+from engine.sources.postgres import silence
 from engine.sources.postgres.assembler import Assembler, Drained
 from engine.sources.postgres.catalog import Catalog
 from engine.sources.postgres.keeper import LOOK_SECONDS, CatalogKeeper
@@ -47,6 +55,7 @@ from engine.sources.postgres.pgoutput import (
     encode_status,
 )
 from engine.sources.postgres.session import Connection, Session, beside, connect, quoted, translated
+from engine.sources.postgres.silence import Doing
 from engine.sources.postgres.slot import (
     publication_lost,
     refuse_unready,
@@ -66,11 +75,6 @@ FEEDBACK_GAP_SECONDS: Final = 0.1
 write.
 """
 
-SILENCE_SECONDS_MAX: Final = 120.0
-"""Not one answer for so long: the connection is dead, whatever TCP believes. Longer than any pause
-of a walsender that reads a spilled transaction back.
-"""
-
 DRAIN_BYTES_MAX: Final = 512 * 1024
 """Frames handled in one turn of the loop: 2 to 4 ms at 280 bytes a frame."""
 
@@ -87,6 +91,9 @@ HELD_BATCHES_MIN: Final = 64
 HELD_BYTES_MAX: Final = 16 * 1024 * 1024
 """No more lines than this are held: they are outside of the memory budget."""
 
+_SILENCE_LOOKS: Final = 4
+"""Looks at the clock in the time after which a silence is asked about."""
+
 LEAVE_SECONDS_MAX: Final = 1.0
 
 _PROBE_SECONDS_MAX: Final = 2.0
@@ -95,6 +102,8 @@ _DISCARDED_FRAMES: Final = 1000
 
 _READ_SHORT_BYTES: Final = 4 * 1024
 """libpq asks the socket for 8 KiB and more at once; when less came, the socket is empty."""
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 class Pacing:
@@ -154,9 +163,11 @@ class PostgresStream:
         keeper: CatalogKeeper,
         wal_sender_timeout: float,
         alarms: Alarms,
+        silence_seconds: float,
     ) -> None:
         self._alarms = alarms
         self._keeper = keeper
+        self._silence_seconds = silence_seconds
         self._pgconn = connection.pgconn
         self._frames = frames_of(connection.pgconn)
         self._session = session
@@ -182,6 +193,7 @@ class PostgresStream:
         self._listening_since = self._loop.time()
         self._proved_alive_at = self._loop.time()
         self._failure: SourceError | None = None
+        self._idle_looks = 0
         self._is_received = False
         self._discarded_relation: bytes | None = None
         self._acknowledged = NO_LSN
@@ -346,7 +358,6 @@ class PostgresStream:
                 await self._feedback_moment()
                 self._pgconn.put_copy_data(self._status())
                 await self._flush()
-                self._watch_silence()
                 await self._watch_shutdown()
         except psycopg.Error as error:
             self._fail(translated(error, "sending a status update", self._session.place))
@@ -421,16 +432,66 @@ class PostgresStream:
             finally:
                 self._loop.remove_writer(self._fd)
 
-    def _watch_silence(self) -> None:
+    @property
+    def _silent_seconds(self) -> float:
+        """How long nothing came although somebody listened."""
+        now = self._loop.time()
         # While nobody reads there is nothing to be heard.
         if self._reading is None:
-            self._listening_since = self._loop.time()
-        silent_since = max(self._heard_at, self._listening_since)
-        if self._loop.time() - silent_since > SILENCE_SECONDS_MAX:
-            raise SourceUnavailable(
-                f"PostgreSQL has not said a word for {SILENCE_SECONDS_MAX:.0f} s",
-                hint="the connection is taken for dead and made anew",
-            )
+            self._listening_since = now
+        return now - max(self._heard_at, self._listening_since)
+
+    async def watch_silence(self) -> None:
+        """Look after a server that says nothing, until cancelled; see `silence`.
+
+        What goes wrong is raised by `receive`.
+        """
+        try:
+            while True:
+                await asyncio.sleep(self._silence_seconds / _SILENCE_LOOKS)
+                if self._silent_seconds <= self._silence_seconds:
+                    self._idle_looks = 0
+                    self._alarms.clear(silence.ALARM)
+                else:
+                    await self._ask_about_silence()
+        except SourceError as error:
+            self._fail(error)
+        finally:
+            self._alarms.clear(silence.ALARM)
+
+    async def _ask_about_silence(self) -> None:
+        try:
+            async with asyncio.timeout(silence.ANSWER_SECONDS_MAX):
+                look = await silence.look_at_walsender(self._session, self._slot, self.backend_pid)
+        except (SourceFailed, SourceRefused) as error:
+            # It answers: the server is there, and only its walsender knows how long it takes.
+            _log.debug("the silent walsender is not seen", error=str(error))
+            return
+        except (TimeoutError, SourceUnavailable) as error:
+            raise self._silent("and another session gets no answer either") from error
+        self._idle_looks = self._idle_looks + 1 if look.doing is Doing.IDLES else 0
+        if look.doing is Doing.GONE or self._idle_looks >= silence.IDLE_LOOKS:
+            raise self._silent(f"and its walsender {look.doing.value}")
+        if look.doing is Doing.WORKS:
+            self._alarm_silence(look.waits_for)
+
+    def _silent(self, clause: str) -> SourceUnavailable:
+        return SourceUnavailable(
+            f"PostgreSQL at {self._session.place} has said nothing for"
+            f" {self._silent_seconds:.0f} s, {clause}",
+            hint="the connection is taken for dead and made anew",
+        )
+
+    def _alarm_silence(self, waits_for: str) -> None:
+        waiting = f", waits for {waits_for}" if waits_for else ""
+        self._alarms.set(
+            silence.ALARM,
+            f"PostgreSQL has said nothing for {self._silent_seconds:.0f} s and works"
+            f" (walsender {self.backend_pid}{waiting})",
+            hint="nothing is lost: it reads something large that this pipeline does not get, such"
+            " as a rewritten table or one that is not published; pg_stat_activity shows the"
+            " process",
+        )
 
     async def _watch_shutdown(self) -> None:
         """Let a server stop that waits for us.
@@ -548,6 +609,7 @@ async def open_stream(
     wal_sender_timeout: float = WAL_SENDER_TIMEOUT_SECONDS,
     alarms: Alarms,
     look_seconds: float = LOOK_SECONDS,
+    silence_seconds: float = silence.SILENCE_SECONDS,
 ) -> AsyncIterator[PostgresStream]:
     """Hold the slot and stream from `start`; see `Source.stream`.
 
@@ -582,6 +644,7 @@ async def open_stream(
                 keeper=keeper,
                 wal_sender_timeout=wal_sender_timeout,
                 alarms=alarms,
+                silence_seconds=silence_seconds,
             )
             async with _beside(stream, keeper):
                 await catalog.read_publication(session, configuration.publication)
@@ -597,6 +660,7 @@ async def _beside(stream: PostgresStream, keeper: CatalogKeeper) -> AsyncIterato
     async with asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(stream.give_feedback()),
+            group.create_task(stream.watch_silence()),
             group.create_task(keeper.run()),
         ]
         try:

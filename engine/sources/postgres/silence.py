@@ -1,0 +1,68 @@
+"""A walsender that says nothing: it works, or it is gone.
+
+Strategy: silence alone is no evidence. PostgreSQL 15 says nothing for minutes while it skips a
+table that was rewritten, and every release while it decodes one expensive change; a stream that is
+cut then begins again and never arrives. So after a while another session is asked. The walsender
+that still holds our slot and is busy with something is at work: wait, and say so. One that waits
+for us, or for more log, would have answered us: its words do not arrive. Where that session gets
+no answer either, the server or the way to it is gone.
+
+Invariant: no stream is given up while the server says that it works for it.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from engine.sources.postgres.session import Session
+
+ALARM: Final = "source-silent"
+"""The alarm while the server works and says nothing."""
+
+SILENCE_SECONDS: Final = 30.0
+"""So long without a word, although asked for one every second, and another session is asked."""
+
+ANSWER_SECONDS_MAX: Final = 10.0
+"""So long for an answer of the other session: a busy server has other sessions' queries to do."""
+
+IDLE_LOOKS: Final = 2
+"""Looks in a row that find it idle: at the first one its answer may be on its way."""
+
+# Waiting for us or for more log; everything else, a lock too, is work that may take its time.
+_IDLE: Final = frozenset({"Activity", "Client"})
+
+_WALSENDER: Final = """
+SELECT s.active_pid, a.wait_event_type, a.wait_event
+FROM pg_catalog.pg_replication_slots AS s
+LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid OPERATOR(pg_catalog.=) s.active_pid
+WHERE s.slot_name OPERATOR(pg_catalog.=) %s::pg_catalog.name
+"""
+
+
+class Doing(Enum):
+    """What a silent walsender does."""
+
+    WORKS = "works"
+    IDLES = "waits for us or for more log"
+    GONE = "no longer holds the slot"
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What another session saw of the walsender; `waits_for` as pg_stat_activity names it."""
+
+    doing: Doing
+    waits_for: str
+
+
+async def look_at_walsender(session: Session, slot: str, pid: int) -> Look:
+    """What the walsender of that process does for the slot. Raises SourceError."""
+    found = await session.rows(_WALSENDER, slot, doing="looking at the silent walsender")
+    if not found or found[0][0] != pid:
+        return Look(Doing.GONE, "")
+    return judged_wait(*found[0][1:])
+
+
+def judged_wait(kind: str | None, event: str | None) -> Look:
+    """What a walsender's wait event says; None and None: it computes."""
+    return Look(Doing.IDLES if kind in _IDLE else Doing.WORKS, event or "")
