@@ -4,6 +4,11 @@ Strategy: the document follows from the journalled version, the one before it, a
 name, and from nothing else. So whoever writes it first (a publisher, a successor, a late packet of
 a dead engine) writes the same bytes, and `verify` can make them again.
 
+It describes records: columns that they do not hold are left out, and so are their changes, but for
+the fact that there was one. (The journal has their names and types, without which nobody could make
+an object again; it never has their defaults, which are values.) A key may name such a column:
+without it, it would be no key.
+
 Invariant: the same arguments give the same bytes. A rename cannot be proved from the stream (it
 carries no column numbers), so it shows as a column dropped and one added.
 """
@@ -28,6 +33,7 @@ ChangeKind = Literal[
     "columns_reordered",
     "key_changed",
     "replica_identity_changed",
+    "excluded_columns_changed",
     "record_configuration_changed",
 ]
 
@@ -38,7 +44,8 @@ _IDENTITY: Final = "replica_identity_changed"
 class ColumnDocument(msgspec.Struct, frozen=True):
     """One column. `key` says that it is in the replica identity.
 
-    `nullable` and `default` are advisory: only the catalog knows them.
+    `nullable` and `default` are advisory: only the catalog knows them. `default` is null where
+    there is none, and where it could not be read when the version began.
     """
 
     name: str
@@ -69,7 +76,8 @@ class SchemaDocument(msgspec.Struct, frozen=True, rename={"first": "from"}):
     """A whole schema.json.
 
     `first` (`from` in JSON) is null for a version that no streamed row takes.
-    `key` names the primary key's columns, else the replica identity's.
+    `key` names the columns of the replica identity; where that is the whole row or nothing, the
+    primary key's.
     """
 
     format: int
@@ -99,7 +107,7 @@ def schema_document(version: TableVersion, previous: TableVersion | None, databa
         oid=relation.oid,
         version=version.number,
         first=version.first,
-        columns=tuple(map(_column_document, relation.columns)),
+        columns=tuple(map(_column_document, _recorded(relation))),
         key=relation.key,
         replica_identity=relation.replica_identity,
         changes=tuple(_changes(previous, version)) if previous is not None else (),
@@ -147,18 +155,28 @@ def _changes(old: TableVersion, new: TableVersion) -> Iterator[Change]:
 
 
 def _column_changes(old: Relation, new: Relation) -> Iterator[Change]:
-    known = {column.name: column for column in old.columns}
-    present = {column.name: column for column in new.columns}
-    for column in old.columns:
+    known = {column.name: column for column in _recorded(old)}
+    present = {column.name: column for column in _recorded(new)}
+    for column in known.values():
         if column.name not in present:
             yield Change("column_dropped", column.name, column.type, None)
-    for column in new.columns:
+    for column in present.values():
         if column.name not in known:
             yield Change("column_added", column.name, None, column.type)
         else:
             yield from _changes_of(known[column.name], column)
     if [name for name in known if name in present] != [name for name in present if name in known]:
         yield Change("columns_reordered")
+    if _left_out(old) != _left_out(new):
+        yield Change("excluded_columns_changed")
+
+
+def _recorded(relation: Relation) -> tuple[Column, ...]:
+    return tuple(column for column in relation.columns if column.included)
+
+
+def _left_out(relation: Relation) -> tuple[tuple[object, ...], ...]:
+    return tuple((c.name, *_type(c)) for c in relation.columns if not c.included)
 
 
 def _changes_of(old: Column, new: Column) -> Iterator[Change]:

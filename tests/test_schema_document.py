@@ -225,3 +225,34 @@ def test_the_same_arguments_give_the_same_bytes_of_valid_json(old: Relation, new
 @given(relations)
 def test_nothing_changed_means_no_changes(relation: Relation) -> None:
     assert changes(relation, relation) == []
+
+
+def test_columns_that_are_left_out_are_not_described() -> None:
+    secret = Column("ssn", "text", "text", key=False, type_oid=25, included=False)
+    relation = msgspec.structs.replace(RELATION, columns=(ID, secret, NOTE))
+
+    document = json.loads(
+        schema_document(msgspec.structs.replace(VERSION, relation=relation), None, "shop")
+    )
+
+    assert [column["name"] for column in document["columns"]] == ["id", "note"]
+
+
+def test_a_change_of_columns_that_are_left_out_has_no_names() -> None:
+    secret = Column("ssn", "text", "text", key=False, type_oid=25, included=False)
+    before = msgspec.structs.replace(RELATION, columns=(ID, secret, NOTE))
+
+    assert changes(RELATION, before) == [{"kind": "excluded_columns_changed"}]
+
+
+def test_a_column_that_is_left_out_from_now_on_is_dropped_from_the_records() -> None:
+    left_out = msgspec.structs.replace(NOTE, included=False)
+
+    kinds = [
+        change["kind"]
+        for change in changes(
+            msgspec.structs.replace(RELATION, columns=(ID, left_out)), record="b" * 16
+        )
+    ]
+
+    assert kinds == ["column_dropped", "excluded_columns_changed", "record_configuration_changed"]

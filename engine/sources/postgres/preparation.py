@@ -191,7 +191,7 @@ async def prepare(
     slot = await read_slot(session, slot_name)
     if slot.exists or not is_first:
         _raise_if(slot.fault())
-    tables = await _read_captured(session, configuration)
+    tables = await _read_captured(session, configuration, is_first=is_first)
     publication = await _read_publication(session, server, configuration.publication)
     if publication is None:
         if not is_first:
@@ -208,12 +208,18 @@ async def _read_server(session: Session) -> Server:
     return Server(*row)
 
 
-async def _read_captured(session: Session, configuration: RecordConfiguration) -> list[Table]:
+async def _read_captured(
+    session: Session, configuration: RecordConfiguration, *, is_first: bool
+) -> list[Table]:
     found = await session.rows(_TABLES, doing="listing the tables")
     tables = [Table(TableName(schema, name), *rest) for schema, name, *rest in found]
     captured = [table for table in tables if configuration.captures(table.name)]
     if not captured:
         existing = _listed(table.name for table in tables) or "no tables at all"
+        if not is_first:
+            # All of them were dropped: the log still has their rows, and tables may come again.
+            _log.warning("no table is captured", reason=f"no name matches; there is: {existing}")
+            return []
         raise SourceRefused(
             f"no table matches source.tables = {list(configuration.tables)}; there is: {existing}",
             hint="name tables as schema.table, with * and ? as wildcards; unlogged, temporary and"
