@@ -131,6 +131,13 @@ class ObjectHead:
 
 
 @dataclass(frozen=True, slots=True)
+class ObjectTail(ObjectHead):
+    """The same, and the object's last bytes; None where they cannot be read: it is archived."""
+
+    last: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
 class ListedObject:
     """One line of a listing."""
 
@@ -168,6 +175,10 @@ class ObjectStore(Protocol):
 
     async def head(self, key: str) -> ObjectHead | None:
         """Size and metadata, or None where there is no such object."""
+        ...
+
+    async def tail(self, key: str, size_bytes: int) -> ObjectTail | None:
+        """What `head` tells and the last bytes, so many at most. None: no such object."""
         ...
 
     def list(self, prefix: str, *, after: str = "") -> AsyncIterator[ListedObject]:

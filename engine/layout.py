@@ -119,6 +119,7 @@ _SHAPES = tuple(
     for shape in (
         r"_tailrace/journal/\d{12,}\.json",
         r"_tailrace/state/\d{12,}\.json\.gz",
+        r"_tailrace/check/[^/]+",
         f"{_HIVE_VERSION}(?:schema\\.json|{_HIVE_DATE}{_OBJECT_NAME})",
         f"{_PLAIN_VERSION}(?:schema\\.json|{_PLAIN_DATE}{_OBJECT_NAME})",
     )
@@ -169,6 +170,12 @@ class TableLayout:
         """What the keys of all tables' objects begin with, but for names too long for a key."""
         name = "database=" if self.style == "hive" else ""
         return f"{below(self.prefix)}{name}{encoded(self.database)}/"
+
+    def table_folder(self, table: TableName) -> str:
+        """What the keys of all the table's objects begin with."""
+        return self._folder(table, 0).removesuffix(
+            "version=0000/" if self.style == "hive" else "0000/"
+        )
 
     def _folder(self, table: TableName, version: int) -> str:
         names = ("database=", "schema=", "table=", "version=")

@@ -160,7 +160,7 @@ class Publisher:
     async def _make_visible(self, publication: Publication) -> None:
         planned = publication.planned
         await self._ensure_schema(planned, publication.layout)
-        metadata = object_metadata(planned, self._journal.writer.id)
+        metadata = object_metadata(planned, self._journal.writer.id, len(publication.body))
         is_created = await self._patience.answered(
             lambda: self._store.create(
                 planned.key, publication.body, content_type=_RECORDS, metadata=metadata
@@ -212,12 +212,16 @@ class Publisher:
         self._observer.publish_error(error.code, retryable=error.retryable)
 
 
-def object_metadata(planned: Planned, writer_id: str) -> dict[str, str]:
+SIZE = "size-bytes"
+"""The compressed body's length. No plan states it: who redoes an object feeds other pieces."""
+
+
+def object_metadata(planned: Planned, writer_id: str, size_bytes: int) -> dict[str, str]:
     """What an object says of itself, as `x-amz-meta-` headers.
 
     Nothing is said by leaving the name out: an empty header does not survive every server.
     """
-    stated = {**stated_metadata(planned), "writer": writer_id}
+    stated = {**stated_metadata(planned), "writer": writer_id, SIZE: str(size_bytes)}
     return {name: value for name, value in stated.items() if value}
 
 

@@ -3,7 +3,8 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
-from engine.interfaces import ListedObject, ObjectHead
+from engine.errors import ObjectArchived
+from engine.interfaces import ListedObject, ObjectHead, ObjectTail
 
 Hook = Callable[[str], Awaitable[None]]
 
@@ -20,9 +21,13 @@ class StoredObject:
 
 @dataclass
 class MemoryStore:
-    """`before_list` and `before_head` run before such a request is answered."""
+    """`before_list` and `before_head` run before such a request is answered.
+
+    Bodies of `archived` keys cannot be read.
+    """
 
     objects: dict[str, StoredObject] = field(default_factory=dict)
+    archived: set[str] = field(default_factory=set)
     before_list: Hook = _nothing
     before_head: Hook = _nothing
 
@@ -41,6 +46,8 @@ class MemoryStore:
         return True
 
     async def get(self, key: str) -> bytes | None:
+        if key in self.archived:
+            raise ObjectArchived(f"get {key}: InvalidObjectState", code="InvalidObjectState")
         found = self.objects.get(key)
         return found.body if found is not None else None
 
@@ -48,6 +55,13 @@ class MemoryStore:
         await self.before_head(key)
         found = self.objects.get(key)
         return ObjectHead(len(found.body), dict(found.metadata)) if found is not None else None
+
+    async def tail(self, key: str, size_bytes: int) -> ObjectTail | None:
+        head = await self.head(key)
+        if head is None:
+            return None
+        last = None if key in self.archived else self.objects[key].body[-size_bytes:]
+        return ObjectTail(head.size, head.metadata, last)
 
     async def list(self, prefix: str, *, after: str = "") -> AsyncIterator[ListedObject]:
         await self.before_list(prefix)

@@ -207,7 +207,7 @@ class SmallBucket:
             planned.key,
             piece.body,
             content_type="application/x-ndjson",
-            metadata=object_metadata(planned, self.journal.writer.id),
+            metadata=object_metadata(planned, self.journal.writer.id, len(piece.body)),
         )
 
     def durable(self, seq: int | None = None) -> Durable:
@@ -300,8 +300,8 @@ def rewrite_plan(bucket: SmallBucket, index: int, **changes: object) -> None:
     rewrite_journal(bucket.store, edit, bucket.prefix)
     stored = bucket.store.objects.get(known.key)
     if stored is not None:
-        before = object_metadata(known, "")
-        after = object_metadata(msgspec.structs.replace(known, **changes), "")
+        before = object_metadata(known, "", 0)
+        after = object_metadata(msgspec.structs.replace(known, **changes), "", 0)
         stored.metadata.update({k: v for k, v in after.items() if before.get(k) != v})
 
 

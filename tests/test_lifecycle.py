@@ -36,10 +36,9 @@ PREFIX = "lake"
 class RuledStore(MemoryStore):
     """A bucket with rules of its own.
 
-    `archived` keys cannot be read, `unlisted` ones are left out of listings; reads take `seconds`.
+    `unlisted` keys are left out of listings; reads take `seconds`.
     """
 
-    archived: set[str] = field(default_factory=set)
     unlisted: set[str] = field(default_factory=set)
     seconds: float = 0.0
     reading: int = 0
@@ -62,8 +61,6 @@ class RuledStore(MemoryStore):
         return await super().create(key, body, content_type=content_type, metadata=metadata)
 
     async def get(self, key: str) -> bytes | None:
-        if key in self.archived:
-            raise ObjectArchived(f"get {key}: InvalidObjectState", code="InvalidObjectState")
         self.reading += 1
         self.reading_most = max(self.reading_most, self.reading)
         await asyncio.sleep(self.seconds)

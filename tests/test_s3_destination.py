@@ -38,6 +38,7 @@ from engine.errors import (
     DestinationUnavailable,
     ObjectArchived,
 )
+from engine.interfaces import ObjectTail
 from load_tests.fault_proxy import (
     CONFLICT,
     LOST_ANSWER,
@@ -214,6 +215,37 @@ async def test_a_listing_is_complete_and_in_order_over_pages(
 
 async def test_a_listing_of_nothing_is_empty(store: S3ObjectStore, prefix: str) -> None:
     assert [item async for item in store.list(f"{prefix}/nothing/")] == []
+
+
+async def test_the_end_of_an_object_comes_with_its_head_in_one_request(
+    proxied: S3ObjectStore, proxy: HttpFaultProxy, prefix: str
+) -> None:
+    await create(proxied, f"{prefix}/long", b"0123456789", rows="7")
+    await create(proxied, f"{prefix}/short", b"012")
+    await create(proxied, f"{prefix}/empty", b"")
+    before = len(proxy.requests)
+
+    long = await proxied.tail(f"{prefix}/long", 4)
+    asked = len(proxy.requests) - before
+    short, empty = (
+        await proxied.tail(f"{prefix}/short", 4),
+        await proxied.tail(f"{prefix}/empty", 4),
+    )
+
+    assert long == ObjectTail(10, {"rows": "7"}, b"6789")
+    assert asked == 1
+    assert short == ObjectTail(3, {}, b"012")
+    assert empty == ObjectTail(0, {}, b"")
+    assert await proxied.tail(f"{prefix}/none", 4) is None
+
+
+async def test_of_an_archived_object_the_head_is_told(
+    proxied: S3ObjectStore, proxy: HttpFaultProxy, prefix: str
+) -> None:
+    await create(proxied, f"{prefix}/k", b"0123456789", rows="7")
+    proxy.inject(Answer(403, "InvalidObjectState"), requests_to("GET"))
+
+    assert await proxied.tail(f"{prefix}/k", 4) == ObjectTail(10, {"rows": "7"}, None)
 
 
 async def test_folders_are_what_keys_have_up_to_the_next_slash(

@@ -8,9 +8,13 @@ import pytest
 
 from engine import app
 from engine.cli.application import main
+from engine.cli.verify import _say_tables
 from engine.config import DestinationConfiguration
 from engine.demo.servers import EmbeddedS3
 from engine.journal_entry import Gap
+from engine.layout import journal_key
+from engine.position import Position
+from engine.verify import TableVerdict, Verdict
 from memory_store import MemoryStore
 from small_bucket import ORDERS, SmallBucket, make_bucket
 
@@ -83,6 +87,7 @@ def test_a_bucket_that_is_right_ends_with_0_and_one_json_object(
         "pending": 2,
         "problems": [],
         "gaps": [],
+        "warnings": [],
     }
     assert code == 0
 
@@ -104,13 +109,59 @@ def test_a_human_reads_tables_and_the_next_step(
         "rows",
         "pending",
         "versions",
-        "first",
         "last",
+        "commit",
     ]
-    assert lines[2].split()[:5] == [str(ORDERS), "4", "13", "2", "1,2"]
+    assert lines[2].split()[:5] == [str(ORDERS), "4", "13", "2", "1-2"]
+    assert lines[2].split()[5] == "0/1E00"
+    assert max(map(len, lines[:3])) <= 80
     assert any(line.startswith("ok: 5 objects and 14 rows of 2 tables") for line in lines)
     assert lines[-1].startswith("next: tailrace verify --depth full")
     assert code == 0
+
+
+@pytest.mark.parametrize(("is_terminal", "width_max"), [(True, 80), (False, 200)])
+def test_a_table_of_long_names_fits_a_terminal_and_is_whole_in_a_pipe(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    is_terminal: bool,
+    width_max: int,
+) -> None:
+    name = '"' + "s" * 63 + '"."' + "t" * 63 + '"'
+    last = Position("0001.FFFFFFFF12345678.FFFFFFFF12345670.000000")
+    table = TableVerdict(name, 10**7, 10**12, 1000, last, last, (*range(1, 30), 40))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: is_terminal)
+    monkeypatch.setenv("COLUMNS", "80")
+
+    _say_tables(Verdict((table,), 1, "0/0", "", ()))
+
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width_max
+    assert (name in lines[1]) == (not is_terminal)
+    assert lines[1].endswith("1-29,40  FFFFFFFF/12345678")
+
+
+def test_expired_entries_are_a_warning_and_strict_ends_with_1(
+    small_bucket: SmallBucket,
+    target: DestinationConfiguration,
+    file: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for seq in range(3):
+        del small_bucket.store.objects[journal_key(small_bucket.prefix, seq)]
+    put(small_bucket.store, target)
+
+    code = main(["verify", "-c", file])
+    text = capsys.readouterr().out
+    strict_code = main(["verify", "-c", file, "--strict", "--json"])
+    found = json.loads(capsys.readouterr().out)
+
+    assert "WARNING  journal_expired" in text
+    assert "docs/lifecycle.md" in text
+    assert [warning["code"] for warning in found["warnings"]] == ["journal_expired"]
+    assert found["ok"] is True
+    assert (code, strict_code) == (0, 1)
 
 
 def test_problems_end_with_1_and_say_what_to_do(

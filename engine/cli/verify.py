@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import sys
 from typing import TYPE_CHECKING, Annotated, Literal, assert_never
 
@@ -13,6 +14,7 @@ from engine.cli.startup import lean_imports
 from engine.cli.verify_progress import LineProgress, SilentProgress, TerminalProgress
 from engine.config import DestinationConfiguration, LogConfiguration, load_destination
 from engine.plural import counted
+from engine.position import commit_lsn_of, format_lsn
 
 if TYPE_CHECKING:
     from engine.journal_entry import Gap
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 PROBLEMS_SHOWN_MAX = 50
 GAPS_SHOWN_MAX = 50
+TABLE_NAME_MIN = 12
 
 DepthOption = Annotated[
     Literal["light", "full"],
@@ -34,7 +37,7 @@ StrictOption = Annotated[
     Parameter(
         name="--strict",
         negative="",
-        help="end with 1 also where the journal states a gap that nothing has mended.",
+        help="end with 1 also for a warning, and where a gap is stated that nothing has mended.",
     ),
 ]
 
@@ -58,7 +61,7 @@ def verify(
         say_json(_as_json(verdict))
     else:
         _say(verdict, depth, "" if config is None else f" -c {config}")
-    is_good = verdict.is_ok and not (strict and verdict.unmended_gaps)
+    is_good = verdict.is_ok and not (strict and (verdict.unmended_gaps or verdict.warnings))
     return 0 if is_good else 1
 
 
@@ -95,32 +98,59 @@ def _say(verdict: "Verdict", depth: Literal["light", "full"], option: str) -> No
             say(f"… and {len(verdict.problems) - number} more: `tailrace verify --json` has all")
             break
         say(f"PROBLEM  {problem.code}  {problem.key}\n         {problem.text}")
-    _say_remedies(verdict.problems)
+    for warning in verdict.warnings:
+        say(f"WARNING  {warning.code}  {warning.key}\n         {warning.text}")
+    _say_remedies((*verdict.problems, *verdict.warnings))
     _say_gaps(verdict.unmended_gaps)
     say(_summary(verdict))
     say_next(_next_step(verdict, depth, option))
 
 
 def _say_tables(verdict: "Verdict") -> None:
-    rows = [("table", "objects", "rows", "pending", "versions", "first", "last")]
+    # Two positions of 45 characters do not fit a terminal; a commit compares with "durable up to".
+    rows = [("table", "objects", "rows", "pending", "versions", "last commit")]
     rows += [
         (
             table.table,
             str(table.objects),
             str(table.rows),
             str(table.pending),
-            ",".join(map(str, table.versions)) or "-",
-            table.first or "-",
-            table.last or "-",
+            _ranges(table.versions) or "-",
+            format_lsn(commit_lsn_of(table.last)) if table.last else "-",
         )
         for table in verdict.tables
     ]
     if len(rows) == 1:
         return
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    if sys.stdout.isatty():
+        # Piped, a name is whole, however long: it is searched for.
+        room = shutil.get_terminal_size().columns - sum(widths[1:]) - 2 * (len(widths) - 1)
+        widths[0] = min(widths[0], max(room, TABLE_NAME_MIN))
     for row in rows:
-        say("  ".join(map(str.ljust, row, widths)).rstrip())
+        name = _shortened(row[0], widths[0]).ljust(widths[0])
+        numbers = map(str.rjust, row[1:], widths[1:])
+        say("  ".join((name, *numbers)))
     say()
+
+
+def _shortened(name: str, width: int) -> str:
+    """The name, or its ends where it is too long."""
+    if len(name) <= width:
+        return name
+    head = (width - 1) // 2
+    return f"{name[:head]}…{name[head + 1 - width :]}"
+
+
+def _ranges(versions: tuple[int, ...]) -> str:
+    """Ascending numbers as text: `1-3,7`."""
+    spans: list[list[int]] = []
+    for version in versions:
+        if spans and version == spans[-1][1] + 1:
+            spans[-1][1] = version
+        else:
+            spans.append([version, version])
+    return ",".join(f"{low}-{high}" if low < high else str(low) for low, high in spans)
 
 
 def _say_remedies(problems: "tuple[Problem, ...]") -> None:
@@ -160,6 +190,8 @@ def _summary(verdict: "Verdict") -> str:
         counts += f"; {counted(verdict.pending, 'object')} pending"
     if count := len(verdict.unmended_gaps):
         counts += f"; {counted(count, 'gap')} not mended"
+    if count := len(verdict.warnings):
+        counts += f"; {counted(count, 'warning')}"
     if verdict.is_ok:
         return f"ok: {counts}"
     return f"{counted(len(verdict.problems), 'problem')}: {counts}"
@@ -189,6 +221,10 @@ def _as_json(verdict: "Verdict") -> dict[str, object]:
             for problem in verdict.problems
         ],
         "gaps": [_gap_as_json(gap) for gap in verdict.gaps],
+        "warnings": [
+            {"code": str(warning.code), "key": warning.key, "text": warning.text}
+            for warning in verdict.warnings
+        ],
     }
 
 

@@ -23,7 +23,7 @@ from isal import isal_zlib
 from engine.destinations.s3_errors import Circumstances, Failure, destination_error
 from engine.destinations.s3_settings import S3Settings
 from engine.errors import DestinationError, InvariantBroken
-from engine.interfaces import ListedObject, ObjectHead
+from engine.interfaces import ListedObject, ObjectHead, ObjectTail
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3.type_defs import CompletedPartTypeDef
@@ -168,6 +168,29 @@ class S3ObjectStore:
                     return None
             raise self._error(response, f"head {key}") from response.cause
         return ObjectHead(size=response["ContentLength"], metadata=response["Metadata"])
+
+    async def tail(self, key: str, size_bytes: int) -> ObjectTail | None:
+        """What `head` tells and the object's last bytes, in one request.
+
+        None: there is no such object. Of an archived or empty one only the head can be had.
+        Cancellation changes nothing.
+        """
+        response = await self._connection.ask(
+            self._settings.request_seconds(0),
+            self._connection.read_tail,
+            **self._address,
+            Key=key,
+            Range=f"bytes=-{size_bytes}",
+        )
+        if not isinstance(response, Failure):
+            return ObjectTail(*response)
+        if response.is_missing:
+            return None
+        if response.is_headless:
+            head = await self.head(key)
+            last = None if head is None or head.size else b""
+            return None if head is None else ObjectTail(head.size, head.metadata, last)
+        raise self._error(response, f"get the end of {key}") from response.cause
 
     async def list(self, prefix: str, *, after: str = "") -> AsyncIterator[ListedObject]:
         """The objects whose keys begin with `prefix` and sort after `after`, in key order.

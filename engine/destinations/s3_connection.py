@@ -105,6 +105,17 @@ class S3Connection:
         async with body:
             return await body.read()
 
+    async def read_tail(self, **parameters: Any) -> tuple[int, dict[str, str], bytes]:
+        """Size and metadata of an object, and the bytes of the range that is asked for."""
+        response = await self.client.get_object(**parameters)
+        body = response["Body"]
+        async with body:
+            last = await body.read()
+        _, _, size_text = response.get("ContentRange", "").rpartition("/")
+        # A store that gives all of a short object need not say which part it is.
+        size = int(size_text) if size_text.isdecimal() else response["ContentLength"]
+        return size, dict(response["Metadata"]), last
+
 
 @asynccontextmanager
 async def connect(settings: S3Settings) -> AsyncIterator[S3Connection]:

@@ -49,6 +49,11 @@ class Failure:
         return self.code in {"NoSuchKey", "NoSuchVersion"}
 
     @property
+    def is_headless(self) -> bool:
+        """Whether the object is there and has no bytes to give: it is archived, or empty."""
+        return self.code == "InvalidObjectState" or self.status == 416
+
+    @property
     def is_bare(self) -> bool:
         """Whether the answer had no body, as to HEAD: the code only repeats the status."""
         return self.code == str(self.status)

@@ -1,7 +1,10 @@
 """The walk through the bucket: the journal first, then its objects, then everything that is there.
 
-Strategy: the journal is read in order while workers look up the objects that it says are durable,
-so memory does not grow with their number. Plans that are not durable at its end are `pending`:
+Strategy: the journal is read in order, and ahead, while workers look up the objects that it says
+are durable: keys are listed page by page, so memory does not grow with the number of entries or
+objects, but for one number a planned object. Where the first entries are gone or archived, as a
+lifecycle rule leaves them, the walk begins at the oldest good state file behind which all is there,
+and says so. Plans that are not durable at its end are `pending`:
 their objects may be absent, and what is there must be right. The listing comes last. An engine may
 run all the while: whatever the journal as read does not explain is judged again after reading the
 entries that came since, because every plan is in the journal before its object is visible.
@@ -11,18 +14,39 @@ at most `BODIES_AT_ONCE` bodies are in memory.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from array import array
+from bisect import bisect_left
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from functools import partial
+from dataclasses import dataclass
 from typing import Literal, ParamSpec, Protocol, TypeVar
 
 import stamina
 
-from engine.errors import DestinationUnavailable, TailraceError
+from engine.errors import DestinationUnavailable, JournalError, ObjectArchived, TailraceError
 from engine.interfaces import ObjectStore
-from engine.layout import journal_folder, journal_key, own_folder, seq_of, state_folder, state_key
+from engine.journal_entry import decode_state
+from engine.journal_reader import PAGE_KEYS, JournalReader, read_in_order
+from engine.layout import (
+    below,
+    check_folder,
+    entry_seq,
+    journal_folder,
+    journal_key,
+    own_folder,
+    prefix_of,
+    state_key,
+    state_seq,
+)
+from engine.plural import counted
 from engine.verify.journal_audit import JournalAudit
-from engine.verify.object_audit import PlannedObject, judge_body, judge_head
+from engine.verify.object_audit import (
+    TRAILER_BYTES,
+    PlannedObject,
+    judge_body,
+    judge_head,
+    judge_trailer,
+)
 from engine.verify.problem import Code, Problem
 from engine.verify.verdict import Verdict
 
@@ -31,9 +55,7 @@ Depth = Literal["light", "full"]
 # Two cores parse; more bodies would only wait in memory.
 BODIES_AT_ONCE = 4
 PATIENCE_SECONDS = 30.0
-# S3 lists up to 1,000 keys in an answer.
-_PAGE_KEYS = 1000
-_CHECK_FOLDER = "check/"
+_PROGRESS_EVERY = 100
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
@@ -78,6 +100,15 @@ def _first_error(error: BaseException) -> TailraceError | None:
     return error if isinstance(error, TailraceError) else None
 
 
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """An entry and, where there is one, the state file that folds up to it. None: not to be had."""
+
+    content: bytes | None
+    state: bytes | None
+    is_archived: bool = False
+
+
 class _Walk:
     """One verification."""
 
@@ -94,28 +125,36 @@ class _Walk:
         self._depth = depth
         self._concurrency = concurrency
         self._progress = progress
+        self._reader = JournalReader(store, prefix, _answered)
         self._audit = JournalAudit(prefix)
         self._problems: list[Problem] = []
-        self._entry_count = 0
+        self._warnings: list[Problem] = []
+        self._states: array[int] = array("Q")
+        self._first_listed: int | None = None
         self._judged = 0
         self._bodies = asyncio.Semaphore(BODIES_AT_ONCE)
         self._schemas_seen: set[str] = set()
+        self._neighbours: dict[str, int] = {}
+        self._unprovable = 0
 
     async def run(self) -> Verdict:
         # State files first: whatever they fold is then in the journal's listing.
-        states = {key async for key in self._keys(state_folder(self._prefix))}
+        self._states = await self._reader.state_seqs()
+        self._first_listed = await anext(self._reader.entry_seqs(-1), None)
+        begun_at = await self._begin()
         async with self._workers() as judge:
-            await self._read_journal(states, judge)
+            await self._read_journal(judge)
             tables, state = self._audit.tables(), self._audit.state
             durable = state.durable
             entries = self._audit.entries
         problems = list(self._audit.problems)
-        if not self._entry_count:
+        if self._first_listed is None:
             text = "there is no journal under this prefix"
             problems.append(Problem(Code.NO_JOURNAL, journal_folder(self._prefix), text))
         elif self._audit.is_readable:
             await self._judge_pending()
             await self._judge_listing()
+        self._warn(begun_at)
         return Verdict(
             tables=tables,
             entries=entries,
@@ -123,40 +162,109 @@ class _Walk:
             durable_time=durable.commit_time if durable is not None else "",
             problems=(*problems, *sorted(self._problems, key=lambda found: found.key)),
             gaps=self._audit.gaps,
+            warnings=tuple(self._warnings),
         )
+
+    def _warn(self, begun_at: int | None) -> None:
+        if begun_at is not None:
+            text = (
+                f"entries up to {begun_at} are gone or archived, and this state file covers them; "
+                f"{counted(self._unprovable, 'object')} that they planned cannot be proved: "
+                "neither that all are there nor that none was altered"
+            )
+            key = state_key(self._prefix, begun_at)
+            self._warnings.append(Problem(Code.JOURNAL_EXPIRED, key, text))
+        for prefix, count in sorted(self._neighbours.items()):
+            text = (
+                f"another pipeline's prefix lies inside this one: {counted(count, 'object')} under "
+                "it were not judged"
+            )
+            self._warnings.append(Problem(Code.PREFIX_NESTED, below(prefix), text))
 
     # --- the journal
 
-    async def _read_journal(
-        self, states: set[str], judge: Callable[[PlannedObject], Awaitable[None]]
-    ) -> None:
-        folder = journal_folder(self._prefix)
-        keys = [key async for key in self._keys(folder) if _is_entry(self._prefix, key)]
-        self._entry_count = len(keys)
-        for begin in range(0, len(keys), self._concurrency):
-            window = keys[begin : begin + self._concurrency]
-            for key, content in zip(window, await self._contents(window), strict=True):
-                for planned in await self._read_entry(key, content):
-                    await judge(planned)
-                if not self._audit.is_readable:
-                    return
-                await self._judge_state(key, states)
-            self._progress.reached("journal", begin + len(window), len(keys))
+    async def _begin(self) -> int | None:
+        """Begin behind a state file where the first entries are gone or archived: its number."""
+        first = self._first_listed
+        if first is None or not self._states:
+            return None
+        if first == 0 and (await self._content(journal_key(self._prefix, 0)))[0] is not None:
+            return None
+        # What is readable is the newer end: the oldest state file behind which it begins.
+        low = bisect_left(self._states, max(first - 1, 0))
+        high = len(self._states) - 1
+        while low < high:
+            middle = (low + high) // 2
+            behind = journal_key(self._prefix, self._states[middle] + 1)
+            if (await self._content(behind))[0] is None:
+                low = middle + 1
+            else:
+                high = middle
+        for seq in self._states[low:]:
+            if await self._begin_at(seq):
+                return seq
+        return None
 
-    async def _contents(self, keys: Sequence[str]) -> list[bytes]:
-        async with asyncio.TaskGroup() as group:
-            reads = [group.create_task(self._get(key)) for key in keys]
-        return [read.result() or b"" for read in reads]
+    async def _begin_at(self, seq: int) -> bool:
+        key = state_key(self._prefix, seq)
+        content, _ = await self._content(key)
+        try:
+            state = decode_state(content or b"", key)
+        except JournalError as error:
+            self._problems.append(Problem(Code.STATE_DIFFERS, key, str(error)))
+            return False
+        if state.seq != seq:
+            text = f"it says that it folds the journal up to entry {state.seq}"
+            self._problems.append(Problem(Code.STATE_DIFFERS, key, text))
+            return False
+        await _aside(self._audit.begin, state)
+        return True
 
-    async def _read_entry(self, key: str, content: bytes) -> tuple[PlannedObject, ...]:
-        return await _aside(self._audit.read, key, seq_of(key), content)
+    async def _read_journal(self, judge: Callable[[PlannedObject], Awaitable[None]]) -> None:
+        count = 0
 
-    async def _judge_state(self, entry_key: str, states: set[str]) -> None:
-        key = state_key(self._prefix, seq_of(entry_key))
-        if key not in states:
-            return
-        content = await self._get(key)
-        problem = await _aside(self._audit.judge_state, key, content or b"")
+        async def take(seq: int, read: _Read) -> bool:
+            nonlocal count
+            key = journal_key(self._prefix, seq)
+            if read.is_archived:
+                self._audit.skip(key, seq, "it is archived: restore it, and verify again")
+                return True
+            for planned in await self._read_entry(key, seq, read.content or b""):
+                await judge(planned)
+            if self._audit.is_readable and read.state is not None:
+                await self._judge_state(seq, read.state)
+            count += 1
+            if count % _PROGRESS_EVERY == 0:
+                self._progress.reached("journal", count, None)
+            return self._audit.is_readable
+
+        seqs = self._reader.entry_seqs(self._audit.state.seq)
+        await read_in_order(seqs, self._read, take, self._concurrency)
+        self._progress.reached("journal", count, count)
+
+    async def _read(self, seq: int) -> _Read:
+        content, is_archived = await self._content(journal_key(self._prefix, seq))
+        state = None
+        place = bisect_left(self._states, seq)
+        if place < len(self._states) and self._states[place] == seq:
+            state, is_state_archived = await self._content(state_key(self._prefix, seq))
+            if state is None and not is_state_archived:
+                state = b""
+        return _Read(content, state, is_archived)
+
+    async def _content(self, key: str) -> tuple[bytes | None, bool]:
+        """The object's bytes or None, and whether it is archived."""
+        try:
+            return await self._reader.get(key), False
+        except ObjectArchived:
+            return None, True
+
+    async def _read_entry(self, key: str, seq: int, content: bytes) -> tuple[PlannedObject, ...]:
+        return await _aside(self._audit.read, key, seq, content)
+
+    async def _judge_state(self, seq: int, content: bytes) -> None:
+        key = state_key(self._prefix, seq)
+        problem = await _aside(self._audit.judge_state, key, content)
         if problem is not None:
             self._problems.append(problem)
 
@@ -164,11 +272,12 @@ class _Walk:
         """Read the entries that were appended since; the objects that became durable, by key."""
         finished: dict[str, PlannedObject] = {}
         while self._audit.is_readable:
-            key = journal_key(self._prefix, self._audit.state.next_seq)
-            content = await self._get(key)
+            seq = self._audit.state.next_seq
+            key = journal_key(self._prefix, seq)
+            content, _ = await self._content(key)
             if content is None:
                 break
-            finished.update({p.key: p for p in await self._read_entry(key, content)})
+            finished.update({p.key: p for p in await self._read_entry(key, seq, content)})
         return finished
 
     # --- objects
@@ -195,18 +304,27 @@ class _Walk:
 
     async def _judge_object(self, planned: PlannedObject) -> list[Problem] | None:
         """What is wrong with the object; None where it is not there."""
-        head = await self._answered(lambda: self._store.head(planned.key))
+        tail = await _answered(lambda: self._store.tail(planned.key, TRAILER_BYTES))
         self._judged += 1
         self._progress.reached("objects", self._judged, None)
-        if head is None:
+        if tail is None:
             return None
         await self._judge_schema(planned.schema_key)
-        problems = judge_head(planned, head, self._audit.writers)
+        problems = judge_head(planned, tail, self._audit.known_writers)
+        found = judge_trailer(planned, tail)
         if self._depth == "full":
-            async with self._bodies:
-                body = await self._get(planned.key)
-                problems.extend(await _aside(judge_body, planned, body or b""))
-        return problems
+            told = await self._judge_body(planned)
+            codes = {problem.code for problem in told}
+            found = (*(problem for problem in found if problem.code not in codes), *told)
+        return [*problems, *found]
+
+    async def _judge_body(self, planned: PlannedObject) -> tuple[Problem, ...]:
+        async with self._bodies:
+            body, is_archived = await self._content(planned.key)
+            if is_archived:
+                text = "it is archived: restore it to have its records judged"
+                return (Problem(Code.OBJECT_ARCHIVED, planned.key, text),)
+            return await _aside(judge_body, planned, body or b"")
 
     async def _judge_schema(self, key: str | None) -> None:
         """The schema.json of a version that has objects."""
@@ -216,9 +334,9 @@ class _Walk:
         expected = self._audit.schema(key)
         if expected is None:
             return
-        content = await self._get(key)
+        content, is_archived = await self._content(key)
         if content is None:
-            text = "a version with objects has no schema.json"
+            text = "a version with objects has no schema.json" + " to be read" * is_archived
             self._problems.append(Problem(Code.SCHEMA_MISSING, key, text))
         elif content != expected:
             self._problems.append(_schema_problem(key))
@@ -249,87 +367,82 @@ class _Walk:
     async def _judge_listing(self) -> None:
         unexplained: list[str] = []
         listed = 0
-        async for key in self._keys(f"{self._prefix}/" if self._prefix else ""):
+        async for key in self._reader.keys(below(self._prefix)):
             listed += 1
-            if listed % 1000 == 0:
+            if listed % _PROGRESS_EVERY == 0:
                 self._progress.reached("listing", listed, None)
             if not await self._is_named(key):
                 unexplained.append(key)
+            if len(unexplained) == PAGE_KEYS:
+                await self._judge_unexplained(unexplained)
         self._progress.reached("listing", listed, listed)
-        if not unexplained:
+        await self._judge_unexplained(unexplained)
+
+    async def _judge_unexplained(self, keys: list[str]) -> None:
+        """What the journal as read does not name; `keys` is empty afterwards."""
+        if not keys:
             return
         await self._follow()
-        for key in unexplained:
+        for key in keys:
             if not await self._is_named(key):
                 text = "nothing in the journal names this object"
                 self._problems.append(Problem(Code.UNNAMED_OBJECT, key, text))
+        keys.clear()
 
     async def _is_named(self, key: str) -> bool:
-        own = own_folder(self._prefix)
-        if key.startswith(own):
-            return self._is_own(key, key.removeprefix(own))
+        if key.startswith(own_folder(self._prefix)):
+            return self._is_own(key)
         if self._audit.is_planned(key):
             return True
         expected = self._audit.schema(key)
         if expected is None:
-            return False
+            return await self._is_not_ours_to_judge(key)
         if key not in self._schemas_seen:
             self._schemas_seen.add(key)
-            if await self._get(key) != expected:
+            if (await self._content(key))[0] != expected:
                 self._problems.append(_schema_problem(key))
         return True
 
-    def _is_own(self, key: str, name: str) -> bool:
-        if name.startswith(_CHECK_FOLDER):
+    def _is_own(self, key: str) -> bool:
+        if key.startswith(check_folder(self._prefix)):
             return True
-        try:
-            seq = seq_of(key)
-        except ValueError:
+        seq = entry_seq(self._prefix, key)
+        if seq is None:
+            seq = state_seq(self._prefix, key)
+        return seq is not None and seq < self._audit.state.next_seq
+
+    async def _is_not_ours_to_judge(self, key: str) -> bool:
+        """Whether an entry that is gone may have planned it, or another pipeline inside did."""
+        prefix = prefix_of(key)
+        if prefix == self._prefix:
+            is_expired = self._audit.may_be_expired(key)
+            self._unprovable += is_expired
+            return is_expired
+        if prefix is None or not prefix.startswith(below(self._prefix)):
             return False
-        names = (journal_key(self._prefix, seq), state_key(self._prefix, seq))
-        return key in names and seq < self._audit.state.next_seq
+        if prefix not in self._neighbours:
+            if await anext(self._reader_of(prefix).entry_seqs(-1), None) is None:
+                return False
+            self._neighbours[prefix] = 0
+        self._neighbours[prefix] += 1
+        return True
 
-    # --- the bucket
+    def _reader_of(self, prefix: str) -> JournalReader:
+        return JournalReader(self._store, prefix, _answered)
 
-    async def _keys(self, folder: str) -> AsyncIterator[str]:
-        """The keys that begin with `folder`, in order."""
-        after = ""
-        while keys := await self._answered(partial(self._page, folder, after)):
-            for key in keys:
-                yield key
-            after = keys[-1]
 
-    async def _page(self, folder: str, after: str) -> list[str]:
-        # A listing that fails on its way is asked for again from here on, not from the start.
-        keys: list[str] = []
-        async for listed in self._store.list(folder, after=after):
-            keys.append(listed.key)
-            if len(keys) == _PAGE_KEYS:
-                break
-        return keys
-
-    async def _get(self, key: str) -> bytes | None:
-        return await self._answered(lambda: self._store.get(key))
-
-    async def _answered(self, attempt: Callable[[], Awaitable[_T]]) -> _T:
-        async for trial in stamina.retry_context(
-            on=DestinationUnavailable, attempts=None, timeout=PATIENCE_SECONDS
-        ):
-            with trial:
-                return await attempt()
-        raise AssertionError("a retry ended without an answer")
+async def _answered(attempt: Callable[[], Awaitable[_T]], /) -> _T:
+    async for trial in stamina.retry_context(
+        on=DestinationUnavailable, attempts=None, timeout=PATIENCE_SECONDS
+    ):
+        with trial:
+            return await attempt()
+    raise AssertionError("a retry ended without an answer")
 
 
 async def _aside(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
     """Do CPU work of more than 5 ms beside the event loop: the only place that does."""
     return await asyncio.to_thread(work, *args, **kwargs)
-
-
-def _is_entry(prefix: str, key: str) -> bool:
-    try:
-        return key == journal_key(prefix, seq_of(key))
-    except ValueError:
-        return False
 
 
 def _schema_problem(key: str) -> Problem:

@@ -2,7 +2,7 @@
 
 Strategy: entries are fed in order and folded by `JournalState`, as every engine folds them; beside
 the fold this module keeps what only a proof needs: each table's end as planned, the plans that are
-not durable yet, and a hash of every planned key. After a broken entry it goes on from the next one,
+not durable yet, and the set of all planned keys. After a broken entry it goes on from the next one,
 so that one damage does not hide another.
 
 Invariant: memory is bounded by the plans not yet durable, the tables, and one number a planned
@@ -15,6 +15,7 @@ import msgspec
 
 from engine.batch import Operations
 from engine.envelope import Compression, RecordConfiguration
+from engine.envelope import Layout as LayoutStyle
 from engine.errors import DecodeError, JournalError
 from engine.journal_entry import (
     FORMAT,
@@ -22,6 +23,7 @@ from engine.journal_entry import (
     Gap,
     JournalState,
     Planned,
+    Statement,
     decode_entry,
     decode_state,
 )
@@ -30,9 +32,14 @@ from engine.plural import counted
 from engine.position import NOWHERE, Lsn, Position, commit_lsn_of, format_lsn
 from engine.schema import TableName, TableVersion, version_at
 from engine.schema_document import previous_version, schema_document
+from engine.verify.key_set import KeySet
 from engine.verify.object_audit import PlannedObject
 from engine.verify.problem import Code, Problem
 from engine.verify.verdict import TableVerdict
+
+# Version, year, month, day, hour and the object's own name.
+_SEGMENTS_BEHIND_TABLE = 6
+_STYLES: tuple[LayoutStyle, ...] = ("hive", "plain")
 
 
 class _Format(msgspec.Struct):
@@ -69,9 +76,60 @@ class JournalAudit:
         self._schemas: dict[str, tuple[TableVersion, TableVersion | None, str]] = {}
         self._tails: dict[str, _Tail] = {}
         self._open: dict[str, PlannedObject] = {}
-        self._names: set[int] = set()
+        self._names = KeySet()
+        self._begun_at: JournalState | None = None
+        self._expired: dict[str, Position] = {}
 
     # --- reading
+
+    def begin(self, state: JournalState) -> None:
+        """Begin behind a state file: the entries that it folds are gone.
+
+        What they planned is taken from it as far as it is there: each table's end, and the objects
+        that were not durable yet.
+        """
+        self.state = state
+        self._begun_at = state
+        self._durable_lsn = state.durable_lsn
+        for name, frontier in state.frontiers.items():
+            table = TableName.parse(name)
+            version = version_at(state.versions_of(table), frontier.last)
+            self._tails[name] = _Tail(
+                last=frontier.last,
+                hour=frontier.hour,
+                version=version.number if version is not None else 0,
+            )
+            for style in _STYLES:
+                layout = TableLayout(self.prefix, self._database, style)
+                self._expired[layout.table_folder(table)] = frontier.last
+        for name, versions in state.versions.items():
+            for known in versions:
+                for style in _STYLES:
+                    layout = TableLayout(self.prefix, self._database, style)
+                    self._name_schema(TableName.parse(name), known.number, layout)
+        for key, plan in state.plans.items():
+            self._names.add(key)
+            self._open[key] = self._as_planned(plan)
+
+    def _as_planned(self, plan: tuple[Statement, ...]) -> PlannedObject:
+        first = plan[0].planned
+        configuration = self.state.configurations.get(plan[0].epoch)
+        layout = self._layout(configuration)
+        return PlannedObject(
+            statements=tuple(statement.planned for statement in plan),
+            seq=plan[0].seq,
+            database=self._database,
+            envelope=configuration.envelope if configuration is not None else None,
+            schema_key=layout.schema_key(first.table_name, first.version) if layout else None,
+        )
+
+    def skip(self, key: str, seq: int, text: str) -> None:
+        """Leave out the entry numbered `seq`, which is there and cannot be read."""
+        if seq > self.state.next_seq:
+            self._note_missing(seq)
+        self._note(Code.ENTRY_UNREADABLE, key, text)
+        self.state.seq = seq
+        self.state.sha256 = ""
 
     def read(self, key: str, seq: int, content: bytes) -> tuple[PlannedObject, ...]:
         """Take in the entry numbered `seq` by its key; the planned objects that became durable.
@@ -237,6 +295,7 @@ class JournalAudit:
             del self._open[planned.key]
             plan = planned.plan
             tail = self._tails[plan.table]
+            tail.first = tail.first or plan.first
             tail.objects += 1
             tail.rows += plan.rows
             tail.durable_last = plan.last
@@ -250,14 +309,14 @@ class JournalAudit:
         if known is not None:
             self._open[planned.key] = self._restated(known, planned)
             return
-        if hash(planned.key) in self._names:
+        if planned.key in self._names:
             text = f"entry {seq} states it again though it was durable"
             self._note(Code.RESTATED_LATE, planned.key, text)
             return
-        self._names.add(hash(planned.key))
+        self._names.add(planned.key)
         configuration = self.state.configurations.get(self.state.epoch)
         layout = self._layout(configuration)
-        tail = self._tails.setdefault(planned.table, _Tail(first=planned.first))
+        tail = self._tails.setdefault(planned.table, _Tail())
         self._judge_counts(planned)
         self._judge_position(planned, tail)
         self._judge_version(planned, tail)
@@ -387,7 +446,18 @@ class JournalAudit:
 
     def is_planned(self, key: str) -> bool:
         """Whether an entry plans `key`."""
-        return hash(key) in self._names
+        return key in self._names
+
+    def may_be_expired(self, key: str) -> bool:
+        """Whether an entry that is gone may have planned `key`: it is where its table was then."""
+        folder, *rest = key.rsplit("/", _SEGMENTS_BEHIND_TABLE)
+        last = self._expired.get(f"{folder}/")
+        return last is not None and rest[-1] <= f"{last}.~"
+
+    @property
+    def known_writers(self) -> set[str] | None:
+        """The ids of all writers that opened the journal; None where not all are known."""
+        return self.writers if self._begun_at is None else None
 
     def schema(self, key: str) -> bytes | None:
         """What the schema.json `key` must hold; None where no journalled version has that key."""

@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from struct import Struct
 from typing import Any, Never, assert_never, cast
 
 import orjson
@@ -21,10 +22,10 @@ from isal import isal_zlib
 from engine.chunk import crc32_text
 from engine.envelope import Envelope
 from engine.errors import DecodeError
-from engine.interfaces import ObjectHead
+from engine.interfaces import ObjectHead, ObjectTail
 from engine.journal_entry import Planned
 from engine.plural import counted
-from engine.publisher import stated_metadata
+from engine.publisher import SIZE, stated_metadata
 from engine.verify.problem import Code, Problem
 
 # Compressed bytes fed at a time. Deflate expands at most 1,032 times: 66 MiB of lines at once.
@@ -32,6 +33,8 @@ _PIECE_BYTES = 64 * 1024
 _GZIP_WINDOW_BITS = 31
 _ZSTD_SUFFIX = ".zst"
 _WRITER = "writer"
+_GZIP_TRAILER = Struct("<II")
+TRAILER_BYTES = _GZIP_TRAILER.size
 # The library's stub calls the class an instance.
 _GzipError = cast("type[Exception]", isal_zlib.IsalError)
 # The standard library's parser takes as many as Python calls may nest, less those that run.
@@ -68,10 +71,10 @@ class PlannedObject:
         return self.statements[0].key
 
 
-def judge_head(planned: PlannedObject, head: ObjectHead, writers: set[str]) -> list[Problem]:
+def judge_head(planned: PlannedObject, head: ObjectHead, writers: set[str] | None) -> list[Problem]:
     """What the look-up of an object that is there shows.
 
-    `writers` are the ids of all writers that opened the journal.
+    `writers` are the ids of all writers that opened the journal; None where they are not known.
     """
     problems = []
     if head.size == 0:
@@ -79,10 +82,29 @@ def judge_head(planned: PlannedObject, head: ObjectHead, writers: set[str]) -> l
     differences = [_difference(head.metadata, stated) for stated in planned.statements]
     if all(differences):
         problems.append(Problem(Code.METADATA_DIFFERS, planned.key, differences[-1]))
-    elif head.metadata.get(_WRITER) not in writers:
+    elif writers is not None and head.metadata.get(_WRITER) not in writers:
         text = f"written by {head.metadata.get(_WRITER)!r}, a writer that never opened the journal"
         problems.append(Problem(Code.METADATA_DIFFERS, planned.key, text))
+    if head.size and (stated_size := head.metadata.get(SIZE, "")) != str(head.size):
+        text = f"it has {counted(head.size, 'byte')}, its writer put {stated_size or 'no number'}"
+        problems.append(Problem(Code.SIZE_DIFFERS, planned.key, text))
     return problems
+
+
+def judge_trailer(planned: PlannedObject, tail: ObjectTail) -> tuple[Problem, ...]:
+    """What the last bytes show: a gzip trailer states length and CRC32 of the lines.
+
+    So an object that was cut off or exchanged is found by the journal's word, without its body.
+    """
+    if planned.key.endswith(_ZSTD_SUFFIX) or tail.last is None or not tail.size:
+        return ()
+    if len(tail.last) == TRAILER_BYTES:
+        crc, raw_bytes = _GZIP_TRAILER.unpack(tail.last)
+        stated = {(s.raw_crc32, s.raw_bytes & 0xFFFFFFFF) for s in planned.statements}
+        if (crc32_text(crc), raw_bytes) in stated:
+            return ()
+    text = "its last bytes are not the gzip trailer of the planned lines"
+    return (Problem(Code.CONTENT_DIFFERS, planned.key, text),)
 
 
 def _difference(metadata: Mapping[str, str], stated: Planned) -> str:

@@ -39,6 +39,8 @@ class Code(StrEnum):
     GAP_WRONG = "gap_wrong"
     OBJECT_MISSING = "object_missing"
     OBJECT_EMPTY = "object_empty"
+    OBJECT_ARCHIVED = "object_archived"
+    SIZE_DIFFERS = "size_differs"
     METADATA_DIFFERS = "metadata_differs"
     UNNAMED_OBJECT = "unnamed_object"
     SCHEMA_MISSING = "schema_missing"
@@ -51,6 +53,8 @@ class Code(StrEnum):
     RECORD_MISPLACED = "record_misplaced"
     POSITION_ORDER = "position_order"
     POSITIONS_DIFFER = "positions_differ"
+    JOURNAL_EXPIRED = "journal_expired"
+    PREFIX_NESTED = "prefix_nested"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +126,7 @@ REMEDIES: Final[Mapping[Code, str]] = {
         (
             Code.OBJECT_MISSING,
             Code.OBJECT_EMPTY,
+            Code.SIZE_DIFFERS,
             Code.METADATA_DIFFERS,
             Code.BODY_UNREADABLE,
             Code.CONTENT_DIFFERS,
@@ -135,6 +140,16 @@ REMEDIES: Final[Mapping[Code, str]] = {
             Code.SCHEMA_DIFFERS,
         ),
         _RESTORE_OBJECT,
+    ),
+    Code.OBJECT_ARCHIVED: (
+        "Restore the object from its archive class for as long as verify --depth full takes."
+    ),
+    Code.JOURNAL_EXPIRED: (
+        "A lifecycle rule takes the journal's old entries: the pipeline goes on without them. Keep "
+        "them where all is to be proved; docs/lifecycle.md says what may expire."
+    ),
+    Code.PREFIX_NESTED: (
+        "Give every pipeline a prefix of its own, neither inside another one's nor around it."
     ),
     Code.UNNAMED_OBJECT: (
         "Somebody else writes under this prefix, or journal entries are gone: move the object "

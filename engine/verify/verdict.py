@@ -27,6 +27,7 @@ class Verdict:
     `objects` and `rows` are those that the journal says are durable, `pending` the objects planned
     after that. `entries` is how many entries were read, `durable_lsn` E as the journal writes it.
     `gaps` are those that the journal states: they are no contradiction, so they are no problems.
+    `warnings` name what could not be proved though nothing contradicts it.
     """
 
     tables: tuple[TableVerdict, ...]
@@ -35,6 +36,7 @@ class Verdict:
     durable_time: str
     problems: tuple[Problem, ...]
     gaps: tuple[Gap, ...] = ()
+    warnings: tuple[Problem, ...] = ()
 
     @property
     def is_ok(self) -> bool:

@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from engine.errors import DestinationUnavailable
-from engine.interfaces import ListedObject, ObjectHead
+from engine.interfaces import ListedObject, ObjectHead, ObjectTail
 from simulation.virtual_loop import Process, VirtualLoop
 
 if TYPE_CHECKING:
@@ -327,6 +327,12 @@ class SimulatedStore:
         answer = await self._ask("head", key, look)
         assert answer is None or isinstance(answer, ObjectHead)
         return answer
+
+    async def tail(self, key: str, size_bytes: int) -> ObjectTail | None:
+        head, body = await self.head(key), await self.get(key)
+        if head is None or body is None:
+            return None
+        return ObjectTail(head.size, head.metadata, body[-size_bytes:])
 
     async def list(self, prefix: str, *, after: str = "") -> AsyncIterator[ListedObject]:
         bucket = self._bucket
