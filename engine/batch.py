@@ -66,9 +66,10 @@ class Intake(msgspec.Struct, frozen=True, gc=False):
 
     Batches of the same table are in commit order. Rows after the boundary's commit may be among
     them: they belong to a transaction whose end is still to come. The oldest of them left the
-    socket `held_seconds` ago.
+    socket `held_seconds` ago. `is_look_wanted`: the source said that what it publishes was changed.
     """
 
     batches: tuple[Batch, ...]
     boundary: Boundary | None
     held_seconds: float = 0.0
+    is_look_wanted: bool = False

@@ -29,6 +29,7 @@ from engine.publisher import Publication, Publisher
 from engine.router import Router
 from engine.schema_document import change_kinds, previous_version
 from engine.settings import Settings
+from engine.watcher import Watcher
 
 # Cutting and planning one chunk takes 20 us: with 5,000 tables due at once, one turn took 110 ms.
 CHUNKS_A_TURN = 250
@@ -60,6 +61,7 @@ class Committer:
         journal: Journal,
         ledger: Ledger,
         gaps: GapRegister,
+        watcher: Watcher,
         planner: Planner,
         router: Router,
         publisher: Publisher,
@@ -78,6 +80,7 @@ class Committer:
         self._journal = journal
         self._ledger = ledger
         self._gaps = gaps
+        self._watcher = watcher
         self._planner = planner
         self._router = router
         self._publisher = publisher
@@ -151,7 +154,7 @@ class Committer:
             plan = await self._plan(chunks)
         is_last = self._draining.is_set() and not chunks and self._is_everything_visible()
         durable = self._durable_due(now)
-        if plan.planned or durable is not None or self._gaps.pending or is_last:
+        if plan.planned or durable is not None or self._is_stated or is_last:
             await self._append(plan, durable, is_last=is_last)
             return True
         if now - self._last_look >= self._settings.probe_interval:
@@ -178,6 +181,11 @@ class Committer:
                 break
         return draft.plan()
 
+    @property
+    def _is_stated(self) -> bool:
+        """Whether something is known to be missing that the journal does not say yet."""
+        return bool(self._gaps.pending) or self._watcher.watch.pending is not None
+
     def _is_everything_visible(self) -> bool:
         return self._ledger.is_empty and self._publisher.is_idle
 
@@ -185,21 +193,33 @@ class Committer:
         is_idle_due = now - self._last_durable >= self._settings.idle_interval
         if not (self._is_progress or is_idle_due or self._draining.is_set()):
             return None
-        return self._planner.durable(self._publisher.oldest_pending_seq)
+        durable = self._planner.durable(
+            self._publisher.oldest_pending_seq,
+            looked_lsn=self._watcher.looked_lsn,
+            watched=self._watcher.watch.watched,
+        )
+        newest = self._ledger.newest_boundary
+        if is_idle_due and durable is None and newest is not None and newest.is_keepalive:
+            # An idle source's position waits for a look.
+            self._watcher.want_up_to(newest.lsn)
+        return durable
 
     async def _append(self, plan: EntryPlan, durable: Durable | None, *, is_last: bool) -> None:
         if durable is not None:
             self._is_progress = False
-        gaps = self._gaps.pending
+        # No await since `durable` was computed: what a look says is told together.
+        gaps, watch = self._gaps.pending, self._watcher.watch.pending
         new_gaps = sum(gap.number not in self._journal.state.gaps for gap in gaps)
         seq = await self._journal.append(
             schemas=plan.schemas,
             planned=plan.planned,
             durable=durable,
             gaps=gaps,
+            watch=watch,
             release=is_last,
         )
         self._gaps.journalled(gaps)
+        self._watcher.watch.journalled(watch)
         self._metrics.gaps(new_gaps)
         self._last_append = self._last_look = asyncio.get_running_loop().time()
         self._planner.journalled(plan)

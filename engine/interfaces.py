@@ -14,7 +14,7 @@ import msgspec
 from engine.batch import Intake
 from engine.envelope import RecordConfiguration
 from engine.position import NO_LSN, Lsn
-from engine.schema import Decide
+from engine.schema import Decide, TableName
 
 Clock = Callable[[], int]
 """The wall clock: Unix microseconds, UTC. Intervals use the event loop's own time."""
@@ -47,6 +47,57 @@ class SlotState:
     safe_bytes: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why changes of a table do not arrive, and the statement that mends it."""
+
+    text: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class TableLook:
+    """What decides which changes of one captured table arrive, as the source has it now.
+
+    `identity` stays while the table is the same one, also under another name. `keeps` says for each
+    aspect (a stable word in kebab case) what of it arrives; an aspect that is absent arrives whole.
+    Its aspect `NOT_PUBLISHED` is there, with nothing kept, where no change arrives at all.
+    `marks` change whenever somebody touched what they stand for; the aspect is what comes before a
+    colon. A mark in `fresh` may appear without a loss: what it stands for is whole since it exists.
+    `PUBLISHED_LATE` is in `fresh` where the table itself is. Marks of the aspect `REWRITTEN` change
+    also with a truncation that the stream shows. `reasons` explains what is not kept.
+    """
+
+    identity: str
+    keeps: Mapping[str, tuple[str, ...]]
+    marks: Mapping[str, str]
+    fresh: frozenset[str]
+    reasons: Mapping[str, Reason]
+
+
+NOT_PUBLISHED = "not-published"
+PUBLISHED_LATE = "published-late"
+REWRITTEN = "partition-rewritten"
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What the source publishes, looked up once.
+
+    The look shows everything that committed before `since` (None: that is not known), and nothing
+    that commits at `until` or after it. Whoever has read the log up to `at` has read everything
+    that the look shows. `marks` are those that all tables share. `texts` says, for each aspect of a
+    mark, what it means that it was touched.
+    """
+
+    since: Lsn | None
+    at: Lsn
+    until: Lsn
+    marks: Mapping[str, str]
+    tables: Mapping[TableName, TableLook]
+    texts: Mapping[str, str]
+
+
 class ChangeStream(Protocol):
     """One connection that holds the slot."""
 
@@ -62,6 +113,14 @@ class ChangeStream(Protocol):
         """The slot, read now by another session, while this one holds it.
 
         Raises PositionLost where there is none, SourceUnavailable.
+        """
+        ...
+
+    async def look(self) -> Look | None:
+        """What is published now of the tables that the stream's configuration captures.
+
+        None where the source has nothing that somebody could change behind the stream. Waits for
+        nobody's lock. Raises SourceUnavailable.
         """
         ...
 

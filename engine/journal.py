@@ -34,6 +34,7 @@ from engine.journal_entry import (
     JournalState,
     Open,
     Planned,
+    Watch,
     Writer,
     decode_entry,
     decode_state,
@@ -268,6 +269,7 @@ class Journal:
         planned: tuple[Planned, ...] = (),
         durable: Durable | None = None,
         gaps: tuple[Gap, ...] = (),
+        watch: Watch | None = None,
         release: bool = False,
     ) -> int:
         """Append one entry and return its number. Raises Superseded.
@@ -282,6 +284,7 @@ class Journal:
                 planned=planned,
                 durable=durable,
                 gaps=gaps,
+                watch=watch,
                 release=release,
             )
             if await self._create(entry) is not None:
@@ -297,6 +300,7 @@ class Journal:
         planned: tuple[Planned, ...] = (),
         durable: Durable | None = None,
         gaps: tuple[Gap, ...] = (),
+        watch: Watch | None = None,
         release: bool = False,
     ) -> Entry:
         return Entry(
@@ -311,6 +315,7 @@ class Journal:
             planned=planned,
             durable=durable,
             gaps=gaps,
+            watch=watch,
             release=release,
         )
 

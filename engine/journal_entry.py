@@ -76,8 +76,9 @@ class Durable(msgspec.Struct, frozen=True):
     """Every commit with `commit_lsn` < `lsn`, in all tables, is in S3.
 
     Every object planned up to entry `seq` exists. `unfinished` names captured tables whose
-    snapshot is not finished. `watched` is the log point up to which a look at what the source
-    publishes has judged, as a position's prefix: before it, what was not published is a gap.
+    snapshot is not finished. `watched` is the log point up to which looks at what the source
+    publishes were judged, as a position's prefix, never past `lsn`: what is missing before it is a
+    gap that the journal states. It is empty where there is nothing to look at.
     """
 
     lsn: str
@@ -120,6 +121,36 @@ class Gap(msgspec.Struct, frozen=True, omit_defaults=True):
         return not self.until
 
 
+class Agreed(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What arrives of one table, as it was when the table was last whole: see `TableLook`."""
+
+    identity: str
+    keeps: dict[str, tuple[str, ...]] = {}
+    marks: dict[str, str] = {}
+
+
+class Watch(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the source publishes, as the catalog watch judged it last.
+
+    An entry states only what differs from the statements before it: `tables` that are new or
+    changed, and those that are `gone`. `publication` and `selection` are the configuration's: of
+    which tables it speaks. `marks` are those that all tables share.
+    """
+
+    publication: str
+    selection: str
+    marks: dict[str, str] = {}
+    tables: dict[str, Agreed] = {}
+    gone: tuple[str, ...] = ()
+
+    def folded(self, before: "Watch | None") -> "Watch":
+        """The whole, where `self` states what differs from `before`."""
+        tables = dict(before.tables) if before is not None else {}
+        for table in self.gone:
+            tables.pop(table, None)
+        return Watch(self.publication, self.selection, self.marks, tables | self.tables)
+
+
 class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One entry. `previous_sha256` is the hash of the previous entry's bytes, empty for entry 0."""
 
@@ -134,6 +165,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     planned: tuple[Planned, ...] = ()
     durable: Durable | None = None
     gaps: tuple[Gap, ...] = ()
+    watch: Watch | None = None
     release: bool = False
 
     @property
@@ -145,6 +177,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             "planned": bool(self.planned),
             "durable": self.durable is not None,
             "gaps": bool(self.gaps),
+            "watch": self.watch is not None,
             "release": self.release,
         }
         return tuple(kind for kind, is_there in present.items() if is_there)
@@ -188,6 +221,7 @@ class JournalState(msgspec.Struct):
     configurations: dict[int, RecordConfiguration] = {}
     versions: dict[str, tuple[TableVersion, ...]] = {}
     gaps: dict[int, Gap] = {}
+    watch: Watch | None = None
     released: bool = False
 
     @property
@@ -240,6 +274,8 @@ class JournalState(msgspec.Struct):
             self._absorb_plan(Statement(planned, entry.epoch, entry.seq))
         for gap in entry.gaps:
             self.gaps[gap.number] = gap
+        if entry.watch is not None:
+            self.watch = entry.watch.folded(self.watch)
         if entry.durable is not None:
             self.durable = entry.durable
         self.released = entry.release

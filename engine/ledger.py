@@ -84,8 +84,11 @@ class Ledger:
         if self._newest is not None and boundary.lsn <= self._newest.lsn:
             return
         # An idle source sends a keepalive every few seconds for days: one that follows another
-        # with no row between them takes its place.
-        if self._boundaries and not self._is_row_since_boundary:
+        # with no row between them takes its place. A commit's end stays until the next one, because
+        # a keepalive's position may have to wait for a look.
+        last = self._boundaries[-1] if self._boundaries else boundary
+        is_replaced = last.is_keepalive or not boundary.is_keepalive
+        if self._boundaries and is_replaced and not self._is_row_since_boundary:
             self._boundaries.pop()
         self._boundaries.append(boundary)
         if len(self._boundaries) > _BOUNDARIES_MAX:
@@ -105,17 +108,22 @@ class Ledger:
         if spans is not None and not spans:
             del self._spans[table]
 
-    def durable_boundary(self) -> Boundary | None:
+    def durable_boundary(self, looked_lsn: Lsn | None = None) -> Boundary | None:
         """The newest known boundary such that everything which commits before it is in S3.
 
-        Boundaries older than the answer are forgotten.
+        A keepalive's position counts up to `looked_lsn` only (None: all do): up to there a look at
+        what the source publishes was judged. Boundaries older than the answer are forgotten.
         """
         oldest = self._oldest_pending()
-        while len(self._boundaries) > 1 and _is_reached(self._boundaries[1], oldest):
+        found = -1
+        for index, boundary in enumerate(self._boundaries):
+            if not _is_reached(boundary, oldest):
+                break
+            if looked_lsn is None or not boundary.is_keepalive or boundary.lsn <= looked_lsn:
+                found = index
+        for _ in range(found):
             self._boundaries.popleft()
-        if self._boundaries and _is_reached(self._boundaries[0], oldest):
-            return self._boundaries[0]
-        return None
+        return self._boundaries[0] if found >= 0 else None
 
     def _oldest_pending(self) -> Lsn | None:
         # Positions sort in commit order.

@@ -113,6 +113,10 @@ class Metrics:
         """So many conditions of that code wait for an operator."""
         self._alarms.labels(code).set(count)
 
+    def tables_not_captured(self, count: int) -> None:
+        """So many tables are captured by the configuration, and not all of it arrives."""
+        self._source.tables_not_captured.set(count)
+
     def source_message(self, now_us: int) -> None:
         """Something arrived from the source, keepalives included; called once a drain."""
         self._source.last_message.set(now_us / _MICROSECONDS)
@@ -249,6 +253,11 @@ def _gauge(registry: CollectorRegistry, name: str, text: str, *, first: float = 
 class _SourceMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.connected = _gauge(registry, "tailrace_connected", "1 while a stream is held")
+        self.tables_not_captured = _gauge(
+            registry,
+            "tailrace_tables_not_captured",
+            "Tables of the configuration of which the source does not publish every change",
+        )
         self.rows = _CounterFamily(
             registry, "tailrace_rows_total", "Rows read from the source", ("table", "op")
         )

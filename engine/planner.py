@@ -26,7 +26,7 @@ from engine.journal_entry import (
 )
 from engine.layout import TableLayout, key_hour
 from engine.ledger import Ledger
-from engine.position import Position, commit_lsn_of, format_lsn
+from engine.position import Lsn, Position, commit_lsn_of, format_lsn, log_prefix
 from engine.schema import Relation, TableName, TableVersion, decide_version, version_at
 
 # An entry is one request, never parts: it is to be sent, and sent again, in seconds. A plan is
@@ -83,6 +83,11 @@ class Planner:
         if version.first == position and version not in provisional:
             self._provisional[table] = (*provisional, version)
         return version
+
+    def has_identity(self, table: TableName, identity: str) -> bool:
+        """Whether a version of `table` was made for the table with that identity."""
+        versions = (*self._state.versions_of(table), *self._provisional.get(table, ()))
+        return any(str(version.relation.oid) == identity for version in versions)
 
     def _record_digest(self, table: TableName) -> str:
         digest = self._digests.get(table)
@@ -147,18 +152,33 @@ class Planner:
             else:
                 del self._provisional[table]
 
-    def durable(self, oldest_pending_seq: int | None) -> Durable | None:
+    def durable(
+        self,
+        oldest_pending_seq: int | None,
+        *,
+        looked_lsn: Lsn | None = None,
+        watched: str = "",
+    ) -> Durable | None:
         """What became durable since the journal last said so, or None.
 
         `oldest_pending_seq` is the oldest entry of which a planned object is not known to be
-        visible.
+        visible. `looked_lsn` and `watched` are those of the catalog watch.
         """
-        boundary = self._ledger.durable_boundary()
+        boundary = self._ledger.durable_boundary(looked_lsn)
         if boundary is None or boundary.lsn <= self._state.durable_lsn:
             return None
         last_seq = self._state.seq if oldest_pending_seq is None else oldest_pending_seq - 1
         commit_us = self._state.within_reason(boundary.commit_us, self._clock())
-        return Durable(lsn=format_lsn(boundary.lsn), commit_time=time_text(commit_us), seq=last_seq)
+        return Durable(
+            lsn=format_lsn(boundary.lsn),
+            commit_time=time_text(commit_us),
+            seq=last_seq,
+            watched=min(watched, self._prefix(boundary.lsn)),
+        )
+
+    def _prefix(self, lsn: Lsn) -> str:
+        source = self._state.source
+        return log_prefix(source.generation if source is not None else 1, lsn)
 
 
 class Draft:

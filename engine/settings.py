@@ -11,9 +11,9 @@ class Settings:
 
     `codec_version` names the row codec whose lines the source gives. `probe_interval` is how
     often an idle writer looks whether it was superseded; `idle_interval` how often an idle
-    source's position becomes durable; `standby_interval` how often a standby tries for the slot.
-    `check_name` names the object that proves the right to write: another one for each way in which
-    objects are made.
+    source's position becomes durable; `standby_interval` how often a standby tries for the slot;
+    `watch_interval` how often what the source publishes is looked at. `check_name` names the object
+    that proves the right to write: another one for each way in which objects are made.
     """
 
     prefix: str
@@ -30,3 +30,4 @@ class Settings:
     probe_interval: float = 10.0
     idle_interval: float = 30.0
     check_name: str = "write"
+    watch_interval: float = 60.0

@@ -37,6 +37,7 @@ from engine.schema import TableName
 from engine.settings import Settings
 from engine.slot import Slot
 from engine.status import Phase, Status
+from engine.watcher import Watcher
 
 _KEEPALIVE_INTERVAL = 0.1
 _SLOT_INTERVAL = 15.0
@@ -108,10 +109,22 @@ class Streaming:
             group=group,
             on_visible=self._visible,
         )
+        self._watcher = Watcher(
+            state=state,
+            gaps=self.gaps,
+            ledger=self._ledger,
+            planner=self.planner,
+            configuration=world.configuration,
+            alarms=world.alarms,
+            metrics=world.metrics,
+            interval=settings.watch_interval,
+            wake=self._router.wake.set,
+        )
         self._committer = Committer(
             journal=world.journal,
             ledger=self._ledger,
             gaps=self.gaps,
+            watcher=self._watcher,
             planner=self.planner,
             router=self._router,
             publisher=self._publisher,
@@ -133,7 +146,10 @@ class Streaming:
         """
         self._stream = stream
         committing = self._group.create_task(self._committer.run())
-        beside = [self._group.create_task(self._watch_slot())]
+        beside = [
+            self._group.create_task(self._watch_slot()),
+            self._group.create_task(self._watcher.run()),
+        ]
         if self._caught_up_lsn is not None:
             beside.append(self._group.create_task(self._ask_keepalives()))
         is_caught_up = await interruptible(self._read(connection))
@@ -198,6 +214,7 @@ class Streaming:
                 self._stream = await self._world.slot.retake(
                     connection, self._world.configuration, self.planner.decide
                 )
+            self._watcher.connected(self._stream)
             if self._world.slot.is_failing:
                 self._world.enter("failing")
             else:
@@ -208,6 +225,7 @@ class Streaming:
             except SourceUnavailable as error:
                 self._stream = None
                 self._lost(error)
+                self._watcher.connected(None)
                 await connection.aclose()
                 now = asyncio.get_running_loop().time()
                 await asyncio.sleep(max(0.0, began + _CONNECTION_SECONDS_MIN - now))
@@ -251,20 +269,28 @@ class Streaming:
 
     @property
     def _is_caught_up(self) -> bool:
-        newest = self._ledger.newest_boundary
+        newest, looked_lsn = self._ledger.newest_boundary, self._watcher.looked_lsn
         return (
             self._caught_up_lsn is not None
             and newest is not None
             and newest.lsn >= self._caught_up_lsn
+            # Else a keepalive's position would not become durable.
+            and (looked_lsn is None or looked_lsn >= self._caught_up_lsn)
         )
 
     def _take(self, intake: Intake) -> None:
         self._ledger.read(intake)
         self._router.route(intake, asyncio.get_running_loop().time())
+        if intake.boundary is not None:
+            self._watcher.moved()
+        if intake.is_look_wanted:
+            self._watcher.want()
         metrics, now_us = self._world.metrics, self._world.clock()
         for batch in intake.batches:
             self._rows_read += batch.row_count
             metrics.rows(batch.table, batch.operations)
+            if batch.operations.t:
+                self._watcher.truncated(batch.table)
         metrics.source_message(now_us)
         metrics.queue_bytes(self._budget.used_bytes)
 
@@ -293,6 +319,8 @@ class Streaming:
         while True:
             if self._stream is not None:
                 self._stream.ask_keepalive()
+                if self._caught_up_lsn is not None:
+                    self._watcher.want_up_to(self._caught_up_lsn)
             await asyncio.sleep(_KEEPALIVE_INTERVAL)
 
     async def _watch_slot(self) -> None:

@@ -147,6 +147,17 @@ def test_a_boundary_before_pending_rows_survives_keepalives_after_them() -> None
     assert durable(ledger) == 80
 
 
+def test_a_keepalives_position_counts_only_as_far_as_was_looked() -> None:
+    ledger = Ledger({})
+    ledger.read(Intake((), Boundary(Lsn(80), 0)))
+    ledger.read(Intake((), Boundary(Lsn(100), 0, is_keepalive=True)))
+    ledger.read(Intake((), Boundary(Lsn(120), 0, is_keepalive=True)))
+
+    found = [ledger.durable_boundary(Lsn(looked)) for looked in (0, 119, 120)]
+
+    assert [boundary.lsn for boundary in found if boundary is not None] == [80, 80, 120]
+
+
 def test_received_is_the_last_position_read_and_begins_at_the_frontier() -> None:
     ledger = Ledger({A: at(50)})
 

@@ -42,6 +42,9 @@ class QuietStream:
     async def slot_state(self) -> SlotState:
         return SlotState(confirmed_lsn=Lsn(100), flush_lsn=Lsn(200))
 
+    async def look(self) -> None:
+        """Nothing can be changed behind it."""
+
     def acknowledge(self, lsn: Lsn) -> None:
         pass
 

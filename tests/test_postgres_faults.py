@@ -252,45 +252,6 @@ def remake_slot(rig: Rig) -> bool:
     return False
 
 
-@pytest.mark.timeout(60)
-async def test_a_publication_dropped_while_rows_were_written_is_refused(rig: Rig) -> None:
-    await settled(rig)
-    before = await rig.image.look()
-    rig.database.execute("DROP PUBLICATION tailrace")
-    rig.database.execute(ADD)
-
-    await refused(rig, rig.start(), "publication")
-
-    assert (await rig.image.look()).planned == before.planned
-
-
-@pytest.mark.timeout(60)
-async def test_a_publication_remade_behind_rows_is_refused(rig: Rig) -> None:
-    await settled(rig)
-    before = await rig.image.look()
-    rig.database.execute("DROP PUBLICATION tailrace")
-    rig.database.execute(ADD)
-    rig.database.execute("CREATE PUBLICATION tailrace FOR TABLE orders, items, entries")
-
-    await refused(rig, rig.start(), "publication")
-
-    assert (await rig.image.look()).planned == before.planned
-
-
-@pytest.mark.timeout(60)
-async def test_a_publication_dropped_under_a_running_engine_ends_it_by_name(rig: Rig) -> None:
-    engine = await rig.streaming()
-    rig.database.execute(ADD)
-    await rig.catch_up_with(engine)
-    before = await rig.image.look()
-
-    rig.database.execute("DROP PUBLICATION tailrace")
-    rig.database.execute(ADD)
-
-    await refused(rig, engine, "publication")
-    assert (await rig.image.look()).planned == before.planned
-
-
 @pytest.mark.timeout(120)
 async def test_a_server_restored_to_an_earlier_time_is_refused(rig: Rig) -> None:
     server = rig.database.server

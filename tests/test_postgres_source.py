@@ -898,34 +898,55 @@ async def test_a_missing_slot_is_a_lost_position(any_database: Database) -> None
     assert caught.value.hint
 
 
-async def test_a_publication_that_is_missing_stops_the_stream_by_name(
-    any_database: Database,
+async def test_a_publication_that_is_missing_stops_the_stream_by_name_before_18(
+    database15: Database,
 ) -> None:
-    with any_database.connect() as connection:
+    with database15.connect() as connection:
         connection.execute("CREATE TABLE a (id int PRIMARY KEY)")
-        source = await prepared(any_database)
+        source = await prepared(database15)
         connection.execute("DROP PUBLICATION tailrace")
         connection.execute("INSERT INTO a VALUES (1)")
 
     with pytest.raises(PositionLost, match="publication") as caught:
-        await read_all(source, any_database)
+        await read_all(source, database15)
 
     assert "tailrace" in str(caught.value)
 
 
-async def test_a_publication_dropped_and_made_again_is_not_passed_over(
-    any_database: Database,
+async def test_a_publication_dropped_and_made_again_ends_the_stream_before_18(
+    database15: Database,
 ) -> None:
-    with any_database.connect() as connection:
+    with database15.connect() as connection:
         connection.execute("CREATE TABLE a (id int PRIMARY KEY)")
-        source = await prepared(any_database)
+        source = await prepared(database15)
         connection.execute("DROP PUBLICATION tailrace")
         connection.execute("INSERT INTO a VALUES (1)")
         connection.execute("CREATE PUBLICATION tailrace FOR TABLE a")
         connection.execute("INSERT INTO a VALUES (2)")
 
     with pytest.raises(PositionLost, match="publication"):
-        await read_all(source, any_database)
+        await read_all(source, database15)
+
+
+async def test_a_publication_dropped_and_made_again_has_18_ask_for_a_look(
+    database: Database,
+) -> None:
+    with database.connect() as connection:
+        connection.execute("CREATE TABLE a (id int PRIMARY KEY)")
+        source = await prepared(database)
+        connection.execute("DROP PUBLICATION tailrace")
+        connection.execute("INSERT INTO a VALUES (1)")
+        connection.execute("CREATE PUBLICATION tailrace FOR TABLE a")
+
+    async with (
+        asyncio.timeout(20),
+        source.stream(NO_LSN, CAPTURE_ALL, Versions().decide) as stream,
+    ):
+        intake = await stream.receive()
+        while not intake.is_look_wanted:
+            intake = await stream.receive()
+
+    assert intake.batches == ()
 
 
 async def test_a_server_that_is_not_there_is_unavailable(database: Database) -> None:

@@ -54,6 +54,7 @@ class Drained:
     def __init__(self) -> None:
         self.clock, self.assembler = Clock(), StandInAssembler()
         self._stream = PostgresStream.__new__(PostgresStream)
+        self._stream._is_look_wanted = False
         vars(self._stream).update(
             _assembler=self.assembler, _loop=self.clock, _held_until=0.0, _held_since=None
         )

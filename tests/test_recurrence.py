@@ -112,6 +112,9 @@ class Stream:
     async def slot_state(self) -> SlotState:
         return SlotState(confirmed_lsn=Lsn(100), flush_lsn=Lsn(self._source.end))
 
+    async def look(self) -> None:
+        """Nothing can be changed behind it."""
+
     def acknowledge(self, lsn: Lsn) -> None:
         pass
 

@@ -197,6 +197,9 @@ class SyntheticStream:
         end = end_lsn_of(-(-self._row_count // ROWS_A_TRANSACTION))
         return SlotState(self._acknowledged, end, self._acknowledged)
 
+    async def look(self) -> None:
+        """See ChangeStream: a computed log is what it is."""
+
     def acknowledge(self, lsn: Lsn) -> None:
         """See ChangeStream."""
         self._acknowledged = lsn

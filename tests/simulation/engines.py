@@ -89,6 +89,7 @@ class Profile:
     concurrency: int
     drain_seconds: float
     clock_skew_us: int
+    watch_seconds: float
     is_until_caught_up: bool
 
 
@@ -122,6 +123,7 @@ def draw_profile(rnd: random.Random, *, is_uniform: bool, is_joined: bool) -> Pr
         concurrency=rnd.choice((1, 2, 8)),
         drain_seconds=25,
         clock_skew_us=rnd.randint(-3_000_000, 3_000_000),
+        watch_seconds=rnd.choice((0.5, 3, 1_000)),
         is_until_caught_up=rnd.random() < 0.1,
     )
 
@@ -203,6 +205,7 @@ class EngineProcess:
             standby_interval=1,
             probe_interval=3,
             idle_interval=4,
+            watch_interval=profile.watch_seconds,
         )
 
     def ask_to_stop(self) -> None:

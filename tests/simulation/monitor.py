@@ -69,6 +69,8 @@ class Reading:
     writer: str = ""
     durable: int | None = None
     durable_seq: int = -1
+    watched: int = 0
+    gaps: dict[int, Json] = field(default_factory=dict)
     is_released: bool = False
     plans: dict[str, list[Statement]] = field(default_factory=dict)
     pending: dict[str, list[Statement]] = field(default_factory=dict)
@@ -96,7 +98,11 @@ class Reading:
             if planned["last"] > last:
                 last, hour = planned["last"], planned["hour"]
             self.frontier[planned["table"]] = (last, hour)
+        for gap in entry.get("gaps", ()):
+            self.gaps[gap["number"]] = gap
         if "durable" in entry:
+            watched = entry["durable"].get("watched", "")
+            self.watched = int(watched[5:21], 16) if watched else 0
             self.durable = lsn_of(entry["durable"]["lsn"])
             self.durable_seq = entry["durable"]["seq"]
             self.vouched = [k for k, p in self.pending.items() if p[0].seq <= self.durable_seq]
@@ -126,6 +132,7 @@ class Reading:
             "sha256": self.sha256,
             "epoch": self.epoch,
             "durable": self.durable,
+            "gaps": {number: gap["until"] for number, gap in sorted(self.gaps.items())},
             "frontiers": {table: list(where) for table, where in sorted(self.frontier.items())},
             "plans": {
                 key: [s.planned["codec"] for s in plan] for key, plan in self.pending.items()
@@ -148,6 +155,7 @@ def summary_of_state(body: bytes) -> Json:
         "sha256": state["sha256"],
         "epoch": state["epoch"],
         "durable": None if durable is None else lsn_of(durable["lsn"]),
+        "gaps": {int(number): gap["until"] for number, gap in sorted(state["gaps"].items())},
         "frontiers": {
             table: [where["last"], where["hour"]]
             for table, where in sorted(state["frontiers"].items())
@@ -193,6 +201,8 @@ class Monitor:
         self._bucket: Bucket
         self._server: Server
         self._seen: dict[str, int] = {}
+        self._always_captured = frozenset(TABLES)
+        self._first_looked = 0
 
     def watch(self, bucket: Bucket, server: Server) -> None:
         """What to compare the journal with."""
@@ -260,6 +270,8 @@ class Monitor:
         self._check_sequence(entry, stored)
         before, frontier = self.journal.durable, dict(self.journal.frontier)
         self.journal.read(entry, stored.body)
+        if "watch" in entry and not self._first_looked:
+            self._first_looked = self._server.wal
         if "open" in entry:
             self._timeline = self._timeline_of(entry)
         self.is_doomed = self._is_past_fork()
@@ -322,6 +334,8 @@ class Monitor:
         if opener not in self.has_held and is_healthy:
             raise Violation("a healthy writer deposed")
         self.openers[opener] = entry["epoch"]
+        now = msgspec.convert(entry["open"]["configuration"], RecordConfiguration)
+        self._always_captured &= record_writer(now).captured
         self.counts["open"] += 1
         if journal.epoch > 0 and not journal.is_released:
             self.counts["takeover"] += 1
@@ -333,7 +347,6 @@ class Monitor:
             raise Violation("plans of two epochs missing")
         for plan in missing:
             before = journal.configurations[plan[0].epoch]
-            now = msgspec.convert(entry["open"]["configuration"], RecordConfiguration)
             self.counts["redo under another configuration"] += before != now
 
     def _missing(self) -> list[list[Statement]]:
@@ -378,6 +391,7 @@ class Monitor:
             raise Violation("durable went back")
         if e > self._server.wal:
             raise Violation("durable past the log's end")
+        self._check_lost()
         captured = record_writer(journal.configurations[journal.epoch]).captured
         for change in self._between(f"0001.{before:016X}", f"0001.{e:016X}"):
             last = self.last.get(str(change.table), ("", ""))[0]
@@ -385,6 +399,27 @@ class Monitor:
                 raise Violation("durable, but not visible")
         if any(key not in self._bucket.objects for key in journal.vouched):
             raise Violation("an object up to durable's entry is missing")
+
+    def _check_lost(self) -> None:
+        """What the source did not send has a gap, up to where looks were judged.
+
+        A keepalive's position becomes durable only after a look. What was published before the
+        first look is not known, nor of a table that a configuration names anew: those are not
+        judged here.
+        """
+        journal, server = self.journal, self._server
+        e = journal.durable
+        assert e is not None
+        is_keepalive = all(transaction.end_lsn != e for transaction in server.transactions)
+        bound = e if is_keepalive else min(e, journal.watched)
+        if journal.watched > e:
+            raise Violation("watched past durable")
+        for change in server.lost:
+            is_judged = self._first_looked <= change.commit_lsn < bound
+            if is_judged and change.table in self._always_captured:
+                self.counts["lost behind the source's back"] += 1
+                if not any(_is_within(change, gap) for gap in journal.gaps.values()):
+                    raise Violation("durable past a loss that no gap covers")
 
     def _changes(self, table: TableName, low: str, high: str) -> list[Change]:
         """The table's changes at positions from `low` up to but without `high`."""
@@ -554,6 +589,11 @@ class Monitor:
 def hour_text(time_us: int) -> str:
     """The hour as the journal writes it."""
     return datetime.fromtimestamp(time_us // 1_000_000, UTC).strftime("%Y-%m-%dT%H")
+
+
+def _is_within(change: Change, gap: Json) -> bool:
+    is_after = gap["table"] == str(change.table) and gap["after"] <= change.position
+    return is_after and (not gap["until"] or change.position < gap["until"])
 
 
 def _layout(key: str) -> bool:

@@ -1,10 +1,11 @@
 """The database: one server with one slot, seen by each engine through a source of its own.
 
 Strategy: the server is a log of transactions, a catalog that changes in mid-transaction, and a
-slot. A connection walks the log as a walsender does: transactions that commit before the start
-are skipped without a word, a start before `confirmed` becomes `confirmed`, keepalives never pass
-a commit not yet sent. A receiver gets what one drain of the socket might have held: any number of
-messages, grouped into batches.
+slot. Tables leave the publication and come back; what is committed meanwhile is `lost`: the
+walsender does not send it, ever. A connection walks the log as a walsender does: transactions that
+commit before the start are skipped without a word, a start before `confirmed` becomes `confirmed`,
+keepalives never pass a commit not yet sent. A receiver gets what one drain of the socket might have
+held: any number of messages, grouped into batches.
 
 Invariant: a record's line is a pure function of the change, the version's number, the record
 configuration and the codec version; LSNs are even, and commit LSNs never go backwards while
@@ -24,7 +25,15 @@ from typing import Protocol
 from engine.batch import Batch, Boundary, Intake, Operations
 from engine.envelope import RecordConfiguration
 from engine.errors import PositionLost, SlotBusy, SourceUnavailable
-from engine.interfaces import SlotState, SourceIdentity
+from engine.interfaces import (
+    NOT_PUBLISHED,
+    PUBLISHED_LATE,
+    Look,
+    Reason,
+    SlotState,
+    SourceIdentity,
+    TableLook,
+)
 from engine.position import Lsn, Position, make_position
 from engine.schema import Column, Decide, Relation, TableName
 from simulation.virtual_loop import Process, VirtualLoop
@@ -119,6 +128,15 @@ class ServerWatcher(Protocol):
     def received(self, process: Process, intake: Intake) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """A table came into the publication at that LSN, or left it (`number` None)."""
+
+    lsn: int
+    table: TableName
+    number: int | None
+
+
 @dataclass
 class Server:
     """The database server. `is_backward`: a smaller status update moves the slot back."""
@@ -143,6 +161,44 @@ class Server:
     weights: tuple[TableName, ...] = TABLES
     alter_rate: float = 0.05
     forks: list[int] = field(default_factory=list)
+    memberships: list[Membership] = field(default_factory=list)
+    lost: list[Change] = field(default_factory=list)
+
+    # --- the publication
+
+    def membership(self, table: TableName) -> int | None:
+        """Which membership of the table it is; None where the table is not published."""
+        made = [known for known in self.memberships if known.table == table]
+        return made[-1].number if made else 0
+
+    def alter_publication(self) -> None:
+        """A table leaves the publication, for a while or for the time of a few commits."""
+        table = self.rnd.choice(TABLES)
+        if self.membership(table) is None:
+            return
+        self._set_membership(table, None)
+        self.counts["left the publication"] += 1
+        if self.rnd.random() < 0.5:
+            for _ in range(self.rnd.choice((0, 1, 2))):
+                self.commit()
+            self.publish(table)
+        else:
+            self.loop.later(self.rnd.uniform(0.1, 8), self.publish, table)
+
+    def publish(self, table: TableName) -> None:
+        """Put the table back, where it is not there."""
+        if self.membership(table) is None:
+            self._set_membership(table, len(self.memberships) + 1)
+
+    def _set_membership(self, table: TableName, number: int | None) -> None:
+        self.memberships.append(Membership(self.wal, table, number))
+        self.wal += 2
+        self.notify()
+
+    def _forget_after(self, fork: int) -> None:
+        """The catalog, and what was lost, as another history has them."""
+        self.memberships = [known for known in self.memberships if known.lsn < fork]
+        self.lost = [change for change in self.lost if change.commit_lsn < fork]
 
     # --- the log
 
@@ -154,7 +210,7 @@ class Server:
         change_lsn = commit_lsn - 2 * count - 2 * rnd.randint(1, 9)
         commit_us = self.now_us() + self.skew_us
         numbers: Counter[tuple[TableName, int]] = Counter()
-        changes = []
+        changes: list[Change] = []
         for _ in range(count):
             change_lsn += rnd.choice((0, 2))
             table = rnd.choice(self.weights)
@@ -164,7 +220,9 @@ class Server:
             position = make_position(1, Lsn(commit_lsn), Lsn(change_lsn), n)
             relation = RELATIONS[table, self.shape[table]]
             key, op = rnd.randint(1, 60), rnd.choice("cccuuudt")
-            changes.append(Change(table, position, commit_lsn, commit_us, key, op, relation))
+            change = Change(table, position, commit_lsn, commit_us, key, op, relation)
+            is_lost = self.membership(table) is None
+            (self.lost if is_lost else changes).append(change)
         self._alter(rnd.choice(TABLES), 0.03)
         self.wal = commit_lsn + 2 * rnd.randint(1, 3)
         self.transactions.append(Transaction(commit_lsn, self.wal, commit_us, tuple(changes)))
@@ -239,6 +297,7 @@ class Server:
         connection = self.connection
         self.drop_connection(connection)
         self.transactions = self.transactions[:kept]
+        self._forget_after(self.wal)
         self.confirmed = self.persisted = min(self.persisted, self.wal)
         self.is_down = True
         self.loop.later(self.rnd.uniform(0.1, 3), self._come_back)
@@ -250,6 +309,7 @@ class Server:
         kept = max(0, len(self.transactions) - 3)
         self.wal = self.transactions[kept].commit_lsn - 2
         del self.transactions[kept:]
+        self._forget_after(self.wal)
         self.confirmed = self.persisted = min(self.persisted, self.wal)
 
     def _come_back(self) -> None:
@@ -492,6 +552,21 @@ class SimulatedStream:
         await asyncio.sleep(server.rnd.uniform(0.001, 0.1))
         return state
 
+    async def look(self) -> Look:
+        server = self._connection.server
+        await asyncio.sleep(server.rnd.uniform(0.001, 0.5))
+        if server.is_down or server.rnd.random() < server.trouble:
+            raise SourceUnavailable("no answer")
+        wal = Lsn(server.wal)
+        tables = {
+            table: _table_look(str(table), server.membership(table))
+            for table in TABLES
+            if table in self._connection.records.captured
+        }
+        await asyncio.sleep(server.rnd.uniform(0.001, 0.5))
+        texts = {"left-publication": "it was away", PUBLISHED_LATE: "it came late"}
+        return Look(wal, wal, wal, {}, tables, texts)
+
     def acknowledge(self, lsn: Lsn) -> None:
         is_first = self._acknowledged is None
         self._acknowledged = lsn
@@ -527,6 +602,14 @@ class SimulatedStream:
         if connection.can_send:
             delay = connection.server.rnd.uniform(0.001, 0.1)
             connection.server.loop.later(delay, connection.keepalive)
+
+
+def _table_look(identity: str, number: int | None) -> TableLook:
+    """A table with that membership."""
+    if number is None:
+        reason = Reason("it is not published", "publish it")
+        return TableLook(identity, {NOT_PUBLISHED: ()}, {}, frozenset(), {NOT_PUBLISHED: reason})
+    return TableLook(identity, {}, {"left-publication": str(number)}, frozenset(), {})
 
 
 class SimulatedSource:

@@ -91,6 +91,7 @@ class World:
             "outage": self._begin_outage,
             "hand": self._move_slot,
             "failover": self._fail_over,
+            "publication": self.server.alter_publication,
         }
 
     def _draw_character(self) -> None:
@@ -489,6 +490,7 @@ FAULTS = (
     *("kill", "kill", "freeze", "resume", "resume", "stop", "spawn", "spawn", "spawn", "crash"),
     *("persist", "drop", "drop", "log", "abort", "clock", "outage"),
     *("failover", "failover", "failover", "hand", "hand", "hand"),
+    *("publication", "publication"),
 )
 
 

@@ -34,7 +34,6 @@ from engine.position import NO_LSN, Lsn, parse_lsn
 from engine.schema import Column, Relation, TableName
 from engine.sources.postgres.pgoutput import RelationColumn, RelationMessage
 from engine.sources.postgres.session import Row, Session
-from engine.sources.postgres.slot import publication_lost
 from engine.sources.postgres.types import FIRST_USER_OID, UserType, json_type, type_kind
 
 _PAGE_TABLES: Final = 200
@@ -232,7 +231,7 @@ class Catalog:
         self.unread_defaults.discard(oid)
 
     async def read_publication(self, session: Session, publication: str) -> None:
-        """Read all tables of the publication. Raises PositionLost where there is none.
+        """Read all tables of the publication, where there is one.
 
         Cancellation leaves what was read so far.
         """
@@ -419,7 +418,8 @@ async def _published(session: Session, publication: str) -> list[int]:
     doing = "reading the publication's tables"
     found = await session.rows(_PUBLICATION, publication, doing=doing)
     if not found:
-        raise publication_lost(f"{publication!r} is gone")
+        # What the server makes of that is for the stream to tell, and for the catalog watch.
+        return []
     publication_oid, is_all_tables, is_via_root, has_schemas = found[0]
     if is_all_tables:
         rows = await session.rows(_EVERY_TABLE, FIRST_USER_OID, doing=doing)

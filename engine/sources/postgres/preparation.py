@@ -24,6 +24,7 @@ from engine.schema import TableName
 from engine.sources.postgres.locks import STOPS_PUBLISHING, holders, listed
 from engine.sources.postgres.session import Query, Session, quoted
 from engine.sources.postgres.slot import (
+    PASSES_OVER_VERSION,
     Slot,
     publication_lost,
     read_slot,
@@ -193,10 +194,13 @@ async def prepare(
         _raise_if(slot.fault())
     tables = await _read_captured(session, configuration, is_first=is_first)
     publication = await _read_publication(session, server, configuration.publication)
-    if publication is None:
-        if not is_first:
-            raise publication_lost(f"{configuration.publication!r} is gone")
+    if publication is None and is_first:
         await _create_publication(session, configuration.publication, tables)
+    elif publication is None:
+        # PostgreSQL 18 streams on without the publication; what it does not send is a gap that the
+        # catalog watch records and alarms. Earlier ones end the stream at the next change.
+        if server.version < PASSES_OVER_VERSION:
+            raise publication_lost(f"{configuration.publication!r} is gone")
     else:
         _warn_of(publication, tables)
     if not slot.exists or (is_first and slot.is_being_made):

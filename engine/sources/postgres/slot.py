@@ -38,6 +38,9 @@ LEFT JOIN pg_catalog.pg_replication_slots AS s
   ON s.slot_name OPERATOR(pg_catalog.=) %s::pg_catalog.name
 """
 
+PASSES_OVER_VERSION: Final = 180000
+"""From here on the server passes over the changes of a time without the publication."""
+
 GAP_HINT: Final = (
     "changes are lost; drop what is left of the slot and start anew under another prefix"
 )

@@ -40,7 +40,7 @@ from engine.errors import (
     SourceRefused,
     SourceUnavailable,
 )
-from engine.interfaces import SlotState
+from engine.interfaces import Look, SlotState
 from engine.position import NO_LSN, Lsn, format_lsn, parse_lsn
 from engine.schema import Decide, TableName
 from engine.sources.postgres import silence
@@ -48,6 +48,7 @@ from engine.sources.postgres.assembler import Assembler, Drained
 from engine.sources.postgres.catalog import Catalog
 from engine.sources.postgres.keeper import LOOK_SECONDS, CatalogKeeper
 from engine.sources.postgres.libpq import frames_of
+from engine.sources.postgres.look import Horizon, look
 from engine.sources.postgres.pgoutput import (
     HEADER_SIZE,
     RelationMessage,
@@ -161,6 +162,7 @@ class PostgresStream:
         slot: str,
         *,
         keeper: CatalogKeeper,
+        configuration: RecordConfiguration,
         wal_sender_timeout: float,
         alarms: Alarms,
         silence_seconds: float,
@@ -168,6 +170,7 @@ class PostgresStream:
         self._alarms = alarms
         self._keeper = keeper
         self._silence_seconds = silence_seconds
+        self._configuration = configuration
         self._pgconn = connection.pgconn
         self._frames = frames_of(connection.pgconn)
         self._session = session
@@ -201,6 +204,8 @@ class PostgresStream:
         self._is_keepalive_asked = False
         self._is_reply_wanted = False
         self._feedback_due = asyncio.Event()
+        self._horizon = Horizon()
+        self._is_look_wanted = False
         connection.add_notice_handler(self._notice)
 
     @property
@@ -222,6 +227,9 @@ class PostgresStream:
 
     def _intake(self) -> Intake | None:
         """What to hand over after a drain: everything, or what is full while the rest is held."""
+        if self._is_look_wanted:
+            self._is_look_wanted = False
+            return Intake((), None, is_look_wanted=True)
         assembler, now = self._assembler, self._loop.time()
         held_seconds = now - self._held_since if self._held_since is not None else 0.0
         if now < self._held_until and 0 < assembler.buffered_bytes < HELD_BYTES_MAX:
@@ -322,9 +330,11 @@ class PostgresStream:
 
     def _notice(self, notice: Diagnostic) -> None:
         # PostgreSQL 18 passes over the changes of a time without the publication, and says so in a
-        # warning alone; earlier ones end the stream.
-        if notice.severity_nonlocalized == "WARNING" and notice.sqlstate == "55000":
-            self._failure = publication_lost(notice.message_primary or "a publication is missing")
+        # warning alone; earlier ones end the stream. Another warning of the same SQLSTATE is about
+        # a standby that is away, so it is told by the server's function, which no language changes.
+        # What was lost is then found by the look.
+        if notice.sqlstate == "55000" and notice.source_function == "LoadPublications":
+            self._is_look_wanted = True
 
     def _end(self) -> SourceError:
         result = self._pgconn.get_result()
@@ -585,6 +595,10 @@ class PostgresStream:
             self._failure = translated(error, "streaming changes", self._session.place)
         return self._failure
 
+    async def look(self) -> Look:
+        """See ChangeStream. Cancellation leaves nothing behind."""
+        return await look(self._session, self._horizon, self._configuration)
+
 
 _SLOT_STATE: Final = """
 SELECT confirmed_flush_lsn::pg_catalog.text, active_pid,
@@ -642,6 +656,7 @@ async def open_stream(
                 assembler,
                 slot,
                 keeper=keeper,
+                configuration=configuration,
                 wal_sender_timeout=wal_sender_timeout,
                 alarms=alarms,
                 silence_seconds=silence_seconds,

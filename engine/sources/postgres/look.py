@@ -1,0 +1,332 @@
+"""A look at what a publication publishes: everything in the catalog that decides what arrives.
+
+Strategy: one query reads the rows of pg_publication and of what hangs on it under one snapshot,
+with their `xmin`: an ALTER that was set back leaves the same values under another xmin. Publication
+and filters are compared as they are stored. Partitions are read from pg_inherits. Nothing here asks
+a function that opens a table, because that would wait for somebody's lock.
+
+The query's snapshot may lack a transaction whose commit is already in the log (its COMMIT may wait
+for a standby). So a look shows everything that committed before an earlier look's end of log only
+where no transaction that was to come then is still under way: `Horizon`.
+
+Invariant: a look takes no lock on a table of the user's, and changes nothing.
+"""
+
+import asyncio
+import re
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from engine.envelope import RecordConfiguration
+from engine.interfaces import (
+    NOT_PUBLISHED,
+    PUBLISHED_LATE,
+    REWRITTEN,
+    Look,
+    Reason,
+    TableLook,
+)
+from engine.position import Lsn, parse_lsn
+from engine.schema import TableName
+from engine.sources.postgres.preparation import creation_statement
+from engine.sources.postgres.session import Row, Session, quoted
+
+_HORIZONS_MAX: Final = 256
+
+_TABLES_SHOWN_MAX: Final = 20
+
+_END_OF_LOG: Final = """
+SELECT (CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
+             ELSE pg_catalog.pg_current_wal_flush_lsn() END)::pg_catalog.text,
+       (CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
+             ELSE pg_catalog.pg_current_wal_insert_lsn() END)::pg_catalog.text,
+       pg_catalog.current_setting('server_version_num')::pg_catalog.int4
+"""
+
+_SNAPSHOT: Final = """
+SELECT pg_catalog.pg_snapshot_xmin(now.shot)::pg_catalog.text,
+       pg_catalog.pg_snapshot_xmax(now.shot)::pg_catalog.text,
+       p.oid::pg_catalog.int8, p.xmin::pg_catalog.text, p.puballtables, p.pubviaroot,
+       p.pubinsert, p.pubupdate, p.pubdelete, p.pubtruncate
+FROM (SELECT pg_catalog.pg_current_snapshot() AS shot) AS now
+LEFT JOIN pg_catalog.pg_publication p ON p.pubname OPERATOR(pg_catalog.=) %s
+"""
+
+# `to_jsonb` of a whole row: the columns of pg_publication_rel differ between releases.
+_TABLES: Final = """
+SELECT c.oid::pg_catalog.int8, n.nspname, c.relname, c.relkind OPERATOR(pg_catalog.=) 'p',
+       c.relpersistence OPERATOR(pg_catalog.=) 'u',
+       c.relreplident OPERATOR(pg_catalog.=) 'f' OR EXISTS (
+         SELECT FROM pg_catalog.pg_index i WHERE i.indrelid OPERATOR(pg_catalog.=) c.oid
+         AND (CASE WHEN c.relreplident OPERATOR(pg_catalog.=) 'i' THEN i.indisreplident
+                   ELSE c.relreplident OPERATOR(pg_catalog.=) 'd' AND i.indisprimary END)),
+       m.oid::pg_catalog.int8, m.xmin::pg_catalog.text,
+       m.xmin OPERATOR(pg_catalog.=) t.xmin,
+       pg_catalog.jsonb_extract_path_text(pg_catalog.to_jsonb(m), 'prqual'),
+       pg_catalog.jsonb_extract_path_text(pg_catalog.to_jsonb(m), 'prattrs'),
+       pg_catalog.jsonb_extract_path_text(pg_catalog.to_jsonb(m), 'prexcept'),
+       n.oid::pg_catalog.int8
+FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+LEFT JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) c.reltype
+LEFT JOIN pg_catalog.pg_publication p ON p.pubname OPERATOR(pg_catalog.=) %s
+LEFT JOIN pg_catalog.pg_publication_rel m ON m.prpubid OPERATOR(pg_catalog.=) p.oid
+  AND m.prrelid OPERATOR(pg_catalog.=) c.oid
+WHERE c.relkind OPERATOR(pg_catalog.=) ANY (ARRAY['r', 'p']::pg_catalog."char"[])
+  AND c.relpersistence OPERATOR(pg_catalog.<>) 't' AND NOT c.relispartition
+  AND n.nspname OPERATOR(pg_catalog.<>) ALL (
+    ARRAY['pg_catalog', 'information_schema', 'pg_toast']::pg_catalog.name[])
+"""
+
+# Since PostgreSQL 15.
+_SCHEMAS: Final = """
+SELECT s.pnnspid::pg_catalog.int8, s.oid::pg_catalog.int8, s.xmin::pg_catalog.text
+FROM pg_catalog.pg_publication_namespace s
+JOIN pg_catalog.pg_publication p ON p.oid OPERATOR(pg_catalog.=) s.pnpubid
+WHERE p.pubname OPERATOR(pg_catalog.=) %s
+"""
+
+# CREATE TABLE … PARTITION OF makes the columns in another command of the same transaction than the
+# row of pg_inherits; ATTACH PARTITION changes all of them in the same command (15 and 18: seen).
+_PARTITIONS: Final = """
+WITH RECURSIVE tree(root, parent, child, xmin, cmin) AS (
+  SELECT i.inhparent, i.inhparent, i.inhrelid, i.xmin, i.cmin
+  FROM pg_catalog.pg_inherits i
+  JOIN pg_catalog.pg_class r ON r.oid OPERATOR(pg_catalog.=) i.inhparent
+  WHERE r.relkind OPERATOR(pg_catalog.=) 'p' AND NOT r.relispartition
+  UNION ALL
+  SELECT tree.root, i.inhparent, i.inhrelid, i.xmin, i.cmin
+  FROM tree JOIN pg_catalog.pg_inherits i ON i.inhparent OPERATOR(pg_catalog.=) tree.child
+)
+SELECT tree.root::pg_catalog.int8, tree.child::pg_catalog.int8, tree.parent::pg_catalog.int8,
+       tree.xmin::pg_catalog.text, c.relfilenode::pg_catalog.int8,
+       EXISTS (SELECT FROM pg_catalog.pg_attribute a
+         WHERE a.attrelid OPERATOR(pg_catalog.=) tree.child
+         AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped
+         AND a.xmin OPERATOR(pg_catalog.=) tree.xmin
+         AND NOT a.cmin OPERATOR(pg_catalog.=) tree.cmin)
+FROM tree JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) tree.child
+"""
+
+TEXTS: Final[Mapping[str, str]] = {
+    "publication-remade": "the publication was dropped and made anew",
+    "publication-altered": "the publication was altered, and is as it was before",
+    "left-publication": "the table left the publication and came back, or was set anew there",
+    "partitions": "a partition was attached or detached, or dropped; the stream does not show"
+    " the rows that came or went with it",
+    REWRITTEN: "a partition was truncated, which the stream does not show, or rewritten",
+    "made-logged": "the table was made logged; the rows that it had are not in the server's log",
+    PUBLISHED_LATE: "the table was made before it was published",
+    "table-dropped": "the table was dropped; the stream does not show that its rows went",
+    "table-remade": "the table was dropped and made anew; the stream does not show that its"
+    " earlier rows went",
+}
+
+
+@dataclass(slots=True)
+class Horizon:
+    """Which earlier end of the log a snapshot covers.
+
+    A transaction that a snapshot lacks has a number that is not below the snapshot's xmin. If that
+    is not below an earlier snapshot's xmax, the transaction had no number then, and commits behind
+    the end of the log that was read before that snapshot.
+    """
+
+    _looks: deque[tuple[Lsn, int]] = field(default_factory=lambda: deque(maxlen=_HORIZONS_MAX))
+
+    def covered(self, flushed: Lsn, xmin: int, xmax: int) -> Lsn | None:
+        """Note a look; the newest end of the log before which nothing committed that it lacks."""
+        self._looks.append((flushed, xmax))
+        return next((end for end, bound in reversed(self._looks) if bound <= xmin), None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Publication:
+    """The publication's row, and its schemas' by the schema's OID. `oid` is None without one."""
+
+    name: str
+    oid: int | None
+    xmin: str | None
+    is_all_tables: bool | None
+    is_via_root: bool | None
+    operations: tuple[str, ...]
+    schemas: Mapping[int, str]
+    captured: tuple[TableName, ...]
+
+    def marks(self) -> dict[str, str]:
+        if self.oid is None:
+            return {}
+        return {"publication-remade": str(self.oid), "publication-altered": f"{self.xmin}"}
+
+
+_OPERATIONS: Final = ("insert", "update", "delete", "truncate")
+
+
+async def look(session: Session, horizon: Horizon, configuration: RecordConfiguration) -> Look:
+    """What is published now of the captured tables. Raises SourceError.
+
+    Cancellation leaves nothing behind.
+    """
+    doing = "looking at what is published"
+    name = configuration.publication
+    [(flushed, _, version)] = await session.rows(_END_OF_LOG, doing=doing)
+    # Each query has a snapshot of its own. The first is the oldest: what a later one shows more
+    # than it is looked at again next time, and the end of the log is read behind the last.
+    [head] = await session.rows(_SNAPSHOT, name, doing=doing)
+    found = await session.rows(_TABLES, name, doing=doing)
+    schemas = await session.rows(_SCHEMAS, name, doing=doing) if version >= 150000 else []
+    partitions = await session.rows(_PARTITIONS, doing=doing)
+    [(at, until, _)] = await session.rows(_END_OF_LOG, doing=doing)
+    # With thousands of tables, milliseconds of work.
+    marks, tables = await asyncio.to_thread(
+        _assembled, configuration, head, found, schemas, partitions
+    )
+    return Look(
+        since=horizon.covered(parse_lsn(flushed), int(head[0]), int(head[1])),
+        at=parse_lsn(at),
+        until=parse_lsn(until),
+        marks=marks,
+        tables=tables,
+        texts=TEXTS,
+    )
+
+
+def _assembled(
+    configuration: RecordConfiguration,
+    head: Row,
+    found: list[Row],
+    schemas: list[Row],
+    partitions: list[Row],
+) -> tuple[dict[str, str], dict[TableName, TableLook]]:
+    """The marks that all tables share, and the tables."""
+    tables = [(TableName(row[1], row[2]), row) for row in found]
+    captured = [(table, row) for table, row in tables if configuration.captures(table)]
+    publication = _publication(configuration.publication, head, schemas, captured)
+    pieces = _partition_marks(partitions) if publication.is_via_root else {}
+    looks = {table: _table_look(publication, table, row, pieces) for table, row in captured}
+    return publication.marks(), looks
+
+
+def _publication(
+    name: str, head: Row, schemas: list[Row], captured: list[tuple[TableName, Row]]
+) -> _Publication:
+    operations = zip(_OPERATIONS, head[6:], strict=True)
+    oid, xmin, is_all_tables, is_via_root = head[2:6]
+    return _Publication(
+        name=name,
+        oid=oid,
+        xmin=xmin,
+        is_all_tables=is_all_tables,
+        is_via_root=is_via_root,
+        operations=tuple(operation for operation, is_published in operations if is_published),
+        schemas={schema: f"{oid}/{xmin}" for schema, oid, xmin in schemas},
+        captured=tuple(table for table, _ in captured[:_TABLES_SHOWN_MAX]),
+    )
+
+
+@dataclass(slots=True)
+class _Pieces:
+    """The marks of one root's partitions, and which of them may appear without a loss."""
+
+    marks: dict[str, str] = field(default_factory=dict)
+    fresh: set[str] = field(default_factory=set)
+
+
+def _partition_marks(rows: Iterable[Row]) -> dict[int, _Pieces]:
+    roots: dict[int, _Pieces] = {}
+    for root, child, parent, xmin, filenode, is_made_as_one in rows:
+        pieces = roots.setdefault(root, _Pieces())
+        attached, stored = f"partitions:{child}", f"{REWRITTEN}:{child}"
+        pieces.marks |= {attached: f"{parent}/{xmin}", stored: str(filenode)}
+        pieces.fresh.add(stored)
+        if is_made_as_one:
+            pieces.fresh.add(attached)
+    return roots
+
+
+def _table_look(
+    publication: _Publication, table: TableName, row: Row, roots: Mapping[int, _Pieces]
+) -> TableLook:
+    oid, _, _, is_partitioned, is_unlogged, is_keyed = row[:6]
+    member, xmin, is_born_published, row_filter, columns, is_except, schema = row[6:]
+    is_member = member is not None and is_except != "true"
+    schema_mark = publication.schemas.get(schema)
+    is_whole = is_except != "true" and (publication.is_all_tables or schema_mark is not None)
+    pieces = roots.get(oid, _Pieces())
+    marks, fresh = dict(pieces.marks), set(pieces.fresh)
+    if is_member:
+        marks["left-publication"] = f"{member}/{xmin}"
+    if schema_mark is not None:
+        marks["left-publication:schema"] = schema_mark
+    if is_unlogged:
+        marks["made-logged"] = "unlogged"
+        fresh.add("made-logged")
+    if is_whole or (is_member and is_born_published) or is_unlogged:
+        fresh.add(PUBLISHED_LATE)
+    keeps: dict[str, tuple[str, ...]] = {}
+    if is_unlogged:
+        keeps["not-logged"] = ()
+    elif not (is_member or is_whole):
+        keeps[NOT_PUBLISHED] = ()
+    else:
+        keeps = _kept(publication, row_filter, columns, is_partitioned=is_partitioned)
+    reasons: Mapping[str, Reason] = {}
+    if keeps:
+        reasons = _reasons(publication, table, is_keyed=is_keyed, is_except=is_except == "true")
+    return TableLook(str(oid), keeps, marks, frozenset(fresh), reasons)
+
+
+def _kept(
+    publication: _Publication, row_filter: str | None, columns: str | None, *, is_partitioned: bool
+) -> dict[str, tuple[str, ...]]:
+    """What is kept of a published table, where that is not everything."""
+    keeps: dict[str, tuple[str, ...]] = {}
+    if publication.operations != _OPERATIONS:
+        keeps["operations"] = publication.operations
+    if columns is not None:
+        keeps["column-list"] = tuple(re.findall(r"\d+", columns))
+    if row_filter is not None:
+        # Where the text of the filter stood in its statement is stored as well.
+        keeps["row-filter"] = (re.sub(r":location -?\d+", "", row_filter),)
+    if is_partitioned and not publication.is_via_root:
+        keeps["via-root"] = ("partitions",)
+    return keeps
+
+
+def _reasons(
+    publication: _Publication, table: TableName, *, is_keyed: bool, is_except: bool
+) -> dict[str, Reason]:
+    name, sql_name = quoted(publication.name), f"{quoted(table.schema)}.{quoted(table.table)}"
+    alter = f"ALTER PUBLICATION {name}"
+    missing = [operation for operation in _OPERATIONS if operation not in publication.operations]
+    again = f"BEGIN; {alter} DROP TABLE ONLY {sql_name}; {alter} ADD TABLE ONLY {sql_name}; COMMIT;"
+    add = f"{alter} ADD TABLE ONLY {sql_name};"
+    if not is_keyed:
+        add = f"ALTER TABLE {sql_name} REPLICA IDENTITY FULL; {add}"
+    not_published = Reason(f"the table is not in the publication {name}", add)
+    if publication.oid is None:
+        statement = creation_statement(publication.name, publication.captured)
+        not_published = Reason(f"there is no publication {name}", f"{statement};")
+    elif is_except:
+        not_published = Reason(
+            f"the publication {name} names the table under EXCEPT", "take it out of EXCEPT"
+        )
+    return {
+        NOT_PUBLISHED: not_published,
+        "not-logged": Reason(
+            "the table is unlogged: the server's log does not have its changes",
+            f"ALTER TABLE {sql_name} SET LOGGED;",
+        ),
+        "operations": Reason(
+            f"the publication {name} leaves {', '.join(missing)} out",
+            f"{alter} SET (publish = 'insert, update, delete, truncate');",
+        ),
+        "column-list": Reason(f"the publication {name} leaves columns out that it had", again),
+        "row-filter": Reason(f"the publication {name} has another row filter than before", again),
+        "via-root": Reason(
+            f"the publication {name} publishes partitions under their own names",
+            f"{alter} SET (publish_via_partition_root = true);",
+        ),
+    }

@@ -1,0 +1,277 @@
+"""The catalog watch: what a look at the source's catalog means for what is in the bucket.
+
+Strategy: the journal holds what is agreed, the way in which each captured table's changes arrive
+while nothing is lost. A look is compared with it, table by table. What arrives less of than agreed
+is a gap that stays open until it arrives again. What was touched and is as before (a publication
+dropped and made anew, say) is a gap that ended: whatever happened meanwhile may be missing. A gap
+begins at the last log point up to which looks have judged, so it may be too long, never too short.
+What arrives more of than agreed is agreed from then on.
+
+Tables are told apart by their identity, so a rename loses nothing; the stream shows it.
+
+Invariant: pure. What is agreed changes only together with the gaps that explain the change, and
+both wait for the same journal entry.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from engine.envelope import RecordConfiguration
+from engine.gaps import GapRegister
+from engine.interfaces import NOT_PUBLISHED, PUBLISHED_LATE, REWRITTEN, Look, Reason, TableLook
+from engine.journal_entry import Agreed, JournalState, Watch
+from engine.position import log_prefix
+from engine.schema import TableName
+
+TABLE_DROPPED = "table-dropped"
+TABLE_REMADE = "table-remade"
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What the stream has shown of tables, as far as it was read.
+
+    `has_rows`: whether the table ever had a row here. `has_identity`: whether rows of it came from
+    the table with that identity. `was_truncated`: whether a truncation was shown since the look
+    that was judged last.
+    """
+
+    has_rows: Callable[[TableName], bool]
+    has_identity: Callable[[TableName, str], bool]
+    was_truncated: Callable[[TableName], bool]
+
+
+class CatalogWatch:
+    """What is agreed, and what waits for the journal's next entry."""
+
+    def __init__(
+        self,
+        state: JournalState,
+        gaps: GapRegister,
+        configuration: RecordConfiguration,
+        shown: Shown,
+    ) -> None:
+        """Begin where the journal ends; its `open` has to be ours already."""
+        assert state.source is not None, "nothing is watched before the journal is open"
+        assert state.durable is not None, "nothing is watched before the journal is open"
+        self._gaps = gaps
+        self._shown = shown
+        self._generation = state.source.generation
+        self._publication = configuration.publication
+        self._selection = selection_of(configuration)
+        known = state.watch
+        self._journalled = known or Watch("", "")
+        self._agreed = dict(self._journalled.tables)
+        self._marks = dict(self._journalled.marks)
+        # Of another publication nothing is known. Under another selection a table may be new to us
+        # and not to the source, and one that we no longer see may still be there.
+        self._is_first = known is None or known.publication != self._publication
+        self._is_other_selection = self._is_first or self._journalled.selection != self._selection
+        self._watched = state.durable.watched
+        self._clean = self._watched or log_prefix(self._generation, state.durable_lsn)
+        self._pending: Watch | None = None
+        self._open: dict[str, dict[str, int]] = {}
+        for gap in gaps.standing:
+            if gap.is_open:
+                self._open.setdefault(gap.table, {})[gap.reason] = gap.number
+
+    @property
+    def watched(self) -> str:
+        """The log point up to which looks have judged, as a position's prefix; empty: no look."""
+        return self._watched
+
+    @property
+    def pending(self) -> Watch | None:
+        """What is agreed otherwise than the journal says; None where nothing is."""
+        return self._pending
+
+    def _difference(self) -> Watch | None:
+        known = self._journalled
+        changed = {
+            table: agreed
+            for table, agreed in self._agreed.items()
+            if known.tables.get(table) != agreed
+        }
+        gone = tuple(table for table in known.tables if table not in self._agreed)
+        whose = (self._publication, self._selection)
+        is_same = known.marks == self._marks and (known.publication, known.selection) == whose
+        if is_same and not changed and not gone:
+            return None
+        return Watch(*whose, self._marks, changed, gone)
+
+    def journalled(self, statement: Watch | None) -> None:
+        """The journal holds what `pending` said."""
+        if statement is not None:
+            self._journalled = statement.folded(self._journalled)
+            self._pending = self._difference()
+
+    def standing(self, look: Look) -> dict[str, Reason]:
+        """Why tables do not arrive as agreed, by table, as that look shows it."""
+        by_identity = self._by_identity()
+        found: dict[str, Reason] = {}
+        for table, now in look.tables.items():
+            _, before = by_identity.get(now.identity, ("", None))
+            if lost := self._lost(before, now):
+                found[str(table)] = now.reasons[lost[0]]
+        return found
+
+    def judge(self, look: Look) -> None:
+        """Take in a look that the stream has passed: state its gaps, and what is agreed now."""
+        until = log_prefix(self._generation, look.until)
+        judging = _Judging(look, self._clean, until, self._touched_marks(look))
+        by_identity, here = self._by_identity(), {t.identity for t in look.tables.values()}
+        agreed: dict[str, Agreed] = {}
+        remade = {name for identity, (name, _) in by_identity.items() if identity not in here}
+        for table, now in look.tables.items():
+            name, before = by_identity.get(now.identity, ("", None))
+            if name and name != str(table):
+                self._end_all(name, until)
+            is_remade = before is None and str(table) in remade
+            agreed[str(table)] = self._judge_table(judging, table, before, now, is_remade=is_remade)
+        for name in remade - agreed.keys():
+            self._judge_dropped(judging, name)
+        self._agreed, self._marks = agreed, dict(look.marks)
+        self._is_first = self._is_other_selection = False
+        if look.since is not None:
+            self._clean = max(self._clean, log_prefix(self._generation, look.since))
+        self._watched = self._clean
+        self._pending = self._difference()
+
+    def _by_identity(self) -> dict[str, tuple[str, Agreed | None]]:
+        """Name and agreement of the known tables; about another publication there is none."""
+        return {
+            agreed.identity: (name, None if self._is_first else agreed)
+            for name, agreed in self._agreed.items()
+        }
+
+    def _touched_marks(self, look: Look) -> list[str]:
+        return [] if self._is_first else _touched(self._marks, look.marks, frozenset())
+
+    def _judge_table(
+        self,
+        judging: "_Judging",
+        table: TableName,
+        before: Agreed | None,
+        now: TableLook,
+        *,
+        is_remade: bool,
+    ) -> Agreed:
+        """State the gaps of one table; what is agreed from now on."""
+        name = str(table)
+        if before is not None and not judging.touched and self._is_as_before(name, before, now):
+            return before
+        lost = self._lost(before, now)
+        was_open = self._end_covered(name, lost, judging.until)
+        for aspect in lost:
+            if aspect not in self._open.get(name, {}):
+                self._state(judging, name, aspect, now.reasons[aspect].text, is_over=False)
+        if not lost and not was_open:
+            self._judge_touched(judging, table, before, now, is_remade=is_remade)
+        kept = before.keeps if before is not None else {}
+        agreed = {aspect: kept[aspect] for aspect in lost if aspect in kept}
+        covered = {aspect: kept for aspect, kept in now.keeps.items() if aspect not in lost}
+        return Agreed(now.identity, agreed | covered, dict(now.marks))
+
+    def _judge_touched(
+        self,
+        judging: "_Judging",
+        table: TableName,
+        before: Agreed | None,
+        now: TableLook,
+        *,
+        is_remade: bool,
+    ) -> None:
+        """A table that arrives as agreed: whether it did so all the while."""
+        touched = list(judging.touched)
+        if before is not None:
+            touched += self._explained(table, _touched(before.marks, now.marks, now.fresh))
+        elif is_remade and self._shown.has_rows(table):
+            if not self._shown.has_identity(table, now.identity):
+                touched.append(TABLE_REMADE)
+        elif not self._is_other_selection and PUBLISHED_LATE not in now.fresh:
+            touched.append(PUBLISHED_LATE)
+        if touched:
+            # One gap is enough: it says that whatever happened meanwhile may be missing.
+            aspect = _aspect_of(touched[0])
+            self._state(judging, str(table), aspect, judging.look.texts[aspect], is_over=True)
+
+    def _explained(self, table: TableName, touched: list[str]) -> list[str]:
+        """`touched` without what the stream has shown."""
+        if not self._shown.was_truncated(table):
+            return touched
+        return [mark for mark in touched if _aspect_of(mark) != REWRITTEN]
+
+    def _judge_dropped(self, judging: "_Judging", name: str) -> None:
+        was_open = self._end_all(name, judging.until)
+        if self._is_other_selection or was_open or not self._shown.has_rows(TableName.parse(name)):
+            return
+        text = judging.look.texts[TABLE_DROPPED]
+        self._state(judging, name, TABLE_DROPPED, text, is_over=True)
+
+    def _lost(self, before: Agreed | None, now: TableLook) -> tuple[str, ...]:
+        """The aspects of which less arrives than agreed; of a new table, whether anything does."""
+        if before is None:
+            return tuple(aspect for aspect in now.keeps if aspect == NOT_PUBLISHED)
+        return tuple(
+            aspect
+            for aspect, kept in now.keeps.items()
+            if not _is_covered(before.keeps.get(aspect), kept)
+        )
+
+    def _is_as_before(self, name: str, before: Agreed, now: TableLook) -> bool:
+        """What is true of nearly every table: nothing changed, and nothing is missing."""
+        return before.marks == now.marks and before.keeps == now.keeps and name not in self._open
+
+    # --- gaps
+
+    def _state(
+        self, judging: "_Judging", table: str, reason: str, text: str, *, is_over: bool
+    ) -> None:
+        until = judging.until if is_over else ""
+        gap = self._gaps.state(table, after=judging.after, until=until, reason=reason, text=text)
+        if not is_over:
+            self._open.setdefault(table, {})[reason] = gap.number
+
+    def _end_covered(self, table: str, lost: Iterable[str], until: str) -> bool:
+        """End the table's gaps that are over; whether any was open."""
+        opened = self._open.pop(table, {})
+        for reason, number in opened.items():
+            if reason not in lost:
+                self._gaps.end(number, until)
+        if standing := {reason: opened[reason] for reason in lost if reason in opened}:
+            self._open[table] = standing
+        return bool(opened)
+
+    def _end_all(self, table: str, until: str) -> bool:
+        return self._end_covered(table, (), until)
+
+
+@dataclass(frozen=True, slots=True)
+class _Judging:
+    """One look's judgement: gaps begin at `after` and end at `until`."""
+
+    look: Look
+    after: str
+    until: str
+    touched: list[str]
+
+
+def selection_of(configuration: RecordConfiguration) -> str:
+    """What names the captured tables: under another selection, others are agreed."""
+    tables, exclude = ",".join(configuration.tables), ",".join(configuration.exclude)
+    return f"{tables} -{exclude}"
+
+
+def _is_covered(agreed: tuple[str, ...] | None, kept: tuple[str, ...]) -> bool:
+    """Whether what is kept holds what was agreed (None: everything)."""
+    return agreed is not None and set(agreed) <= set(kept)
+
+
+def _touched(before: Mapping[str, str], now: Mapping[str, str], fresh: frozenset[str]) -> list[str]:
+    """The marks that differ, but for those that may appear."""
+    changed = [mark for mark, text in before.items() if now.get(mark) != text]
+    return changed + [mark for mark in now if mark not in before and mark not in fresh]
+
+
+def _aspect_of(mark: str) -> str:
+    return mark.partition(":")[0]

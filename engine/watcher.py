@@ -1,0 +1,182 @@
+"""The watcher: looks at what the source publishes, and has each look judged when its time comes.
+
+Strategy: a task beside the reader. It looks at each connect, at an interval, when the stream says
+that something was changed, and when an idle source's position waits to become durable. A look is
+ahead of a stream that lags, so it is judged only when the stream has passed it. What stands is
+alarmed at once.
+
+Invariant: a keepalive's position counts as durable only up to `looked_lsn`: what committed before
+it was in a look that was judged.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from engine.alarms import Alarms, Cause
+from engine.envelope import RecordConfiguration
+from engine.errors import SourceError
+from engine.gaps import GapRegister
+from engine.interfaces import ChangeStream, Look
+from engine.journal_entry import Gap, JournalState
+from engine.ledger import Ledger
+from engine.metrics import Metrics
+from engine.planner import Planner
+from engine.position import NO_LSN, NOWHERE, Lsn
+from engine.schema import TableName
+from engine.watch import CatalogWatch, Shown
+
+NOT_CAPTURED = "not-captured"
+GAP = "gap"
+
+_RETRY_SECONDS = 1.0
+_KEEPALIVE_SECONDS = 1.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Watcher:
+    """Looks, and judges what was seen. `run` is its whole life."""
+
+    def __init__(
+        self,
+        *,
+        state: JournalState,
+        gaps: GapRegister,
+        ledger: Ledger,
+        planner: Planner,
+        configuration: RecordConfiguration,
+        alarms: Alarms,
+        metrics: Metrics,
+        interval: float,
+        wake: Callable[[], None],
+    ) -> None:
+        """`wake` is called when there is something for the journal's next entry."""
+        shown = Shown(
+            has_rows=lambda table: ledger.received(table) != NOWHERE,
+            has_identity=planner.has_identity,
+            was_truncated=self.was_truncated,
+        )
+        self.judged_count = 0
+        """How many looks were judged."""
+        self.watch = CatalogWatch(state, gaps, configuration, shown)
+        self._gaps = gaps
+        self._ledger = ledger
+        self._alarms = alarms
+        self._metrics = metrics
+        self._interval = interval
+        self._wake = wake
+        self._looked_lsn: Lsn | None = NO_LSN
+        self._stream: ChangeStream | None = None
+        self._wanted = asyncio.Event()
+        self._moved = asyncio.Event()
+        self._truncated: set[TableName] = set()
+
+    @property
+    def looked_lsn(self) -> Lsn | None:
+        """Up to where looks were judged; None where the source has nothing to look at."""
+        return self._looked_lsn
+
+    def connected(self, stream: ChangeStream | None) -> None:
+        """The stream to look through from now on; None while there is none. Never waits."""
+        self._stream = stream
+        if stream is not None:
+            self.want()
+
+    def want(self) -> None:
+        """Look soon. Never waits."""
+        self._wanted.set()
+
+    def want_up_to(self, lsn: Lsn) -> None:
+        """Look soon, where `lsn` was read and no look was judged up to there. Never waits."""
+        newest = self._ledger.newest_boundary
+        is_looked = self._looked_lsn is None or self._looked_lsn >= lsn
+        if newest is not None and newest.lsn >= lsn and not is_looked:
+            self.want()
+
+    def moved(self) -> None:
+        """The ledger has read another boundary. Never waits."""
+        self._moved.set()
+
+    def was_truncated(self, table: TableName) -> bool:
+        """Whether the stream showed a truncation since the look that was judged last."""
+        return table in self._truncated
+
+    def truncated(self, table: TableName) -> None:
+        """The stream shows a truncation. Never waits."""
+        self._truncated.add(table)
+
+    async def run(self) -> None:
+        """Look and judge until cancelled, which leaves what is not judged to the next look."""
+        self._tell_gaps()
+        while True:
+            await _set_within(self._wanted, self._interval)
+            self._wanted.clear()
+            stream = self._stream
+            if stream is not None and not await self._look(stream):
+                await asyncio.sleep(_RETRY_SECONDS)
+                self._wanted.set()
+
+    async def _look(self, stream: ChangeStream) -> bool:
+        """Whether the source answered."""
+        newest = self._ledger.newest_boundary
+        try:
+            look = await stream.look()
+        except SourceError as error:
+            _log.debug("what is published was not looked at", error=str(error))
+            return False
+        if look is None:
+            self._looked_lsn = None
+            return True
+        self._tell_standing(look)
+        await self._passed(look)
+        self.watch.judge(look)
+        self._truncated.clear()
+        self.judged_count += 1
+        seen = max(newest.lsn if newest is not None else NO_LSN, look.since or NO_LSN)
+        self._looked_lsn = max(self._looked_lsn or NO_LSN, seen)
+        self._tell_gaps()
+        self._wake()
+        return True
+
+    async def _passed(self, look: Look) -> None:
+        """Wait until everything that the look shows has left the socket."""
+        while (newest := self._ledger.newest_boundary) is None or newest.lsn < look.at:
+            if self._stream is not None:
+                self._stream.ask_keepalive()
+            self._moved.clear()
+            await _set_within(self._moved, _KEEPALIVE_SECONDS)
+
+    # --- what is told
+
+    def _tell_standing(self, look: Look) -> None:
+        standing = self.watch.standing(look)
+        causes = {table: Cause(reason.text, reason.hint) for table, reason in standing.items()}
+        self._alarms.replace(NOT_CAPTURED, causes)
+        self._metrics.tables_not_captured(len(causes))
+
+    def _tell_gaps(self) -> None:
+        ended: dict[str, list[Gap]] = {}
+        for gap in self._gaps.standing:
+            if not gap.is_open and not gap.mended:
+                ended.setdefault(gap.table, []).append(gap)
+        self._alarms.replace(GAP, {table: _cause(gaps) for table, gaps in ended.items()})
+
+
+def _cause(gaps: list[Gap]) -> Cause:
+    newest = gaps[-1]
+    more = f" (and {len(gaps) - 1} earlier)" if len(gaps) > 1 else ""
+    return Cause(
+        f"changes between {newest.after} and {newest.until} may be missing: {newest.text}{more}",
+        "The source does not have them any more. Compare the table with the bucket, or begin anew"
+        " under another prefix; `tailrace verify --json` lists every gap.",
+    )
+
+
+async def _set_within(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return

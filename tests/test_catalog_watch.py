@@ -1,0 +1,674 @@
+"""Losses that the stream does not show, on real servers: each ends as a gap in the journal.
+
+The whole pipeline runs here, over a bucket in memory, with short intervals.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import LiteralString
+
+import msgspec
+import pytest
+from prometheus_client import CollectorRegistry
+from psycopg import sql
+from psycopg.errors import Diagnostic
+
+from databases import Database
+from engine.alarms import Alarms
+from engine.chunk import ChunkLimits
+from engine.envelope import RecordConfiguration
+from engine.journal_entry import Gap, JournalState, Writer, decode_entry
+from engine.metrics import Metrics
+from engine.pipeline import Pipeline
+from engine.position import log_prefix, parse_lsn
+from engine.rowcodec import CODEC_VERSION
+from engine.settings import Settings
+from engine.sources.postgres.settings import SHAPING_SETTINGS
+from engine.sources.postgres.source import PostgresSource
+from engine.sources.postgres.stream import PostgresStream
+from engine.stop import StopSignal
+from engine.verify import verify
+from engine.watcher import GAP, NOT_CAPTURED
+from memory_store import MemoryStore
+
+CONFIGURATION = RecordConfiguration(
+    publication="tailrace", tables=("public.*",), stream=SHAPING_SETTINGS
+)
+SETTINGS = Settings(
+    "lake",
+    CODEC_VERSION,
+    ChunkLimits(1 << 24, 1 << 20, 0.05),
+    1 << 20,
+    1 << 26,
+    append_interval=0.05,
+    idle_interval=0.1,
+    watch_interval=0.1,
+)
+SLOW = replace(SETTINGS, watch_interval=1_000.0, idle_interval=1_000.0)
+
+
+class SilentProgress:
+    def reached(self, phase: str, done: int, total: int | None) -> None:
+        pass
+
+
+@dataclass
+class Engine:
+    """A pipeline that runs, and what it wrote."""
+
+    pipeline: Pipeline
+    store: MemoryStore
+    alarms: Alarms
+    metrics: Metrics
+    task: asyncio.Task[None]
+    stop: StopSignal
+
+    def state(self) -> JournalState:
+        """The journal, folded anew from its bytes."""
+        state = JournalState()
+        for key in sorted(key for key in self.store.objects if "/journal/" in key):
+            content = self.store.objects[key].body
+            state.absorb(decode_entry(content, key), content)
+        return state
+
+    def gaps(self) -> list[Gap]:
+        return list(self.state().gaps.values())
+
+    def reasons(self) -> set[tuple[str, str]]:
+        return {(gap.table, gap.reason) for gap in self.gaps()}
+
+    async def until(self, condition: Callable[[], bool], what: str) -> None:
+        async with asyncio.timeout(20):
+            while not condition():
+                if self.task.done():
+                    await self.task
+                    raise AssertionError(f"the engine ended before {what}")
+                await asyncio.sleep(0.02)
+
+    async def looked(self) -> None:
+        """Wait until everything that is committed now was looked at."""
+        # The first of them may have begun before.
+        count = self.judged_count + 2
+        await self.until(lambda: self.judged_count >= count, "it looked")
+
+    @property
+    def judged_count(self) -> int:
+        streaming = self.pipeline._streaming
+        return streaming._watcher.judged_count if streaming is not None else 0
+
+    def is_watching(self) -> bool:
+        return self.judged_count > 0 and self.state().watch is not None
+
+    async def gap(self, table: str, reason: str) -> Gap:
+        def found() -> Gap | None:
+            gaps = [gap for gap in self.gaps() if (gap.table, gap.reason) == (table, reason)]
+            return gaps[-1] if gaps else None
+
+        await self.until(lambda: found() is not None, f"{reason} of {table}; {self.gaps()}")
+        gap = found()
+        assert gap is not None
+        return gap
+
+
+@asynccontextmanager
+async def running(
+    database: Database,
+    store: MemoryStore,
+    *,
+    configuration: RecordConfiguration = CONFIGURATION,
+    settings: Settings = SETTINGS,
+    dsn: str = "",
+) -> AsyncIterator[Engine]:
+    """An engine that streams; at the end it drains."""
+    clock = lambda: 1_800_000_000_000_000  # noqa: E731
+    metrics, stop = Metrics(CollectorRegistry()), StopSignal()
+    alarms = Alarms(clock, metrics)
+    pipeline = Pipeline(
+        source=PostgresSource(
+            dsn=dsn or database.dsn, slot=database.name, configuration=configuration, alarms=alarms
+        ),
+        store=store,
+        clock=clock,
+        settings=settings,
+        configuration=configuration,
+        writer=Writer("a", "test", "test"),
+        metrics=metrics,
+        stop=stop,
+        alarms=alarms,
+    )
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(pipeline.run())
+        engine = Engine(pipeline, store, alarms, metrics, task, stop)
+        await engine.until(engine.is_watching, "its first look")
+        yield engine
+        stop.request("test")
+
+
+def lsn_prefix(database: Database) -> str:
+    [(lsn,)] = database.execute("SELECT pg_current_wal_insert_lsn()::text")
+    return log_prefix(1, parse_lsn(lsn))
+
+
+def make_orders(database: Database) -> None:
+    database.execute("CREATE TABLE orders (id int PRIMARY KEY, note text, amount int)")
+    database.execute("CREATE TABLE lines (id int PRIMARY KEY)")
+
+
+BEFORE = "INSERT INTO orders VALUES (1, 'before', 1)"
+DURING = "INSERT INTO orders VALUES (2, 'during', 2)"
+
+TOUCHED: list[tuple[str, list[LiteralString], str]] = [
+    (
+        "the operations, and back",
+        [
+            "ALTER PUBLICATION tailrace SET (publish = 'insert')",
+            "UPDATE orders SET note = 'lost'",
+            "ALTER PUBLICATION tailrace SET (publish = 'insert, update, delete, truncate')",
+        ],
+        "publication-altered",
+    ),
+    (
+        "the table, and back",
+        [
+            "ALTER PUBLICATION tailrace DROP TABLE ONLY orders",
+            DURING,
+            "ALTER PUBLICATION tailrace ADD TABLE ONLY orders",
+        ],
+        "left-publication",
+    ),
+    (
+        "via the root, and back",
+        [
+            "ALTER PUBLICATION tailrace SET (publish_via_partition_root = false)",
+            DURING,
+            "ALTER PUBLICATION tailrace SET (publish_via_partition_root = true)",
+        ],
+        "publication-altered",
+    ),
+    (
+        "a row filter, and back",
+        [
+            "ALTER PUBLICATION tailrace SET TABLE ONLY orders WHERE (id > 100), ONLY lines",
+            DURING,
+            "ALTER PUBLICATION tailrace SET TABLE ONLY orders, ONLY lines",
+        ],
+        "left-publication",
+    ),
+    (
+        "a column list, and back",
+        [
+            "ALTER PUBLICATION tailrace SET TABLE ONLY orders (id), ONLY lines",
+            DURING,
+            "ALTER PUBLICATION tailrace SET TABLE ONLY orders, ONLY lines",
+        ],
+        "left-publication",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("statements", "reason"), [case[1:] for case in TOUCHED], ids=[case[0] for case in TOUCHED]
+)
+async def test_what_was_altered_and_set_back_is_a_gap(
+    any_database: Database, statements: list[LiteralString], reason: str
+) -> None:
+    make_orders(any_database)
+    store = MemoryStore()
+    async with running(any_database, store, settings=SLOW) as engine:
+        any_database.execute(BEFORE)
+        begin = lsn_prefix(any_database)
+        # No look comes between them.
+        for statement in statements:
+            any_database.execute(statement)
+        end = lsn_prefix(any_database)
+        assert engine.gaps() == []
+
+    async with running(any_database, store) as engine:
+        gap = await engine.gap("public.orders", reason)
+
+    assert gap.after <= begin
+    assert gap.until >= end
+    assert any_lines_gap(engine.gaps()) == (reason == "publication-altered")
+    assert engine.alarms.is_set(GAP, "public.orders")
+    verdict = await verify(store, "lake", depth="full", concurrency=4, progress=SilentProgress())
+    assert verdict.is_ok
+    assert gap in verdict.unmended_gaps
+
+
+def any_lines_gap(gaps: list[Gap]) -> bool:
+    return any(gap.table == "public.lines" for gap in gaps)
+
+
+# --- a publication that is gone
+
+
+async def test_a_publication_made_anew_behind_a_role_that_hears_no_warning_is_a_gap(
+    database: Database,
+) -> None:
+    make_orders(database)
+    store = MemoryStore()
+    dsn = f"{database.dsn} options='-c client_min_messages=error'"
+    async with running(database, store, dsn=dsn) as engine:
+        database.execute(BEFORE)
+        begin = lsn_prefix(database)
+        database.execute("DROP PUBLICATION tailrace")
+        database.execute(DURING)
+        database.execute(
+            "CREATE PUBLICATION tailrace FOR TABLE orders, lines"
+            " WITH (publish_via_partition_root = true)"
+        )
+        end = lsn_prefix(database)
+        await engine.until(lambda: covers(engine, "public.orders", begin, end), "the gap")
+
+    assert covers(engine, "public.lines", begin, end)
+    assert engine.alarms.is_set(GAP, "public.orders")
+    assert not engine.alarms.is_set(NOT_CAPTURED, "public.orders")
+
+
+async def test_the_servers_warning_wants_a_look_at_once(database: Database) -> None:
+    make_orders(database)
+    async with running(database, MemoryStore(), settings=SLOW) as engine:
+        begin = lsn_prefix(database)
+        database.execute("DROP PUBLICATION tailrace")
+        database.execute(DURING)
+
+        await engine.gap("public.orders", "not-published")
+
+        alarms = [a for a in engine.alarms.standing() if a.code == NOT_CAPTURED]
+        assert [alarm.subject for alarm in alarms] == ["public.lines", "public.orders"]
+        assert alarms[0].hint.startswith('CREATE PUBLICATION "tailrace" FOR TABLE')
+        assert engine.gaps()[0].after <= begin
+        assert all(gap.is_open for gap in engine.gaps())
+
+
+async def test_a_start_without_the_publication_goes_on_and_says_so(database: Database) -> None:
+    make_orders(database)
+    store = MemoryStore()
+    async with running(database, store):
+        database.execute(BEFORE)
+    begin = lsn_prefix(database)
+    database.execute("DROP PUBLICATION tailrace")
+    database.execute(DURING)
+
+    async with running(database, store) as engine:
+        await engine.gap("public.orders", "not-published")
+        database.execute("CREATE PUBLICATION tailrace FOR TABLE orders, lines")
+        end = lsn_prefix(database)
+        await engine.until(lambda: covers(engine, "public.orders", begin, end), "its end")
+
+        await engine.until(lambda: not engine.alarms.is_set(NOT_CAPTURED, "public.orders"), "over")
+
+
+async def test_another_warning_of_the_same_class_is_no_loss(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notices: list[tuple[str | None, str | None]] = []
+    judge = PostgresStream._notice
+
+    def hear(stream: PostgresStream, notice: Diagnostic) -> None:
+        notices.append((notice.severity_nonlocalized, notice.sqlstate))
+        judge(stream, notice)
+
+    monkeypatch.setattr(PostgresStream, "_notice", hear)
+    # `synchronized_standby_slots` names a standby that is down.
+    make_orders(database)
+    slots = "ALTER SYSTEM SET synchronized_standby_slots = 'standby_that_is_down'"
+    try:
+        database.execute("SELECT pg_create_physical_replication_slot('standby_that_is_down', true)")
+        database.execute(slots)
+        database.execute("SELECT pg_reload_conf()")
+        async with running(database, MemoryStore()) as engine:
+            database.execute(BEFORE)
+            await engine.until(lambda: bool(notices), "the warning")
+
+            assert notices[0] == ("WARNING", "55000")
+            assert engine.gaps() == []
+            database.execute("ALTER SYSTEM RESET synchronized_standby_slots")
+            database.execute("SELECT pg_reload_conf()")
+    finally:
+        database.execute("ALTER SYSTEM RESET synchronized_standby_slots")
+        database.execute("SELECT pg_reload_conf()")
+        database.execute("SELECT pg_drop_replication_slot('standby_that_is_down')")
+
+
+# --- what stands
+
+
+STANDING: list[tuple[str, LiteralString, str, LiteralString]] = [
+    (
+        "operations",
+        "ALTER PUBLICATION tailrace SET (publish = 'insert')",
+        "operations",
+        "ALTER PUBLICATION tailrace SET (publish = 'insert, update, delete, truncate')",
+    ),
+    (
+        "membership",
+        "ALTER PUBLICATION tailrace DROP TABLE ONLY orders",
+        "not-published",
+        "ALTER PUBLICATION tailrace ADD TABLE ONLY orders",
+    ),
+    (
+        "row filter",
+        "ALTER PUBLICATION tailrace SET TABLE ONLY orders WHERE (id > 100), ONLY lines",
+        "row-filter",
+        "ALTER PUBLICATION tailrace SET TABLE ONLY orders, ONLY lines",
+    ),
+    (
+        "column list",
+        "ALTER PUBLICATION tailrace SET TABLE ONLY orders (id), ONLY lines",
+        "column-list",
+        "ALTER PUBLICATION tailrace SET TABLE ONLY orders, ONLY lines",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("statement", "reason", "back"), [case[1:] for case in STANDING], ids=[c[0] for c in STANDING]
+)
+async def test_a_loss_that_stands_is_an_open_gap_until_it_is_mended(
+    any_database: Database, statement: LiteralString, reason: str, back: LiteralString
+) -> None:
+    make_orders(any_database)
+    async with running(any_database, MemoryStore()) as engine:
+        begin = lsn_prefix(any_database)
+        any_database.execute(statement)
+        opened = await engine.gap("public.orders", reason)
+        any_database.execute(DURING)
+        assert engine.alarms.is_set(NOT_CAPTURED, "public.orders")
+
+        # What the alarm says is what mends it.
+        hints = [a.hint for a in engine.alarms.standing() if a.subject == "public.orders"]
+        with any_database.connect() as connection:
+            connection.execute(sql.SQL(hints[0]) if reason != "row-filter" else back)
+        end = lsn_prefix(any_database)
+        await engine.until(lambda: covers(engine, "public.orders", begin, end), "its end")
+
+    assert opened.is_open
+    gaps = [gap for gap in engine.gaps() if gap.table == "public.orders"]
+    assert [(gap.number, gap.reason) for gap in gaps] == [(opened.number, reason)]
+    assert not engine.alarms.is_set(NOT_CAPTURED, "public.orders")
+
+
+async def test_an_open_gap_is_one_gap_over_restarts(any_database: Database) -> None:
+    make_orders(any_database)
+    store = MemoryStore()
+    async with running(any_database, store) as engine:
+        any_database.execute("ALTER PUBLICATION tailrace DROP TABLE ONLY orders")
+        await engine.gap("public.orders", "not-published")
+    async with running(any_database, store) as engine:
+        await engine.until(lambda: engine.alarms.is_set(NOT_CAPTURED, "public.orders"), "a look")
+        any_database.execute("ALTER PUBLICATION tailrace ADD TABLE ONLY orders")
+        await engine.until(lambda: not engine.gaps()[0].is_open, "the gap's end")
+
+    assert len(engine.gaps()) == 1
+
+
+async def test_what_is_left_out_from_the_start_is_agreed_but_for_whole_tables(
+    any_database: Database,
+) -> None:
+    make_orders(any_database)
+    any_database.execute("CREATE TABLE other (id int)")
+    any_database.execute(
+        "CREATE PUBLICATION tailrace FOR TABLE orders (id) WHERE (id > 5), lines"
+        " WITH (publish = 'insert, update')"
+    )
+
+    async with running(any_database, MemoryStore()) as engine:
+        await engine.gap("public.other", "not-published")
+        hint = engine.alarms.standing()[0].hint
+
+    assert engine.reasons() == {("public.other", "not-published")}
+    assert hint == (
+        'ALTER TABLE "public"."other" REPLICA IDENTITY FULL;'
+        ' ALTER PUBLICATION "tailrace" ADD TABLE ONLY "public"."other";'
+    )
+
+
+async def test_a_table_left_out_for_want_of_a_replica_identity_is_a_gap_from_the_start(
+    any_database: Database,
+) -> None:
+    make_orders(any_database)
+    any_database.execute("CREATE TABLE keyless (note text)")
+
+    async with running(any_database, MemoryStore()) as engine:
+        gap = await engine.gap("public.keyless", "not-published")
+
+    assert engine.reasons() == {("public.keyless", "not-published")}
+    assert gap.is_open
+
+
+# --- tables that come, go, and change their names
+
+
+async def test_a_new_table_that_is_not_published_is_a_gap(any_database: Database) -> None:
+    make_orders(any_database)
+    async with running(any_database, MemoryStore()) as engine:
+        begin = lsn_prefix(any_database)
+        any_database.execute("CREATE TABLE invoices (id int PRIMARY KEY)")
+        any_database.execute("INSERT INTO invoices VALUES (1)")
+        gap = await engine.gap("public.invoices", "not-published")
+
+    assert gap.after <= begin
+    assert engine.reasons() == {("public.invoices", "not-published")}
+
+
+async def test_a_table_published_a_while_after_it_was_made_is_a_gap_and_one_at_once_is_none(
+    any_database: Database,
+) -> None:
+    make_orders(any_database)
+    store = MemoryStore()
+    async with running(any_database, store, settings=SLOW):
+        any_database.execute("CREATE TABLE late (id int PRIMARY KEY)")
+        any_database.execute("INSERT INTO late VALUES (1)")
+        any_database.execute("ALTER PUBLICATION tailrace ADD TABLE ONLY late")
+        with any_database.connect(autocommit=False) as connection:
+            connection.execute("CREATE TABLE born (id int PRIMARY KEY)")
+            connection.execute("ALTER PUBLICATION tailrace ADD TABLE ONLY born")
+
+    async with running(any_database, store) as engine:
+        await engine.gap("public.late", "published-late")
+
+    assert engine.reasons() == {("public.late", "published-late")}
+
+
+@pytest.mark.parametrize("kind", ["FOR ALL TABLES", "FOR TABLES IN SCHEMA public"])
+async def test_new_tables_of_a_publication_of_all_lose_nothing(
+    any_database: Database, kind: LiteralString
+) -> None:
+    make_orders(any_database)
+    any_database.execute("CREATE PUBLICATION tailrace " + kind)
+    async with running(any_database, MemoryStore()) as engine:
+        any_database.execute("CREATE TABLE invoices (id int PRIMARY KEY)")
+        any_database.execute("ALTER TABLE lines RENAME TO positions")
+        any_database.execute("CREATE TABLE lines (id int PRIMARY KEY)")
+        await engine.looked()
+
+    assert engine.gaps() == []
+
+
+async def test_a_schema_that_left_a_publication_and_came_back_is_a_gap(
+    any_database: Database,
+) -> None:
+    make_orders(any_database)
+    store = MemoryStore()
+    any_database.execute("CREATE PUBLICATION tailrace FOR TABLES IN SCHEMA public")
+    async with running(any_database, store, settings=SLOW):
+        any_database.execute("ALTER PUBLICATION tailrace DROP TABLES IN SCHEMA public")
+        any_database.execute(DURING)
+        any_database.execute("ALTER PUBLICATION tailrace ADD TABLES IN SCHEMA public")
+
+    async with running(any_database, store) as engine:
+        await engine.gap("public.orders", "left-publication")
+
+
+async def test_names_that_change_lose_nothing(any_database: Database) -> None:
+    make_orders(any_database)
+    async with running(any_database, MemoryStore()) as engine:
+        any_database.execute(BEFORE)
+        any_database.execute("ALTER TABLE orders RENAME TO orders_old")
+        any_database.execute("ALTER TABLE lines RENAME TO orders")
+        any_database.execute("ALTER TABLE orders_old RENAME TO lines")
+        await engine.looked()
+
+    assert engine.gaps() == []
+
+
+async def test_a_table_dropped_or_made_anew_without_a_row_is_a_gap(any_database: Database) -> None:
+    make_orders(any_database)
+    any_database.execute("CREATE TABLE empty (id int PRIMARY KEY)")
+    any_database.execute("CREATE PUBLICATION tailrace FOR ALL TABLES")
+    async with running(any_database, MemoryStore()) as engine:
+        any_database.execute("INSERT INTO lines VALUES (1)")
+        any_database.execute(BEFORE)
+        await engine.until(lambda: len(engine.state().frontiers) == 2, "both tables' rows")
+        any_database.execute("DROP TABLE lines, empty")
+        with any_database.connect(autocommit=False) as connection:
+            connection.execute("DROP TABLE orders")
+            connection.execute("CREATE TABLE orders (id int PRIMARY KEY)")
+        await engine.gap("public.lines", "table-dropped")
+        await engine.gap("public.orders", "table-remade")
+
+    # The table that never had a row loses nothing.
+    assert engine.reasons() == {
+        ("public.lines", "table-dropped"),
+        ("public.orders", "table-remade"),
+    }
+
+
+async def test_a_table_that_was_unlogged_for_a_while_is_a_gap(any_database: Database) -> None:
+    make_orders(any_database)
+    any_database.execute("CREATE UNLOGGED TABLE scratch (id int PRIMARY KEY)")
+    any_database.execute("CREATE PUBLICATION tailrace FOR ALL TABLES")
+    async with running(any_database, MemoryStore()) as engine:
+        assert engine.gaps() == []
+        any_database.execute("ALTER TABLE orders SET UNLOGGED")
+        await engine.gap("public.orders", "not-logged")
+        any_database.execute("ALTER TABLE orders SET LOGGED")
+        await engine.until(lambda: not engine.gaps()[0].is_open, "the gap's end")
+        any_database.execute("ALTER TABLE scratch SET LOGGED")
+        await engine.gap("public.scratch", "made-logged")
+
+
+async def test_another_selection_of_tables_is_no_loss(any_database: Database) -> None:
+    make_orders(any_database)
+    store = MemoryStore()
+    fewer = replace_tables("public.orders")
+    async with running(any_database, store):
+        any_database.execute(BEFORE)
+    async with running(any_database, store, configuration=fewer) as engine:
+        await engine.looked()
+    async with running(any_database, store) as engine:
+        any_database.execute("INSERT INTO lines VALUES (1)")
+        await engine.looked()
+
+    assert engine.gaps() == []
+
+
+def replace_tables(*tables: str) -> RecordConfiguration:
+    return msgspec.structs.replace(CONFIGURATION, tables=tables)
+
+
+# --- partitions
+
+
+def make_partitioned(database: Database) -> None:
+    database.execute("CREATE TABLE sales (id int, region int) PARTITION BY LIST (region)")
+    database.execute("ALTER TABLE sales REPLICA IDENTITY FULL")
+    for statement in (
+        "CREATE TABLE sales_1 PARTITION OF sales FOR VALUES IN (1)",
+        "CREATE TABLE sales_2 PARTITION OF sales FOR VALUES IN (2) PARTITION BY HASH (id)",
+        "CREATE TABLE sales_21 PARTITION OF sales_2 FOR VALUES WITH (MODULUS 1, REMAINDER 0)",
+    ):
+        database.execute(statement)
+    database.execute("ALTER TABLE sales_1 REPLICA IDENTITY FULL")
+    database.execute("ALTER TABLE sales_21 REPLICA IDENTITY FULL")
+
+
+PARTITIONED: list[tuple[str, list[LiteralString], str]] = [
+    (
+        "attached with rows",
+        [
+            "CREATE TABLE sales_3 (LIKE sales)",
+            "INSERT INTO sales_3 VALUES (1, 3)",
+            "ALTER TABLE sales ATTACH PARTITION sales_3 FOR VALUES IN (3)",
+        ],
+        "partitions",
+    ),
+    (
+        "loaded and attached at once",
+        [
+            """BEGIN; CREATE TABLE sales_3 (LIKE sales); INSERT INTO sales_3 VALUES (1, 3);
+            ALTER TABLE sales ATTACH PARTITION sales_3 FOR VALUES IN (3); COMMIT"""
+        ],
+        "partitions",
+    ),
+    ("detached", ["ALTER TABLE sales DETACH PARTITION sales_1"], "partitions"),
+    ("dropped", ["DROP TABLE sales_21"], "partitions"),
+    ("a leaf is truncated", ["TRUNCATE sales_21"], "partition-rewritten"),
+]
+
+
+@pytest.mark.parametrize(
+    ("statements", "reason"), [c[1:] for c in PARTITIONED], ids=[c[0] for c in PARTITIONED]
+)
+async def test_what_happens_to_partitions_behind_the_stream_is_a_gap_of_their_root(
+    any_database: Database, statements: list[LiteralString], reason: str
+) -> None:
+    make_partitioned(any_database)
+    async with running(
+        any_database, MemoryStore(), configuration=replace_tables("public.sales")
+    ) as engine:
+        begin = lsn_prefix(any_database)
+        for statement in statements:
+            any_database.execute(statement)
+        end = lsn_prefix(any_database)
+        gap = await engine.gap("public.sales", reason)
+
+    assert gap.after <= begin
+    assert gap.until >= end
+    assert engine.reasons() == {("public.sales", reason)}
+
+
+async def test_a_partition_made_as_one_and_a_truncated_root_are_no_loss(
+    any_database: Database,
+) -> None:
+    make_partitioned(any_database)
+    async with running(
+        any_database, MemoryStore(), configuration=replace_tables("public.sales")
+    ) as engine:
+        any_database.execute("CREATE TABLE sales_3 PARTITION OF sales FOR VALUES IN (3)")
+        any_database.execute("INSERT INTO sales VALUES (1, 3)")
+        await engine.looked()
+        any_database.execute("TRUNCATE sales")
+        any_database.execute("INSERT INTO sales VALUES (1, 3)")
+        await engine.looked()
+
+    assert engine.gaps() == []
+
+
+# --- nobody's lock
+
+
+async def test_a_look_waits_for_nobodys_lock(any_database: Database) -> None:
+    make_partitioned(any_database)
+    make_orders(any_database)
+    any_database.execute(
+        "CREATE PUBLICATION tailrace FOR TABLE orders WHERE (id > 5), sales"
+        " WITH (publish_via_partition_root = true)"
+    )
+    async with running(any_database, MemoryStore()) as engine:
+        with any_database.connect(autocommit=False) as connection:
+            connection.execute("LOCK TABLE orders, sales, lines IN ACCESS EXCLUSIVE MODE")
+            any_database.execute("ALTER PUBLICATION tailrace SET (publish = 'insert')")
+
+            gap = await engine.gap("public.orders", "operations")
+
+    assert gap.is_open
+
+
+def covers(engine: Engine, table: str, begin: str, end: str) -> bool:
+    return any(
+        gap.table == table and gap.after <= begin and gap.until >= end for gap in engine.gaps()
+    )
