@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -21,12 +22,22 @@ from stamina.instrumentation import set_on_retry_hooks
 from engine import __version__
 from engine.alarms import Alarms
 from engine.chunk import ChunkLimits
-from engine.config import Configuration, DestinationConfiguration, resolve_memory_limit
+from engine.config import (
+    Configuration,
+    DestinationConfiguration,
+    SourceConfiguration,
+    resolve_memory_limit,
+)
 from engine.descriptors import engine_need, port_share, raise_limit
 from engine.destinations.s3 import S3ObjectStore
 from engine.destinations.s3_settings import S3Settings
 from engine.envelope import RecordConfiguration
-from engine.errors import DestinationRefused, DestinationUnavailable, TailraceError
+from engine.errors import (
+    DestinationRefused,
+    DestinationUnavailable,
+    SourceUnavailable,
+    TailraceError,
+)
 from engine.http_server import HttpServer
 from engine.interfaces import ObjectStore, Source
 from engine.journal import Journal
@@ -38,6 +49,7 @@ from engine.plural import counted
 from engine.prefix import Prefix
 from engine.rowcodec import CODEC_VERSION
 from engine.settings import Settings
+from engine.sources.postgres.dsn import Dsn
 from engine.sources.postgres.settings import SHAPING_SETTINGS
 from engine.sources.postgres.source import PostgresSource
 from engine.status import StatusProvider
@@ -136,11 +148,33 @@ def s3_settings(destination: DestinationConfiguration) -> S3Settings:
 
 def _source(configuration: Configuration, alarms: Alarms | None = None) -> PostgresSource:
     return PostgresSource(
-        dsn=configuration.source.dsn.reveal(),
+        dsn=_dsn(configuration.source),
         slot=configuration.source.slot,
         configuration=record_configuration(configuration),
         alarms=alarms,
     )
+
+
+def _dsn(source: SourceConfiguration) -> Dsn:
+    if (file := source.dsn_file) is None:
+        return source.dsn.reveal()
+    return lambda: _read_dsn(file)
+
+
+def _read_dsn(file: Path) -> str:
+    """The file as it is now: a rotated credential counts from the next connection on."""
+    try:
+        text = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceUnavailable(
+            f"source.dsn_file {file} cannot be read: {type(error).__name__}",
+            hint="it is tried again; see who may read the file, and what rotates it",
+        ) from None
+    if not text:
+        raise SourceUnavailable(
+            f"source.dsn_file {file} is empty", hint="it is tried again; see what rotates the file"
+        )
+    return text
 
 
 def _settings(configuration: Configuration, *, is_until_caught_up: bool) -> Settings:

@@ -8,7 +8,8 @@ import pytest
 
 from engine.demo.postgres_binaries import wheel_bin_directory
 from engine.errors import PositionLost, SourceFailed, SourceRefused, SourceUnavailable
-from engine.sources.postgres.session import place_of, translated
+from engine.sources.postgres.dsn import place_of
+from engine.sources.postgres.session import translated
 from engine.sources.postgres.slot import Slot, stream_failure
 from engine.sources.postgres.sqlstates import CLASSES, CODES, Meaning, judged
 
@@ -98,7 +99,7 @@ def test_every_class_that_the_server_has_is_judged() -> None:
     [
         ("postgresql://me:hush@db.example:6543/shop", "db.example:6543/shop"),
         ("host=a,b port=1,2 dbname=shop password=hush", "a:1,b:2/shop"),
-        ("postgresql://me:hu@sh@db.example/shop", "db.example:5432/shop"),
+        ("postgresql://me:hu@sh@db.example/shop", "the place that source.dsn names"),
         ("hostaddr=10.0.0.1 user=me", "10.0.0.1:5432/me"),
     ],
 )

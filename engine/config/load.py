@@ -98,6 +98,7 @@ class _Parsed:
     environment: Mapping[str, str]
     values: dict[tuple[str, str], Any] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    dsn_file: Path | None = None
 
     def value(self, section: str, name: str) -> Any:
         return self.values[section, name]
@@ -242,8 +243,9 @@ def _read_dsn_file(parsed: _Parsed) -> None:
     if name is None:
         return
     folder = parsed.gathered.file.parent if parsed.gathered.file else Path()
+    parsed.dsn_file = folder / name
     try:
-        text = (folder / name).read_text(encoding="utf-8").strip()
+        text = parsed.dsn_file.read_text(encoding="utf-8").strip()
     except OSError as error:
         parsed.complain("source", "dsn_file", f"cannot be read: {error.strerror}", "")
         return
@@ -291,6 +293,7 @@ def _source(parsed: _Parsed) -> SourceConfiguration:
     return SourceConfiguration(
         type=parsed.value("source", "type"),
         dsn=Secret(parsed.value("source", "dsn") or ""),
+        dsn_file=parsed.dsn_file,
         slot=parsed.value("source", "slot"),
         publication=parsed.value("source", "publication"),
         tables=parsed.value("source", "tables"),

@@ -5,6 +5,7 @@ patterns and rules tuples. Invariant: frozen, and no secret shows in a `repr`.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -49,12 +50,14 @@ class Address:
 class SourceConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     """Where changes come from.
 
-    `dsn` is a libpq string or URI, whatever it was read from; empty: libpq's own environment
+    `dsn` is a libpq string or URI, whatever it was read from (`dsn_file`, if it was one, which is
+    read again at each connect); empty: libpq's own environment
     (PGHOST, …) says it all. `rules` are the `[[source.table]]` tables in their order.
     """
 
     type: Literal["postgres"] = "postgres"
     dsn: Secret = Secret("")
+    dsn_file: Path | None = None
     slot: str = "tailrace"
     publication: str = "tailrace"
     tables: tuple[str, ...] = ("public.*",)

@@ -11,20 +11,21 @@ carry row values.
 
 import asyncio
 import os
+import re
 from collections.abc import Mapping
 from typing import Any, Final, LiteralString, Self
 
 import psycopg
-from psycopg import pq, sql
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
 
 from engine.errors import (
-    ConfigurationError,
     SourceError,
     SourceFailed,
     SourceRefused,
     SourceUnavailable,
 )
+from engine.sources.postgres.dsn import Dsn, parsed, place_of, text_of
 from engine.sources.postgres.settings import PINNED_SETTINGS, later_statement, options_of
 from engine.sources.postgres.sqlstates import Meaning, ends_connection, judged
 
@@ -74,6 +75,11 @@ _REFUSALS: Final = (
     ("server does not support SSL", "check sslmode in source.dsn"),
 )
 
+# What libpq says of a keyword's value, before it connects.
+_UNFIT: Final = re.compile(
+    r"invalid (?:\w+ value|port number)|(?:could not|cannot) match|bad value for"
+)
+
 # What passes when somebody lets go; the server still runs and can be reached.
 _PASSING: Final = (
     ("max_wal_senders", WAL_SENDERS_HINT),
@@ -81,6 +87,10 @@ _PASSING: Final = (
     ("too many connections", CONNECTIONS_HINT),
     ("connection slots are reserved", CONNECTIONS_HINT),
 )
+
+_SPEAKING_CLASSES: Final = frozenset({"0A", "25", "28", "3D", "42", "53", "55", "57", "58"})
+"""Classes of SQLSTATE whose messages name objects, settings and files. In others, such as 22 and
+23, or what a function raises (P0), the primary message may quote a row's value."""
 
 Query = LiteralString | sql.SQL | sql.Composed
 
@@ -91,7 +101,7 @@ Connection = psycopg.AsyncConnection[Row]
 
 
 async def connect(
-    dsn: str,
+    dsn: Dsn,
     *,
     replication: bool,
     settings: Mapping[str, str] | None = None,
@@ -102,14 +112,15 @@ async def connect(
     Raises ConfigurationError for a dsn that is none, SourceRefused or SourceUnavailable.
     Cancellation leaves no connection behind.
     """
-    parameters = _parameters(dsn)
+    dsn = text_of(dsn)
+    given = parsed(dsn)
+    parameters = {"fallback_application_name": APPLICATION_NAME, **_DEFAULTS, **given}
     pinned = {**PINNED_SETTINGS, **(settings or {})}
     options = parameters.get("options") or os.environ.get("PGOPTIONS", "")
     parameters |= {
         "replication": "database" if replication else "",
         "options": options_of(options, pinned),
         "client_encoding": "UTF8",
-        "fallback_application_name": APPLICATION_NAME,
     }
     for name in _HIJACKING_ENVIRONMENT:
         os.environ.pop(name, None)
@@ -154,26 +165,15 @@ def beside(connection: Connection) -> dict[str, str]:
     return {name: value.decode() for name, value in found.items() if value}
 
 
-def database_of(dsn: str) -> str:
-    """The database's name as the dsn gives it; empty where libpq's defaults decide."""
-    return _parameters(dsn).get("dbname", "")
-
-
-def _parameters(dsn: str) -> dict[str, str]:
-    try:
-        given = conninfo_to_dict(dsn)
-    except psycopg.Error:
-        # libpq's own text quotes the dsn, password included.
-        raise ConfigurationError(
-            "source.dsn is neither a libpq connection string nor a URI",
-            hint="write it as postgresql://user@host:5432/database",
-        ) from None
-    return {**_DEFAULTS, **{name: str(value) for name, value in given.items() if value is not None}}
-
-
 def connect_failure(error: psycopg.Error, place: str) -> SourceError:
     """What a failed connect to `place` means to the operator."""
-    text = " ".join(str(error).split())
+    text = _connect_text(error)
+    if _UNFIT.search(text) and "FATAL" not in text:
+        # libpq quotes the value, which may be a part of a password.
+        return SourceRefused(
+            f"libpq does not take a value in source.dsn, for PostgreSQL at {place}",
+            hint="check the dsn's keywords, each against libpq's list of what they may be",
+        )
     for sign, hint in _REFUSALS:
         # A missing UNIX socket "does not exist" either, but there nobody answered.
         if sign in text and "FATAL" in text:
@@ -196,6 +196,13 @@ def connect_failure(error: psycopg.Error, place: str) -> SourceError:
     )
 
 
+def _connect_text(error: psycopg.Error) -> str:
+    # DETAIL, HINT and CONTEXT have lines of their own, after a word in the server's language and
+    # two spaces.
+    lines = [line for line in str(error).splitlines() if not re.match(r"\s*\S+:  ", line)]
+    return " ".join(" ".join(lines).split())
+
+
 def translated(error: psycopg.Error, doing: str, place: str = "") -> SourceError:
     """The error of our tree for what a server answered, or failed to answer, while `doing`.
 
@@ -203,41 +210,25 @@ def translated(error: psycopg.Error, doing: str, place: str = "") -> SourceError
     """
     state = error.sqlstate or ""
     server = f"PostgreSQL at {place}" if place else "PostgreSQL"
+    judgement = judged(state)
     text = primary_message(error)
     if ends_connection(state):
         return SourceUnavailable(
             f"lost {server} while {doing}: {text}", hint="it is tried again; see the server's log"
         )
-    judgement = judged(state)
+    if state[:2] not in _SPEAKING_CLASSES:
+        text = ""
     if judgement.meaning is Meaning.REFUSE:
         return SourceRefused(
-            f"{server} refused {doing}: {text} (SQLSTATE {state})", hint=judgement.hint
+            f"{server} refused {doing}: {text or judgement.text} (SQLSTATE {state})",
+            hint=judgement.hint,
         )
     return SourceFailed(
-        f"{server} failed at {doing}: {judgement.text}: {text} (SQLSTATE {state})",
+        f"{server} failed at {doing}: {': '.join(filter(None, (judgement.text, text)))}"
+        f" (SQLSTATE {state})",
         code=state,
         hint=judgement.hint,
     )
-
-
-def place_of(dsn: str, overrides: Mapping[str, str] | None = None) -> str:
-    """Where a dsn leads, as host:port/database: what libpq read from it, never the dsn."""
-    parameters = {**_defaults(), **_parameters(dsn), **(overrides or {})}
-    hosts = (parameters.get("host") or parameters.get("hostaddr") or "localhost").split(",")
-    ports = (parameters.get("port") or "5432").split(",")
-    # Of a URI whose password holds an "@", libpq takes the rest of the password for the host.
-    hosts = [host.rpartition("@")[2] for host in hosts]
-    places = [f"{host}:{ports[i % len(ports)]}" for i, host in enumerate(hosts)]
-    return f"{','.join(places)}/{parameters.get('dbname') or parameters.get('user') or ''}"
-
-
-def _defaults() -> dict[str, str]:
-    """What libpq takes from the environment where the dsn is silent."""
-    return {
-        option.keyword.decode(): option.val.decode()
-        for option in pq.Conninfo.get_defaults()
-        if option.val is not None
-    }
 
 
 def quoted(name: str) -> str:
@@ -246,14 +237,21 @@ def quoted(name: str) -> str:
 
 
 def primary_message(error: psycopg.Error) -> str:
-    """The server's message without DETAIL and CONTEXT, which may quote values."""
-    return error.diag.message_primary or " ".join(str(error).split())
+    """The server's message without DETAIL and CONTEXT, which may quote values.
+
+    Where only libpq speaks, of a connection that ended, it may repeat the server's whole message
+    behind its severity: that is left out.
+    """
+    if error.diag.message_primary:
+        return error.diag.message_primary
+    own = re.split(r"\S+:  ", str(error), maxsplit=1)[0]
+    return " ".join(own.split()) or "the server ended the connection"
 
 
 class Session:
     """A plain session for questions beside the stream; opened when needed, again when lost."""
 
-    def __init__(self, dsn: str, **overrides: str) -> None:
+    def __init__(self, dsn: Dsn, **overrides: str) -> None:
         self._dsn = dsn
         self._overrides = overrides
         self._connection: Connection | None = None

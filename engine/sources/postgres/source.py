@@ -11,9 +11,10 @@ from engine.errors import PositionLost
 from engine.interfaces import ChangeStream, SourceIdentity
 from engine.position import Lsn, parse_lsn
 from engine.schema import Decide
+from engine.sources.postgres.dsn import Dsn, place_of
 from engine.sources.postgres.keeper import LOOK_SECONDS
 from engine.sources.postgres.preparation import prepare
-from engine.sources.postgres.session import Session, connect, place_of, translated
+from engine.sources.postgres.session import Session, connect, translated
 from engine.sources.postgres.silence import SILENCE_SECONDS
 from engine.sources.postgres.slot import GAP_HINT
 from engine.sources.postgres.stream import WAL_SENDER_TIMEOUT_SECONDS, open_stream
@@ -32,7 +33,7 @@ class PostgresSource:
     def __init__(
         self,
         *,
-        dsn: str,
+        dsn: Dsn,
         slot: str,
         configuration: RecordConfiguration,
         generation: int = 1,

@@ -46,6 +46,7 @@ from engine.schema import Decide, TableName
 from engine.sources.postgres import silence
 from engine.sources.postgres.assembler import Assembler, Drained
 from engine.sources.postgres.catalog import Catalog
+from engine.sources.postgres.dsn import Dsn
 from engine.sources.postgres.keeper import LOOK_SECONDS, CatalogKeeper
 from engine.sources.postgres.libpq import frames_of
 from engine.sources.postgres.look import Horizon, look
@@ -613,7 +614,7 @@ WHERE slot_name OPERATOR(pg_catalog.=) %s::pg_catalog.name
 @asynccontextmanager
 async def open_stream(
     *,
-    dsn: str,
+    dsn: Dsn,
     slot: str,
     generation: int,
     start: Lsn,
