@@ -32,6 +32,7 @@ from prometheus_client.samples import Sample
 from engine.config import Address
 from engine.errors import ConfigurationError
 from engine.listener import ConnectionLimits, Listener, Noise
+from engine.printable import printable_json
 from engine.status import Phase, Status, StatusProvider
 
 SHUTDOWN_SECONDS = 1.0
@@ -320,7 +321,8 @@ def _json(
         headers["Allow"] = allow["Allow"]
     return web.Response(
         status=code,
-        body=msgspec.json.encode(answer),
+        # Somebody reads it in a terminal.
+        body=printable_json(msgspec.json.encode(answer).decode()).encode(),
         content_type="application/json",
         headers=headers,
     )

@@ -9,6 +9,7 @@ shown)`: a new one has to be decided upon before its value leaves the process. W
 is never below WARNING (the S3 client's debug log holds signatures) and is cut to one line.
 """
 
+import json
 import logging
 import sys
 import traceback
@@ -20,7 +21,7 @@ from structlog.types import EventDict, Processor, WrappedLogger
 
 from engine.config import LogConfiguration
 from engine.errors import TailraceError
-from engine.printable import printable
+from engine.printable import printable, printable_json
 
 FIELDS: Final = frozenset(
     """
@@ -72,6 +73,7 @@ def configure(configuration: LogConfiguration, *, stream: TextIO | None = None) 
             foreign_pre_chain=[*shared, _Exceptions(with_traceback=is_debug), _library_text],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                _printable,
                 _renderer(configuration, stream),
             ],
         )
@@ -172,6 +174,15 @@ def _library_text(logger: WrappedLogger, method: str, event_dict: EventDict) -> 
     return event_dict
 
 
+def _printable(logger: WrappedLogger, method: str, event_dict: EventDict) -> EventDict:
+    """For the text format, which writes a text without blanks as it is."""
+    del logger, method
+    return {
+        name: printable(value, keep="\n\t") if isinstance(value, str) else value
+        for name, value in event_dict.items()
+    }
+
+
 def _renderer(configuration: LogConfiguration, stream: TextIO) -> Processor:
     if configuration.format == "json" or (configuration.format == "auto" and not stream.isatty()):
         return structlog.processors.JSONRenderer(serializer=_json)
@@ -181,4 +192,9 @@ def _renderer(configuration: LogConfiguration, stream: TextIO) -> Processor:
 def _json(event_dict: EventDict, **_: Any) -> str:
     rest = dict(event_dict)
     first = {name: rest.pop(name, "") for name in ("timestamp", "level", "event")}
-    return orjson.dumps(first | rest, default=str).decode()
+    try:
+        text = orjson.dumps(first | rest, default=str).decode()
+    except TypeError:
+        # Half of a surrogate pair is no UTF-8; a file's name may hold one.
+        return json.dumps(first | rest, default=str)
+    return printable_json(text)

@@ -29,6 +29,7 @@ from prometheus_client import (
 )
 
 from engine.batch import Operations
+from engine.printable import printable
 from engine.schema import TableName
 
 TABLE_LABELS_MAX: Final = 1_000
@@ -213,19 +214,20 @@ class Metrics:
 
 
 class _BoundedLabels:
-    """The first `limit` values keep their names."""
+    """The first `limit` values keep their names, as they may be printed."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._known: set[str] = set()
+        self._known: dict[str, str] = {}
 
     def bounded(self, value: str) -> str:
-        if value in self._known:
-            return value
+        found = self._known.get(value)
+        if found is not None:
+            return found
         if len(self._known) >= self._limit:
             return OTHER
-        self._known.add(value)
-        return value
+        # The library escapes quotes and line ends, no other character.
+        return self._known.setdefault(value, printable(value))
 
 
 class _CounterFamily:

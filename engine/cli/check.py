@@ -11,6 +11,7 @@ from engine.cli.options import ConfigFile, Json
 from engine.cli.output import say, say_json, say_next
 from engine.cli.startup import lean_imports
 from engine.config import Configuration, load
+from engine.printable import printable
 
 if TYPE_CHECKING:
     from engine.app import CheckStep
@@ -82,6 +83,6 @@ async def _checked(configuration: Configuration, *, is_quiet: bool) -> list[_Tol
 
 def _say_step(step: _Told) -> None:
     mark = "FAIL" if not step.is_ok else "warn" if step.hint else "ok  "
-    say(f"{mark}  {step.name:<24}  {step.detail}".rstrip())
+    say(f"{mark}  {step.name:<24}  {printable(step.detail)}".rstrip())
     if step.hint:
-        say(f"      hint: {step.hint}")
+        say(f"      hint: {printable(step.hint)}")

@@ -13,7 +13,7 @@ import msgspec
 
 from engine import __version__
 from engine.errors import ConfigurationError, TailraceError
-from engine.printable import printable
+from engine.printable import printable, printable_json
 
 
 class ResultUnwritten(TailraceError):
@@ -27,7 +27,7 @@ def say(text: str = "") -> None:
 
 def say_json(result: object) -> None:
     """The one JSON object of a command that was asked for it."""
-    _write(msgspec.json.encode(result).decode() + "\n")
+    _write(printable_json(msgspec.json.encode(result).decode()) + "\n")
 
 
 def say_next(step: str) -> None:

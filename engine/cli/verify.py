@@ -15,6 +15,7 @@ from engine.cli.verify_progress import LineProgress, SilentProgress, TerminalPro
 from engine.config import DestinationConfiguration, LogConfiguration, load_destination
 from engine.plural import counted
 from engine.position import commit_lsn_of, format_lsn
+from engine.printable import printable
 
 if TYPE_CHECKING:
     from engine.journal_entry import Gap
@@ -97,13 +98,18 @@ def _say(verdict: "Verdict", depth: Literal["light", "full"], option: str) -> No
         if number == PROBLEMS_SHOWN_MAX:
             say(f"… and {len(verdict.problems) - number} more: `tailrace verify --json` has all")
             break
-        say(f"PROBLEM  {problem.code}  {problem.key}\n         {problem.text}")
+        _say_problem("PROBLEM", problem)
     for warning in verdict.warnings:
-        say(f"WARNING  {warning.code}  {warning.key}\n         {warning.text}")
+        _say_problem("WARNING", warning)
     _say_remedies((*verdict.problems, *verdict.warnings))
     _say_gaps(verdict.unmended_gaps)
     say(_summary(verdict))
     say_next(_next_step(verdict, depth, option))
+
+
+def _say_problem(mark: str, problem: "Problem") -> None:
+    say(f"{mark}  {problem.code}  {printable(problem.key)}")
+    say(f"         {printable(problem.text)}")
 
 
 def _say_tables(verdict: "Verdict") -> None:
@@ -111,7 +117,7 @@ def _say_tables(verdict: "Verdict") -> None:
     rows = [("table", "objects", "rows", "pending", "versions", "last commit")]
     rows += [
         (
-            table.table,
+            printable(table.table),
             str(table.objects),
             str(table.rows),
             str(table.pending),
@@ -170,8 +176,9 @@ def _say_remedies(problems: "tuple[Problem, ...]") -> None:
 def _say_gaps(gaps: "tuple[Gap, ...]") -> None:
     for gap in gaps[:GAPS_SHOWN_MAX]:
         until = f"up to {gap.until}" if gap.until else "and it goes on"
-        say(f"WARNING  gap  {gap.table}  {gap.reason}  after {gap.after or 'nothing'}, {until}")
-        say(f"         {gap.text}")
+        table = printable(gap.table)
+        say(f"WARNING  gap  {table}  {gap.reason}  after {gap.after or 'nothing'}, {until}")
+        say(f"         {printable(gap.text)}")
     if len(gaps) > GAPS_SHOWN_MAX:
         say(f"… and {len(gaps) - GAPS_SHOWN_MAX} more: `tailrace verify --json` has all")
     if gaps:

@@ -611,6 +611,9 @@ WHERE slot_name OPERATOR(pg_catalog.=) %s::pg_catalog.name
 """
 
 
+_DATABASE: Final = "SELECT pg_catalog.current_database()"
+
+
 @asynccontextmanager
 async def open_stream(
     *,
@@ -640,9 +643,12 @@ async def open_stream(
     try:
         async with Session(dsn, **beside(connection)) as session:
             await _start(connection, session, slot, start, configuration.publication)
+            # As the server calls it, and so the journal: it cuts a dsn's name to 63 bytes, and a
+            # pooler may know it by another one.
+            [(database,)] = await session.rows(_DATABASE, doing="asking for the database's name")
             catalog = Catalog()
             assembler = Assembler(
-                database=connection.info.dbname,
+                database=str(database),
                 generation=generation,
                 configuration=configuration,
                 decide=decide,
