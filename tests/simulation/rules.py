@@ -387,6 +387,54 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     mutant(
+        "look_end",
+        "8   a gap ends behind everything that the look shows which ends it",
+        Edit(
+            "engine.watch",
+            "        until = log_prefix(self._generation, look.until)\n",
+            "        until = self._clean\n",
+        ),
+    ),
+    mutant(
+        "look_idle",
+        "6   a keepalive's position becomes durable only after a look",
+        Edit(
+            "engine.ledger",
+            "if looked_lsn is None or not boundary.is_keepalive",
+            "if True or not boundary.is_keepalive",
+        ),
+    ),
+    mutant(
+        "gap_before_durable",
+        "6   a gap is in the entry whose durable passes it, or in an earlier one",
+        Edit(
+            "engine.committer",
+            "gaps, watch = self._gaps.pending, self._watcher.watch.pending",
+            "gaps, watch = self._gaps.pending, self._watcher.watch.pending\n"
+            "        if durable is not None:\n"
+            "            gaps = ()",
+        ),
+    ),
+    mutant(
+        "look_restart",
+        "6   a start compares with what stood when the last engine looked",
+        Edit(
+            "engine.watch",
+            "self._is_first = known is None or known.publication != self._publication",
+            "self._is_first = True",
+        ),
+    ),
+    mutant(
+        "look_begin",
+        "8   a gap begins at the last log point that was judged, not at the look",
+        Edit(
+            "engine.watch",
+            "_Judging(look, self._clean, until, self._touched_marks(look))",
+            "_Judging(look, log_prefix(self._generation, look.at), until, "
+            "self._touched_marks(look))",
+        ),
+    ),
+    mutant(
         "version_at",
         "8   newest version at or before the row, not newest of all",
         Edit(

@@ -1,0 +1,288 @@
+"""The catalog watch, pure: what each look states as a gap, and what it leaves alone."""
+
+from collections.abc import Iterable
+
+import msgspec
+import pytest
+
+from engine.envelope import RecordConfiguration
+from engine.gaps import GapRegister
+from engine.interfaces import (
+    NOT_PUBLISHED,
+    PUBLISHED_LATE,
+    REWRITTEN,
+    Look,
+    Reason,
+    SourceIdentity,
+    TableLook,
+)
+from engine.journal_entry import Durable, Gap, JournalState
+from engine.position import Lsn
+from engine.schema import TableName
+from engine.watch import CatalogWatch, Shown
+
+ORDERS = TableName("public", "orders")
+LINES = TableName("public", "lines")
+CONFIGURATION = RecordConfiguration(publication="tailrace", tables=("public.*",))
+ASPECTS = (NOT_PUBLISHED, "operations")
+TEXTS = {
+    aspect: f"{aspect} was touched"
+    for aspect in ("publication", "membership", "pieces", REWRITTEN, PUBLISHED_LATE)
+} | {"table-dropped": "it went", "table-remade": "it is another one"}
+
+
+def table(
+    identity: str = "7",
+    keeps: dict[str, tuple[str, ...]] | None = None,
+    marks: dict[str, str] | None = None,
+    fresh: Iterable[str] = (),
+) -> TableLook:
+    reasons = {aspect: Reason(f"{aspect} is short", "MEND IT") for aspect in ASPECTS}
+    return TableLook(identity, keeps or {}, marks or {}, frozenset(fresh), reasons)
+
+
+def look(
+    at: int,
+    tables: dict[TableName, TableLook],
+    *,
+    marks: dict[str, str] | None = None,
+    since: int | None = None,
+) -> Look:
+    begin = Lsn(at if since is None else since)
+    return Look(begin, Lsn(at), Lsn(at + 1), marks or {"publication": "1"}, tables, TEXTS)
+
+
+class Rig:
+    """A journal that is durable up to 0x10, and the watch over it."""
+
+    def __init__(self) -> None:
+        self.has_rows: set[TableName] = set()
+        self.identities: set[tuple[TableName, str]] = set()
+        self.truncated: set[TableName] = set()
+        self.state = JournalState(
+            seq=0,
+            source=SourceIdentity("fake", "7", 1, "shop", "tailrace", "tailrace"),
+            durable=Durable("0/10", "2026-11-22T09:51:54.056779Z", 0),
+        )
+        self.start()
+
+    def start(self, configuration: RecordConfiguration = CONFIGURATION) -> None:
+        """Another engine goes on from the journal."""
+        self.gaps = GapRegister(self.state)
+        shown = Shown(
+            has_rows=lambda table: table in self.has_rows,
+            has_identity=lambda table, identity: (table, identity) in self.identities,
+            was_truncated=lambda table: table in self.truncated,
+        )
+        self.watch = CatalogWatch(self.state, self.gaps, configuration, shown)
+
+    def append(self) -> None:
+        """The journal's next entry."""
+        gaps, watch = self.gaps.pending, self.watch.pending
+        for gap in gaps:
+            self.state.gaps[gap.number] = gap
+        if watch is not None:
+            self.state.watch = watch.folded(self.state.watch)
+        assert self.state.durable is not None
+        self.state.durable = msgspec.structs.replace(self.state.durable, watched=self.watch.watched)
+        self.gaps.journalled(gaps)
+        self.watch.journalled(watch)
+
+    def judge(self, *looks: Look) -> list[tuple[str, str, str, str]]:
+        """What the looks state: table, reason, begin and end without the generation."""
+        for one in looks:
+            self.watch.judge(one)
+        return [brief(gap) for gap in self.gaps.standing]
+
+
+def brief(gap: Gap) -> tuple[str, str, str, str]:
+    return (gap.table, gap.reason, shorter(gap.after), shorter(gap.until))
+
+
+def shorter(point: str) -> str:
+    return point.removeprefix("0001.").lstrip("0")
+
+
+def test_what_stays_as_it_is_states_nothing_and_is_journalled_once() -> None:
+    rig = Rig()
+
+    found = rig.judge(look(0x20, {ORDERS: table()}))
+    statement = rig.watch.pending
+    rig.append()
+    again = rig.judge(look(0x30, {ORDERS: table()}))
+
+    assert found == again == []
+    assert statement is not None
+    assert list(statement.tables) == ["public.orders"]
+    assert rig.watch.pending is None
+    assert shorter(rig.watch.watched) == "30"
+
+
+def test_a_table_that_is_not_published_is_a_gap_from_the_journals_beginning() -> None:
+    rig = Rig()
+
+    found = rig.judge(look(0x20, {ORDERS: table(keeps={NOT_PUBLISHED: ()})}))
+
+    assert found == [("public.orders", NOT_PUBLISHED, "10", "")]
+
+
+def test_a_loss_that_stands_is_one_gap_which_ends_behind_the_look_that_no_longer_shows_it() -> None:
+    rig = Rig()
+    less = {ORDERS: table(keeps={"operations": ("insert",)}, marks={"membership": "2"})}
+    whole = {ORDERS: table(marks={"membership": "3"})}
+
+    found = rig.judge(
+        look(0x20, {ORDERS: table(marks={"membership": "1"})}),
+        look(0x30, less),
+        look(0x40, less),
+        look(0x50, whole),
+        look(0x60, whole),
+    )
+
+    assert found == [("public.orders", "operations", "20", "51")]
+
+
+@pytest.mark.parametrize("is_restart", [False, True])
+def test_what_was_touched_and_is_as_before_is_a_gap_that_ended(is_restart: bool) -> None:  # noqa: FBT001
+    rig = Rig()
+    rig.judge(look(0x20, {ORDERS: table(marks={"membership": "1"}), LINES: table("8")}))
+    rig.append()
+    if is_restart:
+        rig.start()
+
+    found = rig.judge(
+        look(0x30, {ORDERS: table(marks={"membership": "2"}), LINES: table("8")}),
+        look(0x40, {ORDERS: table(marks={"membership": "2"}), LINES: table("8")}),
+    )
+
+    assert found == [("public.orders", "membership", "20", "31")]
+
+
+def test_what_all_tables_share_is_a_gap_of_each() -> None:
+    rig = Rig()
+    tables = {ORDERS: table(), LINES: table("8")}
+
+    found = rig.judge(look(0x20, tables), look(0x30, tables, marks={"publication": "2"}))
+
+    assert found == [
+        ("public.orders", "publication", "20", "31"),
+        ("public.lines", "publication", "20", "31"),
+    ]
+
+
+def test_more_than_was_agreed_is_agreed_from_then_on() -> None:
+    rig = Rig()
+    less = {ORDERS: table(keeps={"operations": ("insert",)})}
+
+    assert rig.judge(look(0x20, less), look(0x30, {ORDERS: table()})) == []
+    assert rig.judge(look(0x40, less)) == [("public.orders", "operations", "30", "")]
+
+
+def test_a_gap_begins_where_a_look_surely_shows_everything() -> None:
+    # A transaction was under way at the second look; what it did is seen by the third only.
+    rig = Rig()
+    rig.judge(look(0x20, {ORDERS: table()}), look(0x30, {ORDERS: table()}, since=0x20))
+
+    found = rig.judge(look(0x40, {ORDERS: table(keeps={NOT_PUBLISHED: ()})}))
+
+    assert found == [("public.orders", NOT_PUBLISHED, "20", "")]
+
+
+def test_a_name_may_change_and_two_may_be_swapped() -> None:
+    rig = Rig()
+    rig.has_rows = {ORDERS, LINES}
+
+    found = rig.judge(
+        look(0x20, {ORDERS: table("7"), LINES: table("8")}),
+        look(0x30, {ORDERS: table("8"), LINES: table("7")}),
+        look(0x40, {ORDERS: table("8"), TableName("public", "items"): table("7")}),
+    )
+
+    assert found == []
+
+
+def test_a_table_that_goes_is_a_gap_where_it_had_rows() -> None:
+    rig = Rig()
+    rig.has_rows = {ORDERS}
+
+    found = rig.judge(look(0x20, {ORDERS: table("7"), LINES: table("8")}), look(0x30, {}))
+
+    assert found == [("public.orders", "table-dropped", "20", "31")]
+
+
+@pytest.mark.parametrize("is_shown", [False, True])
+def test_a_table_made_anew_is_a_gap_until_the_stream_shows_it(is_shown: bool) -> None:  # noqa: FBT001
+    rig = Rig()
+    rig.has_rows = {ORDERS}
+    if is_shown:
+        rig.identities = {(ORDERS, "9")}
+    remade = table("9", fresh=[PUBLISHED_LATE])
+
+    found = rig.judge(look(0x20, {ORDERS: table("7")}), look(0x30, {ORDERS: remade}))
+
+    expected = [] if is_shown else [("public.orders", "table-remade", "20", "31")]
+    assert found == expected
+
+
+def test_a_table_published_late_is_a_gap_and_one_that_is_whole_since_it_exists_is_none() -> None:
+    rig = Rig()
+
+    found = rig.judge(
+        look(0x20, {}),
+        look(0x30, {ORDERS: table("7"), LINES: table("8", fresh=[PUBLISHED_LATE])}),
+    )
+
+    assert found == [("public.orders", PUBLISHED_LATE, "20", "31")]
+
+
+def test_a_truncation_that_the_stream_shows_explains_its_partitions() -> None:
+    rig = Rig()
+    before, after = table(marks={f"{REWRITTEN}:1": "a"}), table(marks={f"{REWRITTEN}:1": "b"})
+    rig.judge(look(0x20, {ORDERS: before, LINES: before}))
+    rig.truncated = {ORDERS}
+
+    assert rig.judge(look(0x30, {ORDERS: after})) == []
+
+
+def test_a_piece_may_appear_only_where_it_is_whole_since_it_exists() -> None:
+    rig = Rig()
+    marks = {"pieces:1": "a", "pieces:2": "a"}
+
+    found = rig.judge(
+        look(0x20, {ORDERS: table()}),
+        look(0x30, {ORDERS: table(marks={"pieces:1": "a"}, fresh=["pieces:1"])}),
+        look(0x40, {ORDERS: table(marks=marks, fresh=["pieces:1"])}),
+    )
+
+    assert found == [("public.orders", "pieces", "30", "41")]
+
+
+def test_under_another_selection_tables_come_and_go_without_a_loss() -> None:
+    rig = Rig()
+    rig.has_rows = {ORDERS, LINES}
+    rig.judge(look(0x20, {ORDERS: table(marks={"membership": "1"})}))
+    rig.append()
+    rig.start(msgspec.structs.replace(CONFIGURATION, tables=("public.l*", "public.o*")))
+
+    touched = {ORDERS: table(marks={"membership": "2"}), LINES: table("8")}
+
+    # What was known before is compared all the same.
+    assert rig.judge(look(0x30, touched)) == [("public.orders", "membership", "20", "31")]
+
+
+def test_of_another_publication_nothing_is_known() -> None:
+    rig = Rig()
+    rig.judge(look(0x20, {ORDERS: table()}))
+    rig.append()
+    rig.start(msgspec.structs.replace(CONFIGURATION, publication="other"))
+
+    assert rig.judge(look(0x30, {ORDERS: table()}, marks={"publication": "9"})) == []
+
+
+def test_what_stands_is_told_with_what_mends_it_before_it_is_judged() -> None:
+    rig = Rig()
+
+    found = rig.watch.standing(look(0x20, {ORDERS: table(keeps={NOT_PUBLISHED: ()})}))
+
+    assert found == {"public.orders": Reason(f"{NOT_PUBLISHED} is short", "MEND IT")}
+    assert rig.gaps.pending == ()
