@@ -27,7 +27,7 @@ setup: .venv/.built ## Make .venv with everything, and build the row codec. Quic
 	@$(if $(filter setup,$(MAKECMDGOALS)),echo "Ready: .venv/bin/tailrace. Next: make demo",:)
 
 .PHONY: setup-test
-setup-test: ## Install what the tests need and only Debian has: PostgreSQL 15 and valgrind.
+setup-test: ## Install what the tests need and only Debian has: PostgreSQL 15, valgrind, pgbouncer.
 	@.ci/setup-test
 
 .PHONY: setup-peers

@@ -77,6 +77,8 @@ class Slot:
         self._standby_interval = standby_interval
         self._on_phase = on_phase
         self._alarms = alarms
+        # After a failover another server is asked: the last one's failure says nothing of it.
+        alarms.clear(FAILING)
         self._recurrence = Recurrence()
         self._failure_count = 0
         self._is_standing_by = False

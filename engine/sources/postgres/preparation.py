@@ -33,6 +33,8 @@ from engine.sources.postgres.slot import (
 )
 from engine.sources.postgres.slot_creation import make_slot
 
+PRIMARY_HINT: Final = "(with several hosts in source.dsn: target_session_attrs=primary)"
+
 _LISTED_MAX: Final = 20
 
 _LOCK_TIMEOUT: Final = "2s"
@@ -147,6 +149,13 @@ class Server:
                 f"PostgreSQL {self.version // 10000} is too old",
                 hint="PostgreSQL 14 to 18 is supported",
             )
+        if self.is_standby and self.version < 160000:
+            return SourceRefused(
+                f"the server is a hot standby, and PostgreSQL {self.version // 10000} decodes"
+                " changes on a primary alone",
+                hint=f"connect to the primary {PRIMARY_HINT}, or stream from a standby of"
+                " PostgreSQL 16 or newer",
+            )
         if self.wal_level != "logical":
             return wal_level_refusal(self.wal_level)
         if not self.may_replicate:
@@ -195,7 +204,7 @@ async def prepare(
     tables = await _read_captured(session, configuration, is_first=is_first)
     publication = await _read_publication(session, server, configuration.publication)
     if publication is None and is_first:
-        await _create_publication(session, configuration.publication, tables)
+        await _create_publication(session, server, configuration.publication, tables)
     elif publication is None:
         # PostgreSQL 18 streams on without the publication; what it does not send is a gap that the
         # catalog watch records and alarms. Earlier ones end the stream at the next change.
@@ -246,7 +255,9 @@ async def _read_publication(session: Session, server: Server, name: str) -> Publ
     return Publication(name, is_all_tables, is_via_root, has_all_operations, has_updates, tables)
 
 
-async def _create_publication(session: Session, name: str, tables: Sequence[Table]) -> None:
+async def _create_publication(
+    session: Session, server: Server, name: str, tables: Sequence[Table]
+) -> None:
     keyed = [table.name for table in tables if table.is_keyed]
     keyless = [table.name for table in tables if not table.is_keyed]
     if not keyed:
@@ -254,6 +265,12 @@ async def _create_publication(session: Session, name: str, tables: Sequence[Tabl
             f"no captured table has a replica identity: {_listed(keyless)}; once published,"
             " PostgreSQL would refuse their UPDATE and DELETE",
             hint=" ".join(_identity_statements(keyless)),
+        )
+    if server.is_standby:
+        raise SourceRefused(
+            f"there is no publication {name!r}, and the server is a hot standby: it takes its"
+            " primary's",
+            hint=f"run on the primary: {creation_statement(name, keyed)}",
         )
     try:
         await _create_without_waiting(session, name, keyed)

@@ -591,7 +591,7 @@ class PostgresStream:
                     await self._readable()
             self._failure = self._end()
         except TimeoutError:
-            return None
+            return self._failure
         except psycopg.Error as error:
             self._failure = translated(error, "streaming changes", self._session.place)
         return self._failure
