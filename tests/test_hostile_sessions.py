@@ -6,6 +6,7 @@ everything that our SQL names goes before pg_catalog in every path; each shadow 
 """
 
 import ast
+import asyncio
 import re
 import secrets
 from collections.abc import Iterator
@@ -21,12 +22,13 @@ from psycopg.conninfo import make_conninfo
 
 import engine.sources.postgres
 from databases import Database
+from engine.demo.servers import FAST_SETTINGS, EmbeddedPostgres
 from engine.envelope import RecordConfiguration
 from engine.errors import SourceError
 from engine.position import NO_LSN
 from engine.sources.postgres import session as session_module
 from engine.sources.postgres.session import Session, connect
-from engine.sources.postgres.settings import PINNED_SETTINGS, SHAPING_SETTINGS
+from engine.sources.postgres.settings import PINNED_SETTINGS, SHAPING_SETTINGS, later_statement
 from engine.sources.postgres.source import PostgresSource
 from test_postgres_source import read_all
 
@@ -249,6 +251,16 @@ async def test_no_setting_of_a_role_changes_what_is_read(
     assert record["m"] == "$1,234.56"
 
 
+def test_the_documents_list_every_pinned_setting() -> None:
+    listed = Path(__file__).parent.parent / "docs" / "settings.md"
+    text = listed.read_text()
+
+    later = re.findall(r"SET (\w+)", later_statement(180000))
+    assert len(later) == 2
+    for name in (*PINNED_SETTINGS, *later):
+        assert f"`{name}`" in text
+
+
 async def test_every_pinned_setting_is_in_force_in_both_kinds_of_session(
     any_database: Database,
 ) -> None:
@@ -359,7 +371,7 @@ def make_shadows(connection: SuperuserConnection) -> int:
     )
     made = 0
     made += _shadow_functions(connection, names_in(texts, FUNCTION))
-    made += _shadow_operators(connection, names_in(texts, OPERATOR))
+    made += _shadow_operators(connection, names_in(texts, OPERATOR) | {"<=", ">=", "~~"})
     for name in names_in(texts, TYPE):
         made += _made(
             connection,
@@ -456,11 +468,54 @@ def test_the_shadows_are_found_by_whoever_does_not_qualify(any_database: Databas
             "SELECT nullif(c.relkind, 'r') FROM pg_catalog.pg_class c",
             "SELECT c.relkind IS DISTINCT FROM 'r' FROM pg_catalog.pg_class c",
             "SELECT 1 FROM pg_catalog.pg_class a JOIN pg_catalog.pg_class b USING (oid)",
+            "SELECT c.oid BETWEEN 1 AND 2 FROM pg_catalog.pg_class c",
+            "SELECT c.relname LIKE 'x' FROM pg_catalog.pg_class c",
             "SELECT 'x'::text",
             "SELECT * FROM pg_type",
         ):
             with pytest.raises(psycopg.errors.RaiseException, match="the shadow of"):
                 connection.execute(statement.encode())
+
+
+def test_grouping_and_ordering_look_for_nothing_by_the_path(any_database: Database) -> None:
+    with any_database.connect() as connection:
+        make_shadows(connection)
+        connection.execute("SET search_path = shadow, public, pg_catalog")
+        for statement in (
+            "SELECT DISTINCT c.oid, c.relname FROM pg_catalog.pg_class c ORDER BY c.oid, c.relname",
+            "SELECT c.relkind FROM pg_catalog.pg_class c GROUP BY c.relkind",
+            "SELECT c.oid FROM pg_catalog.pg_class c UNION SELECT c.oid FROM pg_catalog.pg_type c",
+        ):
+            connection.execute(statement.encode())
+
+    assert not shadows_ran(any_database)
+
+
+@pytest.mark.parametrize(("path", "is_found"), [("''", True), ("pg_catalog, pg_temp", False)])
+def test_only_a_named_pg_temp_does_not_go_before_pg_catalog(
+    any_database: Database,
+    path: str,
+    is_found: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    with any_database.connect() as connection:
+        connection.execute("CREATE TEMP TABLE pg_class (id int)")
+        connection.execute(f"SET search_path = {path}".encode())
+        [(count,)] = connection.execute("SELECT pg_catalog.count(*) FROM pg_class").fetchall()
+
+    assert (count == 0) is is_found
+
+
+async def test_a_start_does_not_wait_for_itself_as_a_synchronous_standby() -> None:
+    settings = {**FAST_SETTINGS, "synchronous_standby_names": "*", "synchronous_commit": "on"}
+    with EmbeddedPostgres(settings=settings) as server:
+        with psycopg.connect(
+            server.dsn, autocommit=True, options="-c synchronous_commit=local"
+        ) as connection:
+            connection.execute("CREATE TABLE t (id int PRIMARY KEY)")
+        source = PostgresSource(dsn=server.dsn, slot="s", configuration=CONFIGURATION)
+
+        async with asyncio.timeout(30):
+            await source.prepare(is_first=True)
 
 
 async def everything(database: Database, role: str, **parameters: str) -> None:
