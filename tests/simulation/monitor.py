@@ -57,6 +57,7 @@ class Version:
     first: str | None
     record: str
     columns: tuple[str, ...]
+    oid: int
 
 
 @dataclass
@@ -115,9 +116,9 @@ class Reading:
     def _read_version(self, version: Json) -> None:
         relation = version["relation"]
         table = TableName(**relation["table"])
-        columns = tuple(column["name"] for column in relation["columns"])
+        columns, oid = tuple(c["name"] for c in relation["columns"]), relation["oid"]
         self.versions[str(table)].append(
-            Version(version["number"], version["first"], version["record"], columns)
+            Version(version["number"], version["first"], version["record"], columns, oid)
         )
 
     def version_at(self, table: str, position: str) -> Version | None:
@@ -495,7 +496,9 @@ class Monitor:
         if version is None or version.number != planned["version"]:
             raise Violation("two answers for a row's version")
         columns = tuple(column.name for column in change.relation.columns)
-        if version.columns != columns or version.record != records.digests[change.table]:
+        if (version.oid, version.columns) != (change.oid, columns):
+            raise Violation("row under another table's version")
+        if version.record != records.digests[change.table]:
             raise Violation("row under another relation's version")
         first = self._seen.get(planned["key"])
         if first is None:

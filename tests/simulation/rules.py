@@ -304,6 +304,42 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     mutant(
+        "name_unbound",
+        "8   a name that goes to another table unbinds the one that had it (the source's part)",
+        Edit(
+            "simulation.source",
+            "            self._decided.pop(owner, None)\n",
+            "            pass\n",
+        ),
+    ),
+    mutant(
+        "repeated_relation",
+        "8   a relation that says what it said before asks who has its name (the source's part)",
+        Edit(
+            "simulation.source",
+            "        self._claim(change)\n        known = self._decided.get(change.oid)\n",
+            "        seen = self.__dict__.setdefault('seen', set())\n"
+            "        if (change.relation.table, change.oid, change.shape) not in seen:\n"
+            "            self._claim(change)\n"
+            "            seen.add((change.relation.table, change.oid, change.shape))\n"
+            "        known = self._decided.get(change.oid)\n",
+        ),
+    ),
+    mutant(
+        "falling_version",
+        "8   the planner refuses a version that falls before the append",
+        Edit(
+            "simulation.source",
+            "            self._decided.pop(owner, None)\n",
+            "            pass\n",
+        ),
+        Edit(
+            "engine.planner",
+            "if wanted is None or wanted.number != chunk.version:",
+            "if wanted is None:",
+        ),
+    ),
+    mutant(
         "restate",
         "6   another codec version restates the plan first",
         Edit(
@@ -320,8 +356,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         Edit(
             "engine.ledger",
-            "        assert first > self._received.get(table, NOWHERE), ",
-            "        assert True, ",
+            "        if first <= received:\n",
+            "        if False:\n",
         ),
     ),
     mutant(

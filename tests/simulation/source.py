@@ -41,6 +41,8 @@ from simulation.virtual_loop import Process, VirtualLoop
 TABLES = tuple(TableName("public", name) for name in "abcd")
 """`d` is captured by some configurations only."""
 
+_OIDS = {table: 16_000 + ord(table.table) for table in TABLES}
+
 HOUR_US = 3_600_000_000
 SHAPES = 3
 LARGE_KEY = 7
@@ -56,7 +58,12 @@ class Change:
     commit_us: int
     key: int
     op: str
-    relation: Relation
+    oid: int
+    shape: int
+
+    @property
+    def relation(self) -> Relation:
+        return relation_of(self.table, self.oid, self.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +81,15 @@ class RecordWriter:
         self.captured = frozenset(table for table in TABLES if configuration.captures(table))
         self.digests = {table: configuration.record_digest(table) for table in TABLES}
         self._columns = {
-            id(relation): json.dumps(
+            (table, shape): json.dumps(
                 [
                     column.name
-                    for column in relation.columns
-                    if configuration.is_included(relation.table, column.name)
+                    for column in columns_of(shape)
+                    if configuration.is_included(table, column.name)
                 ]
             )
-            for relation in RELATIONS.values()
+            for table in TABLES
+            for shape in range(SHAPES)
         }
 
     def line(self, change: Change, version: int, codec: int) -> bytes:
@@ -90,7 +98,7 @@ class RecordWriter:
         pad = "x" * 3_000 if change.key == LARGE_KEY else ""
         return (
             f'{{"position":"{change.position}","op":"{change.op}","key":{change.key},'
-            f'"columns":{self._columns[id(change.relation)]},"version":{version},'
+            f'"columns":{self._columns[change.table, change.shape]},"version":{version},'
             f'"shaped":"{self.digests[change.table]}","codec":{codec},"pad":"{pad}"}}\n'
         ).encode()
 
@@ -101,19 +109,19 @@ def record_writer(configuration: RecordConfiguration) -> RecordWriter:
     return RecordWriter(configuration)
 
 
-def relation_of(table: TableName, shape: int) -> Relation:
-    """A table's shape: the last column's name follows from the number."""
-    columns = (
+def columns_of(shape: int) -> tuple[Column, ...]:
+    """A shape's columns: the last one's name follows from the number."""
+    return (
         Column("id", "integer", "integer", key=True, json="number", type_oid=23),
         Column("note", "text", "text", key=False, type_oid=25),
         Column(f"shape_{shape}", "text", "text", key=False, type_oid=25),
     )
-    return Relation(table, 16000 + ord(table.table), "d", columns, ("id",))
 
 
-RELATIONS = {
-    (table, shape): relation_of(table, shape) for table in TABLES for shape in range(SHAPES)
-}
+@functools.cache
+def relation_of(table: TableName, oid: int, shape: int) -> Relation:
+    """What the stream says of a table that has this name now."""
+    return Relation(table, oid, "d", columns_of(shape), ("id",))
 
 
 class ServerWatcher(Protocol):
@@ -151,7 +159,11 @@ class Server:
     is_down: bool = False
     wal: int = 0x100
     transactions: list[Transaction] = field(default_factory=list)
-    shape: dict[TableName, int] = field(default_factory=lambda: dict.fromkeys(TABLES, 0))
+    # By OID: a table keeps its shape when it changes its name.
+    shape: dict[int, int] = field(default_factory=lambda: dict.fromkeys(_OIDS.values(), 0))
+    oids: dict[TableName, int] = field(default_factory=lambda: dict(_OIDS))
+    away: dict[TableName, int] = field(default_factory=dict)
+    next_oid: int = 17_000
     skew_us: int = 0
     has_slot: bool = False
     confirmed: int = 0
@@ -218,9 +230,10 @@ class Server:
             n = numbers[table, change_lsn]
             numbers[table, change_lsn] = n + 1
             position = make_position(1, Lsn(commit_lsn), Lsn(change_lsn), n)
-            relation = RELATIONS[table, self.shape[table]]
-            key, op = rnd.randint(1, 60), rnd.choice("cccuuudt")
-            change = Change(table, position, commit_lsn, commit_us, key, op, relation)
+            key, op, oid = rnd.randint(1, 60), rnd.choice("cccuuudt"), self.oids[table]
+            change = Change(
+                table, position, commit_lsn, commit_us, key, op, oid, self.shape[oid]
+            )
             is_lost = self.membership(table) is None
             (self.lost if is_lost else changes).append(change)
         self._alter(rnd.choice(TABLES), 0.03)
@@ -231,7 +244,25 @@ class Server:
 
     def _alter(self, table: TableName, rate: float) -> None:
         if self.rnd.random() < rate:
-            self.shape[table] = (self.shape[table] + self.rnd.randint(1, SHAPES - 1)) % SHAPES
+            oid = self.oids[table]
+            self.shape[oid] = (self.shape[oid] + self.rnd.randint(1, SHAPES - 1)) % SHAPES
+        elif self.rnd.random() < rate / 2:
+            self._change_names(table)
+
+    def _change_names(self, table: TableName) -> None:
+        """Another table takes the name: one made anew, the one that had it before, or a swap."""
+        before = self.oids[table]
+        act = self.rnd.choice(("make", "come back", "come back", "swap"))
+        if act == "swap":
+            other = self.rnd.choice(TABLES)
+            self.oids[table], self.oids[other] = self.oids[other], before
+        elif act == "come back" and table in self.away:
+            self.oids[table], self.away[table] = self.away[table], before
+        else:
+            self.oids[table], self.away[table] = self.next_oid, before
+            self.shape[self.next_oid] = 0
+            self.next_oid += 1
+        self.counts[f"names: {act}"] += 1
 
     def write_something_else(self) -> None:
         """Log that holds nothing of ours."""
@@ -486,7 +517,9 @@ class SimulatedStream:
         self._decide = decide
         self._codec = codec
         self._is_single_rows = is_single_rows
-        self._decided: dict[TableName, tuple[Relation, int]] = {}
+        # By OID, as a relation is known; a name has one owner.
+        self._decided: dict[int, tuple[Relation, int]] = {}
+        self._owners: dict[TableName, int] = {}
         self._acknowledged: int | None = None
 
     async def receive(self) -> Intake:
@@ -528,18 +561,26 @@ class SimulatedStream:
 
     def _take(self, change: Change, grouping: _Grouping) -> None:
         """Ask for the version where the protocol says so; skip what is not wanted."""
-        known = self._decided.get(change.table)
+        self._claim(change)
+        known = self._decided.get(change.oid)
         # PostgreSQL repeats a relation when it likes: then it is asked once more.
         if self._connection.server.rnd.random() < 0.1:
             known = None
         if known is None or known[0] is not change.relation or self._is_single_rows:
             version = self._decide(change.relation, change.position)
             if version is None:
-                self._decided.pop(change.table, None)
+                self._decided.pop(change.oid, None)
                 return
-            known = self._decided[change.table] = (change.relation, version.number)
+            known = self._decided[change.oid] = (change.relation, version.number)
         line = self._connection.records.line(change, known[1], self._codec)
         grouping.add(change, known[1], line)
+
+    def _claim(self, change: Change) -> None:
+        """Whoever had the name has it no more."""
+        owner = self._owners.get(change.table, change.oid)
+        if owner != change.oid:
+            self._decided.pop(owner, None)
+        self._owners[change.table] = change.oid
 
     async def slot_state(self) -> SlotState:
         server = self._connection.server
