@@ -227,6 +227,7 @@ class Committer:
         self._publish(plan, seq)
         if durable is not None:
             self._last_durable = self._last_append
+            self._ledger.forget(durable.position)
             self._acknowledge(durable.position)
         if is_last:
             self.drained.set()

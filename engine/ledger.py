@@ -25,6 +25,9 @@ _SPANS_MAX = 8
 
 _BOUNDARIES_MAX = 4096
 
+RECEIVED_MIN = 1024
+"""So many tables' received positions are kept whatever they are."""
+
 
 class Ledger:
     """What this process has read: pending spans, received positions, boundaries."""
@@ -33,6 +36,7 @@ class Ledger:
         """Begin where the journal ends: nothing pending, everything up to `frontier` received."""
         self._spans: dict[TableName, list[tuple[Position, Position]]] = {}
         self._received = dict(frontier)
+        self._forget_at = RECEIVED_MIN
         self._boundaries: deque[Boundary] = deque()
         self._newest: Boundary | None = None
         self._is_row_since_boundary = False
@@ -107,6 +111,21 @@ class Ledger:
             spans[0] = (last, spans[0][1])
         if spans is not None and not spans:
             del self._spans[table]
+
+    def forget(self, durable_lsn: Lsn) -> None:
+        """Forget what was received of tables of which nothing is pending and all is durable.
+
+        Tables come and go. What commits before `durable_lsn` is dropped by that alone when it is
+        read again. Looked for when there are twice as many tables as were left the last time.
+        """
+        if len(self._received) <= self._forget_at:
+            return
+        self._received = {
+            table: last
+            for table, last in self._received.items()
+            if table in self._spans or commit_lsn_of(last) >= durable_lsn
+        }
+        self._forget_at = max(RECEIVED_MIN, 2 * len(self._received))
 
     def durable_boundary(self, looked_lsn: Lsn | None = None) -> Boundary | None:
         """The newest known boundary such that everything which commits before it is in S3.

@@ -14,6 +14,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from databases import Database
+from engine.alarms import Alarms
 from engine.chunk import ChunkLimits
 from engine.envelope import RecordConfiguration
 from engine.journal_entry import JournalState, Planned, Writer, decode_entry
@@ -39,6 +40,10 @@ class _Silent:
         pass
 
 
+def _wall_clock() -> int:
+    return time.time_ns() // 1000
+
+
 def settings_of(rows_max: int = 1 << 30, age_seconds_max: float = 0.2) -> Settings:
     limits = ChunkLimits(1 << 30, rows_max, age_seconds_max)
     return Settings(
@@ -54,6 +59,7 @@ class LiveEngine:
     settings: Settings = field(default_factory=settings_of)
     configuration: RecordConfiguration = ALL_TABLES
     store: MemoryStore = field(default_factory=MemoryStore)
+    look_seconds: float = 60.0
     lives: int = 0
 
     @asynccontextmanager
@@ -77,20 +83,25 @@ class LiveEngine:
 
     def _pipeline(self, stop: StopSignal) -> Pipeline:
         self.lives += 1
+        metrics = Metrics(CollectorRegistry())
+        alarms = Alarms(_wall_clock, metrics)
         return Pipeline(
             source=PostgresSource(
                 dsn=self.database.dsn,
                 slot=self.database.name,
                 configuration=self.configuration,
                 wal_sender_timeout=2.0,
+                look_seconds=self.look_seconds,
+                alarms=alarms,
             ),
             store=self.store,
-            clock=lambda: time.time_ns() // 1000,
+            clock=_wall_clock,
             settings=self.settings,
             configuration=self.configuration,
             writer=Writer(f"w{self.lives}", "test", "test"),
-            metrics=Metrics(CollectorRegistry()),
+            metrics=metrics,
             stop=stop,
+            alarms=alarms,
         )
 
     async def durable(self, pipeline: Pipeline) -> None:

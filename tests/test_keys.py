@@ -4,9 +4,11 @@ import pytest
 
 from databases import Database
 from engine.pipeline import Pipeline
-from engine.position import Lsn, Position, make_position
+from engine.position import NO_LSN, Lsn, Position, make_position
 from engine.schema import Column, Relation, TableName, TableVersion, decide_version
-from live_engine import LiveEngine
+from engine.sources.postgres.source import PostgresSource
+from engine.sources.postgres.stream import PostgresStream
+from live_engine import ALL_TABLES, LiveEngine
 from load_tests.engine_process import until
 
 ORDERS = TableName("public", "orders")
@@ -24,6 +26,10 @@ def relation(*key: str, is_guessed: bool = False, columns: tuple[Column, ...] = 
 def version_after(known: Relation, seen: Relation) -> TableVersion:
     first = decide_version((), known, "", at(100))
     return decide_version((first,), seen, "", at(200))
+
+
+def first_version(relation: Relation, position: Position) -> TableVersion:
+    return TableVersion(1, position, "", relation)
 
 
 # --- the rule
@@ -196,3 +202,32 @@ async def test_columns_that_a_keys_index_includes_are_not_of_the_key(
         await engine.durable(pipeline)
 
     assert engine.records("public.orders")[0]["metadata"]["key"] == ["id"]
+
+
+async def test_tables_that_are_gone_are_forgotten(any_database: Database) -> None:
+    any_database.execute("CREATE PUBLICATION tailrace FOR ALL TABLES")
+    any_database.execute("CREATE TABLE stays (id int PRIMARY KEY)")
+    source = PostgresSource(
+        dsn=any_database.dsn,
+        slot=any_database.name,
+        configuration=ALL_TABLES,
+        look_seconds=0.05,
+    )
+    await source.prepare(is_first=True)
+
+    async with source.stream(NO_LSN, ALL_TABLES, first_version) as stream:
+        assert isinstance(stream, PostgresStream)
+        for number in range(5):
+            any_database.execute(f"CREATE TABLE t{number} (id int PRIMARY KEY)")
+            any_database.execute(f"INSERT INTO t{number} VALUES (1)")
+            any_database.execute(f"DROP TABLE t{number}")
+        any_database.execute("INSERT INTO stays VALUES (1)")
+        known: list[int] = []
+
+        async def look() -> bool:
+            any_database.execute("SELECT pg_logical_emit_message(true, 'test', '')")
+            await stream.receive()
+            known.append(len(stream._assembler.known_oids))
+            return max(known) > 1 and known[-1] == 1
+
+        await until(look, "five tables to be forgotten")

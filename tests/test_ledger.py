@@ -245,3 +245,24 @@ def test_an_object_in_the_midst_of_what_is_pending_moves_durable_to_its_end() ->
     assert reached is not None
     # Never past the oldest row that is pending, and not far behind the newest that is visible.
     assert 4_900 < reached <= 5_010
+
+
+def test_what_was_received_of_thousands_of_tables_is_forgotten_once_it_is_durable() -> None:
+    tables = [TableName("public", f"t{number}") for number in range(2000)]
+    ledger = Ledger(dict.fromkeys(tables, at(50)))
+    ledger.read(intake(batch(A, at(90)), batch(B, at(120))))
+    ledger.visible(B, at(120))
+
+    ledger.forget(Lsn(100))
+
+    assert {ledger.received(table) for table in tables} == {NOWHERE}
+    # One is pending, the other commits after what is durable.
+    assert (ledger.received(A), ledger.received(B)) == (at(90), at(120))
+
+
+def test_what_was_received_of_a_few_tables_is_kept() -> None:
+    ledger = Ledger({A: at(50)})
+
+    ledger.forget(Lsn(100))
+
+    assert ledger.received(A) == at(50)

@@ -10,7 +10,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from databases import Database
-from engine.envelope import RecordConfiguration
+from engine.alarms import Alarm
+from engine.envelope import RecordConfiguration, TableRule
+from engine.pipeline import Pipeline
 from engine.sources.postgres.source import PostgresSource
 from live_engine import LiveEngine
 from load_tests.engine_process import until
@@ -159,3 +161,50 @@ async def test_a_publication_that_waits_for_a_lock_says_for_whose(any_database: 
     [warning] = [entry for entry in logs if entry["log_level"] == "warning"]
     assert f"public.a by process {holder}" in warning["reason"]
     assert any_database.execute("SELECT pubname FROM pg_publication") == [("tailrace",)]
+
+
+async def test_a_table_that_stays_locked_is_named_until_it_is_not(prepared: Database) -> None:
+    engine = LiveEngine(prepared, look_seconds=0.1)
+
+    def locked(pipeline: Pipeline) -> list[Alarm]:
+        return [alarm for alarm in pipeline.status().alarms if alarm.code == "table-locked"]
+
+    with migration(prepared, "LOCK TABLE a IN ACCESS EXCLUSIVE MODE") as connection:
+        holder = connection.info.backend_pid
+        async with started(engine) as pipeline:
+
+            async def is_named() -> bool:
+                return bool(locked(pipeline))
+
+            async def is_over() -> bool:
+                return not locked(pipeline)
+
+            await until(is_named, "the alarm")
+            [alarm] = locked(pipeline)
+            connection.rollback()
+            await until(is_over, "the alarm's end")
+            prepared.execute("INSERT INTO a VALUES (1)")
+            await engine.durable(pipeline)
+
+    assert alarm.subject == "public.a"
+    assert f"process {holder}" in alarm.text
+    assert engine.schema("a", 1)["columns"][1]["default"] == "'none'::text"
+
+
+async def test_a_default_of_a_column_that_is_left_out_is_nowhere(any_database: Database) -> None:
+    any_database.execute("CREATE TABLE a (id int PRIMARY KEY, pin text DEFAULT 'canary-7f3a')")
+    rule = TableRule(match="public.a", exclude=("pin",))
+    engine = LiveEngine(
+        any_database,
+        configuration=RecordConfiguration("tailrace", tables=("public.*",), rules=(rule,)),
+    )
+
+    async with started(engine) as pipeline:
+        any_database.execute("INSERT INTO a VALUES (1)")
+        await engine.durable(pipeline)
+
+    await engine.proven()
+    assert [column["name"] for column in engine.schema("a", 1)["columns"]] == ["id"]
+    bodies = [stored.body for stored in engine.store.objects.values()]
+    assert not any(b"canary-7f3a" in body for body in bodies if body[:2] != b"\x1f\x8b")
+    assert [record["after"] for record in engine.records("public.a")] == [{"id": 1}]

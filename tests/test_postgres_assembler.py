@@ -396,3 +396,14 @@ def test_two_tables_that_swap_their_names_keep_both_in_order() -> None:
         assert versions_of(intake.batches, table) == [1, 2, 3]
         lasts = [batch.last for batch in intake.batches if batch.table.table == table]
         assert lasts == sorted(lasts)
+
+
+def test_a_table_that_is_gone_is_forgotten_and_its_rows_are_not() -> None:
+    target = assembler(decide=Deciding())
+    first = fed(target, relation(1, "a", "id"), begin(100), insert(1, 90, 1))
+
+    target.forget([1, 99])
+    rest = fed(target, relation(2, "a", "id"), insert(2, 91, 2), commit(100))
+
+    assert versions_of((*first.batches, *rest.batches), "a") == [1, 2]
+    assert target.known_oids == [2]

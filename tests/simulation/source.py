@@ -231,9 +231,7 @@ class Server:
             numbers[table, change_lsn] = n + 1
             position = make_position(1, Lsn(commit_lsn), Lsn(change_lsn), n)
             key, op, oid = rnd.randint(1, 60), rnd.choice("cccuuudt"), self.oids[table]
-            change = Change(
-                table, position, commit_lsn, commit_us, key, op, oid, self.shape[oid]
-            )
+            change = Change(table, position, commit_lsn, commit_us, key, op, oid, self.shape[oid])
             is_lost = self.membership(table) is None
             (self.lost if is_lost else changes).append(change)
         self._alter(rnd.choice(TABLES), 0.03)

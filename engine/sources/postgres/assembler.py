@@ -364,6 +364,27 @@ class Assembler:
         self._guessed.pop(oid, None)
         self._relations[oid].version = None
 
+    # -------------------------------------------------------------------- tables that are gone
+
+    @property
+    def known_oids(self) -> list[int]:
+        """The relations that the stream has shown, captured or not."""
+        return list(self._relations)
+
+    def forget(self, oids: Iterable[int]) -> None:
+        """These tables are gone, and the stream is past that: no row of theirs comes any more."""
+        awaited = {message.oid for message in self.lookups}
+        for oid in set(oids) - awaited:
+            streamed = self._relations.get(oid)
+            if streamed is None:
+                continue
+            self._take(oid)
+            self._unbind(oid)
+            if self._owners.get(streamed.table) == oid:
+                del self._owners[streamed.table]
+            del self._relations[oid]
+            self._catalog.forget(oid)
+
     # ------------------------------------------------------- keys that the stream does not show
 
     @property

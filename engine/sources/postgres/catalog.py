@@ -133,6 +133,11 @@ WHERE i.indisprimary AND i.indrelid OPERATOR(pg_catalog.=) ANY(%s::pg_catalog.oi
       OPERATOR(pg_catalog.<) i.indnkeyatts
 """
 
+_THERE: Final = """
+SELECT c.oid::pg_catalog.int8 FROM pg_catalog.pg_class c
+WHERE c.oid OPERATOR(pg_catalog.=) ANY(%s::pg_catalog.oid[])
+"""
+
 _NAMES: Final = """
 SELECT n.nspname, c.relname FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
@@ -291,6 +296,12 @@ class Catalog:
         """The names of the tables that are there now."""
         found = await session.rows(_NAMES, list(oids), doing="reading the tables' names")
         return [TableName(*row) for row in found]
+
+    async def gone(self, session: Session, oids: Iterable[int]) -> tuple[set[int], Lsn]:
+        """Which of these tables are there no more, and a position that the last row is before."""
+        wanted = list(oids)
+        found = await session.rows(_THERE, wanted, doing="looking for tables that are gone")
+        return set(wanted) - {oid for (oid,) in found}, await _now(session)
 
     def describe(self, message: RelationMessage, configuration: RecordConfiguration) -> Relation:
         """The relation as streamed, with what the catalog adds where the two still agree."""

@@ -3,7 +3,8 @@
 Strategy: looks at an interval, and soon after the stream hints at a change. A look asks for the
 primary keys of the tables whose key only the catalog knows, and tells the assembler which are
 others now. Defaults that could not be read, because somebody had the table locked, are tried again
-sooner; a table that is locked for longer than that is named in an alarm.
+sooner; a table that is locked for longer than that is named in an alarm. Tables that are gone are
+forgotten at the next look by which the stream is past this one.
 
 Invariant: no row waits for a look, and a look that fails ends nothing: the next one asks again.
 """
@@ -15,6 +16,7 @@ import structlog
 
 from engine.alarms import Alarms, Cause
 from engine.errors import SourceError
+from engine.position import NO_LSN
 from engine.sources.postgres.assembler import Assembler
 from engine.sources.postgres.catalog import Catalog
 from engine.sources.postgres.locks import STOPS_READING, Holder, holders
@@ -51,6 +53,8 @@ class CatalogKeeper:
         self._assembler = assembler
         self._alarms = alarms
         self._look_seconds = look_seconds
+        self._gone: set[int] = set()
+        self._gone_lsn = NO_LSN
 
     async def run(self) -> None:
         """Look again and again until cancelled, which leaves what was known."""
@@ -59,6 +63,7 @@ class CatalogKeeper:
             try:
                 await self._look_at_keys()
                 await self._read_defaults()
+                await self._forget_gone()
             except SourceError as error:
                 _log.debug("catalog not looked at", error=str(error))
 
@@ -84,6 +89,13 @@ class CatalogKeeper:
             await self._catalog.read_defaults(self._session, self._catalog.unread_defaults)
         locked = await self._locked() if self._catalog.unread_defaults else []
         self._alarms.replace(LOCKED, {str(held.table): _cause(held) for held in locked})
+
+    async def _forget_gone(self) -> None:
+        if self._assembler.received_lsn >= self._gone_lsn:
+            self._assembler.forget(self._gone)
+        self._gone, self._gone_lsn = await self._catalog.gone(
+            self._session, self._assembler.known_oids
+        )
 
     async def _locked(self) -> list[Holder]:
         names = await self._catalog.names(self._session, self._catalog.unread_defaults)
