@@ -27,7 +27,9 @@ from engine.config import (
     DestinationConfiguration,
     SourceConfiguration,
     resolve_memory_limit,
+    resolve_row_limit,
 )
+from engine.config.model import MIB
 from engine.descriptors import engine_need, port_share, raise_limit
 from engine.destinations.s3 import S3ObjectStore
 from engine.destinations.s3_settings import S3Settings
@@ -124,6 +126,9 @@ def record_configuration(configuration: Configuration) -> RecordConfiguration:
         layout=destination.layout,
         compression=configuration.chunk.compression,
         stream=SHAPING_SETTINGS,
+        flat_prefix=destination.flat_prefix,
+        row_bytes_max=resolve_row_limit(source.max_row_bytes),
+        on_unrepresentable=source.on_unrepresentable,
     )
 
 
@@ -152,6 +157,7 @@ def _source(configuration: Configuration, alarms: Alarms | None = None) -> Postg
         slot=configuration.source.slot,
         configuration=record_configuration(configuration),
         alarms=alarms,
+        batch_rows_max=configuration.chunk.max_rows,
     )
 
 
@@ -258,6 +264,7 @@ async def check(configuration: Configuration) -> AsyncIterator[CheckStep]:
         if bucket.is_ok:
             yield await _checked("conditional writes", lambda: _check_writes(store, configuration))
             yield await _checked("journal", lambda: _check_journal(store, configuration))
+            yield await _checked("rows", lambda: _check_rows(store, configuration))
 
 
 async def _checked(name: str, look: Callable[[], Awaitable[str]]) -> CheckStep:
@@ -288,6 +295,21 @@ async def _check_commits(configuration: Configuration) -> CheckStep:
     return CheckStep("commits", is_ok=True, detail=warning[0], hint=warning[1])
 
 
+async def _check_rows(store: ObjectStore, configuration: Configuration) -> str:
+    size = resolve_row_limit(configuration.source.max_row_bytes)
+    is_left_out = configuration.source.on_unrepresentable == "gap"
+    text = (
+        f"up to {size / MIB:,.0f} MiB each (source.max_row_bytes), three times that in memory; "
+        f"others {'are left out, as gaps' if is_left_out else 'stop the engine'}"
+    )
+    journal = _journal(store, configuration)
+    await journal.load()
+    clashes = await _source(configuration).judge_names(is_first=journal.state.seq < 0)
+    if clashes:
+        text += f"; flat_prefix is repeated for {clashes}"
+    return text
+
+
 async def _check_bucket(store: S3ObjectStore, prefix: str) -> str:
     await store.check_bucket(prefix)
     return f"answers, prefix {prefix or '(none)'} can be listed"
@@ -310,14 +332,17 @@ def _unheard(_: DestinationUnavailable | DestinationRefused) -> None:
     """Nobody counts the failures of a check."""
 
 
-async def _check_journal(store: ObjectStore, configuration: Configuration) -> str:
-    registry = CollectorRegistry()
-    journal = Journal(
+def _journal(store: ObjectStore, configuration: Configuration) -> Journal:
+    return Journal(
         store,
         configuration.destination.prefix,
         _writer(configuration.engine.name),
-        Metrics(registry, release=__version__),
+        Metrics(CollectorRegistry(), release=__version__),
     )
+
+
+async def _check_journal(store: ObjectStore, configuration: Configuration) -> str:
+    journal = _journal(store, configuration)
     await journal.load()
     identity = await _source(configuration).identify()
     prefix = Prefix(store, configuration.destination.prefix, _unheard)

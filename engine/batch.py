@@ -49,6 +49,19 @@ class Batch(msgspec.Struct, frozen=True, gc=False):
     last_commit_us: int
 
 
+class LeftOut(msgspec.Struct, frozen=True, gc=False):
+    """A row that no record can hold, where such rows may be left out.
+
+    `reason` says why in plain words; `key` is the row's key as a JSON object of texts, empty where
+    it has none: it goes into the journal and nowhere else.
+    """
+
+    table: TableName
+    position: Position
+    reason: str
+    key: str
+
+
 class Boundary(msgspec.Struct, frozen=True, gc=False):
     """Everything that commits before `lsn` has left the socket with this intake or an earlier one.
 
@@ -67,9 +80,11 @@ class Intake(msgspec.Struct, frozen=True, gc=False):
     Batches of the same table are in commit order. Rows after the boundary's commit may be among
     them: they belong to a transaction whose end is still to come. The oldest of them left the
     socket `held_seconds` ago. `is_look_wanted`: the source said that what it publishes was changed.
+    A row in `left_out` was read before every later row of its table is handed over.
     """
 
     batches: tuple[Batch, ...]
     boundary: Boundary | None
     held_seconds: float = 0.0
     is_look_wanted: bool = False
+    left_out: tuple[LeftOut, ...] = ()

@@ -100,7 +100,10 @@ def _new_compressor(compression: Compression) -> _Compressor:
 
 @dataclass(frozen=True, slots=True)
 class ChunkLimits:
-    """When a chunk is cut: compressed bytes, rows, seconds since its first batch came."""
+    """When a chunk is cut: compressed bytes, rows, seconds since its first batch came.
+
+    A batch is never split: a chunk has more than `rows_max` rows only where one batch has.
+    """
 
     bytes_max: int
     rows_max: int
@@ -204,8 +207,10 @@ class ChunkBuilder:
         self._crc = 0
         self.add(batch)
 
-    def takes(self, batch: Batch) -> CutReason | None:
+    def takes(self, batch: Batch, limits: ChunkLimits) -> CutReason | None:
         """Why `batch` needs a chunk of its own, or None when it belongs into this one."""
+        if self.row_count + batch.row_count > limits.rows_max:
+            return "rows"
         if batch.version != self._version:
             return "version"
         if batch.first_commit_us >= self._next_hour_us:

@@ -7,17 +7,26 @@ by key id only.
 
 import fnmatch
 import hashlib
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
 
-from engine.schema import TableName
+from engine.schema import Column, TableName
 
 Envelope = Literal["standard", "debezium", "flat"]
 NumericMode = Literal["string", "number"]
 JsonMode = Literal["embed", "string"]
 Layout = Literal["hive", "plain"]
 Compression = Literal["gzip", "zstd"]
+OnUnrepresentable = Literal["stop", "gap"]
+
+FLAT_PREFIX = "_"
+FLAT_FIELDS = ("op", "position", "commit_ts", "version", "unchanged", "json_null")
+"""What the flat envelope adds to a row's columns, each name behind a prefix."""
+
+ROW_BYTES_MAX = 1024 * 1024 * 1024
+"""PostgreSQL sends no larger message."""
 
 
 class TableRule(msgspec.Struct, frozen=True):
@@ -34,6 +43,8 @@ class RecordConfiguration(msgspec.Struct, frozen=True):
     `tables` and `exclude` are patterns `schema.table` with `*` and `?`, matched against raw
     names; a table is captured when one of `tables` matches and none of `exclude`. `stream` holds
     the source's protocol options and session settings that shape values, as (name, value) pairs.
+    A row that is larger than `row_bytes_max` as text or as a line, or that no record can hold,
+    stops the stream or is left out, as `on_unrepresentable` says: a replay leaves out the same.
     """
 
     publication: str
@@ -46,6 +57,9 @@ class RecordConfiguration(msgspec.Struct, frozen=True):
     layout: Layout = "hive"
     compression: Compression = "gzip"
     stream: tuple[tuple[str, str], ...] = ()
+    flat_prefix: str = FLAT_PREFIX
+    row_bytes_max: int = ROW_BYTES_MAX
+    on_unrepresentable: OnUnrepresentable = "stop"
 
     def captures(self, table: TableName) -> bool:
         """Whether changes of `table` are wanted."""
@@ -62,11 +76,27 @@ class RecordConfiguration(msgspec.Struct, frozen=True):
                 return column not in rule.exclude
         return True
 
+    def flat_prefix_of(self, table: TableName, columns: Iterable[Column]) -> str:
+        """What the flat envelope's own names begin with, for a table that has these columns.
+
+        Empty with another envelope. Where a column that is written has one of those names, the
+        prefix is repeated until none has. It follows from the columns alone: a replay gives the
+        same.
+        """
+        if self.envelope != "flat":
+            return ""
+        taken = {column.name for column in columns if self.is_included(table, column.name)}
+        prefix = self.flat_prefix
+        while any(prefix + field in taken for field in FLAT_FIELDS):
+            prefix += self.flat_prefix
+        return prefix
+
     def record_digest(self, table: TableName) -> str:
         """Names what shapes this table's lines: the same digest, the same lines."""
         rule = next((rule for rule in self.rules if matches(rule.match, table)), None)
         columns = (rule.include, rule.exclude) if rule else ((), ())
-        shaping = (self.envelope, self.numeric, self.json, self.stream, columns)
+        prefix = self.flat_prefix if self.envelope == "flat" else ""
+        shaping = (self.envelope, prefix, self.numeric, self.json, self.stream, columns)
         return hashlib.sha256(msgspec.json.encode(shaping)).hexdigest()[:16]
 
 

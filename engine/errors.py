@@ -3,6 +3,7 @@
     TailraceError                  what happened; `hint`: what to do; `exit_code`: the process's
     ├── ConfigurationError         78  the configuration is wrong
     ├── DecodeError                70  the source sent what its protocol does not allow
+    │   └── UnrepresentableRow     70  a row that no record can hold, or that exceeds the limit
     ├── SourceError
     │   ├── SourceUnavailable      69  retryable: no connection, a lost one, a server starting
     │   │   └── SourceFailed       69  retryable: it answers with an error that may pass
@@ -50,6 +51,30 @@ class ConfigurationError(TailraceError):
 
 class DecodeError(TailraceError):
     """The bytes are not what the protocol allows; raised instead of IndexError and its kin."""
+
+
+class UnrepresentableRow(DecodeError):
+    """A row that no record can hold, or that is larger than the limit. Others may well be fine.
+
+    `reason` says why in plain words, the column with it; `key` is the row's key as a JSON object of
+    texts, empty where it has none. The message never holds the key.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str,
+        key: str = "",
+        relation_id: int = 0,
+        change_lsn: int = 0,
+        hint: str = "",
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.reason = reason
+        self.key = key
+        self.relation_id = relation_id
+        self.change_lsn = change_lsn
 
 
 class SourceError(TailraceError):

@@ -9,9 +9,20 @@ passes a loss whose gap is not in the same entry or in an earlier one, and no ob
 around a row that was left out unless the journal says that it was.
 """
 
+from typing import Final
+
 import msgspec
 
+from engine.batch import LeftOut
+from engine.errors import UnrepresentableRow
 from engine.journal_entry import Gap, JournalState
+from engine.plural import counted
+
+LEFT_OUT: Final = "unrepresentable"
+"""The reason of a gap that is one row."""
+
+LEFT_OUT_ROWS_MAX: Final = 10_000
+"""Of one table. More are no exceptions any more, and the journal's state has to hold each."""
 
 
 class GapRegister:
@@ -21,6 +32,11 @@ class GapRegister:
         self._state = state
         self._pending: dict[int, Gap] = {}
         self._next_number = max(state.gaps, default=0) + 1
+        # By table, the positions of rows that were left out.
+        self._left_out: dict[str, set[str]] = {}
+        for gap in state.gaps.values():
+            if gap.reason == LEFT_OUT:
+                self._left_out.setdefault(gap.table, set()).add(gap.position)
 
     @property
     def pending(self) -> tuple[Gap, ...]:
@@ -49,6 +65,34 @@ class GapRegister:
         gap = Gap(number, table, after, until, reason, text, key=key, position=position)
         self._pending[number] = gap
         return gap
+
+    def leave_out(self, row: LeftOut) -> int:
+        """State that a row was left out, unless that was stated before: a replay reads it again.
+
+        How many rows of its table are. Raises UnrepresentableRow when that would be too many.
+        """
+        table = str(row.table)
+        positions = self._left_out.setdefault(table, set())
+        if row.position not in positions:
+            if len(positions) >= LEFT_OUT_ROWS_MAX:
+                raise UnrepresentableRow(
+                    f"{counted(len(positions), 'row')} of {table} were left out already, and the"
+                    f" one at position {row.position} would have to be: {row.reason}",
+                    reason=row.reason,
+                    hint="So many are no exceptions: exclude the column by a [[source.table]], or"
+                    " repair the rows.",
+                )
+            positions.add(row.position)
+            self.state(
+                table,
+                after=row.position,
+                until=row.position,
+                reason=LEFT_OUT,
+                text=row.reason,
+                key=row.key,
+                position=row.position,
+            )
+        return len(positions)
 
     def end(self, number: int, until: str) -> None:
         """Say where a gap ends that is known already."""

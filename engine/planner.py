@@ -78,7 +78,11 @@ class Planner:
         known = self._state.versions_of(table)
         provisional = self._provisional.get(table, ())
         version = decide_version(
-            (*known, *provisional), relation, self._record_digest(table), position
+            (*known, *provisional),
+            relation,
+            self._record_digest(table),
+            position,
+            self._configuration.flat_prefix_of(table, relation.columns),
         )
         if version.first == position and version not in provisional:
             self._provisional[table] = (*provisional, version)

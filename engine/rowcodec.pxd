@@ -104,6 +104,8 @@ cdef struct Binding:
     Piece[5] heads     # what follows the row itself, by op; see the `_put_tail_...` functions
     Piece middle
     Piece end
+    Piece unchanged_name    # `,"unchanged":`
+    Piece json_null_name
 
 cdef struct Place:
     uint64_t commit_lsn
@@ -194,7 +196,9 @@ cdef class RowCodec:
     cdef size_t written_count
     cdef size_t written_capacity
     cdef int generation
-    cdef dict names                # relation id -> (table, column names), for errors
+    cdef size_t row_bytes_max
+    cdef int64_t rows_max
+    cdef dict names                # relation id -> (table, column names, key's columns), for errors
 
     cdef size_t slot_of(self, uint32_t relation_id) noexcept
     cdef Relation* find(self, uint32_t relation_id) noexcept
@@ -204,6 +208,8 @@ cdef class RowCodec:
     cdef uint64_t count_at(self, const Relation* relation, uint64_t change_lsn) noexcept
     cdef int place_next(self, const Relation* relation, uint64_t change_lsn, Place* place) except -2
     cdef int fail(self, const Relation* relation) except -2
+    cdef int fail_row(self, const Relation* relation, uint64_t change_lsn, str key) except -2
+    cdef str key_text(self, const Relation* relation, const uint8_t* data, size_t size)
     cdef int reserve(self, Relation* relation, size_t needed) except -2
     cdef int grow(self, Relation* relation, size_t capacity) except -1
     cdef int resize(self, Relation* relation, size_t capacity) except -1

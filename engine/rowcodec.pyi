@@ -68,8 +68,12 @@ class Rows:
 class RowCodec:
     """Encodes the rows of one stream. Not safe for use from two threads at once."""
 
-    def __init__(self, generation: int) -> None:
-        """`generation` begins every position: 0 to 9999, else ValueError."""
+    def __init__(self, generation: int, row_bytes_max: int = ..., rows_max: int = ...) -> None:
+        """`generation` begins every position: 0 to 9999, else ValueError.
+
+        A row whose message or line is larger than `row_bytes_max` (1 GiB) cannot be encoded. A
+        relation with `rows_max` lines is full: `encode` and its like then answer a size beyond all.
+        """
 
     @property
     def buffered(self) -> int:
@@ -88,14 +92,15 @@ class RowCodec:
         envelope: Literal["standard", "debezium", "flat"],
         numeric: Literal["string", "number"],
         json: Literal["embed", "string"],
+        flat_prefix: str = "_",
     ) -> None:
         """Say what the relation's tuples hold; replaces an earlier binding.
 
         A column is (name, kind, in the replica identity, included); one that is not included is
         left out of `before` and `after`. Raises ValueError where the relation has lines not
         taken, for an unknown kind or mode, and, with the flat envelope, for an included column
-        that has the name of one of its own (`_op`, `_position`, `_commit_ts`, `_version`,
-        `_unchanged`, `_json_null`). Then the earlier binding stays.
+        that has the name of one of its own (`flat_prefix` and one of `envelope.FLAT_FIELDS`). Then
+        the earlier binding stays.
         """
 
     def unbind(self, relation_id: int) -> None:
@@ -116,7 +121,8 @@ class RowCodec:
         `frame` is the whole payload of one XLogData CopyData message: `w`, data start, WAL end,
         send time, then the pgoutput message (PostgreSQL manual 54.4 and 54.9, proto_version 1,
         text). Returns the bytes now buffered for its relation, or -1 where that is not bound
-        (nothing is consumed or counted). Raises DecodeError for malformed input, and where
+        (nothing is consumed or counted). Raises UnrepresentableRow for a value that no JSON can
+        hold or a row beyond the limit, DecodeError for malformed input, and where
         `change_lsn` is before that of the relation's earlier change in the transaction; the
         buffer and the counters are then as they were.
         """

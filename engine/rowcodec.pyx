@@ -33,6 +33,7 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memmove
 
 cdef extern from "Python.h":
+    const Py_ssize_t PY_SSIZE_T_MAX
     # Cython's own declarations count references; these objects are grown and shrunk in place.
     PyObject* new_bytes "PyBytes_FromStringAndSize"(const char*, Py_ssize_t) except NULL
     int resize_bytes "_PyBytes_Resize"(PyObject**, Py_ssize_t) except -1
@@ -41,7 +42,8 @@ cdef extern from "Python.h":
 
 import json as json_text
 
-from engine.errors import DecodeError
+from engine.envelope import FLAT_FIELDS
+from engine.errors import DecodeError, UnrepresentableRow
 
 CODEC_VERSION = 1
 
@@ -146,6 +148,7 @@ cdef enum:
     FAULT_TUPLE
     FAULT_POSITIONS
     FAULT_ORDER
+    FAULT_SIZE
     FAULT_TAG
     FAULT_BINARY
     FAULT_UTF8
@@ -170,6 +173,7 @@ cdef dict _FAULTS = {
     FAULT_TUPLE: "an unknown or missing kind of tuple",
     FAULT_POSITIONS: "more than 2**24 changes share a position",
     FAULT_ORDER: "a change_lsn before that of an earlier change of the transaction",
+    FAULT_SIZE: "the row is larger than source.max_row_bytes",
     FAULT_TAG: "an unknown kind of column value",
     FAULT_BINARY: "a value in binary format, which was not asked for",
     FAULT_UTF8: "not valid UTF-8",
@@ -184,7 +188,12 @@ cdef dict _FAULTS = {
     FAULT_MEMORY: "out of memory",
 }
 
+# What one row can have and the next one not. Others come from a setting or a broken protocol, and
+# would leave out all rows.
+cdef frozenset _OF_THE_ROW = frozenset((FAULT_SIZE, FAULT_UTF8, FAULT_JSON, FAULT_ARRAY))
+
 cdef dict _HINTS = {
+    FAULT_SIZE: "raise source.max_row_bytes, where the engine has three times that in memory",
     FAULT_UTF8: (
         "the database's encoding is probably SQL_ASCII, which checks nothing: repair the row, "
         "or exclude the column"
@@ -211,6 +220,7 @@ cdef size_t LARGE_MIN = 1024 * 1024
 cdef enum:
     SPARE_MAX = 32
     BUSY_SIZE = 16384      # with so many lines at a time a relation writes into its own buffer
+    KEY_VALUE_MAX = 256    # bytes of a key's value in an error: enough to find the row
     ARRAY_DEPTH_MAX = 6
     BUFFER_MIN = 4096
     COUNTER_MAX = 0xFFFFFF
@@ -1082,18 +1092,11 @@ cdef uint8_t* put_names(
 
 
 cdef uint8_t* put_lists(uint8_t* out, const Binding* binding) noexcept nogil:
-    cdef bint is_flat = binding.envelope == ENVELOPE_FLAT
     if binding.unchanged_count:
-        if is_flat:
-            out = put_bytes(out, b',"_unchanged":', 14)
-        else:
-            out = put_bytes(out, b',"unchanged":', 13)
+        out = put_piece(out, &binding.unchanged_name)
         out = put_names(out, binding, binding.unchanged, binding.unchanged_count)
     if binding.json_null_count:
-        if is_flat:
-            out = put_bytes(out, b',"_json_null":', 14)
-        else:
-            out = put_bytes(out, b',"json_null":', 13)
+        out = put_piece(out, &binding.json_null_name)
         out = put_names(out, binding, binding.json_null, binding.json_null_count)
     return out
 
@@ -1166,7 +1169,7 @@ cdef uint8_t* put_tail_flat(
 ) noexcept nogil:
     out = put_piece(out, &binding.heads[op])    # ,"_op":"c","_position":"
     out = put_position(out, transaction, place)
-    out = put_bytes(out, b'","_commit_ts":"', 16)
+    out = put_piece(out, &binding.middle)       # ","_commit_ts":"
     out = put_bytes(out, transaction.iso, transaction.iso_size)
     out = put_piece(out, &binding.end)          # ","_version":1
     out = put_lists(out, binding)
@@ -1397,6 +1400,12 @@ cdef class Rows:
     """What `RowCodec.take` hands over: whole lines of one relation, in commit order."""
 
 
+cdef str _shortened(const uint8_t* p, size_t size):
+    # A value of a key; what is no UTF-8 in it shows as `\\xff`.
+    text = PyBytes_FromStringAndSize(<const char*>p, min(size, <size_t>KEY_VALUE_MAX))
+    return text.decode("utf-8", "backslashreplace") + ("…" if size > KEY_VALUE_MAX else "")
+
+
 cdef bytes _quoted(text):
     return json_text.dumps(text, ensure_ascii=False).encode()
 
@@ -1420,7 +1429,6 @@ cdef int _writer(int kind, str numeric, str json) except -1:
     return WRITE_TEXT
 
 
-cdef tuple _FLAT_NAMES = ("_op", "_position", "_commit_ts", "_version", "_unchanged", "_json_null")
 cdef tuple _ENVELOPES = ("standard", "debezium", "flat")
 cdef frozenset _KNOWN_KINDS = frozenset(range(14)) | frozenset(range(64, 78))
 
@@ -1435,7 +1443,7 @@ cdef void free_binding(Binding* binding) noexcept:
 
 
 cdef Binding* make_binding(list prefixes, list pieces, int envelope) except NULL:
-    # `pieces` are the heads of the five ops, the middle and the end.
+    # `pieces` are the heads of the five ops, the middle, the end, and the names of the two lists.
     cdef Binding* binding = <Binding*>calloc(1, sizeof(Binding))
     cdef Py_ssize_t count = len(prefixes)
     cdef Py_ssize_t i
@@ -1465,8 +1473,12 @@ cdef Binding* make_binding(list prefixes, list pieces, int envelope) except NULL
             slot = &binding.heads[i - count]
         elif i == count + OP_COUNT:
             slot = &binding.middle
-        else:
+        elif i == count + OP_COUNT + 1:
             slot = &binding.end
+        elif i == count + OP_COUNT + 2:
+            slot = &binding.unchanged_name
+        else:
+            slot = &binding.json_null_name
         slot.start = at
         slot.size = len(piece)
         memcpy(at, PyBytes_AS_STRING(piece), slot.size)
@@ -1482,7 +1494,9 @@ cdef Binding* make_binding(list prefixes, list pieces, int envelope) except NULL
 cdef class RowCodec:
     """Encodes the rows of one stream. See rowcodec.pyi for the contract."""
 
-    def __cinit__(self, generation):
+    def __cinit__(self, generation, row_bytes_max=1 << 30, rows_max=1 << 62):
+        self.row_bytes_max = row_bytes_max
+        self.rows_max = rows_max
         if not 0 <= generation <= 9999:
             raise ValueError(f"generation {generation} is not between 0 and 9999")
         self.generation = generation
@@ -1575,6 +1589,7 @@ cdef class RowCodec:
         str envelope,
         str numeric,
         str json,
+        str flat_prefix="_",
     ):
         """Say what the relation's tuples hold; replaces an earlier binding."""
         cdef Relation* relation = self.find(relation_id)
@@ -1589,17 +1604,18 @@ cdef class RowCodec:
         if json not in ("embed", "string"):
             raise ValueError(f"unknown json mode {json!r}")
         columns = tuple(columns)
+        reserved = [flat_prefix + name for name in FLAT_FIELDS] if envelope == "flat" else ()
         if len(columns) > 0xFFFF:
             raise ValueError(f"{len(columns)} columns")
         for name, kind, _, is_included in columns:
             if kind not in _KNOWN_KINDS:
                 raise ValueError(f"unknown kind {kind} of column {name!r}")
-            if envelope == "flat" and is_included and name in _FLAT_NAMES:
+            if is_included and name in reserved:
                 raise ValueError(
                     f"column {name!r} of {schema}.{table} has a name of the flat envelope itself"
                 )
         prefixes = [b"," + _quoted(name) + b":" for name, _, _, _ in columns]
-        pieces = _render(envelope, database, schema, table, key, version)
+        pieces = _render(envelope, database, schema, table, key, version, flat_prefix)
         binding = make_binding(prefixes, pieces, _ENVELOPES.index(envelope))
         for name, kind, is_identity, is_included in columns:
             binding.columns[i].writer = _writer(kind, numeric, json)
@@ -1617,7 +1633,13 @@ cdef class RowCodec:
                 raise
         free_binding(relation.binding)
         relation.binding = binding
-        self.names[relation_id] = (f"{schema}.{table}", tuple(column[0] for column in columns))
+        # Nobody may see what is left out, in a key neither.
+        shown = {column[0] for column in columns if column[3]}
+        self.names[relation_id] = (
+            f"{schema}.{table}",
+            tuple(column[0] for column in columns),
+            frozenset(key) & shown,
+        )
 
     def unbind(self, uint32_t relation_id):
         """Forget the binding. Lines not taken can still be taken; the position counter is kept."""
@@ -1699,7 +1721,7 @@ cdef class RowCodec:
             raise MemoryError
         where = ""
         if relation != NULL and relation.binding != NULL:
-            table, columns = self.names[relation.id]
+            table, columns, _ = self.names[relation.id]
             where = f"{table}: "
             if self.work.column >= 0:
                 where = f"{table}, column {columns[self.work.column]!r}: "
@@ -1755,6 +1777,54 @@ cdef class RowCodec:
                 tr_give_back(data + done, step)
             done += step
         return to
+
+    cdef int fail_row(self, const Relation* relation, uint64_t change_lsn, str key) except -2:
+        cdef int fault = self.work.fault
+        if fault not in _OF_THE_ROW:
+            return self.fail(relation)
+        table, columns, _ = self.names[relation.id]
+        reason = _FAULTS[fault]
+        if self.work.column >= 0:
+            reason = f"column {columns[self.work.column]!r}: {reason}"
+        raise UnrepresentableRow(
+            f"{table}, {reason}",
+            reason=reason,
+            key=key,
+            relation_id=relation.id,
+            change_lsn=change_lsn,
+            hint=_HINTS.get(fault, ""),
+        )
+
+    cdef str key_text(self, const Relation* relation, const uint8_t* data, size_t size):
+        # The key of a row in a frame that may be broken anywhere: what is found of it, as JSON. An
+        # update's is the new one.
+        cdef const uint8_t* p = data + 30
+        cdef const uint8_t* end = data + size
+        cdef uint32_t length
+        cdef int i
+        cdef int tuples = 2 if data[25] == c'U' and end > p and p[0] != c'N' else 1
+        _, columns, wanted = self.names[relation.id]
+        found = {}
+        while tuples:
+            tuples -= 1
+            p += 3
+            for i in range(relation.binding.column_count):
+                if end - p < 1 or (p[0] == c't' and end - p < 5):
+                    break
+                length = 0
+                if p[0] == c't':
+                    length = tr_be32(p + 1)
+                    p += 5
+                    if length > <size_t>(end - p):
+                        break
+                    if columns[i] in wanted:
+                        found[columns[i]] = _shortened(p, length)
+                else:
+                    if p[0] == c'n' and columns[i] in wanted:
+                        found[columns[i]] = None
+                    p += 1
+                p += length
+        return json_text.dumps(found, ensure_ascii=False) if found else ""
 
     cdef int reserve(self, Relation* relation, size_t needed) except -2:
         if relation.buffer == NULL and self.spare_count:
@@ -1829,6 +1899,8 @@ cdef class RowCodec:
         relation.size = size
         if is_counted:
             self.count(relation, place)
+        if relation.row_count >= self.rows_max:
+            return PY_SSIZE_T_MAX
         return size
 
     cdef Py_ssize_t encode_bytes(
@@ -1842,6 +1914,8 @@ cdef class RowCodec:
         cdef uint8_t message
         cdef uint8_t* out
         cdef uint8_t* first
+        cdef const uint8_t* frame = data
+        cdef str key = None
         cdef int op
         self.work.column = -1
         if size < 30 or data[0] != c'w':
@@ -1862,20 +1936,31 @@ cdef class RowCodec:
             return -1
         binding = relation.binding
         self.place_next(relation, tr_be64(data + 1), &place)
+        if size > self.row_bytes_max:
+            self.work.fault = FAULT_SIZE
+            self.work.column = -1
+            return self.fail_row(relation, place.change_lsn, self.key_text(relation, data, size))
         first = self.room_for(relation, worst_case(data, size, binding) + binding.fixed_max)
         if binding.envelope != ENVELOPE_STANDARD:
             self.complete(binding.envelope)
         if size >= LARGE_MIN and is_consumable and not binding.has_arrays:
             # An array may be read twice.
+            key = self.key_text(relation, data, size)
             data = self.moved_behind(relation, data, size)
         cursor.at = data + 30
         cursor.end = data + size
         out = put_row(first, &cursor, message, binding, &self.work)
+        if out != NULL and <size_t>(out - first) > self.row_bytes_max:
+            self.work.fault = FAULT_SIZE
+            self.work.column = -1
+            out = NULL
         if out == NULL:
             if relation.held != NULL:
                 # A row that failed must not keep its room.
                 self.resize(relation, relation.size)
-            return self.fail(relation)
+            if key is None:
+                key = self.key_text(relation, frame, size)
+            return self.fail_row(relation, place.change_lsn, key)
         out = put_tail(out, binding, &self.transaction, &place, op)
         first[0] = c'{'
         if first == self.work.line.start:
@@ -2071,8 +2156,9 @@ cdef class RowCodec:
         return rows
 
 
-cdef list _render(envelope, database, schema, table, key, version):
-    # The heads of the five ops, the middle and the end: see the `put_tail_...` functions.
+cdef list _render(envelope, database, schema, table, key, version, flat_prefix):
+    # The heads of the five ops, the middle, the end, the lists' names: see the `put_tail_...`
+    # functions.
     letters = "cudrt"
     version = b"%d" % version
     if envelope == "standard":
@@ -2083,7 +2169,7 @@ cdef list _render(envelope, database, schema, table, key, version):
             b',"metadata":{"op":"%b",%b,"source_ts_ms":' % (letter.encode(), rest)
             for letter in letters
         ]
-        return heads + [b"", b""]
+        return heads + [b"", b"", b',"unchanged":', b',"json_null":']
     if envelope == "debezium":
         middle = b',"source":{"connector":"postgresql","name":%b,"ts_ms":' % _quoted(database)
         rest = b'"db":%b,"schema":%b,"table":%b,"txId":' % (
@@ -2092,6 +2178,11 @@ cdef list _render(envelope, database, schema, table, key, version):
             b',"snapshot":"%b",%b' % (b"true" if letter == "r" else b"false", rest)
             for letter in letters
         ]
-        return heads + [middle, b""]
-    heads = [b',"_op":"%b","_position":"' % letter.encode() for letter in letters]
-    return heads + [b"", b'","_version":%b' % version]
+        return heads + [middle, b"", b',"unchanged":', b',"json_null":']
+    op, position, commit_ts, of_version, unchanged, json_null = (
+        _quoted(flat_prefix + name) for name in FLAT_FIELDS)
+    heads = [b',%b:"%b",%b:"' % (op, letter.encode(), position) for letter in letters]
+    return heads + [
+        b'",%b:"' % commit_ts, b'",%b:%b' % (of_version, version), b",%b:" % unchanged,
+        b",%b:" % json_null,
+    ]

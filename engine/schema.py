@@ -104,12 +104,14 @@ class TableVersion(msgspec.Struct, frozen=True):
     """A relation under a number. `first` is None for a version that no streamed row takes.
 
     `record` is the digest of the record configuration that shapes this table's lines.
+    `flat_prefix` is what the flat envelope's own names begin with, empty with another envelope.
     """
 
     number: int
     first: Position | None
     record: str
     relation: Relation
+    flat_prefix: str = ""
 
 
 Decide = Callable[[Relation, Position], TableVersion | None]
@@ -123,7 +125,11 @@ def version_at(versions: Iterable[TableVersion], position: Position) -> TableVer
 
 
 def decide_version(
-    versions: tuple[TableVersion, ...], relation: Relation, record: str, position: Position
+    versions: tuple[TableVersion, ...],
+    relation: Relation,
+    record: str,
+    position: Position,
+    flat_prefix: str = "",
 ) -> TableVersion:
     """The version of the row at `position`; one that is not in `versions` begins at this row."""
     found = version_at(versions, position)
@@ -132,7 +138,7 @@ def decide_version(
     if found is not None and _is_alike(found, relation) and found.record == record:
         return found
     number = 1 + max(map(_number, versions), default=0)
-    return TableVersion(number, position, record, relation)
+    return TableVersion(number, position, record, relation, flat_prefix)
 
 
 def _is_alike(version: TableVersion, relation: Relation) -> bool:

@@ -77,7 +77,8 @@ class SchemaDocument(msgspec.Struct, frozen=True, rename={"first": "from"}):
 
     `first` (`from` in JSON) is null for a version that no streamed row takes.
     `key` names the columns of the replica identity; where that is the whole row or nothing, the
-    primary key's.
+    primary key's. `flat_prefix` is there with the flat envelope: what the names of its own fields
+    begin with in this version.
     """
 
     format: int
@@ -91,6 +92,7 @@ class SchemaDocument(msgspec.Struct, frozen=True, rename={"first": "from"}):
     key: tuple[str, ...]
     replica_identity: str
     changes: tuple[Change, ...]
+    flat_prefix: str | msgspec.UnsetType = msgspec.UNSET
 
 
 def schema_document(version: TableVersion, previous: TableVersion | None, database: str) -> bytes:
@@ -111,6 +113,7 @@ def schema_document(version: TableVersion, previous: TableVersion | None, databa
         key=relation.key,
         replica_identity=relation.replica_identity,
         changes=tuple(_changes(previous, version)) if previous is not None else (),
+        flat_prefix=version.flat_prefix or msgspec.UNSET,
     )
     return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
 

@@ -16,11 +16,11 @@ import msgspec
 import structlog
 
 from engine.alarms import Alarms
-from engine.batch import Intake
+from engine.batch import Intake, LeftOut
 from engine.budget import MemoryBudget
 from engine.committer import Committer
 from engine.envelope import RecordConfiguration
-from engine.errors import SourceError, SourceUnavailable, StopLimit
+from engine.errors import SourceError, SourceUnavailable, StopLimit, UnrepresentableRow
 from engine.gaps import GapRegister
 from engine.interfaces import ChangeStream, Clock, ObjectStore
 from engine.journal import Journal
@@ -29,6 +29,7 @@ from engine.layout import TableLayout
 from engine.ledger import Ledger
 from engine.metrics import Metrics
 from engine.planner import Planner
+from engine.plural import counted
 from engine.position import Lsn
 from engine.publisher import Publication, Publisher
 from engine.retry import Failure
@@ -152,7 +153,12 @@ class Streaming:
         ]
         if self._caught_up_lsn is not None:
             beside.append(self._group.create_task(self._ask_keepalives()))
-        is_caught_up = await interruptible(self._read(connection))
+        failure: UnrepresentableRow | None = None
+        try:
+            is_caught_up = await interruptible(self._read(connection))
+        except UnrepresentableRow as error:
+            # What was read before it is published, as at any other stop.
+            is_caught_up, failure = False, error
         self._world.enter("draining")
         limit = None if is_caught_up else self._world.settings.drain_seconds
         try:
@@ -163,6 +169,8 @@ class Streaming:
             raise self._stop_limit() from error
         for task in (*beside, committing):
             task.cancel()
+        if failure is not None:
+            raise failure
 
     @property
     def is_hurried(self) -> bool:
@@ -279,6 +287,8 @@ class Streaming:
         )
 
     def _take(self, intake: Intake) -> None:
+        for row in intake.left_out:
+            self._leave_out(row)
         self._ledger.read(intake)
         self._router.route(intake, asyncio.get_running_loop().time())
         if intake.boundary is not None:
@@ -293,6 +303,17 @@ class Streaming:
                 self._watcher.truncated(batch.table)
         metrics.source_message(now_us)
         metrics.queue_bytes(self._budget.used_bytes)
+
+    def _leave_out(self, row: LeftOut) -> None:
+        row_count = self.gaps.leave_out(row)
+        self._world.alarms.set(
+            "rows-left-out",
+            f"{counted(row_count, 'row')} could not be represented and were left out; the newest"
+            f" at position {row.position}: {row.reason}",
+            subject=str(row.table),
+            hint="`tailrace verify --json` lists them with their keys. Repair a row at the source:"
+            " its update is captured.",
+        )
 
     async def _room(self) -> None:
         loop = asyncio.get_running_loop()

@@ -97,7 +97,7 @@ class TableWriter:
 
     def _takes(self, batch: Batch) -> bool:
         """Whether the open chunk takes `batch`; one that does not is cut."""
-        reason = self._open.takes(batch) if self._open is not None else None
+        reason = self._open.takes(batch, self._limits) if self._open is not None else None
         if reason is not None:
             self.cut(reason)
         return reason is None

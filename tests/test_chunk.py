@@ -170,19 +170,26 @@ def test_a_chunk_is_full_by_rows() -> None:
     assert builder.is_full(LIMITS) == "rows"
 
 
+def test_a_batch_that_would_be_too_many_rows_needs_a_chunk_of_its_own() -> None:
+    builder = ChunkBuilder(batch(rows=9), "gzip", 0.0)
+
+    assert builder.takes(batch(n=20), LIMITS) is None
+    assert builder.takes(batch(n=20, rows=2), LIMITS) == "rows"
+
+
 def test_another_version_needs_a_chunk_of_its_own() -> None:
     builder = ChunkBuilder(batch(), "gzip", 0.0)
 
-    assert builder.takes(batch(n=2)) is None
-    assert builder.takes(batch(n=2, version=2)) == "version"
+    assert builder.takes(batch(n=2), LIMITS) is None
+    assert builder.takes(batch(n=2, version=2), LIMITS) == "version"
 
 
 def test_a_later_hour_needs_a_chunk_of_its_own_and_an_earlier_one_does_not() -> None:
     builder = ChunkBuilder(batch(first_us=NOON_US + HOUR_US - 1), "gzip", 0.0)
 
-    assert builder.takes(batch(n=2, first_us=NOON_US + HOUR_US)) == "hour"
+    assert builder.takes(batch(n=2, first_us=NOON_US + HOUR_US), LIMITS) == "hour"
     # Commit times may go back a little: concurrent backends.
-    assert builder.takes(batch(n=2, first_us=NOON_US - 1)) is None
+    assert builder.takes(batch(n=2, first_us=NOON_US - 1), LIMITS) is None
 
 
 def test_an_age_is_counted_from_the_first_batch() -> None:

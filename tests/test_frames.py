@@ -5,7 +5,7 @@ import json
 import pytest
 
 from engine.envelope import Envelope
-from engine.errors import DecodeError
+from engine.errors import DecodeError, UnrepresentableRow
 from engine.rowcodec import (
     KIND_ARRAY,
     KIND_BOOLEAN,
@@ -82,8 +82,12 @@ def bound_codec() -> RowCodec:
 
 def row(*values: bytes) -> bytes:
     """An Insert of texts."""
+    return FRAMES["insert"][:30] + b"N" + columns_of(*values)
+
+
+def columns_of(*values: bytes) -> bytes:
     columns = b"".join(b"t" + len(value).to_bytes(4, "big") + value for value in values)
-    return FRAMES["insert"][:30] + b"N" + len(values).to_bytes(2, "big") + columns
+    return len(values).to_bytes(2, "big") + columns
 
 
 def lines_of(frames: ListedFrames, kind: int) -> list[bytes]:
@@ -260,6 +264,61 @@ def test_a_large_row_reads_the_same_when_its_frame_is_consumed(
         "xxxx",
         "end",
     ]
+
+
+def test_a_row_that_cannot_be_is_named_with_its_key_and_without_what_it_holds() -> None:
+    codec = RowCodec(1)
+    bind(codec, KIND_TEXT, "id", "note")
+    reader = FrameReader(codec, PLENTY)
+    for first, large in ((b"7", b"\xff secret"), (b"k" * 300, b"secret \xff" + b"x" * LARGE)):
+        bad = row(first, large)
+        frames = ListedFrames([FRAMES["begin"], bad], is_consumable=True)
+
+        with pytest.raises(UnrepresentableRow) as caught:
+            reader.read(frames, PLENTY)
+
+        error = caught.value
+        key = "7" if first == b"7" else "k" * 256 + "…"
+        assert json.loads(error.key) == {"id": key}
+        assert error.reason == "column 'note': not valid UTF-8"
+        assert str(error) == "gold.orders, column 'note': not valid UTF-8"
+        assert error.relation_id == TABLE
+        assert error.change_lsn == int.from_bytes(bad[1:9], "big")
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [("insert", {"id": "8"}), ("update", {"id": "9"}), ("delete", {"id": "7"})]
+)
+def test_the_key_is_the_one_that_the_row_has_afterwards(name: str, key: dict[str, str]) -> None:
+    codec = RowCodec(1)
+    bind(codec, KIND_TEXT, "id", "note")
+    tuples = {
+        "insert": b"N" + columns_of(b"8", b"\xff"),
+        "update": b"K" + columns_of(b"7", b"a") + b"N" + columns_of(b"9", b"\xff"),
+        "delete": b"O" + columns_of(b"7", b"\xff"),
+    }
+    head = FRAMES["insert"][:25] + name[0].upper().encode() + FRAMES["insert"][26:30]
+    frames = ListedFrames([FRAMES["begin"], head + tuples[name]])
+
+    with pytest.raises(UnrepresentableRow) as caught:
+        FrameReader(codec, PLENTY).read(frames, PLENTY)
+
+    assert json.loads(caught.value.key) == key
+
+
+def test_a_row_beyond_the_limit_is_refused_as_text_and_as_a_line() -> None:
+    codec = RowCodec(1, 4000)
+    bind(codec, KIND_TEXT, "id", "note")
+    reader = FrameReader(codec, PLENTY)
+    fits, text, line = row(b"1", b"x" * 3000), row(b"2", b"x" * 4000), row(b"3", b"\x01" * 900)
+
+    reader.read(ListedFrames([FRAMES["begin"], fits]), PLENTY)
+    for frame in (text, line):
+        with pytest.raises(UnrepresentableRow, match="max_row_bytes"):
+            reader.read(ListedFrames([frame]), PLENTY)
+
+    [(_, rows)] = codec.take_all()
+    assert rows.row_count == 1
 
 
 def test_a_large_row_that_fails_leaves_the_rows_before_it() -> None:

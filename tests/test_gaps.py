@@ -6,12 +6,16 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client import CollectorRegistry
 
+from engine.batch import LeftOut
 from engine.chunk import ChunkLimits
 from engine.envelope import RecordConfiguration
-from engine.gaps import GapRegister
+from engine.errors import UnrepresentableRow
+from engine.gaps import LEFT_OUT_ROWS_MAX, GapRegister
 from engine.journal_entry import Entry, Gap, JournalState, Writer, decode_entry
 from engine.metrics import Metrics
 from engine.pipeline import Pipeline
+from engine.position import Position
+from engine.schema import TableName
 from engine.settings import Settings
 from engine.sources.synthetic import SyntheticSource
 from engine.stop import StopSignal
@@ -55,6 +59,40 @@ def test_a_gap_of_the_journal_can_be_mended() -> None:
 
     (waiting,) = gaps.pending
     assert (waiting.number, waiting.mended, waiting.reason) == (7, "snapshot 3", "operations")
+
+
+def left_out(number: int) -> LeftOut:
+    return LeftOut(
+        TableName("public", "orders"), Position(f"0001.{number:04d}"), "odd", '{"id": "1"}'
+    )
+
+
+def test_a_row_that_is_left_out_is_one_gap_however_often_it_is_read() -> None:
+    state = JournalState()
+    gaps = GapRegister(state)
+
+    counts = [gaps.leave_out(left_out(number)) for number in (1, 2, 1)]
+    state.gaps = {gap.number: gap for gap in gaps.pending}
+    successor = GapRegister(state)
+    counts += [successor.leave_out(left_out(number)) for number in (2, 3)]
+
+    assert counts == [1, 2, 2, 2, 3]
+    assert [gap.position for gap in gaps.pending] == ["0001.0001", "0001.0002"]
+    (newest,) = successor.pending
+    assert (newest.after, newest.until, newest.position) == ("0001.0003",) * 3
+    assert (newest.reason, newest.text, newest.key) == ("unrepresentable", "odd", '{"id": "1"}')
+
+
+def test_too_many_rows_of_a_table_are_not_left_out() -> None:
+    gaps = GapRegister(JournalState())
+    for number in range(LEFT_OUT_ROWS_MAX):
+        gaps.leave_out(left_out(number))
+
+    with pytest.raises(UnrepresentableRow, match=r"10000 rows of public\.orders") as caught:
+        gaps.leave_out(left_out(LEFT_OUT_ROWS_MAX))
+
+    assert caught.value.hint
+    assert gaps.leave_out(left_out(7)) == LEFT_OUT_ROWS_MAX
 
 
 @pytest.fixture

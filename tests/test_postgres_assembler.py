@@ -1,12 +1,13 @@
 """The assembler alone: frames in, batches and a boundary out, without a server."""
 
+import json
 import struct
 
 import pytest
 
 from engine.batch import Batch, Intake
-from engine.envelope import RecordConfiguration
-from engine.errors import ConfigurationError, DecodeError
+from engine.envelope import OnUnrepresentable, RecordConfiguration, TableRule
+from engine.errors import DecodeError, UnrepresentableRow
 from engine.position import Lsn, Position
 from engine.schema import Decide, Relation, TableName, TableVersion, decide_version
 from engine.sources.postgres.assembler import Assembler, Drained
@@ -292,7 +293,6 @@ def test_a_stream_that_ended_says_so() -> None:
         truncate(90, 77),
         begin(100)[:-1],
         commit(100) + b"\0",
-        carried(struct.pack(">cQqI", b"B", 100, 2**62, 7)),
     ],
 )
 def test_a_frame_that_the_protocol_does_not_allow_is_a_decode_error(frame: bytes) -> None:
@@ -300,13 +300,129 @@ def test_a_frame_that_the_protocol_does_not_allow_is_a_decode_error(frame: bytes
         fed(assembler(), begin(100), frame)
 
 
-def test_a_column_named_like_one_of_the_envelope_is_refused_by_name() -> None:
+@pytest.mark.parametrize(
+    ("columns", "prefix"),
+    [
+        (("id", "op"), "_"),
+        (("id", "_op"), "__"),
+        (("id", "_op", "__version"), "___"),
+        (("_position", "___unchanged", "_x", "__x"), "__"),
+    ],
+)
+def test_the_flat_envelope_gives_way_to_columns_with_its_names(
+    columns: tuple[str, ...], prefix: str
+) -> None:
     flat = RecordConfiguration("tailrace", tables=("public.*",), envelope="flat")
+    values = range(1, 1 + len(columns))
 
-    with pytest.raises(ConfigurationError, match="_op") as caught:
-        fed(assembler(flat), relation(1, "a", "id", "_op"), begin(100), insert(1, 90, 1, 2))
+    intake = fed(
+        assembler(flat), relation(1, "a", *columns), begin(100), insert(1, 90, *values), commit(100)
+    )
 
-    assert caught.value.hint
+    record = json.loads(intake.batches[0].lines)
+    expected = [*columns, *(prefix + name for name in ("op", "position", "commit_ts", "version"))]
+    assert list(record) == expected
+    assert [record[column] for column in columns] == list(values)
+
+
+def test_a_chosen_prefix_is_repeated_as_well_and_for_written_columns_alone() -> None:
+    flat = RecordConfiguration(
+        "tailrace",
+        tables=("public.*",),
+        envelope="flat",
+        flat_prefix="x.",
+        rules=(TableRule("public.b", exclude=("x.op",)),),
+    )
+    columns = ("id", "x.op")
+
+    intake = fed(
+        assembler(flat),
+        relation(1, "a", *columns),
+        relation(2, "b", *columns),
+        begin(100),
+        insert(1, 90, 1, 2),
+        insert(2, 91, 1, 2),
+        commit(100),
+    )
+
+    records = {batch.table.table: json.loads(batch.lines) for batch in intake.batches}
+    assert records["a"]["x.x.op"] == "c"
+    assert records["b"]["x.op"] == "c"
+
+
+def test_a_batch_ends_at_the_rows_of_a_chunk() -> None:
+    target = Assembler(
+        database="shop",
+        generation=1,
+        configuration=RecordConfiguration("tailrace", tables=("public.*",)),
+        decide=always_first,
+        catalog=Catalog(),
+        batch_rows_max=3,
+    )
+
+    intake = fed(
+        target,
+        relation(1, "a", "id"),
+        begin(100),
+        *(insert(1, 90 + i, i) for i in range(7)),
+        commit(100),
+    )
+
+    assert rows_of(intake.batches) == [("a", 3), ("a", 3), ("a", 1)]
+
+
+def left_out_by(mode: OnUnrepresentable, *frames: bytes) -> Intake:
+    configuration = RecordConfiguration(
+        "tailrace", tables=("public.*",), row_bytes_max=500, on_unrepresentable=mode
+    )
+    return fed(assembler(configuration), *frames)
+
+
+TOO_LARGE = int("9" * 600)
+
+
+def test_a_row_that_is_left_out_counts_in_the_positions_behind_it() -> None:
+    frames = [
+        relation(1, "a", "id", "note"),
+        begin(100),
+        insert(1, 90, 1, 1),
+        insert(1, 90, 2, TOO_LARGE),
+        insert(1, 90, 3, 3),
+        commit(100),
+    ]
+
+    intake = left_out_by("gap", *frames)
+
+    [batch] = intake.batches
+    [row] = intake.left_out
+    positions = [json.loads(line)["metadata"]["position"] for line in batch.lines.splitlines()]
+    assert [position[-6:] for position in positions] == ["000000", "000002"]
+    assert row.position == positions[0][:-6] + "000001"
+    assert (row.table, row.key) == (TableName("public", "a"), '{"id": "2"}')
+    assert "max_row_bytes" in row.reason
+
+
+def test_a_row_that_may_not_be_left_out_ends_the_stream_behind_what_came_before() -> None:
+    configuration = RecordConfiguration("tailrace", tables=("public.*",), row_bytes_max=500)
+    target = assembler(configuration)
+    frames = [
+        relation(1, "a", "id", "note"),
+        begin(100),
+        insert(1, 90, 1, 1),
+        insert(1, 91, 2, TOO_LARGE),
+        insert(1, 92, 3, 3),
+    ]
+
+    intake = fed(target, *frames)
+
+    assert rows_of(intake.batches) == [("a", 1)]
+    with pytest.raises(
+        UnrepresentableRow, match=r"public\.a, the row at position 0001\."
+    ) as caught:
+        target.drain(ListedFrames([]), BUDGET)
+    assert caught.value.exit_code == 70
+    assert "on_unrepresentable" in caught.value.hint
+    assert "99999" not in str(caught.value)
 
 
 def test_what_was_received_is_the_newest_end() -> None:

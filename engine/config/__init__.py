@@ -1,7 +1,7 @@
 """The configuration: typed (`model`), read and checked at the edge (`load`)."""
 
 from engine.config.load import Loaded, Setting, load, load_destination
-from engine.config.memory import resolve_memory_limit
+from engine.config.memory import resolve_memory_limit, resolve_row_limit
 from engine.config.model import (
     Address,
     ChunkConfiguration,
@@ -35,4 +35,5 @@ __all__ = [
     "load",
     "load_destination",
     "resolve_memory_limit",
+    "resolve_row_limit",
 ]

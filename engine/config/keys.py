@@ -127,6 +127,11 @@ def _check_prefix(value: str) -> None:
         raise Unfit("is longer than 400 characters", "a whole key has at most 1,024 bytes")
 
 
+def _check_flat_prefix(value: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9_.$@-]{1,16}", value):
+        raise Unfit("cannot begin a name", "1 to 16 letters, digits and _ . $ @ -")
+
+
 def _check_endpoint(value: str) -> None:
     if "@" in value:
         raise Unfit(
@@ -262,6 +267,24 @@ KEYS: Final[tuple[Key, ...]] = (
     ),
     Key(
         "source",
+        "on_unrepresentable",
+        values.choice("stop", "gap"),
+        "What a row does that no record can hold (text that is no UTF-8) or that is too large. "
+        "stop: the engine ends and names it. gap: it is left out, and the journal says so.",
+        default="stop",
+        is_shown=True,
+    ),
+    Key(
+        "source",
+        "max_row_bytes",
+        values.size(MIB, GIB, words={"auto": None}),
+        "The largest row, as text or as a record; it takes three times that in memory. auto: a "
+        "quarter of the container's memory, 1 GiB at most.",
+        default="auto",
+        is_shown=True,
+    ),
+    Key(
+        "source",
         "signals",
         values.boolean(later=_LATER),
         "Whether the engine obeys logical messages. Not in this release.",
@@ -385,6 +408,15 @@ KEYS: Final[tuple[Key, ...]] = (
     ),
     Key(
         "destination",
+        "flat_prefix",
+        values.text(_check_flat_prefix, pattern="^[A-Za-z0-9_.$@-]{1,16}$"),
+        "What the flat envelope's own names begin with (_op, _position, …). Where a column has "
+        "such a name, it is repeated (__op) for that table, as schema.json says.",
+        default="_",
+        is_shown=True,
+    ),
+    Key(
+        "destination",
         "numeric",
         values.choice("string", "number"),
         "numeric columns as text with exact digits, or as a JSON number's literal.",
@@ -427,7 +459,7 @@ KEYS: Final[tuple[Key, ...]] = (
         "chunk",
         "max_rows",
         values.integer(1, 1_000_000_000),
-        "Rows at which it ends.",
+        "Rows at which it ends: no object has more.",
         default=1_000_000,
         is_shown=True,
     ),

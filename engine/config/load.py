@@ -300,6 +300,8 @@ def _source(parsed: _Parsed) -> SourceConfiguration:
         exclude=parsed.value("source", "exclude"),
         rules=tuple(parsed.value("source", "table")),
         snapshot=parsed.value("source", "snapshot"),
+        on_unrepresentable=parsed.value("source", "on_unrepresentable"),
+        max_row_bytes=parsed.value("source", "max_row_bytes"),
     )
 
 

@@ -9,10 +9,14 @@ import os
 from pathlib import Path
 
 from engine.config.model import MIB
+from engine.envelope import ROW_BYTES_MAX
 
 AUTO_MEMORY_SHARE = 8
 AUTO_MEMORY_MIN = 16 * MIB
 AUTO_MEMORY_MAX = 96 * MIB
+
+ROW_MEMORY_SHARE = 4
+"""A row takes three times its size, and the process itself needs something too."""
 
 _CGROUP_FILES = ("memory.max", "memory/memory.limit_in_bytes")
 
@@ -24,6 +28,15 @@ def resolve_memory_limit(configured: int | None, *, available_bytes: int | None 
     if available_bytes is None:
         available_bytes = available_memory_bytes()
     return min(AUTO_MEMORY_MAX, max(AUTO_MEMORY_MIN, available_bytes // AUTO_MEMORY_SHARE))
+
+
+def resolve_row_limit(configured: int | None, *, available_bytes: int | None = None) -> int:
+    """The largest row: what was configured, or what the memory that is available can take."""
+    if configured is not None:
+        return configured
+    if available_bytes is None:
+        available_bytes = available_memory_bytes()
+    return min(ROW_BYTES_MAX, max(MIB, available_bytes // ROW_MEMORY_SHARE))
 
 
 def available_memory_bytes(cgroup_root: Path = Path("/sys/fs/cgroup")) -> int:

@@ -10,7 +10,16 @@ from typing import Literal
 
 import msgspec
 
-from engine.envelope import Compression, Envelope, JsonMode, Layout, NumericMode, TableRule
+from engine.envelope import (
+    FLAT_PREFIX,
+    Compression,
+    Envelope,
+    JsonMode,
+    Layout,
+    NumericMode,
+    OnUnrepresentable,
+    TableRule,
+)
 
 Encryption = Literal["s3", "kms"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -53,6 +62,7 @@ class SourceConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     `dsn` is a libpq string or URI, whatever it was read from (`dsn_file`, if it was one, which is
     read again at each connect); empty: libpq's own environment
     (PGHOST, …) says it all. `rules` are the `[[source.table]]` tables in their order.
+    `max_row_bytes`: None is `"auto"`, see `resolve_row_limit`.
     """
 
     type: Literal["postgres"] = "postgres"
@@ -64,6 +74,8 @@ class SourceConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     exclude: tuple[str, ...] = ()
     rules: tuple[TableRule, ...] = ()
     snapshot: Literal["never"] = "never"
+    on_unrepresentable: OnUnrepresentable = "stop"
+    max_row_bytes: int | None = None
 
 
 class DestinationConfiguration(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,6 +95,7 @@ class DestinationConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     tags: tuple[tuple[str, str], ...] = ()
     layout: Layout = "hive"
     envelope: Envelope = "standard"
+    flat_prefix: str = FLAT_PREFIX
     numeric: NumericMode = "string"
     json: JsonMode = "embed"
     concurrency: int = 16

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from engine.batch import Operations
-from engine.envelope import Compression, RecordConfiguration
+from engine.envelope import FLAT_PREFIX, Compression, RecordConfiguration
 from engine.envelope import Layout as LayoutStyle
 from engine.errors import DecodeError, JournalError
 from engine.journal_entry import (
@@ -332,8 +332,14 @@ class JournalAudit:
             database=self._database,
             envelope=configuration.envelope if configuration is not None else None,
             schema_key=layout.schema_key(planned.table_name, planned.version) if layout else None,
+            flat_prefix=self._flat_prefix(planned),
         )
         self._name_schema(planned.table_name, planned.version, layout)
+
+    def _flat_prefix(self, planned: Planned) -> str:
+        versions = self.state.versions_of(planned.table_name)
+        prefixes = [known.flat_prefix for known in versions if known.number == planned.version]
+        return prefixes[0] if prefixes and prefixes[0] else FLAT_PREFIX
 
     def _restated(self, known: PlannedObject, planned: Planned) -> PlannedObject:
         if _lasting(known.plan) != _lasting(planned):
@@ -345,6 +351,7 @@ class JournalAudit:
             database=known.database,
             envelope=known.envelope,
             schema_key=known.schema_key,
+            flat_prefix=known.flat_prefix,
         )
 
     def _judge_counts(self, planned: Planned) -> None:

@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from struct import Struct
 from typing import Any, Never, assert_never, cast
 
@@ -20,7 +21,7 @@ import zstandard
 from isal import isal_zlib
 
 from engine.chunk import crc32_text
-from engine.envelope import Envelope
+from engine.envelope import FLAT_PREFIX, Envelope
 from engine.errors import DecodeError
 from engine.interfaces import ObjectHead, ObjectTail
 from engine.journal_entry import Planned
@@ -52,7 +53,8 @@ class PlannedObject:
     """An object as the journal plans it.
 
     `statements` are all wordings of its plan, the oldest first, from entry `seq` on. `envelope` is
-    None where the journal lost the configuration that says so. `database` is the source's.
+    None where the journal lost the configuration that says so. `database` is the source's,
+    `flat_prefix` what the flat envelope's own names begin with in this version.
     """
 
     statements: tuple[Planned, ...]
@@ -60,6 +62,7 @@ class PlannedObject:
     database: str
     envelope: Envelope | None
     schema_key: str | None
+    flat_prefix: str = FLAT_PREFIX
 
     @property
     def plan(self) -> Planned:
@@ -169,7 +172,7 @@ class _Lines:
     def __init__(self, planned: PlannedObject) -> None:
         self._planned = planned
         self._plan = planned.plan
-        self._read = _reader(planned.envelope)
+        self._read = _reader(planned.envelope, planned.flat_prefix)
         self._place = _expected_place(planned)
         self._fragments: list[bytes] = []
         self._found: dict[Code, Problem] = {}
@@ -311,7 +314,7 @@ def _expected_place(planned: PlannedObject) -> tuple[object, ...]:
             assert_never(planned.envelope)
 
 
-def _reader(envelope: Envelope | None) -> Callable[[Any], _Record] | None:
+def _reader(envelope: Envelope | None, flat_prefix: str) -> Callable[[Any], _Record] | None:
     """How a parsed line is read. The reader raises KeyError or TypeError for another envelope's."""
     match envelope:
         case "standard":
@@ -319,7 +322,7 @@ def _reader(envelope: Envelope | None) -> Callable[[Any], _Record] | None:
         case "debezium":
             return _debezium
         case "flat":
-            return _flat
+            return partial(_flat, flat_prefix)
         case None:
             return None
         case _:
@@ -342,8 +345,9 @@ def _debezium(line: Any) -> _Record:
     return _Record(op, _text(source["position"]), place)
 
 
-def _flat(line: Any) -> _Record:
-    return _Record(_text(line["_op"]), _text(line["_position"]), (line["_version"],))
+def _flat(prefix: str, line: Any) -> _Record:
+    op, position = _text(line[prefix + "op"]), _text(line[prefix + "position"])
+    return _Record(op, position, (line[prefix + "version"],))
 
 
 def _require_images(line: Any, op: object) -> None:

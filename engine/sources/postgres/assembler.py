@@ -28,9 +28,9 @@ from typing import Final
 
 import msgspec
 
-from engine.batch import Batch, Boundary, Intake, Operations
+from engine.batch import Batch, Boundary, Intake, LeftOut, Operations
 from engine.envelope import RecordConfiguration
-from engine.errors import ConfigurationError, DecodeError, InvariantBroken, JournalError
+from engine.errors import DecodeError, InvariantBroken, JournalError, UnrepresentableRow
 from engine.position import Lsn, Position, commit_lsn_of
 from engine.rowcodec import RowCodec, Rows
 from engine.schema import Decide, Relation, TableName, TableVersion
@@ -54,6 +54,12 @@ from engine.sources.postgres.pgoutput import (
     decode_message,
 )
 from engine.sources.postgres.types import codec_kind
+
+ROWS_MAX: Final = 1_000_000_000
+"""Of one batch, where nobody wants fewer."""
+
+LEFT_OUT: Final = -1
+"""Beside the frame reader's reasons: a row was left out."""
 
 BATCH_SIZE_MAX: Final = 64 * 1024
 """Bytes of lines that are handed over at once; less waits for the end of the drain."""
@@ -111,6 +117,7 @@ class Assembler:
         decide: Decide,
         catalog: Catalog,
         single_rows: bool = False,
+        batch_rows_max: int = ROWS_MAX,
     ) -> None:
         self._database = database
         self._configuration = configuration
@@ -118,12 +125,14 @@ class Assembler:
         self._catalog = catalog
         self._single_rows = single_rows
         self._size_max = 0 if single_rows else BATCH_SIZE_MAX
-        self._codec = RowCodec(generation)
+        self._codec = RowCodec(generation, configuration.row_bytes_max, batch_rows_max)
         self._reader = FrameReader(self._codec, self._size_max)
         self._relations: dict[int, _Streamed] = {}
         # Who has a name now: the relation whose row came last under it.
         self._owners: dict[TableName, int] = {}
         self._batches: list[Batch] = []
+        self._left_out: list[LeftOut] = []
+        self._failure: UnrepresentableRow | None = None
         self._is_row_pending = False
         # Bound relations whose key is a guess, until the stream is past what the catalog has seen.
         self._guessed: dict[int, Lsn] = {}
@@ -151,16 +160,21 @@ class Assembler:
     def drain(self, frames: Frames, budget_bytes: int) -> Drained:
         """Handle frames until there is none, or `budget_bytes` of them were.
 
-        `drained_bytes` says how many bytes.
+        `drained_bytes` says how many bytes. Raises UnrepresentableRow, once what came before that
+        row could be taken.
         """
+        if self._failure is not None:
+            raise self._failure
         reader, left = self._reader, budget_bytes
         self._settle_guesses()
         try:
             if self.lookups and not self._looked_up():
                 return Drained.LOOKUP
             while True:
-                reason = reader.read(frames, left)
+                reason = self._read(frames, left)
                 left -= reader.drained_bytes
+                if reason == LEFT_OUT:
+                    continue
                 if reason == FULL:
                     self._hand_over(reader.relation_id)
                 elif reason == HOUR:
@@ -173,6 +187,31 @@ class Assembler:
         finally:
             self.drained_bytes = budget_bytes - left
 
+    def _read(self, frames: Frames, budget_bytes: int) -> int:
+        try:
+            return self._reader.read(frames, budget_bytes)
+        except UnrepresentableRow as error:
+            self._leave_out(error)
+            return BUDGET if self._failure is not None else LEFT_OUT
+
+    def _leave_out(self, error: UnrepresentableRow) -> None:
+        oid, change_lsn = error.relation_id, error.change_lsn
+        table = self._relations[oid].table
+        position = Position(self._codec.next_position(oid, change_lsn))
+        if self._configuration.on_unrepresentable == "stop":
+            hint = f'{error.hint}; or have such rows left out: source.on_unrepresentable = "gap"'
+            self._failure = UnrepresentableRow(
+                f"{table}, the row at position {position}: {error.reason}",
+                reason=error.reason,
+                hint=hint.removeprefix("; or "),
+            )
+            return
+        # It counts all the same, or later rows would be numbered otherwise.
+        self._codec.skip(oid, change_lsn)
+        if self._single_rows:
+            self._unbind(oid)
+        self._left_out.append(LeftOut(table, position, error.reason, error.key))
+
     def intake(self, held_seconds: float = 0.0) -> Intake:
         """Everything assembled so far, what is still in the codec too, held so long at most."""
         self._take_all()
@@ -181,14 +220,20 @@ class Assembler:
             lsn, commit_us, is_keepalive = self._reader.boundary
             boundary = Boundary(Lsn(lsn), commit_us, is_keepalive)
             self._reader.forget_boundary()
-        intake = Intake(tuple(self._batches), boundary, held_seconds)
+        intake = Intake(
+            tuple(self._batches), boundary, held_seconds, left_out=self._take_left_out()
+        )
         self._batches = []
         return intake
 
     def full_batches(self, held_seconds: float = 0.0) -> Intake:
         """The batches that are complete already; the rest and the boundary stay for `intake`."""
         batches, self._batches = tuple(self._batches), []
-        return Intake(batches, None, held_seconds)
+        return Intake(batches, None, held_seconds, left_out=self._take_left_out())
+
+    def _take_left_out(self) -> tuple[LeftOut, ...]:
+        left_out, self._left_out = tuple(self._left_out), []
+        return left_out
 
     @property
     def has_full_batches(self) -> bool:
@@ -203,7 +248,11 @@ class Assembler:
     @property
     def has_intake(self) -> bool:
         """Whether `intake` would hold anything."""
-        return bool(self._batches) or self._reader.boundary is not None or self._codec.buffered > 0
+        return (
+            bool(self._batches or self._left_out)
+            or self._reader.boundary is not None
+            or self._codec.buffered > 0
+        )
 
     # ------------------------------------------------------------------- control messages
 
@@ -324,13 +373,7 @@ class Assembler:
         if version is None:
             return False
         _check_fits(version, streamed.message)
-        try:
-            self._bind_version(oid, streamed.table, version)
-        except ValueError as error:
-            raise ConfigurationError(
-                str(error),
-                hint="exclude the column by a [[source.table]], or choose another envelope",
-            ) from error
+        self._bind_version(oid, streamed.table, version)
         streamed.version = version
         if relation.is_key_guessed:
             self._note_guess(oid)
@@ -357,6 +400,8 @@ class Assembler:
             envelope=configuration.envelope,
             numeric=configuration.numeric,
             json=configuration.json,
+            flat_prefix=version.flat_prefix
+            or configuration.flat_prefix_of(table, version.relation.columns),
         )
 
     def _unbind(self, oid: int) -> None:

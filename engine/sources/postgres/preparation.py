@@ -18,8 +18,8 @@ import structlog
 from psycopg import sql
 
 from engine.alarms import Alarms
-from engine.envelope import RecordConfiguration
-from engine.errors import SourceError, SourceFailed, SourceRefused
+from engine.envelope import FLAT_FIELDS, RecordConfiguration
+from engine.errors import ConfigurationError, SourceError, SourceFailed, SourceRefused
 from engine.schema import TableName
 from engine.sources.postgres.locks import STOPS_PUBLISHING, holders, listed
 from engine.sources.postgres.session import Query, Session, quoted
@@ -100,6 +100,17 @@ WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog."char"[])
   AND n.nspname OPERATOR(pg_catalog.<>)
       ALL ('{pg_catalog,information_schema,pg_toast}'::pg_catalog.name[])
 ORDER BY 1, 2
+"""
+
+_COLUMNS_NAMED: Final = """
+SELECT n.nspname, c.relname, a.attname
+FROM pg_catalog.pg_attribute a
+JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) a.attrelid
+JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+WHERE a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped
+  AND a.attname::pg_catalog.text OPERATOR(pg_catalog.=) ANY (%s::pg_catalog.text[])
+  AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog."char"[]) AND NOT c.relispartition
+ORDER BY n.nspname, c.relname, a.attname
 """
 
 _PUBLICATION: Final = """
@@ -202,6 +213,7 @@ async def prepare(
     if slot.exists or not is_first:
         _raise_if(slot.fault())
     tables = await _read_captured(session, configuration, is_first=is_first)
+    await judge_names(session, configuration, is_first=is_first)
     publication = await _read_publication(session, server, configuration.publication)
     if publication is None and is_first:
         await _create_publication(session, server, configuration.publication, tables)
@@ -214,6 +226,36 @@ async def prepare(
         _warn_of(publication, tables)
     if not slot.exists or (is_first and slot.is_being_made):
         await _create_slot(session, server, slot, alarms)
+
+
+async def judge_names(
+    session: Session, configuration: RecordConfiguration, *, is_first: bool
+) -> str:
+    """Which columns have a name that the flat envelope would use, as text; empty for none.
+
+    Raises ConfigurationError for them where nothing was written yet. Later ones must not end a
+    pipeline that works: its own names give way then.
+    """
+    if configuration.envelope != "flat":
+        return ""
+    names = [configuration.flat_prefix + field for field in FLAT_FIELDS]
+    found = await session.rows(_COLUMNS_NAMED, names, doing="looking for columns by name")
+    clashes = [
+        f"{table}.{column}"
+        for schema, name, column in found
+        if configuration.captures(table := TableName(schema, name))
+        and configuration.is_included(table, column)
+    ]
+    text = _listed(clashes)
+    if clashes and is_first:
+        raise ConfigurationError(
+            f'columns are called as fields of destination.envelope = "flat" itself: {text}',
+            hint="choose another destination.flat_prefix, or exclude the columns by a"
+            " [[source.table]]",
+        )
+    if clashes:
+        _log.warning("columns are called as the flat envelope's own fields", columns=text)
+    return text
 
 
 async def _read_server(session: Session) -> Server:
@@ -413,7 +455,7 @@ def _identity_statements(tables: Iterable[TableName]) -> list[str]:
     return [f"ALTER TABLE {_sql_name(table)} REPLICA IDENTITY FULL" for table in tables]
 
 
-def _listed(names: Iterable[TableName]) -> str:
+def _listed(names: Iterable[object]) -> str:
     every = [str(name) for name in names]
     more = f" and {len(every) - _LISTED_MAX} more" if len(every) > _LISTED_MAX else ""
     return ", ".join(every[:_LISTED_MAX]) + more

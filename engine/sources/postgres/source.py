@@ -11,9 +11,10 @@ from engine.errors import PositionLost
 from engine.interfaces import ChangeStream, SourceIdentity
 from engine.position import Lsn, parse_lsn
 from engine.schema import Decide
+from engine.sources.postgres.assembler import ROWS_MAX
 from engine.sources.postgres.dsn import Dsn, place_of
 from engine.sources.postgres.keeper import LOOK_SECONDS
-from engine.sources.postgres.preparation import prepare
+from engine.sources.postgres.preparation import judge_names, prepare
 from engine.sources.postgres.session import Session, connect, translated
 from engine.sources.postgres.silence import SILENCE_SECONDS
 from engine.sources.postgres.slot import GAP_HINT
@@ -25,9 +26,10 @@ class PostgresSource:
     """Implements `engine.interfaces.Source`.
 
     `configuration` says what `prepare` makes a publication of and which publication `identify`
-    names; a stream may run with another. `generation` begins its positions: it grows only where
-    LSNs stop being continuous. The catalog is looked at every `look_seconds` while a stream is
-    open; what stands against it is an alarm.
+    names; a stream may run with another. No batch of its streams has more than `batch_rows_max`
+    rows. `generation` begins its positions: it grows only where LSNs stop being continuous. The
+    catalog is looked at every `look_seconds` while a stream is open; what stands against it is an
+    alarm.
     """
 
     def __init__(
@@ -41,11 +43,13 @@ class PostgresSource:
         look_seconds: float = LOOK_SECONDS,
         silence_seconds: float = SILENCE_SECONDS,
         alarms: Alarms | None = None,
+        batch_rows_max: int = ROWS_MAX,
     ) -> None:
         self._silence_seconds = silence_seconds
         # Without anybody to tell (a command that ends soon), alarms are only logged.
         self._alarms = alarms or Alarms(_wall_clock)
         self._dsn = dsn
+        self._batch_rows_max = batch_rows_max
         self._slot = slot
         self._configuration = configuration
         self._generation = generation
@@ -80,6 +84,11 @@ class PostgresSource:
         """Whether commits on the server will wait for us: what is wrong, and what to set."""
         async with Session(self._dsn) as session:
             return await commits_warning(session)
+
+    async def judge_names(self, *, is_first: bool) -> str:
+        """See `preparation.judge_names`. Cancellation leaves nothing behind."""
+        async with Session(self._dsn) as session:
+            return await judge_names(session, self._configuration, is_first=is_first)
 
     async def flush_lsn(self) -> Lsn:
         """See Source. Cancellation leaves nothing behind."""
@@ -118,6 +127,7 @@ class PostgresSource:
             configuration=configuration,
             decide=decide,
             single_rows=single_rows,
+            batch_rows_max=self._batch_rows_max,
             wal_sender_timeout=self._wal_sender_timeout,
             look_seconds=self._look_seconds,
             alarms=self._alarms,

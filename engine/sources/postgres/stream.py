@@ -44,7 +44,7 @@ from engine.interfaces import Look, SlotState
 from engine.position import NO_LSN, Lsn, format_lsn, parse_lsn
 from engine.schema import Decide, TableName
 from engine.sources.postgres import silence
-from engine.sources.postgres.assembler import Assembler, Drained
+from engine.sources.postgres.assembler import ROWS_MAX, Assembler, Drained
 from engine.sources.postgres.catalog import Catalog
 from engine.sources.postgres.dsn import Dsn
 from engine.sources.postgres.keeper import LOOK_SECONDS, CatalogKeeper
@@ -624,6 +624,7 @@ async def open_stream(
     configuration: RecordConfiguration,
     decide: Decide,
     single_rows: bool,
+    batch_rows_max: int = ROWS_MAX,
     wal_sender_timeout: float = WAL_SENDER_TIMEOUT_SECONDS,
     alarms: Alarms,
     look_seconds: float = LOOK_SECONDS,
@@ -641,6 +642,7 @@ async def open_stream(
         await refuse_unready(session, slot)
     connection = await connect(dsn, replication=True, settings=settings)
     try:
+        await _take_bytes_as_they_are(connection)
         async with Session(dsn, **beside(connection)) as session:
             await _start(connection, session, slot, start, configuration.publication)
             # As the server calls it, and so the journal: it cuts a dsn's name to 63 bytes, and a
@@ -654,6 +656,7 @@ async def open_stream(
                 decide=decide,
                 catalog=catalog,
                 single_rows=single_rows,
+                batch_rows_max=batch_rows_max,
             )
             keeper = CatalogKeeper(session, catalog, assembler, alarms, look_seconds=look_seconds)
             stream = PostgresStream(
@@ -716,6 +719,19 @@ async def _start(
 def _relation_of(frame: memoryview) -> bytes | None:
     """The frame, where it describes a relation."""
     return bytes(frame) if bytes(frame[HEADER_SIZE : HEADER_SIZE + 1]) == b"R" else None
+
+
+async def _take_bytes_as_they_are(connection: Connection) -> None:
+    """Let a server that knows no encoding send what it has.
+
+    It would check every value for UTF-8 and end the stream at the first that is none, with no word
+    of table or row. The row codec checks as well, and names them.
+    """
+    if connection.pgconn.parameter_status(b"server_encoding") == b"SQL_ASCII":
+        try:
+            await connection.execute("SET client_encoding = 'SQL_ASCII'")
+        except psycopg.Error as error:
+            raise translated(error, "setting the session's encoding") from error
 
 
 def _literal(text: str) -> str:
