@@ -19,7 +19,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 from stamina.instrumentation import set_on_retry_hooks
 
-from engine import __version__
+from engine import __version__, logs
 from engine.alarms import Alarms
 from engine.chunk import ChunkLimits
 from engine.config import (
@@ -80,6 +80,7 @@ async def run(
     set_on_retry_hooks(())
     registry = CollectorRegistry()
     metrics = Metrics(registry, release=__version__)
+    metrics.log_lines_dropped(logs.dropped_total)
     alarms = Alarms(wall_clock, metrics)
     async with S3ObjectStore(s3_settings(configuration.destination)) as store:
         pipeline = Pipeline(

@@ -13,6 +13,7 @@ import json
 import logging
 import sys
 import traceback
+from datetime import UTC, datetime
 from typing import Any, Final, TextIO
 
 import orjson
@@ -21,6 +22,7 @@ from structlog.types import EventDict, Processor, WrappedLogger
 
 from engine.config import LogConfiguration
 from engine.errors import TailraceError
+from engine.log_writer import LogWriter
 from engine.printable import printable, printable_json
 
 FIELDS: Final = frozenset(
@@ -38,15 +40,19 @@ FIELDS: Final = frozenset(
     """.split()  # noqa: SIM905 - a hundred words read better without quotes
 )
 HIDDEN: Final = "(not shown)"
+
+_writers: list[LogWriter] = []
 LIBRARY_TEXT_CHARACTERS_MAX = 300
 TRACE_ERRORS_MAX: Final = 50
 TRACE_FRAMES_MAX: Final = 40
 
 
-def configure(configuration: LogConfiguration, *, stream: TextIO | None = None) -> None:
+def configure(
+    configuration: LogConfiguration, *, stream: TextIO | None = None, in_thread: bool = False
+) -> None:
     """Send everything that is logged from now on to `stream`, by default stderr.
 
-    May be called again.
+    `in_thread`: nobody who logs waits for it, see `engine.log_writer`. May be called again.
     """
     stream = sys.stderr if stream is None else stream
     level = logging.getLevelNamesMapping()[configuration.level.upper()]
@@ -67,7 +73,7 @@ def configure(configuration: LogConfiguration, *, stream: TextIO | None = None) 
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(stream)
+    handler = logging.StreamHandler(_writer(configuration, stream) if in_thread else stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, _Exceptions(with_traceback=is_debug), _library_text],
@@ -92,9 +98,29 @@ def is_debug() -> bool:
 
 
 def flush() -> None:
-    """Hand what was logged to the operating system; for a process about to end at once."""
+    """Hand what was logged to the operating system, for a process about to end. Takes a moment."""
     for handler in logging.getLogger().handlers:
         handler.flush()
+    for writer in _writers:
+        writer.drain()
+
+
+def dropped_total() -> int:
+    """Lines that nobody took from stderr, and that were not kept."""
+    return sum(writer.dropped_total for writer in _writers)
+
+
+def _writer(configuration: LogConfiguration, stream: TextIO) -> LogWriter:
+    render = _renderer(configuration, stream)
+
+    def dropped(count: int) -> str:
+        now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        event: EventDict = {"event": "log lines dropped", "level": "warning"}
+        event.update(timestamp=now, count=count)
+        return f"{render(None, 'warning', event)!s}\n"
+
+    _writers[:] = [LogWriter(stream.fileno(), dropped)]
+    return _writers[0]
 
 
 def trace_text(error: BaseException) -> str:

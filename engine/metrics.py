@@ -15,7 +15,7 @@ one.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from prometheus_client import (
@@ -24,9 +24,11 @@ from prometheus_client import (
     Gauge,
     Histogram,
     Info,
+    Metric,
     ProcessCollector,
     disable_created_metrics,
 )
+from prometheus_client.core import CounterMetricFamily
 
 from engine.batch import Operations
 from engine.printable import printable
@@ -105,6 +107,10 @@ class Metrics:
         self._durability.lag.set_function(self._durable_lag)
         self._durable_commit_us: int | None = None
         self._row_counters: dict[TableName, list[Counter | None]] = {}
+
+    def log_lines_dropped(self, total: Callable[[], int]) -> None:
+        """Where the number of log lines that nobody took is to be asked."""
+        self.registry.register(_LogMetrics(total))
 
     def source_connected(self, connected: bool) -> None:  # noqa: FBT001 - a gauge of one bit
         """Whether a stream is held now."""
@@ -211,6 +217,20 @@ class Metrics:
         if self._durable_commit_us is None:
             return math.nan
         return max(0.0, self._clock() - self._durable_commit_us / _MICROSECONDS)
+
+
+class _LogMetrics:
+    """Counted elsewhere, asked at each scrape."""
+
+    def __init__(self, total: Callable[[], int]) -> None:
+        self._total = total
+
+    def collect(self) -> Iterable[Metric]:
+        yield CounterMetricFamily(
+            "tailrace_log_lines_dropped",
+            "Log lines that were not written because nobody read",
+            value=self._total(),
+        )
 
 
 class _BoundedLabels:

@@ -8,12 +8,18 @@ acts on the terminal or begins a line.
 import contextlib
 import os
 import sys
+import threading
+from typing import Final
 
 import msgspec
 
 from engine import __version__
 from engine.errors import ConfigurationError, TailraceError
+from engine.log_writer import write_whole
 from engine.printable import printable, printable_json
+
+COMPLAIN_SECONDS: Final = 2.0
+"""A pipe may be full, and its reader asleep: the process ends all the same."""
 
 
 class ResultUnwritten(TailraceError):
@@ -66,9 +72,15 @@ def complain(text: str, hint: str = "", *, keep: str = "") -> None:
     """What went wrong, and what to do about it. Where nobody listens, the exit code still says."""
     lines = [f"error: {printable(text, keep=keep)}\n"]
     lines += [f"hint: {printable(hint, keep=keep)}\n"] * bool(hint)
+    writing = threading.Thread(target=_write_error, args=("".join(lines),), daemon=True)
+    writing.start()
+    writing.join(COMPLAIN_SECONDS)
+
+
+def _write_error(text: str) -> None:
     with contextlib.suppress(OSError, ValueError):
-        sys.stderr.write("".join(lines))
         sys.stderr.flush()
+        write_whole(sys.stderr.fileno(), text)
 
 
 def complain_about(error: TailraceError) -> None:

@@ -62,7 +62,7 @@ def run_engine(
     configuration: Configuration, *, until_caught_up: bool, engine: Engine = app.run
 ) -> int:
     """Run the engine to its end; the answer is the exit code. Raises what the engine raised."""
-    logs.configure(configuration.log)
+    logs.configure(configuration.log, in_thread=True)
     _keep_memory()
     taken = _taken_signals()
     try:
@@ -70,6 +70,7 @@ def run_engine(
             runner.run(_supervised(configuration, engine, taken, until_caught_up=until_caught_up))
     finally:
         _Late.install(taken)
+        logs.flush()
     return 0
 
 
