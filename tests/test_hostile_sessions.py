@@ -24,7 +24,7 @@ import engine.sources.postgres
 from databases import Database
 from engine.demo.servers import FAST_SETTINGS, EmbeddedPostgres
 from engine.envelope import RecordConfiguration
-from engine.errors import SourceError
+from engine.errors import SourceError, SourceRefused
 from engine.position import NO_LSN
 from engine.sources.postgres import session as session_module
 from engine.sources.postgres.session import Session, connect
@@ -68,7 +68,14 @@ ODD_TEXTS: Final = {
     "local_preload_libraries": ("nowhere", "nowhere"),
 }
 
+# 0 turns a limit of time off.
 TIME_LIMITS: Final = ("_timeout", "wal_sender_timeout", "client_connection_check_interval")
+
+
+LEAST: Final = {
+    # It is in force before a session's first statement: with less nobody logs in on a busy machine.
+    "transaction_timeout": "500",
+}
 
 
 def awkward_values(row: tuple[Any, ...]) -> list[str]:
@@ -80,9 +87,10 @@ def awkward_values(row: tuple[Any, ...]) -> list[str]:
         case "enum":
             return [choice for choice in choices if choice != now]
         case "integer" | "real":
-            # 0 turns a limit of time off.
-            least = "1" if low == "0" and name.endswith(TIME_LIMITS) else low
-            return [least, high]
+            return [
+                LEAST.get(name, "1" if low == "0" and name.endswith(TIME_LIMITS) else low),
+                high,
+            ]
         case _:
             return list(ODD_TEXTS.get(name, ("odd 'text\\",)))
 
@@ -285,6 +293,21 @@ async def test_every_pinned_setting_is_in_force_in_both_kinds_of_session(
                     ("transaction_timeout", "0"),
                     ("debug_logical_replication_streaming", "buffered"),
                 }
+
+
+async def test_settings_that_something_drops_on_the_way_are_missed(
+    any_database: Database,
+) -> None:
+    with role_on(any_database) as role:
+        with any_database.connect() as connection:
+            connection.execute(f"ALTER ROLE {role} SET TimeZone = 'Asia/Tokyo'".encode())
+        dsn = any_database.server.dsn_of(any_database.name, user=role)
+
+        with pytest.raises(SourceRefused, match="does not take our settings") as caught:
+            # As a pooler does that is told to ignore them.
+            await connect(dsn, replication=False, overrides={"options": ""})
+
+    assert "pooler" in caught.value.hint
 
 
 @pytest.mark.parametrize("where", ["role", "database", "options"])
