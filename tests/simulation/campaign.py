@@ -42,6 +42,8 @@ WINDOWS = (
     "uploads aborted",
     "stalled",
     "state files",
+    "state file damaged",
+    "entries expired",
     "ended: Superseded",
     "ended: PositionLost",
     "ended: NoneType",

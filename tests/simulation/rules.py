@@ -562,4 +562,43 @@ MUTANTS: tuple[Mutant, ...] = (
             "if plan[0].seq < durable_seq]",
         ),
     ),
+    mutant(
+        "proof_written",
+        "6   If-None-Match is proved on the entry just written: entry 0 may have expired",
+        Edit(
+            "engine.journal",
+            "        key = journal_key(self.prefix, entry.seq)\n"
+            "        if await self._create_once(key, encode_entry(entry), _JSON):\n",
+            "        key = journal_key(self.prefix, 0)\n"
+            "        if await self._create_once(key, await self._present(key), _JSON):\n",
+        ),
+    ),
+    mutant(
+        "good_state",
+        "6   the newest good state file counts, not the newest",
+        Edit(
+            "engine.journal",
+            "            except (JournalError, ObjectArchived) as error:\n",
+            "            except ObjectArchived as error:\n",
+        ),
+    ),
+    mutant(
+        "own_uploads",
+        "4   a start aborts uploads of its own prefix and key shapes, none else",
+        Edit(
+            "engine.pipeline",
+            "                is_ours=lambda key: prefix_of(key) == prefix,\n",
+            "                is_ours=lambda key: True,\n",
+        ),
+    ),
+    mutant(
+        "own_prefix",
+        "4   ... and not of a prefix that begins alike",
+        Edit("engine.pipeline", "                below(prefix),\n", "                prefix,\n"),
+        Edit(
+            "engine.pipeline",
+            "                is_ours=lambda key: prefix_of(key) == prefix,\n",
+            "                is_ours=lambda key: prefix_of(key) is not None,\n",
+        ),
+    ),
 )

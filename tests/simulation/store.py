@@ -13,7 +13,7 @@ import bisect
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -213,6 +213,20 @@ class Bucket:
             bisect.insort(self._keys, key)
             self.watcher.created(stored)
         return True
+
+    def seqs(self, folder: str) -> list[int]:
+        """The numbers of the entries or state files that are there, ascending."""
+        keys = (key for key in self._keys if f"/_tailrace/{folder}/" in key)
+        return [int(key.rsplit("/", 1)[1].split(".")[0]) for key in keys]
+
+    def expire(self, key: str) -> None:
+        """A rule of the bucket's owner takes the object away."""
+        del self.objects[key]
+        self._keys.remove(key)
+
+    def damage(self, key: str) -> None:
+        """The object's body is another one now."""
+        self.objects[key] = replace(self.objects[key], body=b"damaged")
 
     def begin_upload(self, key: str) -> int:
         number = self.next_number()

@@ -20,10 +20,11 @@ from dataclasses import dataclass, field
 
 from engine.batch import Intake
 from engine.errors import PositionLost, SourceUnavailable, StopLimit, Superseded
+from engine.layout import journal_key, state_key
 from simulation.engines import EngineProcess, draw_profile
 from simulation.monitor import Monitor, Violation
 from simulation.source import TABLES, Server
-from simulation.store import Bucket, StoredObject, kind_of
+from simulation.store import Bucket, StoredObject, Upload, kind_of
 from simulation.virtual_loop import DeadlockError, Process, VirtualLoop
 
 EPOCH_US = 1_795_341_480_000_000  # 2026-11-22T09:58:00Z: most schedules cross an hour.
@@ -81,6 +82,9 @@ class World:
             alter_rate=rnd.choice((0.02, 0.05, 0.25)),
         )
         self.monitor.watch(self.bucket, self.server)
+        # Apart from the seed's other chances, which say what the engines meet.
+        self._rules = random.Random(seed)
+        self._begin_foreign_uploads()
         self._world_faults: dict[str, Callable[[], None]] = {
             "crash": self.server.crash,
             "persist": self._persist,
@@ -190,6 +194,7 @@ class World:
         while True:
             await asyncio.sleep(self.rnd.uniform(0.1, 3))
             if not self._living():
+                self._rule()
                 self.spawn()
 
     async def _settle(self) -> None:
@@ -454,9 +459,34 @@ class World:
 
     def _abort_uploads(self) -> None:
         """A lifecycle rule, or another tool, aborts what it finds."""
-        for number in list(self.bucket.uploads):
-            if self.rnd.random() < 0.3:
+        for number, upload in list(self.bucket.uploads.items()):
+            if upload.begun_us and self.rnd.random() < 0.3:
                 del self.bucket.uploads[number]
+
+    def _begin_foreign_uploads(self) -> None:
+        """Somebody else's, of a prefix that begins like ours, and of a tool below ours."""
+        table = "database=shop/schema=public/table=a/version=0001/schema.json"
+        for key in (f"lake-photos/{table}", "lake/scratch/cat.jpg"):
+            self.bucket.uploads[self.bucket.next_number()] = Upload(key, 0)
+
+    def _rule(self) -> None:
+        """While no engine lives: the newest state file is damaged, and covered entries expire.
+
+        Nothing of a request is under way: a rule waits for days.
+        """
+        if self.bucket.requests:
+            return
+        entries, states = self.bucket.seqs("journal"), self.bucket.seqs("state")
+        good = [s for s in states if self.bucket.objects[state_key("lake", s)].body != b"damaged"]
+        covered_before = good[-2] + 1 if len(good) > 1 else 0
+        if good and entries and entries[0] <= covered_before and self._rules.random() < 0.5:
+            self.counts["state file damaged"] += 1
+            self.bucket.damage(state_key("lake", good.pop()))
+        if good and self._rules.random() < 0.7:
+            self.counts["entries expired"] += 1
+            for seq in entries:
+                if seq <= good[-1]:
+                    self.bucket.expire(journal_key("lake", seq))
 
     def _move_clock(self) -> None:
         """The server's clock is set."""
