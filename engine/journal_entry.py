@@ -134,7 +134,8 @@ class Watch(msgspec.Struct, frozen=True, omit_defaults=True):
 
     An entry states only what differs from the statements before it: `tables` that are new or
     changed, and those that are `gone`. `publication` and `selection` are the configuration's: of
-    which tables it speaks. `marks` are those that all tables share.
+    which tables it speaks. `marks` are those that all tables share. `at` is the log point up to
+    which looks had judged then, as a position's prefix.
     """
 
     publication: str
@@ -142,13 +143,15 @@ class Watch(msgspec.Struct, frozen=True, omit_defaults=True):
     marks: dict[str, str] = {}
     tables: dict[str, Agreed] = {}
     gone: tuple[str, ...] = ()
+    at: str = ""
 
     def folded(self, before: "Watch | None") -> "Watch":
         """The whole, where `self` states what differs from `before`."""
         tables = dict(before.tables) if before is not None else {}
         for table in self.gone:
             tables.pop(table, None)
-        return Watch(self.publication, self.selection, self.marks, tables | self.tables)
+        tables |= self.tables
+        return Watch(self.publication, self.selection, self.marks, tables, at=self.at)
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -67,8 +67,11 @@ class CatalogWatch:
         # and not to the source, and one that we no longer see may still be there.
         self._is_first = known is None or known.publication != self._publication
         self._is_other_selection = self._is_first or self._journalled.selection != self._selection
-        self._watched = state.durable.watched
-        self._clean = self._watched or log_prefix(self._generation, state.durable_lsn)
+        # An entry may state what is agreed before any states how far looks have judged.
+        self._watched = state.durable.watched or self._journalled.at
+        # A failover may have taken back what was judged; it never takes back what is durable.
+        durable = log_prefix(self._generation, state.durable_lsn)
+        self._clean = min(self._watched, durable) if self._watched else durable
         self._pending: Watch | None = None
         self._open: dict[str, dict[str, int]] = {}
         for gap in gaps.standing:
@@ -97,7 +100,7 @@ class CatalogWatch:
         is_same = known.marks == self._marks and (known.publication, known.selection) == whose
         if is_same and not changed and not gone:
             return None
-        return Watch(*whose, self._marks, changed, gone)
+        return Watch(*whose, self._marks, changed, gone, self._clean)
 
     def journalled(self, statement: Watch | None) -> None:
         """The journal holds what `pending` said."""

@@ -83,8 +83,10 @@ class Rig:
             self.state.gaps[gap.number] = gap
         if watch is not None:
             self.state.watch = watch.folded(self.state.watch)
-        assert self.state.durable is not None
-        self.state.durable = msgspec.structs.replace(self.state.durable, watched=self.watch.watched)
+        watched = self.watch.watched
+        self.state.durable = Durable(
+            f"0/{shorter(watched)}", "2026-11-22T09:51:54.056779Z", 0, watched=watched
+        )
         self.gaps.journalled(gaps)
         self.watch.journalled(watch)
 
@@ -268,6 +270,18 @@ def test_under_another_selection_tables_come_and_go_without_a_loss() -> None:
 
     # What was known before is compared all the same.
     assert rig.judge(look(0x30, touched)) == [("public.orders", "membership", "20", "31")]
+
+
+def test_what_was_judged_is_known_though_no_durable_said_so() -> None:
+    rig = Rig()
+    rig.judge(look(0x20, {ORDERS: table(marks={"membership": "1"})}))
+    rig.append()
+    rig.state.durable = Durable("0/80", "2026-11-22T09:51:54.056779Z", 0)
+    rig.start()
+
+    found = rig.judge(look(0x90, {ORDERS: table(marks={"membership": "2"})}))
+
+    assert found == [("public.orders", "membership", "20", "91")]
 
 
 def test_of_another_publication_nothing_is_known() -> None:
