@@ -45,9 +45,17 @@ def _wall_clock() -> int:
 
 
 def settings_of(rows_max: int = 1 << 30, age_seconds_max: float = 0.2) -> Settings:
-    limits = ChunkLimits(1 << 30, rows_max, age_seconds_max)
+    """Short intervals, so that nothing waits for one."""
     return Settings(
-        PREFIX, CODEC_VERSION, limits, 1 << 20, 1 << 26, append_interval=0.05, standby_interval=0.1
+        PREFIX,
+        CODEC_VERSION,
+        ChunkLimits(1 << 30, rows_max, age_seconds_max),
+        1 << 20,
+        1 << 26,
+        append_interval=0.05,
+        standby_interval=0.1,
+        idle_interval=0.2,
+        watch_interval=0.2,
     )
 
 
