@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from engine.history import Landmark
 from engine.position import Lsn, Position
 from engine.schema import TableName
 
@@ -66,12 +67,13 @@ class Boundary(msgspec.Struct, frozen=True, gc=False):
     """Everything that commits before `lsn` has left the socket with this intake or an earlier one.
 
     A commit's end or a keepalive's position; `commit_us` is that commit's time, or the server's,
-    in Unix microseconds.
+    in Unix microseconds. `landmark` is the newest commit before `lsn` that this stream showed.
     """
 
     lsn: Lsn
     commit_us: int
     is_keepalive: bool = False
+    landmark: Landmark | None = None
 
 
 class Intake(msgspec.Struct, frozen=True, gc=False):

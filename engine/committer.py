@@ -213,6 +213,7 @@ class Committer:
         seq = await self._journal.append(
             schemas=plan.schemas,
             planned=plan.planned,
+            landmark=self._planner.landmark(plan),
             durable=durable,
             gaps=gaps,
             watch=watch,

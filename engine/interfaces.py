@@ -13,6 +13,7 @@ import msgspec
 
 from engine.batch import Intake
 from engine.envelope import RecordConfiguration
+from engine.history import Landmark
 from engine.position import NO_LSN, Lsn
 from engine.schema import Decide, TableName
 
@@ -165,9 +166,14 @@ class Source(Protocol):
         configuration: RecordConfiguration,
         decide: Decide,
         *,
+        landmark: Landmark | None = None,
         single_rows: bool = False,
     ) -> AbstractAsyncContextManager[ChangeStream]:
         """Hold the slot and read from `start` (0: where the slot stands).
+
+        With a `landmark` the log is compared with what the journal knows of it, see `history`:
+        `receive` raises PositionLost where they differ, and until they agree it gives no boundary
+        and nothing is acknowledged. The stream may begin before `start` for that.
 
         `decide` is asked at the first row after the start, after a relation changed, and again
         for every row for which it answered None; rows that it does not want are skipped. Leaving

@@ -25,6 +25,7 @@ from engine.errors import (
     ObjectArchived,
     Superseded,
 )
+from engine.history import Landmark
 from engine.interfaces import ObjectStore, SourceIdentity
 from engine.journal_entry import (
     FORMAT,
@@ -267,6 +268,7 @@ class Journal:
         *,
         schemas: tuple[TableVersion, ...] = (),
         planned: tuple[Planned, ...] = (),
+        landmark: Landmark | None = None,
         durable: Durable | None = None,
         gaps: tuple[Gap, ...] = (),
         watch: Watch | None = None,
@@ -282,6 +284,7 @@ class Journal:
                 self.state.epoch,
                 schemas=schemas,
                 planned=planned,
+                landmark=landmark,
                 durable=durable,
                 gaps=gaps,
                 watch=watch,
@@ -298,6 +301,7 @@ class Journal:
         open: Open | None = None,  # noqa: A002 - the entry's own word
         schemas: tuple[TableVersion, ...] = (),
         planned: tuple[Planned, ...] = (),
+        landmark: Landmark | None = None,
         durable: Durable | None = None,
         gaps: tuple[Gap, ...] = (),
         watch: Watch | None = None,
@@ -313,6 +317,7 @@ class Journal:
             open=open,
             schemas=schemas,
             planned=planned,
+            landmark=landmark,
             durable=durable,
             gaps=gaps,
             watch=watch,

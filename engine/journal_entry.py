@@ -20,6 +20,7 @@ from engine.batch import Operations
 from engine.commit_time import within_reason
 from engine.envelope import RecordConfiguration
 from engine.errors import JournalError, NewerFormat
+from engine.history import Landmark, newest
 from engine.interfaces import SourceIdentity
 from engine.position import NOWHERE, Lsn, Position, parse_lsn
 from engine.schema import TableName, TableVersion
@@ -79,6 +80,7 @@ class Durable(msgspec.Struct, frozen=True):
     snapshot is not finished. `watched` is the log point up to which looks at what the source
     publishes were judged, as a position's prefix, never past `lsn`: what is missing before it is a
     gap that the journal states. It is empty where there is nothing to look at.
+    `landmark` is the newest commit before `lsn` that was seen.
     """
 
     lsn: str
@@ -86,6 +88,7 @@ class Durable(msgspec.Struct, frozen=True):
     seq: int
     unfinished: tuple[str, ...] = ()
     watched: str = ""
+    landmark: Landmark | None = None
 
     @property
     def position(self) -> Lsn:
@@ -155,7 +158,10 @@ class Watch(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One entry. `previous_sha256` is the hash of the previous entry's bytes, empty for entry 0."""
+    """One entry. `previous_sha256` is the hash of the previous entry's bytes, empty for entry 0.
+
+    `landmark` is the newest commit of which rows are planned.
+    """
 
     format: int
     seq: int
@@ -166,6 +172,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     open: Open | None = None
     schemas: tuple[TableVersion, ...] = ()
     planned: tuple[Planned, ...] = ()
+    landmark: Landmark | None = None
     durable: Durable | None = None
     gaps: tuple[Gap, ...] = ()
     watch: Watch | None = None
@@ -208,8 +215,8 @@ class _Format(msgspec.Struct):
 class JournalState(msgspec.Struct):
     """The journal folded up to and including entry `seq`.
 
-    `plans` holds only plans whose first statement came after `durable.seq`: those whose object
-    may be missing.
+    `landmark` is the newest commit that it speaks of. `plans` holds only plans whose first
+    statement came after `durable.seq`: those whose object may be missing.
     """
 
     format: int = FORMAT
@@ -219,6 +226,7 @@ class JournalState(msgspec.Struct):
     writer: Writer | None = None
     source: SourceIdentity | None = None
     durable: Durable | None = None
+    landmark: Landmark | None = None
     frontiers: dict[str, Frontier] = {}
     plans: dict[str, tuple[Statement, ...]] = {}
     configurations: dict[int, RecordConfiguration] = {}
@@ -279,8 +287,10 @@ class JournalState(msgspec.Struct):
             self.gaps[gap.number] = gap
         if entry.watch is not None:
             self.watch = entry.watch.folded(self.watch)
+        self.landmark = newest(self.landmark, entry.landmark)
         if entry.durable is not None:
             self.durable = entry.durable
+            self.landmark = newest(self.landmark, entry.durable.landmark)
         self.released = entry.release
         self.seq = entry.seq
         self.sha256 = hashlib.sha256(content).hexdigest()

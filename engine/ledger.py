@@ -15,9 +15,12 @@ Computed from closed chunks, `durable` was wrong in three of four simulated runs
 from collections import deque
 from collections.abc import Mapping
 
+import msgspec
+
 from engine.batch import Batch, Boundary, Intake
 from engine.errors import InvariantBroken
-from engine.position import NOWHERE, Lsn, Position, commit_lsn_of
+from engine.history import Landmark, newest
+from engine.position import NOWHERE, Lsn, Position, commit_lsn_of, format_lsn
 from engine.schema import TableName
 
 _SPANS_MAX = 8
@@ -39,6 +42,9 @@ class Ledger:
         self._forget_at = RECEIVED_MIN
         self._boundaries: deque[Boundary] = deque()
         self._newest: Boundary | None = None
+        self._last = NOWHERE
+        self._last_commit_us = 0
+        self._landmark: Landmark | None = None
         self._is_row_since_boundary = False
 
     def received(self, table: TableName) -> Position:
@@ -49,6 +55,14 @@ class Ledger:
     def newest_boundary(self) -> Boundary | None:
         """The newest boundary that was read, durable or not."""
         return self._newest
+
+    def landmark(self, through: str) -> Landmark | None:
+        """The newest commit of which this process has read anything, `through` what it reads."""
+        read = None
+        if self._last != NOWHERE:
+            lsn = format_lsn(commit_lsn_of(self._last))
+            read = Landmark(lsn, self._last_commit_us, through)
+        return newest(read, self._landmark)
 
     @property
     def is_empty(self) -> bool:
@@ -75,6 +89,8 @@ class Ledger:
                 f"rows of {table} from {first} on were read twice or out of order, after {received}"
             )
         self._received[table] = last
+        if last > self._last:
+            self._last, self._last_commit_us = last, batch.last_commit_us
         spans = self._spans.get(table)
         if spans is None:
             spans = self._spans[table] = []
@@ -87,6 +103,9 @@ class Ledger:
         # After a reconnect the source shows boundaries again that were read before.
         if self._newest is not None and boundary.lsn <= self._newest.lsn:
             return
+        # And a stream knows only the commits that it showed itself.
+        self._landmark = newest(self._landmark, boundary.landmark)
+        boundary = msgspec.structs.replace(boundary, landmark=self._landmark)
         # An idle source sends a keepalive every few seconds for days: one that follows another
         # with no row between them takes its place. A commit's end stays until the next one, because
         # a keepalive's position may have to wait for a look.

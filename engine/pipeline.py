@@ -30,6 +30,7 @@ from engine.errors import (
     TailraceError,
 )
 from engine.gaps import GapRegister
+from engine.history import Landmark
 from engine.interfaces import ChangeStream, Clock, ObjectStore, Source, SourceIdentity
 from engine.journal import Journal
 from engine.journal_entry import Durable, Writer, time_text, time_us_of
@@ -255,9 +256,12 @@ class Pipeline:
     async def _take_over(self, life: "_Life") -> None:
         """First the slot, then the journal, then what a predecessor planned and did not publish."""
         taken = await self._slot.take(life.connection, self._configuration, self._decide)
-        self._identity, stream = taken.identity, taken.stream
+        self._identity = taken.identity
         self._enter("opening")
-        first = Durable(format_lsn(taken.state.confirmed_lsn), time_text(self._clock()), seq=-1)
+        confirmed = format_lsn(taken.state.confirmed_lsn)
+        # Nothing is known of what lies before.
+        place = Landmark(confirmed, None, self._configuration.publication)
+        first = Durable(confirmed, time_text(self._clock()), seq=-1, landmark=place)
         await self._journal.open(
             self._identity,
             self._configuration,
@@ -271,17 +275,24 @@ class Pipeline:
         if state.durable is not None:
             # From now on the lag is ours to alarm, also where the bucket stalls before an append.
             self._metrics.durable(time_us_of(state.durable.commit_time), self._clock())
+        if self._slot.is_outdated(taken):
+            # A predecessor wrote on while we took the slot: the stream knows too little of it.
+            await life.connection.aclose()
+        else:
+            await self._compare(life, taken.stream)
+        await self._abort_uploads()
+        async with asyncio.TaskGroup() as group:
+            await self._recover(life, group)
+
+    async def _compare(self, life: "_Life", stream: ChangeStream) -> None:
         try:
             await self._slot.compare(stream)
             life.stream = stream
         except SourceUnavailable as error:
             # The journal is ours: whoever reads next takes the slot again, and compares.
             _log.warning("connection to the source lost", error=str(error))
-            self._slot.failed(error, state.durable_lsn)
+            self._slot.failed(error, self._journal.state.durable_lsn)
             await life.connection.aclose()
-        await self._abort_uploads()
-        async with asyncio.TaskGroup() as group:
-            await self._recover(life, group)
 
     async def _abort_uploads(self) -> None:
         """What a dead writer began in parts. Its objects are planned: they will be looked up."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from engine.chunk import SealedChunk, crc32_text
 from engine.envelope import RecordConfiguration
 from engine.errors import InvariantBroken
+from engine.history import Landmark
 from engine.interfaces import Clock
 from engine.journal_entry import (
     Durable,
@@ -178,11 +179,20 @@ class Planner:
             commit_time=time_text(commit_us),
             seq=last_seq,
             watched=min(watched, self._prefix(boundary.lsn)),
+            landmark=boundary.landmark,
         )
 
     def _prefix(self, lsn: Lsn) -> str:
         source = self._state.source
         return log_prefix(source.generation if source is not None else 1, lsn)
+
+    def landmark(self, plan: EntryPlan) -> Landmark | None:
+        """The newest commit of which `plan` has rows."""
+        chunk = max(plan.chunks, key=lambda chunk: chunk.last, default=None)
+        if chunk is None:
+            return None
+        lsn = format_lsn(commit_lsn_of(chunk.last))
+        return Landmark(lsn, chunk.last_commit_us, self._configuration.publication)
 
 
 class Draft:

@@ -29,6 +29,7 @@ from engine.errors import (
     SourceUnavailable,
     Superseded,
 )
+from engine.history import Landmark, newest
 from engine.interfaces import ChangeStream, SlotState, Source, SourceIdentity
 from engine.journal import Journal
 from engine.position import NO_LSN, Lsn, commit_lsn_of, format_lsn
@@ -51,13 +52,15 @@ _log = structlog.get_logger(__name__)
 class Taken:
     """The slot, held for the first time: the stream, the slot as it stands, and whose it is.
 
-    `fork` is where the source left the journal's timeline; None where it did not.
+    `fork` is where the source left the journal's timeline; None where it did not. `seq` is the
+    last entry that was known when the stream began.
     """
 
     stream: ChangeStream
     state: SlotState
     identity: SourceIdentity
     fork: Lsn | None
+    seq: int
 
 
 class Slot:
@@ -133,8 +136,10 @@ class Slot:
             try:
                 identity = await self.identify()
                 start = self._journal.state.durable_lsn
+                seq = self._journal.state.seq
+                landmark = self._landmark(configuration, None)
                 stream = await attempt.enter_async_context(
-                    self._source.stream(start, configuration, decide)
+                    self._source.stream(start, configuration, decide, landmark=landmark)
                 )
                 state = await stream.slot_state()
                 fork = await self._fork_of_same(identity)
@@ -151,7 +156,7 @@ class Slot:
             else:
                 self._held()
                 stack.push_async_exit(attempt)
-                return Taken(stream, state, identity, fork)
+                return Taken(stream, state, identity, fork, seq)
 
     def _not_taken(self, error: SourceUnavailable) -> None:
         # A standby that does not reach the source could not take over: it is not a healthy one.
@@ -176,10 +181,12 @@ class Slot:
         configuration: RecordConfiguration,
         decide: Decide,
         *,
+        received: Landmark | None = None,
         single_rows: bool = False,
     ) -> ChangeStream:
         """Hold the slot again while the journal is ours; waits for it.
 
+        `received` is the newest commit of which this process has read anything.
         The stream, compared, is entered into `stack`. Raises Superseded, PositionLost,
         SourceChanged.
         """
@@ -195,6 +202,7 @@ class Slot:
                         self._journal.state.durable_lsn,
                         configuration,
                         decide,
+                        landmark=self._landmark(configuration, received),
                         single_rows=single_rows,
                     )
                 )
@@ -226,6 +234,18 @@ class Slot:
         if self._failure_count % _LOGGED_EVERY == 0 and not self.is_failing:
             _log.warning("source unavailable", error=str(error), failures=self._failure_count + 1)
         self._failure_count += 1
+
+    def _landmark(
+        self, configuration: RecordConfiguration, received: Landmark | None
+    ) -> Landmark | None:
+        """By which commit the source's log has to be known again, read under `configuration`."""
+        known = newest(self._journal.state.landmark, received)
+        # Another publication may show other commits.
+        return known if known is None or known.through == configuration.publication else None
+
+    def is_outdated(self, taken: Taken) -> bool:
+        """Whether a predecessor wrote on after the stream began: it is judged by too little."""
+        return self._journal.state.seq > taken.seq + 1
 
     async def compare(self, stream: ChangeStream) -> None:
         """Raise PositionLost when slot or server contradict the journal; else acknowledge E.

@@ -220,7 +220,10 @@ class Streaming:
         while not self._is_caught_up:
             if self._stream is None:
                 self._stream = await self._world.slot.retake(
-                    connection, self._world.configuration, self.planner.decide
+                    connection,
+                    self._world.configuration,
+                    self.planner.decide,
+                    received=self._ledger.landmark(self._world.configuration.publication),
                 )
             self._watcher.connected(self._stream)
             if self._world.slot.is_failing:

@@ -62,7 +62,7 @@ GOLDEN = (
     b'"previous":"0001.A","first":"0001.B","last":"0001.C","rows":812,"ops":{"c":800,"u":12},'
     b'"version":1,"codec":1,"raw_bytes":324871,"raw_crc32":"9a0b1c2d","hour":"2026-11-22T09"}],'
     b'"durable":{"lsn":"0/134EBCB0","commit_time":"2026-11-22T09:51:54.056779Z","seq":40,'
-    b'"unfinished":[],"watched":""}}'
+    b'"unfinished":[],"watched":"","landmark":null}}'
 )
 
 

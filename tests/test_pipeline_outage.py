@@ -11,6 +11,7 @@ from engine.batch import Intake
 from engine.chunk import ChunkLimits
 from engine.envelope import RecordConfiguration
 from engine.errors import SourceUnavailable
+from engine.history import Landmark
 from engine.interfaces import SlotState, SourceIdentity
 from engine.journal import Journal
 from engine.journal_entry import Durable, Writer
@@ -81,6 +82,7 @@ class QuietSource:
         configuration: RecordConfiguration,
         decide: Decide,
         *,
+        landmark: Landmark | None = None,
         single_rows: bool = False,
     ) -> AsyncIterator[QuietStream]:
         self.connection_count += 1

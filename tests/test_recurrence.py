@@ -12,6 +12,7 @@ from engine.batch import Boundary, Intake
 from engine.chunk import ChunkLimits
 from engine.envelope import RecordConfiguration
 from engine.errors import SlotBusy, SourceFailed, SourceUnavailable
+from engine.history import Landmark
 from engine.interfaces import SlotState, SourceIdentity
 from engine.journal_entry import Writer
 from engine.metrics import Metrics
@@ -151,6 +152,7 @@ class Source:
         configuration: RecordConfiguration,
         decide: Decide,
         *,
+        landmark: Landmark | None = None,
         single_rows: bool = False,
     ) -> AsyncIterator[Stream]:
         self.attempt_count += 1

@@ -17,6 +17,7 @@ from typing import Final
 
 from engine.batch import Batch, Boundary, Intake, Operations
 from engine.envelope import RecordConfiguration
+from engine.history import Landmark
 from engine.interfaces import ChangeStream, SlotState, SourceIdentity
 from engine.position import Lsn, Position
 from engine.rowcodec import (
@@ -101,9 +102,11 @@ class SyntheticSource:
         configuration: RecordConfiguration,
         decide: Decide,
         *,
+        landmark: Landmark | None = None,
         single_rows: bool = False,
     ) -> AbstractAsyncContextManager[ChangeStream]:
-        """See Source."""
+        """See Source. A computed log has one history."""
+        del landmark
         stream = SyntheticStream(
             relations=self._relations,
             row_count=self._row_count,

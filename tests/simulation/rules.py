@@ -601,4 +601,13 @@ MUTANTS: tuple[Mutant, ...] = (
             "                is_ours=lambda key: prefix_of(key) is not None,\n",
         ),
     ),
+    mutant(
+        "landmark",
+        "6   the log is known again by the newest commit that the journal speaks of",
+        Edit(
+            "engine.slot",
+            "return known if known is None or known.through == configuration.publication else None",
+            "return None",
+        ),
+    ),
 )

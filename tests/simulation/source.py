@@ -22,9 +22,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import msgspec
+
 from engine.batch import Batch, Boundary, Intake, Operations
 from engine.envelope import RecordConfiguration
 from engine.errors import PositionLost, SlotBusy, SourceUnavailable
+from engine.history import Judge, Landmark
 from engine.interfaces import (
     NOT_PUBLISHED,
     PUBLISHED_LATE,
@@ -34,7 +37,7 @@ from engine.interfaces import (
     SourceIdentity,
     TableLook,
 )
-from engine.position import Lsn, Position, make_position
+from engine.position import Lsn, Position, format_lsn, make_position
 from engine.schema import Column, Decide, Relation, TableName
 from simulation.virtual_loop import Process, VirtualLoop
 
@@ -168,6 +171,7 @@ class Server:
     has_slot: bool = False
     confirmed: int = 0
     persisted: int = 0
+    made: int = 0
     connection: "Connection | None" = None
     counts: Counter[str] = field(default_factory=Counter)
     weights: tuple[TableName, ...] = TABLES
@@ -269,13 +273,21 @@ class Server:
 
     # --- the slot
 
-    def start(self, process: Process, lsn: int, configuration: RecordConfiguration) -> "Connection":
+    def start(
+        self,
+        process: Process,
+        lsn: int,
+        configuration: RecordConfiguration,
+        landmark: Landmark | None,
+    ) -> "Connection":
         """START_REPLICATION."""
         if not self.has_slot:
             raise PositionLost("the slot is gone")
         if self.connection is not None:
             raise SlotBusy("the slot is held", holder_pid=1)
-        self.connection = Connection(self, process, max(lsn, self.confirmed), configuration)
+        judge = Judge(durable_lsn=Lsn(lsn), confirmed_lsn=Lsn(self.confirmed), landmark=landmark)
+        start = max(judge.start, self.confirmed)
+        self.connection = Connection(self, process, start, configuration, judge)
         self.counts["connections"] += 1
         self.watcher.held(process)
         return self.connection
@@ -283,7 +295,7 @@ class Server:
     def make_slot(self) -> None:
         self.has_slot = True
         self.wal += 2
-        self.confirmed = self.persisted = self.wal
+        self.confirmed = self.persisted = self.made = self.wal
 
     def drop_connection(self, connection: "Connection | None") -> None:
         """The server ends a connection, or notices its end; its socket may still hold data."""
@@ -332,14 +344,18 @@ class Server:
         self.loop.later(self.rnd.uniform(0.1, 3), self._come_back)
         self.watcher.failed_over(self.wal)
 
-    def restore(self) -> None:
-        """The disk as it was a few transactions ago."""
+    def restore(self, *, is_grown: bool) -> None:
+        """The disk as it was a few transactions ago; with `is_grown` it has written on since."""
         self.drop_connection(self.connection)
+        before = self.wal
         kept = max(0, len(self.transactions) - 3)
         self.wal = self.transactions[kept].commit_lsn - 2
         del self.transactions[kept:]
         self._forget_after(self.wal)
         self.confirmed = self.persisted = min(self.persisted, self.wal)
+        self.has_slot = self.wal >= self.made
+        while is_grown and self.wal <= before:
+            self.commit()
 
     def _come_back(self) -> None:
         self.is_down = False
@@ -359,12 +375,19 @@ class Connection:
     """One walsender's walk along the log, and the socket behind it."""
 
     def __init__(
-        self, server: Server, process: Process, start: int, configuration: RecordConfiguration
+        self,
+        server: Server,
+        process: Process,
+        start: int,
+        configuration: RecordConfiguration,
+        judge: Judge,
     ) -> None:
         self.server = server
         self.process = process
         self.start = start
         self.records = record_writer(configuration)
+        self.judge = judge
+        self._publication = configuration.publication
         self._log = server.transactions
         self.index = self.offset = 0
         self.sent_max: int | None = None
@@ -455,7 +478,9 @@ class Connection:
             if change.table in self.records.captured:
                 return change
         self.index, self.offset = self.index + 1, 0
-        return Boundary(Lsn(transaction.end_lsn), transaction.commit_us)
+        text = format_lsn(Lsn(transaction.commit_lsn))
+        landmark = Landmark(text, transaction.commit_us, self._publication)
+        return Boundary(Lsn(transaction.end_lsn), transaction.commit_us, landmark=landmark)
 
 
 class _Grouping:
@@ -519,6 +544,7 @@ class SimulatedStream:
         self._decided: dict[int, tuple[Relation, int]] = {}
         self._owners: dict[TableName, int] = {}
         self._acknowledged: int | None = None
+        self._landmark: Landmark | None = None
 
     async def receive(self) -> Intake:
         connection = self._connection
@@ -539,8 +565,9 @@ class SimulatedStream:
         is_lost = not self._connection.is_open and rnd.random() < 0.4
         for message in self._messages(rnd.choice((1, 2, 4, 8, 30))):
             if isinstance(message, Boundary):
-                boundary = message
+                boundary = self._judged(message)
             else:
+                self._connection.judge.began(Lsn(message.commit_lsn), message.commit_us)
                 self._take(message, grouping)
         batches = grouping.batches()
         is_dry = not self._connection.is_open and boundary is None and not batches
@@ -549,6 +576,18 @@ class SimulatedStream:
         if boundary is None and not batches:
             return None
         return Intake(batches, boundary)
+
+    def _judged(self, boundary: Boundary) -> Boundary | None:
+        """The boundary, with the last commit before it; None while the log is judged."""
+        judge = self._connection.judge
+        if boundary.landmark is not None:
+            self._landmark = boundary.landmark
+            assert self._landmark.time_us is not None
+            judge.began(self._landmark.commit_lsn, self._landmark.time_us)
+        judge.reached(boundary.lsn)
+        if not judge.is_done:
+            return None
+        return msgspec.structs.replace(boundary, landmark=self._landmark)
 
     def _messages(self, count: int) -> Iterator[Message]:
         for _ in range(count):
@@ -606,6 +645,11 @@ class SimulatedStream:
         texts = {"left-publication": "it was away", PUBLISHED_LATE: "it came late"}
         return Look(wal, wal, wal, {}, tables, texts)
 
+    @property
+    def _can_tell(self) -> bool:
+        """What is acknowledged leaves the engine only when the log is judged."""
+        return self._connection.can_send and self._connection.judge.is_done
+
     def acknowledge(self, lsn: Lsn) -> None:
         is_first = self._acknowledged is None
         self._acknowledged = lsn
@@ -616,7 +660,7 @@ class SimulatedStream:
     def leave(self) -> None:
         """Say the last acknowledgement once more, and go."""
         connection = self._connection
-        if self._acknowledged is not None and connection.can_send:
+        if self._acknowledged is not None and self._can_tell:
             connection.server.watcher.acknowledged(connection.process, self._acknowledged)
             connection.server.status_update(connection, self._acknowledged)
         connection.is_left = True
@@ -624,7 +668,7 @@ class SimulatedStream:
     def _send_status(self) -> None:
         connection = self._connection
         assert self._acknowledged is not None
-        if connection.can_send:
+        if self._can_tell:
             server = connection.server
             server.watcher.acknowledged(connection.process, self._acknowledged)
             delay = server.rnd.choice((0.001, 0.01, 0.3))
@@ -695,10 +739,11 @@ class SimulatedSource:
         configuration: RecordConfiguration,
         decide: Decide,
         *,
+        landmark: Landmark | None = None,
         single_rows: bool = False,
     ) -> AsyncIterator[SimulatedStream]:
         await self._way()
-        connection = self._server.start(self._process, start, configuration)
+        connection = self._server.start(self._process, start, configuration, landmark)
         stream = SimulatedStream(connection, decide, self._codec, is_single_rows=single_rows)
         try:
             await self._way()

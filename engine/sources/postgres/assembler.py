@@ -31,7 +31,8 @@ import msgspec
 from engine.batch import Batch, Boundary, Intake, LeftOut, Operations
 from engine.envelope import RecordConfiguration
 from engine.errors import DecodeError, InvariantBroken, JournalError, UnrepresentableRow
-from engine.position import Lsn, Position, commit_lsn_of
+from engine.history import Judge, Landmark
+from engine.position import Lsn, Position, commit_lsn_of, format_lsn
 from engine.rowcodec import RowCodec, Rows
 from engine.schema import Decide, Relation, TableName, TableVersion
 from engine.sources.postgres.catalog import Catalog, shows_key
@@ -116,6 +117,7 @@ class Assembler:
         configuration: RecordConfiguration,
         decide: Decide,
         catalog: Catalog,
+        judge: Judge | None = None,
         single_rows: bool = False,
         batch_rows_max: int = ROWS_MAX,
     ) -> None:
@@ -127,6 +129,7 @@ class Assembler:
         self._size_max = 0 if single_rows else BATCH_SIZE_MAX
         self._codec = RowCodec(generation, configuration.row_bytes_max, batch_rows_max)
         self._reader = FrameReader(self._codec, self._size_max)
+        self._reader.judge = judge if judge is not None and not judge.is_done else None
         self._relations: dict[int, _Streamed] = {}
         # Who has a name now: the relation whose row came last under it.
         self._owners: dict[TableName, int] = {}
@@ -146,6 +149,11 @@ class Assembler:
     def received_lsn(self) -> Lsn:
         """The newest boundary that was read, handed over or not."""
         return Lsn(self._reader.received_lsn)
+
+    @property
+    def is_judging(self) -> bool:
+        """Whether it is still open if the log is the one that the journal tells of."""
+        return self._reader.judge is not None
 
     def take_reply_wish(self) -> bool:
         """Whether a keepalive asked for a status update since the last call."""
@@ -215,16 +223,26 @@ class Assembler:
     def intake(self, held_seconds: float = 0.0) -> Intake:
         """Everything assembled so far, what is still in the codec too, held so long at most."""
         self._take_all()
-        boundary = None
-        if self._reader.boundary is not None:
-            lsn, commit_us, is_keepalive = self._reader.boundary
-            boundary = Boundary(Lsn(lsn), commit_us, is_keepalive)
+        boundary = self._boundary()
+        if boundary is not None:
             self._reader.forget_boundary()
         intake = Intake(
             tuple(self._batches), boundary, held_seconds, left_out=self._take_left_out()
         )
         self._batches = []
         return intake
+
+    def _boundary(self) -> Boundary | None:
+        # While the log is judged, nothing that it says may become durable.
+        if self._reader.boundary is None or self.is_judging:
+            return None
+        lsn, commit_us, is_keepalive = self._reader.boundary
+        landmark = None
+        if self._reader.landmark is not None:
+            commit_lsn, time_us = self._reader.landmark
+            through = self._configuration.publication
+            landmark = Landmark(format_lsn(Lsn(commit_lsn)), time_us, through)
+        return Boundary(Lsn(lsn), commit_us, is_keepalive, landmark)
 
     def full_batches(self, held_seconds: float = 0.0) -> Intake:
         """The batches that are complete already; the rest and the boundary stay for `intake`."""
@@ -248,11 +266,8 @@ class Assembler:
     @property
     def has_intake(self) -> bool:
         """Whether `intake` would hold anything."""
-        return (
-            bool(self._batches or self._left_out)
-            or self._reader.boundary is not None
-            or self._codec.buffered > 0
-        )
+        has_boundary = self._reader.boundary is not None and not self.is_judging
+        return bool(self._batches or self._left_out) or has_boundary or self._codec.buffered > 0
 
     # ------------------------------------------------------------------- control messages
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Final, final
 
+from engine.history import Judge
 from engine.rowcodec import RowCodec
 
 # Why `FrameReader.read` stopped.
@@ -61,6 +62,13 @@ class FrameReader:
     @property
     def boundary(self) -> tuple[int, int, bool] | None:
         """The newest boundary read and not forgotten: (LSN, Unix microseconds, is_keepalive)."""
+
+    @property
+    def landmark(self) -> tuple[int, int] | None:
+        """The newest transaction whose end was read: (commit LSN, Unix microseconds)."""
+
+    judge: Judge | None
+    """Told of every transaction and boundary until it is done. What it raises, `read` raises."""
 
     def forget_boundary(self) -> None:
         """The boundary was handed over."""

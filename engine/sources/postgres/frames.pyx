@@ -153,6 +153,9 @@ cdef class FrameReader:
     cdef readonly uint64_t change_lsn
     cdef readonly bytes frame
     cdef public bint is_reply_wanted
+    cdef public object judge        # of the log's history, until it is done
+    cdef uint64_t done_lsn          # the newest transaction that ended: where it commits, and when
+    cdef int64_t done_us
 
     def __init__(self, RowCodec codec, Py_ssize_t size_max):
         self.codec = codec
@@ -164,6 +167,11 @@ cdef class FrameReader:
         if not self.has_boundary:
             return None
         return self.boundary_lsn, self.boundary_us, bool(self.is_keepalive)
+
+    @property
+    def landmark(self):
+        """The newest transaction that ended: (where it commits, time), or None."""
+        return (self.done_lsn, self.done_us) if self.done_lsn else None
 
     def forget_boundary(self):
         """It was handed over."""
@@ -248,14 +256,18 @@ cdef class FrameReader:
                 self.begin_kept = PyBytes_FromStringAndSize(<const char*>frame, BEGIN_SIZE)
                 return False
             self.hour = hour
+        if self.judge is not None:
+            self.judge.began(commit_lsn, commit_us)
+            self.dismiss()
         self.codec.begin_at(commit_lsn, commit_us, tr_be32(frame + 42))
         self.open_commit_lsn = commit_lsn
         return True
 
     cdef int commit(self, const uint8_t* frame) except -1:
-        self.reach(tr_be64(frame + 35), time_of(frame + 43), False)
+        self.done_lsn = tr_be64(frame + 27)
+        self.done_us = time_of(frame + 43)
         self.open_commit_lsn = 0
-        return 0
+        return self.reach(tr_be64(frame + 35), self.done_us, False)
 
     cdef int keepalive(self, const uint8_t* frame) except -1:
         cdef uint64_t end_lsn = tr_be64(frame + 1)
@@ -267,13 +279,22 @@ cdef class FrameReader:
             self.reach(end_lsn, time_of(frame + 9), True)
         return 0
 
-    cdef void reach(self, uint64_t lsn, int64_t time_us, bint is_keepalive) noexcept:
+    cdef int dismiss(self) except -1:
+        if self.judge.is_done:
+            self.judge = None
+        return 0
+
+    cdef int reach(self, uint64_t lsn, int64_t time_us, bint is_keepalive) except -1:
+        if self.judge is not None:
+            self.judge.reached(lsn)
+            self.dismiss()
         if lsn > self.received_lsn or (lsn == self.received_lsn and not self.has_boundary):
             self.received_lsn = lsn
             self.has_boundary = True
             self.boundary_lsn = lsn
             self.boundary_us = time_us
             self.is_keepalive = is_keepalive
+        return 0
 
 
 cdef int64_t time_of(const uint8_t* at) noexcept:

@@ -198,7 +198,7 @@ async def start_failure(session: Session, error: psycopg.Error, name: str) -> So
     return found
 
 
-async def refuse_unready(session: Session, name: str) -> None:
+async def ready_slot(session: Session, name: str) -> Slot:
     """Look at the slot before it is asked for. Raises SourceError where it cannot be had.
 
     A START_REPLICATION that fails writes a line into the server's log, and an engine that stands by
@@ -209,6 +209,7 @@ async def refuse_unready(session: Session, name: str) -> None:
         raise fault
     if slot.active_pid is not None:
         raise busy(slot)
+    return slot
 
 
 def busy(slot: Slot) -> SourceError:

@@ -8,6 +8,7 @@ import psycopg
 from engine.alarms import Alarms
 from engine.envelope import RecordConfiguration
 from engine.errors import PositionLost
+from engine.history import Landmark
 from engine.interfaces import ChangeStream, SourceIdentity
 from engine.position import Lsn, parse_lsn
 from engine.schema import Decide
@@ -116,6 +117,7 @@ class PostgresSource:
         configuration: RecordConfiguration,
         decide: Decide,
         *,
+        landmark: Landmark | None = None,
         single_rows: bool = False,
     ) -> AbstractAsyncContextManager[ChangeStream]:
         """See Source."""
@@ -126,6 +128,7 @@ class PostgresSource:
             start=start,
             configuration=configuration,
             decide=decide,
+            landmark=landmark,
             single_rows=single_rows,
             batch_rows_max=self._batch_rows_max,
             wal_sender_timeout=self._wal_sender_timeout,

@@ -40,6 +40,7 @@ from engine.errors import (
     SourceRefused,
     SourceUnavailable,
 )
+from engine.history import Judge, Landmark
 from engine.interfaces import Look, SlotState
 from engine.position import NO_LSN, Lsn, format_lsn, parse_lsn
 from engine.schema import Decide, TableName
@@ -60,7 +61,7 @@ from engine.sources.postgres.session import Connection, Session, beside, connect
 from engine.sources.postgres.silence import Doing
 from engine.sources.postgres.slot import (
     publication_lost,
-    refuse_unready,
+    ready_slot,
     start_failure,
     stream_failure,
 )
@@ -291,6 +292,10 @@ class PostgresStream:
         except psycopg.Error as error:
             self._failure = translated(error, "streaming changes", self._session.place)
             raise self._failure from error
+        except SourceError as error:
+            # Whoever asks again learns the same.
+            self._failure = error
+            raise
         if self._failure is not None:
             raise self._failure
         self._heard_at = self._loop.time()
@@ -384,10 +389,15 @@ class PostgresStream:
             pass
         self._feedback_due.clear()
 
+    @property
+    def _may_be_told(self) -> Lsn:
+        # A slot that stands before E is the witness of what lies there, until the log is judged.
+        return NO_LSN if self._assembler.is_judging else self._acknowledged
+
     def _status(self) -> bytes:
         is_quiet = self._loop.time() - self._heard_at > self._quiet_seconds
         is_asked, self._is_keepalive_asked = self._is_keepalive_asked, False
-        self._told = acknowledged = self._acknowledged
+        self._told = acknowledged = self._may_be_told
         return encode_status(
             write_lsn=max(self._assembler.received_lsn, acknowledged) if acknowledged else NO_LSN,
             flush_lsn=acknowledged,
@@ -402,7 +412,7 @@ class PostgresStream:
         be lost; so the copy is ended and its rest read away, for `LEAVE_SECONDS_MAX`. A server that
         takes longer or is gone learns it from the next engine.
         """
-        if self._acknowledged == self._told or self._failure is not None:
+        if self._may_be_told == self._told or self._failure is not None:
             return
         with contextlib.suppress(TimeoutError, psycopg.Error):
             async with asyncio.timeout(LEAVE_SECONDS_MAX):
@@ -623,6 +633,7 @@ async def open_stream(
     start: Lsn,
     configuration: RecordConfiguration,
     decide: Decide,
+    landmark: Landmark | None,
     single_rows: bool,
     batch_rows_max: int = ROWS_MAX,
     wal_sender_timeout: float = WAL_SENDER_TIMEOUT_SECONDS,
@@ -639,12 +650,14 @@ async def open_stream(
     settings = dict(configuration.stream)
     settings["wal_sender_timeout"] = f"{wal_sender_timeout * 1000:.0f}ms"
     async with Session(dsn) as session:
-        await refuse_unready(session, slot)
+        found = await ready_slot(session, slot)
+    confirmed = parse_lsn(found.confirmed) if found.confirmed is not None else NO_LSN
+    judge = Judge(durable_lsn=start, confirmed_lsn=confirmed, landmark=landmark)
     connection = await connect(dsn, replication=True, settings=settings)
     try:
         await _take_bytes_as_they_are(connection)
         async with Session(dsn, **beside(connection)) as session:
-            await _start(connection, session, slot, start, configuration.publication)
+            await _start(connection, session, slot, judge.start, configuration.publication)
             # As the server calls it, and so the journal: it cuts a dsn's name to 63 bytes, and a
             # pooler may know it by another one.
             [(database,)] = await session.rows(_DATABASE, doing="asking for the database's name")
@@ -655,6 +668,7 @@ async def open_stream(
                 configuration=configuration,
                 decide=decide,
                 catalog=catalog,
+                judge=judge,
                 single_rows=single_rows,
                 batch_rows_max=batch_rows_max,
             )
