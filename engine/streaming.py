@@ -29,7 +29,6 @@ from engine.layout import TableLayout
 from engine.ledger import Ledger
 from engine.metrics import Metrics
 from engine.planner import Planner
-from engine.plural import counted
 from engine.position import Lsn
 from engine.publisher import Publication, Publisher
 from engine.retry import Failure
@@ -38,7 +37,7 @@ from engine.schema import TableName
 from engine.settings import Settings
 from engine.slot import Slot
 from engine.status import Phase, Status
-from engine.watcher import Watcher
+from engine.watcher import ROWS_LEFT_OUT, Watcher, left_out_cause
 
 _KEEPALIVE_INTERVAL = 0.1
 _SLOT_INTERVAL = 15.0
@@ -309,14 +308,8 @@ class Streaming:
 
     def _leave_out(self, row: LeftOut) -> None:
         row_count = self.gaps.leave_out(row)
-        self._world.alarms.set(
-            "rows-left-out",
-            f"{counted(row_count, 'row')} could not be represented and were left out; the newest"
-            f" at position {row.position}: {row.reason}",
-            subject=str(row.table),
-            hint="`tailrace verify --json` lists them with their keys. Repair a row at the source:"
-            " its update is captured.",
-        )
+        cause = left_out_cause(row_count, row.position, row.reason)
+        self._world.alarms.set(ROWS_LEFT_OUT, cause.text, subject=str(row.table), hint=cause.hint)
 
     async def _room(self) -> None:
         loop = asyncio.get_running_loop()

@@ -17,18 +17,20 @@ import structlog
 from engine.alarms import Alarms, Cause
 from engine.envelope import RecordConfiguration
 from engine.errors import SourceError
-from engine.gaps import GapRegister
+from engine.gaps import LEFT_OUT, GapRegister
 from engine.interfaces import ChangeStream, Look
 from engine.journal_entry import Gap, JournalState
 from engine.ledger import Ledger
 from engine.metrics import Metrics
 from engine.planner import Planner
+from engine.plural import counted
 from engine.position import NO_LSN, NOWHERE, Lsn
 from engine.schema import TableName
 from engine.watch import CatalogWatch, Shown
 
 NOT_CAPTURED = "not-captured"
 GAP = "gap"
+ROWS_LEFT_OUT = "rows-left-out"
 
 _RETRY_SECONDS = 1.0
 _KEEPALIVE_SECONDS = 1.0
@@ -158,10 +160,29 @@ class Watcher:
 
     def _tell_gaps(self) -> None:
         ended: dict[str, list[Gap]] = {}
+        left_out: dict[str, list[Gap]] = {}
         for gap in self._gaps.standing:
             if not gap.is_open and not gap.mended:
-                ended.setdefault(gap.table, []).append(gap)
+                those = left_out if gap.reason == LEFT_OUT else ended
+                those.setdefault(gap.table, []).append(gap)
         self._alarms.replace(GAP, {table: _cause(gaps) for table, gaps in ended.items()})
+        self._alarms.replace(
+            ROWS_LEFT_OUT,
+            {
+                table: left_out_cause(len(gaps), gaps[-1].position, gaps[-1].text)
+                for table, gaps in left_out.items()
+            },
+        )
+
+
+def left_out_cause(row_count: int, position: str, reason: str) -> Cause:
+    """What stands against a table of which rows were left out, the newest at `position`."""
+    return Cause(
+        f"{counted(row_count, 'row')} could not be represented and were left out; the newest at"
+        f" position {position}: {reason}",
+        "`tailrace verify --json` lists them with their keys. Repair a row at the source: its"
+        " update is captured.",
+    )
 
 
 def _cause(gaps: list[Gap]) -> Cause:

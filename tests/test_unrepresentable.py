@@ -17,6 +17,9 @@ from load_tests.fault_proxy import Hold, requests_to
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
 
+# Each runs several engines, one after the other.
+pytestmark = pytest.mark.timeout(120)
+
 SECRET = "confidential"
 """Is in each row that cannot be represented, beside what makes it so."""
 
