@@ -78,9 +78,16 @@ def complain(text: str, hint: str = "", *, keep: str = "") -> None:
 
 
 def _write_error(text: str) -> None:
+    try:
+        descriptor = sys.stderr.fileno()
+    except (OSError, ValueError):
+        # A stream in memory, as where another program runs this command.
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(text)
+        return
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.flush()
-        write_whole(sys.stderr.fileno(), text)
+        write_whole(descriptor, text)
 
 
 def complain_about(error: TailraceError) -> None:
