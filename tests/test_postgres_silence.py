@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import LiteralString
 
 import pytest
 from psycopg.conninfo import make_conninfo
@@ -27,6 +28,14 @@ CONFIGURATION = RecordConfiguration(publication="tailrace", tables=("*.*",))
 SILENCE_SECONDS = 2.0
 # A quiet stream is asked for a word after half of it.
 WAL_SENDER_TIMEOUT = 3.0
+
+# The first statement rewrites the table: its rows are in the log, and PostgreSQL 15 skips them
+# without a word.
+REWRITE: tuple[LiteralString, ...] = (
+    "ALTER TABLE a ALTER v TYPE bigint",
+    "INSERT INTO b VALUES (1)",
+)
+REWRITTEN_ROWS = 800_000
 
 # The walsender computes for a tenth of a second for each row, and sends none. It gives a sign of
 # life of its own every hundred rows.
@@ -72,6 +81,32 @@ async def test_a_server_that_works_in_silence_is_waited_for(any_database: Databa
     assert table == "b"
     assert seen == silence.ALARM
     assert state.confirmed_lsn, "still held by the same walsender"
+    assert alarms.count == 0
+
+
+async def test_a_large_table_that_15_rewrites_in_silence_is_waited_for(
+    database15: Database,
+) -> None:
+    alarms = Alarms(lambda: 0)
+    fill = f"INSERT INTO a SELECT i, i FROM generate_series(1, {REWRITTEN_ROWS}) i"
+    # The server has to write the rewritten rows to disk and to read them again: that takes longer.
+    spill = f"ALTER DATABASE {database15.name} SET logical_decoding_work_mem = '64kB'"
+    with database15.connect() as connection:
+        connection.execute("CREATE TABLE a (id int PRIMARY KEY, v int)")
+        connection.execute(fill.encode())
+        connection.execute("CREATE TABLE b (id int PRIMARY KEY)")
+        connection.execute(spill.encode())
+    async with (
+        streaming(database15, alarms, wal_sender_timeout=1.0, silence_seconds=0.8) as stream,
+        asyncio.TaskGroup() as group,
+    ):
+        receiving = group.create_task(first_batch(stream))
+        seen = group.create_task(alarm_seen(alarms, receiving))
+        for statement in REWRITE:
+            await asyncio.to_thread(database15.execute, statement)
+
+    assert receiving.result() == "b"
+    assert seen.result() == silence.ALARM
     assert alarms.count == 0
 
 
@@ -133,14 +168,19 @@ async def test_an_idle_stream_lives_on(database: Database) -> None:
 
 @asynccontextmanager
 async def streaming(
-    database: Database, alarms: Alarms, *, dsn: str = ""
+    database: Database,
+    alarms: Alarms,
+    *,
+    dsn: str = "",
+    silence_seconds: float = SILENCE_SECONDS,
+    wal_sender_timeout: float = WAL_SENDER_TIMEOUT,
 ) -> AsyncIterator[ChangeStream]:
     source = PostgresSource(
         dsn=dsn or database.dsn,
         slot=database.name,
         configuration=CONFIGURATION,
-        wal_sender_timeout=WAL_SENDER_TIMEOUT,
-        silence_seconds=SILENCE_SECONDS,
+        wal_sender_timeout=wal_sender_timeout,
+        silence_seconds=silence_seconds,
         alarms=alarms,
     )
     await source.prepare(is_first=True)

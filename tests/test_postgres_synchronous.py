@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from databases import Database, fresh_database
 from engine.alarms import Alarms
@@ -102,6 +103,66 @@ async def test_commits_that_wait_for_us_are_alarmed_with_what_to_set(waiting: Da
     assert before is None
     assert warning is not None
     assert "'*'" in warning[0]
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("names", ["replica1, Tail_One", "ANY 1 (tail_one, replica1)"])
+async def test_a_name_of_the_dsn_that_is_listed_is_kept_and_alarmed(
+    waiting: Database, names: str
+) -> None:
+    waiting.execute("CREATE TABLE a (id int PRIMARY KEY)")
+    alarms = Alarms(lambda: 0)
+    source = PostgresSource(
+        dsn=make_conninfo(waiting.dsn, application_name="tail_one"),
+        slot=waiting.name,
+        configuration=CONFIGURATION,
+        alarms=alarms,
+    )
+    await source.prepare(is_first=True)
+    synchronous(waiting, names)
+    warning = await source.commits_warning()
+
+    async with source.stream(NO_LSN, CONFIGURATION, take_all) as stream:
+        await looked(stream, alarms, count=1)
+        [alarm] = alarms.standing()
+        [(name,)] = waiting.execute(
+            "SELECT application_name FROM pg_replication_slots JOIN pg_stat_replication"
+            " ON pid = active_pid WHERE slot_name = %s",
+            waiting.name,
+        )
+        synchronous(waiting, "")
+        await looked(stream, alarms, count=0)
+
+    assert name == "tail_one"
+    assert alarm.code == "commits-wait"
+    assert "'tail_one'" in alarm.text
+    assert "application_name in source.dsn" in alarm.hint
+    assert warning is not None
+    assert names in warning[0]
+
+
+async def test_our_own_name_is_in_nobodys_list(waiting: Database) -> None:
+    waiting.execute("CREATE TABLE a (id int PRIMARY KEY)")
+    alarms = Alarms(lambda: 0)
+    source = PostgresSource(
+        dsn=waiting.dsn, slot=waiting.name, configuration=CONFIGURATION, alarms=alarms
+    )
+    await source.prepare(is_first=True)
+    # A real standby of theirs may be called like the program that reads beside it.
+    synchronous(waiting, "tailrace, tailrace_1, replica1")
+
+    warning = await source.commits_warning()
+    async with source.stream(NO_LSN, CONFIGURATION, take_all) as stream:
+        await stream.slot_state()
+        [(state,)] = waiting.execute(
+            "SELECT sync_state FROM pg_replication_slots JOIN pg_stat_replication"
+            " ON pid = active_pid WHERE slot_name = %s",
+            waiting.name,
+        )
+
+    assert state == "async"
+    assert warning is None
+    assert alarms.count == 0
 
 
 async def looked(stream: ChangeStream, alarms: Alarms, *, count: int) -> None:
