@@ -80,7 +80,7 @@ def test_names_follow_the_openmetrics_rules(metrics: Metrics, registry: Collecto
         if family.name.startswith("process_"):
             continue
         assert re.fullmatch(r"tailrace_[a-z_]+", family.name)
-        assert family.documentation
+        assert re.fullmatch(r"(?:[A-Z1][^\s.]*)(?: \S+)*(?<!\.)", family.documentation)
         assert not re.search(r"(milli|micro|_ms|_us|_kb|_mb|_minutes|_count)(_|$)", family.name)
         assert not family.name.endswith("_total"), "only the counter's sample says _total"
 

@@ -150,6 +150,27 @@ async def test_a_cancelled_creation_is_tried_again(patient: Database) -> None:
     assert slot_count(patient) == 1
 
 
+async def test_time_limits_of_a_database_do_not_end_the_creation(patient: Database) -> None:
+    alarms = Alarms(lambda: 0)
+    with patient.connect() as unlimited:
+        for name in ("lock_timeout", "statement_timeout"):
+            statement = f"ALTER DATABASE {patient.name} SET {name} = '200ms'"
+            unlimited.execute(statement.encode())
+
+        with open_transaction(patient) as pid:
+            async with preparing(source_of(patient, alarms)) as task:
+                # It has waited for longer than that when the alarm comes.
+                await alarmed(alarms)
+                done, _ = await asyncio.wait([task], timeout=0.3)
+                unlimited.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
+                async with asyncio.timeout(20):
+                    await task
+        unlimited.execute(f"ALTER DATABASE {patient.name} RESET ALL".encode())
+
+    assert not done
+    assert slot_count(patient) == 1
+
+
 async def told(logs: Sequence[Mapping[str, Any]], event: str) -> bool:
     return any(line["event"] == event for line in logs)
 
