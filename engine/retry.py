@@ -36,7 +36,7 @@ class Patience:
 
     def __init__(self, on_failure: OnFailure) -> None:
         self._on_failure = on_failure
-        self._failing: dict[_Trouble, Failure] = {}
+        self._failing: dict[Trouble, Failure] = {}
 
     @property
     def failure(self) -> Failure | None:
@@ -48,7 +48,7 @@ class Patience:
 
         Other errors pass. Cancellation leaves the last request in doubt.
         """
-        trouble = _Trouble()
+        trouble = Trouble()
 
         def is_unanswered(error: Exception) -> bool:
             if not isinstance(error, DestinationUnavailable | DestinationRefused):
@@ -77,7 +77,7 @@ class Patience:
         raise AssertionError("a retry without limit ended")
 
 
-class _Trouble:
+class Trouble:
     """The failures of one request: the first is logged, later ones at growing distances."""
 
     def __init__(self) -> None:

@@ -39,6 +39,7 @@ from engine.layout import (
     state_seq,
 )
 from engine.plural import counted
+from engine.retry import Trouble
 from engine.verify.journal_audit import JournalAudit
 from engine.verify.object_audit import (
     TRAILER_BYTES,
@@ -432,8 +433,16 @@ class _Walk:
 
 
 async def _answered(attempt: Callable[[], Awaitable[_T]], /) -> _T:
+    trouble = Trouble()
+
+    def is_unanswered(error: Exception) -> bool:
+        if not isinstance(error, DestinationUnavailable):
+            return False
+        trouble.happened(error)
+        return True
+
     async for trial in stamina.retry_context(
-        on=DestinationUnavailable, attempts=None, timeout=PATIENCE_SECONDS
+        on=is_unanswered, attempts=None, timeout=PATIENCE_SECONDS
     ):
         with trial:
             return await attempt()
