@@ -1,6 +1,8 @@
 """Somebody holds ACCESS EXCLUSIVE on a table for long: nothing else waits for that."""
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, LiteralString
@@ -85,6 +87,38 @@ async def test_a_running_stream_goes_on_with_the_other_tables(prepared: Database
             assert len(engine.records("public.b")) == len(engine.records("public.c")) == 1
 
     await engine.proven()
+
+
+async def test_a_running_stream_describes_a_table_that_is_locked(prepared: Database) -> None:
+    engine = LiveEngine(prepared)
+
+    async with started(engine) as pipeline:
+        prepared.execute("INSERT INTO a VALUES (1)")
+        await engine.durable(pipeline)
+        walsender = holder_of(prepared)
+        # The server is to send the new description of the table when somebody has it locked.
+        os.kill(walsender, signal.SIGSTOP)
+        try:
+            prepared.execute("ALTER TABLE a ADD COLUMN more int DEFAULT 7")
+            prepared.execute("INSERT INTO a VALUES (2)")
+            with migration(prepared, "ALTER TABLE a DROP COLUMN more"):
+                os.kill(walsender, signal.SIGCONT)
+                prepared.execute("INSERT INTO b VALUES (3)")
+                await engine.durable(pipeline)
+                assert [r["after"].get("more") for r in engine.records("public.a")] == [None, 7]
+                assert len(engine.records("public.b")) == 1
+        finally:
+            os.kill(walsender, signal.SIGCONT)
+        assert holder_of(prepared) == walsender
+
+    await engine.proven()
+
+
+def holder_of(database: Database) -> int:
+    [(pid,)] = database.execute(
+        "SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s", database.name
+    )
+    return int(pid)
 
 
 async def test_a_table_that_is_locked_when_its_relation_comes_is_streamed(

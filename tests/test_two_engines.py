@@ -79,6 +79,23 @@ async def test_a_standby_is_ready_writes_nothing_and_ends_well(rig: Rig) -> None
     await rig.proven()
 
 
+@pytest.mark.timeout(120)
+async def test_a_standby_that_waits_writes_nothing_to_the_servers_log(
+    any_database: Database, s3: EmbeddedS3, bucket: str, s3_client: "S3Client", tmp_path: Path
+) -> None:
+    log = any_database.server.log
+    async with rigged(any_database, s3, bucket, s3_client, tmp_path) as rig:
+        await rig.streaming("active")
+        standby = await standing_by(rig, "standby")
+        size_before = log.stat().st_size
+        # It tries every 2 s.
+        await asyncio.sleep(5)
+
+        assert standby.is_running
+        lines = log.read_bytes()[size_before:].decode().splitlines()
+        assert [line for line in lines if any_database.name in line and "ERROR" in line] == []
+
+
 @pytest.mark.timeout(150)
 async def test_a_frozen_engine_that_wakes_up_is_superseded(rig: Rig) -> None:
     active = await rig.streaming("active")
