@@ -1,0 +1,111 @@
+"""docs/operations.md lists every alarm code, phase, exit code and metric that the source has."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+from prometheus_client import CollectorRegistry
+
+import engine
+from engine import errors
+from engine.cli import application
+from engine.metrics import Metrics
+from engine.status import READY_PHASES, Phase
+
+PACKAGE = Path(engine.__file__).parent
+PAGE = PACKAGE.parent / "docs" / "operations.md"
+
+ALARMS = {"set", "replace"}
+SUFFIXES = {"counter": "_total", "info": "_info"}
+
+
+def section(title: str) -> str:
+    """The page's part under that heading."""
+    return PAGE.read_text().split(f"## {title}\n")[1].split("\n## ")[0]
+
+
+def first_cells(title: str) -> list[str]:
+    """The first column of that part's table."""
+    rows = re.findall(r"^\| (.+?) \|", section(title), re.MULTILINE)
+    return rows[1:]
+
+
+def listed(title: str) -> list[str]:
+    """The names in the first column, without a metric's labels."""
+    cells = "\n".join(first_cells(title))
+    return re.findall(r"`([a-z_-]+)(?:\{[a-z,]+\})?`", cells)
+
+
+def raised(module: ast.Module) -> Iterator[ast.expr]:
+    """What `alarms.set(…)` and `alarms.replace(…)` are given as the code."""
+    for node in ast.walk(module):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            owner = ast.unparse(node.func.value)
+            if node.func.attr in ALARMS and re.fullmatch(r"(\w+\.)*_?alarms", owner):
+                yield node.args[0]
+
+
+def constants(modules: list[ast.Module]) -> dict[str, set[str]]:
+    """Texts by the name of the constant that holds them."""
+    found: dict[str, set[str]] = {}
+    for module in modules:
+        for node in module.body:
+            match node:
+                case (
+                    ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=str(text)))
+                    | ast.AnnAssign(target=ast.Name(id=name), value=ast.Constant(value=str(text)))
+                ):
+                    found.setdefault(name, set()).add(text)
+                case _:
+                    pass
+    return found
+
+
+def alarm_codes() -> set[str]:
+    modules = [ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))]
+    texts = constants(modules)
+    found = set[str]()
+    for module in modules:
+        own = constants([module])
+        for code in raised(module):
+            name = ast.unparse(code).rsplit(".", 1)[-1]
+            # Where a name is another module's, every module's constant of that name counts.
+            found |= own.get(name) or texts[name]
+    return found
+
+
+def test_every_alarm_code_of_the_source_is_in_the_table() -> None:
+    codes = alarm_codes()
+
+    assert {"gap", "source-failing", "commits-wait"} <= codes
+    assert sorted(codes) == sorted(listed("Alarms"))
+
+
+def test_every_phase_is_in_the_table_and_the_ready_ones_are_named() -> None:
+    ready = section("Phases").split("answers 200 in ")[1].split(", and 503")[0]
+
+    assert listed("Phases") == list(get_args(Phase))
+    assert set(re.findall(r"`(\w+)`", ready)) == READY_PHASES
+
+
+def test_every_exit_code_is_in_the_table() -> None:
+    classes = [value for value in vars(errors).values() if isinstance(value, type)]
+    codes = {of.exit_code for of in classes if issubclass(of, errors.TailraceError)}
+    codes |= {value for name, value in vars(application).items() if name.startswith("EXIT_")}
+
+    # 1 is the answer of commands that found something.
+    assert [int(cell) for cell in first_cells("Exit codes")] == sorted({*codes, 1})
+
+
+def test_every_metric_is_in_the_table() -> None:
+    registry = CollectorRegistry()
+    Metrics(registry).log_lines_dropped(lambda: 0)
+
+    names = {
+        family.name + SUFFIXES.get(family.type, "")
+        for family in registry.collect()
+        if family.name.startswith("tailrace_")
+    }
+    assert sorted(names) == sorted(listed("Metrics"))
