@@ -237,12 +237,13 @@ async def test_a_missing_slot_is_made_at_the_first_start_alone(database: Databas
     assert not slot_exists(database)
 
 
-async def test_a_publication_gone_since_is_a_lost_position(database: Database) -> None:
-    database.execute("CREATE TABLE a (id int PRIMARY KEY)")
-    await source_of(database).prepare(is_first=True)
-    database.execute("DROP PUBLICATION tailrace")
+async def test_a_publication_gone_since_is_a_lost_position_up_to_17(database15: Database) -> None:
+    # From 18 on the stream passes over such changes: the look records a gap (test_catalog_watch).
+    database15.execute("CREATE TABLE a (id int PRIMARY KEY)")
+    await source_of(database15).prepare(is_first=True)
+    database15.execute("DROP PUBLICATION tailrace")
 
-    error = await refusal(source_of(database), is_first=False)
+    error = await refusal(source_of(database15), is_first=False)
 
     assert isinstance(error, PositionLost)
     assert "tailrace" in str(error)
