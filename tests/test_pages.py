@@ -109,3 +109,14 @@ def test_every_metric_is_in_the_table() -> None:
         if family.name.startswith("tailrace_")
     }
     assert sorted(names) == sorted(listed("Metrics"))
+
+
+def test_the_code_map_names_every_module_once() -> None:
+    text = (PAGE.parent / "ARCHITECTURE.md").read_text()
+    rooms = re.findall(r"`(engine/[\w./]+)`", text.split("## The code map")[1].split("\n## ")[0])
+
+    modules = {f"engine/{path.name}" for path in PACKAGE.glob("*.py")}
+    modules |= {f"engine/{path.parent.name}/" for path in PACKAGE.glob("*/__init__.py")}
+    modules -= {"engine/__init__.py", "engine/__main__.py", "engine/sources/"}
+    assert len(rooms) == len(set(rooms))
+    assert modules <= set(rooms)
