@@ -17,6 +17,7 @@ from databases import Database
 from engine.alarms import Alarms
 from engine.chunk import ChunkLimits
 from engine.envelope import RecordConfiguration
+from engine.interfaces import ObjectStore
 from engine.journal_entry import JournalState, Planned, Writer, decode_entry
 from engine.metrics import Metrics
 from engine.pipeline import Pipeline
@@ -67,6 +68,8 @@ class LiveEngine:
     settings: Settings = field(default_factory=settings_of)
     configuration: RecordConfiguration = ALL_TABLES
     store: MemoryStore = field(default_factory=MemoryStore)
+    bucket: ObjectStore | None = None
+    """A real one, in place of `store`: what the test reads of it, it reads itself."""
     look_seconds: float = 60.0
     lives: int = 0
 
@@ -102,7 +105,7 @@ class LiveEngine:
                 look_seconds=self.look_seconds,
                 alarms=alarms,
             ),
-            store=self.store,
+            store=self.bucket or self.store,
             clock=_wall_clock,
             settings=self.settings,
             configuration=self.configuration,
@@ -165,7 +168,8 @@ class LiveEngine:
         return compare(twin.changes(), self.changes())
 
     async def verdict(self) -> Verdict:
-        return await verify(self.store, PREFIX, depth="full", concurrency=4, progress=_Silent())
+        store = self.bucket or self.store
+        return await verify(store, PREFIX, depth="full", concurrency=4, progress=_Silent())
 
     async def proven(self) -> Verdict:
         """`verify` has nothing to say."""

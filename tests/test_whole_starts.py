@@ -8,8 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from databases import Database
+from engine import journal
 from engine.demo.servers import EmbeddedS3
+from engine.destinations.s3 import S3ObjectStore
+from engine.destinations.s3_settings import S3Settings
+from engine.verify.problem import Code
 from faults.rig import PREFIX, Rig, rigged
+from live_engine import PREFIX as LAKE
+from live_engine import LiveEngine
 from load_tests.engine_process import EngineProcess, Pipeline
 from load_tests.fault_proxy import Answer, requests_to
 
@@ -18,6 +24,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.timeout(120)
 
+STATES = f"{LAKE}/_tailrace/state/"
+ENTRIES = f"{LAKE}/_tailrace/journal/"
 TABLES_KEY = "database=shop/schema=public/table=orders/version=0001/schema.json"
 ROW = "INSERT INTO entries (account) VALUES ('a')"
 
@@ -87,3 +95,77 @@ async def test_a_bucket_that_may_only_be_read_leaves_no_slot(rig: Rig) -> None:
     assert code == 78
     assert "s3:PutObject" in engine.complaint
     assert slots_of_ours(rig) == 0
+
+
+async def test_check_says_how_large_a_row_may_be(rig: Rig) -> None:
+    code, steps = await checked(
+        rig,
+        rig.pipeline.changed(source__max_row_bytes="3MiB", source__on_unrepresentable="gap"),
+    )
+
+    assert code == 0
+    [detail] = [str(step["detail"]) for step in steps if step["name"] == "rows"]
+    assert "up to 3 MiB each (source.max_row_bytes)" in detail
+    assert "left out, as gaps" in detail
+
+
+# --- a bucket whose rules take entries away
+
+
+@pytest.fixture
+async def live(
+    any_database: Database,
+    aws_environment: EmbeddedS3,
+    bucket: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[LiveEngine]:
+    """An engine in this process that writes to the bucket, and a state file every few entries."""
+    monkeypatch.setattr(journal, "STATE_INTERVAL", 5)
+    any_database.execute("CREATE TABLE orders (id int PRIMARY KEY)")
+    settings = S3Settings(bucket=bucket, endpoint_url=aws_environment.endpoint_url)
+    async with S3ObjectStore(settings) as store:
+        yield LiveEngine(any_database, bucket=store)
+
+
+async def a_life(engine: LiveEngine, *, first_id: int, rows: int) -> int | None:
+    """Its epoch."""
+    async with engine.living() as pipeline:
+        for number in range(first_id, first_id + rows):
+            engine.database.execute("INSERT INTO orders VALUES (%s)", number)
+            await engine.durable(pipeline)
+        return pipeline.status().epoch
+
+
+async def test_entries_that_a_state_file_covers_may_be_gone(
+    live: LiveEngine, bucket: str, s3_client: "S3Client"
+) -> None:
+    await a_life(live, first_id=1, rows=12)
+    state = (await keys_of(s3_client, bucket, STATES))[-1]
+    covered = int(state.rpartition("/")[2].partition(".")[0])
+    for key in (await keys_of(s3_client, bucket, ENTRIES))[:covered]:
+        await s3_client.delete_object(Bucket=bucket, Key=key)
+
+    epoch = await a_life(live, first_id=100, rows=1)
+
+    assert covered > 5
+    assert epoch == 2
+    await live.proven()
+
+
+async def test_a_damaged_newest_state_file_stops_nothing(
+    live: LiveEngine, bucket: str, s3_client: "S3Client"
+) -> None:
+    await a_life(live, first_id=1, rows=12)
+    state = (await keys_of(s3_client, bucket, STATES))[-1]
+    await s3_client.put_object(Bucket=bucket, Key=state, Body=b"damaged")
+
+    epoch = await a_life(live, first_id=100, rows=1)
+
+    assert epoch == 2
+    problems = (await live.verdict()).problems
+    assert [(problem.code, problem.key) for problem in problems] == [(Code.STATE_DIFFERS, state)]
+
+
+async def keys_of(client: "S3Client", bucket: str, prefix: str) -> list[str]:
+    answer = await client.list_objects_v2(Bucket=bucket, Prefix=prefix)
+    return sorted(found["Key"] for found in answer.get("Contents", []))
