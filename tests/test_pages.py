@@ -1,4 +1,4 @@
-"""docs/operations.md lists every alarm code, phase, exit code and metric that the source has."""
+"""The pages: tables that list what the source has, a whole code map, numbers and links that fit."""
 
 import ast
 import re
@@ -120,3 +120,22 @@ def test_the_code_map_names_every_module_once() -> None:
     modules -= {"engine/__init__.py", "engine/__main__.py", "engine/sources/"}
     assert len(rooms) == len(set(rooms))
     assert modules <= set(rooms)
+
+
+def test_every_decision_has_its_own_number_and_says_context_decision_and_consequence() -> None:
+    records = sorted((PAGE.parent / "decisions").glob("*.md"))
+    numbers = [record.name[:4] for record in records]
+
+    assert len(numbers) == len(set(numbers))
+    for record in records:
+        text = record.read_text()
+        assert text.startswith(f"# {record.name[:4]}: ")
+        headings = re.findall(r"^## (Context|Decision|Consequence)$", text, re.MULTILINE)
+        assert headings == ["Context", "Decision", "Consequence"], record.name
+
+
+def test_every_link_between_pages_leads_somewhere() -> None:
+    root = PAGE.parent.parent
+    for page in (*root.glob("*.md"), *root.glob("docs/**/*.md")):
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
