@@ -1,5 +1,9 @@
 """`metadata.key`: what it names, and when it changes without a word in the stream."""
 
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import pytest
 
 from databases import Database
@@ -8,8 +12,9 @@ from engine.position import NO_LSN, Lsn, Position, make_position
 from engine.schema import Column, Relation, TableName, TableVersion, decide_version
 from engine.sources.postgres.source import PostgresSource
 from engine.sources.postgres.stream import PostgresStream
-from live_engine import ALL_TABLES, LiveEngine
+from live_engine import ALL_TABLES, LiveEngine, settings_of
 from load_tests.engine_process import until
+from memory_store import MemoryStore
 
 ORDERS = TableName("public", "orders")
 FULL = (Column("id", "integer", "integer", key=True), Column("no", "integer", "integer", key=True))
@@ -167,6 +172,60 @@ async def test_a_key_that_goes_and_comes_back_is_two_more_versions_with_kills_be
 
     await engine.proven()
     assert_keys_are_as_the_schemas_say(engine, 3)
+
+
+@dataclass
+class HeldStore(MemoryStore):
+    """Tables' objects wait for ever while `is_held`."""
+
+    is_held: bool = False
+
+    async def create(
+        self,
+        key: str,
+        body: bytes,
+        *,
+        content_type: str,
+        metadata: Mapping[str, str],
+        in_one_request: bool = False,
+    ) -> bool:
+        if self.is_held and ".ndjson." in key:
+            await asyncio.Event().wait()
+        return await super().create(key, body, content_type=content_type, metadata=metadata)
+
+
+async def test_rows_on_both_sides_of_another_key_are_redone_as_they_were_planned(
+    any_database: Database,
+) -> None:
+    any_database.execute("CREATE TABLE orders (id int PRIMARY KEY, no int NOT NULL)")
+    any_database.execute("ALTER TABLE orders REPLICA IDENTITY FULL")
+    store = HeldStore()
+    engine = LiveEngine(any_database, settings_of(age_seconds_max=2.0), store=store)
+    number = 1
+
+    async def is_planned() -> bool:
+        nonlocal number
+        number += 1
+        any_database.execute("INSERT INTO orders VALUES (%s, %s)", number, number)
+        return "/version=0002/" in engine.planned()[-1].key
+
+    async with engine.living(is_killed=True) as pipeline:
+        any_database.execute("INSERT INTO orders VALUES (1, 1)")
+        await engine.durable(pipeline)
+        store.is_held = True
+        any_database.execute("INSERT INTO orders VALUES (0, 0)")
+        other_primary_key(any_database)
+        await until(is_planned, "a plan under the other key")
+    missing = [planned.key for planned in engine.planned() if planned.key not in store.objects]
+    store.is_held = False
+    async with engine.living() as pipeline:
+        await engine.durable(pipeline)
+
+    await engine.proven()
+    assert {key.partition("/version=")[2][:4] for key in missing} == {"0001", "0002"}
+    assert_keys_are_as_the_schemas_say(engine, 2)
+    ids = [record["after"]["id"] for record in engine.records("public.orders")]
+    assert ids == [1, 0, *range(2, number + 1)]
 
 
 @pytest.mark.parametrize("identity", ["USING INDEX by_no", "DEFAULT"])
