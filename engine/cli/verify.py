@@ -38,7 +38,8 @@ StrictOption = Annotated[
     Parameter(
         name="--strict",
         negative="",
-        help="end with 1 also for a warning, and where a gap is stated that nothing has mended.",
+        show_default=False,
+        help="End with 1 also for a warning, and for a gap that nothing has mended.",
     ),
 ]
 
