@@ -1,4 +1,4 @@
-"""A set of keys that only ever grows, at 8 to 24 bytes a key.
+"""A set of keys that only ever grows, at 12 to 24 bytes a key.
 
 Strategy: of each key its 64-bit hash, in a table with open addressing; Python's own set of numbers
 takes 70 to 100. Two keys share a hash once in some 10^7 journals of a million objects.
