@@ -4,7 +4,7 @@ The whole pipeline runs here, over a bucket in memory, with short intervals.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import LiteralString
@@ -22,7 +22,7 @@ from engine.envelope import RecordConfiguration
 from engine.journal_entry import Gap, JournalState, Writer, decode_entry
 from engine.metrics import Metrics
 from engine.pipeline import Pipeline
-from engine.position import log_prefix, parse_lsn
+from engine.position import Lsn, log_prefix, parse_lsn
 from engine.rowcodec import CODEC_VERSION
 from engine.settings import Settings
 from engine.sources.postgres.settings import SHAPING_SETTINGS
@@ -239,6 +239,37 @@ async def test_what_was_altered_and_set_back_is_a_gap(
 
 def any_lines_gap(gaps: list[Gap]) -> bool:
     return any(gap.table == "public.lines" for gap in gaps)
+
+
+async def test_a_keepalive_is_durable_only_behind_a_look(any_database: Database) -> None:
+    make_orders(any_database)
+    store = MemoryStore()
+    async with running(
+        any_database, store, settings=replace(SETTINGS, watch_interval=1_000.0)
+    ) as engine:
+        any_database.execute("ALTER PUBLICATION tailrace DROP TABLE ONLY orders")
+        any_database.execute(DURING)
+        [(text,)] = any_database.execute("SELECT pg_current_wal_insert_lsn()::text")
+        lost = parse_lsn(text)
+        # Nothing that is published comes behind it: what arrives is keepalives.
+        await engine.until(lambda: is_durable(engine.state(), lost), "durable behind the loss")
+
+    for state in states_of(store):
+        if is_durable(state, lost):
+            assert [gap.table for gap in state.gaps.values()] == ["public.orders"]
+
+
+def is_durable(state: JournalState, lsn: Lsn) -> bool:
+    return state.durable is not None and parse_lsn(state.durable.lsn) >= lsn
+
+
+def states_of(store: MemoryStore) -> Iterator[JournalState]:
+    """The journal as of each entry; the same object, folded on."""
+    state = JournalState()
+    for key in sorted(key for key in store.objects if "/journal/" in key):
+        content = store.objects[key].body
+        state.absorb(decode_entry(content, key), content)
+        yield state
 
 
 # --- a publication that is gone

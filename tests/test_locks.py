@@ -1,6 +1,7 @@
 """Somebody holds ACCESS EXCLUSIVE on a table for long: nothing else waits for that."""
 
 import asyncio
+import gzip
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
@@ -240,5 +241,6 @@ async def test_a_default_of_a_column_that_is_left_out_is_nowhere(any_database: D
     await engine.proven()
     assert [column["name"] for column in engine.schema("a", 1)["columns"]] == ["id"]
     bodies = [stored.body for stored in engine.store.objects.values()]
-    assert not any(b"canary-7f3a" in body for body in bodies if body[:2] != b"\x1f\x8b")
+    plain = [gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body for body in bodies]
+    assert not any(b"canary-7f3a" in body for body in plain)
     assert [record["after"] for record in engine.records("public.a")] == [{"id": 1}]
