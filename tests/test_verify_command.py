@@ -206,7 +206,12 @@ def test_a_gap_is_a_warning_and_a_failure_only_where_that_is_asked_for(
     text = capsys.readouterr().out
     strict_code = main(["verify", "-c", file, "--strict", "--json"])
     found = json.loads(capsys.readouterr().out)
+    main(["verify", "-c", file, "--strict"])
+    strict_text = capsys.readouterr().out
 
+    assert "\nok: " in text
+    assert "\nfailed, as --strict asks: " in strict_text
+    assert "\nok: " not in strict_text
     warning = f"WARNING  gap  {ORDERS}  operations  after 0001.A, and it goes on\n"
     assert warning + "         updates were left out\n" in text
     assert "1 gap not mended" in text

@@ -62,9 +62,9 @@ def verify(
     if json:
         say_json(_as_json(verdict))
     else:
-        _say(verdict, depth, "" if config is None else f" -c {config}")
-    is_good = verdict.is_ok and not (strict and (verdict.unmended_gaps or verdict.warnings))
-    return 0 if is_good else 1
+        option = "" if config is None else f" -c {config}"
+        _say(verdict, depth, option, is_strict=strict)
+    return 0 if verdict.is_ok and not (strict and _doubts(verdict)) else 1
 
 
 async def _verdict(
@@ -93,7 +93,14 @@ def _progress(*, is_quiet: bool) -> SilentProgress | LineProgress | TerminalProg
     return TerminalProgress() if sys.stderr.isatty() else LineProgress()
 
 
-def _say(verdict: "Verdict", depth: Literal["light", "full"], option: str) -> None:
+def _doubts(verdict: "Verdict") -> int:
+    """What `--strict` takes for a failure: the journal keeps its promise all the same."""
+    return len(verdict.unmended_gaps) + len(verdict.warnings)
+
+
+def _say(
+    verdict: "Verdict", depth: Literal["light", "full"], option: str, *, is_strict: bool
+) -> None:
     _say_tables(verdict)
     for number, problem in enumerate(verdict.problems):
         if number == PROBLEMS_SHOWN_MAX:
@@ -104,6 +111,10 @@ def _say(verdict: "Verdict", depth: Literal["light", "full"], option: str) -> No
         _say_problem("WARNING", warning)
     _say_remedies((*verdict.problems, *verdict.warnings))
     _say_gaps(verdict.unmended_gaps)
+    if verdict.is_ok and is_strict and _doubts(verdict):
+        say(f"failed, as --strict asks: {_counts(verdict)}")
+        say_next(f"do what is said above, then tailrace verify --strict{option}")
+        return
     say(_summary(verdict))
     say_next(_next_step(verdict, depth, option))
 
@@ -187,6 +198,13 @@ def _say_gaps(gaps: "tuple[Gap, ...]") -> None:
 
 
 def _summary(verdict: "Verdict") -> str:
+    counts = _counts(verdict)
+    if verdict.is_ok:
+        return f"ok: {counts}"
+    return f"{counted(len(verdict.problems), 'problem')}: {counts}"
+
+
+def _counts(verdict: "Verdict") -> str:
     counts = (
         f"{counted(verdict.objects, 'object')} and {counted(verdict.rows, 'row')} of "
         f"{counted(len(verdict.tables), 'table')}, "
@@ -200,9 +218,7 @@ def _summary(verdict: "Verdict") -> str:
         counts += f"; {counted(count, 'gap')} not mended"
     if count := len(verdict.warnings):
         counts += f"; {counted(count, 'warning')}"
-    if verdict.is_ok:
-        return f"ok: {counts}"
-    return f"{counted(len(verdict.problems), 'problem')}: {counts}"
+    return counts
 
 
 def _next_step(verdict: "Verdict", depth: Literal["light", "full"], option: str) -> str:
