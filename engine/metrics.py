@@ -106,7 +106,9 @@ class Metrics:
         self._durability = _DurabilityMetrics(registry)
         self._durability.lag.set_function(self._durable_lag)
         self._durable_commit_us: int | None = None
+        # Of tables with a label of their own; the others share theirs, and are not kept.
         self._row_counters: dict[TableName, list[Counter | None]] = {}
+        self._other_row_counters: list[Counter | None] = [None] * len(Operations._fields)
 
     def log_lines_dropped(self, total: Callable[[], int]) -> None:
         """Where the number of log lines that nobody took is to be asked."""
@@ -142,7 +144,7 @@ class Metrics:
         """Rows read from the source, once a batch."""
         counters = self._row_counters.get(table)
         if counters is None:
-            counters = self._row_counters[table] = [None] * len(operations)
+            counters = self._new_row_counters(table)
         for place, row_count in enumerate(operations):
             if row_count:
                 counter = counters[place]
@@ -151,6 +153,12 @@ class Metrics:
                     counter = self._source.rows.child(label, Operations._fields[place])
                     counters[place] = counter
                 counter.inc(row_count)
+
+    def _new_row_counters(self, table: TableName) -> list[Counter | None]:
+        if self._table_labels.bounded(str(table)) == OTHER:
+            return self._other_row_counters
+        counters = self._row_counters[table] = [None] * len(Operations._fields)
+        return counters
 
     def queue_bytes(self, n: int) -> None:
         """Bytes charged to the memory budget now."""

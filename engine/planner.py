@@ -11,6 +11,7 @@ starts behind it decides the same versions from the stream alone.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from engine.chunk import SealedChunk, crc32_text
 from engine.envelope import RecordConfiguration
@@ -35,6 +36,9 @@ from engine.schema import Relation, TableName, TableVersion, decide_version, ver
 ENTRY_BYTES_MAX = 4 * 1024 * 1024
 _PLAN_BYTES = 500
 _COLUMN_BYTES = 250
+
+# Of the tables used last: one that was forgotten is computed anew.
+_DIGESTS_MAX = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,7 @@ class Planner:
         self._codec_version = codec_version
         self._clock = clock
         self._provisional: dict[TableName, tuple[TableVersion, ...]] = {}
-        self._digests: dict[TableName, str] = {}
+        self._record_digest = lru_cache(_DIGESTS_MAX)(configuration.record_digest)
 
     def decide(self, relation: Relation, position: Position) -> TableVersion | None:
         """The version of the row at `position`; None when it was received or is durable already."""
@@ -93,12 +97,6 @@ class Planner:
         """Whether a version of `table` was made for the table with that identity."""
         versions = (*self._state.versions_of(table), *self._provisional.get(table, ()))
         return any(str(version.relation.oid) == identity for version in versions)
-
-    def _record_digest(self, table: TableName) -> str:
-        digest = self._digests.get(table)
-        if digest is None:
-            digest = self._digests[table] = self._configuration.record_digest(table)
-        return digest
 
     def draft(self) -> "Draft":
         """An entry's plans, to be made piece by piece. Changes nothing until `journalled`."""

@@ -23,6 +23,9 @@ from engine.retry import Failure, Patience
 from engine.schema import TableName
 from engine.schema_document import schema_document
 
+SCHEMAS_KNOWN_MAX = 16_384
+"""So many versions are known to have their schema.json; then it is asked for each anew."""
+
 _RECORDS = "application/x-ndjson"
 _JSON = "application/json"
 
@@ -206,6 +209,9 @@ class Publisher:
                 key, content, content_type=_JSON, metadata={}, in_one_request=True
             )
         )
+        if len(self._schemas) >= SCHEMAS_KNOWN_MAX:
+            # Tables come and go. Whoever is still there pays one request, and nothing changes.
+            self._schemas.clear()
         self._schemas.add(known)
 
     def _failed(self, error: Failure) -> None:

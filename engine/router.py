@@ -2,7 +2,7 @@
 
 Strategy: an intake is taken whole, without waiting; waiting is the reader's, before it reads the
 next one, until there is room in the budget and in every queue. Under memory pressure the largest
-open chunks are cut.
+open chunks are cut. A writer that holds nothing any more is forgotten: tables come and go.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from engine.table_writer import TableWriter
 
 
 class Router:
-    """All tables' writers, made when their first batch comes.
+    """The writers of all tables that hold something, made when a batch comes.
 
     `wake` is set whenever a chunk was cut or room is wanted: the committer waits for it. `hurry` is
     set when rows wait for a plan: in a queue behind a chunk that was cut, or still in the source
@@ -39,9 +39,10 @@ class Router:
         self._queue_bytes_max = queue_bytes_max
         self._limits = limits
         self._compression = compression
+        # With thousands of tables most are idle at any moment.
         self._writers: dict[TableName, TableWriter] = {}
-        # Only these can hold something: with thousands of tables most are idle at any moment.
-        self._active: dict[TableName, TableWriter] = {}
+        # Hashes of names: to count a table once, however often its writer was forgotten.
+        self._seen: set[int] = set()
         self._full: set[TableName] = set()
         self._queues_have_room = asyncio.Event()
         self._queues_have_room.set()
@@ -49,24 +50,19 @@ class Router:
     @property
     def table_count(self) -> int:
         """Tables seen since the start."""
-        return len(self._writers)
+        return len(self._seen)
 
     def route(self, intake: Intake, now: float) -> None:
         """Take every batch of `intake`, which came at `now` (seconds of the event loop)."""
         came_at = now - intake.held_seconds
         for batch in intake.batches:
-            writer = self._active.get(batch.table) or self._activated(batch.table)
+            writer = self._writers.get(batch.table) or self._new_writer(batch.table)
             writer.put(batch, came_at)
             if writer.sealed:
                 self.wake.set()
             if writer.queue or self._full:
                 self._note_room(writer)
                 self._note_hurry(writer)
-
-    def _activated(self, table: TableName) -> TableWriter:
-        writer = self._writers.get(table) or self._new_writer(table)
-        self._active[table] = writer
-        return writer
 
     def _new_writer(self, table: TableName) -> TableWriter:
         writer = self._writers[table] = TableWriter(
@@ -76,6 +72,7 @@ class Router:
             compression=self._compression,
             budget=self._budget,
         )
+        self._seen.add(hash(table))
         return writer
 
     def _note_room(self, writer: TableWriter) -> None:
@@ -118,11 +115,11 @@ class Router:
             self.wake.set()
             self._note_hurry(writer)
         if writer.is_idle:
-            self._active.pop(table, None)
+            del self._writers[table]
 
     def due(self, until: float | None) -> list[TableWriter]:
         """The writers whose open chunk reaches its age by `until`; None: all that hold anything."""
-        writers = self._active.values()
+        writers = self._writers.values()
         if until is None:
             return list(writers)
         return [writer for writer in writers if _is_due(writer, until)]
@@ -130,7 +127,7 @@ class Router:
     @property
     def earliest_due(self) -> float | None:
         """When the first open chunk reaches its age, in the event loop's seconds."""
-        times = (writer.due_at for writer in self._active.values())
+        times = (writer.due_at for writer in self._writers.values())
         return min((due_at for due_at in times if due_at is not None), default=None)
 
     def cut(self, writers: Iterable[TableWriter], reason: CutReason) -> None:
@@ -146,7 +143,7 @@ class Router:
         """
         if not self._budget.is_full:
             return
-        holders = sorted(self._active.values(), key=lambda writer: writer.open_bytes, reverse=True)
+        holders = sorted(self._writers.values(), key=lambda writer: writer.open_bytes, reverse=True)
         waiting = sum(writer.open_bytes + writer.queue.size_bytes for writer in holders)
         wanted = self._budget.limit_bytes // 2 - (self._budget.used_bytes - waiting)
         for writer in holders:
@@ -158,7 +155,7 @@ class Router:
     def take_sealed(self) -> list[SealedChunk]:
         """All chunks cut since the last call; each table's in order."""
         chunks: list[SealedChunk] = []
-        for writer in self._active.values():
+        for writer in self._writers.values():
             if writer.sealed:
                 chunks.extend(writer.take_sealed())
         return chunks

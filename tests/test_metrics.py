@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -229,3 +230,15 @@ def test_no_created_series_double_the_exposition(
     metrics.rows(TableName("public", "orders"), Operations(c=1))
 
     assert "_created" not in exposition(registry)
+
+
+def test_a_table_without_a_label_of_its_own_is_not_kept() -> None:
+    metrics = Metrics(CollectorRegistry())
+    for number in range(TABLE_LABELS_MAX):
+        metrics.rows(TableName("public", f"t{number}"), Operations(c=1))
+    late = TableName("public", "late")
+    before = sys.getrefcount(late)
+
+    metrics.rows(late, Operations(c=1))
+
+    assert sys.getrefcount(late) == before

@@ -1,11 +1,14 @@
 """The router: who has to wait, and what is cut to make room."""
 
+import gc
+
 from engine.batch import Batch, Intake, Operations
 from engine.budget import MemoryBudget
 from engine.chunk import ChunkLimits
 from engine.position import Lsn, Position, make_position
 from engine.router import Router
 from engine.schema import TableName
+from engine.table_writer import TableWriter
 
 HOT, QUIET = TableName("public", "hot"), TableName("public", "quiet")
 
@@ -90,3 +93,17 @@ def test_a_full_budget_cuts_the_largest_chunks_only() -> None:
     routing.cut_largest()
 
     assert [chunk.table for chunk in routing.take_sealed()] == [HOT]
+
+
+def test_a_table_whose_rows_are_all_visible_is_forgotten_and_counted_once() -> None:
+    routing = router(memory=1_000_000, rows_max=10)
+    for commit in range(100, 1_100, 10):
+        table = TableName("come_and_gone", f"t{commit % 500}")
+        routing.route(Intake((batch(table, commit, rows=10),), None), 0.0)
+        (chunk,) = routing.take_sealed()
+        routing.published(table, len(chunk.body))
+
+    kept = [found for found in gc.get_objects() if isinstance(found, TableWriter)]
+
+    assert [writer for writer in kept if writer.table.schema == "come_and_gone"] == []
+    assert routing.table_count == 50

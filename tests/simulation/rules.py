@@ -367,7 +367,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "engine.streaming",
             "                self._stream = None\n",
             "                self._stream = None\n"
-            "                for writer in self._router._active.values():\n"
+            "                for writer in self._router._writers.values():\n"
             "                    writer._open = None\n",
         ),
     ),
