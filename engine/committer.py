@@ -34,6 +34,9 @@ from engine.watcher import Watcher
 # Cutting and planning one chunk takes 20 us: with 5,000 tables due at once, one turn took 110 ms.
 CHUNKS_A_TURN = 250
 
+# Of statements of gaps in one entry, beside its plans: it is one request.
+GAPS_BYTES_MAX = 1024 * 1024
+
 # Every object that becomes visible wakes the committer, which then looks at all tables that are not
 # durable, mostly for nothing: with 5,000 of them a sixth of a drain's CPU.
 PAUSE_SECONDS = 0.02
@@ -173,6 +176,7 @@ class Committer:
 
     async def _plan(self, chunks: list[SealedChunk]) -> EntryPlan:
         """A plan for the first of `chunks`, as many as one entry should hold; mostly all."""
+        await self._state_many_gaps()
         draft = self._planner.draft()
         for some in _slices(chunks):
             draft.add(some)
@@ -180,6 +184,17 @@ class Committer:
             if draft.is_full:
                 break
         return draft.plan()
+
+    async def _state_many_gaps(self) -> None:
+        """Append the oldest of very many gaps by themselves: the next entry has place for the rest.
+
+        Before `durable` is computed: the entry that has it holds every gap that is left.
+        """
+        while gaps := self._gaps.too_many(GAPS_BYTES_MAX):
+            new_gaps = sum(gap.number not in self._journal.state.gaps for gap in gaps)
+            await self._journal.append(gaps=gaps)
+            self._gaps.journalled(gaps)
+            self._metrics.gaps(new_gaps)
 
     @property
     def _is_stated(self) -> bool:

@@ -24,6 +24,9 @@ LEFT_OUT: Final = "unrepresentable"
 LEFT_OUT_ROWS_MAX: Final = 10_000
 """Of one table. More are no exceptions any more, and the journal's state has to hold each."""
 
+# What a statement takes beside its texts.
+_STATEMENT_BYTES = 150
+
 
 class GapRegister:
     """The gaps of one journal: those that it holds, and those that wait for its next entry."""
@@ -42,6 +45,17 @@ class GapRegister:
     def pending(self) -> tuple[Gap, ...]:
         """The statements that the journal does not hold yet, in the order of their numbers."""
         return tuple(gap for _, gap in sorted(self._pending.items()))
+
+    def too_many(self, bytes_max: int) -> tuple[Gap, ...]:
+        """The oldest pending statements of `bytes_max`; none where all pending ones take less."""
+        size_bytes, oldest = 0, []
+        # New gaps were put in here by their numbers.
+        for gap in self._pending.values():
+            oldest.append(gap)
+            size_bytes += _size_bytes(gap)
+            if size_bytes >= bytes_max:
+                return tuple(oldest)
+        return ()
 
     @property
     def standing(self) -> tuple[Gap, ...]:
@@ -113,3 +127,8 @@ class GapRegister:
 
     def _restate(self, gap: Gap) -> None:
         self._pending[gap.number] = gap
+
+
+def _size_bytes(gap: Gap) -> int:
+    texts = (gap.table, gap.after, gap.until, gap.text, gap.key, gap.position, gap.mended)
+    return _STATEMENT_BYTES + sum(map(len, texts))

@@ -8,10 +8,11 @@ from prometheus_client import CollectorRegistry
 
 from engine.batch import LeftOut
 from engine.chunk import ChunkLimits
+from engine.committer import GAPS_BYTES_MAX
 from engine.envelope import RecordConfiguration
 from engine.errors import UnrepresentableRow
 from engine.gaps import LEFT_OUT_ROWS_MAX, GapRegister
-from engine.journal_entry import Entry, Gap, JournalState, Writer, decode_entry
+from engine.journal_entry import Entry, Gap, JournalState, Writer, decode_entry, encode_entry
 from engine.metrics import Metrics
 from engine.pipeline import Pipeline
 from engine.position import Position
@@ -102,7 +103,7 @@ def loop() -> Iterator[VirtualLoop]:
     virtual.dispose()
 
 
-async def entries_with_a_gap_at(seconds: float) -> list[Entry]:
+async def entries_with_a_gap_at(seconds: float, gap_count: int = 1) -> list[Entry]:
     """The journal of a pipeline that reads a few rows, and is told of a gap then."""
     store, stop = MemoryStore(), StopSignal()
     pipeline = Pipeline(
@@ -121,7 +122,8 @@ async def entries_with_a_gap_at(seconds: float) -> list[Entry]:
         group.create_task(pipeline.run())
         await asyncio.sleep(seconds)
         assert pipeline.gaps is not None
-        stated(pipeline.gaps)
+        for _ in range(gap_count):
+            stated(pipeline.gaps)
         await asyncio.sleep(2.5)
         stop.request("test")
     journal = sorted(key for key in store.objects if "/journal/" in key)
@@ -138,3 +140,16 @@ def test_a_gap_is_in_the_next_entry_and_before_whatever_passes_it(
     assert [gap.number for gap in with_gap.gaps] == [1]
     # Rows grow old after 30 s: nothing else was due when the gap was stated.
     assert with_gap.seq < max(entry.seq for entry in entries if entry.planned)
+
+
+def test_very_many_gaps_are_spread_over_entries_before_anything_passes_them(
+    loop: VirtualLoop,
+) -> None:
+    entries = loop.run_until_complete(entries_with_a_gap_at(0.5, 20_000))
+
+    with_gaps = [entry for entry in entries if entry.gaps]
+    assert len(with_gaps) > 2
+    assert max(len(encode_entry(entry)) for entry in entries) < 1.5 * GAPS_BYTES_MAX
+    numbers = [gap.number for entry in with_gaps for gap in entry.gaps]
+    assert numbers == list(range(1, 20_001))
+    assert with_gaps[-1].seq <= min(entry.seq for entry in entries if entry.planned)
