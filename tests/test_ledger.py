@@ -260,6 +260,18 @@ def test_what_was_received_of_thousands_of_tables_is_forgotten_once_it_is_durabl
     assert (ledger.received(A), ledger.received(B)) == (at(90), at(120))
 
 
+def test_what_commits_at_the_durable_position_itself_is_not_forgotten() -> None:
+    # E is exclusive: a replay from E on shows that commit again, and only this drops its rows.
+    tables = [TableName("public", f"t{number}") for number in range(2000)]
+    ledger = Ledger(dict.fromkeys(tables, at(50)))
+    ledger.read(intake(batch(A, at(100))))
+    ledger.visible(A, at(100))
+
+    ledger.forget(Lsn(100))
+
+    assert ledger.received(A) == at(100)
+
+
 def test_what_was_received_of_a_few_tables_is_kept() -> None:
     ledger = Ledger({A: at(50)})
 
