@@ -59,7 +59,7 @@ pauses, 95 without (two cores that others used too, medians of three)."""
 _PAUSE_SECONDS = 0.0005
 
 _REASONS: dict[Phase, str] = {
-    "starting": "nothing is connected yet",
+    "starting": "the engine is starting",
     "opening": "the journal is being opened",
     "redo": "objects that the last writer planned are made again first",
     "reconnecting": "the connection to the source was lost",

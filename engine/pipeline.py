@@ -321,7 +321,11 @@ class Pipeline:
             on_visible=_nothing,
         )
         recovery = Recovery(
-            journal=self._journal, slot=self._slot, publisher=publisher, settings=self._settings
+            journal=self._journal,
+            slot=self._slot,
+            publisher=publisher,
+            settings=self._settings,
+            on_pass=lambda: self._enter("redo"),
         )
         missing = await recovery.missing()
         if missing:

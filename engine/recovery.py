@@ -11,7 +11,7 @@ Objects of a table become visible in order.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 
 import msgspec
@@ -50,8 +50,16 @@ class Recovery:
     """Finds and makes again what a predecessor planned and did not publish."""
 
     def __init__(
-        self, *, journal: Journal, slot: Slot, publisher: Publisher, settings: Settings
+        self,
+        *,
+        journal: Journal,
+        slot: Slot,
+        publisher: Publisher,
+        settings: Settings,
+        on_pass: Callable[[], None],
     ) -> None:
+        """`on_pass` is called when a pass was read: the source gave what it was asked for."""
+        self._on_pass = on_pass
         self._journal = journal
         self._slot = slot
         self._publisher = publisher
@@ -118,6 +126,9 @@ class Recovery:
                     _log.warning("redo pass starts again", error=str(error))
                     self._slot.failed(error, self._journal.state.durable_lsn)
             if replay.is_complete:
+                # What failed before, at whichever place of the pass, was read now.
+                self._slot.caught_up()
+                self._on_pass()
                 return replay.chunks()
             await asyncio.sleep(_LOST_PASS_SECONDS)
 

@@ -24,7 +24,7 @@ Phase = Literal[
 ]
 """What the engine is doing.
 
-starting: nothing is connected yet. standby: another engine holds the slot; this one follows the
+starting: it looks at source and bucket. standby: another engine holds the slot; it follows the
 journal. opening: the slot is held, the journal is being opened. redo: planned objects of a
 predecessor are made again. streaming: changes flow. reconnecting: the connection was lost,
 nothing is forgotten. failing: the source gives the same error at the same position again and

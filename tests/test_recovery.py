@@ -1,0 +1,101 @@
+"""Recovery: what a redo pass says of the source."""
+
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from engine import recovery
+from engine.batch import Batch, Boundary, Intake, Operations
+from engine.envelope import RecordConfiguration
+from engine.errors import SourceFailed
+from engine.interfaces import ChangeStream
+from engine.journal_entry import JournalState, Planned, Statement
+from engine.position import Lsn, Position
+from engine.recovery import Recovery
+from engine.schema import TableName
+
+if TYPE_CHECKING:
+    from engine.journal import Journal
+    from engine.publisher import Publisher
+    from engine.settings import Settings
+    from engine.slot import Slot
+
+FIRST = Position("0001.0000000000000064.0000000000000060.000000")
+PLANNED = Planned(
+    table="public.t",
+    key="k",
+    previous=Position(""),
+    first=FIRST,
+    last=FIRST,
+    rows=1,
+    ops={"c": 1},
+    version=1,
+    codec=1,
+    raw_bytes=3,
+    raw_crc32="00000000",
+    hour="",
+)
+ROW = Batch(
+    table=TableName("public", "t"),
+    version=1,
+    lines=b"{}\n",
+    row_count=1,
+    operations=Operations(1, 0, 0, 0),
+    first=FIRST,
+    last=FIRST,
+    first_commit_us=0,
+    last_commit_us=0,
+)
+FAILURE = SourceFailed("a value cannot be sent", code="22P05")
+
+
+class Stream:
+    def __init__(self, *, is_broken: bool) -> None:
+        self._is_broken = is_broken
+
+    async def receive(self) -> Intake:
+        if self._is_broken:
+            raise FAILURE
+        return Intake((ROW,), Boundary(Lsn(0x65), 0, is_keepalive=False))
+
+
+class SlotDouble:
+    """Gives two streams that break, then a whole one, and keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    async def retake(self, stack: AsyncExitStack, *_: object, **__: object) -> ChangeStream:
+        return cast("ChangeStream", Stream(is_broken=self.told.count("failed") < 2))
+
+    def failed(self, error: SourceFailed, position: Lsn) -> None:
+        self.told.append("failed")
+
+    def caught_up(self) -> None:
+        self.told.append("caught up")
+
+
+class JournalDouble:
+    def __init__(self) -> None:
+        self.state = JournalState()
+
+
+async def test_a_pass_that_was_read_ends_what_is_known_of_a_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(recovery, "_LOST_PASS_SECONDS", 0.0)
+    slot = SlotDouble()
+    redo = Recovery(
+        journal=cast("Journal", JournalDouble()),
+        slot=cast("Slot", slot),
+        publisher=cast("Publisher", None),
+        settings=cast("Settings", None),
+        on_pass=lambda: slot.told.append("redo"),
+    )
+    configuration = RecordConfiguration(publication="tailrace", tables=("public.*",))
+
+    chunks = await redo._read([(Statement(PLANNED, 1, 1),)], configuration)
+
+    assert [chunk.row_count for chunk in chunks] == [1]
+    assert slot.told == ["failed", "failed", "caught up", "redo"]
