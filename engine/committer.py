@@ -215,8 +215,9 @@ class Committer:
         )
         newest = self._ledger.newest_boundary
         if is_idle_due and durable is None and newest is not None and newest.is_keepalive:
-            # An idle source's position waits for a look.
-            self._watcher.want_up_to(newest.lsn)
+            # An idle source's position waits for a look; rows that are pending may hold it back
+            # behind any number of looks.
+            self._watcher.want_up_to(newest.lsn, rest_seconds=self._settings.idle_interval)
         return durable
 
     async def _append(self, plan: EntryPlan, durable: Durable | None, *, is_last: bool) -> None:

@@ -13,7 +13,8 @@ Computed from closed chunks, `durable` was wrong in three of four simulated runs
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from heapq import merge
 
 import msgspec
 
@@ -42,6 +43,8 @@ class Ledger:
         self._forget_at = RECEIVED_MIN
         self._boundaries: deque[Boundary] = deque()
         self._newest: Boundary | None = None
+        # Beside the others: a keepalive takes an older one's place while a look is under way.
+        self._looked: Boundary | None = None
         self._last = NOWHERE
         self._last_commit_us = 0
         self._landmark: Landmark | None = None
@@ -120,6 +123,10 @@ class Ledger:
         self._newest = boundary
         self._is_row_since_boundary = False
 
+    def looked(self, boundary: Boundary) -> None:
+        """Keep a boundary that was read before a look was taken which is judged now."""
+        self._looked = boundary
+
     def visible(self, table: TableName, last: Position) -> None:
         """Everything of `table` up to `last` is in S3."""
         spans = self._spans.get(table)
@@ -153,20 +160,30 @@ class Ledger:
         what the source publishes was judged. Boundaries older than the answer are forgotten.
         """
         oldest = self._oldest_pending()
-        found = -1
-        for index, boundary in enumerate(self._boundaries):
+        found = None
+        for boundary in self._known():
             if not _is_reached(boundary, oldest):
                 break
             if looked_lsn is None or not boundary.is_keepalive or boundary.lsn <= looked_lsn:
-                found = index
-        for _ in range(found):
+                found = boundary
+        while found is not None and self._boundaries and self._boundaries[0].lsn < found.lsn:
             self._boundaries.popleft()
-        return self._boundaries[0] if found >= 0 else None
+        return found
+
+    def _known(self) -> Iterable[Boundary]:
+        """The boundaries by their positions, the one that was looked at last among them."""
+        if self._looked is None:
+            return self._boundaries
+        return merge(self._boundaries, (self._looked,), key=_lsn_of)
 
     def _oldest_pending(self) -> Lsn | None:
         # Positions sort in commit order.
         oldest = min((spans[0][0] for spans in self._spans.values()), default=None)
         return commit_lsn_of(oldest) if oldest is not None else None
+
+
+def _lsn_of(boundary: Boundary) -> Lsn:
+    return boundary.lsn
 
 
 def _is_reached(boundary: Boundary, oldest: Lsn | None) -> bool:

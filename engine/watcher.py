@@ -11,6 +11,7 @@ it was in a look that was judged.
 
 import asyncio
 from collections.abc import Callable
+from math import inf
 
 import structlog
 
@@ -71,6 +72,8 @@ class Watcher:
         self._wake = wake
         self._looked_lsn: Lsn | None = NO_LSN
         self._stream: ChangeStream | None = None
+        # When the newest look ended, in the loop's time; infinite during a look.
+        self._rests_from = -inf
         self._wanted = asyncio.Event()
         self._moved = asyncio.Event()
         self._truncated: set[TableName] = set()
@@ -90,11 +93,16 @@ class Watcher:
         """Look soon. Never waits."""
         self._wanted.set()
 
-    def want_up_to(self, lsn: Lsn) -> None:
-        """Look soon, where `lsn` was read and no look was judged up to there. Never waits."""
+    def want_up_to(self, lsn: Lsn, *, rest_seconds: float = 0.0) -> None:
+        """Look soon, where `lsn` was read and no look was judged up to there. Never waits.
+
+        Not within `rest_seconds` of the newest look's end, nor, unless they are 0, during a look.
+        """
         newest = self._ledger.newest_boundary
         is_looked = self._looked_lsn is None or self._looked_lsn >= lsn
-        if newest is not None and newest.lsn >= lsn and not is_looked:
+        if newest is None or newest.lsn < lsn or is_looked:
+            return
+        if not rest_seconds or asyncio.get_running_loop().time() >= self._rests_from + rest_seconds:
             self.want()
 
     def moved(self) -> None:
@@ -116,7 +124,12 @@ class Watcher:
             await _set_within(self._wanted, self._interval)
             self._wanted.clear()
             stream = self._stream
-            if stream is not None and not await self._look(stream):
+            if stream is None:
+                continue
+            self._rests_from = inf
+            is_answered = await self._look(stream)
+            self._rests_from = asyncio.get_running_loop().time()
+            if not is_answered:
                 await asyncio.sleep(_RETRY_SECONDS)
                 self._wanted.set()
 
@@ -138,6 +151,8 @@ class Watcher:
         self.judged_count += 1
         seen = max(newest.lsn if newest is not None else NO_LSN, look.since or NO_LSN)
         self._looked_lsn = max(self._looked_lsn or NO_LSN, seen)
+        if newest is not None:
+            self._ledger.looked(newest)
         self._tell_gaps()
         self._wake()
         return True

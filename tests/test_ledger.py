@@ -158,6 +158,34 @@ def test_a_keepalives_position_counts_only_as_far_as_was_looked() -> None:
     assert [boundary.lsn for boundary in found if boundary is not None] == [80, 80, 120]
 
 
+def test_a_keepalive_that_was_looked_at_counts_whatever_came_after_it() -> None:
+    ledger = Ledger({})
+    ledger.read(Intake((), Boundary(Lsn(80), 0)))
+    for lsn in range(100, 5_000):
+        ledger.read(Intake((), Boundary(Lsn(lsn), 0, is_keepalive=True)))
+
+    ledger.looked(Boundary(Lsn(200), 0, is_keepalive=True))
+
+    found = [ledger.durable_boundary(Lsn(lsn)) for lsn in (199, 200, 4_998, 4_999)]
+    assert [boundary.lsn for boundary in found if boundary is not None] == [80, 200, 200, 4_999]
+    assert ledger.held_count <= 2
+
+
+def test_a_keepalive_that_was_looked_at_waits_for_the_rows_before_it() -> None:
+    ledger = Ledger({})
+    ledger.read(intake(boundary=80))
+    ledger.read(intake(batch(A, at(90)), boundary=95))
+    ledger.read(Intake((), Boundary(Lsn(100), 0, is_keepalive=True)))
+    looked = ledger.newest_boundary
+    assert looked is not None
+
+    ledger.looked(looked)
+
+    assert durable(ledger) == 80
+    ledger.visible(A, at(90))
+    assert durable(ledger) == 100
+
+
 def test_received_is_the_last_position_read_and_begins_at_the_frontier() -> None:
     ledger = Ledger({A: at(50)})
 
