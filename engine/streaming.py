@@ -29,7 +29,7 @@ from engine.layout import TableLayout
 from engine.ledger import Ledger
 from engine.metrics import Metrics
 from engine.planner import Planner
-from engine.position import Lsn
+from engine.position import Lsn, commit_lsn_of
 from engine.publisher import Publication, Publisher
 from engine.retry import Failure
 from engine.router import Router
@@ -302,7 +302,7 @@ class Streaming:
             self._rows_read += batch.row_count
             metrics.rows(batch.table, batch.operations)
             if batch.operations.t:
-                self._watcher.truncated(batch.table)
+                self._watcher.truncated(batch.table, commit_lsn_of(batch.last))
         metrics.source_message(now_us)
         metrics.queue_bytes(self._budget.used_bytes)
 

@@ -76,7 +76,8 @@ class Watcher:
         self._rests_from = -inf
         self._wanted = asyncio.Event()
         self._moved = asyncio.Event()
-        self._truncated: set[TableName] = set()
+        # By table, where the newest truncation that the stream showed commits.
+        self._truncated: dict[TableName, Lsn] = {}
 
     @property
     def looked_lsn(self) -> Lsn | None:
@@ -110,12 +111,12 @@ class Watcher:
         self._moved.set()
 
     def was_truncated(self, table: TableName) -> bool:
-        """Whether the stream showed a truncation since the look that was judged last."""
+        """Whether the stream showed a truncation behind the look that was judged last."""
         return table in self._truncated
 
-    def truncated(self, table: TableName) -> None:
-        """The stream shows a truncation. Never waits."""
-        self._truncated.add(table)
+    def truncated(self, table: TableName, commit_lsn: Lsn) -> None:
+        """The stream shows a truncation that commits there. Never waits."""
+        self._truncated[table] = commit_lsn
 
     async def run(self) -> None:
         """Look and judge until cancelled, which leaves what is not judged to the next look."""
@@ -147,7 +148,7 @@ class Watcher:
         self._tell_standing(look)
         await self._passed(look)
         self.watch.judge(look)
-        self._truncated.clear()
+        self._forget_truncated(look)
         self.judged_count += 1
         seen = max(newest.lsn if newest is not None else NO_LSN, look.since or NO_LSN)
         self._looked_lsn = max(self._looked_lsn or NO_LSN, seen)
@@ -156,6 +157,10 @@ class Watcher:
         self._tell_gaps()
         self._wake()
         return True
+
+    def _forget_truncated(self, look: Look) -> None:
+        """Keep the truncations that came after the look: they explain what the next one shows."""
+        self._truncated = {table: lsn for table, lsn in self._truncated.items() if lsn >= look.at}
 
     async def _passed(self, look: Look) -> None:
         """Wait until everything that the look shows has left the socket."""

@@ -1,9 +1,12 @@
-"""The watcher beside a whole pipeline, in virtual time: an idle source with a busy neighbour."""
+"""The watcher in virtual time: alone, and beside a whole pipeline with a busy neighbour."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from math import inf
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -12,18 +15,25 @@ from engine.alarms import Alarms
 from engine.batch import Boundary, Intake
 from engine.chunk import ChunkLimits
 from engine.envelope import RecordConfiguration
+from engine.errors import SourceError
+from engine.gaps import GapRegister
 from engine.history import Landmark
-from engine.interfaces import ChangeStream, Look
-from engine.journal_entry import Writer, decode_entry
+from engine.interfaces import REWRITTEN, ChangeStream, Look, SourceIdentity, TableLook
+from engine.journal_entry import Durable, JournalState, Writer, decode_entry
+from engine.ledger import Ledger
 from engine.metrics import Metrics
 from engine.pipeline import Pipeline
 from engine.position import Lsn
-from engine.schema import Decide
+from engine.schema import Decide, TableName
 from engine.settings import Settings
 from engine.sources.synthetic import SyntheticSource, SyntheticStream
 from engine.stop import StopSignal
+from engine.watcher import Watcher
 from memory_store import MemoryStore
 from simulation.virtual_loop import VirtualLoop
+
+if TYPE_CHECKING:
+    from engine.planner import Planner
 
 CONFIGURATION = RecordConfiguration(publication="", tables=("*.*",))
 SETTINGS = Settings(
@@ -38,6 +48,7 @@ SETTINGS = Settings(
 )
 LOOK_SECONDS = 5.0
 FLOOD_SECONDS = 0.05
+ORDERS = TableName("public", "orders")
 
 
 @dataclass
@@ -162,3 +173,94 @@ def test_rows_that_wait_for_s3_make_no_looks_back_to_back(loop: VirtualLoop) -> 
 
     assert len(set(durable)) <= 2
     assert 10 <= len(neighbour.look_times) <= 62
+
+
+@dataclass
+class Answers:
+    """A stream of which only the looks matter: what they answer in turn, then none."""
+
+    looks: list[Look | SourceError]
+    asked: list[float] = field(default_factory=list)
+
+    async def look(self) -> Look:
+        self.asked.append(asyncio.get_running_loop().time())
+        if not self.looks:
+            await asyncio.sleep(inf)
+        answer = self.looks.pop(0)
+        if isinstance(answer, SourceError):
+            raise answer
+        return answer
+
+    def ask_keepalive(self) -> None:
+        pass
+
+
+class Rig:
+    """A watcher alone, which looks every ten seconds."""
+
+    def __init__(self, looks: Sequence[Look | SourceError]) -> None:
+        state = JournalState(
+            seq=0,
+            source=SourceIdentity("fake", "7", 1, "shop", "tailrace", "tailrace"),
+            durable=Durable("0/10", "2026-11-22T09:51:54.056779Z", 0),
+        )
+        self.answers = Answers(list(looks))
+        self.ledger = Ledger({})
+        self.gaps = GapRegister(state)
+        self.alarms = Alarms(lambda: 7)
+        self.watcher = Watcher(
+            state=state,
+            gaps=self.gaps,
+            ledger=self.ledger,
+            planner=cast("Planner", SimpleNamespace(has_identity=lambda _table, _identity: True)),
+            configuration=CONFIGURATION,
+            alarms=self.alarms,
+            metrics=Metrics(CollectorRegistry()),
+            interval=10.0,
+            wake=lambda: None,
+        )
+
+    async def run(self, seconds: float) -> None:
+        self.watcher.connected(cast("ChangeStream", self.answers))
+        try:
+            async with asyncio.timeout(seconds):
+                await self.watcher.run()
+        except TimeoutError:
+            return
+
+    def read(self, lsn: int) -> None:
+        self.ledger.read(Intake((), Boundary(Lsn(lsn), 0, is_keepalive=True)))
+        self.watcher.moved()
+
+
+def rooted(at: int, file: str) -> Look:
+    """A look at a table with one partition, which is stored in that file."""
+    marks = {f"{REWRITTEN}:1": file}
+    tables = {ORDERS: TableLook("7", {}, marks, frozenset(), {})}
+    return Look(Lsn(at), Lsn(at), Lsn(at + 1), {}, tables, {REWRITTEN: "rewritten"})
+
+
+def test_a_truncation_that_is_read_before_a_look_is_judged_explains_the_next_look(
+    loop: VirtualLoop,
+) -> None:
+    rig = Rig([rooted(0x100, "a"), rooted(0x200, "a"), rooted(0x400, "b"), rooted(0x500, "c")])
+    rig.read(0x100)
+
+    async def truncate() -> None:
+        await asyncio.sleep(15.0)
+        # The second look waits for the stream. What it reads first committed after that look.
+        rig.watcher.truncated(ORDERS, Lsn(0x300))
+        rig.read(0x450)
+        await asyncio.sleep(15.0)
+        assert (rig.watcher.judged_count, rig.gaps.standing) == (3, ())
+        rig.read(0x500)
+
+    async def both() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(rig.run(60.0))
+            group.create_task(truncate())
+
+    loop.run_until_complete(both())
+
+    # The truncation explains nothing that happened after a look which shows it.
+    assert [(gap.table, gap.reason) for gap in rig.gaps.standing] == [(str(ORDERS), REWRITTEN)]
