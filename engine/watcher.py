@@ -33,7 +33,13 @@ NOT_CAPTURED = "not-captured"
 GAP = "gap"
 ROWS_LEFT_OUT = "rows-left-out"
 
+CATALOG_NOT_LOOKED_AT = "catalog-not-looked-at"
+
 _RETRY_SECONDS = 1.0
+_RETRY_SECONDS_MAX = 30.0
+_FAILURES_TOLD = 3
+"""Looks that fail one after the other before it is an alarm."""
+
 _KEEPALIVE_SECONDS = 1.0
 
 _log = structlog.get_logger(__name__)
@@ -70,6 +76,7 @@ class Watcher:
         self._metrics = metrics
         self._interval = interval
         self._wake = wake
+        self._failures = 0
         self._looked_lsn: Lsn | None = NO_LSN
         self._stream: ChangeStream | None = None
         # When the newest look ended, in the loop's time; infinite during a look.
@@ -131,7 +138,8 @@ class Watcher:
             is_answered = await self._look(stream)
             self._rests_from = asyncio.get_running_loop().time()
             if not is_answered:
-                await asyncio.sleep(_RETRY_SECONDS)
+                wait = _RETRY_SECONDS * 2 ** min(self._failures - 1, 10)
+                await asyncio.sleep(min(wait, _RETRY_SECONDS_MAX))
                 self._wanted.set()
 
     async def _look(self, stream: ChangeStream) -> bool:
@@ -140,8 +148,10 @@ class Watcher:
         try:
             look = await stream.look()
         except SourceError as error:
-            _log.debug("what is published was not looked at", error=str(error))
+            self._failed(error)
             return False
+        self._failures = 0
+        self._alarms.clear(CATALOG_NOT_LOOKED_AT)
         if look is None:
             self._looked_lsn = None
             return True
@@ -161,6 +171,17 @@ class Watcher:
     def _forget_truncated(self, look: Look) -> None:
         """Keep the truncations that came after the look: they explain what the next one shows."""
         self._truncated = {table: lsn for table, lsn in self._truncated.items() if lsn >= look.at}
+
+    def _failed(self, error: SourceError) -> None:
+        self._failures += 1
+        _log.debug("what is published was not looked at", error=str(error), attempt=self._failures)
+        if self._failures >= _FAILURES_TOLD:
+            self._alarms.set(
+                CATALOG_NOT_LOOKED_AT,
+                "what the source publishes cannot be looked at, so a loss would not be seen, and an"
+                f" idle source's position does not advance: {error}",
+                hint=error.hint or "Looks are tried again. See the source's log for the cause.",
+            )
 
     async def _passed(self, look: Look) -> None:
         """Wait until everything that the look shows has left the socket."""

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from math import inf
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
@@ -15,7 +16,7 @@ from engine.alarms import Alarms
 from engine.batch import Boundary, Intake
 from engine.chunk import ChunkLimits
 from engine.envelope import RecordConfiguration
-from engine.errors import SourceError
+from engine.errors import SourceError, SourceUnavailable
 from engine.gaps import GapRegister
 from engine.history import Landmark
 from engine.interfaces import REWRITTEN, ChangeStream, Look, SourceIdentity, TableLook
@@ -264,3 +265,32 @@ def test_a_truncation_that_is_read_before_a_look_is_judged_explains_the_next_loo
 
     # The truncation explains nothing that happened after a look which shows it.
     assert [(gap.table, gap.reason) for gap in rig.gaps.standing] == [(str(ORDERS), REWRITTEN)]
+
+
+def test_looks_that_fail_again_and_again_are_an_alarm_until_one_is_answered(
+    loop: VirtualLoop,
+) -> None:
+    error = SourceUnavailable("no session is left", hint="END A SESSION")
+    rig = Rig([error] * 9 + [rooted(0x100, "a")])
+    rig.read(0x100)
+
+    loop.run_until_complete(rig.run(6.0))
+    (alarm,) = rig.alarms.standing()
+    assert (alarm.code, alarm.hint) == ("catalog-not-looked-at", "END A SESSION")
+    assert "no session is left" in alarm.text
+
+    loop.run_until_complete(rig.run(3600.0))
+    assert (rig.watcher.judged_count, rig.alarms.count) == (1, 0)
+    waits = [later - earlier for earlier, later in pairwise(rig.answers.asked[3:9])]
+    assert waits == sorted(waits)
+    assert waits[-1] > 20.0
+
+
+def test_one_look_that_fails_is_no_alarm(loop: VirtualLoop) -> None:
+    rig = Rig([SourceUnavailable("once"), rooted(0x100, "a")])
+    rig.read(0x100)
+
+    loop.run_until_complete(rig.run(5.0))
+
+    assert (rig.watcher.judged_count, rig.alarms.count) == (1, 0)
+    assert len(rig.answers.asked) == 2
