@@ -14,12 +14,14 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
+import structlog
+
 from engine.chunk import SealedChunk
 from engine.errors import Superseded
 from engine.gaps import GapRegister
 from engine.interfaces import Clock
 from engine.journal import Journal
-from engine.journal_entry import Durable
+from engine.journal_entry import Durable, Gap
 from engine.layout import TableLayout
 from engine.ledger import Ledger
 from engine.metrics import Metrics
@@ -41,6 +43,9 @@ GAPS_BYTES_MAX = 1024 * 1024
 # durable, mostly for nothing: with 5,000 of them a sixth of a drain's CPU.
 PAUSE_SECONDS = 0.02
 
+# Of one entry: 5,000 tables that leave a publication make one line more, not 5,000.
+GAPS_LOGGED_MAX = 20
+
 # The interval bounds what the journal's requests cost. Where rows wait because a chunk before them
 # is not planned yet, it would bound the rate as well: of one table to two chunks a second. Such a
 # chunk waits for a part of it only.
@@ -50,6 +55,8 @@ HURRIED_SHARE = 0.1
 THREAD_BYTES = 1024 * 1024
 
 _Item = TypeVar("_Item")
+
+_log = structlog.get_logger(__name__)
 
 
 class Committer:
@@ -191,10 +198,9 @@ class Committer:
         Before `durable` is computed: the entry that has it holds every gap that is left.
         """
         while gaps := self._gaps.too_many(GAPS_BYTES_MAX):
-            new_gaps = sum(gap.number not in self._journal.state.gaps for gap in gaps)
+            new_gaps = self._new_gaps(gaps)
             await self._journal.append(gaps=gaps)
-            self._gaps.journalled(gaps)
-            self._metrics.gaps(new_gaps)
+            self._gaps_journalled(gaps, new_gaps)
 
     @property
     def _is_stated(self) -> bool:
@@ -225,7 +231,7 @@ class Committer:
             self._is_progress = False
         # No await since `durable` was computed: what a look says is told together.
         gaps, watch = self._gaps.pending, self._watcher.watch.pending
-        new_gaps = sum(gap.number not in self._journal.state.gaps for gap in gaps)
+        new_gaps = self._new_gaps(gaps)
         seq = await self._journal.append(
             schemas=plan.schemas,
             planned=plan.planned,
@@ -235,9 +241,8 @@ class Committer:
             watch=watch,
             release=is_last,
         )
-        self._gaps.journalled(gaps)
+        self._gaps_journalled(gaps, new_gaps)
         self._watcher.watch.journalled(watch)
-        self._metrics.gaps(new_gaps)
         self._last_append = self._last_look = asyncio.get_running_loop().time()
         self._planner.journalled(plan)
         self._count_schema_changes(plan)
@@ -248,6 +253,19 @@ class Committer:
             self._acknowledge(durable.position)
         if is_last:
             self.drained.set()
+
+    def _new_gaps(self, gaps: Sequence[Gap]) -> list[Gap]:
+        """Those that the journal does not know."""
+        return [gap for gap in gaps if gap.number not in self._journal.state.gaps]
+
+    def _gaps_journalled(self, gaps: tuple[Gap, ...], new_gaps: Sequence[Gap]) -> None:
+        """The journal holds them: the log has each new one once, beside its table's alarm."""
+        self._gaps.journalled(gaps)
+        self._metrics.gaps(len(new_gaps))
+        for gap in new_gaps[:GAPS_LOGGED_MAX]:
+            _log.error("gap", table=gap.table, reason=gap.reason, text=gap.text)
+        if len(new_gaps) > GAPS_LOGGED_MAX:
+            _log.error("more gaps", count=len(new_gaps) - GAPS_LOGGED_MAX)
 
     def _publish(self, plan: EntryPlan, seq: int) -> None:
         for planned, chunk in zip(plan.planned, plan.chunks, strict=True):

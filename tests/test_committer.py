@@ -8,10 +8,12 @@ from itertools import pairwise
 
 import pytest
 from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
 from engine.chunk import Body, ChunkLimits
 from engine.committer import HURRIED_SHARE, THREAD_BYTES
 from engine.envelope import RecordConfiguration
+from engine.gaps import GapRegister
 from engine.journal_entry import Entry, Writer, decode_entry
 from engine.metrics import Metrics
 from engine.pipeline import Pipeline
@@ -69,9 +71,10 @@ def loop() -> Iterator[VirtualLoop]:
     virtual.dispose()
 
 
-async def streamed(rows: int, settings: Settings, *, seconds: float, tables: int = 1) -> TimedStore:
-    """What the bucket saw of a pipeline that streams that many rows and then waits so long."""
-    store, stop = TimedStore(), StopSignal()
+def pipeline_of(
+    rows: int, store: TimedStore, settings: Settings, *, tables: int = 1
+) -> tuple[Pipeline, StopSignal]:
+    stop = StopSignal()
     pipeline = Pipeline(
         source=SyntheticSource(row_count=rows, table_count=tables),
         store=store,
@@ -82,6 +85,13 @@ async def streamed(rows: int, settings: Settings, *, seconds: float, tables: int
         metrics=Metrics(CollectorRegistry()),
         stop=stop,
     )
+    return pipeline, stop
+
+
+async def streamed(rows: int, settings: Settings, *, seconds: float, tables: int = 1) -> TimedStore:
+    """What the bucket saw of a pipeline that streams that many rows and then waits so long."""
+    store = TimedStore()
+    pipeline, stop = pipeline_of(rows, store, settings, tables=tables)
     async with asyncio.TaskGroup() as group:
         group.create_task(pipeline.run())
         await asyncio.sleep(seconds)
@@ -159,3 +169,31 @@ async def test_a_large_body_is_joined_outside_of_the_loop(monkeypatch: pytest.Mo
     assert large
     assert not any(large)
     assert all(small)
+
+
+def test_each_gap_is_logged_once_and_very_many_as_a_count(loop: VirtualLoop) -> None:
+    """Also a second one of the same table, whose alarm stands already."""
+
+    def state(gaps: GapRegister, number: int) -> None:
+        gaps.state("public.a", after="1", until="2", reason="operations", text=f"loss {number}")
+
+    async def stated() -> None:
+        pipeline, stop = pipeline_of(1_000, TimedStore(), SETTINGS)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(pipeline.run())
+            for numbers in (range(1), range(1, 2), range(2, 102)):
+                await asyncio.sleep(10.0)
+                gaps = pipeline.gaps
+                assert gaps is not None
+                for number in numbers:
+                    state(gaps, number)
+            await asyncio.sleep(10.0)
+            stop.request("test")
+
+    with capture_logs() as lines:
+        loop.run_until_complete(stated())
+
+    logged = [line for line in lines if line["event"] == "gap"]
+    assert [line["text"] for line in logged] == [f"loss {number}" for number in range(22)]
+    assert {(line["table"], line["reason"]) for line in logged} == {("public.a", "operations")}
+    assert [line["count"] for line in lines if line["event"] == "more gaps"] == [80]
