@@ -1,9 +1,9 @@
 """The watcher: looks at what the source publishes, and has each look judged when its time comes.
 
 Strategy: a task beside the reader. It looks at each connect, at an interval, when the stream says
-that something was changed, and when an idle source's position waits to become durable. A look is
-ahead of a stream that lags, so it is judged only when the stream has passed it. What stands is
-alarmed at once.
+that something was changed or truncated, and when an idle source's position waits to become durable.
+A look is ahead of a stream that lags, so it is judged only when the stream has passed it. What
+stands is alarmed at once.
 
 Invariant: a keepalive's position counts as durable only up to `looked_lsn`: what committed before
 it was in a look that was judged.
@@ -41,6 +41,9 @@ _FAILURES_TOLD = 3
 """Looks that fail one after the other before it is an alarm."""
 
 _KEEPALIVE_SECONDS = 1.0
+
+TRUNCATED_SECONDS = 1.0
+"""From a truncation until a look: one serves all that come meanwhile."""
 
 _log = structlog.get_logger(__name__)
 
@@ -84,6 +87,7 @@ class Watcher:
         self._wanted = asyncio.Event()
         self._moved = asyncio.Event()
         # By table, where the newest truncation that the stream showed commits.
+        self._is_look_planned = False
         self._truncated: dict[TableName, Lsn] = {}
 
     @property
@@ -122,8 +126,18 @@ class Watcher:
         return table in self._truncated
 
     def truncated(self, table: TableName, commit_lsn: Lsn) -> None:
-        """The stream shows a truncation that commits there. Never waits."""
+        """The stream shows a truncation that commits there. Never waits.
+
+        The next engine does not know of it once it is durable: a look is to agree on it soon.
+        """
         self._truncated[table] = commit_lsn
+        if not self._is_look_planned:
+            self._is_look_planned = True
+            asyncio.get_running_loop().call_later(TRUNCATED_SECONDS, self._look_planned)
+
+    def _look_planned(self) -> None:
+        self._is_look_planned = False
+        self.want()
 
     async def run(self) -> None:
         """Look and judge until cancelled, which leaves what is not judged to the next look."""

@@ -294,3 +294,26 @@ def test_one_look_that_fails_is_no_alarm(loop: VirtualLoop) -> None:
 
     assert (rig.watcher.judged_count, rig.alarms.count) == (1, 0)
     assert len(rig.answers.asked) == 2
+
+
+def test_truncations_are_looked_at_soon_and_many_of_them_together(loop: VirtualLoop) -> None:
+    rig = Rig([rooted(0x100, "a")] * 100)
+    rig.read(0x100)
+
+    async def truncate() -> None:
+        await asyncio.sleep(2.0)
+        for _ in range(50):
+            rig.watcher.truncated(ORDERS, Lsn(0x80))
+            await asyncio.sleep(0.1)
+
+    async def both() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(rig.run(9.0))
+            group.create_task(truncate())
+
+    loop.run_until_complete(both())
+
+    first, second, *more = rig.answers.asked
+    assert first == 0.0
+    assert 3.0 <= second <= 3.1
+    assert 3 <= len(more) <= 4
