@@ -176,6 +176,21 @@ def test_rows_that_wait_for_s3_make_no_looks_back_to_back(loop: VirtualLoop) -> 
     assert 10 <= len(neighbour.look_times) <= 62
 
 
+def test_until_caught_up_ends_after_a_look_or_two(loop: VirtualLoop) -> None:
+    """Whatever the neighbour writes meanwhile."""
+    neighbour = Neighbour()
+    settings = replace(SETTINGS, is_until_caught_up=True)
+    pipeline = pipeline_of(neighbour, MemoryStore(), StopSignal(), settings)
+
+    async def seconds() -> float:
+        async with asyncio.timeout(600.0):
+            await pipeline.run()
+        return asyncio.get_running_loop().time()
+
+    assert loop.run_until_complete(seconds()) < 4 * LOOK_SECONDS
+    assert len(neighbour.look_times) <= 3
+
+
 @dataclass
 class Answers:
     """A stream of which only the looks matter: what they answer in turn, then none."""
