@@ -164,10 +164,21 @@ class Ledger:
         for boundary in self._known():
             if not _is_reached(boundary, oldest):
                 break
-            if looked_lsn is None or not boundary.is_keepalive or boundary.lsn <= looked_lsn:
+            if _counts(boundary, looked_lsn):
                 found = boundary
         while found is not None and self._boundaries and self._boundaries[0].lsn < found.lsn:
             self._boundaries.popleft()
+        return found
+
+    def counting_boundary(self, looked_lsn: Lsn | None) -> Boundary | None:
+        """The newest known boundary that may become durable once everything before it is in S3.
+
+        `looked_lsn` as for `durable_boundary`.
+        """
+        found = None
+        for boundary in self._known():
+            if _counts(boundary, looked_lsn):
+                found = boundary
         return found
 
     def _known(self) -> Iterable[Boundary]:
@@ -180,6 +191,10 @@ class Ledger:
         # Positions sort in commit order.
         oldest = min((spans[0][0] for spans in self._spans.values()), default=None)
         return commit_lsn_of(oldest) if oldest is not None else None
+
+
+def _counts(boundary: Boundary, looked_lsn: Lsn | None) -> bool:
+    return looked_lsn is None or not boundary.is_keepalive or boundary.lsn <= looked_lsn
 
 
 def _lsn_of(boundary: Boundary) -> Lsn:

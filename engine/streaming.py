@@ -279,14 +279,11 @@ class Streaming:
 
     @property
     def _is_caught_up(self) -> bool:
-        newest, looked_lsn = self._ledger.newest_boundary, self._watcher.looked_lsn
-        return (
-            self._caught_up_lsn is not None
-            and newest is not None
-            and newest.lsn >= self._caught_up_lsn
-            # Else a keepalive's position would not become durable.
-            and (looked_lsn is None or looked_lsn >= self._caught_up_lsn)
-        )
+        if self._caught_up_lsn is None:
+            return False
+        # A keepalive's position that no look was taken behind would not become durable.
+        counting = self._ledger.counting_boundary(self._watcher.looked_lsn)
+        return counting is not None and counting.lsn >= self._caught_up_lsn
 
     def _take(self, intake: Intake) -> None:
         for row in intake.left_out:
@@ -336,8 +333,9 @@ class Streaming:
         while True:
             if self._stream is not None:
                 self._stream.ask_keepalive()
-                if self._caught_up_lsn is not None:
-                    self._watcher.want_up_to(self._caught_up_lsn)
+                newest, wanted = self._ledger.newest_boundary, self._caught_up_lsn
+                if wanted is not None and newest is not None and newest.lsn >= wanted:
+                    self._watcher.want()
             await asyncio.sleep(_KEEPALIVE_INTERVAL)
 
     async def _watch_slot(self) -> None:

@@ -186,6 +186,20 @@ def test_a_keepalive_that_was_looked_at_waits_for_the_rows_before_it() -> None:
     assert durable(ledger) == 100
 
 
+def test_a_keepalive_that_no_look_was_taken_behind_does_not_count_yet() -> None:
+    # A look tells that it holds up to 150, where only 100 was read when it was taken.
+    ledger = Ledger({})
+    ledger.read(Intake((), Boundary(Lsn(100), 0, is_keepalive=True)))
+    looked = ledger.newest_boundary
+    assert looked is not None
+    ledger.read(Intake((), Boundary(Lsn(160), 0, is_keepalive=True)))
+
+    ledger.looked(looked)
+
+    counting = [ledger.counting_boundary(lsn) for lsn in (Lsn(150), Lsn(160), None)]
+    assert [boundary.lsn for boundary in counting if boundary is not None] == [100, 160, 160]
+
+
 def test_received_is_the_last_position_read_and_begins_at_the_frontier() -> None:
     ledger = Ledger({A: at(50)})
 

@@ -228,6 +228,8 @@ class World:
         for _ in range(60):
             if self.is_named:
                 return
+            if not self._living():
+                self.spawn()
             await asyncio.sleep(1)
         raise Violation("a restored disk was not noticed")
 
