@@ -188,15 +188,19 @@ class CatalogWatch:
         touched = list(judging.touched)
         if before is not None:
             touched += self._explained(table, _touched(before.marks, now.marks, now.fresh))
-        elif is_remade and self._shown.has_rows(table):
-            if not self._shown.has_identity(table, now.identity):
-                touched.append(TABLE_REMADE)
+        elif self._is_unseen_successor(table, now, is_remade=is_remade):
+            touched.append(TABLE_REMADE)
         elif not self._is_other_selection and PUBLISHED_LATE not in now.fresh:
             touched.append(PUBLISHED_LATE)
         if touched:
             # One gap is enough: it says that whatever happened meanwhile may be missing.
             aspect = _aspect_of(touched[0])
             self._state(judging, str(table), aspect, judging.look.texts[aspect], is_over=True)
+
+    def _is_unseen_successor(self, table: TableName, now: TableLook, *, is_remade: bool) -> bool:
+        """Whether another table had the name and rows, and the stream has not shown this one."""
+        has_rows = is_remade and self._shown.has_rows(table)
+        return has_rows and not self._shown.has_identity(table, now.identity)
 
     def _explained(self, table: TableName, touched: list[str]) -> list[str]:
         """`touched` without what the stream has shown."""

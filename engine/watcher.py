@@ -66,7 +66,10 @@ class Watcher:
     ) -> None:
         """`wake` is called when there is something for the journal's next entry."""
         shown = Shown(
-            has_rows=lambda table: ledger.received(table) != NOWHERE,
+            # The ledger forgets tables that are durable; their frontiers stay.
+            has_rows=lambda table: (
+                str(table) in state.frontiers or ledger.received(table) != NOWHERE
+            ),
             has_identity=planner.has_identity,
             was_truncated=self.was_truncated,
         )

@@ -237,6 +237,16 @@ def test_a_table_published_late_is_a_gap_and_one_that_is_whole_since_it_exists_i
     assert found == [("public.orders", PUBLISHED_LATE, "20", "31")]
 
 
+def test_a_table_made_anew_and_published_late_is_a_gap_though_the_stream_showed_a_row() -> None:
+    rig = Rig()
+    rig.has_rows = {ORDERS}
+    rig.identities = {(ORDERS, "8")}
+
+    found = rig.judge(look(0x20, {ORDERS: table("7")}), look(0x30, {ORDERS: table("8")}))
+
+    assert found == [("public.orders", PUBLISHED_LATE, "20", "31")]
+
+
 def test_a_truncation_that_the_stream_shows_explains_its_partitions() -> None:
     rig = Rig()
     before, after = table(marks={f"{REWRITTEN}:1": "a"}), table(marks={f"{REWRITTEN}:1": "b"})

@@ -121,6 +121,7 @@ class JournalAudit:
             database=self._database,
             envelope=configuration.envelope if configuration is not None else None,
             schema_key=layout.schema_key(first.table_name, first.version) if layout else None,
+            flat_prefix=self._flat_prefix(first),
         )
 
     def skip(self, key: str, seq: int, text: str) -> None:
