@@ -436,8 +436,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "6   a keepalive's position becomes durable only after a look",
         Edit(
             "engine.ledger",
-            "if looked_lsn is None or not boundary.is_keepalive",
-            "if True or not boundary.is_keepalive",
+            "return looked_lsn is None or not boundary.is_keepalive or boundary.lsn <= looked_lsn",
+            "return True",
         ),
     ),
     mutant(
