@@ -26,14 +26,14 @@ def simulate(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.timeout(2400)
+@pytest.mark.timeout(3600)
 def test_no_schedule_breaks_a_promise_and_every_window_is_hit() -> None:
     done = simulate("--schedules", str(SCHEDULES))
 
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
 
 
-@pytest.mark.timeout(2400)
+@pytest.mark.timeout(3600)
 def test_every_rule_that_is_taken_away_is_missed() -> None:
     done = simulate("--mutants", "--schedules", "6000")
 
