@@ -162,10 +162,12 @@ ledger.read(intake(batch(A, at(5))))
 """,
         """
 from types import SimpleNamespace
+from engine.envelope import RecordConfiguration
 from engine.planner import Planner
 from engine.schema import TableName
+configuration = RecordConfiguration(publication="tailrace", tables=("public.*",))
 planner = Planner(
-    state=None, ledger=None, configuration=None, layout=None, codec_version=1, clock=None
+    state=None, ledger=None, configuration=configuration, layout=None, codec_version=1, clock=None
 )
 chunk = SimpleNamespace(table=TableName("public", "a"), first="0001")
 planner._planned(chunk, SimpleNamespace(last="0001"))
