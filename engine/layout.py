@@ -36,14 +36,15 @@ def next_hour_us(time_us: int) -> int:
     return (time_us // _HOUR_US + 1) * _HOUR_US
 
 
-def key_hour(chunk_us: int, now_us: int, previous: str) -> str:
+def key_hour(chunk_us: int, previous: str) -> str:
     """The hour under which an object is filed.
 
-    That of its first commit, but never later than the planner's clock and never earlier than the
-    table's previous object: a loader that remembers the last (version, hour, name) never skips
-    one.
+    `chunk_us` is the time of the object's first commit, within reason: never later than the
+    planner's clock (`commit_time.within_reason`). The hour is never earlier than `previous`, that
+    of the table's previous object: a loader that remembers the last (version, hour, name) never
+    skips one.
     """
-    return max(min(hour_of(chunk_us), hour_of(now_us)), previous)
+    return max(hour_of(chunk_us), previous)
 
 
 def encoded(name: str) -> str:

@@ -104,9 +104,8 @@ class Planner:
 
     def _planned(self, chunk: SealedChunk, frontier: Frontier) -> Planned:
         self._refuse_disorder(chunk, frontier)
-        now_us = self._clock()
-        first_us = self._state.within_reason(chunk.first_commit_us, now_us)
-        hour = key_hour(first_us, now_us, frontier.hour)
+        first_us = self._state.within_reason(chunk.first_commit_us, self._clock())
+        hour = key_hour(first_us, frontier.hour)
         return Planned(
             table=str(chunk.table),
             key=self._layout.object_key(

@@ -182,26 +182,13 @@ def test_an_hour_is_the_utc_hour_and_the_next_one_begins_when_it_ends(time_us: i
     assert hour_of(begin_us - 1) < hour_of(begin_us) if begin_us else True
 
 
-@given(times, times, times)
-def test_a_keys_hour_is_never_before_the_last_and_never_after_both_others(
-    chunk_us: int, now_us: int, previous_us: int
+@given(times, times)
+def test_a_keys_hour_is_that_of_its_first_commit_and_never_before_the_last(
+    chunk_us: int, previous_us: int
 ) -> None:
-    hour = key_hour(chunk_us, now_us, hour_of(previous_us))
+    hour = key_hour(chunk_us, hour_of(previous_us))
 
-    assert hour >= hour_of(previous_us)
-    assert hour == hour_of(previous_us) or hour <= min(hour_of(chunk_us), hour_of(now_us))
-
-
-def test_a_source_whose_clock_is_ahead_does_not_file_into_the_future() -> None:
-    now = 1_795_341_114_056_779
-
-    assert key_hour(now + 5 * HOUR_US, now, "") == hour_of(now)
-
-
-def test_a_planner_whose_clock_went_back_keeps_the_last_hour() -> None:
-    now = 1_795_341_114_056_779
-
-    assert key_hour(now, now - 5 * HOUR_US, hour_of(now)) == hour_of(now)
+    assert hour == max(hour_of(chunk_us), hour_of(previous_us))
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), times), min_size=2, max_size=20))
@@ -214,16 +201,11 @@ def test_names_of_a_table_sort_in_commit_order_whatever_the_clocks_say(
     for growth, time_us in steps:
         version += growth
         commit += 0x1000
-        hour = key_hour(time_us, times_now(time_us), hour)
+        hour = key_hour(time_us, hour)
         position = make_position(1, Lsn(commit), Lsn(commit - 8), 0)
         keys.append(layout.object_key(ORDERS, version, hour, position, "gzip"))
 
     assert all(one < two for one, two in pairwise(keys))
-
-
-def times_now(time_us: int) -> int:
-    """A planner's clock that jumps about."""
-    return time_us ^ (7 * HOUR_US)
 
 
 # Whose a key is

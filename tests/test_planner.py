@@ -7,13 +7,14 @@ from engine.chunk import Body, SealedChunk
 from engine.envelope import RecordConfiguration
 from engine.errors import InvariantBroken
 from engine.journal_entry import Frontier, JournalState
-from engine.layout import TableLayout
+from engine.layout import TableLayout, hour_of
 from engine.ledger import Ledger
 from engine.planner import Planner
 from engine.position import Lsn, Position, make_position
 from engine.schema import Column, Relation, TableName
 
 ORDERS = TableName("public", "orders")
+HOUR_US = 3_600_000_000
 
 
 def at(commit: int) -> Position:
@@ -24,7 +25,9 @@ def relation(oid: int) -> Relation:
     return Relation(ORDERS, oid, "d", (Column("id", "integer", "integer", key=True),), ("id",))
 
 
-def chunk(version: int, first: Position, last: Position | None = None) -> SealedChunk:
+def chunk(
+    version: int, first: Position, last: Position | None = None, *, commit_us: int = 0
+) -> SealedChunk:
     return SealedChunk(
         ORDERS,
         version,
@@ -33,15 +36,15 @@ def chunk(version: int, first: Position, last: Position | None = None) -> Sealed
         Operations(c=1),
         first,
         last or first,
-        0,
-        0,
+        commit_us,
+        commit_us,
         3,
         0,
         "age",
     )
 
 
-def planner(state: JournalState) -> Planner:
+def planner(state: JournalState, *, now_us: int = 0) -> Planner:
     configuration = RecordConfiguration(publication="tailrace", tables=("*.*",))
     return Planner(
         state=state,
@@ -49,7 +52,7 @@ def planner(state: JournalState) -> Planner:
         configuration=configuration,
         layout=TableLayout("lake", "shop", configuration.layout),
         codec_version=1,
-        clock=lambda: 0,
+        clock=lambda: now_us,
     )
 
 
@@ -80,6 +83,30 @@ def test_rows_behind_the_frontier_are_refused_before_the_append() -> None:
 
     with pytest.raises(InvariantBroken, match="does not follow the table"):
         planning.draft().add([chunk(1, at(200))])
+
+
+def test_a_source_whose_clock_is_ahead_does_not_file_into_the_future() -> None:
+    now_us = 1_795_341_114_056_779
+    planning = planner(JournalState(), now_us=now_us)
+    planning.decide(relation(1), at(100))
+    draft = planning.draft()
+
+    draft.add([chunk(1, at(100), commit_us=now_us + 5 * HOUR_US)])
+
+    assert [planned.hour for planned in draft.plan().planned] == [hour_of(now_us)]
+
+
+def test_a_planner_whose_clock_went_back_keeps_the_last_hour() -> None:
+    now_us = 1_795_341_114_056_779
+    last_hour = hour_of(now_us + 5 * HOUR_US)
+    state = JournalState(frontiers={str(ORDERS): Frontier(at(50), last_hour)})
+    planning = planner(state, now_us=now_us)
+    planning.decide(relation(1), at(100))
+    draft = planning.draft()
+
+    draft.add([chunk(1, at(100), commit_us=now_us)])
+
+    assert [planned.hour for planned in draft.plan().planned] == [last_hour]
 
 
 def test_a_long_plan_is_split_and_each_entry_holds_the_versions_it_needs(

@@ -130,13 +130,14 @@ def peak_bytes(entries: int) -> tuple[int, Verdict]:
 
 @pytest.mark.timeout(120)
 def test_memory_does_not_grow_with_the_journal_but_for_a_number_an_object() -> None:
-    # With fewer entries, pages and the window of reads ahead are not full yet.
-    small, _ = peak_bytes(1_700)
-    large, verdict = peak_bytes(4_700)
+    # With fewer entries, pages and the window of reads ahead are not full yet. A peak swings by
+    # some 300,000 bytes from one measurement to the next, so the two lengths are far apart.
+    small, _ = peak_bytes(4_000)
+    large, verdict = peak_bytes(14_000)
 
     assert verdict.problems == ()
-    assert (verdict.entries, verdict.objects) == (4_700, 4_700)
-    assert large - small < 3_000 * 60 + 100_000
+    assert (verdict.entries, verdict.objects) == (14_000, 14_000)
+    assert large - small < 10_000 * 60
 
 
 def test_a_key_set_holds_what_was_added_and_nothing_else() -> None:

@@ -511,9 +511,9 @@ MUTANTS: tuple[Mutant, ...] = (
         "late_hour",
         "4   an object's hour is never later than the planner's clock",
         Edit(
-            "engine.layout",
-            "max(min(hour_of(chunk_us), hour_of(now_us)), previous)",
-            "max(hour_of(chunk_us), previous)",
+            "engine.commit_time",
+            "    return min(time_us, now_us)\n",
+            "    return time_us\n",
         ),
     ),
     mutant(
@@ -521,8 +521,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "4   never earlier than the table's previous object",
         Edit(
             "engine.layout",
-            "max(min(hour_of(chunk_us), hour_of(now_us)), previous)",
-            "min(hour_of(chunk_us), hour_of(now_us))",
+            "    return max(hour_of(chunk_us), previous)\n",
+            "    return hour_of(chunk_us)\n",
         ),
     ),
     mutant(
