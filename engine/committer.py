@@ -298,6 +298,8 @@ def _slices(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
 
 async def _wait_for(event: asyncio.Event, *, until: float) -> bool:
     """Whether `event` was set by then."""
+    if event.is_set() or until <= asyncio.get_running_loop().time():
+        return event.is_set()
     try:
         async with asyncio.timeout_at(until):
             await event.wait()

@@ -11,7 +11,6 @@ engine works.
 import bisect
 import gzip
 import hashlib
-import json
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+import orjson
 import zstandard
 
 from engine.batch import Intake
@@ -149,7 +149,7 @@ class Reading:
 
 def summary_of_state(body: bytes) -> Json:
     """The same, from a state file."""
-    state = json.loads(gzip.decompress(body))
+    state = orjson.loads(gzip.decompress(body))
     durable = state["durable"]
     return {
         "seq": state["seq"],
@@ -255,14 +255,14 @@ class Monitor:
         if old.creator is sender and old.body == body:
             self.counts["412 own"] += 1
             return
-        wanted = json.loads(body)
-        if "open" in wanted and json.loads(old.body)["epoch"] < wanted["epoch"]:
+        wanted = orjson.loads(body)
+        if "open" in wanted and orjson.loads(old.body)["epoch"] < wanted["epoch"]:
             self.counts["absorbed while opening"] += 1
 
     # --- entries
 
     def _entry_created(self, stored: StoredObject) -> None:
-        entry = json.loads(stored.body)
+        entry = orjson.loads(stored.body)
         self._trace(f"    {stored.body.decode()[:1500]}")
         if self.is_doomed:
             if "open" in entry and self._timeline_of(entry) == self._server.timeline:
@@ -507,7 +507,7 @@ class Monitor:
             raise Violation("an object over the end of its hour")
 
     def _schema_created(self, stored: StoredObject) -> None:
-        described = json.loads(stored.body)
+        described = orjson.loads(stored.body)
         table = str(TableName(described["schema"], described["table"]))
         if not any(v.number == described["version"] for v in self.journal.versions[table]):
             raise Violation("schema.json before the journal's version")

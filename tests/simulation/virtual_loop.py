@@ -70,12 +70,13 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     # What BaseEventLoop keeps, untyped.
     _ready: "collections.deque[Any]"
-    _scheduled: list[Any]
+    _scheduled: list[tuple[float, int, Any]]
 
     def __init__(self) -> None:
         super().__init__()
         self._now = 0.0
         self._numbers = itertools.count(1)
+        self._timer_numbers = itertools.count()
         self._tasks: list[NumberedTask] = []
         self.world = Context()
         self.turn_count = 0
@@ -121,6 +122,26 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     # --- what asyncio asks of a loop
 
+    # Both are asyncio's own without its checks: a schedule calls them some thousand times.
+    def call_soon(  # type: ignore[override]
+        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        handle = asyncio.Handle(callback, args, self, context)
+        self._ready.append(handle)
+        return handle
+
+    def call_at(  # type: ignore[override]
+        self,
+        when: float,
+        callback: Callable[..., object],
+        *args: Any,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        # The number keeps equal times in order, and a tuple compares without a call into Python.
+        heapq.heappush(self._scheduled, (when, next(self._timer_numbers), timer))
+        return timer
+
     def create_task(self, coro: Any, *, name: object = None, context: Context | None = None) -> Any:
         number = next(self._numbers)
         task = NumberedTask(coro, number=number, loop=self, name=name, context=context)
@@ -161,15 +182,13 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def _jump(self) -> None:
         """Move on to the next timer and make ready what is due then."""
         scheduled = self._scheduled
-        while scheduled and self._is_void(scheduled[0]):
-            heapq.heappop(scheduled)._scheduled = False
+        while scheduled and self._is_void(scheduled[0][2]):
+            heapq.heappop(scheduled)
         if not scheduled:
             raise DeadlockError(f"nothing to do at {self._now:.3f} s")
-        self._now = max(self._now, scheduled[0]._when)
-        while scheduled and scheduled[0]._when <= self._now:
-            handle = heapq.heappop(scheduled)
-            handle._scheduled = False
-            self._ready.append(handle)
+        self._now = max(self._now, scheduled[0][0])
+        while scheduled and scheduled[0][0] <= self._now:
+            self._ready.append(heapq.heappop(scheduled)[2])
 
     @staticmethod
     def _is_void(handle: Any) -> bool:
