@@ -229,6 +229,8 @@ class Committer:
     async def _append(self, plan: EntryPlan, durable: Durable | None, *, is_last: bool) -> None:
         if durable is not None:
             self._is_progress = False
+        for planned in plan.planned:
+            self._gaps.planned(planned.table, planned.first, planned.last)
         # No await since `durable` was computed: what a look says is told together.
         gaps, watch = self._gaps.pending, self._watcher.watch.pending
         new_gaps = self._new_gaps(gaps)

@@ -17,12 +17,15 @@ from engine.batch import LeftOut
 from engine.errors import UnrepresentableRow
 from engine.journal_entry import Gap, JournalState
 from engine.plural import counted
+from engine.position import Position
 
 LEFT_OUT: Final = "unrepresentable"
 """The reason of a gap that is one row."""
 
 LEFT_OUT_ROWS_MAX: Final = 10_000
 """Of one table. More are no exceptions any more, and the journal's state has to hold each."""
+
+PUBLISHED_AFTER_ALL: Final = "the row was read again under other limits and is published"
 
 # What a statement takes beside its texts.
 _STATEMENT_BYTES = 150
@@ -37,9 +40,15 @@ class GapRegister:
         self._next_number = max(state.gaps, default=0) + 1
         # By table, the positions of rows that were left out.
         self._left_out: dict[str, set[str]] = {}
+        # By table, those of an earlier engine behind the frontier, with their numbers: the row is
+        # read again, and under another limit it may fit.
+        self._read_again: dict[str, dict[str, int]] = {}
         for gap in state.gaps.values():
-            if gap.reason == LEFT_OUT:
+            if gap.reason == LEFT_OUT and not gap.mended:
                 self._left_out.setdefault(gap.table, set()).add(gap.position)
+                frontier = state.frontiers.get(gap.table)
+                if frontier is None or gap.position > frontier.last:
+                    self._read_again.setdefault(gap.table, {})[gap.position] = gap.number
 
     @property
     def pending(self) -> tuple[Gap, ...]:
@@ -87,6 +96,7 @@ class GapRegister:
         """
         table = str(row.table)
         positions = self._left_out.setdefault(table, set())
+        self._read_again.get(table, {}).pop(row.position, None)
         if row.position not in positions:
             if len(positions) >= LEFT_OUT_ROWS_MAX:
                 raise UnrepresentableRow(
@@ -107,6 +117,17 @@ class GapRegister:
                 position=row.position,
             )
         return len(positions)
+
+    def planned(self, table: str, first: Position, last: Position) -> None:
+        """An object is planned in the journal's next entry: mend the gaps of rows that it has.
+
+        That is a row between `first` and `last` which an earlier engine left out and this one did
+        not. It is called before the entry is made: the journal never says one without the other.
+        """
+        again = self._read_again.get(table)
+        for position in [p for p in again or () if first <= p <= last]:
+            self.mend(self._read_again[table].pop(position), PUBLISHED_AFTER_ALL)
+            self._left_out[table].discard(position)
 
     def end(self, number: int, until: str) -> None:
         """Say where a gap ends that is known already."""

@@ -11,8 +11,16 @@ from engine.chunk import ChunkLimits
 from engine.committer import GAPS_BYTES_MAX
 from engine.envelope import RecordConfiguration
 from engine.errors import UnrepresentableRow
-from engine.gaps import LEFT_OUT_ROWS_MAX, GapRegister
-from engine.journal_entry import Entry, Gap, JournalState, Writer, decode_entry, encode_entry
+from engine.gaps import LEFT_OUT_ROWS_MAX, PUBLISHED_AFTER_ALL, GapRegister
+from engine.journal_entry import (
+    Entry,
+    Frontier,
+    Gap,
+    JournalState,
+    Writer,
+    decode_entry,
+    encode_entry,
+)
 from engine.metrics import Metrics
 from engine.pipeline import Pipeline
 from engine.position import Position
@@ -94,6 +102,43 @@ def test_too_many_rows_of_a_table_are_not_left_out() -> None:
 
     assert caught.value.hint
     assert gaps.leave_out(left_out(7)) == LEFT_OUT_ROWS_MAX
+
+
+def register_of_an_earlier_engine(frontier: int) -> GapRegister:
+    """Rows 4 and 6 were left out; planned is everything up to `frontier`."""
+    state = JournalState()
+    gaps = GapRegister(state)
+    for number in (4, 6):
+        gaps.leave_out(left_out(number))
+    state.gaps = {gap.number: gap for gap in gaps.pending}
+    state.frontiers["public.orders"] = Frontier(position(frontier), "")
+    return GapRegister(state)
+
+
+def position(number: int) -> Position:
+    return left_out(number).position
+
+
+def test_a_row_that_is_planned_after_all_mends_its_gap() -> None:
+    gaps = register_of_an_earlier_engine(frontier=3)
+
+    gaps.leave_out(left_out(6))
+    gaps.planned("public.lines", position(1), position(9))
+    gaps.planned("public.orders", position(5), position(9))
+    before = gaps.pending
+    gaps.planned("public.orders", position(4), position(9))
+
+    assert before == ()
+    assert [(gap.number, gap.mended) for gap in gaps.pending] == [(1, PUBLISHED_AFTER_ALL)]
+    assert gaps.leave_out(left_out(7)) == 2
+
+
+def test_a_row_whose_neighbours_were_planned_without_it_stays_a_gap() -> None:
+    gaps = register_of_an_earlier_engine(frontier=6)
+
+    gaps.planned("public.orders", position(3), position(9))
+
+    assert gaps.pending == ()
 
 
 @pytest.fixture

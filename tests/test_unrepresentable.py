@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from databases import Database, fresh_database
 from engine.demo.servers import EmbeddedPostgres, EmbeddedS3
+from engine.gaps import PUBLISHED_AFTER_ALL
 from faults.rig import Rig, rigged
 from load_tests.engine_process import EngineProcess, until
 from load_tests.fault_proxy import Hold, requests_to
@@ -153,6 +155,45 @@ async def test_a_connection_that_is_lost_states_no_gap_twice(rig: Rig) -> None:
 
     assert [gap["key"] for gap in await gaps(rig)] == ['{"id": "2"}', '{"id": "3"}']
     assert await ids(rig) == [1, 4]
+
+
+@pytest.mark.parametrize("is_planned", [False, True])
+async def test_a_row_that_fits_under_a_raised_limit_is_published_or_its_gap_stays(
+    rig: Rig,
+    is_planned: bool,  # noqa: FBT001
+) -> None:
+    # Under the old limit its gap is journalled, and E is not past it.
+    old = rig.pipeline.changed(
+        source__on_unrepresentable="gap", chunk__max_age="400ms" if is_planned else "60s"
+    )
+    engine = await rig.streaming(pipeline=old)
+    hold = rig.proxy.hold_next(requests_to("PUT", ".ndjson."))
+    write(rig, (GOOD_TEXT, 1), (LARGE_TEXT, 2), (GOOD_TEXT, 3), (BAD_TEXT, 4), (GOOD_TEXT, 5))
+    if is_planned:
+        await until(reached(hold), "a planned object under way")
+    else:
+        await until(partial(stated_gaps, rig, 2), "both gaps in the journal")
+    engine.kill()
+
+    raised = rig.pipeline.changed(
+        source__on_unrepresentable="gap", source__max_row_bytes="8MiB", chunk__max_age="400ms"
+    )
+    await rig.catch_up(pipeline=raised)
+
+    found = await gaps(rig)
+    assert [gap["key"] for gap in found] == ['{"id": "2"}', '{"id": "4"}']
+    if is_planned:
+        # Its neighbours were planned without it, and are made again as they were planned.
+        assert await ids(rig) == [1, 3, 5]
+        assert [gap["mended"] for gap in found] == [None, None]
+    else:
+        assert await ids(rig) == [1, 2, 3, 5]
+        assert [gap["mended"] for gap in found] == [PUBLISHED_AFTER_ALL, None]
+
+
+async def stated_gaps(rig: Rig, count: int) -> bool:
+    entries = (await rig.image.look()).entries
+    return len([gap for entry in entries for gap in entry.get("gaps", ())]) == count
 
 
 def reached(hold: Hold) -> Callable[[], Awaitable[bool]]:

@@ -79,6 +79,7 @@ class JournalAudit:
         self._names = KeySet()
         self._begun_at: JournalState | None = None
         self._expired: dict[str, Position] = {}
+        self._highest_gap = 0
 
     # --- reading
 
@@ -91,6 +92,7 @@ class JournalAudit:
         self.state = state
         self._begun_at = state
         self._durable_lsn = state.durable_lsn
+        self._highest_gap = max(state.gaps, default=0)
         for name, frontier in state.frontiers.items():
             table = TableName.parse(name)
             version = version_at(state.versions_of(table), frontier.last)
@@ -257,16 +259,18 @@ class JournalAudit:
             highest[table] = version.number
 
     def _judge_gaps(self, key: str, entry: Entry) -> None:
-        stated = dict(self.state.gaps)
+        here: dict[int, Gap] = {}
         for gap in entry.gaps:
-            known = stated.get(gap.number)
-            if known is None and gap.number != max(stated, default=0) + 1 and self._is_whole:
-                text = f"gap {gap.number} of {gap.table} follows gap {max(stated, default=0)}"
+            known = here.get(gap.number) or self.state.gaps.get(gap.number)
+            highest = self._highest_gap
+            if known is None and gap.number != highest + 1 and self._is_whole:
+                text = f"gap {gap.number} of {gap.table} follows gap {highest}"
                 self._note(Code.GAP_WRONG, key, text)
             elif known is not None and _beginning(known) != _beginning(gap):
                 text = f"gap {gap.number} is stated again with another table, beginning or reason"
                 self._note(Code.GAP_WRONG, key, text)
-            stated[gap.number] = gap
+            here[gap.number] = gap
+            self._highest_gap = max(highest, gap.number)
 
     def _absorb(self, seq: int, entry: Entry, content: bytes) -> None:
         # Said already where they differ; the fold goes on from what is there.
