@@ -15,7 +15,8 @@ import msgspec
 
 from engine.batch import LeftOut
 from engine.errors import UnrepresentableRow
-from engine.journal_entry import Gap, JournalState
+from engine.interfaces import Clock
+from engine.journal_entry import Gap, JournalState, time_text
 from engine.plural import counted
 from engine.position import Position
 
@@ -34,8 +35,9 @@ _STATEMENT_BYTES = 150
 class GapRegister:
     """The gaps of one journal: those that it holds, and those that wait for its next entry."""
 
-    def __init__(self, state: JournalState) -> None:
+    def __init__(self, state: JournalState, clock: Clock) -> None:
         self._state = state
+        self._clock = clock
         self._pending: dict[int, Gap] = {}
         self._next_number = max(state.gaps, default=0) + 1
         # By table, the positions of rows that were left out.
@@ -85,7 +87,17 @@ class GapRegister:
         """State a gap that nobody has stated before. It waits for the journal's next entry."""
         number = self._next_number
         self._next_number += 1
-        gap = Gap(number, table, after, until, reason, text, key=key, position=position)
+        gap = Gap(
+            number,
+            table,
+            after,
+            until,
+            reason,
+            text,
+            key=key,
+            position=position,
+            noticed=time_text(self._clock()),
+        )
         self._pending[number] = gap
         return gap
 

@@ -217,7 +217,8 @@ class _Answers:
     async def status(self, request: web.Request) -> web.Response:
         del request
         status = self._status_provider()
-        return _json({"ready": status.is_ready} | msgspec.to_builtins(status))
+        judged = {"ready": status.is_ready, "health": status.health}
+        return _json(judged | msgspec.to_builtins(status))
 
     async def metrics(self, request: web.Request) -> web.Response:
         """OpenMetrics, or the older text format for who does not ask for OpenMetrics."""

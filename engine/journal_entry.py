@@ -105,7 +105,8 @@ class Gap(msgspec.Struct, frozen=True, omit_defaults=True):
     beginning of one, and compare as text with records' positions. `reason` is a stable word in
     kebab case, `text` says in plain words what happened, without row values. `mended` says by what
     the lost changes were made good (empty: they were not). Where one row is left out, `position`
-    is its own and `key` its key as JSON text.
+    is its own and `key` its key as JSON text. `noticed` is when the gap was first stated, by the
+    writer's clock.
     """
 
     number: int
@@ -117,6 +118,7 @@ class Gap(msgspec.Struct, frozen=True, omit_defaults=True):
     mended: str = ""
     key: str = ""
     position: str = ""
+    noticed: str = ""
 
     @property
     def is_open(self) -> bool:
@@ -371,3 +373,8 @@ def time_us_of(text: str) -> int:
     moment = datetime.fromisoformat(text)
     # As a float, a far time with its microseconds would round up to the next second.
     return int(moment.replace(microsecond=0).timestamp()) * 1_000_000 + moment.microsecond
+
+
+def time_shown(text: str) -> str:
+    """What `time_text` wrote, as people read it: to the second."""
+    return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M:%S} UTC"

@@ -32,6 +32,9 @@ again; it is asked at growing pauses. draining: asked to stop, publishing what i
 nothing more will happen.
 """
 
+Health = Literal["good", "wait", "bad"]
+"""good: ready, and no alarm stands. bad: stopped, or an alarm stands. wait: everything else."""
+
 READY_PHASES: frozenset[Phase] = frozenset({"standby", "streaming"})
 """A standby is ready: a rolling deploy waits for the new engine before it stops the old one."""
 
@@ -73,6 +76,14 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     def is_ready(self) -> bool:
         """Whether `/readyz` answers 200."""
         return self.phase in READY_PHASES
+
+
+    @property
+    def health(self) -> Health:
+        """How the page colours the phase."""
+        if self.phase == "stopped" or self.alarms_total:
+            return "bad"
+        return "good" if self.is_ready else "wait"
 
 
 StatusProvider = Callable[[], Status]

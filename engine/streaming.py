@@ -84,7 +84,7 @@ class Streaming:
         self._ledger = Ledger(
             {TableName.parse(table): known.last for table, known in state.frontiers.items()}
         )
-        self.gaps = GapRegister(state)
+        self.gaps = GapRegister(state, world.clock)
         self._budget = MemoryBudget(settings.memory_bytes_max)
         self._router = Router(
             queue_bytes_max=settings.queue_bytes_max,

@@ -20,7 +20,7 @@ from engine.envelope import RecordConfiguration
 from engine.errors import SourceError
 from engine.gaps import LEFT_OUT, GapRegister
 from engine.interfaces import ChangeStream, Look
-from engine.journal_entry import Gap, JournalState
+from engine.journal_entry import Gap, JournalState, time_shown
 from engine.ledger import Ledger
 from engine.metrics import Metrics
 from engine.planner import Planner
@@ -245,11 +245,14 @@ def left_out_cause(row_count: int, position: str, reason: str) -> Cause:
 
 def _cause(gaps: list[Gap]) -> Cause:
     newest = gaps[-1]
-    more = f" (and {len(gaps) - 1} earlier)" if len(gaps) > 1 else ""
+    noticed = f"; noticed at {time_shown(newest.noticed)}" if newest.noticed else ""
+    earlier = f"; the table has {counted(len(gaps), 'gap')}" if len(gaps) > 1 else ""
     return Cause(
-        f"changes between {newest.after} and {newest.until} may be missing: {newest.text}{more}",
-        "The source does not have them any more. Compare the table with the bucket, or begin anew"
-        " under another prefix; `tailrace verify --json` lists every gap.",
+        f"changes of this table may be missing from the bucket ({newest.reason}): {newest.text}"
+        f"{noticed}{earlier}",
+        "The source does not have these changes any more. Compare the table's rows with the bucket,"
+        " or begin anew under another prefix. `tailrace verify --json` says where each gap begins"
+        " and ends. The alarm stays.",
     )
 
 

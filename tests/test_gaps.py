@@ -38,7 +38,7 @@ def stated(gaps: GapRegister, table: str = "public.orders", until: str = "") -> 
 
 def test_gaps_are_numbered_on_from_those_of_the_journal() -> None:
     state = JournalState(gaps={7: Gap(7, "public.orders", "0001.A", "", "operations", "some")})
-    gaps = GapRegister(state)
+    gaps = GapRegister(state, lambda: 7)
 
     numbers = [stated(gaps).number, stated(gaps).number]
 
@@ -47,7 +47,7 @@ def test_gaps_are_numbered_on_from_those_of_the_journal() -> None:
 
 
 def test_a_gap_waits_until_the_journal_holds_its_newest_statement() -> None:
-    gaps = GapRegister(JournalState())
+    gaps = GapRegister(JournalState(), lambda: 7)
     stated(gaps)
     sent = gaps.pending
     gaps.end(1, "0001.B")
@@ -62,7 +62,7 @@ def test_a_gap_waits_until_the_journal_holds_its_newest_statement() -> None:
 
 def test_a_gap_of_the_journal_can_be_mended() -> None:
     state = JournalState(gaps={7: Gap(7, "public.orders", "0001.A", "", "operations", "some")})
-    gaps = GapRegister(state)
+    gaps = GapRegister(state, lambda: 7)
 
     gaps.mend(7, "snapshot 3")
 
@@ -78,11 +78,11 @@ def left_out(number: int) -> LeftOut:
 
 def test_a_row_that_is_left_out_is_one_gap_however_often_it_is_read() -> None:
     state = JournalState()
-    gaps = GapRegister(state)
+    gaps = GapRegister(state, lambda: 7)
 
     counts = [gaps.leave_out(left_out(number)) for number in (1, 2, 1)]
     state.gaps = {gap.number: gap for gap in gaps.pending}
-    successor = GapRegister(state)
+    successor = GapRegister(state, lambda: 7)
     counts += [successor.leave_out(left_out(number)) for number in (2, 3)]
 
     assert counts == [1, 2, 2, 2, 3]
@@ -93,7 +93,7 @@ def test_a_row_that_is_left_out_is_one_gap_however_often_it_is_read() -> None:
 
 
 def test_too_many_rows_of_a_table_are_not_left_out() -> None:
-    gaps = GapRegister(JournalState())
+    gaps = GapRegister(JournalState(), lambda: 7)
     for number in range(LEFT_OUT_ROWS_MAX):
         gaps.leave_out(left_out(number))
 

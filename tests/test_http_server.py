@@ -134,6 +134,31 @@ async def test_status_is_the_providers_in_json(engine: Engine) -> None:
     assert answer.headers["Cache-Control"] == "no-store"
 
 
+@pytest.mark.parametrize(
+    ("phase", "alarms_total", "health"),
+    [
+        ("streaming", 0, "good"),
+        ("standby", 0, "good"),
+        ("streaming", 1, "bad"),
+        ("standby", 1, "bad"),
+        ("reconnecting", 0, "wait"),
+        ("stopped", 0, "bad"),
+    ],
+)
+async def test_an_engine_with_alarms_does_not_look_well(
+    engine: Engine, phase: Phase, alarms_total: int, health: str
+) -> None:
+    engine.status = Status(phase=phase, since_us=7, alarms_total=alarms_total)
+
+    async with engine.client.get("/status") as answer:
+        document = await answer.json()
+    async with engine.client.get("/") as answer:
+        page = await answer.text()
+
+    assert document["health"] == health
+    assert "phase.className = status.health;" in page
+
+
 async def test_the_page_needs_nothing_from_elsewhere(engine: Engine) -> None:
     async with engine.client.get("/") as answer:
         text = await answer.text()

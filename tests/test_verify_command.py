@@ -225,6 +225,7 @@ def test_a_gap_is_a_warning_and_a_failure_only_where_that_is_asked_for(
         "reason": "operations",
         "text": "updates were left out",
         "mended": None,
+        "noticed": None,
     }
     assert found["gaps"][1]["mended"] == "snapshot 3"
     assert (code, strict_code) == (0, 1)

@@ -68,7 +68,7 @@ class Rig:
 
     def start(self, configuration: RecordConfiguration = CONFIGURATION) -> None:
         """Another engine goes on from the journal."""
-        self.gaps = GapRegister(self.state)
+        self.gaps = GapRegister(self.state, lambda: 7)
         shown = Shown(
             has_rows=lambda table: table in self.has_rows,
             has_identity=lambda table, identity: (table, identity) in self.identities,

@@ -29,7 +29,7 @@ from engine.schema import Decide, TableName
 from engine.settings import Settings
 from engine.sources.synthetic import SyntheticSource, SyntheticStream
 from engine.stop import StopSignal
-from engine.watcher import Watcher
+from engine.watcher import GAP, Watcher
 from memory_store import MemoryStore
 from simulation.virtual_loop import VirtualLoop
 
@@ -222,7 +222,7 @@ class Rig:
         )
         self.answers = Answers(list(looks))
         self.ledger = Ledger({})
-        self.gaps = GapRegister(state)
+        self.gaps = GapRegister(state, lambda: 7)
         self.alarms = Alarms(lambda: 7)
         self.watcher = Watcher(
             state=state,
@@ -254,6 +254,34 @@ def rooted(at: int, file: str) -> Look:
     marks = {f"{REWRITTEN}:1": file}
     tables = {ORDERS: TableLook("7", {}, marks, frozenset(), {})}
     return Look(Lsn(at), Lsn(at), Lsn(at + 1), {}, tables, {REWRITTEN: "rewritten"})
+
+
+def test_a_gap_is_told_in_plain_words(loop: VirtualLoop) -> None:
+    """Its reason, when it was noticed, and what to do; its positions are for machines."""
+
+    async def gaps() -> None:
+        rig = Rig([])
+        for _ in range(2):
+            rig.gaps.state(
+                str(ORDERS),
+                after="0001.000000000000000A",
+                until="0001.000000000000000B",
+                reason="publication-altered",
+                text="the publication was altered",
+            )
+
+        await rig.run(1.0)
+
+        (alarm,) = rig.alarms.standing()
+        assert (alarm.code, alarm.subject) == (GAP, str(ORDERS))
+        assert alarm.text == (
+            "changes of this table may be missing from the bucket (publication-altered): the"
+            " publication was altered; noticed at 1970-01-01 00:00:00 UTC; the table has 2 gaps"
+        )
+        assert "0001." not in alarm.text + alarm.hint
+        assert "Compare" in alarm.hint
+
+    loop.run_until_complete(gaps())
 
 
 def test_a_truncation_that_is_read_before_a_look_is_judged_explains_the_next_look(

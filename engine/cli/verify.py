@@ -261,6 +261,7 @@ def _gap_as_json(gap: "Gap") -> dict[str, object]:
         "reason": gap.reason,
         "text": gap.text,
         "mended": gap.mended or None,
+        "noticed": gap.noticed or None,
     }
     if gap.position:
         shown |= {"position": gap.position, "key": gap.key}

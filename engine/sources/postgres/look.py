@@ -110,7 +110,7 @@ FROM tree JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) tree.child
 
 TEXTS: Final[Mapping[str, str]] = {
     "publication-remade": "the publication was dropped and made anew",
-    "publication-altered": "the publication was altered, and is as it was before",
+    "publication-altered": "the publication was altered; what it left out meanwhile is not known",
     "left-publication": "the table left the publication and came back, or was set anew there",
     "partitions": "a partition was attached or detached, or dropped; the stream does not show"
     " the rows that came or went with it",
