@@ -41,7 +41,7 @@ from engine.errors import (
     TailraceError,
 )
 from engine.http_server import HttpServer
-from engine.interfaces import ObjectStore, Source
+from engine.interfaces import ObjectStore, Source, SourceIdentity
 from engine.journal import Journal
 from engine.journal_entry import Writer
 from engine.listener import ConnectionLimits
@@ -256,34 +256,45 @@ class CheckStep:
 
 async def check(configuration: Configuration) -> AsyncIterator[CheckStep]:
     """Look at source and bucket, one step at a time. Writes nothing but `_tailrace/check/` keys."""
-    source = await _checked("source", lambda: _check_source(configuration))
-    yield source
-    if source.is_ok:
+    identity: SourceIdentity | None = None
+
+    async def look_at_source() -> str:
+        nonlocal identity
+        identity = await _source(configuration).identify()
+        return (
+            f"database {identity.database} on system {identity.system_identifier}, "
+            f"timeline {identity.timeline}"
+        )
+
+    yield await _checked("source", look_at_source)
+    if identity is not None:
         yield await _check_commits(configuration)
     async with S3ObjectStore(s3_settings(configuration.destination)) as store:
         prefix = configuration.destination.prefix
         bucket = await _checked("bucket", lambda: _check_bucket(store, prefix))
         yield bucket
-        if bucket.is_ok:
-            yield await _checked("conditional writes", lambda: _check_writes(store, configuration))
-            yield await _checked("journal", lambda: _check_journal(store, configuration))
-            yield await _checked("rows", lambda: _check_rows(store, configuration))
+        if not bucket.is_ok:
+            return
+        yield await _checked("conditional writes", lambda: _check_writes(store, configuration))
+        journal = _journal(store, configuration)
+        loaded = await _checked("journal", lambda: _check_journal(journal, store, identity))
+        yield loaded
+        if identity is not None and loaded.is_ok:
+            is_first = journal.state.seq < 0
+            yield await _check_tables(configuration, is_first=is_first)
+            yield await _checked("rows", lambda: _check_rows(configuration, is_first=is_first))
 
 
 async def _checked(name: str, look: Callable[[], Awaitable[str]]) -> CheckStep:
     try:
         return CheckStep(name, is_ok=True, detail=await look())
     except TailraceError as error:
-        return CheckStep(
-            name, is_ok=False, detail=str(error), hint=error.hint, exit_code=error.exit_code
-        )
+        return _failed_step(name, error)
 
 
-async def _check_source(configuration: Configuration) -> str:
-    identity = await _source(configuration).identify()
-    return (
-        f"database {identity.database} on system {identity.system_identifier}, "
-        f"timeline {identity.timeline}"
+def _failed_step(name: str, error: TailraceError) -> CheckStep:
+    return CheckStep(
+        name, is_ok=False, detail=str(error), hint=error.hint, exit_code=error.exit_code
     )
 
 
@@ -298,16 +309,23 @@ async def _check_commits(configuration: Configuration) -> CheckStep:
     return CheckStep("commits", is_ok=True, detail=warning[0], hint=warning[1])
 
 
-async def _check_rows(store: ObjectStore, configuration: Configuration) -> str:
+async def _check_tables(configuration: Configuration, *, is_first: bool) -> CheckStep:
+    """The same judges as at a start."""
+    try:
+        text, warning = await _source(configuration).judge(is_first=is_first)
+    except TailraceError as error:
+        return _failed_step("tables", error)
+    return CheckStep("tables", is_ok=True, detail=text, hint=warning)
+
+
+async def _check_rows(configuration: Configuration, *, is_first: bool) -> str:
     size = resolve_row_limit(configuration.source.max_row_bytes)
     is_left_out = configuration.source.on_unrepresentable == "gap"
     text = (
         f"up to {size / MIB:,.0f} MiB each (source.max_row_bytes), three times that in memory; "
         f"others {'are left out, as gaps' if is_left_out else 'stop the engine'}"
     )
-    journal = _journal(store, configuration)
-    await journal.load()
-    clashes = await _source(configuration).judge_names(is_first=journal.state.seq < 0)
+    clashes = await _source(configuration).judge_names(is_first=is_first)
     if clashes:
         text += f"; flat_prefix is repeated for {clashes}"
     return text
@@ -344,18 +362,23 @@ def _journal(store: ObjectStore, configuration: Configuration) -> Journal:
     )
 
 
-async def _check_journal(store: ObjectStore, configuration: Configuration) -> str:
-    journal = _journal(store, configuration)
+async def _check_journal(
+    journal: Journal, store: ObjectStore, identity: SourceIdentity | None
+) -> str:
+    """Without an identity the source did not answer, and was told of already."""
     await journal.load()
-    identity = await _source(configuration).identify()
-    prefix = Prefix(store, configuration.destination.prefix, _unheard)
     if journal.state.seq < 0:
-        await prefix.refuse_orphans(identity.database)
+        prefix = Prefix(store, journal.prefix, _unheard)
+        if identity is not None:
+            await prefix.refuse_orphans(identity.database)
         await prefix.refuse_neighbours()
         return "empty: the first run begins it"
-    journal.refuse_foreign(identity)
+    if identity is not None:
+        journal.refuse_foreign(identity)
     durable = journal.state.durable
     at = f"durable at {durable.lsn}" if durable is not None else "nothing durable"
+    compared = "" if identity is not None else "; not compared with the source"
     return (
         f"{counted(journal.state.seq + 1, 'entry', 'entries')}, epoch {journal.state.epoch}, {at}"
+        f"{compared}"
     )

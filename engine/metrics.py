@@ -294,7 +294,7 @@ class _SourceMetrics:
         self.lag_seconds = _gauge(
             registry,
             "tailrace_lag_seconds",
-            "Age of the newest commit read, when it was read",
+            "Age of the newest commit read, at the last look; 0 where nothing waits to be read",
             first=math.nan,
         )
         self.lag_bytes = _gauge(

@@ -29,7 +29,7 @@ from engine.layout import TableLayout
 from engine.ledger import Ledger
 from engine.metrics import Metrics
 from engine.planner import Planner
-from engine.position import Lsn, commit_lsn_of
+from engine.position import NO_LSN, Lsn, commit_lsn_of
 from engine.publisher import Publication, Publisher
 from engine.retry import Failure
 from engine.router import Router
@@ -79,6 +79,8 @@ class Streaming:
         self._caught_up_lsn = caught_up_lsn
         self._stream: ChangeStream | None = None
         self._rows_read = 0
+        # The end of the source's log when it was last looked at.
+        self._flush_lsn = NO_LSN
         self._connection_error: SourceUnavailable | None = None
         settings, state = world.settings, world.journal.state
         self._ledger = Ledger(
@@ -193,15 +195,12 @@ class Streaming:
     def status(self, base: Status) -> Status:
         """`base` with what streaming knows."""
         committer = self._committer
-        newest = self._ledger.newest_boundary
-        now_us = self._world.clock()
-        durable = self._world.journal.state.durable
-        durable_us = time_us_of(durable.commit_time) if durable is not None else None
+        lag_seconds, lag_bytes = self._lag()
         error = self._connection_error or self._destination_failure
         return msgspec.structs.replace(
             base,
-            lag_seconds=max(0.0, (now_us - durable_us) / 1e6) if durable_us is not None else None,
-            lag_bytes=newest.lsn - self._world.journal.state.durable_lsn if newest else None,
+            lag_seconds=lag_seconds,
+            lag_bytes=lag_bytes,
             memory_used_bytes=self._budget.used_bytes,
             tables=self._router.table_count,
             rows_total=self._rows_read,
@@ -212,6 +211,21 @@ class Streaming:
             last_error=str(error) if error is not None else "",
             last_error_hint=error.hint if error is not None else "",
         )
+
+    def _lag(self) -> tuple[float | None, int | None]:
+        """Age and bytes of log of what is not durable; both 0 where nothing waits.
+
+        A source that is idle moves on too: its keepalives become durable at an interval.
+        """
+        state, newest = self._world.journal.state, self._ledger.newest_boundary
+        if state.durable is None:
+            return None, None
+        is_read = newest is not None and newest.lsn >= self._flush_lsn
+        if self._stream is not None and is_read and self._ledger.is_empty:
+            return 0.0, 0
+        seconds = (self._world.clock() - time_us_of(state.durable.commit_time)) / 1e6
+        end = max(newest.lsn, self._flush_lsn) if newest is not None else None
+        return max(0.0, seconds), None if end is None else max(0, end - state.durable_lsn)
 
     # --- reading
 
@@ -351,12 +365,14 @@ class Streaming:
             except SourceError as error:
                 _log.debug("slot not looked at", error=str(error))
                 continue
+            self._flush_lsn = slot.flush_lsn
             metrics = self._world.metrics
             metrics.slot(max(0, slot.flush_lsn - slot.restart_lsn), slot.safe_bytes)
             if newest is not None:
                 now_us = self._world.clock()
                 read_us = self._world.journal.state.within_reason(newest.commit_us, now_us)
-                metrics.source_lag((now_us - read_us) / 1e6, max(0, slot.flush_lsn - newest.lsn))
+                unread = max(0, slot.flush_lsn - newest.lsn)
+                metrics.source_lag((now_us - read_us) / 1e6 if unread else 0.0, unread)
                 if self._world.slot.is_failing and newest.lsn >= slot.flush_lsn:
                     self._world.slot.caught_up()
                     self._enter_streaming()

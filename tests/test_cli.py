@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
 import pytest
@@ -245,6 +247,48 @@ def test_check_offline_reads_the_configuration_alone(file: Path) -> None:
     assert result.stdout.endswith(f"next: tailrace check -c {file}\n")
 
 
+def test_check_offline_reads_the_dsn_and_says_where_it_leads(file: Path) -> None:
+    result = tailrace("check", "--offline", "--json", "-c", str(file))
+
+    [_, step] = json.loads(result.stdout)["steps"]
+    assert (result.returncode, step["name"], step["ok"]) == (0, "dsn", True)
+    assert step["detail"].startswith("leads to 127.0.0.1:")
+    assert SECRET not in result.stdout + result.stderr
+
+
+def test_check_offline_finds_a_dsn_that_nobody_can_have_meant(file: Path) -> None:
+    dsn = f"postgresql://tailrace:a@{SECRET}@127.0.0.1:5432/shop"
+    text = re.sub('dsn = ".*"', f'dsn = "{dsn}"', file.read_text())
+    file.write_text(text)
+
+    result = tailrace("check", "--offline", "-c", str(file))
+
+    assert result.returncode == 78
+    assert "FAIL  dsn" in result.stdout
+    assert "%40 for @" in result.stdout
+    assert SECRET not in result.stdout + result.stderr
+
+
+def test_a_file_without_its_option_is_told_with_the_option() -> None:
+    result = tailrace("check", "ok.toml")
+
+    assert result.returncode == 2
+    assert "did you mean `-c ok.toml`?" in result.stderr
+
+
+def test_check_says_what_it_writes() -> None:
+    for arguments in (("--help",), ("check", "--help")):
+        assert "_tailrace/check/" in " ".join(tailrace(*arguments).stdout.split())
+
+
+def test_config_show_says_what_auto_comes_to(file: Path) -> None:
+    result = tailrace("config", "show", "-c", str(file))
+
+    for key in ("memory_limit", "max_row_bytes"):
+        [line] = [line for line in result.stdout.splitlines() if line.startswith(f"{key} =")]
+        assert re.search(r'"auto" +# default; \d+ bytes here', line)
+
+
 def test_check_of_servers_that_are_not_there_exits_69(file: Path) -> None:
     result = tailrace("check", "--json", "-c", str(file))
 
@@ -449,6 +493,95 @@ def verified_rows(file: Path, s3: EmbeddedS3) -> int:
     assert verdict.returncode == 0, verdict.stdout + verdict.stderr
     rows: int = json.loads(verdict.stdout)["rows"]
     return rows
+
+
+def steps_of(file: Path, s3: EmbeddedS3) -> tuple[int, dict[str, dict[str, Any]]]:
+    result = tailrace("check", "--json", "-c", str(file), variables=s3.environment)
+    assert result.stdout, result.stderr
+    return result.returncode, {step["name"]: step for step in json.loads(result.stdout)["steps"]}
+
+
+@pytest.mark.timeout(120)
+def test_check_finds_what_run_refuses(real_file: Path, database: Database, s3: EmbeddedS3) -> None:
+    """A pattern that no table matches, and a table that cannot be published."""
+    text = real_file.read_text()
+    database.execute("CREATE TABLE keyless (n integer)")
+
+    for pattern, name in (("public.oders", "no table matches"), ("*.keyless", "replica identity")):
+        real_file.write_text(text.replace("[source]", f'[source]\ntables = ["{pattern}"]'))
+        code, steps = steps_of(real_file, s3)
+        ran = tailrace("run", "--until-caught-up", "-c", str(real_file), variables=s3.environment)
+
+        assert code == ran.returncode == 78, (steps, ran.stderr)
+        assert name in steps["tables"]["detail"]
+        assert steps["tables"]["hint"]
+
+
+@pytest.mark.timeout(120)
+def test_check_finds_that_the_role_may_not_make_the_publication(
+    real_file: Path, database: Database, s3: EmbeddedS3
+) -> None:
+    role = f"{database.name}_reader"
+    database.execute(f"CREATE ROLE {role} LOGIN REPLICATION")
+    try:
+        text = real_file.read_text().replace(f'"{database.dsn}"', f'"{database.dsn} user={role}"')
+        real_file.write_text(text)
+
+        code, steps = steps_of(real_file, s3)
+        ran = tailrace("run", "--until-caught-up", "-c", str(real_file), variables=s3.environment)
+    finally:
+        database.execute(f"DROP ROLE {role}")
+
+    assert code == ran.returncode == 78, (steps, ran.stderr)
+    assert "the role may not make it" in steps["tables"]["detail"]
+    assert "CREATE PUBLICATION" in steps["tables"]["hint"]
+    assert "CREATE PUBLICATION" in ran.stderr
+
+
+@pytest.mark.timeout(120)
+def test_a_used_slot_and_a_prefix_without_a_journal_are_a_warning(
+    real_file: Path, database: Database, s3: EmbeddedS3
+) -> None:
+    _, fresh = steps_of(real_file, s3)
+    arguments = ("run", "--until-caught-up", "-c", str(real_file))
+    first = tailrace(*arguments, variables=s3.environment)
+    _, known = steps_of(real_file, s3)
+    real_file.write_text(real_file.read_text().replace('"shop"', '"shpo"'))
+
+    code, steps = steps_of(real_file, s3)
+    second = tailrace(*arguments, variables=s3.environment)
+
+    assert (first.returncode, code, second.returncode) == (0, 0, 0), second.stderr
+    assert not fresh["tables"]["hint"]
+    assert not known["tables"]["hint"]
+    assert "rows from before will not be in this prefix" in steps["tables"]["hint"]
+    assert "destination.prefix" in steps["tables"]["hint"]
+    assert "the slot is there and the prefix has no journal" in second.stderr
+    assert "the slot is there" not in first.stderr
+
+
+@pytest.mark.timeout(120)
+def test_a_bucket_that_is_not_there_is_named(real_file: Path, bucket: str, s3: EmbeddedS3) -> None:
+    real_file.write_text(real_file.read_text().replace(f'"{bucket}"', '"nobodys-bucket"'))
+
+    code, steps = steps_of(real_file, s3)
+    ran = tailrace("run", "-c", str(real_file), variables=s3.environment)
+
+    assert code == ran.returncode == 78
+    assert "nobodys-bucket" in steps["bucket"]["detail"]
+    assert "in bucket nobodys-bucket: NoSuchBucket" in ran.stderr
+
+
+def test_a_source_that_does_not_answer_is_one_failure(
+    real_file: Path, database: Database, s3: EmbeddedS3
+) -> None:
+    real_file.write_text(real_file.read_text().replace(f'"{database.dsn}"', '"host=127.0.0.1 port=1"'))
+
+    code, steps = steps_of(real_file, s3)
+
+    assert code == 69
+    assert [name for name, step in steps.items() if not step["ok"]] == ["source"]
+    assert steps["journal"]["ok"]
 
 
 def test_run_until_caught_up_publishes_what_was_committed_and_exits_0(

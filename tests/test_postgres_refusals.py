@@ -11,6 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
+from structlog.testing import capture_logs
 
 from databases import Database, fresh_database
 from engine.alarms import Alarms
@@ -18,11 +19,18 @@ from engine.demo.postgres_binaries import server_account
 from engine.demo.server_process import free_ports
 from engine.demo.servers import FAST_SETTINGS, EmbeddedPostgres
 from engine.envelope import RecordConfiguration
-from engine.errors import PositionLost, SourceError, SourceFailed, SourceRefused
+from engine.errors import (
+    PositionLost,
+    SourceError,
+    SourceFailed,
+    SourceRefused,
+    SourceUnavailable,
+)
 from engine.interfaces import ChangeStream
 from engine.position import NO_LSN
 from engine.schema import Relation, TableVersion
 from engine.sources.postgres.source import PostgresSource
+from live_engine import LiveEngine
 from load_tests.engine_process import until
 
 pytestmark = pytest.mark.timeout(120)
@@ -100,11 +108,42 @@ async def test_a_cancelled_walsender_may_be_asked_again(any_database: Database) 
             )
             await read_rows(stream, 1)
 
-    with pytest.raises(SourceFailed) as caught:
+    with pytest.raises(SourceUnavailable, match="57014") as caught:
         await read_cancelled()
 
-    assert caught.value.code == "57014"
     assert caught.value.retryable
+
+
+async def test_a_walsender_that_is_cancelled_again_and_again_does_not_fail_of_itself(
+    any_database: Database,
+) -> None:
+    """An idle source's position stays the same, and who cancels may do so for long."""
+    any_database.execute("CREATE TABLE a (id int PRIMARY KEY)")
+    engine = LiveEngine(any_database)
+
+    def walsender() -> int | None:
+        [(pid,)] = any_database.execute(
+            "SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s", any_database.name
+        )
+        return pid  # type: ignore[no-any-return]
+
+    with capture_logs() as logged:
+        async with engine.living() as pipeline:
+            for _ in range(4):
+                before = walsender()
+                any_database.execute("SELECT pg_cancel_backend(%s)", before)
+
+                async def is_back(before: int | None = before) -> bool:
+                    return (
+                        walsender() not in {None, before} and pipeline.status().phase == "streaming"
+                    )
+
+                await until(is_back, "another walsender")
+
+    assert [line for line in logged if line["event"] == "alarm"] == []
+    phases = {line["phase"] for line in logged if line["event"] == "phase"}
+    assert "reconnecting" in phases
+    assert "failing" not in phases
 
 
 @contextmanager

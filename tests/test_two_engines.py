@@ -1,6 +1,7 @@
 """Two engines and three on one configuration: one works, the others wait, and nobody doubles."""
 
 import asyncio
+import json
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -183,3 +184,27 @@ async def test_three_engines_begin_an_empty_prefix_at_the_same_instant(rig: Rig)
     assert await writers_of_objects(rig) == {await writer_of(active)}
     for engine in engines:
         await engine.stop()
+
+
+@pytest.mark.timeout(120)
+async def test_a_takeover_says_once_that_a_table_is_not_published(rig: Rig) -> None:
+    """`check` says it before; a start leaves it to the alarm."""
+    rig.database.execute("CREATE TABLE unpublished (id int PRIMARY KEY)")
+    active = await rig.streaming("active")
+    standby = await standing_by(rig, "standby")
+
+    async def alarmed() -> bool:
+        return bool(standby.events("alarm"))
+
+    await active.stop()
+    await until(alarmed, "the alarm")
+    check = rig._start(rig.pipeline, "check", "check", "--json")
+    code = await check.ended()
+    await standby.stop()
+
+    for engine in (active, standby):
+        lines = [line for line in engine.log.splitlines() if "public.unpublished" in line]
+        assert len([line for line in lines if '"event":"gap"' not in line]) == 1, lines
+    [step] = [s for s in json.loads(check.output.read_text())["steps"] if s["name"] == "tables"]
+    assert code == 0
+    assert "ADD TABLE ONLY" in step["hint"]

@@ -13,7 +13,7 @@ import os
 import sys
 from difflib import get_close_matches
 
-from cyclopts import App, CycloptsError, UnknownCommandError
+from cyclopts import App, CycloptsError, UnknownCommandError, UnusedCliTokensError
 
 from engine import __version__
 from engine.cli.output import complain, complain_about, complain_internal, flush
@@ -46,7 +46,7 @@ def make_application() -> App:
     )
     for module, text in (
         ("run", "Stream changes until told to stop."),
-        ("check", "Try everything that `run` needs, and change nothing."),
+        ("check", "Try what `run` needs, and change nothing but `_tailrace/check/`."),
         ("verify", "Prove from the bucket alone that nothing is missing or doubled."),
         ("demo", "Run a database, a bucket and an engine on this machine."),
     ):
@@ -118,4 +118,8 @@ def _usage_text(error: CycloptsError) -> tuple[str, str]:
         near = get_close_matches(word, by_word, n=1)
         text = f'there is no command "{word}"'
         return text, f"did you mean `tailrace {by_word[near[0]]}`?" if near else _COMMANDS_HINT
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+        word = error.unused_tokens[0]
+        if word.endswith(".toml"):
+            return f'"{word}" is no argument of this command', f"did you mean `-c {word}`?"
     return " ".join(str(error).split()).rstrip("."), "`tailrace COMMAND --help` lists its options"

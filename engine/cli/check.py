@@ -11,6 +11,7 @@ from engine.cli.options import ConfigFile, Json
 from engine.cli.output import say, say_json, say_next
 from engine.cli.startup import lean_imports
 from engine.config import Configuration, load
+from engine.errors import ConfigurationError
 from engine.printable import printable
 
 if TYPE_CHECKING:
@@ -22,22 +23,27 @@ Offline = Annotated[
         name="--offline",
         negative="",
         show_default=False,
-        help="Read the configuration and stop there.",
+        help="Read the configuration, the dsn in it too, and connect to nothing.",
     ),
 ]
 
 
 def check(*, config: ConfigFile = None, offline: Offline = False, json: Json = False) -> int:
-    """Try everything that `run` needs, and change nothing.
+    """Try what `run` needs, and change nothing but `_tailrace/check/`.
 
-    Only keys under the prefix's `_tailrace/check/` are written, always the same ones.
+    To prove that objects can be created, keys under the prefix's `_tailrace/check/` are written,
+    always the same ones. Nothing else is: no publication, no slot, no journal.
     """
     loaded = load(config, os.environ)
     where = str(loaded.file) if loaded.file else "the environment"
     steps = [_Told("configuration", is_ok=True, detail=f"{where} is valid")]
     if not json:
         _say_step(steps[0])
-    if not offline:
+    if offline:
+        steps.append(_dsn_step(loaded.configuration))
+        if not json:
+            _say_step(steps[-1])
+    else:
         steps += asyncio.run(_checked(loaded.configuration, is_quiet=json))
     failed = [step for step in steps if not step.is_ok]
     if json:
@@ -66,6 +72,18 @@ class _Told:
 
     def as_json(self) -> dict[str, object]:
         return {"name": self.name, "ok": self.is_ok, "detail": self.detail, "hint": self.hint}
+
+
+def _dsn_step(configuration: Configuration) -> _Told:
+    """Whether libpq can read the dsn, and where it leads."""
+    from engine.sources.postgres.dsn import parsed, place_of  # noqa: PLC0415 - see `_checked`
+
+    dsn = configuration.source.dsn.reveal()
+    try:
+        parsed(dsn)
+    except ConfigurationError as error:
+        return _Told("dsn", is_ok=False, detail=str(error), hint=error.hint, exit_code=78)
+    return _Told("dsn", is_ok=True, detail=f"leads to {place_of(dsn)}; nothing was connected to")
 
 
 async def _checked(configuration: Configuration, *, is_quiet: bool) -> list[_Told]:

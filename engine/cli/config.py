@@ -6,7 +6,7 @@ import msgspec
 
 from engine.cli.options import ConfigFile, Json
 from engine.cli.output import say, say_json, say_next
-from engine.config import Loaded, Setting, load, resolve_memory_limit
+from engine.config import Loaded, Setting, load, resolve_memory_limit, resolve_row_limit
 from engine.config.json_schema import make_json_schema
 
 _COLUMN = 44
@@ -44,9 +44,13 @@ def _say_settings(loaded: Loaded) -> None:
 
 
 def _origin(setting: Setting, loaded: Loaded) -> str:
-    if setting.key == "engine.memory_limit" and loaded.configuration.engine.memory_limit is None:
-        return f"{setting.origin}; {resolve_memory_limit(None)} bytes here"
-    return str(setting.origin)
+    configuration = loaded.configuration
+    resolved: int | None = None
+    if setting.key == "engine.memory_limit" and configuration.engine.memory_limit is None:
+        resolved = resolve_memory_limit(None)
+    elif setting.key == "source.max_row_bytes" and configuration.source.max_row_bytes is None:
+        resolved = resolve_row_limit(None)
+    return str(setting.origin) if resolved is None else f"{setting.origin}; {resolved} bytes here"
 
 
 def _as_json(setting: Setting) -> dict[str, object]:

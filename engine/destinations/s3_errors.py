@@ -207,7 +207,7 @@ def destination_error(
     Raise it from `failure.cause`.
     """
     code = failure.code or str(failure.status)
-    message = f"{subject}: {code}"
+    message = f"{subject} in bucket {circumstances.bucket}: {code}"
     if failure.text:
         message = f"{message}: {failure.text}"
     if _is_passing(failure):

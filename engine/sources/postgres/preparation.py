@@ -11,7 +11,7 @@ tables out, by name.
 import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 import psycopg
 import structlog
@@ -20,6 +20,7 @@ from psycopg import sql
 from engine.alarms import Alarms
 from engine.envelope import FLAT_FIELDS, RecordConfiguration
 from engine.errors import ConfigurationError, SourceError, SourceFailed, SourceRefused
+from engine.plural import counted
 from engine.schema import TableName
 from engine.sources.postgres.locks import STOPS_PUBLISHING, holders, listed
 from engine.sources.postgres.session import Query, Session, quoted
@@ -58,7 +59,8 @@ SELECT pg_catalog.current_setting('server_version_num')::int,
                   WHERE rolname OPERATOR(pg_catalog.=) 'rds_replication'
                     AND pg_catalog.pg_has_role(oid, 'MEMBER')),
        pg_catalog.current_setting('max_replication_slots')::int,
-       (SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_slots)
+       (SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_slots),
+       pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')
 """
 
 # A leaf partition is never listed: changes are published under the root. Whether an UPDATE needs a
@@ -91,7 +93,8 @@ SELECT n.nspname, c.relname, c.relkind OPERATOR(pg_catalog.=) 'p',
           JOIN keyed leaf ON leaf.oid OPERATOR(pg_catalog.=) tree.relid
           WHERE tree.root OPERATOR(pg_catalog.=) c.oid
             AND tree.relkind OPERATOR(pg_catalog.<>) 'p'), keyed.is_keyed)
-       ELSE keyed.is_keyed END
+       ELSE keyed.is_keyed END,
+       pg_catalog.pg_has_role(c.relowner, 'USAGE')
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
 JOIN keyed ON keyed.oid OPERATOR(pg_catalog.=) c.oid
@@ -152,6 +155,7 @@ class Server:
     may_replicate: bool
     slot_count_max: int
     slot_count: int
+    may_create: bool
 
     def fault(self) -> SourceError | None:
         """Why it cannot be streamed from; None where nothing is against it."""
@@ -176,11 +180,15 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table that could be published; `is_keyed`: it has a replica identity."""
+    """A table that could be published.
+
+    `is_keyed`: it has a replica identity. `is_owned`: the role has its owner's rights.
+    """
 
     name: TableName
     is_partitioned: bool
     is_keyed: bool
+    is_owned: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,25 +215,115 @@ async def prepare(
     alarms: Alarms,
 ) -> None:
     """See `Source.prepare`. Cancellation may leave the publication made and the slot not."""
+    found = await _read(session, slot_name, configuration, is_first=is_first)
+    await judge_names(session, configuration, is_first=is_first)
+    if found.publication is not None:
+        _warn_of(found.publication, found.tables)
+    elif is_first:
+        await _create_publication(session, configuration.publication, found.tables)
+    if (warning := found.slot_warning(is_first=is_first)) is not None:
+        _log.warning(
+            "the slot is there and the prefix has no journal",
+            slot=slot_name,
+            reason=warning[0],
+            hint=warning[1],
+        )
+    if not found.slot.exists or (is_first and found.slot.is_being_made):
+        await _create_slot(session, found.server, found.slot, alarms)
+
+
+async def judge(
+    session: Session, slot_name: str, configuration: RecordConfiguration, *, is_first: bool
+) -> tuple[str, str]:
+    """What `prepare` would do, in words, and what an operator should know; makes nothing.
+
+    Raises what `prepare` would raise.
+    """
+    found = await _read(session, slot_name, configuration, is_first=is_first)
+    slot = found.slot
+    place = f"slot {slot.name} stands at {slot.confirmed}" if slot.confirmed else ""
+    text = (
+        f"{counted(len(found.tables), 'table')} captured; publication {configuration.publication}"
+        f" {'is there' if found.publication is not None else 'is made by the first run'};"
+        f" {place or f'slot {slot.name} is made by the first run'}"
+    )
+    warnings = []
+    if (warning := found.slot_warning(is_first=is_first)) is not None:
+        warnings.append(f"{warning[0]}: {warning[1]}")
+    if (publication := found.publication) is not None:
+        missing = _missing_from(publication, found.tables)
+        for what, names, statements in missing + _warnings_of(publication, found.tables):
+            tables = f": {_listed(names)}" if names else ""
+            warnings.append(f"{what}{tables}: {'; '.join(statements)}")
+    return text, ". ".join(warnings)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What is there: the server, the slot, the captured tables and the publication."""
+
+    server: Server
+    slot: Slot
+    tables: list[Table]
+    publication: Publication | None
+
+    def slot_warning(self, *, is_first: bool) -> tuple[str, str] | None:
+        """A used slot may be the wrong one for a prefix without a journal: text and hint."""
+        if not is_first or self.slot.confirmed is None:
+            return None
+        return (
+            "the slot was there before, and this prefix has no journal: a new one begins at"
+            f" {self.slot.confirmed}, where the slot stands, and rows from before will not be in"
+            " this prefix",
+            "if the slot was used with another prefix, name that one in destination.prefix",
+        )
+
+
+async def _read(
+    session: Session, slot_name: str, configuration: RecordConfiguration, *, is_first: bool
+) -> _Found:
+    """Read everything, and refuse what cannot be streamed from."""
     server = await _read_server(session)
     _raise_if(server.fault())
     slot = await read_slot(session, slot_name)
     if slot.exists or not is_first:
         _raise_if(slot.fault())
+    elif server.slot_count >= server.slot_count_max:
+        raise _slots_are_used(server.slot_count_max)
     tables = await _read_captured(session, configuration, is_first=is_first)
-    await judge_names(session, configuration, is_first=is_first)
-    publication = await _read_publication(session, server, configuration.publication)
+    name = configuration.publication
+    publication = await _read_publication(session, server, name)
     if publication is None and is_first:
-        await _create_publication(session, server, configuration.publication, tables)
-    elif publication is None:
+        _raise_if(_creation_fault(server, name, tables))
+    elif publication is None and server.version < PASSES_OVER_VERSION:
         # PostgreSQL 18 streams on without the publication; what it does not send is a gap that the
         # catalog watch records and alarms. Earlier ones end the stream at the next change.
-        if server.version < PASSES_OVER_VERSION:
-            raise publication_lost(f"{configuration.publication!r} is gone")
-    else:
-        _warn_of(publication, tables)
-    if not slot.exists or (is_first and slot.is_being_made):
-        await _create_slot(session, server, slot, alarms)
+        raise publication_lost(f"{name!r} is gone")
+    return _Found(server, slot, tables, publication)
+
+
+def _creation_fault(server: Server, name: str, tables: Sequence[Table]) -> SourceError | None:
+    """Why the publication cannot be made; None where nothing is known against it."""
+    keyed = [table.name for table in tables if table.is_keyed]
+    if not keyed:
+        keyless = [table.name for table in tables]
+        return SourceRefused(
+            f"no captured table has a replica identity: {_listed(keyless)}; once published,"
+            " PostgreSQL would refuse their UPDATE and DELETE",
+            hint=" ".join(_identity_statements(keyless)),
+        )
+    if server.is_standby:
+        return SourceRefused(
+            f"there is no publication {name!r}, and the server is a hot standby: it takes its"
+            " primary's",
+            hint=f"run on the primary: {creation_statement(name, keyed)}",
+        )
+    foreign = [table.name for table in tables if table.is_keyed and not table.is_owned]
+    if not server.may_create:
+        return _publication_refused(name, keyed, "it lacks CREATE on the database")
+    if foreign:
+        return _publication_refused(name, keyed, f"it does not own {_listed(foreign)}")
+    return None
 
 
 async def judge_names(
@@ -297,28 +395,14 @@ async def _read_publication(session: Session, server: Server, name: str) -> Publ
     return Publication(name, is_all_tables, is_via_root, has_all_operations, has_updates, tables)
 
 
-async def _create_publication(
-    session: Session, server: Server, name: str, tables: Sequence[Table]
-) -> None:
+async def _create_publication(session: Session, name: str, tables: Sequence[Table]) -> None:
     keyed = [table.name for table in tables if table.is_keyed]
     keyless = [table.name for table in tables if not table.is_keyed]
-    if not keyed:
-        raise SourceRefused(
-            f"no captured table has a replica identity: {_listed(keyless)}; once published,"
-            " PostgreSQL would refuse their UPDATE and DELETE",
-            hint=" ".join(_identity_statements(keyless)),
-        )
-    if server.is_standby:
-        raise SourceRefused(
-            f"there is no publication {name!r}, and the server is a hot standby: it takes its"
-            " primary's",
-            hint=f"run on the primary: {creation_statement(name, keyed)}",
-        )
     try:
         await _create_without_waiting(session, name, keyed)
     except SourceRefused as error:
         if isinstance(error.__cause__, psycopg.errors.InsufficientPrivilege):
-            raise _publication_refused(name, keyed, error) from error
+            raise _publication_refused(name, keyed, str(error)) from error
         # Another engine made it a moment ago.
         if not isinstance(error.__cause__, psycopg.errors.DuplicateObject):
             raise
@@ -365,8 +449,6 @@ async def _create_without_waiting(session: Session, name: str, keyed: Sequence[T
 
 async def _create_slot(session: Session, server: Server, slot: Slot, alarms: Alarms) -> None:
     name = slot.name
-    if not slot.exists and server.slot_count >= server.slot_count_max:
-        raise _slots_are_used(server.slot_count_max)
     # A slot that a standby may copy survives a failover; without such standbys the flag means
     # nothing. A standby itself cannot make one.
     is_failover = server.version >= 170000 and not server.is_standby
@@ -401,19 +483,26 @@ def addition_statement(publication: str, tables: Iterable[TableName]) -> str:
     return f"ALTER PUBLICATION {quoted(publication)} ADD TABLE {_sql_list(tables)}"
 
 
-def warnings_of(
-    publication: Publication, tables: Sequence[Table]
-) -> list[tuple[str, list[TableName], list[str]]]:
-    """What is wrong with an existing publication: the text, the tables, the SQL that mends it."""
-    found: list[tuple[str, list[TableName], list[str]]] = []
+_Warning: TypeAlias = tuple[str, list[TableName], list[str]]
+"""What is wrong with a publication: the text, the tables, the SQL that mends it."""
+
+
+def _missing_from(publication: Publication, tables: Sequence[Table]) -> list[_Warning]:
+    """What the catalog watch alarms, from its first look on: `run` leaves it to that."""
+    missing = [table for table in tables if not publication.has(table.name)]
+    if not missing:
+        return []
+    keyless = [table.name for table in missing if not table.is_keyed]
+    names = [table.name for table in missing]
+    statements = [*_identity_statements(keyless), addition_statement(publication.name, names)]
+    return [("captured tables are not in the publication", names, statements)]
+
+
+def _warnings_of(publication: Publication, tables: Sequence[Table]) -> list[_Warning]:
+    """What nobody alarms, because it may be its owner's wish."""
+    found: list[_Warning] = []
     name = quoted(publication.name)
     published = [table for table in tables if publication.has(table.name)]
-    missing = [table for table in tables if not publication.has(table.name)]
-    if missing:
-        keyless = [table.name for table in missing if not table.is_keyed]
-        names = [table.name for table in missing]
-        statements = [*_identity_statements(keyless), addition_statement(publication.name, names)]
-        found.append(("captured tables are not in the publication", names, statements))
     if not publication.is_via_root and (roots := [t.name for t in tables if t.is_partitioned]):
         statement = f"ALTER PUBLICATION {name} SET (publish_via_partition_root = true)"
         found.append(("partitioned tables are published by partition", roots, [statement]))
@@ -432,13 +521,13 @@ def warnings_of(
 
 
 def _warn_of(publication: Publication, tables: Sequence[Table]) -> None:
-    for text, names, statements in warnings_of(publication, tables):
+    for text, names, statements in _warnings_of(publication, tables):
         _log.warning(text, publication=publication.name, tables=_listed(names), sql=statements)
 
 
-def _publication_refused(name: str, keyed: Sequence[TableName], error: SourceError) -> SourceError:
+def _publication_refused(name: str, keyed: Sequence[TableName], reason: str) -> SourceError:
     return SourceRefused(
-        f"there is no publication {name!r} and the role may not make it: {error}",
+        f"there is no publication {name!r} and the role may not make it: {reason}",
         hint=f"run as the tables' owner: {creation_statement(name, keyed)};",
     )
 

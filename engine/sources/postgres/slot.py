@@ -67,6 +67,8 @@ _INVALIDATED: Final[Mapping[str, tuple[str, str]]] = {
 }
 """`invalidation_reason`, since PostgreSQL 17: what the server did, and what keeps it from that."""
 
+_CANCELLED: Final = "57014"
+
 WAL_LEVEL_HINT: Final = (
     "ALTER SYSTEM SET wal_level = logical, then restart the server; on RDS and Aurora set"
     " rds.logical_replication = 1 in the parameter group and reboot"
@@ -239,11 +241,12 @@ def stream_failure(error: psycopg.Error, place: str, last_described: str) -> Sou
         return translated(error, "streaming changes", place)
     judgement = judged(state)
     table = f"; the table that it described last is {last_described}" if last_described else ""
-    return SourceFailed(
-        f"PostgreSQL at {place} ended the stream: {judgement.text} (SQLSTATE {state}){table}",
-        code=state,
-        hint=judgement.hint,
-    )
+    text = f"PostgreSQL at {place} ended the stream: {judgement.text} (SQLSTATE {state}){table}"
+    if state == _CANCELLED:
+        # Somebody did it, so it says nothing of the position, however often it comes there. Our
+        # sessions have no timeout that could.
+        return SourceUnavailable(text, hint=judgement.hint)
+    return SourceFailed(text, code=state, hint=judgement.hint)
 
 
 def replication_refusal(message: str) -> SourceRefused:

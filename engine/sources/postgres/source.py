@@ -15,7 +15,7 @@ from engine.schema import Decide
 from engine.sources.postgres.assembler import ROWS_MAX
 from engine.sources.postgres.dsn import Dsn, place_of
 from engine.sources.postgres.keeper import LOOK_SECONDS
-from engine.sources.postgres.preparation import judge_names, prepare
+from engine.sources.postgres.preparation import judge, judge_names, prepare
 from engine.sources.postgres.session import Session, connect, translated
 from engine.sources.postgres.silence import SILENCE_SECONDS
 from engine.sources.postgres.slot import GAP_HINT
@@ -80,6 +80,11 @@ class PostgresSource:
                 is_first=is_first,
                 alarms=self._alarms,
             )
+
+    async def judge(self, *, is_first: bool) -> tuple[str, str]:
+        """See `preparation.judge`. Cancellation leaves nothing behind."""
+        async with Session(self._dsn) as session:
+            return await judge(session, self._slot, self._configuration, is_first=is_first)
 
     async def commits_warning(self) -> tuple[str, str] | None:
         """Whether commits on the server will wait for us: what is wrong, and what to set."""

@@ -1,0 +1,49 @@
+"""Lag: 0 where nothing waits, however long the source is idle; never 0 where something does."""
+
+import time
+from dataclasses import replace
+
+import pytest
+
+from databases import Database
+from engine.pipeline import Pipeline
+from live_engine import LiveEngine, settings_of
+from load_tests.engine_process import until
+
+pytestmark = pytest.mark.timeout(60)
+
+IDLE_SECONDS = 2.5
+
+
+def durable_age(pipeline: Pipeline) -> float:
+    return time.time() - pipeline.status().durable_commit_us / 1e6
+
+
+async def test_an_idle_source_has_no_lag(any_database: Database) -> None:
+    any_database.execute("CREATE TABLE a (id int PRIMARY KEY)")
+    engine = LiveEngine(any_database, replace(settings_of(), idle_interval=30.0))
+
+    async with engine.living() as pipeline:
+        any_database.execute("INSERT INTO a VALUES (1)")
+
+        async def idle() -> bool:
+            status = pipeline.status()
+            is_old = status.objects_total == 1 and durable_age(pipeline) > IDLE_SECONDS
+            return is_old and (status.lag_seconds, status.lag_bytes) == (0, 0)
+
+        await until(idle, "no lag")
+
+
+async def test_a_row_that_is_not_durable_is_a_lag_that_grows(any_database: Database) -> None:
+    any_database.execute("CREATE TABLE a (id int PRIMARY KEY)")
+    engine = LiveEngine(any_database, settings_of(age_seconds_max=30.0))
+
+    async with engine.living() as pipeline:
+        any_database.execute("INSERT INTO a VALUES (1)")
+
+        async def waiting() -> bool:
+            status = pipeline.status()
+            return status.rows_total == 1 and (status.lag_seconds or 0.0) > IDLE_SECONDS
+
+        await until(waiting, "a lag")
+        assert pipeline.status().lag_bytes
