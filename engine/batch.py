@@ -36,7 +36,8 @@ class Batch(msgspec.Struct, frozen=True, gc=False):
 
     `lines` are whole NDJSON lines; `first` and `last` the positions of the first and last of
     `row_count` records; commit times are Unix microseconds (UTC) of their transactions, both
-    within one hour.
+    within one hour. `pieces` are `lines` compressed beforehand, empty where nobody did: see
+    `chunk.compressed_apart`.
     """
 
     table: TableName
@@ -48,6 +49,7 @@ class Batch(msgspec.Struct, frozen=True, gc=False):
     last: Position
     first_commit_us: int
     last_commit_us: int
+    pieces: tuple[bytes, ...] = ()
 
 
 class LeftOut(msgspec.Struct, frozen=True, gc=False):

@@ -10,13 +10,14 @@ A chunk has one version and begins in one hour. The length and the CRC32 that th
 those of the uncompressed lines: compressed bytes depend on how they were fed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from struct import Struct
 from typing import Literal, Protocol
 
 import zstandard
 from isal import isal_zlib
+from msgspec.structs import replace
 
 from engine.batch import Batch, Operations
 from engine.envelope import Compression
@@ -30,6 +31,9 @@ PIECE_BYTES_MAX = 256 * 1024
 PART_BYTES = 512 * 1024
 # A compressor is given no more at once: one call's output grows by doubling.
 FEED_BYTES = 1024 * 1024
+LARGE_BYTES = 2 * 1024 * 1024
+"""A batch of one large row takes 10 ms to compress from here on (measured): work for a thread."""
+
 # A compressor that stays open keeps so much (measured, zstandard at level 1 after 80 KB).
 ZSTD_STATE_BYTES = 175_000
 GZIP_LEVEL = 1
@@ -226,6 +230,11 @@ class ChunkBuilder:
         self._operations = self._operations.plus(batch.operations)
         self._raw_bytes += len(lines)
         self._crc = isal_zlib.crc32(lines, self._crc)
+        if batch.pieces:
+            if self._raw:
+                self._compress()
+            self._keep_all(batch.pieces, self._opened())
+            return
         self._raw.append(lines)
         self._raw_held += len(lines)
         if self._raw_held >= self._piece_bytes:
@@ -264,15 +273,22 @@ class ChunkBuilder:
         )
 
     def _compress(self) -> None:
+        compressor = self._opened()
+        self._keep_all(compressor.piece(self._raw), compressor)
+        self._raw.clear()
+        self._raw_held = 0
+
+    def _opened(self) -> _Compressor:
         if self._compressor is None:
             self._compressor = _new_compressor(self._compression)
             self._keep(self._compressor.header)
-        for part in self._compressor.piece(self._raw):
+        return self._compressor
+
+    def _keep_all(self, parts: Iterable[bytes], compressor: _Compressor) -> None:
+        for part in parts:
             self._keep(part)
-        self._raw.clear()
-        self._raw_held = 0
         self._piece_bytes = min(max(self._raw_bytes // 2, PIECE_BYTES_MIN), PIECE_BYTES_MAX)
-        self.held_bytes = self._compressed_bytes + self._compressor.state_bytes
+        self.held_bytes = self._compressed_bytes + compressor.state_bytes
 
     def _keep(self, part: bytes) -> None:
         if not part:
@@ -287,6 +303,16 @@ class ChunkBuilder:
         self._parts.append(b"".join(self._pieces))
         self._pieces.clear()
         self._pieces_bytes = 0
+
+
+def is_large(batch: Batch, compression: Compression) -> bool:
+    """Whether `compressed_apart` is to be called for it. What zstd makes has no pieces."""
+    return len(batch.lines) >= LARGE_BYTES and compression == "gzip"
+
+
+def compressed_apart(batch: Batch) -> Batch:
+    """A large batch with its lines compressed to a piece of gzip: work for a thread."""
+    return replace(batch, pieces=tuple(_Gzip().piece([batch.lines])))
 
 
 def crc32_text(value: int) -> str:

@@ -77,7 +77,6 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         """Whether `/readyz` answers 200."""
         return self.phase in READY_PHASES
 
-
     @property
     def health(self) -> Health:
         """How the page colours the phase."""

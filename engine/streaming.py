@@ -18,6 +18,7 @@ import structlog
 from engine.alarms import Alarms
 from engine.batch import Intake, LeftOut
 from engine.budget import MemoryBudget
+from engine.chunk import compressed_apart, is_large
 from engine.committer import Committer
 from engine.envelope import RecordConfiguration
 from engine.errors import SourceError, SourceUnavailable, StopLimit, UnrepresentableRow
@@ -283,13 +284,29 @@ class Streaming:
         while not self._is_caught_up:
             if not self._router.has_room:
                 await self._room()
-            # Nobody keeps it, least of all while the next one is waited for: it may hold a row of
-            # hundreds of megabytes.
-            self._take(await stream.receive())
+            await self._take_next(stream)
             if self._world.slot.is_failing:
                 self._reached()
             # A socket that always has more would starve the committer and the publisher.
             await asyncio.sleep(0)
+
+    async def _take_next(self, stream: ChangeStream) -> None:
+        """Take the next intake, and keep nothing of it: it may hold hundreds of megabytes.
+
+        A large row is compressed in a thread, before the intake is counted. Cancellation drops an
+        intake that is not counted: whoever reads next reads it again.
+        """
+        intake = await stream.receive()
+        compression = self._world.configuration.compression
+        if any(is_large(batch, compression) for batch in intake.batches):
+            batches = [
+                await asyncio.to_thread(compressed_apart, batch)
+                if is_large(batch, compression)
+                else batch
+                for batch in intake.batches
+            ]
+            intake = msgspec.structs.replace(intake, batches=tuple(batches))
+        self._take(intake)
 
     @property
     def _is_caught_up(self) -> bool:

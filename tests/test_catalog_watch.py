@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 from psycopg.errors import Diagnostic
 
 from databases import Database
@@ -32,6 +33,7 @@ from engine.stop import StopSignal
 from engine.verify import verify
 from engine.watcher import GAP, NOT_CAPTURED
 from memory_store import MemoryStore
+from test_hostile_sessions import role_on
 
 CONFIGURATION = RecordConfiguration(
     publication="tailrace", tables=("public.*",), stream=SHAPING_SETTINGS
@@ -275,15 +277,36 @@ def states_of(store: MemoryStore) -> Iterator[JournalState]:
 # --- a publication that is gone
 
 
-async def test_a_publication_made_anew_behind_a_role_that_hears_no_warning_is_a_gap(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Our sessions pin the setting; the comparison has to do without the warning all the same.
-    monkeypatch.setattr(PostgresStream, "_notice", lambda _stream, _notice: None)
+@pytest.fixture(params=["dsn", "role"])
+def deaf(request: pytest.FixtureRequest, database: Database) -> Iterator[str]:
+    """The dsn of sessions that are told of errors alone: by its options, or by their role."""
     make_orders(database)
+    if request.param == "dsn":
+        yield f"{database.dsn} options='-c client_min_messages=error'"
+        return
+    with role_on(database) as role:
+        for statement in (
+            f"ALTER TABLE orders OWNER TO {role}",
+            f"ALTER TABLE lines OWNER TO {role}",
+            f"ALTER ROLE {role} SET client_min_messages = error",
+        ):
+            with database.connect() as connection:
+                connection.execute(statement.encode())
+        yield make_conninfo(database.dsn, user=role)
+
+
+@pytest.mark.parametrize("hears", [False, True])
+async def test_a_publication_made_anew_behind_a_role_that_hears_no_warning_is_a_gap(
+    database: Database,
+    deaf: str,
+    monkeypatch: pytest.MonkeyPatch,
+    hears: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    """Our sessions pin the setting; the comparison does without the warning all the same."""
+    if not hears:
+        monkeypatch.setattr(PostgresStream, "_notice", lambda _stream, _notice: None)
     store = MemoryStore()
-    dsn = f"{database.dsn} options='-c client_min_messages=error'"
-    async with running(database, store, dsn=dsn) as engine:
+    async with running(database, store, dsn=deaf) as engine:
         database.execute(BEFORE)
         begin = lsn_prefix(database)
         database.execute("DROP PUBLICATION tailrace")

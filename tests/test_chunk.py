@@ -11,12 +11,15 @@ from hypothesis import strategies as st
 
 from engine.batch import Batch, Operations
 from engine.chunk import (
+    LARGE_BYTES,
     PIECE_BYTES_MAX,
     PIECE_BYTES_MIN,
     ZSTD_STATE_BYTES,
     ChunkBuilder,
     ChunkLimits,
+    compressed_apart,
     crc32_text,
+    is_large,
 )
 from engine.envelope import Compression
 from engine.position import Lsn, Position, make_position
@@ -203,3 +206,23 @@ def test_an_age_is_counted_from_the_first_batch() -> None:
 def test_a_checksum_is_written_with_eight_digits() -> None:
     assert crc32_text(zlib.crc32(b"")) == "00000000"
     assert crc32_text(zlib.crc32(b"123456789")) == "cbf43926"
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+def test_what_was_compressed_apart_lies_between_its_neighbours(compression: Compression) -> None:
+    """In the middle of a chunk, and as its first batch; zstd has no pieces that stand alone."""
+    large = batch(b"x" * LARGE_BYTES + b"\n", n=2)
+    first, last = batch(b"first\n"), batch(b"last\n", n=3)
+
+    for batches in ((first, large, last), (large, last), (large,)):
+        wanted = b"".join(one.lines for one in batches)
+        apart = [compressed_apart(b) if is_large(b, compression) else b for b in batches]
+        assert any(one.pieces for one in apart) == (compression == "gzip")
+        builder = ChunkBuilder(apart[0], compression, 0.0)
+        for following in apart[1:]:
+            builder.add(following)
+        chunk = builder.seal("age")
+
+        assert decompressed(chunk.body.whole(), compression) == wanted
+        assert (chunk.raw_bytes, chunk.raw_crc32) == (len(wanted), zlib.crc32(wanted))
+        assert chunk.row_count == len(batches)

@@ -575,7 +575,9 @@ def test_a_bucket_that_is_not_there_is_named(real_file: Path, bucket: str, s3: E
 def test_a_source_that_does_not_answer_is_one_failure(
     real_file: Path, database: Database, s3: EmbeddedS3
 ) -> None:
-    real_file.write_text(real_file.read_text().replace(f'"{database.dsn}"', '"host=127.0.0.1 port=1"'))
+    real_file.write_text(
+        real_file.read_text().replace(f'"{database.dsn}"', '"host=127.0.0.1 port=1"')
+    )
 
     code, steps = steps_of(real_file, s3)
 

@@ -26,6 +26,7 @@ from engine.demo.servers import FAST_SETTINGS, EmbeddedPostgres
 from engine.envelope import RecordConfiguration
 from engine.errors import SourceError, SourceRefused
 from engine.position import NO_LSN
+from engine.schema import Relation, TableVersion
 from engine.sources.postgres import session as session_module
 from engine.sources.postgres.session import Session, connect
 from engine.sources.postgres.settings import PINNED_SETTINGS, SHAPING_SETTINGS, later_statement
@@ -257,6 +258,51 @@ async def test_no_setting_of_a_role_changes_what_is_read(
     assert record["ty"] == "public.mood"
     assert record["cla"] == ["public.kinds", "pg_class"]
     assert record["m"] == "$1,234.56"
+
+
+LOGGED: Final = {
+    "log_statement": "all",
+    "log_min_duration_statement": "0",
+    "log_duration": "on",
+    "log_parameter_max_length": "-1",
+    "log_parameter_max_length_on_error": "-1",
+    "log_replication_commands": "on",
+    "log_min_error_statement": "debug5",
+    "log_error_verbosity": "verbose",
+}
+
+
+async def test_a_server_that_logs_all_our_statements_logs_no_values_of_rows(
+    any_database: Database,
+) -> None:
+    """What is read of a table is in answers and in the stream, never in a statement."""
+    database, canary = any_database, f"kanary{secrets.token_hex(6)}"
+    with role_on(database) as role:
+        with database.connect() as connection:
+            connection.execute("CREATE TABLE kept (id text PRIMARY KEY, note text)")
+            connection.execute(f"ALTER TABLE kept OWNER TO {role}".encode())
+            assert set_for_role(connection, role, LOGGED) == set()
+        source = source_as(database, role, "logged")
+        begin = database.server.log.stat().st_size
+        await source.prepare(is_first=True)
+        database.execute("INSERT INTO kept VALUES (%s, %s)", f"{canary}-id", canary)
+        database.execute("UPDATE kept SET id = id || '2', note = note || repeat('x', 9000)")
+        database.execute("DELETE FROM kept")
+
+        found = await read_all(source, database, configuration=CONFIGURATION)
+        async with source.stream(NO_LSN, CONFIGURATION, take_all) as stream:
+            await stream.look()
+            stream.acknowledge((await stream.slot_state()).flush_lsn)
+
+    logged = database.server.log.read_bytes()[begin:].decode(errors="replace")
+    assert canary in str(found.lines)
+    assert "START_REPLICATION" in logged
+    assert "pg_replication_slots" in logged
+    assert canary not in logged
+
+
+def take_all(relation: Relation, position: object) -> TableVersion:
+    return TableVersion(1, None, "", relation)
 
 
 def test_the_documents_list_every_pinned_setting() -> None:

@@ -8,12 +8,18 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import aiohttp
 import pytest
+from prometheus_client import CollectorRegistry
 
 from databases import Database
+from engine import chunk
+from engine.config import Address
 from engine.demo.servers import EmbeddedS3
+from engine.http_server import HttpServer
 from faults.rig import Rig, rigged
-from load_tests.engine_process import EngineProcess
+from live_engine import LiveEngine
+from load_tests.engine_process import EngineProcess, until
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
@@ -130,3 +136,57 @@ async def test_a_row_larger_than_the_budget_passes_alone_in_three_times_its_size
         assert text == md5s(len(text))
     assert sum(map(len, written.values())) >= VALUE_BYTES // 2
     assert size <= VALUE_COPIES_MAX * VALUE_BYTES
+
+
+@pytest.mark.timeout(120)
+async def test_livez_answers_while_a_large_row_is_compressed(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At least once a row, whatever its size and however busy the machine is."""
+    database.execute("CREATE TABLE large (id integer PRIMARY KEY, a text)")
+    database.execute("ALTER TABLE large ALTER a SET STORAGE EXTERNAL")
+    live = LiveEngine(database)
+    answers = 0
+    answered_meanwhile: list[int] = []
+    compress = chunk._Gzip.piece
+
+    def noted(gzip: chunk._Gzip, raw: list[bytes]) -> list[bytes]:
+        before = answers
+        parts = compress(gzip, raw)
+        if sum(map(len, raw)) >= VALUE_BYTES:
+            answered_meanwhile.append(answers - before)
+        return parts
+
+    async def ask(client: aiohttp.ClientSession) -> None:
+        nonlocal answers
+        while True:
+            async with client.get("/livez") as answer:
+                answers += answer.status == 200
+            await asyncio.sleep(0.001)
+
+    monkeypatch.setattr(chunk._Gzip, "piece", noted)
+    async with live.living() as pipeline:
+        port = HttpServer(Address("127.0.0.1", 0), pipeline.status, CollectorRegistry())
+        async with (
+            port as server,
+            aiohttp.ClientSession(f"http://{server.address}") as client,
+            asyncio.TaskGroup() as group,
+        ):
+            asking = group.create_task(ask(client))
+            await asyncio.to_thread(
+                database.execute,
+                f"INSERT INTO large SELECT 1, string_agg(md5(i::text), '')"
+                f" FROM generate_series(1, {VALUE_BYTES // 32}) i",
+            )
+
+            async def visible() -> bool:
+                return pipeline.status().objects_total == 1
+
+            await until(visible, "the row", seconds=60)
+            asking.cancel()
+
+    [count] = answered_meanwhile
+    assert count >= 1
+    [record] = live.records("public.large")
+    assert record["after"]["a"] == md5s(VALUE_BYTES)
+    await live.proven()

@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -30,7 +31,7 @@ from engine.interfaces import ChangeStream
 from engine.position import NO_LSN
 from engine.schema import Relation, TableVersion
 from engine.sources.postgres.source import PostgresSource
-from live_engine import LiveEngine
+from live_engine import LiveEngine, settings_of
 from load_tests.engine_process import until
 
 pytestmark = pytest.mark.timeout(120)
@@ -119,7 +120,7 @@ async def test_a_walsender_that_is_cancelled_again_and_again_does_not_fail_of_it
 ) -> None:
     """An idle source's position stays the same, and who cancels may do so for long."""
     any_database.execute("CREATE TABLE a (id int PRIMARY KEY)")
-    engine = LiveEngine(any_database)
+    engine = LiveEngine(any_database, replace(settings_of(), watch_interval=60.0))
 
     def walsender() -> int | None:
         [(pid,)] = any_database.execute(
@@ -129,7 +130,15 @@ async def test_a_walsender_that_is_cancelled_again_and_again_does_not_fail_of_it
 
     with capture_logs() as logged:
         async with engine.living() as pipeline:
-            for _ in range(4):
+            streaming = pipeline._streaming
+            assert streaming is not None
+            for round_ in range(4):
+
+                async def is_looked(count: int = round_ + 1) -> bool:
+                    return streaming._watcher.judged_count >= count
+
+                # Otherwise a look is broken off.
+                await until(is_looked, "a look")
                 before = walsender()
                 any_database.execute("SELECT pg_cancel_backend(%s)", before)
 

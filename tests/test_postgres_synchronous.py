@@ -106,6 +106,46 @@ async def test_commits_that_wait_for_us_are_alarmed_with_what_to_set(waiting: Da
 
 
 @pytest.mark.timeout(120)
+async def test_a_commit_waits_for_us_under_a_star_and_no_longer_after_the_remedy(
+    waiting: Database,
+) -> None:
+    """Nothing is acknowledged here, as with a bucket that takes its time."""
+    waiting.execute("CREATE TABLE a (id int PRIMARY KEY)")
+    source = PostgresSource(dsn=waiting.dsn, slot=waiting.name, configuration=CONFIGURATION)
+    await source.prepare(is_first=True)
+    synchronous(waiting, "*")
+
+    async with (
+        source.stream(NO_LSN, CONFIGURATION, take_all) as stream,
+        asyncio.TaskGroup() as all_,
+    ):
+        reading = all_.create_task(read_on(stream))
+        commit = all_.create_task(asyncio.to_thread(waiting.execute, "INSERT INTO a VALUES (1)"))
+        await until(lambda: commit_waits(waiting), "a commit that waits")
+        is_done_under_star = commit.done()
+        synchronous(waiting, "")
+        await commit
+        await asyncio.to_thread(waiting.execute, "INSERT INTO a VALUES (2)")
+        reading.cancel()
+
+    assert not is_done_under_star
+    assert waiting.execute("SELECT count(*) FROM a") == [(2,)]
+
+
+async def commit_waits(database: Database) -> bool:
+    [(count,)] = database.execute(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND datname = %s",
+        database.name,
+    )
+    return bool(count)
+
+
+async def read_on(stream: ChangeStream) -> None:
+    while True:
+        await stream.receive()
+
+
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("names", ["replica1, Tail_One", "ANY 1 (tail_one, replica1)"])
 async def test_a_name_of_the_dsn_that_is_listed_is_kept_and_alarmed(
     waiting: Database, names: str

@@ -271,12 +271,12 @@ class _Found:
         """A used slot may be the wrong one for a prefix without a journal: text and hint."""
         if not is_first or self.slot.confirmed is None:
             return None
-        return (
+        text = (
             "the slot was there before, and this prefix has no journal: a new one begins at"
             f" {self.slot.confirmed}, where the slot stands, and rows from before will not be in"
-            " this prefix",
-            "if the slot was used with another prefix, name that one in destination.prefix",
+            " this prefix"
         )
+        return text, "if the slot was used with another prefix, name that one in destination.prefix"
 
 
 async def _read(
