@@ -107,12 +107,12 @@ def test_too_many_rows_of_a_table_are_not_left_out() -> None:
 def register_of_an_earlier_engine(frontier: int) -> GapRegister:
     """Rows 4 and 6 were left out; planned is everything up to `frontier`."""
     state = JournalState()
-    gaps = GapRegister(state)
+    gaps = GapRegister(state, lambda: 7)
     for number in (4, 6):
         gaps.leave_out(left_out(number))
     state.gaps = {gap.number: gap for gap in gaps.pending}
     state.frontiers["public.orders"] = Frontier(position(frontier), "")
-    return GapRegister(state)
+    return GapRegister(state, lambda: 7)
 
 
 def position(number: int) -> Position:
