@@ -507,7 +507,7 @@ def test_check_finds_what_run_refuses(real_file: Path, database: Database, s3: E
     text = real_file.read_text()
     database.execute("CREATE TABLE keyless (n integer)")
 
-    for pattern, name in (("public.missing_", "no table matches"), ("*.keyless", "replica identity")):
+    for pattern, name in (("public.gone", "no table matches"), ("*.keyless", "replica identity")):
         real_file.write_text(text.replace("[source]", f'[source]\ntables = ["{pattern}"]'))
         code, steps = steps_of(real_file, s3)
         ran = tailrace("run", "--until-caught-up", "-c", str(real_file), variables=s3.environment)
