@@ -710,6 +710,139 @@ async def test_a_partition_made_as_one_and_a_truncated_root_are_no_loss(
     assert engine.gaps() == []
 
 
+EMPTY_ATTACHED: list[tuple[str, list[LiteralString]]] = [
+    (
+        "like the root",
+        [
+            "CREATE TABLE sales_3 (LIKE sales INCLUDING ALL, PRIMARY KEY (id, region))",
+            "ALTER TABLE sales ATTACH PARTITION sales_3 FOR VALUES IN (3)",
+        ],
+    ),
+    (
+        "made and attached at once",
+        [
+            """BEGIN; CREATE TABLE sales_3 (LIKE sales); INSERT INTO sales_3 VALUES (1, 3);
+            ROLLBACK; BEGIN; CREATE TABLE sales_3 (LIKE sales);
+            ALTER TABLE sales ATTACH PARTITION sales_3 FOR VALUES IN (3); COMMIT"""
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    "statements", [case[1] for case in EMPTY_ATTACHED], ids=[case[0] for case in EMPTY_ATTACHED]
+)
+async def test_an_attached_partition_that_never_had_a_row_is_no_loss(
+    any_database: Database, statements: list[LiteralString]
+) -> None:
+    make_partitioned(any_database)
+    store, configuration = MemoryStore(), replace_tables("public.sales")
+    async with running(any_database, store, configuration=configuration) as engine:
+        for statement in statements:
+            any_database.execute(statement)
+        await engine.looked()
+        any_database.execute("INSERT INTO sales VALUES (1, 3)")
+        await engine.looked()
+    # Found by the first look of a start as well.
+    any_database.execute("CREATE TABLE sales_4 (LIKE sales)")
+    any_database.execute("ALTER TABLE sales ATTACH PARTITION sales_4 FOR VALUES IN (4)")
+    async with running(any_database, store, configuration=configuration) as engine:
+        await engine.looked()
+
+    assert engine.gaps() == []
+
+
+HAD_ROWS: list[tuple[str, list[LiteralString]]] = [
+    (
+        "vacuumed to nothing behind it",
+        [
+            "CREATE TABLE sales_3 (LIKE sales)",
+            "ALTER TABLE sales_3 REPLICA IDENTITY FULL",
+            "INSERT INTO sales_3 VALUES (1, 3)",
+            "ALTER TABLE sales ATTACH PARTITION sales_3 FOR VALUES IN (3)",
+            "DELETE FROM sales",
+            "VACUUM sales_3",
+        ],
+    ),
+    (
+        "truncated behind it",
+        [
+            "CREATE TABLE sales_3 (LIKE sales)",
+            "INSERT INTO sales_3 VALUES (1, 3)",
+            "ALTER TABLE sales ATTACH PARTITION sales_3 FOR VALUES IN (3)",
+            "TRUNCATE sales_3",
+        ],
+    ),
+    (
+        "partitioned itself",
+        [
+            "CREATE TABLE sales_3 (LIKE sales) PARTITION BY HASH (id)",
+            """CREATE TABLE sales_31 PARTITION OF sales_3
+            FOR VALUES WITH (MODULUS 1, REMAINDER 0)""",
+            "INSERT INTO sales_3 VALUES (1, 3)",
+            "ALTER TABLE sales ATTACH PARTITION sales_3 FOR VALUES IN (3)",
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    "statements", [case[1] for case in HAD_ROWS], ids=[case[0] for case in HAD_ROWS]
+)
+async def test_an_attached_partition_that_had_rows_is_a_gap_though_it_looks_empty(
+    any_database: Database, statements: list[LiteralString]
+) -> None:
+    make_partitioned(any_database)
+    store, configuration = MemoryStore(), replace_tables("public.sales")
+    async with running(any_database, store, configuration=configuration, settings=SLOW):
+        for statement in statements:
+            any_database.execute(statement)
+    async with running(any_database, store, configuration=configuration) as engine:
+        await engine.gap("public.sales", "partitions")
+
+
+async def test_a_new_partition_that_somebody_has_locked_is_not_waited_for(
+    any_database: Database,
+) -> None:
+    make_partitioned(any_database)
+    configuration = replace_tables("public.sales")
+    store = MemoryStore()
+    async with running(any_database, store, configuration=configuration, settings=SLOW):
+        any_database.execute("CREATE TABLE sales_3 (LIKE sales)")
+        any_database.execute("ALTER TABLE sales ATTACH PARTITION sales_3 FOR VALUES IN (3)")
+    with any_database.connect(autocommit=False) as connection:
+        connection.execute("LOCK TABLE sales_3 IN ACCESS EXCLUSIVE MODE")
+        async with running(any_database, store, configuration=configuration) as engine:
+            # Not known to be empty: the safe side.
+            await engine.gap("public.sales", "partitions")
+
+
+async def test_comments_rights_and_owners_of_tables_are_no_loss(any_database: Database) -> None:
+    make_orders(any_database)
+    async with running(any_database, MemoryStore()) as engine:
+        for statement in (
+            "COMMENT ON PUBLICATION tailrace IS 'ours'",
+            "COMMENT ON TABLE orders IS 'ours'",
+            "GRANT SELECT ON orders TO PUBLIC",
+            "ALTER TABLE orders OWNER TO CURRENT_USER",
+            "ALTER TABLE orders SET (fillfactor = 90)",
+            "CREATE TABLE others (id int PRIMARY KEY)",
+            "ALTER PUBLICATION tailrace ADD TABLE ONLY others",
+            "ALTER PUBLICATION tailrace SET TABLE ONLY orders, ONLY lines, ONLY others",
+            "VACUUM FULL orders",
+            "VACUUM FULL pg_catalog.pg_publication",
+            "VACUUM FULL pg_catalog.pg_publication_rel",
+        ):
+            any_database.execute(statement)
+        await engine.looked()
+
+    # A table that is added by name may have had rows by then.
+    assert engine.reasons() <= {
+        ("public.others", "published-late"),
+        ("public.others", "not-published"),
+    }
+
+
 # --- nobody's lock
 
 

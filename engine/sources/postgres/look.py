@@ -3,19 +3,21 @@
 Strategy: one query reads the rows of pg_publication and of what hangs on it under one snapshot,
 with their `xmin`: an ALTER that was set back leaves the same values under another xmin. Publication
 and filters are compared as they are stored. Partitions are read from pg_inherits. Nothing here asks
-a function that opens a table, because that would wait for somebody's lock.
+a function that opens a table, because that would wait for somebody's lock. (What is asked of new
+partitions is apart, and left out where somebody has them locked.)
 
 The query's snapshot may lack a transaction whose commit is already in the log (its COMMIT may wait
 for a standby). So a look shows everything that committed before an earlier look's end of log only
 where no transaction that was to come then is still under way: `Horizon`.
 
-Invariant: a look takes no lock on a table of the user's, and changes nothing.
+Invariant: a look waits for nobody's lock, and changes nothing. The only tables that it opens are
+partitions that were attached and may be empty: `EmptyPartitions`.
 """
 
 import asyncio
 import re
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -30,6 +32,7 @@ from engine.interfaces import (
 )
 from engine.position import Lsn, parse_lsn
 from engine.schema import TableName
+from engine.sources.postgres.empty_partitions import Attachment, EmptyPartitions
 from engine.sources.postgres.preparation import creation_statement
 from engine.sources.postgres.session import Row, Session, quoted
 
@@ -133,6 +136,7 @@ class Horizon:
     the end of the log that was read before that snapshot.
     """
 
+    empty: EmptyPartitions = field(default_factory=EmptyPartitions)
     _looks: deque[tuple[Lsn, int]] = field(default_factory=lambda: deque(maxlen=_HORIZONS_MAX))
 
     def covered(self, flushed: Lsn, xmin: int, xmax: int) -> Lsn | None:
@@ -177,6 +181,8 @@ async def look(session: Session, horizon: Horizon, configuration: RecordConfigur
     found = await session.rows(_TABLES, name, doing=doing)
     schemas = await session.rows(_SCHEMAS, name, doing=doing) if version >= 150000 else []
     partitions = await session.rows(_PARTITIONS, doing=doing)
+    empty = await horizon.empty.among(session, _attached(configuration, found, partitions))
+    partitions = [(*row[:5], row[5] or row[1] in empty) for row in partitions]
     [(at, until, _)] = await session.rows(_END_OF_LOG, doing=doing)
     # With thousands of tables, milliseconds of work.
     marks, tables = await asyncio.to_thread(
@@ -233,14 +239,24 @@ class _Pieces:
     fresh: set[str] = field(default_factory=set)
 
 
+def _attached(
+    configuration: RecordConfiguration, found: list[Row], partitions: list[Row]
+) -> Iterator[Attachment]:
+    """The partitions of captured tables that were attached, not made as such."""
+    roots = {row[0] for row in found if row[3] and configuration.captures(TableName(*row[1:3]))}
+    for root, child, _, xmin, _, is_made_as_one in partitions:
+        if root in roots and not is_made_as_one:
+            yield child, xmin
+
+
 def _partition_marks(rows: Iterable[Row]) -> dict[int, _Pieces]:
     roots: dict[int, _Pieces] = {}
-    for root, child, parent, xmin, filenode, is_made_as_one in rows:
+    for root, child, parent, xmin, filenode, is_whole in rows:
         pieces = roots.setdefault(root, _Pieces())
         attached, stored = f"partitions:{child}", f"{REWRITTEN}:{child}"
         pieces.marks |= {attached: f"{parent}/{xmin}", stored: str(filenode)}
         pieces.fresh.add(stored)
-        if is_made_as_one:
+        if is_whole:
             pieces.fresh.add(attached)
     return roots
 
