@@ -52,7 +52,10 @@ def environment(variables: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def tailrace(
-    *arguments: str, folder: Path | None = None, variables: Mapping[str, str] | None = None
+    *arguments: str,
+    folder: Path | None = None,
+    variables: Mapping[str, str] | None = None,
+    seconds: float = 25.0,
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "engine", *arguments],
@@ -60,7 +63,7 @@ def tailrace(
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=25,
+        timeout=seconds,
         check=False,
     )
 
@@ -496,12 +499,12 @@ def verified_rows(file: Path, s3: EmbeddedS3) -> int:
 
 
 def steps_of(file: Path, s3: EmbeddedS3) -> tuple[int, dict[str, dict[str, Any]]]:
-    result = tailrace("check", "--json", "-c", str(file), variables=s3.environment)
+    result = tailrace("check", "--json", "-c", str(file), variables=s3.environment, seconds=60)
     assert result.stdout, result.stderr
     return result.returncode, {step["name"]: step for step in json.loads(result.stdout)["steps"]}
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_check_finds_what_run_refuses(real_file: Path, database: Database, s3: EmbeddedS3) -> None:
     """A pattern that no table matches, and a table that cannot be published."""
     text = real_file.read_text()
@@ -510,14 +513,16 @@ def test_check_finds_what_run_refuses(real_file: Path, database: Database, s3: E
     for pattern, name in (("public.gone", "no table matches"), ("*.keyless", "replica identity")):
         real_file.write_text(text.replace("[source]", f'[source]\ntables = ["{pattern}"]'))
         code, steps = steps_of(real_file, s3)
-        ran = tailrace("run", "--until-caught-up", "-c", str(real_file), variables=s3.environment)
+        ran = tailrace(
+            "run", "--until-caught-up", "-c", str(real_file), variables=s3.environment, seconds=60
+        )
 
         assert code == ran.returncode == 78, (steps, ran.stderr)
         assert name in steps["tables"]["detail"]
         assert steps["tables"]["hint"]
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_check_finds_that_the_role_may_not_make_the_publication(
     real_file: Path, database: Database, s3: EmbeddedS3
 ) -> None:
@@ -528,7 +533,9 @@ def test_check_finds_that_the_role_may_not_make_the_publication(
         real_file.write_text(text)
 
         code, steps = steps_of(real_file, s3)
-        ran = tailrace("run", "--until-caught-up", "-c", str(real_file), variables=s3.environment)
+        ran = tailrace(
+            "run", "--until-caught-up", "-c", str(real_file), variables=s3.environment, seconds=60
+        )
     finally:
         database.execute(f"DROP ROLE {role}")
 
@@ -538,18 +545,18 @@ def test_check_finds_that_the_role_may_not_make_the_publication(
     assert "CREATE PUBLICATION" in ran.stderr
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_a_used_slot_and_a_prefix_without_a_journal_are_a_warning(
     real_file: Path, database: Database, s3: EmbeddedS3
 ) -> None:
     _, fresh = steps_of(real_file, s3)
     arguments = ("run", "--until-caught-up", "-c", str(real_file))
-    first = tailrace(*arguments, variables=s3.environment)
+    first = tailrace(*arguments, variables=s3.environment, seconds=60)
     _, known = steps_of(real_file, s3)
     real_file.write_text(real_file.read_text().replace('"shop"', '"shpo"'))
 
     code, steps = steps_of(real_file, s3)
-    second = tailrace(*arguments, variables=s3.environment)
+    second = tailrace(*arguments, variables=s3.environment, seconds=60)
 
     assert (first.returncode, code, second.returncode) == (0, 0, 0), second.stderr
     assert not fresh["tables"]["hint"]
@@ -560,18 +567,19 @@ def test_a_used_slot_and_a_prefix_without_a_journal_are_a_warning(
     assert "the slot is there" not in first.stderr
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_a_bucket_that_is_not_there_is_named(real_file: Path, bucket: str, s3: EmbeddedS3) -> None:
     real_file.write_text(real_file.read_text().replace(f'"{bucket}"', '"nobodys-bucket"'))
 
     code, steps = steps_of(real_file, s3)
-    ran = tailrace("run", "-c", str(real_file), variables=s3.environment)
+    ran = tailrace("run", "-c", str(real_file), variables=s3.environment, seconds=60)
 
     assert code == ran.returncode == 78
     assert "nobodys-bucket" in steps["bucket"]["detail"]
     assert "in bucket nobodys-bucket: NoSuchBucket" in ran.stderr
 
 
+@pytest.mark.timeout(120)
 def test_a_source_that_does_not_answer_is_one_failure(
     real_file: Path, database: Database, s3: EmbeddedS3
 ) -> None:
