@@ -183,24 +183,29 @@ class Committer:
 
     async def _plan(self, chunks: list[SealedChunk]) -> EntryPlan:
         """A plan for the first of `chunks`, as many as one entry should hold; mostly all."""
-        await self._state_many_gaps()
         draft = self._planner.draft()
         for some in _slices(chunks):
             draft.add(some)
             await asyncio.sleep(0)
             if draft.is_full:
                 break
+        await self._state_much()
         return draft.plan()
 
-    async def _state_many_gaps(self) -> None:
-        """Append the oldest of very many gaps by themselves: the next entry has place for the rest.
+    async def _state_much(self) -> None:
+        """Append by themselves what is too much to state beside a plan: the rest has place there.
 
-        Before `durable` is computed: the entry that has it holds every gap that is left.
+        That is the oldest of very many gaps, and what is agreed of very many tables, behind all
+        gaps. Nothing is awaited between this and the next entry: it holds everything that is left.
         """
-        while gaps := self._gaps.too_many(GAPS_BYTES_MAX):
+        while (gaps := self._gaps.too_many(GAPS_BYTES_MAX)) or self._watcher.watch.is_much:
+            watch = None
+            if not gaps:
+                gaps, watch = self._gaps.pending, self._watcher.watch.pending
             new_gaps = self._new_gaps(gaps)
-            await self._journal.append(gaps=gaps)
+            await self._journal.append(gaps=gaps, watch=watch)
             self._gaps_journalled(gaps, new_gaps)
+            self._watcher.watch.journalled(watch)
 
     @property
     def _is_stated(self) -> bool:
@@ -257,8 +262,9 @@ class Committer:
             self.drained.set()
 
     def _new_gaps(self, gaps: Sequence[Gap]) -> list[Gap]:
-        """Those that the journal does not know."""
-        return [gap for gap in gaps if gap.number not in self._journal.state.gaps]
+        """Those that the journal does not know, or knows as over while more is missing."""
+        known = self._journal.state.gaps
+        return [gap for gap in gaps if _is_more(gap, known.get(gap.number))]
 
     def _gaps_journalled(self, gaps: tuple[Gap, ...], new_gaps: Sequence[Gap]) -> None:
         """The journal holds them: the log has each new one once, beside its table's alarm."""
@@ -290,6 +296,10 @@ class Committer:
                 f"another writer appended journal entry {self._journal.state.next_seq}",
                 hint="Two engines may share a pipeline: this one stops, the other goes on.",
             )
+
+
+def _is_more(gap: Gap, known: Gap | None) -> bool:
+    return known is None or (not known.is_open and gap.until != known.until)
 
 
 def _slices(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:

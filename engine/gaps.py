@@ -2,7 +2,8 @@
 
 Strategy: whoever learns of a loss states a gap here, in the same step in which it learns of it. The
 committer puts everything that was stated and is not journalled into its next entry, whichever that
-is. A gap may be stated again: it ends, or it is mended.
+is. A gap may be stated again: it ends, it goes on, or it is mended. Their number is bounded by the
+tables and the reasons.
 
 Invariant: an entry holds every gap that was stated before the entry was made. So `durable` never
 passes a loss whose gap is not in the same entry or in an earlier one, and no object is planned
@@ -28,6 +29,9 @@ LEFT_OUT_ROWS_MAX: Final = 10_000
 
 PUBLISHED_AFTER_ALL: Final = "the row was read again under other limits and is published"
 
+GAPS_APART_MAX: Final = 16
+"""Of one table and reason: beyond them the newest one goes on, over what lies between."""
+
 # What a statement takes beside its texts.
 _STATEMENT_BYTES = 150
 
@@ -45,7 +49,10 @@ class GapRegister:
         # By table, those of an earlier engine behind the frontier, with their numbers: the row is
         # read again, and under another limit it may fit.
         self._read_again: dict[str, dict[str, int]] = {}
-        for gap in state.gaps.values():
+        # By table and reason: how many of the others there are, and the newest one's number.
+        self._apart: dict[tuple[str, str], tuple[int, int]] = {}
+        for _, gap in sorted(state.gaps.items()):
+            self._count(gap)
             if gap.reason == LEFT_OUT and not gap.mended:
                 self._left_out.setdefault(gap.table, set()).add(gap.position)
                 frontier = state.frontiers.get(gap.table)
@@ -84,7 +91,15 @@ class GapRegister:
         key: str = "",
         position: str = "",
     ) -> Gap:
-        """State a gap that nobody has stated before. It waits for the journal's next entry."""
+        """State a gap that nobody has stated before. It waits for the journal's next entry.
+
+        Where the table's newest gap of that reason ended no earlier than `after`, that one goes on
+        instead. Where there are `GAPS_APART_MAX` of them already, so it does too: it says then that
+        what lies between may be missing as well. A row that is left out is always one of its own.
+        """
+        earlier = self._earlier(table, reason, after)
+        if earlier is not None:
+            return self._go_on(earlier, until, text)
         number = self._next_number
         self._next_number += 1
         gap = Gap(
@@ -99,7 +114,28 @@ class GapRegister:
             noticed=time_text(self._clock()),
         )
         self._pending[number] = gap
+        self._count(gap)
         return gap
+
+    def _earlier(self, table: str, reason: str, after: str) -> Gap | None:
+        """The gap that goes on where one is to begin at `after`."""
+        count, number = self._apart.get((table, reason), (0, 0))
+        if not count:
+            return None
+        gap = self._known(number)
+        is_near = after <= gap.until or count >= GAPS_APART_MAX
+        is_over = not gap.is_open and not gap.mended
+        return gap if is_over and is_near and gap.after <= after else None
+
+    def _go_on(self, gap: Gap, until: str, text: str) -> Gap:
+        further = msgspec.structs.replace(gap, until=until and max(until, gap.until), text=text)
+        self._restate(further)
+        return further
+
+    def _count(self, gap: Gap) -> None:
+        if gap.reason != LEFT_OUT:
+            count, _ = self._apart.get((gap.table, gap.reason), (0, 0))
+            self._apart[gap.table, gap.reason] = (count + 1, gap.number)
 
     def leave_out(self, row: LeftOut) -> int:
         """State that a row was left out, unless that was stated before: a replay reads it again.

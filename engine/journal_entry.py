@@ -100,13 +100,13 @@ class Gap(msgspec.Struct, frozen=True, omit_defaults=True):
     """One statement of a gap: changes of a table that are not in the bucket, or may not be.
 
     `number` counts the gaps of a journal from 1. A later statement of the same number takes the
-    place of the earlier one: a gap ends, or is mended. `after` is where it begins: the table is
-    whole up to there. `until` is where it ends, empty while it goes on. Both are a position or the
-    beginning of one, and compare as text with records' positions. `reason` is a stable word in
-    kebab case, `text` says in plain words what happened, without row values. `mended` says by what
-    the lost changes were made good (empty: they were not). Where one row is left out, `position`
-    is its own and `key` its key as JSON text. `noticed` is when the gap was first stated, by the
-    writer's clock.
+    place of the earlier one: a gap ends, goes on, or is mended. `after` is where it begins: the
+    table is whole up to there. `until` is where it ends, empty while it goes on. Both are a
+    position or the beginning of one, and compare as text with records' positions. `reason` is a
+    stable word in kebab case, `text` says in plain words what happened, without row values.
+    `mended` says by what the lost changes were made good (empty: they were not). Where one row is
+    left out, `position` is its own and `key` its key as JSON text. `noticed` is when the gap was
+    first stated, by the writer's clock.
     """
 
     number: int

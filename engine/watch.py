@@ -26,6 +26,13 @@ from engine.schema import TableName
 TABLE_DROPPED = "table-dropped"
 TABLE_REMADE = "table-remade"
 
+WATCH_BYTES_MAX = 4 * 1024 * 1024
+"""Of what one entry states of tables, beside its plans and its gaps: it is one request."""
+
+# Beside their texts.
+_TABLE_BYTES = 60
+_MARK_BYTES = 6
+
 
 @dataclass(frozen=True, slots=True)
 class Shown:
@@ -73,6 +80,7 @@ class CatalogWatch:
         durable = log_prefix(self._generation, state.durable_lsn)
         self._clean = min(self._watched, durable) if self._watched else durable
         self._pending: Watch | None = None
+        self._is_much = False
         self._open: dict[str, dict[str, int]] = {}
         for gap in gaps.standing:
             if gap.is_open:
@@ -88,7 +96,13 @@ class CatalogWatch:
         """What is agreed otherwise than the journal says; None where nothing is."""
         return self._pending
 
+    @property
+    def is_much(self) -> bool:
+        """Whether `pending` is a part only: too many tables are agreed otherwise for one entry."""
+        return self._is_much
+
     def _difference(self) -> Watch | None:
+        self._is_much = False
         known = self._journalled
         changed = {
             table: agreed
@@ -100,6 +114,11 @@ class CatalogWatch:
         is_same = known.marks == self._marks and (known.publication, known.selection) == whose
         if is_same and not changed and not gone:
             return None
+        if (part := _part(changed)) != changed:
+            # Whose they are comes with the last part. Until then a successor takes the other tables
+            # for what they were: it may state a gap twice, and begins no gap too late.
+            self._is_much = True
+            return Watch(known.publication, known.selection, known.marks, part, at=known.at)
         return Watch(*whose, self._marks, changed, gone, self._clean)
 
     def journalled(self, statement: Watch | None) -> None:
@@ -267,6 +286,25 @@ def selection_of(configuration: RecordConfiguration) -> str:
     """What names the captured tables: under another selection, others are agreed."""
     tables, exclude = ",".join(configuration.tables), ",".join(configuration.exclude)
     return f"{tables} -{exclude}"
+
+
+def _part(changed: Mapping[str, Agreed]) -> dict[str, Agreed]:
+    """As many tables as one entry should state, one at least."""
+    part: dict[str, Agreed] = {}
+    size_bytes = 0
+    for table, agreed in changed.items():
+        size_bytes += _size_bytes(table, agreed)
+        if part and size_bytes > WATCH_BYTES_MAX:
+            break
+        part[table] = agreed
+    return part
+
+
+def _size_bytes(table: str, agreed: Agreed) -> int:
+    """What a table takes in an entry, about."""
+    kept = sum(len(aspect) + sum(map(len, parts)) for aspect, parts in agreed.keeps.items())
+    marks = sum(len(mark) + len(text) + _MARK_BYTES for mark, text in agreed.marks.items())
+    return _TABLE_BYTES + len(table) + kept + marks
 
 
 def _is_covered(agreed: tuple[str, ...] | None, kept: tuple[str, ...]) -> bool:

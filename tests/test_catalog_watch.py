@@ -843,6 +843,43 @@ async def test_comments_rights_and_owners_of_tables_are_no_loss(any_database: Da
     }
 
 
+async def test_what_is_agreed_of_many_tables_is_stated_over_several_entries(
+    any_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.watch.WATCH_BYTES_MAX", 10)
+    make_orders(any_database)
+    store = MemoryStore()
+    async with running(any_database, store, settings=SLOW) as engine:
+        any_database.execute("ALTER PUBLICATION tailrace SET (publish = 'insert')")
+        any_database.execute(
+            "ALTER PUBLICATION tailrace SET (publish = 'insert, update, delete, truncate')"
+        )
+    async with running(any_database, store) as engine:
+        await engine.gap("public.lines", "publication-altered")
+        await engine.looked()
+        watched = engine.state().watch
+
+    assert watched is not None
+    assert (watched.publication, sorted(watched.tables)) == (
+        "tailrace",
+        ["public.lines", "public.orders"],
+    )
+    entries = [
+        decode_entry(store.objects[key].body, key)
+        for key in sorted(key for key in store.objects if "/journal/" in key)
+    ]
+    parts = [entry.watch for entry in entries if entry.watch is not None]
+    assert [(part.publication, len(part.tables)) for part in parts] == [
+        ("", 1),
+        ("tailrace", 1),
+        ("tailrace", 0),
+    ]
+    assert engine.reasons() == {
+        ("public.lines", "publication-altered"),
+        ("public.orders", "publication-altered"),
+    }
+
+
 # --- nobody's lock
 
 

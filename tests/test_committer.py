@@ -175,7 +175,9 @@ def test_each_gap_is_logged_once_and_very_many_as_a_count(loop: VirtualLoop) -> 
     """Also a second one of the same table, whose alarm stands already."""
 
     def state(gaps: GapRegister, number: int) -> None:
-        gaps.state("public.a", after="1", until="2", reason="operations", text=f"loss {number}")
+        table = "public.a" if number < 2 else f"public.a{number}"
+        after, until = f"{2 * number:04d}", f"{2 * number + 1:04d}"
+        gaps.state(table, after=after, until=until, reason="operations", text=f"loss {number}")
 
     async def stated() -> None:
         pipeline, stop = pipeline_of(1_000, TimedStore(), SETTINGS)
@@ -195,5 +197,6 @@ def test_each_gap_is_logged_once_and_very_many_as_a_count(loop: VirtualLoop) -> 
 
     logged = [line for line in lines if line["event"] == "gap"]
     assert [line["text"] for line in logged] == [f"loss {number}" for number in range(22)]
-    assert {(line["table"], line["reason"]) for line in logged} == {("public.a", "operations")}
+    assert [line["table"] for line in logged[:3]] == ["public.a", "public.a", "public.a2"]
+    assert {line["reason"] for line in logged} == {"operations"}
     assert [line["count"] for line in lines if line["event"] == "more gaps"] == [80]

@@ -11,7 +11,7 @@ from engine.chunk import ChunkLimits
 from engine.committer import GAPS_BYTES_MAX
 from engine.envelope import RecordConfiguration
 from engine.errors import UnrepresentableRow
-from engine.gaps import LEFT_OUT_ROWS_MAX, PUBLISHED_AFTER_ALL, GapRegister
+from engine.gaps import GAPS_APART_MAX, LEFT_OUT_ROWS_MAX, PUBLISHED_AFTER_ALL, GapRegister
 from engine.journal_entry import (
     Entry,
     Frontier,
@@ -68,6 +68,63 @@ def test_a_gap_of_the_journal_can_be_mended() -> None:
 
     (waiting,) = gaps.pending
     assert (waiting.number, waiting.mended, waiting.reason) == (7, "snapshot 3", "operations")
+
+
+def touched(gaps: GapRegister, after: int, until: int, reason: str = "partitions") -> int:
+    """A gap between two looks; its number."""
+    begin, end = f"0001.{after:04d}", f"0001.{until:04d}"
+    return gaps.state("public.orders", after=begin, until=end, reason=reason, text="some").number
+
+
+def bounds(gaps: GapRegister) -> list[tuple[int, str, str]]:
+    return [(gap.number, gap.after, gap.until) for gap in gaps.standing]
+
+
+@pytest.mark.parametrize("is_restart", [False, True])
+def test_a_gap_that_adjoins_another_of_its_table_and_reason_is_the_same_one(
+    is_restart: bool,  # noqa: FBT001
+) -> None:
+    state = JournalState()
+    gaps = GapRegister(state, lambda: 7)
+    touched(gaps, 10, 21)
+    if is_restart:
+        state.gaps = {gap.number: gap for gap in gaps.pending}
+        gaps = GapRegister(state, lambda: 7)
+
+    numbers = [touched(gaps, 20, 31), touched(gaps, 20, 31, "other"), touched(gaps, 40, 51)]
+
+    assert numbers == [1, 2, 3]
+    assert bounds(gaps) == [
+        (1, "0001.0010", "0001.0031"),
+        (2, "0001.0020", "0001.0031"),
+        (3, "0001.0040", "0001.0051"),
+    ]
+
+
+def test_a_gap_that_adjoins_one_that_ended_goes_on_until_it_ends() -> None:
+    gaps = GapRegister(JournalState(), lambda: 7)
+    touched(gaps, 10, 21)
+
+    again = gaps.state(
+        "public.orders", after="0001.0020", until="", reason="partitions", text="more"
+    )
+    gaps.end(again.number, "0001.0061")
+
+    assert bounds(gaps) == [(1, "0001.0010", "0001.0061")]
+    assert gaps.pending[0].text == "more"
+
+
+def test_very_many_gaps_of_a_table_and_a_reason_are_one_that_goes_on() -> None:
+    gaps = GapRegister(JournalState(), lambda: 7)
+
+    for number in range(1, 200):
+        touched(gaps, number * 20, number * 20 + 5)
+
+    found = bounds(gaps)
+    assert len(found) == GAPS_APART_MAX
+    assert found[-2] == (15, "0001.0300", "0001.0305")
+    # Nothing that was lost is left out.
+    assert found[-1] == (16, "0001.0320", "0001.3985")
 
 
 def left_out(number: int) -> LeftOut:

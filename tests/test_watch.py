@@ -303,6 +303,62 @@ def test_of_another_publication_nothing_is_known() -> None:
     assert rig.judge(look(0x30, {ORDERS: table()}, marks={"publication": "9"})) == []
 
 
+def test_what_is_agreed_of_very_many_tables_is_stated_in_parts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("engine.watch.WATCH_BYTES_MAX", 1_000)
+    rig = Rig()
+    marks = {f"membership:{number}": "1" for number in range(10)}
+    tables = {TableName("public", f"t{n}"): table(str(n), marks=marks) for n in range(50)}
+    rig.judge(look(0x20, tables))
+
+    sizes = []
+    while rig.watch.is_much:
+        part = rig.watch.pending
+        assert part is not None
+        sizes.append(len(msgspec.json.encode(part)))
+        assert part.publication == ""
+        rig.append()
+    last = rig.watch.pending
+    rig.append()
+
+    assert len(sizes) > 5
+    assert max(sizes) < 1_500
+    assert last is not None
+    assert last.publication == "tailrace"
+    assert rig.watch.pending is None
+    rig.start()
+    assert rig.judge(look(0x30, tables)) == []
+    touched = tables | {TableName("public", "t7"): table("7", marks=marks | {"membership:3": "2"})}
+    assert rig.judge(look(0x40, touched)) == [("public.t7", "membership", "30", "41")]
+
+
+def test_an_engine_that_ends_between_the_parts_hides_no_loss(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rig = Rig()
+    tables = {
+        TableName("public", f"t{n}"): table(str(n), marks={"membership": "1"}) for n in (1, 2)
+    }
+    touched = {name: table(one.identity, marks={"membership": "2"}) for name, one in tables.items()}
+    rig.judge(look(0x20, tables))
+    rig.append()
+    monkeypatch.setattr("engine.watch.WATCH_BYTES_MAX", 10)
+    rig.judge(look(0x30, touched))
+    rig.append()
+    assert rig.watch.is_much is False
+    assert rig.watch.pending is not None
+    rig.start()
+
+    again = {name: table(one.identity, marks={"membership": "3"}) for name, one in tables.items()}
+    found = rig.judge(look(0x40, again))
+
+    # Each is from the last look that showed it whole, however often it was stated.
+    for name in ("public.t1", "public.t2"):
+        spans = [(after, until) for gap, _, after, until in found if gap == name]
+        assert spans == [("20", "41")]
+
+
 def test_what_stands_is_told_with_what_mends_it_before_it_is_judged() -> None:
     rig = Rig()
 

@@ -261,11 +261,11 @@ def test_a_gap_is_told_in_plain_words(loop: VirtualLoop) -> None:
 
     async def gaps() -> None:
         rig = Rig([])
-        for _ in range(2):
+        for digits in ("AB", "CD"):
             rig.gaps.state(
                 str(ORDERS),
-                after="0001.000000000000000A",
-                until="0001.000000000000000B",
+                after=f"0001.000000000000000{digits[0]}",
+                until=f"0001.000000000000000{digits[1]}",
                 reason="publication-altered",
                 text="the publication was altered",
             )
