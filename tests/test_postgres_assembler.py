@@ -11,7 +11,7 @@ from engine.errors import DecodeError, UnrepresentableRow
 from engine.position import Lsn, Position
 from engine.schema import Decide, Relation, TableName, TableVersion, decide_version
 from engine.sources.postgres.assembler import Assembler, Drained
-from engine.sources.postgres.catalog import Catalog
+from engine.sources.postgres.catalog import Catalog, CatalogColumn, CatalogTable
 from engine.sources.postgres.frames import ListedFrames
 from engine.sources.postgres.pgoutput import POSTGRES_EPOCH_US
 
@@ -35,12 +35,12 @@ def commit(commit_lsn: int, commit_us: int = NOON_US) -> bytes:
     return carried(struct.pack(">cBQQq", b"C", 0, commit_lsn, commit_lsn + 8, time))
 
 
-def relation(oid: int, table: str, *columns: str) -> bytes:
+def relation(oid: int, table: str, *columns: str, identity: bytes = b"d") -> bytes:
     body = b"".join(
         struct.pack(">B", place == 0) + name.encode() + struct.pack(">xIi", 23, -1)
         for place, name in enumerate(columns)
     )
-    head = b"R" + struct.pack(">I", oid) + b"public\0" + table.encode() + b"\0d"
+    head = b"R" + struct.pack(">I", oid) + b"public\0" + table.encode() + b"\0" + identity
     return carried(head + struct.pack(">h", len(columns)) + body)
 
 
@@ -63,14 +63,17 @@ def always_first(relation: Relation, position: Position) -> TableVersion:
 
 
 def assembler(
-    configuration: RecordConfiguration | None = None, *, decide: Decide = always_first
+    configuration: RecordConfiguration | None = None,
+    *,
+    decide: Decide = always_first,
+    catalog: Catalog | None = None,
 ) -> Assembler:
     return Assembler(
         database="shop",
         generation=1,
         configuration=configuration or RecordConfiguration("tailrace", tables=("public.*",)),
         decide=decide,
-        catalog=Catalog(),
+        catalog=catalog if catalog is not None else Catalog(),
     )
 
 
@@ -523,3 +526,30 @@ def test_a_table_that_is_gone_is_forgotten_and_its_rows_are_not() -> None:
 
     assert versions_of((*first.batches, *rest.batches), "a") == [1, 2]
     assert target.known_oids == [2]
+
+
+def test_a_guessed_key_is_asked_for_again_when_its_own_look_is_passed_and_not_before() -> None:
+    columns = {"id": CatalogColumn(23, -1, "integer", is_nullable=False)}
+    catalog = Catalog(
+        _tables={
+            1: CatalogTable(columns, ("id",), seen_lsn=Lsn(200)),
+            2: CatalogTable(columns, ("id",), seen_lsn=Lsn(1000)),
+        }
+    )
+    asked: list[tuple[str, bool]] = []
+
+    def decide(relation: Relation, position: Position) -> TableVersion:
+        asked.append((relation.table.table, relation.is_key_guessed))
+        return always_first(relation, position)
+
+    target = assembler(decide=decide, catalog=catalog)
+    whole = [relation(oid, name, "id", identity=b"f") for oid, name in ((1, "a"), (2, "b"))]
+    rows = (insert(1, 90, 1), insert(2, 91, 2))
+
+    fed(target, *whole, begin(100), *rows, commit(100), begin(200), commit(200))
+    fed(target, begin(300), *rows, commit(300))
+    fed(target, begin(1000), commit(1000))
+    fed(target, begin(1100), *rows, commit(1100))
+
+    # Were all guesses given up at each look, thousands of tables would be asked for at each.
+    assert asked == [("a", True), ("b", True), ("a", False), ("b", False)]

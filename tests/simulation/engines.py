@@ -17,7 +17,7 @@ import stamina.instrumentation
 import structlog
 from prometheus_client import CollectorRegistry
 
-from engine import committer, journal, ledger, retry
+from engine import committer, journal, ledger, recurrence, retry
 from engine.batch import Intake
 from engine.chunk import ChunkLimits
 from engine.envelope import RecordConfiguration, TableRule
@@ -28,7 +28,7 @@ from engine.settings import Settings
 from engine.stop import StopSignal
 from engine.table_writer import BATCH_BYTES
 from simulation.monitor import Violation
-from simulation.source import Server, SimulatedSource
+from simulation.source import Change, Server, SimulatedSource
 from simulation.store import Bucket, SimulatedStore
 from simulation.virtual_loop import Process, VirtualLoop
 
@@ -38,12 +38,20 @@ if TYPE_CHECKING:
 # One for all: what it counts is not judged here, and making one costs more than a schedule should.
 METRICS = Metrics(CollectorRegistry(), release="simulation")
 
+_STREAMING = ("streaming", "reconnecting", "failing")
+
+# While the source fails again and again; an engine that is caught up needs no more of it.
+_HELD_UP = ("failing", "draining", "stopped")
+
+# Two failures at one position stand. A keepalive in front of the change moves the position once.
+FAILURES_TOLD = 4
 
 # A schedule has tens of entries, spans and chunks, not thousands.
 SMALL_LIMITS = (
     (journal, "STATE_INTERVAL", 10),
     (ledger, "_SPANS_MAX", 2),
     (ledger, "_BOUNDARIES_MAX", 4),
+    (ledger, "RECEIVED_MIN", 1),
     (committer, "CHUNKS_A_TURN", 2),
     # Longer than the engine's: what comes late then comes later, and meets more.
     (retry, "WAIT_SECONDS_MAX", 5.0),
@@ -155,6 +163,7 @@ class EngineProcess:
         self._stop: StopSignal | None = None
         self._intake_bytes_max = 0
         self.redo_bytes = 0
+        self._failures: dict[Change, tuple[int, float]] = {}
         self._appended_at = 0.0
         self._was_streaming = False
         self.wal_at_start = world.server.wal
@@ -228,7 +237,7 @@ class EngineProcess:
         assert self._pipeline is not None
         is_hurried = self._pipeline.is_hurried
         # None: the request of a life that a failover ended.
-        is_streaming = self.phase in {"streaming", "reconnecting"} and is_hurried is not None
+        is_streaming = self.phase in _STREAMING and is_hurried is not None
         gap = now - self._appended_at
         least = self.profile.append_seconds
         if is_hurried:
@@ -236,6 +245,21 @@ class EngineProcess:
         if is_streaming and self._was_streaming and gap < least - 0.001:
             raise Violation("two appends within an interval")
         self._appended_at, self._was_streaming = now, is_streaming
+
+    def check_pause(self, change: Change, now: float) -> None:
+        """The source fails at that change: judge how long it was left alone since it last did."""
+        count, before = self._failures.get(change, (0, now))
+        least = min(recurrence.PAUSE_SECONDS_FIRST * 2.0 ** (count - FAILURES_TOLD), 60)
+        if count >= FAILURES_TOLD and now - before < least:
+            raise Violation("a source that fails is not left alone")
+        self._failures[change] = (count + 1, now)
+
+    def check_failing(self, change: Change) -> None:
+        """Judge the phase, once the engine has heard of the failure."""
+        count, _ = self._failures[change]
+        is_told = not self.is_alive or self.process.is_frozen or self.is_draining
+        if count >= FAILURES_TOLD and not is_told and self.phase not in _HELD_UP:
+            raise Violation(f"a source that fails again and again is {self.phase}")
 
     def check_memory(self, intake: Intake, largest_planned: int) -> None:
         """Judge the pipeline's own books: the budget, and one intake over it.

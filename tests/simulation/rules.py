@@ -471,6 +471,35 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     mutant(
+        "failing",
+        "6   the same failure twice at the same position is a state that is told",
+        Edit("engine.recurrence", "if is_same or self.is_standing:", "if False:"),
+    ),
+    mutant(
+        "failing_pause",
+        "6   ... in which the source is left alone for longer and longer",
+        Edit("engine.recurrence", "        if not self.is_standing:\n", "        if True:\n"),
+    ),
+    mutant(
+        "failing_over",
+        "6   ... and which ends when something behind that position was read",
+        Edit("engine.recurrence", "        if position > self._position:\n", "        if False:\n"),
+        Edit(
+            "engine.streaming",
+            "if self._world.slot.is_failing and newest.lsn >= slot.flush_lsn:",
+            "if False:",
+        ),
+    ),
+    mutant(
+        "forget_received",
+        "6   what was received is forgotten only when all of it is durable",
+        Edit(
+            "engine.ledger",
+            "if table in self._spans or commit_lsn_of(last) >= durable_lsn\n",
+            "if table in self._spans\n",
+        ),
+    ),
+    mutant(
         "version_at",
         "8   newest version at or before the row, not newest of all",
         Edit(

@@ -2,10 +2,11 @@
 
 Strategy: the server is a log of transactions, a catalog that changes in mid-transaction, and a
 slot. Tables leave the publication and come back; what is committed meanwhile is `lost`: the
-walsender does not send it, ever. A connection walks the log as a walsender does: transactions that
-commit before the start are skipped without a word, a start before `confirmed` becomes `confirmed`,
-keepalives never pass a commit not yet sent. A receiver gets what one drain of the socket might have
-held: any number of messages, grouped into batches.
+walsender does not send it, ever. A change may be `broken` for a while: a walsender that comes to
+it sends what is before it and ends with an error. A connection walks the log as a walsender does:
+transactions that commit before the start are skipped without a word, a start before `confirmed`
+becomes `confirmed`, keepalives never pass a commit not yet sent. A receiver gets what one drain of
+the socket might have held: any number of messages, grouped into batches.
 
 Invariant: a record's line is a pure function of the change, the version's number, the record
 configuration and the codec version; LSNs are even, and commit LSNs never go backwards while
@@ -26,7 +27,7 @@ import msgspec
 
 from engine.batch import Batch, Boundary, Intake, Operations
 from engine.envelope import RecordConfiguration
-from engine.errors import PositionLost, SlotBusy, SourceUnavailable
+from engine.errors import PositionLost, SlotBusy, SourceFailed, SourceUnavailable
 from engine.history import Judge, Landmark
 from engine.interfaces import (
     NOT_PUBLISHED,
@@ -138,6 +139,8 @@ class ServerWatcher(Protocol):
 
     def received(self, process: Process, intake: Intake) -> None: ...
 
+    def failed(self, process: Process, change: Change) -> None: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Membership:
@@ -179,6 +182,7 @@ class Server:
     forks: list[int] = field(default_factory=list)
     memberships: list[Membership] = field(default_factory=list)
     lost: list[Change] = field(default_factory=list)
+    broken: Change | None = None
 
     # --- the publication
 
@@ -266,6 +270,22 @@ class Server:
             self.next_oid += 1
         self.counts[f"names: {act}"] += 1
 
+    def break_change(self) -> None:
+        """A change is committed that no walsender can send, until somebody mends it."""
+        if self.broken is not None:
+            return
+        self.commit()
+        changes = self.transactions[-1].changes
+        if changes:
+            self.broken = self.rnd.choice(changes)
+            self.counts["changes broken"] += 1
+            self.loop.later(self.rnd.uniform(5, 40), self.mend, self.broken)
+
+    def mend(self, change: Change | None) -> None:
+        """That change can be sent now."""
+        if change is not None and change is self.broken:
+            self.broken = None
+
     def write_something_else(self) -> None:
         """Log that holds nothing of ours."""
         self.wal += 2 * self.rnd.randint(1, 30)
@@ -335,6 +355,7 @@ class Server:
         if kept < count:
             self.wal = self.transactions[kept - 1].end_lsn
         self.forks.append(self.wal)
+        self.broken = None  # It was this server's trouble.
         connection = self.connection
         self.drop_connection(connection)
         self.transactions = self.transactions[:kept]
@@ -391,6 +412,7 @@ class Connection:
         self._log = server.transactions
         self.index = self.offset = 0
         self.sent_max: int | None = None
+        self.failed_at: Change | None = None
         self.is_keepalive_due = False
         self.is_left = False
         self._waiter: asyncio.Future[None] | None = None
@@ -470,10 +492,19 @@ class Connection:
             return Boundary(Lsn(transaction.commit_lsn), server.now_us(), is_keepalive=True)
         return self._next_of(transaction)
 
-    def _next_of(self, transaction: Transaction) -> Message:
+    def _fail(self, change: Change) -> None:
+        """The walsender ends with an error; what it sent before can still be read."""
+        self.failed_at, self.sent_max = change, self.index
+        if self.server.connection is self:
+            self.server.connection = None
+
+    def _next_of(self, transaction: Transaction) -> Message | None:
         changes = transaction.changes
         while self.offset < len(changes):
             change = changes[self.offset]
+            if change is self.server.broken:
+                self._fail(change)
+                return None
             self.offset += 1
             if change.table in self.records.captured:
                 return change
@@ -562,7 +593,8 @@ class SimulatedStream:
         """What one drain of the socket gives. What a lost connection leaves unread is forgotten."""
         grouping = _Grouping(1 if self._is_single_rows else rnd.choice((1, 2, 5, 100)))
         boundary: Boundary | None = None
-        is_lost = not self._connection.is_open and rnd.random() < 0.4
+        is_cut = not self._connection.is_open and self._connection.failed_at is None
+        is_lost = is_cut and rnd.random() < 0.4
         for message in self._messages(rnd.choice((1, 2, 4, 8, 30))):
             if isinstance(message, Boundary):
                 boundary = self._judged(message)
@@ -571,6 +603,11 @@ class SimulatedStream:
                 self._take(message, grouping)
         batches = grouping.batches()
         is_dry = not self._connection.is_open and boundary is None and not batches
+        if is_dry and self._connection.failed_at is not None:
+            self._connection.server.watcher.failed(
+                self._connection.process, self._connection.failed_at
+            )
+            raise SourceFailed("a change cannot be sent", code="22P05")
         if is_lost or is_dry or not self._connection.process.is_alive:
             raise SourceUnavailable("connection lost")
         if boundary is None and not batches:

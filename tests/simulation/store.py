@@ -40,14 +40,17 @@ class StoredObject:
 
 @dataclass(eq=False, slots=True)
 class Request:
-    """One request on its way. A ghost is applied after its sender gave it up."""
+    """One request on its way. A ghost is applied after its sender gave it up.
+
+    `says` of a journal entry: "open", "plan" or nothing of the two.
+    """
 
     sender: Process
     kind: str
     key: str
     apply: Callable[[], Answer]
     future: "asyncio.Future[Answer]"
-    is_open: bool = False
+    says: str = ""
     is_ghost: bool = False
     answer: Answer = None
     error: DestinationUnavailable | None = None
@@ -71,6 +74,8 @@ class BucketWatcher(Protocol):
     def taken(self, kind: str, old: StoredObject, body: bytes, sender: Process) -> None: ...
 
     def aborts(self, sender: Process, keys: list[str]) -> None: ...
+
+    def is_late(self, sender: Process) -> bool: ...
 
     def overwritten(self, old: StoredObject, stored: StoredObject) -> None: ...
 
@@ -113,15 +118,17 @@ class Bucket:
         key: str,
         apply: Callable[[], Answer],
         *,
-        is_open: bool = False,
+        says: str = "",
     ) -> "asyncio.Future[Answer]":
         """Put a request on its way. The future is answered or fails."""
-        request = Request(sender, kind, key, apply, self.loop.create_future(), is_open)
+        request = Request(sender, kind, key, apply, self.loop.create_future(), says)
         number = self.next_number()
         self.requests.add(number)
         self.counts["requests"] += 1
         weather, rnd = self.weather, self.rnd
-        if rnd.random() < weather.stall:
+        if says == "plan" and self.watcher.is_late(sender):
+            self._park(request, number, rnd.uniform(5, 60))
+        elif rnd.random() < weather.stall:
             self.counts["stalled"] += 1
             self.loop.later(rnd.uniform(5, 90), self._arrive, request, number)
         else:
@@ -136,7 +143,7 @@ class Bucket:
     def _arrive(self, request: Request, number: int) -> None:
         """The request reaches the bucket, or what is in its way."""
         rnd, trouble = self.rnd, self.weather.trouble
-        if request.is_open and rnd.random() < 0.5:
+        if request.says == "open" and rnd.random() < 0.5:
             # The worst moment for a late append: after its key was looked at, before this open.
             for ghost in list(self._parked):
                 self._haunt(*ghost)
@@ -159,10 +166,13 @@ class Bucket:
         if code == "Timeout" and not self.weather.is_out:
             # Given up by its sender and still on its way.
             self.requests.add(ghost := self.next_number())
-            if request.kind == "journal" and not request.is_open:
-                self._parked.append((request, ghost))
-            delay = self.rnd.choice((1, 3, 10, 40)) * self.rnd.random()
-            self.loop.later(delay, self._haunt, request, ghost)
+            self._park(request, ghost, self.rnd.choice((1, 3, 10, 40)) * self.rnd.random())
+
+    def _park(self, request: Request, ghost: int, delay: float) -> None:
+        """It is applied so late, or, an append, when somebody opens the journal."""
+        if request.kind == "journal" and request.says != "open":
+            self._parked.append((request, ghost))
+        self.loop.later(delay, self._haunt, request, ghost)
 
     def _haunt(self, request: Request, number: int) -> None:
         if number not in self.requests:
@@ -278,6 +288,13 @@ def kind_of(key: str) -> str:
     return "schema" if key.endswith("/schema.json") else "object"
 
 
+def said_by(entry: bytes) -> str:
+    """Whether a journal entry opens or plans."""
+    if b'"open":{' in entry:
+        return "open"
+    return "plan" if b'"planned":[' in entry else ""
+
+
 class SimulatedStore:
     """One engine's view of the bucket: an `ObjectStore`."""
 
@@ -286,11 +303,11 @@ class SimulatedStore:
         self._process = process
 
     async def _ask(
-        self, kind: str, key: str, apply: Callable[[], Answer], *, is_open: bool = False
+        self, kind: str, key: str, apply: Callable[[], Answer], *, says: str = ""
     ) -> Answer:
         if not self._process.is_alive:
             raise DestinationUnavailable("dead")
-        return await self._bucket.send(self._process, kind, key, apply, is_open=is_open)
+        return await self._bucket.send(self._process, kind, key, apply, says=says)
 
     async def create(
         self,
@@ -308,7 +325,7 @@ class SimulatedStore:
                 kind,
                 key,
                 lambda: bucket.put(process, kind, key, body, metadata),
-                is_open=kind == "journal" and b'"open":{' in body,
+                says=said_by(body) if kind == "journal" else "",
             )
             return bool(answer)
         upload = await self._ask("begin", key, lambda: bucket.begin_upload(key))

@@ -23,13 +23,14 @@ from engine.errors import PositionLost, SourceUnavailable, StopLimit, Superseded
 from engine.layout import journal_key, state_key
 from simulation.engines import EngineProcess, draw_profile
 from simulation.monitor import Monitor, Violation
-from simulation.source import TABLES, Server
+from simulation.source import TABLES, Change, Server
 from simulation.store import Bucket, StoredObject, Upload, kind_of
 from simulation.virtual_loop import DeadlockError, Process, VirtualLoop
 
 EPOCH_US = 1_795_341_480_000_000  # 2026-11-22T09:58:00Z: most schedules cross an hour.
 CLOCK_SKEW_US = 3_000_000
 SETTLE_SECONDS = 1_200
+AMBUSH = 0.15  # Of the plans, in a world with failovers.
 CLOCK_SETTINGS_US = (0, -30_000_000, 5_000_000, 1_800_000_000, 7_200_000_000)
 
 
@@ -96,6 +97,7 @@ class World:
             "hand": self._move_slot,
             "failover": self._fail_over,
             "publication": self.server.alter_publication,
+            "failing": self.server.break_change,
         }
 
     def _draw_character(self) -> None:
@@ -202,6 +204,7 @@ class World:
         self.is_calm = True
         self.trace("no more faults")
         self._set_weather(0)
+        self.server.mend(self.server.broken)
         for engine in self.engines:
             self.resume(engine)
         end = self.loop.time() + SETTLE_SECONDS
@@ -301,6 +304,17 @@ class World:
     def aborts(self, sender: Process, keys: list[str]) -> None:
         self._judge(lambda: self.monitor.aborts(sender, keys))
 
+    def is_late(self, sender: Process) -> bool:
+        """Whether that plan is on its way while its writer dies and the server fails over."""
+        engine = self._engine_of(sender)
+        is_ambush = self.is_failover_allowed and not self.is_calm and self.rnd.random() < AMBUSH
+        if not is_ambush or engine is None:
+            return False
+        self.counts["plan on its way over a failover"] += 1
+        self.loop.later(0, self.kill, engine)
+        self.loop.later(0, self._fail_over)
+        return True
+
     def held(self, process: Process) -> None:
         self.monitor.has_held.add(process)
         self.trace(f"{process.name} holds the slot")
@@ -320,6 +334,19 @@ class World:
         engine = self._engine_of(process)
         if engine is not None:
             self._judge(lambda: engine.check_memory(intake, self.monitor.largest_planned))
+
+    def failed(self, process: Process, change: Change) -> None:
+        engine = self._engine_of(process)
+        assert engine is not None
+        self.trace(f"{process.name} hears that {change.position} cannot be sent")
+        self._judge(lambda: engine.check_pause(change, self.loop.time()))
+        self.counts["failed at a change"] += 1
+        self.loop.later(0.001, self._has_failed, engine, change)
+
+    def _has_failed(self, engine: EngineProcess, change: Change) -> None:
+        if engine.phase == "failing":
+            self.counts["failing"] += 1
+        self._judge(lambda: engine.check_failing(change))
 
     def ended(self, engine: EngineProcess, error: BaseException | None) -> None:
         """An engine ended by itself."""
@@ -507,10 +534,16 @@ class World:
         self.bucket.weather.is_out = False
 
     def _move_slot(self) -> None:
-        """Somebody moves or drops the slot while nobody holds it."""
+        """Somebody moves or drops the slot while nobody holds it, or takes it from its holder."""
         server = self.server
-        if not self.is_hand_allowed or server.connection is not None or not server.has_slot:
+        if not self.is_hand_allowed or not server.has_slot:
             return
+        if server.connection is not None:
+            if self.rnd.random() < 0.5:
+                return
+            # What is committed last has not been read by anybody.
+            server.commit()
+            self._drop_connection()
         self.counts["fault: hand"] += 1
         self.is_moved_by_hand = True
         server.has_slot = self.rnd.random() < 0.8
@@ -523,7 +556,7 @@ FAULTS = (
     *("kill", "kill", "freeze", "resume", "resume", "stop", "spawn", "spawn", "spawn", "crash"),
     *("persist", "drop", "drop", "log", "abort", "clock", "outage"),
     *("failover", "failover", "failover", "hand", "hand", "hand"),
-    *("publication", "publication"),
+    *("publication", "publication", "failing", "failing"),
 )
 
 
