@@ -200,3 +200,24 @@ def test_each_gap_is_logged_once_and_very_many_as_a_count(loop: VirtualLoop) -> 
     assert [line["table"] for line in logged[:3]] == ["public.a", "public.a", "public.a2"]
     assert {line["reason"] for line in logged} == {"operations"}
     assert [line["count"] for line in lines if line["event"] == "more gaps"] == [80]
+
+
+def test_what_was_received_is_forgotten_once_it_is_durable(
+    loop: VirtualLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.ledger.RECEIVED_MIN", 1)
+    settings = replace(SETTINGS, limits=replace(SETTINGS.limits, age_seconds_max=5.0))
+    pipeline, stop = pipeline_of(1_000, TimedStore(), settings, tables=3)
+
+    async def main() -> tuple[int, int]:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(pipeline.run())
+            await asyncio.sleep(2.0)
+            assert pipeline._streaming is not None
+            held_count = len(pipeline._streaming._ledger._received)
+            await asyncio.sleep(10.0)
+            left_count = len(pipeline._streaming._ledger._received)
+            stop.request("test")
+        return held_count, left_count
+
+    assert loop.run_until_complete(main()) == (3, 0)
