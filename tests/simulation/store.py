@@ -24,6 +24,8 @@ from simulation.virtual_loop import Process, VirtualLoop
 if TYPE_CHECKING:
     import asyncio
 
+_OBJECT_KINDS = ("object", "completion")
+
 Answer = bool | bytes | int | ObjectHead | list[ListedObject] | None
 
 
@@ -75,7 +77,7 @@ class BucketWatcher(Protocol):
 
     def aborts(self, sender: Process, keys: list[str]) -> None: ...
 
-    def is_late(self, sender: Process) -> bool: ...
+    def is_late(self, kind: str, sender: Process) -> bool: ...
 
     def overwritten(self, old: StoredObject, stored: StoredObject) -> None: ...
 
@@ -105,6 +107,7 @@ class Bucket:
     counts: Counter[str] = field(default_factory=Counter)
     _keys: list[str] = field(default_factory=list)
     _parked: list[tuple[Request, int]] = field(default_factory=list)
+    _late_objects: list[tuple[Request, int]] = field(default_factory=list)
     _number: int = 0
 
     def next_number(self) -> int:
@@ -126,7 +129,8 @@ class Bucket:
         self.requests.add(number)
         self.counts["requests"] += 1
         weather, rnd = self.weather, self.rnd
-        if says == "plan" and self.watcher.is_late(sender):
+        is_ambushed = says == "plan" or kind in _OBJECT_KINDS
+        if is_ambushed and self.watcher.is_late(kind, sender):
             self._park(request, number, rnd.uniform(5, 60))
         elif rnd.random() < weather.stall:
             self.counts["stalled"] += 1
@@ -146,6 +150,10 @@ class Bucket:
         if request.says == "open" and rnd.random() < 0.5:
             # The worst moment for a late append: after its key was looked at, before this open.
             for ghost in list(self._parked):
+                self._haunt(*ghost)
+        if request.kind in _OBJECT_KINDS and rnd.random() < 0.5:
+            # And for a late object: just before somebody else's under its key.
+            for ghost in [g for g in self._late_objects if g[0].key == request.key]:
                 self._haunt(*ghost)
         if not request.sender.is_alive and rnd.random() < 0.4:
             self.counts["died with its sender"] += 1
@@ -169,15 +177,18 @@ class Bucket:
             self._park(request, ghost, self.rnd.choice((1, 3, 10, 40)) * self.rnd.random())
 
     def _park(self, request: Request, ghost: int, delay: float) -> None:
-        """It is applied so late, or, an append, when somebody opens the journal."""
+        """It is applied so late, or when it is most in the way of somebody else."""
         if request.kind == "journal" and request.says != "open":
             self._parked.append((request, ghost))
+        elif request.kind in _OBJECT_KINDS:
+            self._late_objects.append((request, ghost))
         self.loop.later(delay, self._haunt, request, ghost)
 
     def _haunt(self, request: Request, number: int) -> None:
         if number not in self.requests:
             return
         self._parked = [ghost for ghost in self._parked if ghost[1] != number]
+        self._late_objects = [ghost for ghost in self._late_objects if ghost[1] != number]
         self.requests.discard(number)
         request.is_ghost = True
         self._apply(request)

@@ -30,7 +30,8 @@ from simulation.virtual_loop import DeadlockError, Process, VirtualLoop
 EPOCH_US = 1_795_341_480_000_000  # 2026-11-22T09:58:00Z: most schedules cross an hour.
 CLOCK_SKEW_US = 3_000_000
 SETTLE_SECONDS = 1_200
-AMBUSH = 0.15  # Of the plans, in a world with failovers.
+LATE_PLANS = 0.15  # In a world with failovers.
+LATE_OBJECTS = 0.015
 CLOCK_SETTINGS_US = (0, -30_000_000, 5_000_000, 1_800_000_000, 7_200_000_000)
 
 
@@ -304,15 +305,21 @@ class World:
     def aborts(self, sender: Process, keys: list[str]) -> None:
         self._judge(lambda: self.monitor.aborts(sender, keys))
 
-    def is_late(self, sender: Process) -> bool:
-        """Whether that plan is on its way while its writer dies and the server fails over."""
+    def is_late(self, kind: str, sender: Process) -> bool:
+        """Whether that plan or object is on its way while its writer dies.
+
+        The server fails over at the same time, where it was a plan.
+        """
         engine = self._engine_of(sender)
-        is_ambush = self.is_failover_allowed and not self.is_calm and self.rnd.random() < AMBUSH
-        if not is_ambush or engine is None:
+        is_plan = kind == "journal"
+        if self.is_calm or engine is None or (is_plan and not self.is_failover_allowed):
             return False
-        self.counts["plan on its way over a failover"] += 1
+        if self.rnd.random() >= (LATE_PLANS if is_plan else LATE_OBJECTS):
+            return False
         self.loop.later(0, self.kill, engine)
-        self.loop.later(0, self._fail_over)
+        if is_plan:
+            self.loop.later(0, self._fail_over)
+        self.counts[f"late at its sender's death: {kind}"] += 1
         return True
 
     def held(self, process: Process) -> None:
