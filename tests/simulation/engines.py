@@ -43,8 +43,8 @@ _STREAMING = ("streaming", "reconnecting", "failing")
 # While the source fails again and again; an engine that is caught up needs no more of it.
 _HELD_UP = ("failing", "draining", "stopped")
 
-# Two failures at one position stand. A keepalive in front of the change moves the position once.
-FAILURES_TOLD = 4
+# So many failures with nothing new read between them stand.
+FAILURES_TOLD = 2
 
 # A schedule has tens of entries, spans and chunks, not thousands.
 SMALL_LIMITS = (
@@ -164,6 +164,7 @@ class EngineProcess:
         self._intake_bytes_max = 0
         self.redo_bytes = 0
         self._failures: dict[Change, tuple[int, float]] = {}
+        self._read_lsn = 0
         self._appended_at = 0.0
         self._was_streaming = False
         self.wal_at_start = world.server.wal
@@ -246,6 +247,12 @@ class EngineProcess:
             raise Violation("two appends within an interval")
         self._appended_at, self._was_streaming = now, is_streaming
 
+    def received(self, intake: Intake) -> None:
+        """It has read something. A keepalive in front of a change that fails is something new."""
+        if intake.boundary is not None and intake.boundary.lsn > self._read_lsn:
+            self._read_lsn = intake.boundary.lsn
+            self._failures.clear()
+
     def check_pause(self, change: Change, now: float) -> None:
         """The source fails at that change: judge how long it was left alone since it last did."""
         count, before = self._failures.get(change, (0, now))
@@ -256,7 +263,7 @@ class EngineProcess:
 
     def check_failing(self, change: Change) -> None:
         """Judge the phase, once the engine has heard of the failure."""
-        count, _ = self._failures[change]
+        count, _ = self._failures.get(change, (0, 0.0))
         is_told = not self.is_alive or self.process.is_frozen or self.is_draining
         if count >= FAILURES_TOLD and not is_told and self.phase not in _HELD_UP:
             raise Violation(f"a source that fails again and again is {self.phase}")

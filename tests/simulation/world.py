@@ -340,6 +340,7 @@ class World:
         self._judge(lambda: self.monitor.received(process, intake))
         engine = self._engine_of(process)
         if engine is not None:
+            engine.received(intake)
             self._judge(lambda: engine.check_memory(intake, self.monitor.largest_planned))
 
     def failed(self, process: Process, change: Change) -> None:
