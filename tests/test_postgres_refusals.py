@@ -30,6 +30,7 @@ from engine.errors import (
 from engine.interfaces import ChangeStream
 from engine.position import NO_LSN
 from engine.schema import Relation, TableVersion
+from engine.sources.postgres.session import Session
 from engine.sources.postgres.source import PostgresSource
 from live_engine import LiveEngine, settings_of
 from load_tests.engine_process import until
@@ -113,6 +114,36 @@ async def test_a_cancelled_walsender_may_be_asked_again(any_database: Database) 
         await read_cancelled()
 
     assert caught.value.retryable
+
+
+async def test_a_session_that_is_over_is_not_opened_again_by_who_still_asks(
+    any_database: Database,
+) -> None:
+    """As a look does that is under way when the stream is lost."""
+    session = Session(any_database.dsn)
+    query = "SELECT pg_catalog.pg_sleep(60)"
+
+    async def is_asked() -> bool:
+        [(count,)] = any_database.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE query = %s AND state = 'active'", query
+        )
+        return bool(count)
+
+    async with asyncio.TaskGroup() as group:
+
+        async def ask() -> None:
+            with pytest.raises(SourceUnavailable):
+                await session.rows(query, doing="sleeping")
+
+        async with session:
+            # Only a session that was open before is taken for a lost one.
+            await session.rows("SELECT 1", doing="beginning")
+            asking = group.create_task(ask())
+            await until(is_asked, "the question")
+        async with asyncio.timeout(20):
+            await asking
+
+    assert not session.is_open
 
 
 async def test_a_walsender_that_is_cancelled_again_and_again_does_not_fail_of_itself(

@@ -249,18 +249,24 @@ def primary_message(error: psycopg.Error) -> str:
 
 
 class Session:
-    """A plain session for questions beside the stream; opened when needed, again when lost."""
+    """A plain session for questions beside the stream; opened when needed, again when lost.
+
+    Not behind its block: a question that is still asked then ends with SourceUnavailable.
+    """
 
     def __init__(self, dsn: Dsn, **overrides: str) -> None:
         self._dsn = dsn
         self._overrides = overrides
         self._connection: Connection | None = None
         self._opening = asyncio.Lock()
+        self._over = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        # Who asks at this moment, in another task, would take it for a lost one and open another.
+        self._over.set()
         await self.close()
 
     def another(self) -> "Session":
@@ -300,14 +306,21 @@ class Session:
         return await self._rows(query, arguments, doing)
 
     async def _rows(self, query: Query, arguments: tuple[object, ...], doing: str) -> list[Row]:
-        async with self._opening:
-            if self._connection is None:
-                self._connection = await connect(
-                    self._dsn, replication=False, overrides=self._overrides
-                )
-            connection = self._connection
+        connection = await self._opened(doing)
         try:
             cursor = await connection.execute(query, arguments or None)
             return await cursor.fetchall() if cursor.description else []
         except psycopg.Error as error:
             raise translated(error, doing, self.place) from error
+
+    async def _opened(self, doing: str) -> Connection:
+        async with self._opening:
+            if self._connection is None and not self._over.is_set():
+                connection = await connect(self._dsn, replication=False, overrides=self._overrides)
+                if self._over.is_set():
+                    await connection.close()
+                else:
+                    self._connection = connection
+            if self._connection is None:
+                raise SourceUnavailable(f"the session was closed while {doing}")
+            return self._connection
