@@ -199,9 +199,8 @@ class Committer:
         gaps. Nothing is awaited between this and the next entry: it holds everything that is left.
         """
         while (gaps := self._gaps.too_many(GAPS_BYTES_MAX)) or self._watcher.watch.is_much:
-            watch = None
-            if not gaps:
-                gaps, watch = self._gaps.pending, self._watcher.watch.pending
+            watch = None if gaps else self._watcher.watch.pending
+            gaps = gaps or self._gaps.pending
             new_gaps = self._new_gaps(gaps)
             await self._journal.append(gaps=gaps, watch=watch)
             self._gaps_journalled(gaps, new_gaps)

@@ -76,6 +76,7 @@ class SmallBucket:
         envelope: Envelope = "standard",
         compression: Compression = "gzip",
         layout: Layout = "hive",
+        flat_prefix: str = "_",
     ) -> None:
         self.store = store or MemoryStore()
         self.prefix = prefix
@@ -86,6 +87,7 @@ class SmallBucket:
             envelope=envelope,
             compression=compression,
             layout=layout,
+            flat_prefix=flat_prefix,
         )
         self.layout = TableLayout(prefix, DATABASE, layout)
         self.journal = self._journal("writer-1")
@@ -112,7 +114,8 @@ class SmallBucket:
         known = self._versions.get(table, ())
         relation = Relation(table, 16384, "d", columns, ("id",))
         record = self.configuration.record_digest(table)
-        version = TableVersion(len(known) + 1, self.next_position(), record, relation)
+        prefix = self.configuration.flat_prefix_of(table, columns)
+        version = TableVersion(len(known) + 1, self.next_position(), record, relation, prefix)
         self._versions[table] = (*known, version)
         return version
 
@@ -138,6 +141,7 @@ class SmallBucket:
             envelope=self.configuration.envelope,
             numeric="string",
             json="embed",
+            flat_prefix=version.flat_prefix,
         )
         for op in ops:
             self._commit += 0x100
@@ -224,10 +228,16 @@ async def make_bucket(
     envelope: Envelope = "standard",
     compression: Compression = "gzip",
     layout: Layout = "hive",
+    flat_prefix: str = "_",
 ) -> SmallBucket:
     """The bucket that the module's first lines describe."""
     bucket = SmallBucket(
-        store, prefix=prefix, envelope=envelope, compression=compression, layout=layout
+        store,
+        prefix=prefix,
+        envelope=envelope,
+        compression=compression,
+        layout=layout,
+        flat_prefix=flat_prefix,
     )
     await bucket.take_over("writer-1")
     journal = bucket.journal

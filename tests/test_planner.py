@@ -1,5 +1,6 @@
 """The planner: what it refuses to write into a journal that nobody can take it out of again."""
 
+import msgspec
 import pytest
 
 from engine.batch import Operations
@@ -143,3 +144,26 @@ def test_a_long_plan_is_split_and_each_entry_holds_the_versions_it_needs(
         known |= {version.number for version in plan.schemas}
         assert {one.version for one in plan.planned} <= known
     assert [version.number for plan in entries for version in plan.schemas] == [1, 2]
+
+
+def test_the_digests_of_tables_that_are_kept_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.planner._DIGESTS_MAX", 10)
+    asked: list[TableName] = []
+    digest = RecordConfiguration.record_digest
+
+    def counted(configuration: RecordConfiguration, table: TableName) -> str:
+        asked.append(table)
+        return digest(configuration, table)
+
+    monkeypatch.setattr(RecordConfiguration, "record_digest", counted)
+    planning = planner(JournalState())
+    tables = [TableName("public", f"t{number}") for number in range(11)]
+
+    found = [
+        planning.decide(msgspec.structs.replace(relation(1), table=table), at(100 * turn))
+        for turn, table in enumerate([*tables, tables[-1], tables[0]], 1)
+    ]
+
+    # The one that was used last is kept, the oldest is computed anew, and nothing changes by that.
+    assert asked == [*tables, tables[0]]
+    assert [version.number for version in found if version is not None] == [1] * 13

@@ -235,6 +235,18 @@ def the_first_entry_is_gone(bucket: SmallBucket) -> None:
         del bucket.store.objects[bucket.layout.schema_key(table, 1)]
 
 
+async def test_what_a_state_file_plans_is_read_under_its_own_flat_prefix() -> None:
+    bucket = await make_bucket(envelope="flat", flat_prefix="_cdc_")
+    for seq in range(4):
+        del bucket.store.objects[journal_key(PREFIX, seq)]
+
+    verdict = await judged(bucket.store)
+
+    # Known from the state file alone, and proved to its last line.
+    assert b'"_cdc_op":"c"' in decompressed(stored(bucket, 3).body, ".gz")
+    assert verdict.problems == ()
+
+
 @damage({Code.JOURNAL_EXPIRED})
 def the_first_entries_have_expired(bucket: SmallBucket) -> None:
     for seq in range(3):

@@ -20,11 +20,11 @@ from engine.errors import SourceError, SourceUnavailable
 from engine.gaps import GapRegister
 from engine.history import Landmark
 from engine.interfaces import REWRITTEN, ChangeStream, Look, SourceIdentity, TableLook
-from engine.journal_entry import Durable, JournalState, Writer, decode_entry
-from engine.ledger import Ledger
+from engine.journal_entry import Durable, Frontier, JournalState, Writer, decode_entry
+from engine.ledger import RECEIVED_MIN, Ledger
 from engine.metrics import Metrics
 from engine.pipeline import Pipeline
-from engine.position import Lsn
+from engine.position import NOWHERE, Lsn, make_position
 from engine.schema import Decide, TableName
 from engine.settings import Settings
 from engine.sources.synthetic import SyntheticSource, SyntheticStream
@@ -214,14 +214,21 @@ class Answers:
 class Rig:
     """A watcher alone, which looks every ten seconds."""
 
-    def __init__(self, looks: Sequence[Look | SourceError]) -> None:
+    def __init__(
+        self,
+        looks: Sequence[Look | SourceError],
+        frontiers: dict[str, Frontier] | None = None,
+    ) -> None:
         state = JournalState(
             seq=0,
+            frontiers=frontiers or {},
             source=SourceIdentity("fake", "7", 1, "shop", "tailrace", "tailrace"),
             durable=Durable("0/10", "2026-11-22T09:51:54.056779Z", 0),
         )
         self.answers = Answers(list(looks))
-        self.ledger = Ledger({})
+        self.ledger = Ledger(
+            {TableName.parse(table): known.last for table, known in state.frontiers.items()}
+        )
         self.gaps = GapRegister(state, lambda: 7)
         self.alarms = Alarms(lambda: 7)
         self.watcher = Watcher(
@@ -247,6 +254,31 @@ class Rig:
     def read(self, lsn: int) -> None:
         self.ledger.read(Intake((), Boundary(Lsn(lsn), 0, is_keepalive=True)))
         self.watcher.moved()
+
+
+def test_a_table_that_goes_is_a_gap_though_the_ledger_has_forgotten_its_rows(
+    loop: VirtualLoop,
+) -> None:
+    async def gaps() -> None:
+        last = make_position(1, Lsn(5), Lsn(4), 0)
+        tables = [f"public.t{number}" for number in range(RECEIVED_MIN)]
+        frontiers = {table: Frontier(last, "") for table in [*tables, str(ORDERS)]}
+        there = Look(
+            Lsn(20), Lsn(20), Lsn(21), {}, {ORDERS: TableLook("7", {}, {}, frozenset(), {})}, {}
+        )
+        gone = Look(Lsn(30), Lsn(30), Lsn(31), {}, {}, {"table-dropped": "it went"})
+        rig = Rig([there, gone], frontiers)
+        rig.read(30)
+        rig.ledger.forget(Lsn(10))
+        assert rig.ledger.received(ORDERS) == NOWHERE
+
+        await rig.run(15.0)
+
+        assert [(gap.table, gap.reason) for gap in rig.gaps.standing] == [
+            (str(ORDERS), "table-dropped")
+        ]
+
+    loop.run_until_complete(gaps())
 
 
 def rooted(at: int, file: str) -> Look:
