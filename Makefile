@@ -23,7 +23,7 @@ help: ## List the targets.
 # --- the environment ---------------------------------------------------------
 
 .PHONY: setup
-setup: .venv/.built ## Make .venv with everything, and build the row codec. Quick when nothing changed.
+setup: .venv/.built ## Make .venv with everything, and build what is compiled. Quick when nothing changed.
 	@$(if $(filter setup,$(MAKECMDGOALS)),echo "Ready: .venv/bin/tailrace. Next: make demo",:)
 
 .PHONY: setup-test
@@ -40,7 +40,7 @@ setup-peers: .venv-peers/.built ## Make .venv-peers: what the load tests compare
 	@.ci/install-locked .venv requirements/dev.txt
 	@touch $@
 
-# The tests' reference routine is built with the codec, which it is measured against.
+# The tests' reference routine is built with the readers that are measured against it.
 .venv/.built: tests/rowcodec_reference.c
 .venv/.built: .venv/.installed pyproject.toml setup.py engine/__init__.py $(shell find engine -name '*.p[yx][xd]')
 	@.ci/build-editable .venv

@@ -11,12 +11,21 @@ def _compiled(name: str, suffix: str = ".pyx") -> Extension:
     return Extension(name, [name.replace(".", "/") + suffix], extra_compile_args=["-O3"])
 
 
+_NAMES = (
+    "engine.lines.text",
+    "engine.lines.writer",
+    "engine.sources.postgres.values",
+    "engine.sources.postgres.tuples",
+    "engine.sources.postgres.copy_rows",
+    "engine.sources.postgres.frames",
+)
+
 extensions = cythonize(
-    [_compiled("engine.rowcodec"), _compiled("engine.sources.postgres.frames")],
+    [_compiled(name) for name in _NAMES],
     compiler_directives={"language_level": "3"},
 )
 if os.environ.get("TAILRACE_BUILD_TESTS"):
-    # What the codec is measured against in the tests: built as the codec is, and not shipped.
+    # What readers of rows are measured against in the tests: built as those are, and not shipped.
     extensions.append(_compiled("tests.rowcodec_reference", ".c"))
 
 setup(ext_modules=extensions)

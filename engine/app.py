@@ -44,12 +44,12 @@ from engine.http_server import HttpServer
 from engine.interfaces import ObjectStore, Source, SourceIdentity
 from engine.journal import Journal
 from engine.journal_entry import Writer
+from engine.lines.writer import CODEC_VERSION
 from engine.listener import ConnectionLimits
 from engine.metrics import Metrics
 from engine.pipeline import Pipeline
 from engine.plural import counted
 from engine.prefix import Prefix
-from engine.rowcodec import CODEC_VERSION
 from engine.settings import Settings
 from engine.sources.postgres.dsn import Dsn
 from engine.sources.postgres.settings import SHAPING_SETTINGS

@@ -57,7 +57,8 @@ class UnrepresentableRow(DecodeError):
     """A row that no record can hold, or that is larger than the limit. Others may well be fine.
 
     `reason` says why in plain words, the column with it; `key` is the row's key as a JSON object of
-    texts, empty where it has none. The message never holds the key.
+    texts, empty where it has none. The message never holds the key. `table_number` and `change` are
+    those that the line writer was given.
     """
 
     def __init__(
@@ -66,15 +67,15 @@ class UnrepresentableRow(DecodeError):
         *,
         reason: str,
         key: str = "",
-        relation_id: int = 0,
-        change_lsn: int = 0,
+        table_number: int = 0,
+        change: int = 0,
         hint: str = "",
     ) -> None:
         super().__init__(message, hint=hint)
         self.reason = reason
         self.key = key
-        self.relation_id = relation_id
-        self.change_lsn = change_lsn
+        self.table_number = table_number
+        self.change = change
 
 
 class SourceError(TailraceError):

@@ -5,8 +5,9 @@ transactions `change_lsn` alone goes backwards. `n` counts a table's changes tha
 (COPY writes many rows in one WAL record). All parts come from the source's log alone, so a replay
 assigns the same ones.
 
-Invariant: comparing two positions as strings compares them as changes. Only this module and the
-row codec make or read one; everything else treats a position as opaque.
+Invariant: comparing two positions as strings compares them as changes. Only this module makes or
+reads one; everything else treats a position as opaque. The compiled writer of lines has the start
+of all positions of a generation, and the widths of what follows, from here.
 """
 
 from typing import NewType
@@ -23,6 +24,18 @@ NO_LSN = Lsn(0)
 
 NOWHERE = Position("")
 """Sorts before every position."""
+
+PART_DIGITS = (16, 16, 6)
+"""Hexadecimal digits of the parts behind the generation, for the compiled writer of lines."""
+
+_GENERATION_MAX = 9999
+
+
+def generation_prefix(generation: int) -> str:
+    """How all positions of a generation begin. Raises ValueError beyond four digits."""
+    if not 0 <= generation <= _GENERATION_MAX:
+        raise ValueError(f"generation {generation} is not between 0 and {_GENERATION_MAX}")
+    return f"{generation:04d}."
 
 
 def make_position(generation: int, commit_lsn: Lsn, change_lsn: Lsn, n: int) -> Position:

@@ -53,7 +53,7 @@ def _unquoted(part: str) -> str:
 class Column(msgspec.Struct, frozen=True, omit_defaults=True):
     """One column, in the relation's order.
 
-    `type` is the source's own text (`character varying(20)`), `type_kind` how the row codec reads
+    `type` is the source's own text (`character varying(20)`), `type_kind` how its reader takes
     it (`integer`, `timestamptz`, `integer[]`, `text`: see the source's type table), `json` the
     JSON type of its values (`number`, `string`, `boolean`, `array`, `any`). `key` says that it is
     in the replica identity. `nullable` and `default` are advisory: only the catalog knows them,

@@ -9,7 +9,7 @@ from engine.chunk import ChunkLimits
 class Settings:
     """One pipeline's limits. Times are seconds, sizes bytes.
 
-    `codec_version` names the row codec whose lines the source gives. `probe_interval` is how
+    `codec_version` says how lines are written (`engine.lines.writer`). `probe_interval` is how
     often an idle writer looks whether it was superseded; `idle_interval` how often an idle
     source's position becomes durable; `standby_interval` how often a standby tries for the slot;
     `watch_interval` how often what the source publishes is looked at. `check_name` names the object

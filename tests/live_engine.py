@@ -19,10 +19,10 @@ from engine.chunk import ChunkLimits
 from engine.envelope import RecordConfiguration
 from engine.interfaces import ObjectStore
 from engine.journal_entry import JournalState, Planned, Writer, decode_entry
+from engine.lines.writer import CODEC_VERSION
 from engine.metrics import Metrics
 from engine.pipeline import Pipeline
 from engine.position import Lsn, parse_lsn
-from engine.rowcodec import CODEC_VERSION
 from engine.settings import Settings
 from engine.sources.postgres.source import PostgresSource
 from engine.stop import StopSignal

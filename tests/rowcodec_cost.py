@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Literal
 
 import rowcodec_reference
-from engine.rowcodec import (
+from engine.sources.postgres.types import (
     KIND_ARRAY,
     KIND_BOOLEAN,
     KIND_BYTEA,
@@ -37,8 +37,8 @@ from engine.rowcodec import (
     KIND_TEXT,
     KIND_TIMESTAMP,
     KIND_TIMESTAMPTZ,
-    RowCodec,
 )
+from row_codec import RowCodec
 from rowcodec_twin import Absent, Value, frame_bytes, tuple_bytes
 
 RECORD = Path(__file__).with_suffix(".json")
@@ -217,7 +217,7 @@ def encode() -> None:
     """What callgrind looks at: for each vector the runs in their order, each after a rehearsal."""
     for vector in VECTORS:
         codec, frame = vector.codec(), vector.frame
-        for function in (codec.encode, rowcodec_reference.copy, rowcodec_reference.nothing):
+        for function in (codec.tuples.encode, rowcodec_reference.copy, rowcodec_reference.nothing):
             for _ in range(_ROWS):
                 function(frame)
             codec.take(_RELATION)

@@ -9,7 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from engine.rowcodec import RowCodec, builtin_kind
+from engine.sources.postgres.types import builtin_kind
+from row_codec import RowCodec
 
 VECTORS = Path(__file__).parent / "rowcodec_vectors"
 ENVELOPES = ("standard", "debezium", "flat")

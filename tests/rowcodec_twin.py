@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum
 
 from engine.errors import DecodeError
-from engine.rowcodec import (
+from engine.sources.postgres.types import (
     KIND_ARRAY,
     KIND_BOOLEAN,
     KIND_BYTEA,
@@ -481,7 +481,9 @@ class TwinCodec:
         if change.new is not None:
             new = render_row(change.new, binding, letter="N")
         shown = (old if change.op == "d" else new) or Object()
-        lsn = change_lsn if self.xid else self.commit_lsn
+        # A snapshot's rows are of no transaction.
+        xid = self.xid if change.op != "r" else 0
+        lsn = change_lsn if xid else self.commit_lsn
         if binding.envelope == "flat":
             return braces(shown.members + self.flat(change.op, binding, position, shown))
         rows = [
@@ -489,11 +491,15 @@ class TwinCodec:
             ("after", braces(new.members) if new else "null"),
         ]
         if binding.envelope == "debezium":
-            return braces(rows + self.debezium(change.op, binding, position, lsn, shown))
-        metadata = self.metadata(change.op, binding, position, lsn) + lists(shown)
+            return braces(
+                rows + self.debezium(change.op, binding, position, shown, lsn=lsn, xid=xid)
+            )
+        metadata = self.metadata(change.op, binding, position, lsn, xid) + lists(shown)
         return braces([*rows, ("metadata", braces(metadata))])
 
-    def metadata(self, op: str, binding: Binding, position: str, lsn: int) -> list[tuple[str, str]]:
+    def metadata(
+        self, op: str, binding: Binding, position: str, lsn: int, xid: int
+    ) -> list[tuple[str, str]]:
         return [
             ("op", quoted(op)),
             ("connector", '"postgresql"'),
@@ -506,11 +512,11 @@ class TwinCodec:
             ("position", quoted(position)),
             ("lsn", quoted(lsn_text(lsn))),
             ("commit_lsn", quoted(lsn_text(self.commit_lsn))),
-            ("xid", quoted(self.xid or None)),
+            ("xid", quoted(xid or None)),
         ]
 
     def debezium(
-        self, op: str, binding: Binding, position: str, lsn: int, shown: Object
+        self, op: str, binding: Binding, position: str, shown: Object, *, lsn: int, xid: int
     ) -> list[tuple[str, str]]:
         time_ms = quoted(self.time_us // 1000)
         source = [
@@ -519,11 +525,11 @@ class TwinCodec:
             ("ts_ms", time_ms),
             ("ts_us", quoted(self.time_us)),
             ("ts_ns", quoted(self.time_us * 1000)),
-            ("snapshot", quoted("true" if op == "r" or not self.xid else "false")),
+            ("snapshot", quoted("true" if op == "r" or not xid else "false")),
             ("db", quoted(binding.database)),
             ("schema", quoted(binding.schema)),
             ("table", quoted(binding.table)),
-            ("txId", quoted(self.xid or None)),
+            ("txId", quoted(xid or None)),
             ("lsn", quoted(lsn)),
             ("xmin", "null"),
             ("position", quoted(position)),

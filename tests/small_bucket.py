@@ -33,10 +33,11 @@ from engine.journal_entry import (
 from engine.layout import TableLayout, hour_of, journal_key, state_key
 from engine.position import Lsn, Position, format_lsn
 from engine.publisher import object_metadata
-from engine.rowcodec import KIND_INTEGER, KIND_TEXT, RowCodec
 from engine.schema import Column, Relation, TableName, TableVersion
 from engine.schema_document import previous_version, schema_document
+from engine.sources.postgres.types import KIND_INTEGER, KIND_TEXT
 from memory_store import MemoryStore, StoredObject
+from row_codec import RowCodec
 
 PREFIX = "pipes/shop"
 DATABASE = "shop"

@@ -21,10 +21,10 @@ from engine.alarms import Alarms
 from engine.chunk import ChunkLimits
 from engine.envelope import RecordConfiguration
 from engine.journal_entry import Gap, JournalState, Writer, decode_entry
+from engine.lines.writer import CODEC_VERSION
 from engine.metrics import Metrics
 from engine.pipeline import Pipeline
 from engine.position import Lsn, log_prefix, parse_lsn
-from engine.rowcodec import CODEC_VERSION
 from engine.settings import Settings
 from engine.sources.postgres.settings import SHAPING_SETTINGS
 from engine.sources.postgres.source import PostgresSource

@@ -7,6 +7,7 @@ import tomllib
 from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.metadata import entry_points, version
 from pathlib import Path
+from types import ModuleType
 from zipfile import ZipFile
 
 import pytest
@@ -14,7 +15,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import engine
-import engine.rowcodec
+import engine.lines.writer
+from engine.sources.postgres import copy_rows, frames, tuples
 
 _ROOT = Path(engine.__file__).resolve().parent.parent
 _LOCKS = ("build", "dev", "peers", "runtime")
@@ -47,8 +49,10 @@ def test_version_has_one_source() -> None:
     assert version("tailrace") == engine.__version__
 
 
-def test_row_codec_is_compiled() -> None:
-    assert engine.rowcodec.__file__.endswith(tuple(EXTENSION_SUFFIXES))
+@pytest.mark.parametrize("module", [engine.lines.writer, copy_rows, frames, tuples])
+def test_what_runs_once_a_row_is_compiled(module: ModuleType) -> None:
+    assert module.__file__ is not None
+    assert module.__file__.endswith(tuple(EXTENSION_SUFFIXES))
 
 
 def test_command_leads_to_the_main_function() -> None:
@@ -94,7 +98,7 @@ def test_test_tools_stay_out_of_the_image() -> None:
     )
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)  # A minute of compiling, on an idle machine.
 def test_wheel_holds_the_engine_and_nothing_else(tmp_path: Path) -> None:
     # From a copy: a build in the tree would leave its traces, and take up those of others.
     source = tmp_path / "source"

@@ -13,7 +13,14 @@ import psycopg
 from psycopg import sql
 
 from databases import Database
-from engine.rowcodec import KIND_ARRAY, KIND_BYTEA, KIND_JSON, KIND_TEXT, RowCodec, builtin_kind
+from engine.sources.postgres.types import (
+    KIND_ARRAY,
+    KIND_BYTEA,
+    KIND_JSON,
+    KIND_TEXT,
+    builtin_kind,
+)
+from row_codec import RowCodec
 from rowcodec_capture import SESSION, copy_rows, describe, statements
 
 # The documented exception: an array of json whose elements are arrays looks like more dimensions.

@@ -1,16 +1,15 @@
 """A source without a database: a log that is computed, for measuring the engine alone.
 
-Strategy: row `i` of the log follows from `i`. A few hundred Insert messages are made once, as a
-walsender would send them; a transaction is the same messages under its own commit LSN, handed to
-the row codec as those of a real stream are. So everything from the row codec on is the engine's
-own work, and nothing waits for a database.
+Strategy: row `i` of the log follows from `i`. The values of a thousand rows are made once; a
+transaction is the same values under its own place in the log, handed to the line writer, as the
+reader of a real stream does. So everything from the line writer on is the engine's own work, and
+nothing waits for a database.
 
 Invariant: the log is the same for everybody who asks for it with the same arguments: a successor
 makes again what its predecessor planned.
 """
 
 import asyncio
-import struct
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
@@ -19,23 +18,21 @@ from engine.batch import Batch, Boundary, Intake, Operations
 from engine.envelope import RecordConfiguration
 from engine.history import Landmark
 from engine.interfaces import ChangeStream, SlotState, SourceIdentity
-from engine.position import Lsn, Position
-from engine.rowcodec import (
-    KIND_BOOLEAN,
-    KIND_FLOAT,
-    KIND_INTEGER,
-    KIND_JSON,
-    KIND_NUMERIC,
-    KIND_TEXT,
-    KIND_TIMESTAMPTZ,
-    RowCodec,
-    Rows,
+from engine.lines.writer import (
+    OP_CREATE,
+    VALUE_BOOLEAN,
+    VALUE_JSON,
+    VALUE_NUMBER,
+    VALUE_TEXT,
+    Lines,
+    LineWriter,
 )
+from engine.position import Lsn, Position
 from engine.schema import Column, Decide, Relation, TableName
 
 ROWS_A_TRANSACTION: Final = 1_000
 _TRANSACTIONS_AN_INTAKE: Final = 2
-"""About what a drain of a socket gives: 540 KiB of messages."""
+"""About what a drain of a socket gives: 1.2 MiB of lines."""
 
 _TABLES_FEW: Final = 64
 _TRANSACTIONS_HELD: Final = 24
@@ -48,19 +45,22 @@ _BEGAN_US: Final = 1_767_225_600_000_000
 """2026-01-01 00:00 UTC. The log's time is its own: a million rows are one second of it."""
 
 _COLUMNS: Final = (
-    ("id", "bigint", "integer", KIND_INTEGER, "number"),
-    ("quantity", "integer", "integer", KIND_INTEGER, "number"),
-    ("name", "text", "text", KIND_TEXT, "string"),
-    ("amount", "numeric(12,2)", "numeric", KIND_NUMERIC, "string"),
-    ("changed_at", "timestamp with time zone", "timestamptz", KIND_TIMESTAMPTZ, "string"),
-    ("is_paid", "boolean", "boolean", KIND_BOOLEAN, "boolean"),
-    ("ratio", "double precision", "float", KIND_FLOAT, "number"),
-    ("reference", "uuid", "text", KIND_TEXT, "string"),
-    ("attributes", "jsonb", "json", KIND_JSON, "any"),
-    ("due", "date", "text", KIND_TEXT, "string"),
-    ("status", "character varying(40)", "text", KIND_TEXT, "string"),
-    ("grade", "smallint", "integer", KIND_INTEGER, "number"),
+    ("id", "bigint", "integer", VALUE_NUMBER, "number"),
+    ("quantity", "integer", "integer", VALUE_NUMBER, "number"),
+    ("name", "text", "text", VALUE_TEXT, "string"),
+    ("amount", "numeric(12,2)", "numeric", VALUE_TEXT, "string"),
+    ("changed_at", "timestamp with time zone", "timestamptz", VALUE_TEXT, "string"),
+    ("is_paid", "boolean", "boolean", VALUE_BOOLEAN, "boolean"),
+    ("ratio", "double precision", "float", VALUE_NUMBER, "number"),
+    ("reference", "uuid", "text", VALUE_TEXT, "string"),
+    ("attributes", "jsonb", "json", VALUE_JSON, "any"),
+    ("due", "date", "text", VALUE_TEXT, "string"),
+    ("status", "character varying(40)", "text", VALUE_TEXT, "string"),
+    ("grade", "smallint", "integer", VALUE_NUMBER, "number"),
 )
+
+
+Values = tuple[bytes, ...]
 
 
 class SyntheticSource:
@@ -132,13 +132,13 @@ class SyntheticStream:
         is_single_rows: bool,
     ) -> None:
         self._relations = {relation.oid: relation for relation in relations}
-        self._frames = tuple(_frame(index, relations) for index in range(ROWS_A_TRANSACTION))
+        self._rows = tuple(_row(index, relations) for index in range(ROWS_A_TRANSACTION))
         self._row_count = row_count
         self._next = start // _LSN_A_TRANSACTION
         self._configuration = configuration
         self._decide = decide
         self._is_single_rows = is_single_rows
-        self._codec = RowCodec(1)
+        self._lines = LineWriter(1, connector="synthetic")
         self._versions: dict[int, int] = {}
         self._acknowledged = start
 
@@ -158,42 +158,40 @@ class SyntheticStream:
     def _transact(self, batches: list[Batch]) -> None:
         number, rows_left = self._next, self._row_count - self._next * ROWS_A_TRANSACTION
         self._next += 1
-        # A batch lies within one hour of commit time.
-        if _commit_us(number) // 3_600_000_000 != _commit_us(number - 1) // 3_600_000_000:
+        if self._lines.holds_another_hour(_commit_us(number)):
             self._take(batches)
-        self._codec.begin(_commit_lsn(number), _commit_us(number), number + 1)
-        encode = self._codec.encode
-        for frame in self._frames[:rows_left]:
-            if self._is_single_rows or encode(frame) < 0:
-                self._decide_row(frame, batches)
+        order = _order(number)
+        fields = b',"commit":"%016X","transaction":%d,"computed":true' % (order, number + 1)
+        self._lines.begin(order, _commit_us(number), fields=fields)
+        write = self._lines.write
+        for table, change, values in self._rows[:rows_left]:
+            if self._is_single_rows or write(table, change, OP_CREATE, None, values) < 0:
+                self._decide_row(table, change, values, batches)
 
-    def _decide_row(self, frame: bytes, batches: list[Batch]) -> None:
-        oid, change_lsn = int.from_bytes(frame[26:30], "big"), int.from_bytes(frame[1:9], "big")
-        relation = self._relations[oid]
-        version = self._decide(relation, Position(self._codec.next_position(oid, change_lsn)))
+    def _decide_row(self, table: int, change: int, values: Values, batches: list[Batch]) -> None:
+        relation = self._relations[table]
+        version = self._decide(relation, Position(self._lines.next_position(table, change)))
         if version is None:
-            self._codec.skip(oid, change_lsn)
+            self._lines.skip(table, change)
             return
-        self._versions[oid] = version.number
-        self._codec.bind(
-            oid,
+        self._versions[table] = version.number
+        self._lines.bind(
+            table,
             database="synthetic",
             schema=relation.table.schema,
             table=relation.table.table,
             version=version.number,
-            columns=[(name, kind, name == "id", True) for name, _, _, kind, _ in _COLUMNS],
+            columns=[(name, form, name == "id", True) for name, _, _, form, _ in _COLUMNS],
             key=relation.key,
             envelope=self._configuration.envelope,
-            numeric=self._configuration.numeric,
-            json=self._configuration.json,
         )
-        self._codec.encode(frame)
+        self._lines.write(table, change, OP_CREATE, None, values)
         if self._is_single_rows:
             self._take(batches)
 
     def _take(self, batches: list[Batch]) -> None:
-        for oid, rows in self._codec.take_all():
-            batches.append(_batch(self._relations[oid].table, self._versions[oid], rows))
+        for table, lines in self._lines.take_all():
+            batches.append(_batch(self._relations[table].table, self._versions[table], lines))
 
     async def slot_state(self) -> SlotState:
         """See ChangeStream."""
@@ -221,8 +219,8 @@ def end_lsn_of(transaction_count: int) -> Lsn:
     return Lsn(transaction_count * _LSN_A_TRANSACTION)
 
 
-def _commit_lsn(number: int) -> Lsn:
-    return Lsn((number + 1) * _LSN_A_TRANSACTION - 1)
+def _order(number: int) -> int:
+    return (number + 1) * _LSN_A_TRANSACTION - 1
 
 
 def _commit_us(number: int) -> int:
@@ -242,31 +240,27 @@ def _relation(number: int) -> Relation:
     )
 
 
-def _frame(index: int, relations: tuple[Relation, ...]) -> bytes:
-    """An Insert as a walsender sends it: PostgreSQL manual, logical replication's messages."""
-    oid = relations[index % len(relations)].oid
-    change_lsn = index + 1
+def _row(index: int, relations: tuple[Relation, ...]) -> tuple[int, int, Values]:
+    """A row's table, its place in the transaction, and its values."""
     values = (
         f"{index + 1_000_000}",
         f"{index % 1000}",
         f"customer name {index}",
         f"{index % 100_000 / 100:.2f}",
-        "2026-01-01 09:51:54.056779+00",
-        "t" if index % 2 else "f",
+        "2026-01-01T09:51:54.056779Z",
+        "true" if index % 2 else "false",
         f"{index * 1.5}",
         f"{index * 0x9E3779B9 % 2**32:08x}-0000-4000-8000-{index:012x}",
-        f'{{"k": {index}, "v": "a few words that are the same"}}',
+        f'{{"k":{index},"v":"a few words that are the same"}}',
         "2026-01-01",
         f"status {index % 10}",
         f"{index % 100}",
     )
-    texts = [value.encode() for value in values]
-    columns = b"".join(struct.pack(">ci", b"t", len(text)) + text for text in texts)
-    header = struct.pack(">cQQq", b"w", change_lsn, change_lsn, 0)
-    return header + struct.pack(">cIcH", b"I", oid, b"N", len(texts)) + columns
+    number = relations[index % len(relations)].oid
+    return number, index + 1, tuple(value.encode() for value in values)
 
 
-def _batch(table: TableName, version: int, rows: Rows) -> Batch:
+def _batch(table: TableName, version: int, rows: Lines) -> Batch:
     return Batch(
         table=table,
         version=version,

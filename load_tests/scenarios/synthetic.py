@@ -27,13 +27,13 @@ _VERIFY_ROW_US = 4.0
 
 @dataclass(frozen=True, slots=True)
 class Synthetic:
-    """Everything from the row codec on, on a log that is computed. See `Scenario`."""
+    """Everything from the line writer on, on a log that is computed. See `Scenario`."""
 
     name: str = "synthetic"
     title: str = "Without a database"
     text: str = (
         "A computed log of rows like those of drain, evenly over 1, 100 and 1,000 tables: row "
-        "codec, batches, chunks, compression, journal and objects, at the speed at which one "
+        "line writer, batches, chunks, compression, journal and objects, at the speed at which one "
         "processor does them. What a database, its network and libpq add is the difference to "
         "drain."
     )

@@ -1,7 +1,7 @@
 """From frames to batches: the part of a stream that knows no socket.
 
-Strategy: `drain` lets the frame reader run, which hands rows to the row codec in compiled code and
-stops for everything that is not a matter of nanoseconds: an unbound relation, a full buffer, an
+Strategy: `drain` lets the frame reader run, which hands rows to the tuple reader in compiled code
+and stops for everything that is not a matter of nanoseconds: an unbound relation, a full buffer, an
 hour that ends, a control message. A frame is handled wholly or not at all: one that needs the
 catalog is kept, `drain` says which tables to look up, and the next `drain` begins with it. So
 awaiting in between changes no order.
@@ -12,7 +12,7 @@ known by OID, versions and batches by name, and a name passes from one OID to an
 (a table renamed away, another made under its name and dropped, the first one renamed back) without
 a new word about either. Where the stream does not show a
 table's key, it is also asked for again as soon as the catalog's word about it is no guess any more,
-and when that word changes. Rows that are not wanted are counted by the codec all the
+and when that word changes. Rows that are not wanted are counted by the line writer all the
 same: a position's last part counts all changes of the table, wanted or not, or a replay would
 number the wanted ones otherwise.
 
@@ -32,8 +32,8 @@ from engine.batch import Batch, Boundary, Intake, LeftOut, Operations
 from engine.envelope import RecordConfiguration
 from engine.errors import DecodeError, InvariantBroken, JournalError, UnrepresentableRow
 from engine.history import Judge, Landmark
+from engine.lines.writer import Lines, LineWriter
 from engine.position import Lsn, Position, commit_lsn_of, format_lsn
-from engine.rowcodec import RowCodec, Rows
 from engine.schema import Decide, Relation, TableName, TableVersion
 from engine.sources.postgres.catalog import Catalog, shows_key
 from engine.sources.postgres.frames import (
@@ -54,7 +54,8 @@ from engine.sources.postgres.pgoutput import (
     decode_frame,
     decode_message,
 )
-from engine.sources.postgres.types import codec_kind
+from engine.sources.postgres.tuples import TupleReader
+from engine.sources.postgres.types import form_of, kind_number
 
 ROWS_MAX: Final = 1_000_000_000
 """Of one batch, where nobody wants fewer."""
@@ -127,8 +128,14 @@ class Assembler:
         self._catalog = catalog
         self._single_rows = single_rows
         self._size_max = 0 if single_rows else BATCH_SIZE_MAX
-        self._codec = RowCodec(generation, configuration.row_bytes_max, batch_rows_max)
-        self._reader = FrameReader(self._codec, self._size_max)
+        self._lines = LineWriter(
+            generation,
+            connector="postgresql",
+            row_bytes_max=configuration.row_bytes_max,
+            rows_max=batch_rows_max,
+        )
+        self._tuples = TupleReader(self._lines)
+        self._reader = FrameReader(self._tuples, self._size_max)
         self._reader.judge = judge if judge is not None and not judge.is_done else None
         self._relations: dict[int, _Streamed] = {}
         # Who has a name now: the relation whose row came last under it.
@@ -203,9 +210,9 @@ class Assembler:
             return BUDGET if self._failure is not None else LEFT_OUT
 
     def _leave_out(self, error: UnrepresentableRow) -> None:
-        oid, change_lsn = error.relation_id, error.change_lsn
+        oid, change_lsn = error.table_number, error.change
         table = self._relations[oid].table
-        position = Position(self._codec.next_position(oid, change_lsn))
+        position = Position(self._lines.next_position(oid, change_lsn))
         if self._configuration.on_unrepresentable == "stop":
             hint = f'{error.hint}; or have such rows left out: source.on_unrepresentable = "gap"'
             self._failure = UnrepresentableRow(
@@ -215,13 +222,13 @@ class Assembler:
             )
             return
         # It counts all the same, or later rows would be numbered otherwise.
-        self._codec.skip(oid, change_lsn)
+        self._lines.skip(oid, change_lsn)
         if self._single_rows:
             self._unbind(oid)
         self._left_out.append(LeftOut(table, position, error.reason, error.key))
 
     def intake(self, held_seconds: float = 0.0) -> Intake:
-        """Everything assembled so far, what is still in the codec too, held so long at most."""
+        """Everything so far, what is still in the line writer too, held so long at most."""
         self._take_all()
         boundary = self._boundary()
         if boundary is not None:
@@ -261,13 +268,13 @@ class Assembler:
     @property
     def buffered_bytes(self) -> int:
         """Bytes of lines in batches that are not complete."""
-        return self._codec.buffered
+        return self._lines.buffered
 
     @property
     def has_intake(self) -> bool:
         """Whether `intake` would hold anything."""
         has_boundary = self._reader.boundary is not None and not self.is_judging
-        return bool(self._batches or self._left_out) or has_boundary or self._codec.buffered > 0
+        return bool(self._batches or self._left_out) or has_boundary or self._lines.buffered > 0
 
     # ------------------------------------------------------------------- control messages
 
@@ -352,7 +359,7 @@ class Assembler:
             self.lookups = (streamed.message,)
             return False
         if not self._bind(oid, streamed, relation, change_lsn):
-            self._codec.skip(oid, change_lsn)
+            self._lines.skip(oid, change_lsn)
             reader.pass_over()
         return True
 
@@ -376,13 +383,13 @@ class Assembler:
     ) -> None:
         is_bound = streamed.version is not None
         if not is_bound and not self._bind(oid, streamed, relation, change_lsn):
-            self._codec.skip(oid, change_lsn)
-        elif self._codec.truncate(oid, change_lsn) > self._size_max:
+            self._lines.skip(oid, change_lsn)
+        elif self._tuples.truncate(oid, change_lsn) > self._size_max:
             self._hand_over(oid)
 
     def _bind(self, oid: int, streamed: _Streamed, relation: Relation, change_lsn: int) -> bool:
         self._claim(streamed.table, oid)
-        position = Position(self._codec.next_position(oid, change_lsn))
+        position = Position(self._lines.next_position(oid, change_lsn))
         relation = self._with_known_key(oid, streamed, relation, position)
         version = self._decide(relation, position)
         if version is None:
@@ -396,7 +403,7 @@ class Assembler:
 
     def _bind_version(self, oid: int, table: TableName, version: TableVersion) -> None:
         configuration = self._configuration
-        self._codec.bind(
+        self._lines.bind(
             oid,
             database=self._database,
             schema=table.schema,
@@ -405,7 +412,9 @@ class Assembler:
             columns=[
                 (
                     column.name,
-                    codec_kind(column.type_kind),
+                    form_of(
+                        kind_number(column.type_kind), configuration.numeric, configuration.json
+                    ),
                     column.key,
                     configuration.is_included(table, column.name),
                 )
@@ -413,14 +422,12 @@ class Assembler:
             ],
             key=version.relation.key,
             envelope=configuration.envelope,
-            numeric=configuration.numeric,
-            json=configuration.json,
             flat_prefix=version.flat_prefix
             or configuration.flat_prefix_of(table, version.relation.columns),
         )
 
     def _unbind(self, oid: int) -> None:
-        self._codec.unbind(oid)
+        self._lines.unbind(oid)
         self._guessed.pop(oid, None)
         self._relations[oid].version = None
 
@@ -499,15 +506,15 @@ class Assembler:
             self._unbind(oid)
 
     def _take_all(self) -> None:
-        for oid, rows in self._codec.take_all():
+        for oid, rows in self._lines.take_all():
             self._add_batch(oid, rows)
 
     def _take(self, oid: int) -> None:
-        rows = self._codec.take(oid)
+        rows = self._lines.take(oid)
         if rows is not None:
             self._add_batch(oid, rows)
 
-    def _add_batch(self, oid: int, rows: Rows) -> None:
+    def _add_batch(self, oid: int, rows: Lines) -> None:
         streamed = self._relations[oid]
         assert streamed.version is not None
         self._batches.append(

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Final, final
 
 from engine.history import Judge
-from engine.rowcodec import RowCodec
+from engine.sources.postgres.tuples import TupleReader
 
 # Why `FrameReader.read` stopped.
 EMPTY: Final[int]
@@ -56,8 +56,8 @@ class ListedFrames(Frames):
 class FrameReader:
     """One stream's place in the frames. Not safe for use from two threads at once."""
 
-    def __init__(self, codec: RowCodec, size_max: int) -> None:
-        """Rows go to `codec`, which must not be given a `begin` by anybody else."""
+    def __init__(self, tuples: TupleReader, size_max: int) -> None:
+        """Rows go to `tuples`, which must not be given a `begin` by anybody else."""
 
     @property
     def boundary(self) -> tuple[int, int, bool] | None:

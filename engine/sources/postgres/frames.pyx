@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""The hot loop of a stream: frames from libpq into the row codec, without a Python object a frame.
+"""The hot loop of a stream: frames from libpq into the tuple reader, without a Python object a frame.
 
-Strategy: `read` asks for a frame, gives a row to the codec, notes a Begin, a Commit or a keepalive,
+Strategy: `read` asks for a frame, gives a row to the tuple reader, notes a Begin, a Commit or a keepalive,
 and asks for the next one. Everything else (a Relation, a table's buffer that is full, a row of an
 unbound relation, an hour of commit time that ends) stops it, with the reason and what the caller
 needs to know; the caller does its part in Python and calls again. Those are one frame in hundreds.
@@ -21,7 +21,8 @@ from cpython.bytearray cimport PyByteArray_AsString
 from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 
-from engine.rowcodec cimport RowCodec, tr_be32, tr_be64
+from engine.sources.postgres.tuples cimport TupleReader
+from engine.sources.postgres.values cimport tr_be32, tr_be64
 
 from engine.errors import DecodeError
 
@@ -53,7 +54,6 @@ cdef enum:
 # PostgreSQL's clock starts in 2000.
 cdef int64_t EPOCH_US = 946684800000000
 cdef int64_t TIME_MAX = 9223372036854775807
-cdef int64_t HOUR_US = 3600000000
 
 ctypedef int (*GetCopyData)(void* connection, char** buffer, int is_async) noexcept
 ctypedef void (*FreeMemory)(void* buffer) noexcept
@@ -135,9 +135,8 @@ cdef class ListedFrames(Frames):
 cdef class FrameReader:
     """One stream's place in the frames. See frames.pyi."""
 
-    cdef RowCodec codec
+    cdef TupleReader tuples
     cdef Py_ssize_t size_max
-    cdef int64_t hour
     cdef bytes begin_kept           # a Begin that waits until the earlier hour's rows are taken
     cdef Frames waiting_in          # who holds the row that waits; None where none does
     cdef const uint8_t* waiting
@@ -157,8 +156,8 @@ cdef class FrameReader:
     cdef uint64_t done_lsn          # the newest transaction that ended: where it commits, and when
     cdef int64_t done_us
 
-    def __init__(self, RowCodec codec, Py_ssize_t size_max):
-        self.codec = codec
+    def __init__(self, TupleReader tuples, Py_ssize_t size_max):
+        self.tuples = tuples
         self.size_max = size_max
 
     @property
@@ -197,7 +196,7 @@ cdef class FrameReader:
             frame = self.waiting
             size = self.waiting_size
             self.waiting_in = None
-            buffered = self.codec.encode_bytes(frame, size, is_consumable)
+            buffered = self.tuples.encode_bytes(frame, size, is_consumable)
             if not 0 <= buffered <= self.size_max:
                 return self.stopped_at(frames, frame, size, buffered)
         while self.drained_bytes < budget_bytes:
@@ -212,7 +211,7 @@ cdef class FrameReader:
                 continue
             message = frame[HEADER_SIZE]
             if message == c'I' or message == c'U' or message == c'D':
-                buffered = self.codec.encode_bytes(frame, size, is_consumable)
+                buffered = self.tuples.encode_bytes(frame, size, is_consumable)
                 if 0 <= buffered <= self.size_max:
                     continue
                 return self.stopped_at(frames, frame, size, buffered)
@@ -247,19 +246,13 @@ cdef class FrameReader:
         # False: rows of another hour have to be taken before; the frame is kept.
         cdef uint64_t commit_lsn = tr_be64(frame + 26)
         cdef int64_t commit_us = time_of(frame + 34)
-        cdef int64_t hour = commit_us / HOUR_US
-        if commit_us % HOUR_US < 0:
-            # C divides towards zero.
-            hour -= 1
-        if hour != self.hour:
-            if self.codec.buffered_size:
-                self.begin_kept = PyBytes_FromStringAndSize(<const char*>frame, BEGIN_SIZE)
-                return False
-            self.hour = hour
+        if self.tuples.lines.holds_another_hour_than(commit_us):
+            self.begin_kept = PyBytes_FromStringAndSize(<const char*>frame, BEGIN_SIZE)
+            return False
         if self.judge is not None:
             self.judge.began(commit_lsn, commit_us)
             self.dismiss()
-        self.codec.begin_at(commit_lsn, commit_us, tr_be32(frame + 42))
+        self.tuples.begin_at(commit_lsn, commit_us, tr_be32(frame + 42))
         self.open_commit_lsn = commit_lsn
         return True
 

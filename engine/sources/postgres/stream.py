@@ -739,7 +739,7 @@ async def _take_bytes_as_they_are(connection: Connection) -> None:
     """Let a server that knows no encoding send what it has.
 
     It would check every value for UTF-8 and end the stream at the first that is none, with no word
-    of table or row. The row codec checks as well, and names them.
+    of table or row. The tuple reader checks as well, and names them.
     """
     if connection.pgconn.parameter_status(b"server_encoding") == b"SQL_ASCII":
         try:

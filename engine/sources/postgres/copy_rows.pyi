@@ -1,0 +1,30 @@
+"""The native reader of COPY's rows: see `copy_rows.pyx` for the strategy."""
+
+from typing import final
+
+from engine.lines.writer import LineWriter
+
+@final
+class CopyReader:
+    """Reads the rows of snapshots into `lines`, whose columns have forms of values.pxd."""
+
+    def __init__(self, lines: LineWriter) -> None: ...
+    def begin(self, lsn: int, time_us: int) -> None:
+        """Start the rows of a snapshot, in the line writer too.
+
+        `lsn` orders them: it is the `commit_lsn` and the `lsn` of every row.
+        """
+
+    def encode(
+        self,
+        relation_id: int,
+        row: bytes | bytearray | memoryview,
+        range_number: int,
+        row_number: int,
+    ) -> int:
+        """Add the line (op `r`) of one row of `COPY ... TO STDOUT`: text format, with newline.
+
+        The row holds the binding's included columns in their order. The position is made of
+        `begin`'s `lsn`, `range_number` and `row_number` (below 2**24). Returns and raises as
+        `LineWriter.write` does; no count of changes is kept.
+        """

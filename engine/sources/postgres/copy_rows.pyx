@@ -1,0 +1,243 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""The native reader of COPY's rows: one row of a snapshot in, one line out.
+
+Strategy: as of tuples.pyx. A field is used where it stands; one with an escape in it is unescaped
+into memory first.
+
+Format: PostgreSQL manual, "COPY", "Text Format".
+"""
+
+cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from engine.lines.text cimport (
+    FAULT_MEMORY,
+    FAULT_POSITIONS,
+    FAULT_SIZE,
+    FAULT_TRANSACTION,
+    Work,
+    make_room,
+    put_null,
+    put_piece,
+    tr_first,
+    tr_load8,
+)
+from engine.lines.writer cimport (
+    COUNT_MAX,
+    OP_READ,
+    Binding,
+    Column,
+    LineWriter,
+    Place,
+    Table,
+    close_object,
+    find,
+    has_objects,
+    note_json_null,
+    open_after,
+    open_before,
+    start_row,
+)
+from engine.sources.postgres.fields cimport Fields, begin_fields, put_fields
+from engine.sources.postgres.values cimport (
+    FAULT_COLUMNS,
+    FAULT_COPY,
+    Cursor,
+    name_faults_in,
+    put_value,
+    worst_case,
+)
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+
+    #define TR_COPY_ONES 0x0101010101010101ULL
+    /* Marks the first byte that ends a field of COPY's text format or begins an escape in it. */
+    static inline uint64_t tr_copy_special(uint64_t w) {
+        uint64_t tab = w ^ (TR_COPY_ONES * '\\t');
+        uint64_t line = w ^ (TR_COPY_ONES * '\\n');
+        uint64_t slash = w ^ (TR_COPY_ONES * '\\\\');
+        return (((tab - TR_COPY_ONES) & ~tab) | ((line - TR_COPY_ONES) & ~line)
+                | ((slash - TR_COPY_ONES) & ~slash)) & 0x8080808080808080ULL;
+    }
+    """
+    uint64_t tr_copy_special(uint64_t) noexcept nogil
+
+
+cdef const uint8_t* unescape_copy(
+    const uint8_t* p, const uint8_t* end, size_t* size, Work* work
+) noexcept nogil:
+    # `p` is at the start of a field that holds a backslash; the answer is at the tab or newline that
+    # ends it. COPY TO writes no other escapes than these.
+    cdef uint8_t* out
+    cdef uint8_t c
+    if not make_room(&work.unescaped, end - p):
+        work.fault = FAULT_MEMORY
+        return NULL
+    out = work.unescaped.start
+    while p < end and p[0] != c'\t' and p[0] != c'\n':
+        c = p[0]
+        p += 1
+        if c == c'\\':
+            if p >= end:
+                break
+            c = p[0]
+            p += 1
+            if c == c'b':
+                c = 8
+            elif c == c't':
+                c = 9
+            elif c == c'n':
+                c = 10
+            elif c == c'v':
+                c = 11
+            elif c == c'f':
+                c = 12
+            elif c == c'r':
+                c = 13
+            elif c != c'\\':
+                work.fault = FAULT_COPY
+                return NULL
+        out[0] = c
+        out += 1
+    size[0] = out - work.unescaped.start
+    return p
+
+
+cdef inline const uint8_t* find_copy_special(
+    const uint8_t* p, const uint8_t* end
+) noexcept nogil:
+    cdef uint64_t mark
+    while end - p >= 8:
+        mark = tr_copy_special(tr_load8(p))
+        if mark:
+            return p + tr_first(mark)
+        p += 8
+    while p < end and p[0] != c'\t' and p[0] != c'\n' and p[0] != c'\\':
+        p += 1
+    return p
+
+
+cdef uint8_t* put_copy_field(
+    uint8_t* out, Cursor* cursor, Binding* binding, int index, Work* work
+) noexcept nogil:
+    # Afterwards the cursor is at the tab or newline that ends the field.
+    cdef const uint8_t* start = cursor.at
+    cdef const uint8_t* after = find_copy_special(start, cursor.end)
+    cdef Column* column = &binding.columns[index]
+    cdef size_t size
+    out = put_piece(out, &column.prefix)
+    if after >= cursor.end:
+        work.fault = FAULT_COPY
+        return NULL
+    if after[0] != c'\\':
+        cursor.at = after
+        return put_value(out, start, after - start, cursor.end, column.form, work)
+    if after == start and cursor.end - start >= 3 and start[1] == c'N':
+        cursor.at = start + 2
+        return put_null(out)
+    after = unescape_copy(start, cursor.end, &size, work)
+    if after == NULL:
+        return NULL
+    cursor.at = after
+    return put_value(
+        out, work.unescaped.start, size, work.unescaped.start + work.unescaped.capacity, column.form, work)
+
+
+cdef uint8_t* put_copy_members(
+    uint8_t* out, Cursor* cursor, Binding* binding, Work* work
+) noexcept nogil:
+    cdef int i
+    cdef int left = binding.included_count
+    for i in range(binding.column_count):
+        if not binding.columns[i].is_included:
+            continue
+        left -= 1
+        work.column = i
+        out = put_copy_field(out, cursor, binding, i, work)
+        if out == NULL:
+            return NULL
+        note_json_null(binding, work, i)
+        if cursor.at >= cursor.end or cursor.at[0] != (c'\t' if left else c'\n'):
+            work.column = -1
+            work.fault = FAULT_COLUMNS
+            return NULL
+        if left:
+            cursor.at += 1
+    work.column = -1
+    if cursor.end - cursor.at != 1 or cursor.at[0] != c'\n':
+        work.fault = FAULT_COPY
+        return NULL
+    return out
+
+
+cdef uint8_t* put_row(uint8_t* out, Cursor* cursor, Binding* binding, Work* work) noexcept nogil:
+    # Everything of the line up to the tail.
+    cdef uint8_t* first
+    start_row(binding, work)
+    if not has_objects(binding):
+        return put_copy_members(out, cursor, binding, work)
+    first = open_after(put_null(open_before(out)))
+    out = put_copy_members(first, cursor, binding, work)
+    return close_object(first, out) if out != NULL else NULL
+
+
+@cython.final
+cdef class CopyReader:
+    """Reads the rows of snapshots. See copy_rows.pyi for the contract."""
+
+    cdef LineWriter lines
+    cdef Fields fields
+
+    def __cinit__(self, LineWriter lines):
+        self.lines = lines
+        name_faults_in(lines)
+
+    def begin(self, uint64_t lsn, int64_t time_us):
+        """Start the rows of one snapshot."""
+        self.lines.begin_at(lsn, time_us, True)
+        begin_fields(&self.fields, lsn, 0)
+
+    cdef Py_ssize_t encode_bytes(
+        self, uint32_t relation_id, const uint8_t* data, size_t size, const Place* place
+    ) except -2:
+        cdef LineWriter lines = self.lines
+        cdef Table* table = find(lines, relation_id)
+        cdef Cursor cursor
+        cdef uint8_t* first
+        cdef uint8_t* out
+        if table == NULL or table.binding == NULL:
+            return -1
+        first = lines.room_for(table, worst_case(data, size, table.binding))
+        cursor.at = data
+        cursor.end = data + size
+        out = put_row(first, &cursor, table.binding, &lines.work)
+        if out != NULL and max(size, <size_t>(out - first)) > lines.row_bytes_max:
+            lines.work.fault = FAULT_SIZE
+            out = NULL
+        if out == NULL:
+            return lines.refuse(table, place.change, "")
+        out = lines.open_tail(out, table.binding, place, OP_READ)
+        out = put_fields(out, table.binding, &self.fields, place.change)
+        return lines.close_line(table, first, out, place, OP_READ, False)
+
+    def encode(self, uint32_t relation_id, row, uint64_t range_number, uint64_t row_number):
+        """Add the line (op `r`) of one row of `COPY ... TO STDOUT` in text format."""
+        cdef LineWriter lines = self.lines
+        cdef Py_buffer view
+        cdef Place place
+        place.order = lines.transaction.order
+        place.change = range_number
+        place.count = row_number
+        lines.work.column = -1
+        if lines.transaction.serial == 0 or row_number > COUNT_MAX:
+            lines.work.fault = FAULT_POSITIONS if lines.transaction.serial else FAULT_TRANSACTION
+            lines.refuse(NULL, range_number, "")
+        PyObject_GetBuffer(row, &view, PyBUF_SIMPLE)
+        try:
+            return self.encode_bytes(
+                relation_id, <const uint8_t*>view.buf, view.len, &place)
+        finally:
+            PyBuffer_Release(&view)
