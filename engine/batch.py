@@ -65,6 +65,19 @@ class LeftOut(msgspec.Struct, frozen=True, gc=False):
     key: str
 
 
+class Named(msgspec.Struct, frozen=True, gc=False):
+    """From the transaction that commits at `commit_lsn` on, rows of a table come under this name.
+
+    `identity` stays while the table is the same one. Rows under a name that is not captured are
+    passed over: then `is_captured` is False.
+    """
+
+    identity: str
+    table: TableName
+    is_captured: bool
+    commit_lsn: Lsn
+
+
 class Boundary(msgspec.Struct, frozen=True, gc=False):
     """Everything that commits before `lsn` has left the socket with this intake or an earlier one.
 
@@ -84,7 +97,9 @@ class Intake(msgspec.Struct, frozen=True, gc=False):
     Batches of the same table are in commit order. Rows after the boundary's commit may be among
     them: they belong to a transaction whose end is still to come. The oldest of them left the
     socket `held_seconds` ago. `is_look_wanted`: the source said that what it publishes was changed.
-    A row in `left_out` was read before every later row of its table is handed over.
+    A row in `left_out` was read before every later row of its table is handed over. `named` says in
+    the stream's order under which names rows came; it is handed over no later than the next
+    boundary behind those rows.
     """
 
     batches: tuple[Batch, ...]
@@ -92,3 +107,4 @@ class Intake(msgspec.Struct, frozen=True, gc=False):
     held_seconds: float = 0.0
     is_look_wanted: bool = False
     left_out: tuple[LeftOut, ...] = ()
+    named: tuple[Named, ...] = ()

@@ -137,6 +137,19 @@ class GapRegister:
             count, _ = self._apart.get((gap.table, gap.reason), (0, 0))
             self._apart[gap.table, gap.reason] = (count + 1, gap.number)
 
+    def state_up_to(self, table: str, *, after: str, until: str, reason: str, text: str) -> None:
+        """State a gap that ended, unless one of that reason covers `after`: then it goes on.
+
+        An end never moves back: what is read again states the same.
+        """
+        for gap in self.standing:
+            is_same = (gap.table, gap.reason, gap.mended) == (table, reason, "")
+            if is_same and gap.after <= after <= gap.until:
+                if gap.until < until:
+                    self._go_on(gap, until, text)
+                return
+        self.state(table, after=after, until=until, reason=reason, text=text)
+
     def leave_out(self, row: LeftOut) -> int:
         """State that a row was left out, unless that was stated before: a replay reads it again.
 

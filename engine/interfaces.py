@@ -67,6 +67,7 @@ class TableLook:
     colon. A mark in `fresh` may appear without a loss: what it stands for is whole since it exists.
     `PUBLISHED_LATE` is in `fresh` where the table itself is. Marks of the aspect `REWRITTEN` change
     also with a truncation that the stream shows. `reasons` explains what is not kept.
+    `is_as_made`: it surely never had another name.
     """
 
     identity: str
@@ -74,6 +75,7 @@ class TableLook:
     marks: Mapping[str, str]
     fresh: frozenset[str]
     reasons: Mapping[str, Reason]
+    is_as_made: bool = True
 
 
 NOT_PUBLISHED = "not-published"
@@ -88,7 +90,8 @@ class Look:
     The look shows everything that committed before `since` (None: that is not known), and nothing
     that commits at `until` or after it. Whoever has read the log up to `at` has read everything
     that the look shows. `marks` are those that all tables share. `texts` says, for each aspect of a
-    mark, what it means that it was touched.
+    mark, what it means that it was touched. `others` are the identities of tables whose names are
+    not captured.
     """
 
     since: Lsn | None
@@ -97,6 +100,7 @@ class Look:
     marks: Mapping[str, str]
     tables: Mapping[TableName, TableLook]
     texts: Mapping[str, str]
+    others: frozenset[str] = frozenset()
 
 
 class ChangeStream(Protocol):

@@ -134,13 +134,25 @@ class Agreed(msgspec.Struct, frozen=True, omit_defaults=True):
     marks: dict[str, str] = {}
 
 
+class Absence(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A table that was captured as `table` and has a name that is not captured, since `since`.
+
+    It is known to be away up to `seen` at least. Both are log points, as a position's prefix.
+    """
+
+    table: str
+    since: str
+    seen: str
+
+
 class Watch(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the source publishes, as the catalog watch judged it last.
 
     An entry states only what differs from the statements before it: `tables` that are new or
     changed, and those that are `gone`. `publication` and `selection` are the configuration's: of
     which tables it speaks. `marks` are those that all tables share. `at` is the log point up to
-    which looks had judged then, as a position's prefix.
+    which looks had judged then, as a position's prefix. `away` has, by identity, tables that were
+    captured and have another name now; those in `back` are there again, or are gone.
     """
 
     publication: str
@@ -149,6 +161,8 @@ class Watch(msgspec.Struct, frozen=True, omit_defaults=True):
     tables: dict[str, Agreed] = {}
     gone: tuple[str, ...] = ()
     at: str = ""
+    away: dict[str, Absence] = {}
+    back: tuple[str, ...] = ()
 
     def folded(self, before: "Watch | None") -> "Watch":
         """The whole, where `self` states what differs from `before`."""
@@ -156,7 +170,11 @@ class Watch(msgspec.Struct, frozen=True, omit_defaults=True):
         for table in self.gone:
             tables.pop(table, None)
         tables |= self.tables
-        return Watch(self.publication, self.selection, self.marks, tables, at=self.at)
+        away = dict(before.away) if before is not None else {}
+        for identity in self.back:
+            away.pop(identity, None)
+        away |= self.away
+        return Watch(self.publication, self.selection, self.marks, tables, at=self.at, away=away)
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

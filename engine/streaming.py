@@ -319,6 +319,8 @@ class Streaming:
     def _take(self, intake: Intake) -> None:
         for row in intake.left_out:
             self._leave_out(row)
+        for named in intake.named:
+            self._watcher.named(named)
         self._ledger.read(intake)
         self._router.route(intake, asyncio.get_running_loop().time())
         if intake.boundary is not None:

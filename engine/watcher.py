@@ -16,6 +16,7 @@ from math import inf
 import structlog
 
 from engine.alarms import Alarms, Cause
+from engine.batch import Named
 from engine.envelope import RecordConfiguration
 from engine.errors import SourceError
 from engine.gaps import LEFT_OUT, GapRegister
@@ -141,6 +142,12 @@ class Watcher:
     def _look_planned(self) -> None:
         self._is_look_planned = False
         self.want()
+
+    def named(self, named: Named) -> None:
+        """The stream shows under which name rows of a table come. Never waits."""
+        if self.watch.named(named):
+            self._tell_gaps()
+            self._wake()
 
     async def run(self) -> None:
         """Look and judge until cancelled, which leaves what is not judged to the next look."""

@@ -60,6 +60,16 @@ def test_a_gap_waits_until_the_journal_holds_its_newest_statement() -> None:
     assert gaps.pending == ()
 
 
+def test_a_gap_that_is_stated_up_to_another_point_moves_its_end_forward_only() -> None:
+    gaps = GapRegister(JournalState(), lambda: 7)
+
+    for until in ("0001.B", "0001.D", "0001.C"):
+        gaps.state_up_to("public.a", after="0001.A", until=until, reason="renamed-in", text=until)
+    gaps.state_up_to("public.a", after="0001.E", until="0001.F", reason="renamed-in", text="")
+
+    assert [(gap.number, gap.until) for gap in gaps.standing] == [(1, "0001.D"), (2, "0001.F")]
+
+
 def test_a_gap_of_the_journal_can_be_mended() -> None:
     state = JournalState(gaps={7: Gap(7, "public.orders", "0001.A", "", "operations", "some")})
     gaps = GapRegister(state, lambda: 7)

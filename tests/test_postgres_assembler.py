@@ -492,6 +492,34 @@ def test_a_relation_that_lost_its_name_is_asked_for_again_without_a_word_about_i
     assert versions_of(intake.batches, "orders") == [1, 2, 3, 4, 5]
 
 
+def test_names_are_told_at_the_first_row_behind_each_relation_also_of_rows_passed_over() -> None:
+    only_a = RecordConfiguration("tailrace", tables=("public.a",))
+    stream = assembler(only_a)
+
+    first = fed(
+        stream,
+        begin(100),
+        relation(1, "b", "id"),
+        relation(2, "c", "id"),
+        insert(1, 90, 1),
+        insert(1, 91, 2),
+        commit(100),
+        begin(200),
+        relation(1, "a", "id"),
+        insert(1, 190, 3),
+        insert(1, 191, 4),
+        truncate(192, 2),
+        commit(200),
+    )
+    # It may have had its other name meanwhile: told again.
+    again = fed(stream, begin(300), relation(2, "c", "id"), insert(2, 290, 1), commit(300))
+
+    told = [(n.identity, n.table.table, n.is_captured, n.commit_lsn) for n in first.named]
+    assert told == [("1", "b", False, 100), ("1", "a", True, 200), ("2", "c", False, 200)]
+    assert [(n.identity, n.commit_lsn) for n in again.named] == [("2", 300)]
+    assert stream.intake().named == ()
+
+
 def test_two_tables_that_swap_their_names_keep_both_in_order() -> None:
     intake = fed(
         assembler(decide=Deciding()),

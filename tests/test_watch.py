@@ -1,10 +1,12 @@
 """The catalog watch, pure: what each look states as a gap, and what it leaves alone."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import msgspec
 import pytest
 
+from engine.batch import Named
 from engine.envelope import RecordConfiguration
 from engine.gaps import GapRegister
 from engine.interfaces import (
@@ -47,9 +49,11 @@ def look(
     *,
     marks: dict[str, str] | None = None,
     since: int | None = None,
+    others: Iterable[str] = (),
 ) -> Look:
     begin = Lsn(at if since is None else since)
-    return Look(begin, Lsn(at), Lsn(at + 1), marks or {"publication": "1"}, tables, TEXTS)
+    shared = marks or {"publication": "1"}
+    return Look(begin, Lsn(at), Lsn(at + 1), shared, tables, TEXTS, frozenset(others))
 
 
 class Rig:
@@ -94,6 +98,14 @@ class Rig:
         """What the looks state: table, reason, begin and end without the generation."""
         for one in looks:
             self.watch.judge(one)
+        return [brief(gap) for gap in self.gaps.standing]
+
+    def shows(self, *names: tuple[int, str, str]) -> list[tuple[str, str, str, str]]:
+        """What the stream's names state: where rows of an identity came under a name."""
+        for lsn, identity, name in names:
+            table = TableName.parse(name)
+            is_captured = CONFIGURATION.captures(table)
+            self.watch.named(Named(identity, table, is_captured, Lsn(lsn)))
         return [brief(gap) for gap in self.gaps.standing]
 
 
@@ -366,3 +378,121 @@ def test_what_stands_is_told_with_what_mends_it_before_it_is_judged() -> None:
 
     assert found == {"public.orders": Reason(f"{NOT_PUBLISHED} is short", "MEND IT")}
     assert rig.gaps.pending == ()
+
+
+# --- names that are not captured
+
+AWAY = "archive.orders"
+BACK = "public.orders"
+
+
+@pytest.mark.parametrize("is_restart", [False, True])
+def test_rows_under_another_name_are_a_gap_once_the_table_is_back(is_restart: bool) -> None:  # noqa: FBT001
+    rig = Rig()
+    rig.judge(look(0x20, {ORDERS: table()}))
+    rig.append()
+
+    assert rig.shows((0x28, "7", BACK), (0x30, "7", AWAY), (0x38, "7", AWAY)) == []
+    rig.append()
+    if is_restart:
+        rig.start()
+
+    assert rig.shows((0x40, "7", BACK)) == [("public.orders", "renamed-away", "30", "41")]
+    rig.append()
+    assert rig.state.watch is not None
+    assert rig.state.watch.away == {}
+
+
+def test_what_is_read_again_states_the_same_gap_and_ends_no_absence() -> None:
+    rig = Rig()
+    rig.judge(look(0x20, {ORDERS: table()}))
+    read = ((0x28, "7", BACK), (0x30, "7", AWAY), (0x40, "7", BACK), (0x50, "7", AWAY))
+    first = rig.shows(*read)
+
+    # After a reconnect.
+    again = rig.shows(*read)
+    rig.shows((0x60, "7", BACK))
+
+    gap = ("public.orders", "renamed-away", "30", "41")
+    assert first == again == [gap]
+    assert [brief(g) for g in rig.gaps.standing] == [
+        gap,
+        ("public.orders", "renamed-away", "50", "61"),
+    ]
+
+
+def test_a_table_that_a_look_sees_leave_is_one_gap_which_ends_when_it_is_back() -> None:
+    rig = Rig()
+    rig.has_rows = {ORDERS}
+    rig.judge(look(0x20, {ORDERS: table()}))
+
+    gone = rig.judge(look(0x30, {}, others=["7"]), look(0x40, {}, others=["7"]))
+    # Rows that were read before it left come again after a reconnect.
+    rig.shows((0x28, "7", BACK))
+    back = rig.judge(look(0x50, {ORDERS: table()}), look(0x60, {ORDERS: table()}))
+
+    assert gone == [("public.orders", "renamed-away", "20", "31")]
+    assert back == [("public.orders", "renamed-away", "20", "51")]
+
+
+def test_a_look_from_before_a_table_left_again_does_not_end_its_absence() -> None:
+    rig = Rig()
+    rig.judge(look(0x20, {ORDERS: table()}))
+    rig.shows((0x28, "7", AWAY), (0x38, "7", AWAY))
+
+    # The look shows it back between both; the stream was read further before it is judged.
+    rig.judge(look(0x30, {ORDERS: table()}))
+    found = rig.shows((0x50, "7", BACK))
+
+    assert found == [("public.orders", "renamed-away", "28", "51")]
+
+
+def test_a_table_that_the_settings_name_anew_was_not_renamed() -> None:
+    rig = Rig()
+    rig.judge(look(0x20, {ORDERS: table()}))
+    rig.shows((0x28, "7", AWAY))
+    rig.append()
+    rig.start(msgspec.structs.replace(CONFIGURATION, tables=("public.*", "archive.*")))
+
+    rig.watch.named(Named("7", TableName.parse(AWAY), is_captured=True, commit_lsn=Lsn(0x30)))
+    found = rig.judge(look(0x40, {TableName.parse(AWAY): table()}))
+
+    assert found == []
+
+
+def test_a_table_that_the_settings_name_no_more_has_not_gone() -> None:
+    rig = Rig()
+    rig.has_rows = {ORDERS, LINES}
+    rig.judge(look(0x20, {ORDERS: table(), LINES: table("8")}))
+    rig.append()
+    rig.start(msgspec.structs.replace(CONFIGURATION, tables=("public.orders",)))
+    rig.judge(look(0x30, {ORDERS: table()}, others=["8"]))
+    rig.append()
+    rig.start()
+
+    assert rig.judge(look(0x40, {ORDERS: table(), LINES: table("8")})) == []
+
+
+def test_a_table_that_took_a_captured_name_is_a_gap_by_the_stream_or_by_a_look() -> None:
+    new = {LINES: table("8", fresh=[PUBLISHED_LATE]), ORDERS: table("9", fresh=[PUBLISHED_LATE])}
+    rig = Rig()
+    rig.judge(look(0x20, {}, others=["8"]))
+
+    streamed = rig.shows((0x28, "9", AWAY), (0x2C, "9", BACK))
+    looked = rig.judge(look(0x30, new), look(0x40, new))
+
+    assert streamed == [("public.orders", "renamed-in", "28", "2D")]
+    assert looked == [*streamed, ("public.lines", "renamed-in", "20", "31")]
+
+
+def test_a_first_look_takes_a_new_table_that_was_renamed_for_one_with_another_name() -> None:
+    rig = Rig()
+    rig.judge(look(0x20, {}))
+    rig.append()
+    rig.start()
+    made = table("8", fresh=[PUBLISHED_LATE])
+    renamed = replace(table("9", fresh=[PUBLISHED_LATE]), is_as_made=False)
+
+    found = rig.judge(look(0x30, {LINES: made, ORDERS: renamed}))
+
+    assert found == [("public.orders", "renamed-in", "20", "31")]

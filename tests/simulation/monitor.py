@@ -13,7 +13,7 @@ import gzip
 import hashlib
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -25,7 +25,15 @@ import zstandard
 from engine.batch import Intake
 from engine.envelope import RecordConfiguration
 from engine.schema import TableName
-from simulation.source import HOUR_US, TABLES, Change, RecordWriter, Server, record_writer
+from simulation.source import (
+    HIDDEN,
+    HOUR_US,
+    TABLES,
+    Change,
+    RecordWriter,
+    Server,
+    record_writer,
+)
 from simulation.store import Bucket, StoredObject, kind_of
 from simulation.virtual_loop import Process
 
@@ -204,6 +212,9 @@ class Monitor:
         self._seen: dict[str, int] = {}
         self._always_captured = frozenset(TABLES)
         self._first_looked = 0
+        # By process and identity, where its rows were passed over; by process, who came back where.
+        self._passed: defaultdict[Process, dict[str, int]] = defaultdict(dict)
+        self._arrived: defaultdict[Process, list[tuple[int, int, int]]] = defaultdict(list)
 
     def watch(self, bucket: Bucket, server: Server) -> None:
         """What to compare the journal with."""
@@ -277,7 +288,7 @@ class Monitor:
             self._timeline = self._timeline_of(entry)
         self.is_doomed = self._is_past_fork()
         if not self.is_doomed:
-            self._check_parts(entry, before, frontier)
+            self._check_parts(entry, stored.creator, before, frontier)
 
     def _check_sequence(self, entry: Json, stored: StoredObject) -> None:
         """The entry follows the one before, and is its writer's to make."""
@@ -295,12 +306,17 @@ class Monitor:
             raise Violation("an entry after the release")
 
     def _check_parts(
-        self, entry: Json, before: int | None, frontier: dict[str, tuple[str, str]]
+        self,
+        entry: Json,
+        creator: Process,
+        before: int | None,
+        frontier: dict[str, tuple[str, str]],
     ) -> None:
         for planned in entry.get("planned", ()):
             self._check_plan(planned, frontier)
         if "durable" in entry:
             self._check_durable(before)
+            self._check_arrived(creator)
         self.summaries[self.journal.seq] = self.journal.summary()
 
     @staticmethod
@@ -393,6 +409,7 @@ class Monitor:
         if e > self._server.wal:
             raise Violation("durable past the log's end")
         self._check_lost()
+        self._check_hidden(e)
         captured = record_writer(journal.configurations[journal.epoch]).captured
         for change in self._between(f"0001.{before:016X}", f"0001.{e:016X}"):
             last = self.last.get(str(change.table), ("", ""))[0]
@@ -421,6 +438,60 @@ class Monitor:
                 self.counts["lost behind the source's back"] += 1
                 if not any(_is_within(change, gap) for gap in journal.gaps.values()):
                     raise Violation("durable past a loss that no gap covers")
+
+    def _check_hidden(self, e: int) -> None:
+        """What a captured table got under a name that is not captured has a gap once it is back.
+
+        The gap may be told of another captured name that it has had: that of the moment of a look.
+        """
+        known: set[int] = set()
+        passed: defaultdict[int, list[Change]] = defaultdict(list)
+        for change in self._between(f"0001.{self.first_durable or 0:016X}", f"0001.{e:016X}"):
+            if change.table == HIDDEN:
+                passed[change.oid].append(change)
+                continue
+            changes = passed.pop(change.oid, ())
+            if change.oid in known:
+                self._check_covered(change, changes)
+            known.add(change.oid)
+
+    def _check_covered(self, back: Change, passed: Iterable[Change]) -> None:
+        for change in passed:
+            if change.commit_lsn >= self._first_looked > 0:
+                self.counts["passed over while away"] += 1
+                if not self._has_gap(back.oid, change.position, change.position):
+                    raise Violation("durable past rows under another name that no gap covers")
+
+    def _check_arrived(self, writer: Process) -> None:
+        """A table of which this process first passed rows over has a gap of that time."""
+        e = self.journal.durable or 0
+        for oid, left, came in self._arrived[writer]:
+            if left >= self._first_looked > 0 and came < e:
+                self.counts["came from a name that is not captured"] += 1
+                first, last = f"0001.{left:016X}", f"0001.{came:016X}~"
+                if not self._has_gap(oid, last, first):
+                    raise Violation("durable past a table that came from elsewhere, without a gap")
+        self._arrived[writer] = [one for one in self._arrived[writer] if one[2] >= e]
+
+    def _hear_names(self, process: Process, intake: Intake) -> None:
+        for named in intake.named:
+            if named.commit_lsn < (self.journal.durable or 0):
+                continue
+            passed = self._passed[process]
+            if not named.is_captured:
+                passed[named.identity] = max(passed.get(named.identity, 0), named.commit_lsn)
+            elif 0 < passed.get(named.identity, 0) < named.commit_lsn:
+                left = passed.pop(named.identity)
+                self._arrived[process].append((int(named.identity), left, named.commit_lsn))
+
+    def _has_gap(self, oid: int, after: str, until: str) -> bool:
+        """Whether a gap of the table begins before the one and ends behind the other."""
+        return any(
+            gap["table"] in self._server.had[oid]
+            and gap["after"] <= after
+            and (not gap["until"] or until < gap["until"])
+            for gap in self.journal.gaps.values()
+        )
 
     def _changes(self, table: TableName, low: str, high: str) -> list[Change]:
         """The table's changes at positions from `low` up to but without `high`."""
@@ -551,6 +622,7 @@ class Monitor:
         read = self.read.setdefault(process, {})
         for batch in intake.batches:
             read[str(batch.table)] = batch.last
+        self._hear_names(process, intake)
 
     def acknowledged(self, process: Process, lsn: int) -> None:
         """A status update leaves an engine."""

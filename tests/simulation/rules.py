@@ -465,8 +465,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "8   a gap begins at the last log point that was judged, not at the look",
         Edit(
             "engine.watch",
-            "_Judging(look, self._clean, until, self._touched_marks(look))",
-            "_Judging(look, log_prefix(self._generation, look.at), until, "
+            "_Judging(look, since, self._clean, until, self._touched_marks(look))",
+            "_Judging(look, since, log_prefix(self._generation, look.at), until, "
             "self._touched_marks(look))",
         ),
     ),
@@ -497,6 +497,47 @@ MUTANTS: tuple[Mutant, ...] = (
             "engine.ledger",
             "if table in self._spans or commit_lsn_of(last) >= durable_lsn\n",
             "if table in self._spans\n",
+        ),
+    ),
+    mutant(
+        "absence",
+        "8   a table that has a name for a while that is not captured: a gap when it is back",
+        Edit(
+            "engine.watch",
+            "            is_new = self._absences.left(named.identity, at)\n",
+            "            is_new = False\n",
+        ),
+    ),
+    mutant(
+        "absence_journalled",
+        "8   ... also where another engine sees it come back",
+        Edit(
+            "engine.watch",
+            "        absences = self._absences.stated\n",
+            "        absences = {}\n",
+        ),
+    ),
+    mutant(
+        "absence_begin",
+        "8   ... from the first row on that was passed over, not from the newest",
+        Edit(
+            "engine.absences",
+            "msgspec.structs.replace(known, seen=max(known.seen, at))",
+            "msgspec.structs.replace(known, since=at, seen=at)",
+        ),
+    ),
+    mutant(
+        "arrival",
+        "8   a table whose rows were passed over before it took a captured name is a gap",
+        Edit(
+            "engine.watch",
+            "        if absence is not None:\n            if self._is_loss(",
+            "        if absence is not None and absence.table:\n            if self._is_loss(",
+        ),
+        Edit(
+            "engine.watch",
+            "        if self._is_other_selection:\n            return False\n",
+            "        if True:\n            return False\n",
         ),
     ),
     mutant(

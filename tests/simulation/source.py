@@ -17,7 +17,7 @@ import asyncio
 import functools
 import json
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ from typing import Protocol
 
 import msgspec
 
-from engine.batch import Batch, Boundary, Intake, Operations
+from engine.batch import Batch, Boundary, Intake, Named, Operations
 from engine.envelope import RecordConfiguration
 from engine.errors import PositionLost, SlotBusy, SourceFailed, SourceUnavailable
 from engine.history import Judge, Landmark
@@ -44,6 +44,9 @@ from simulation.virtual_loop import Process, VirtualLoop
 
 TABLES = tuple(TableName("public", name) for name in "abcd")
 """`d` is captured by some configurations only."""
+
+HIDDEN = TableName("hidden", "x")
+"""A name that no configuration captures: in some worlds tables have it for a while."""
 
 _OIDS = {table: 16_000 + ord(table.table) for table in TABLES}
 
@@ -183,6 +186,25 @@ class Server:
     memberships: list[Membership] = field(default_factory=list)
     lost: list[Change] = field(default_factory=list)
     broken: Change | None = None
+    # Where tables have the hidden name for a while, its chances; apart from all others.
+    hiding: random.Random | None = None
+    hide_rate: float = 0.0
+    renamed: set[int] = field(default_factory=set)
+    # By OID, every captured name that the table ever had.
+    had: defaultdict[int, set[str]] = field(default_factory=lambda: defaultdict(set))
+
+    def hide_tables(self, seed: int) -> None:
+        """From now on a table has the hidden name, and others take it and give it back."""
+        self.hiding = random.Random(seed)
+        # Away for the time of a few changes, or longer than an engine lives.
+        self.hide_rate = self.hiding.choice((0.02, 0.2))
+        self.oids[HIDDEN] = 16_999
+        self.shape[16_999] = 0
+        self._note_names()
+
+    def _note_names(self) -> None:
+        for table in TABLES:
+            self.had[self.oids[table]].add(str(table))
 
     # --- the publication
 
@@ -194,7 +216,7 @@ class Server:
     def alter_publication(self) -> None:
         """A table leaves the publication, for a while or for the time of a few commits."""
         table = self.rnd.choice(TABLES)
-        if self.membership(table) is None:
+        if self.membership(table) is None or self.hiding is not None:
             return
         self._set_membership(table, None)
         self.counts["left the publication"] += 1
@@ -233,6 +255,15 @@ class Server:
         changes: list[Change] = []
         for _ in range(count):
             change_lsn += rnd.choice((0, 2))
+            if self.hiding is not None:
+                self._hide(self.hiding)
+                if self.hiding.random() < 0.4:
+                    n = numbers[HIDDEN, change_lsn]
+                    numbers[HIDDEN, change_lsn] = n + 1
+                    position = make_position(1, Lsn(commit_lsn), Lsn(change_lsn), n)
+                    oid = self.oids[HIDDEN]
+                    passed = Change(HIDDEN, position, commit_lsn, commit_us, 1, "c", oid, 0)
+                    changes.append(passed)
             table = rnd.choice(self.weights)
             self._alter(table, self.alter_rate)
             n = numbers[table, change_lsn]
@@ -255,6 +286,15 @@ class Server:
         elif self.rnd.random() < rate / 2:
             self._change_names(table)
 
+    def _hide(self, chance: random.Random) -> None:
+        """Perhaps a table and the one with the hidden name change names."""
+        if chance.random() < self.hide_rate:
+            table = chance.choice(TABLES)
+            self.renamed |= {self.oids[table], self.oids[HIDDEN]}
+            self.oids[table], self.oids[HIDDEN] = self.oids[HIDDEN], self.oids[table]
+            self._note_names()
+            self.counts["names: hidden"] += 1
+
     def _change_names(self, table: TableName) -> None:
         """Another table takes the name: one made anew, the one that had it before, or a swap."""
         before = self.oids[table]
@@ -268,6 +308,9 @@ class Server:
             self.oids[table], self.away[table] = self.next_oid, before
             self.shape[self.next_oid] = 0
             self.next_oid += 1
+        if act != "make":
+            self.renamed |= {before, self.oids[table]}
+        self._note_names()
         self.counts[f"names: {act}"] += 1
 
     def break_change(self) -> None:
@@ -506,7 +549,7 @@ class Connection:
                 self._fail(change)
                 return None
             self.offset += 1
-            if change.table in self.records.captured:
+            if change.table in self.records.captured or change.table == HIDDEN:
                 return change
         self.index, self.offset = self.index + 1, 0
         text = format_lsn(Lsn(transaction.commit_lsn))
@@ -574,6 +617,7 @@ class SimulatedStream:
         # By OID, as a relation is known; a name has one owner.
         self._decided: dict[int, tuple[Relation, int]] = {}
         self._owners: dict[TableName, int] = {}
+        self._told: dict[int, TableName] = {}
         self._acknowledged: int | None = None
         self._landmark: Landmark | None = None
 
@@ -595,14 +639,17 @@ class SimulatedStream:
         boundary: Boundary | None = None
         is_cut = not self._connection.is_open and self._connection.failed_at is None
         is_lost = is_cut and rnd.random() < 0.4
+        named: list[Named] = []
         for message in self._messages(rnd.choice((1, 2, 4, 8, 30))):
             if isinstance(message, Boundary):
                 boundary = self._judged(message)
             else:
                 self._connection.judge.began(Lsn(message.commit_lsn), message.commit_us)
-                self._take(message, grouping)
+                named += self._names(message)
+                if message.table != HIDDEN:
+                    self._take(message, grouping)
         batches = grouping.batches()
-        is_dry = not self._connection.is_open and boundary is None and not batches
+        is_dry = not self._connection.is_open and not (boundary or batches or named)
         if is_dry and self._connection.failed_at is not None:
             self._connection.server.watcher.failed(
                 self._connection.process, self._connection.failed_at
@@ -610,9 +657,19 @@ class SimulatedStream:
             raise SourceFailed("a change cannot be sent", code="22P05")
         if is_lost or is_dry or not self._connection.process.is_alive:
             raise SourceUnavailable("connection lost")
-        if boundary is None and not batches:
+        if not (boundary or batches or named):
             return None
-        return Intake(batches, boundary)
+        return Intake(batches, boundary, named=tuple(named))
+
+    def _names(self, change: Change) -> Iterator[Named]:
+        """Under which name its table's rows come, where that is another one; now and then again."""
+        hiding = self._connection.server.hiding
+        if hiding is None:
+            return
+        if self._told.get(change.oid) != change.table or hiding.random() < 0.1:
+            self._told[change.oid] = change.table
+            is_captured = change.table != HIDDEN
+            yield Named(str(change.oid), change.table, is_captured, Lsn(change.commit_lsn))
 
     def _judged(self, boundary: Boundary) -> Boundary | None:
         """The boundary, with the last commit before it; None while the log is judged."""
@@ -673,14 +730,19 @@ class SimulatedStream:
         if server.is_down or server.rnd.random() < server.trouble:
             raise SourceUnavailable("no answer")
         wal = Lsn(server.wal)
-        tables = {
-            table: _table_look(str(table), server.membership(table))
-            for table in TABLES
-            if table in self._connection.records.captured
-        }
+        captured = [table for table in TABLES if table in self._connection.records.captured]
+        others: frozenset[str] = frozenset()
+        if server.hiding is None:
+            tables = {
+                table: _table_look(str(table), server.membership(table)) for table in captured
+            }
+        else:
+            tables = {table: _named_look(server, server.oids[table]) for table in captured}
+            others = frozenset(map(str, (server.oids[HIDDEN], *server.away.values())))
         await asyncio.sleep(server.rnd.uniform(0.001, 0.5))
         texts = {"left-publication": "it was away", PUBLISHED_LATE: "it came late"}
-        return Look(wal, wal, wal, {}, tables, texts)
+        texts |= {"table-dropped": "it went", "table-remade": "it is another one"}
+        return Look(wal, wal, wal, {}, tables, texts, others)
 
     @property
     def _can_tell(self) -> bool:
@@ -730,6 +792,12 @@ def _table_look(identity: str, number: int | None) -> TableLook:
         reason = Reason("it is not published", "publish it")
         return TableLook(identity, {NOT_PUBLISHED: ()}, {}, frozenset(), {NOT_PUBLISHED: reason})
     return TableLook(identity, {}, {"left-publication": str(number)}, frozenset(), {})
+
+
+def _named_look(server: Server, oid: int) -> TableLook:
+    """A table of a publication of all tables, where names change that are captured and not."""
+    is_as_made = oid not in server.renamed
+    return TableLook(str(oid), {}, {}, frozenset((PUBLISHED_LATE,)), {}, is_as_made)
 
 
 class SimulatedSource:

@@ -86,6 +86,8 @@ class World:
         self.monitor.watch(self.bucket, self.server)
         # Apart from the seed's other chances, which say what the engines meet.
         self._rules = random.Random(seed)
+        if self.is_hiding:
+            self.server.hide_tables(seed)
         self._begin_foreign_uploads()
         self._world_faults: dict[str, Callable[[], None]] = {
             "crash": self.server.crash,
@@ -109,6 +111,8 @@ class World:
         self.is_toggling = not self.is_uniform and rnd.random() < 0.4
         self.is_hand_allowed = rnd.random() < 0.2
         self.is_failover_allowed = rnd.random() < 0.25
+        # Tables have names that no engine captures. In a failover names would have to go back.
+        self.is_hiding = not self.is_failover_allowed and self.seed % 5 == 0
         self.commit_seconds = rnd.choice((0.5, 1.5, 4))
         self.fault_seconds = rnd.choice((0.7, 2, 5))
         self.horizon = rnd.choice((10, 20, 40))
@@ -404,7 +408,11 @@ class World:
         """Start an engine."""
         rnd = self.rnd
         count = len(self.engines)
-        is_joined = self.is_uniform or (count % 2 == 0 if self.is_toggling else rnd.random() < 0.7)
+        is_joined = (
+            self.is_uniform
+            or self.is_hiding
+            or (count % 2 == 0 if self.is_toggling else rnd.random() < 0.7)
+        )
         profile = draw_profile(rnd, is_uniform=self.is_uniform, is_joined=is_joined)
         if self.is_calm:
             profile = dataclasses.replace(profile, is_until_caught_up=False)

@@ -10,7 +10,8 @@ A relation is bound when its first wanted row comes, to the version that `decide
 bound until the stream shows it changed, or until another relation takes its name: relations are
 known by OID, versions and batches by name, and a name passes from one OID to another and back
 (a table renamed away, another made under its name and dropped, the first one renamed back) without
-a new word about either. Where the stream does not show a
+a new word about either. Which name a table's rows come under is told where it may have changed, at
+the first such row: also of rows that are passed over. Where the stream does not show a
 table's key, it is also asked for again as soon as the catalog's word about it is no guess any more,
 and when that word changes. Rows that are not wanted are counted by the line writer all the
 same: a position's last part counts all changes of the table, wanted or not, or a replay would
@@ -28,7 +29,7 @@ from typing import Final
 
 import msgspec
 
-from engine.batch import Batch, Boundary, Intake, LeftOut, Operations
+from engine.batch import Batch, Boundary, Intake, LeftOut, Named, Operations
 from engine.envelope import RecordConfiguration
 from engine.errors import DecodeError, InvariantBroken, JournalError, UnrepresentableRow
 from engine.history import Judge, Landmark
@@ -94,11 +95,15 @@ _STOPS: Final = {
 
 @dataclass(slots=True)
 class _Streamed:
-    """A relation as the stream last showed it. `relation` once described, `version` while bound."""
+    """A relation as the stream last showed it. `relation` once described, `version` while bound.
+
+    `is_told` from its first row on: under which name its rows come.
+    """
 
     message: RelationMessage
     table: TableName
     is_captured: bool
+    is_told: bool = False
     relation: Relation | None = None
     version: TableVersion | None = None
 
@@ -142,6 +147,7 @@ class Assembler:
         self._owners: dict[TableName, int] = {}
         self._batches: list[Batch] = []
         self._left_out: list[LeftOut] = []
+        self._named: list[Named] = []
         self._failure: UnrepresentableRow | None = None
         self._is_row_pending = False
         # Bound relations whose key is a guess, until the stream is past what the catalog has seen.
@@ -234,9 +240,13 @@ class Assembler:
         if boundary is not None:
             self._reader.forget_boundary()
         intake = Intake(
-            tuple(self._batches), boundary, held_seconds, left_out=self._take_left_out()
+            tuple(self._batches),
+            boundary,
+            held_seconds,
+            left_out=self._take_left_out(),
+            named=tuple(self._named),
         )
-        self._batches = []
+        self._batches, self._named = [], []
         return intake
 
     def _boundary(self) -> Boundary | None:
@@ -274,7 +284,8 @@ class Assembler:
     def has_intake(self) -> bool:
         """Whether `intake` would hold anything."""
         has_boundary = self._reader.boundary is not None and not self.is_judging
-        return bool(self._batches or self._left_out) or has_boundary or self._lines.buffered > 0
+        has_parts = bool(self._batches or self._left_out or self._named)
+        return has_parts or has_boundary or self._lines.buffered > 0
 
     # ------------------------------------------------------------------- control messages
 
@@ -309,6 +320,8 @@ class Assembler:
                 # for, or for no reason.
                 if known.is_captured and not shows_key(message):
                     self._is_key_doubtful = True
+                # It may have had its other name meanwhile.
+                known.is_told = False
                 return
             self._take(message.oid)
             self._unbind(message.oid)
@@ -352,6 +365,8 @@ class Assembler:
         oid, change_lsn = reader.relation_id, reader.change_lsn
         streamed = self._streamed(oid)
         if not streamed.is_captured:
+            if not streamed.is_told:
+                self._tell_name(oid, streamed, change_lsn)
             reader.pass_over()
             return True
         relation = self._describe(streamed)
@@ -364,15 +379,15 @@ class Assembler:
         return True
 
     def _truncate(self, message: Truncate, change_lsn: int) -> bool:
-        captured = [
-            (oid, streamed)
-            for oid in message.relation_oids
-            if (streamed := self._streamed(oid)).is_captured
-        ]
+        truncated = [(oid, self._streamed(oid)) for oid in message.relation_oids]
+        captured = [(oid, streamed) for oid, streamed in truncated if streamed.is_captured]
         described = [(oid, streamed, self._describe(streamed)) for oid, streamed in captured]
         self.lookups = tuple(s.message for _, s, relation in described if relation is None)
         if self.lookups:
             return False
+        for oid, streamed in truncated:
+            if not streamed.is_captured:
+                self._tell_name(oid, streamed, change_lsn)
         for oid, streamed, relation in described:
             assert relation is not None
             self._truncate_one(oid, streamed, relation, change_lsn)
@@ -387,9 +402,16 @@ class Assembler:
         elif self._tuples.truncate(oid, change_lsn) > self._size_max:
             self._hand_over(oid)
 
+    def _tell_name(self, oid: int, streamed: _Streamed, change_lsn: int) -> None:
+        commit_lsn = commit_lsn_of(Position(self._lines.next_position(oid, change_lsn)))
+        self._named.append(Named(str(oid), streamed.table, streamed.is_captured, commit_lsn))
+        streamed.is_told = True
+
     def _bind(self, oid: int, streamed: _Streamed, relation: Relation, change_lsn: int) -> bool:
         self._claim(streamed.table, oid)
         position = Position(self._lines.next_position(oid, change_lsn))
+        if not streamed.is_told:
+            self._tell_name(oid, streamed, change_lsn)
         relation = self._with_known_key(oid, streamed, relation, position)
         version = self._decide(relation, position)
         if version is None:

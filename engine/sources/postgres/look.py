@@ -81,6 +81,25 @@ WHERE c.relkind OPERATOR(pg_catalog.=) ANY (ARRAY['r', 'p']::pg_catalog."char"[]
     ARRAY['pg_catalog', 'information_schema', 'pg_toast']::pg_catalog.name[])
 """
 
+# A table's type has its name: the type's row is as old as the table's own unless somebody renamed
+# the table, gave it another schema or, which looks the same, another owner. The table's dependency
+# on its schema is as old unless somebody gave it another schema (15 and 18: tried).
+_MADE: Final = """
+SELECT c.oid::pg_catalog.int8,
+       t.xmin OPERATOR(pg_catalog.=) a.xmin AND t.cmin OPERATOR(pg_catalog.=) a.cmin,
+       NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+         WHERE d.classid OPERATOR(pg_catalog.=) c.tableoid
+         AND d.objid OPERATOR(pg_catalog.=) c.oid AND d.objsubid OPERATOR(pg_catalog.=) 0
+         AND d.refclassid OPERATOR(pg_catalog.=) n.tableoid
+         AND NOT (d.xmin OPERATOR(pg_catalog.=) a.xmin AND d.cmin OPERATOR(pg_catalog.=) a.cmin))
+FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) c.reltype
+JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) c.oid
+  AND a.attnum OPERATOR(pg_catalog.=) (-1)::pg_catalog.int2
+WHERE c.oid OPERATOR(pg_catalog.=) ANY (%s::pg_catalog.oid[])
+"""
+
 # Since PostgreSQL 15.
 _SCHEMAS: Final = """
 SELECT s.pnnspid::pg_catalog.int8, s.oid::pg_catalog.int8, s.xmin::pg_catalog.text
@@ -183,35 +202,63 @@ async def look(session: Session, horizon: Horizon, configuration: RecordConfigur
     partitions = await session.rows(_PARTITIONS, doing=doing)
     empty = await horizon.empty.among(session, _attached(configuration, found, partitions))
     partitions = [(*row[:5], row[5] or row[1] in empty) for row in partitions]
-    [(at, until, _)] = await session.rows(_END_OF_LOG, doing=doing)
     # With thousands of tables, milliseconds of work.
-    marks, tables = await asyncio.to_thread(
-        _assembled, configuration, head, found, schemas, partitions
-    )
+    captured, others = await asyncio.to_thread(_selected, configuration, found)
+    oids = [row[0] for _, row in captured]
+    made = await session.rows(_MADE, oids, doing=doing)
+    [(at, until, _)] = await session.rows(_END_OF_LOG, doing=doing)
+    publication = _publication(name, head, schemas, captured)
+    tables = await asyncio.to_thread(_assembled, publication, captured, made, partitions)
     return Look(
         since=horizon.covered(parse_lsn(flushed), int(head[0]), int(head[1])),
         at=parse_lsn(at),
         until=parse_lsn(until),
-        marks=marks,
+        marks=publication.marks(),
         tables=tables,
         texts=TEXTS,
+        others=others,
     )
 
 
+def _selected(
+    configuration: RecordConfiguration, found: list[Row]
+) -> tuple[list[tuple[TableName, Row]], frozenset[str]]:
+    """The captured tables, and the identities of the others."""
+    captured: list[tuple[TableName, Row]] = []
+    others: list[str] = []
+    for row in found:
+        table = TableName(row[1], row[2])
+        if configuration.captures(table):
+            captured.append((table, row))
+        else:
+            others.append(str(row[0]))
+    return captured, frozenset(others)
+
+
 def _assembled(
-    configuration: RecordConfiguration,
-    head: Row,
-    found: list[Row],
-    schemas: list[Row],
+    publication: _Publication,
+    captured: list[tuple[TableName, Row]],
+    made: list[Row],
     partitions: list[Row],
-) -> tuple[dict[str, str], dict[TableName, TableLook]]:
-    """The marks that all tables share, and the tables."""
-    tables = [(TableName(row[1], row[2]), row) for row in found]
-    captured = [(table, row) for table, row in tables if configuration.captures(table)]
-    publication = _publication(configuration.publication, head, schemas, captured)
+) -> dict[TableName, TableLook]:
     pieces = _partition_marks(partitions) if publication.is_via_root else {}
-    looks = {table: _table_look(publication, table, row, pieces) for table, row in captured}
-    return publication.marks(), looks
+    births = {oid: _Birth(*known) for oid, *known in made}
+    return {
+        table: _table_look(publication, table, row, births.get(row[0], _UNKNOWN), pieces)
+        for table, row in captured
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Birth:
+    """Whether a table has the name, and the schema, under which it was made."""
+
+    is_as_made: bool
+    is_unmoved: bool
+
+
+# Dropped, or renamed just now: the next look sees it.
+_UNKNOWN: Final = _Birth(is_as_made=False, is_unmoved=False)
 
 
 def _publication(
@@ -262,13 +309,19 @@ def _partition_marks(rows: Iterable[Row]) -> dict[int, _Pieces]:
 
 
 def _table_look(
-    publication: _Publication, table: TableName, row: Row, roots: Mapping[int, _Pieces]
+    publication: _Publication,
+    table: TableName,
+    row: Row,
+    birth: _Birth,
+    roots: Mapping[int, _Pieces],
 ) -> TableLook:
     oid, _, _, is_partitioned, is_unlogged, is_keyed = row[:6]
     member, xmin, row_filter, columns, is_except, schema = row[6:]
     is_member = member is not None and is_except != "true"
     schema_mark = publication.schemas.get(schema)
     is_whole = is_except != "true" and (publication.is_all_tables or schema_mark is not None)
+    # What it got in a schema that is not published was not sent.
+    is_whole_since_made = is_whole and (publication.is_all_tables or birth.is_unmoved)
     pieces = roots.get(oid, _Pieces())
     marks, fresh = dict(pieces.marks), set(pieces.fresh)
     if is_member:
@@ -280,7 +333,7 @@ def _table_look(
         fresh.add("made-logged")
     # A table that was added by name may have had rows before, even where one transaction made,
     # filled and added it: nothing in the catalog tells (15 and 18: tried).
-    if is_whole or is_unlogged:
+    if is_whole_since_made or is_unlogged:
         fresh.add(PUBLISHED_LATE)
     keeps: dict[str, tuple[str, ...]] = {}
     if is_unlogged:
@@ -292,7 +345,7 @@ def _table_look(
     reasons: Mapping[str, Reason] = {}
     if keeps:
         reasons = _reasons(publication, table, is_keyed=is_keyed, is_except=is_except == "true")
-    return TableLook(str(oid), keeps, marks, frozenset(fresh), reasons)
+    return TableLook(str(oid), keeps, marks, frozenset(fresh), reasons, birth.is_as_made)
 
 
 def _kept(
