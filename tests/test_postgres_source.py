@@ -26,11 +26,12 @@ from engine.errors import (
     SourceUnavailable,
 )
 from engine.interfaces import ChangeStream
+from engine.lines.holding import HELD_SECONDS
 from engine.position import NO_LSN, Lsn, Position, commit_lsn_of, parse_lsn
 from engine.schema import Relation, TableName, TableVersion, decide_version
 from engine.sources.postgres.pgoutput import encode_status
 from engine.sources.postgres.source import PostgresSource
-from engine.sources.postgres.stream import HELD_SECONDS, Pacing, PostgresStream
+from engine.sources.postgres.stream import Pacing, PostgresStream
 
 CAPTURE_ALL = RecordConfiguration(publication="tailrace", tables=("*.*",))
 

@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field
 
 from engine.batch import Batch, Intake, Operations
+from engine.lines.holding import HELD_BATCHES_MIN, HELD_BYTES_MAX, Holding
 from engine.position import Lsn, make_position
 from engine.schema import TableName
-from engine.sources.postgres.stream import HELD_BATCHES_MIN, HELD_BYTES_MAX, PostgresStream
+from engine.sources.postgres.stream import PostgresStream
 
 AT = make_position(1, Lsn(100), Lsn(90), 0)
 ROW = Batch(TableName("public", "a"), 1, b"{}\n", 1, Operations(c=1), AT, AT, 0, 0)
@@ -55,9 +56,7 @@ class Drained:
         self.clock, self.assembler = Clock(), StandInAssembler()
         self._stream = PostgresStream.__new__(PostgresStream)
         self._stream._is_look_wanted = False
-        vars(self._stream).update(
-            _assembler=self.assembler, _loop=self.clock, _held_until=0.0, _held_since=None
-        )
+        vars(self._stream).update(_assembler=self.assembler, _loop=self.clock, _holding=Holding())
 
     def at(self, seconds: float, batches: int, full: int = 0) -> Intake | None:
         """A drain that ends so many seconds later with so many batches more."""

@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from engine.batch import Batch
+from engine.batch import Batch, Intake
 from engine.envelope import RecordConfiguration
 from engine.position import NO_LSN, Lsn, Position
 from engine.schema import Relation, TableVersion
@@ -54,6 +54,23 @@ async def test_a_successor_reads_the_same_rows_from_the_middle() -> None:
 
     assert whole.endswith(rest)
     assert rest.count(b"\n") == 5_000 - 2 * ROWS_A_TRANSACTION
+
+
+async def test_rows_of_many_tables_are_held_and_nothing_before_a_boundary_is() -> None:
+    source = SyntheticSource(row_count=30_000, table_count=500)
+    end, seen = await source.flush_lsn(), 0
+    intakes: list[Intake] = []
+
+    async with source.stream(NO_LSN, CONFIGURATION, always_first) as stream:
+        while not intakes or intakes[-1].boundary is None or intakes[-1].boundary.lsn < end:
+            intakes.append(await stream.receive())
+            seen += sum(batch.row_count for batch in intakes[-1].batches)
+            boundary = intakes[-1].boundary
+            assert boundary is None or seen == boundary.lsn // end_lsn_of(1) * ROWS_A_TRANSACTION
+
+    # Else each of 15 drains would give a batch of every table.
+    assert sum(len(intake.batches) for intake in intakes) < 15 * 500 // 2
+    assert max(intake.held_seconds for intake in intakes) > 0
 
 
 async def test_row_by_row_gives_the_same_lines() -> None:

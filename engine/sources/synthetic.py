@@ -14,17 +14,18 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
 
-from engine.batch import Batch, Boundary, Intake, Operations
+from engine.batch import Boundary, Intake
 from engine.envelope import RecordConfiguration
 from engine.history import Landmark
 from engine.interfaces import ChangeStream, SlotState, SourceIdentity
+from engine.lines.batcher import Batcher
+from engine.lines.holding import Holding
 from engine.lines.writer import (
     OP_CREATE,
     VALUE_BOOLEAN,
     VALUE_JSON,
     VALUE_NUMBER,
     VALUE_TEXT,
-    Lines,
     LineWriter,
 )
 from engine.position import Lsn, Position
@@ -33,10 +34,6 @@ from engine.schema import Column, Decide, Relation, TableName
 ROWS_A_TRANSACTION: Final = 1_000
 _TRANSACTIONS_AN_INTAKE: Final = 2
 """About what a drain of a socket gives: 1.2 MiB of lines."""
-
-_TABLES_FEW: Final = 64
-_TRANSACTIONS_HELD: Final = 24
-"""Where more tables than few are busy, a stream holds rows, up to 16 MiB of lines."""
 
 _END_SECONDS: Final = 0.1
 
@@ -59,6 +56,8 @@ _COLUMNS: Final = (
     ("grade", "smallint", "integer", VALUE_NUMBER, "number"),
 )
 
+
+_FORMS: Final = {name: form for name, _, _, form, _ in _COLUMNS}
 
 Values = tuple[bytes, ...]
 
@@ -135,63 +134,65 @@ class SyntheticStream:
         self._rows = tuple(_row(index, relations) for index in range(ROWS_A_TRANSACTION))
         self._row_count = row_count
         self._next = start // _LSN_A_TRANSACTION
-        self._configuration = configuration
-        self._decide = decide
-        self._is_single_rows = is_single_rows
         self._lines = LineWriter(1, connector="synthetic")
-        self._versions: dict[int, int] = {}
+        self._batcher = Batcher(
+            self._lines,
+            database="synthetic",
+            configuration=configuration,
+            decide=decide,
+            form_of=lambda column: _FORMS[column.name],
+            is_single_rows=is_single_rows,
+        )
+        self._holding = Holding()
         self._acknowledged = start
 
     async def receive(self) -> Intake:
         """See ChangeStream. At the log's end there is nothing but the boundary, again and again."""
-        is_at_end = self._next * ROWS_A_TRANSACTION >= self._row_count
-        await asyncio.sleep(_END_SECONDS if is_at_end else 0)
-        batches: list[Batch] = []
-        is_held = len(self._relations) > _TABLES_FEW
-        for _ in range(_TRANSACTIONS_HELD if is_held else _TRANSACTIONS_AN_INTAKE):
-            if self._next * ROWS_A_TRANSACTION < self._row_count:
-                self._transact(batches)
-        self._take(batches)
+        loop, batcher, holding = asyncio.get_running_loop(), self._batcher, self._holding
+        while True:
+            await asyncio.sleep(_END_SECONDS if self._is_at_end else 0)
+            for _ in range(_TRANSACTIONS_AN_INTAKE):
+                if not self._is_at_end:
+                    self._transact()
+            now = loop.time()
+            held_seconds = holding.seconds(now)
+            if self._is_at_end or not holding.is_on(now, self._lines.buffered):
+                break
+            if batcher.has_batches:
+                return Intake(batcher.taken(), None, held_seconds)
+        batcher.hand_over_all()
+        batches = batcher.taken()
+        holding.handed_over(now, len(batches))
         boundary = Boundary(end_lsn_of(self._next), _commit_us(self._next))
-        return Intake(tuple(batches), boundary)
+        return Intake(batches, boundary, held_seconds)
 
-    def _transact(self, batches: list[Batch]) -> None:
+    @property
+    def _is_at_end(self) -> bool:
+        return self._next * ROWS_A_TRANSACTION >= self._row_count
+
+    def _transact(self) -> None:
         number, rows_left = self._next, self._row_count - self._next * ROWS_A_TRANSACTION
         self._next += 1
-        if self._lines.holds_another_hour(_commit_us(number)):
-            self._take(batches)
+        self._batcher.make_way(_commit_us(number))
         order = _order(number)
         fields = b',"commit":"%016X","transaction":%d,"computed":true' % (order, number + 1)
         self._lines.begin(order, _commit_us(number), fields=fields)
-        write = self._lines.write
+        write, size_max = self._lines.write, self._batcher.size_max
         for table, change, values in self._rows[:rows_left]:
-            if self._is_single_rows or write(table, change, OP_CREATE, None, values) < 0:
-                self._decide_row(table, change, values, batches)
+            buffered = write(table, change, OP_CREATE, None, values)
+            if not 0 <= buffered <= size_max:
+                self._stopped_at(buffered, table, change, values)
 
-    def _decide_row(self, table: int, change: int, values: Values, batches: list[Batch]) -> None:
-        relation = self._relations[table]
-        version = self._decide(relation, Position(self._lines.next_position(table, change)))
-        if version is None:
-            self._lines.skip(table, change)
-            return
-        self._versions[table] = version.number
-        self._lines.bind(
-            table,
-            database="synthetic",
-            schema=relation.table.schema,
-            table=relation.table.table,
-            version=version.number,
-            columns=[(name, form, name == "id", True) for name, _, _, form, _ in _COLUMNS],
-            key=relation.key,
-            envelope=self._configuration.envelope,
-        )
-        self._lines.write(table, change, OP_CREATE, None, values)
-        if self._is_single_rows:
-            self._take(batches)
-
-    def _take(self, batches: list[Batch]) -> None:
-        for table, lines in self._lines.take_all():
-            batches.append(_batch(self._relations[table].table, self._versions[table], lines))
+    def _stopped_at(self, buffered: int, table: int, change: int, values: Values) -> None:
+        """The table is full, or has to be bound before its row is written."""
+        if buffered < 0:
+            position = Position(self._lines.next_position(table, change))
+            if self._batcher.bind(table, self._relations[table], position) is None:
+                self._lines.skip(table, change)
+                return
+            buffered = self._lines.write(table, change, OP_CREATE, None, values)
+        if buffered > self._batcher.size_max:
+            self._batcher.hand_over(table)
 
     async def slot_state(self) -> SlotState:
         """See ChangeStream."""
@@ -258,17 +259,3 @@ def _row(index: int, relations: tuple[Relation, ...]) -> tuple[int, int, Values]
     )
     number = relations[index % len(relations)].oid
     return number, index + 1, tuple(value.encode() for value in values)
-
-
-def _batch(table: TableName, version: int, rows: Lines) -> Batch:
-    return Batch(
-        table=table,
-        version=version,
-        lines=rows.lines,
-        row_count=rows.row_count,
-        operations=Operations(*rows.operations),
-        first=Position(rows.first_position),
-        last=Position(rows.last_position),
-        first_commit_us=rows.first_commit_us,
-        last_commit_us=rows.last_commit_us,
-    )

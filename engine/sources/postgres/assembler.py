@@ -6,20 +6,17 @@ hour that ends, a control message. A frame is handled wholly or not at all: one 
 catalog is kept, `drain` says which tables to look up, and the next `drain` begins with it. So
 awaiting in between changes no order.
 
-A relation is bound when its first wanted row comes, to the version that `decide` names, and stays
-bound until the stream shows it changed, or until another relation takes its name: relations are
-known by OID, versions and batches by name, and a name passes from one OID to another and back
-(a table renamed away, another made under its name and dropped, the first one renamed back) without
-a new word about either. Which name a table's rows come under is told where it may have changed, at
-the first such row: also of rows that are passed over. Where the stream does not show a
-table's key, it is also asked for again as soon as the catalog's word about it is no guess any more,
-and when that word changes. Rows that are not wanted are counted by the line writer all the
-same: a position's last part counts all changes of the table, wanted or not, or a replay would
-number the wanted ones otherwise.
+The batcher binds a relation when its first wanted row comes; it is let go of when the stream shows
+it changed, or when another relation takes its name: relations are known by OID, versions and
+batches by name, and a name passes from one OID to another and back (a table renamed away, another
+made under its name and dropped, the first one renamed back). Which name a table's rows come under
+is told where it may have changed, at the first such row: also of rows that are passed over. Where
+the stream does not show a table's key, it is also asked for again as soon as the catalog's word
+about it is no guess any more, and when that word changes. Rows that are not wanted are counted by
+the line writer all the same: a position's last part counts all changes of the table, wanted or not,
+or a replay would number the wanted ones otherwise.
 
-Invariants: a name has one bound relation at most; the batches of a table leave in commit order; a
-batch lies within one hour of commit time and under one version; the boundary only grows, and
-everything before it is in this intake or an earlier one.
+Invariant: the boundary only grows, and everything before it is in this intake or an earlier one.
 """
 
 import enum
@@ -29,13 +26,14 @@ from typing import Final
 
 import msgspec
 
-from engine.batch import Batch, Boundary, Intake, LeftOut, Named, Operations
+from engine.batch import Boundary, Intake, LeftOut, Named
 from engine.envelope import RecordConfiguration
 from engine.errors import DecodeError, InvariantBroken, JournalError, UnrepresentableRow
 from engine.history import Judge, Landmark
-from engine.lines.writer import Lines, LineWriter
+from engine.lines.batcher import Batcher
+from engine.lines.writer import LineWriter
 from engine.position import Lsn, Position, commit_lsn_of, format_lsn
-from engine.schema import Decide, Relation, TableName, TableVersion
+from engine.schema import Column, Decide, Relation, TableName, TableVersion
 from engine.sources.postgres.catalog import Catalog, shows_key
 from engine.sources.postgres.frames import (
     BUDGET,
@@ -63,9 +61,6 @@ ROWS_MAX: Final = 1_000_000_000
 
 LEFT_OUT: Final = -1
 """Beside the frame reader's reasons: a row was left out."""
-
-BATCH_SIZE_MAX: Final = 64 * 1024
-"""Bytes of lines that are handed over at once; less waits for the end of the drain."""
 
 _NEVER: Final = Lsn(1 << 64)
 
@@ -95,7 +90,7 @@ _STOPS: Final = {
 
 @dataclass(slots=True)
 class _Streamed:
-    """A relation as the stream last showed it. `relation` once described, `version` while bound.
+    """A relation as the stream last showed it; `relation` once described.
 
     `is_told` from its first row on: under which name its rows come.
     """
@@ -105,7 +100,6 @@ class _Streamed:
     is_captured: bool
     is_told: bool = False
     relation: Relation | None = None
-    version: TableVersion | None = None
 
 
 class Assembler:
@@ -127,12 +121,9 @@ class Assembler:
         single_rows: bool = False,
         batch_rows_max: int = ROWS_MAX,
     ) -> None:
-        self._database = database
         self._configuration = configuration
-        self._decide = decide
         self._catalog = catalog
         self._single_rows = single_rows
-        self._size_max = 0 if single_rows else BATCH_SIZE_MAX
         self._lines = LineWriter(
             generation,
             connector="postgresql",
@@ -140,12 +131,17 @@ class Assembler:
             rows_max=batch_rows_max,
         )
         self._tuples = TupleReader(self._lines)
-        self._reader = FrameReader(self._tuples, self._size_max)
+        self._batcher = Batcher(
+            self._lines,
+            database=database,
+            configuration=configuration,
+            decide=decide,
+            form_of=self._form_of,
+            is_single_rows=single_rows,
+        )
+        self._reader = FrameReader(self._tuples, self._batcher.size_max)
         self._reader.judge = judge if judge is not None and not judge.is_done else None
         self._relations: dict[int, _Streamed] = {}
-        # Who has a name now: the relation whose row came last under it.
-        self._owners: dict[TableName, int] = {}
-        self._batches: list[Batch] = []
         self._left_out: list[LeftOut] = []
         self._named: list[Named] = []
         self._failure: UnrepresentableRow | None = None
@@ -197,9 +193,9 @@ class Assembler:
                 if reason == LEFT_OUT:
                     continue
                 if reason == FULL:
-                    self._hand_over(reader.relation_id)
+                    self._batcher.hand_over(reader.relation_id)
                 elif reason == HOUR:
-                    self._take_all()
+                    self._batcher.hand_over_all()
                 elif reason in _STOPS:
                     return _STOPS[reason]
                 elif not (self._control() if reason == CONTROL else self._unbound_row()):
@@ -230,24 +226,23 @@ class Assembler:
         # It counts all the same, or later rows would be numbered otherwise.
         self._lines.skip(oid, change_lsn)
         if self._single_rows:
-            self._unbind(oid)
+            self._batcher.let_go(oid)
         self._left_out.append(LeftOut(table, position, error.reason, error.key))
 
     def intake(self, held_seconds: float = 0.0) -> Intake:
         """Everything so far, what is still in the line writer too, held so long at most."""
-        self._take_all()
+        self._batcher.hand_over_all()
         boundary = self._boundary()
         if boundary is not None:
             self._reader.forget_boundary()
-        intake = Intake(
-            tuple(self._batches),
+        named, self._named = tuple(self._named), []
+        return Intake(
+            self._batcher.taken(),
             boundary,
             held_seconds,
             left_out=self._take_left_out(),
-            named=tuple(self._named),
+            named=named,
         )
-        self._batches, self._named = [], []
-        return intake
 
     def _boundary(self) -> Boundary | None:
         # While the log is judged, nothing that it says may become durable.
@@ -263,8 +258,8 @@ class Assembler:
 
     def full_batches(self, held_seconds: float = 0.0) -> Intake:
         """The batches that are complete already; the rest and the boundary stay for `intake`."""
-        batches, self._batches = tuple(self._batches), []
-        return Intake(batches, None, held_seconds, left_out=self._take_left_out())
+        left_out = self._take_left_out()
+        return Intake(self._batcher.taken(), None, held_seconds, left_out=left_out)
 
     def _take_left_out(self) -> tuple[LeftOut, ...]:
         left_out, self._left_out = tuple(self._left_out), []
@@ -273,7 +268,7 @@ class Assembler:
     @property
     def has_full_batches(self) -> bool:
         """Whether `full_batches` would hold anything."""
-        return bool(self._batches)
+        return self._batcher.has_batches
 
     @property
     def buffered_bytes(self) -> int:
@@ -284,8 +279,8 @@ class Assembler:
     def has_intake(self) -> bool:
         """Whether `intake` would hold anything."""
         has_boundary = self._reader.boundary is not None and not self.is_judging
-        has_parts = bool(self._batches or self._left_out or self._named)
-        return has_parts or has_boundary or self._lines.buffered > 0
+        has_rows = self._batcher.has_batches or self._lines.buffered > 0
+        return has_rows or has_boundary or bool(self._left_out or self._named)
 
     # ------------------------------------------------------------------- control messages
 
@@ -323,25 +318,12 @@ class Assembler:
                 # It may have had its other name meanwhile.
                 known.is_told = False
                 return
-            self._take(message.oid)
-            self._unbind(message.oid)
+            self._let_go(message.oid)
             self._catalog.forget(message.oid)
         table = TableName(message.schema, message.table)
         self._relations[message.oid] = _Streamed(
             message, table, self._configuration.captures(table)
         )
-
-    def _claim(self, table: TableName, oid: int) -> None:
-        """A row of `oid` comes under this name: whoever had it is bound no more.
-
-        Asked before a row is bound, not at its relation: a relation that says what it said before
-        may have lost its name meanwhile.
-        """
-        other = self._owners.get(table, oid)
-        if other != oid:
-            self._take(other)
-            self._unbind(other)
-        self._owners[table] = oid
 
     def _describe(self, streamed: _Streamed) -> Relation | None:
         if streamed.relation is None and self._catalog.knows(streamed.message):
@@ -396,11 +378,11 @@ class Assembler:
     def _truncate_one(
         self, oid: int, streamed: _Streamed, relation: Relation, change_lsn: int
     ) -> None:
-        is_bound = streamed.version is not None
-        if not is_bound and not self._bind(oid, streamed, relation, change_lsn):
+        batcher = self._batcher
+        if not batcher.is_bound(oid) and not self._bind(oid, streamed, relation, change_lsn):
             self._lines.skip(oid, change_lsn)
-        elif self._tuples.truncate(oid, change_lsn) > self._size_max:
-            self._hand_over(oid)
+        elif self._tuples.truncate(oid, change_lsn) > batcher.size_max:
+            batcher.hand_over(oid)
 
     def _tell_name(self, oid: int, streamed: _Streamed, change_lsn: int) -> None:
         commit_lsn = commit_lsn_of(Position(self._lines.next_position(oid, change_lsn)))
@@ -408,50 +390,27 @@ class Assembler:
         streamed.is_told = True
 
     def _bind(self, oid: int, streamed: _Streamed, relation: Relation, change_lsn: int) -> bool:
-        self._claim(streamed.table, oid)
         position = Position(self._lines.next_position(oid, change_lsn))
         if not streamed.is_told:
             self._tell_name(oid, streamed, change_lsn)
         relation = self._with_known_key(oid, streamed, relation, position)
-        version = self._decide(relation, position)
+        version = self._batcher.bind(oid, relation, position)
         if version is None:
             return False
         _check_fits(version, streamed.message)
-        self._bind_version(oid, streamed.table, version)
-        streamed.version = version
         if relation.is_key_guessed:
             self._note_guess(oid)
         return True
 
-    def _bind_version(self, oid: int, table: TableName, version: TableVersion) -> None:
+    def _form_of(self, column: Column) -> int:
         configuration = self._configuration
-        self._lines.bind(
-            oid,
-            database=self._database,
-            schema=table.schema,
-            table=table.table,
-            version=version.number,
-            columns=[
-                (
-                    column.name,
-                    form_of(
-                        kind_number(column.type_kind), configuration.numeric, configuration.json
-                    ),
-                    column.key,
-                    configuration.is_included(table, column.name),
-                )
-                for column in version.relation.columns
-            ],
-            key=version.relation.key,
-            envelope=configuration.envelope,
-            flat_prefix=version.flat_prefix
-            or configuration.flat_prefix_of(table, version.relation.columns),
-        )
+        kind = kind_number(column.type_kind)
+        return form_of(kind, configuration.numeric, configuration.json)
 
-    def _unbind(self, oid: int) -> None:
-        self._lines.unbind(oid)
+    def _let_go(self, oid: int) -> None:
+        """Hand over what the relation has; its next row is bound anew."""
+        self._batcher.let_go(oid)
         self._guessed.pop(oid, None)
-        self._relations[oid].version = None
 
     # -------------------------------------------------------------------- tables that are gone
 
@@ -467,10 +426,8 @@ class Assembler:
             streamed = self._relations.get(oid)
             if streamed is None:
                 continue
-            self._take(oid)
-            self._unbind(oid)
-            if self._owners.get(streamed.table) == oid:
-                del self._owners[streamed.table]
+            self._batcher.forget(oid, streamed.table)
+            self._guessed.pop(oid, None)
             del self._relations[oid]
             self._catalog.forget(oid)
 
@@ -490,8 +447,7 @@ class Assembler:
         for oid in oids:
             streamed = self._relations.get(oid)
             if streamed is not None:
-                self._take(oid)
-                self._unbind(oid)
+                self._let_go(oid)
                 streamed.relation = None
 
     def _with_known_key(
@@ -516,42 +472,8 @@ class Assembler:
         if received < self._settle_lsn:
             return
         for oid in [oid for oid, known_from in self._guessed.items() if known_from <= received]:
-            self._take(oid)
-            self._unbind(oid)
+            self._let_go(oid)
         self._settle_lsn = min(self._guessed.values(), default=_NEVER)
-
-    # ---------------------------------------------------------------------------- batches
-
-    def _hand_over(self, oid: int) -> None:
-        self._take(oid)
-        if self._single_rows:
-            self._unbind(oid)
-
-    def _take_all(self) -> None:
-        for oid, rows in self._lines.take_all():
-            self._add_batch(oid, rows)
-
-    def _take(self, oid: int) -> None:
-        rows = self._lines.take(oid)
-        if rows is not None:
-            self._add_batch(oid, rows)
-
-    def _add_batch(self, oid: int, rows: Lines) -> None:
-        streamed = self._relations[oid]
-        assert streamed.version is not None
-        self._batches.append(
-            Batch(
-                table=streamed.table,
-                version=streamed.version.number,
-                lines=rows.lines,
-                row_count=rows.row_count,
-                operations=Operations(*rows.operations),
-                first=Position(rows.first_position),
-                last=Position(rows.last_position),
-                first_commit_us=rows.first_commit_us,
-                last_commit_us=rows.last_commit_us,
-            )
-        )
 
 
 def _check_fits(version: TableVersion, message: RelationMessage) -> None:

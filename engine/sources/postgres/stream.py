@@ -42,6 +42,7 @@ from engine.errors import (
 )
 from engine.history import Judge, Landmark
 from engine.interfaces import Look, SlotState
+from engine.lines.holding import Holding
 from engine.position import NO_LSN, Lsn, format_lsn, parse_lsn
 from engine.schema import Decide, TableName
 from engine.sources.postgres import silence
@@ -80,19 +81,6 @@ write.
 
 DRAIN_BYTES_MAX: Final = 512 * 1024
 """Frames handled in one turn of the loop: 2 to 4 ms at 280 bytes a frame."""
-
-HELD_SECONDS: Final = 1.0
-"""How long rows are held where many tables are busy at once, so that a table's rows move together:
-a batch costs as much as ten rows. With 5,000 tables, of which 1 % have nine tenths of 200,000 rows
-a second, a quiet table has four rows in that time. Chunks reckon their age from when the first row
-was read, so nothing becomes visible later than else.
-"""
-
-HELD_BATCHES_MIN: Final = 64
-"""Fewer batches than this are handed over at once, after every drain."""
-
-HELD_BYTES_MAX: Final = 16 * 1024 * 1024
-"""No more lines than this are held: they are outside of the memory budget."""
 
 _SILENCE_LOOKS: Final = 4
 """Looks at the clock in the time after which a silence is asked about."""
@@ -190,9 +178,7 @@ class PostgresStream:
         # row gave no frame.
         self._empty_reads_max = 3 if self._pgconn.ssl_in_use else 1
         self._may_hold_frames = True
-        self._held_until = 0.0
-        # When the oldest row that is held was read; None while none is.
-        self._held_since: float | None = None
+        self._holding = Holding()
         self._reading: asyncio.Future[None] | None = None
         self._heard_at = self._loop.time()
         self._listening_since = self._loop.time()
@@ -233,10 +219,8 @@ class PostgresStream:
             self._is_look_wanted = False
             return Intake((), None, is_look_wanted=True)
         assembler, now = self._assembler, self._loop.time()
-        held_seconds = now - self._held_since if self._held_since is not None else 0.0
-        if now < self._held_until and 0 < assembler.buffered_bytes < HELD_BYTES_MAX:
-            if self._held_since is None:
-                self._held_since = now
+        held_seconds = self._holding.seconds(now)
+        if self._holding.is_on(now, assembler.buffered_bytes):
             if not assembler.has_full_batches:
                 return None
             # Some of what is full may have come just now: older is the safe side of an age.
@@ -244,9 +228,7 @@ class PostgresStream:
         if not assembler.has_intake:
             return None
         intake = assembler.intake(held_seconds)
-        is_busy = len(intake.batches) > HELD_BATCHES_MIN
-        self._held_since = None
-        self._held_until = now + HELD_SECONDS if is_busy else 0.0
+        self._holding.handed_over(now, len(intake.batches))
         return intake
 
     async def _until_worth_reading(self) -> None:
@@ -273,7 +255,7 @@ class PostgresStream:
         self._loop.add_reader(self._fd, self._wake)
         # What is held must not wait for more to come.
         is_holding = self._assembler.has_intake
-        due = self._loop.call_at(self._held_until, self._wake) if is_holding else None
+        due = self._loop.call_at(self._holding.until, self._wake) if is_holding else None
         try:
             await reading
         finally:

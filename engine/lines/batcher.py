@@ -1,0 +1,157 @@
+"""From lines to batches: what every source does around the rows that it reads.
+
+Strategy: a source numbers its tables, and gives rows to the line writer, itself or through a
+compiled reader. A table is bound when its first wanted row comes, to the version that `decide`
+names, and stays bound until the source lets go of it, or until another number takes its name: a
+name passes from one table to another and back without a new word about either. Lines leave as
+batches: of one table when it is full or let go of, of all tables before a transaction of another
+hour and at the end of a drain.
+
+Invariants: a name has one bound table at most; the batches of a table leave in commit order; a
+batch lies within one hour of commit time and under one version.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from engine.batch import Batch, Operations
+from engine.envelope import RecordConfiguration
+from engine.lines.writer import Lines, LineWriter
+from engine.position import Position
+from engine.schema import Column, Decide, Relation, TableName, TableVersion
+
+BATCH_SIZE_MAX: Final = 64 * 1024
+"""Bytes of lines that are handed over at once; less waits for the end of the drain."""
+
+FormOf = Callable[[Column], int]
+
+
+class Batcher:
+    """The tables and batches of one stream."""
+
+    def __init__(
+        self,
+        lines: LineWriter,
+        *,
+        database: str,
+        configuration: RecordConfiguration,
+        decide: Decide,
+        form_of: FormOf,
+        is_single_rows: bool = False,
+    ) -> None:
+        """`form_of` says how the source's reader takes a column's values (`LineWriter.bind`).
+
+        With `is_single_rows`, every row is a batch, and `decide` is asked about each.
+        """
+        self._lines = lines
+        self._database = database
+        self._configuration = configuration
+        self._decide = decide
+        self._form_of = form_of
+        self._is_single_rows = is_single_rows
+        self.size_max = 0 if is_single_rows else BATCH_SIZE_MAX
+        """A table with more bytes of lines than this is full: see `hand_over`."""
+        self._bound: dict[int, tuple[TableName, int]] = {}
+        # Who has a name now: the table whose row came last under it.
+        self._owners: dict[TableName, int] = {}
+        self._batches: list[Batch] = []
+
+    def bind(self, number: int, relation: Relation, position: Position) -> TableVersion | None:
+        """Bind the table for its next row, at `position`; None where that is not wanted.
+
+        Whoever had its name before is let go of. That is so for each row that is asked about: a
+        source that says what it said before may have lost the name meanwhile.
+        """
+        table = relation.table
+        owner = self._owners.get(table, number)
+        if owner != number:
+            self.let_go(owner)
+        self._owners[table] = number
+        version = self._decide(relation, position)
+        if version is None:
+            return None
+        configuration, columns = self._configuration, version.relation.columns
+        self._lines.bind(
+            number,
+            database=self._database,
+            schema=table.schema,
+            table=table.table,
+            version=version.number,
+            columns=[
+                (
+                    column.name,
+                    self._form_of(column),
+                    column.key,
+                    configuration.is_included(table, column.name),
+                )
+                for column in columns
+            ],
+            key=version.relation.key,
+            envelope=configuration.envelope,
+            flat_prefix=version.flat_prefix or configuration.flat_prefix_of(table, columns),
+        )
+        self._bound[number] = (table, version.number)
+        return version
+
+    def is_bound(self, number: int) -> bool:
+        """Whether rows of the table can be written."""
+        return number in self._bound
+
+    def let_go(self, number: int) -> None:
+        """Hand over the table's lines; its next row has to be bound anew."""
+        self._take(number)
+        self._lines.unbind(number)
+        self._bound.pop(number, None)
+
+    def forget(self, number: int, table: TableName) -> None:
+        """Let go of a table that is gone, and of its name."""
+        self.let_go(number)
+        if self._owners.get(table) == number:
+            del self._owners[table]
+
+    def hand_over(self, number: int) -> None:
+        """The table is full: make a batch of its lines."""
+        self._take(number)
+        if self._is_single_rows:
+            self.let_go(number)
+
+    def hand_over_all(self) -> None:
+        """Make batches of all lines."""
+        for number, lines in self._lines.take_all():
+            self._add(number, lines)
+
+    def make_way(self, commit_us: int) -> None:
+        """A transaction of this time comes: lines of another hour leave before."""
+        if self._lines.holds_another_hour(commit_us):
+            self.hand_over_all()
+
+    @property
+    def has_batches(self) -> bool:
+        """Whether `taken` would give any."""
+        return bool(self._batches)
+
+    def taken(self) -> tuple[Batch, ...]:
+        """The batches made since the last call."""
+        batches, self._batches = tuple(self._batches), []
+        return batches
+
+    def _take(self, number: int) -> None:
+        lines = self._lines.take(number)
+        if lines is not None:
+            self._add(number, lines)
+
+    def _add(self, number: int, lines: Lines) -> None:
+        table, version = self._bound[number]
+        self._batches.append(
+            Batch(
+                table=table,
+                version=version,
+                lines=lines.lines,
+                row_count=lines.row_count,
+                operations=Operations(*lines.operations),
+                first=Position(lines.first_position),
+                last=Position(lines.last_position),
+                first_commit_us=lines.first_commit_us,
+                last_commit_us=lines.last_commit_us,
+            )
+        )
