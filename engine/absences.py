@@ -102,6 +102,6 @@ def captured_names(versions: Mapping[str, tuple[TableVersion, ...]]) -> dict[str
     for table, known in versions.items():
         for version in known:
             first = version.first or ""
-            identity = str(version.relation.oid)
+            identity = version.relation.identity
             newest[identity] = max(newest.get(identity, ("", "")), (first, table))
     return {identity: table for identity, (_, table) in newest.items()}

@@ -1,7 +1,7 @@
 """Alarms: conditions that stand until somebody mends them.
 
 Strategy: who sees a condition sets its alarm, again at each look or once; who sees that it is over
-clears it. An alarm is told apart by its code and its subject (a table, a slot; empty where there is
+clears it. An alarm is told apart by its code and its subject (a table; empty where there is
 only one). It is logged once when it begins and once when it ends; in between `/status`, the page
 and a gauge show it. So the log of a condition that lasts for days has two lines.
 

@@ -53,7 +53,7 @@ from engine.prefix import Prefix
 from engine.settings import Settings
 from engine.sources.postgres.dsn import Dsn
 from engine.sources.postgres.settings import SHAPING_SETTINGS
-from engine.sources.postgres.source import PostgresSource
+from engine.sources.postgres.source import MEASURES, PostgresSource
 from engine.status import StatusProvider
 from engine.stop import StopSignal
 
@@ -79,9 +79,10 @@ async def run(
     # `engine.retry` says itself what failed, less often.
     set_on_retry_hooks(())
     registry = CollectorRegistry()
-    metrics = Metrics(registry, release=__version__)
-    metrics.log_lines_dropped(logs.dropped_total)
+    measures = source.measures if source is not None else MEASURES
+    metrics = Metrics(registry, release=__version__, measures=measures)
     alarms = Alarms(wall_clock, metrics)
+    metrics.log_lines_dropped(logs.dropped_total)
     async with S3ObjectStore(s3_settings(configuration.destination)) as store:
         pipeline = Pipeline(
             source=source or _source(configuration, alarms),
@@ -119,7 +120,7 @@ def record_configuration(configuration: Configuration) -> RecordConfiguration:
     """Everything of `configuration` that shapes a line, a key, or which changes are read."""
     source, destination = configuration.source, configuration.destination
     return RecordConfiguration(
-        publication=source.publication,
+        through=source.publication,
         tables=source.tables,
         exclude=source.exclude,
         rules=source.rules,
@@ -262,8 +263,8 @@ async def check(configuration: Configuration) -> AsyncIterator[CheckStep]:
         nonlocal identity
         identity = await _source(configuration).identify()
         return (
-            f"database {identity.database} on system {identity.system_identifier}, "
-            f"timeline {identity.timeline}"
+            f"database {identity.database} on system {identity.facts['system_identifier']}, "
+            f"timeline {identity.branch}"
         )
 
     yield await _checked("source", look_at_source)
@@ -376,7 +377,7 @@ async def _check_journal(
     if identity is not None:
         journal.refuse_foreign(identity)
     durable = journal.state.durable
-    at = f"durable at {durable.lsn}" if durable is not None else "nothing durable"
+    at = f"durable at {durable.resume}" if durable is not None else "nothing durable"
     compared = "" if identity is not None else "; not compared with the source"
     return (
         f"{counted(journal.state.seq + 1, 'entry', 'entries')}, epoch {journal.state.epoch}, {at}"

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import msgspec
 
 from engine.history import Landmark
-from engine.position import Lsn, Position
+from engine.log_point import LogPoint
+from engine.position import LogPosition, Position
 from engine.schema import TableName
 
 
@@ -66,7 +67,7 @@ class LeftOut(msgspec.Struct, frozen=True, gc=False):
 
 
 class Named(msgspec.Struct, frozen=True, gc=False):
-    """From the transaction that commits at `commit_lsn` on, rows of a table come under this name.
+    """From the transaction that commits at `commit` on, rows of a table come under this name.
 
     `identity` stays while the table is the same one. Rows under a name that is not captured are
     passed over: then `is_captured` is False.
@@ -75,20 +76,24 @@ class Named(msgspec.Struct, frozen=True, gc=False):
     identity: str
     table: TableName
     is_captured: bool
-    commit_lsn: Lsn
+    commit: LogPosition
 
 
 class Boundary(msgspec.Struct, frozen=True, gc=False):
-    """Everything that commits before `lsn` has left the socket with this intake or an earlier one.
+    """Everything that commits before `point` has left the socket, with this intake at the latest.
 
-    A commit's end or a keepalive's position; `commit_us` is that commit's time, or the server's,
-    in Unix microseconds. `landmark` is the newest commit before `lsn` that this stream showed.
+    It is a commit's end or a keepalive's position. `landmark` is the newest commit before `point`
+    that this stream showed.
     """
 
-    lsn: Lsn
-    commit_us: int
+    point: LogPoint
     is_keepalive: bool = False
     landmark: Landmark | None = None
+
+    @property
+    def position(self) -> LogPosition:
+        """Where it is."""
+        return self.point.position
 
 
 class Intake(msgspec.Struct, frozen=True, gc=False):

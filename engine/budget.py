@@ -20,7 +20,6 @@ class MemoryBudget:
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self.used_bytes = 0
-        self.used_bytes_max = 0
         self._was_full = False
         self._has_room = asyncio.Event()
         self._has_room.set()
@@ -37,7 +36,6 @@ class MemoryBudget:
             # Unnoticed, the limit would rise with every such mistake.
             raise InvariantBroken("more memory was given back than charged")
         # Comparisons instead of calls: every batch comes here twice.
-        self.used_bytes_max = max(self.used_bytes_max, self.used_bytes)
         if (self.used_bytes >= self.limit_bytes) is not self._was_full:
             self._was_full = not self._was_full
             if self._was_full:

@@ -7,7 +7,7 @@ measures a lag, it is bounded.
 
 Strategy: two times are known. A commit that was read is not later than the clock of who read it,
 and one that the journal does not hold as durable came after E, whose time the journal has. Clocks
-are set, origins are late, and a slot may be older than its journal; so a time may lie somewhat
+are set, origins are late, and a log may be older than its journal; so a time may lie somewhat
 before that of E and still be believed.
 
 Invariant: what is returned is not after `now_us`, and `datetime` can hold it where it holds the
@@ -17,8 +17,8 @@ other two.
 from typing import Final
 
 BEFORE_DURABLE_US_MAX: Final = 30 * 24 * 3_600_000_000
-"""30 days: longer than a slot is made before its engine, or an origin lags, on any day that ends
-well; shorter than what a folder of the year 2000 is away.
+"""30 days. No log is made so long before its engine starts, and no origin lags so far, on a day
+that ends well. A folder of the year 2000 is farther away.
 """
 
 

@@ -1,10 +1,9 @@
 """The committer: group commit of plans and of what became durable.
 
-Strategy: one append serves all chunks that are due, at most one in an append interval, or in a
-tenth of it where rows wait behind a chunk that is not planned. After the
-append the planned objects go to the publisher; when they are visible, the next entry states
-`durable`, and then E is acknowledged. While there is nothing to say, the journal's next entry is
-looked at, to learn that another writer took over.
+Strategy: one append serves all chunks that are due, when the schedule says so. After the append the
+planned objects go to the publisher; when they are visible, the next entry states `durable`, and
+then E is acknowledged. While there is nothing to say, the journal's next entry is looked at, to
+learn that another writer took over.
 
 Invariant: plan before publish, durable before acknowledge; both only after the append was answered.
 Every entry holds all gaps that were stated before it was made.
@@ -24,11 +23,12 @@ from engine.journal import Journal
 from engine.journal_entry import Durable, Gap
 from engine.layout import TableLayout
 from engine.ledger import Ledger
+from engine.log_point import LogPoint
 from engine.metrics import Metrics
 from engine.planner import EntryPlan, Planner
-from engine.position import Lsn
-from engine.publisher import Publication, Publisher
+from engine.publisher import PlannedPut, Publisher
 from engine.router import Router
+from engine.schedule import AppendSchedule
 from engine.schema_document import change_kinds, previous_version
 from engine.settings import Settings
 from engine.watcher import Watcher
@@ -43,13 +43,8 @@ GAPS_BYTES_MAX = 1024 * 1024
 # durable, mostly for nothing: with 5,000 of them a sixth of a drain's CPU.
 PAUSE_SECONDS = 0.02
 
-# Of one entry: 5,000 tables that leave a publication make one line more, not 5,000.
+# Of one entry: 5,000 tables that are no longer published make one line more, not 5,000.
 GAPS_LOGGED_MAX = 20
-
-# The interval bounds what the journal's requests cost. Where rows wait because a chunk before them
-# is not planned yet, it would bound the rate as well: of one table to two chunks a second. Such a
-# chunk waits for a part of it only.
-HURRIED_SHARE = 0.1
 
 # From here on joining a body takes longer than a thread's turn.
 THREAD_BYTES = 1024 * 1024
@@ -73,25 +68,24 @@ class Committer:
         gaps: GapRegister,
         watcher: Watcher,
         planner: Planner,
+        schedule: AppendSchedule,
         router: Router,
         publisher: Publisher,
         layout: TableLayout,
         settings: Settings,
         clock: Clock,
         metrics: Metrics,
-        acknowledge: Callable[[Lsn], None],
+        acknowledge: Callable[[LogPoint], None],
     ) -> None:
         self.drained = asyncio.Event()
-        self.rows_published = 0
         self.objects_published = 0
         self.bytes_published = 0
-        self.is_hurried = False
-        """Whether the newest wait ended before its interval, because rows waited."""
         self._journal = journal
         self._ledger = ledger
         self._gaps = gaps
         self._watcher = watcher
         self._planner = planner
+        self._schedule = schedule
         self._router = router
         self._publisher = publisher
         self._layout = layout
@@ -99,7 +93,6 @@ class Committer:
         self._clock = clock
         self._metrics = metrics
         self._acknowledge = acknowledge
-        self._draining = asyncio.Event()
         self._is_progress = False
         now = asyncio.get_running_loop().time()
         self._last_append = now
@@ -108,45 +101,24 @@ class Committer:
 
     def drain(self) -> None:
         """Nothing more will be read: publish what is held, then set `drained`. Never waits."""
-        self._draining.set()
-        self._router.hurry.set()
-        self._router.wake.set()
+        self._schedule.drain()
 
-    def visible(self, publication: Publication) -> None:
+    def visible(self, put: PlannedPut) -> None:
         """An object is there: the publisher says so, in each table's order."""
-        planned = publication.planned
+        planned = put.planned
         self._ledger.visible(planned.table_name, planned.last)
-        self._router.published(planned.table_name, len(publication.body))
-        self.rows_published += planned.rows
+        self._router.published(planned.table_name, len(put.body))
         self.objects_published += 1
-        self.bytes_published += len(publication.body)
+        self.bytes_published += len(put.body)
         self._is_progress = True
-        self._router.wake.set()
+        self._schedule.wake()
 
     async def run(self) -> None:
         """Append what is due until drained. Raises Superseded. Cancellation is like a kill."""
         while not self.drained.is_set():
-            await self._wait()
+            await self._schedule.due(self._last_append, self._router.earliest_due)
             if not await self._commit() and not self._is_everything_visible():
                 await asyncio.sleep(PAUSE_SECONDS)
-
-    async def _wait(self) -> None:
-        """Until something may be due: one append in an interval, but for a drain or a hurry."""
-        interval = self._settings.append_interval
-        await _wait_for(self._draining, until=self._last_append + HURRIED_SHARE * interval)
-        if not self._draining.is_set():
-            self.is_hurried = await _wait_for(
-                self._router.hurry, until=self._last_append + interval
-            )
-            self._router.hurry.clear()
-        # A chunk that grows old wakes nobody: the wait ends when the first one is to be planned.
-        # Were it an interval long, a chunk could be planned an interval after its time.
-        until = asyncio.get_running_loop().time() + interval
-        due_at = self._router.earliest_due
-        if due_at is not None:
-            until = min(until, due_at - interval)
-        await _wait_for(self._router.wake, until=until)
-        self._router.wake.clear()
 
     async def _commit(self) -> bool:
         """Append what is due; whether there was anything."""
@@ -162,7 +134,7 @@ class Committer:
             await self._append(plan, None, is_last=False)
             chunks = chunks[len(plan.chunks) :]
             plan = await self._plan(chunks)
-        is_last = self._draining.is_set() and not chunks and self._is_everything_visible()
+        is_last = self._schedule.is_draining and not chunks and self._is_everything_visible()
         durable = self._durable_due(now)
         if plan.planned or durable is not None or self._is_stated or is_last:
             await self._append(plan, durable, is_last=is_last)
@@ -175,7 +147,7 @@ class Committer:
         if self._router.is_pressed:
             self._router.cut_largest()
         # A chunk is due one interval before its age, so that it is planned in time.
-        is_draining = self._draining.is_set()
+        is_draining = self._schedule.is_draining
         due = self._router.due(None if is_draining else now + self._settings.append_interval)
         for some in _slices(due):
             self._router.cut(some, "drain" if is_draining else "age")
@@ -216,18 +188,18 @@ class Committer:
 
     def _durable_due(self, now: float) -> Durable | None:
         is_idle_due = now - self._last_durable >= self._settings.idle_interval
-        if not (self._is_progress or is_idle_due or self._draining.is_set()):
+        if not (self._is_progress or is_idle_due or self._schedule.is_draining):
             return None
         durable = self._planner.durable(
             self._publisher.oldest_pending_seq,
-            looked_lsn=self._watcher.looked_lsn,
+            looked=self._watcher.looked,
             watched=self._watcher.watch.watched,
         )
         newest = self._ledger.newest_boundary
         if is_idle_due and durable is None and newest is not None and newest.is_keepalive:
             # An idle source's position waits for a look; rows that are pending may hold it back
             # behind any number of looks.
-            self._watcher.want_up_to(newest.lsn, rest_seconds=self._settings.idle_interval)
+            self._watcher.want_up_to(newest.position, rest_seconds=self._settings.idle_interval)
         return durable
 
     async def _append(self, plan: EntryPlan, durable: Durable | None, *, is_last: bool) -> None:
@@ -256,7 +228,7 @@ class Committer:
         if durable is not None:
             self._last_durable = self._last_append
             self._ledger.forget(durable.position)
-            self._acknowledge(durable.position)
+            self._acknowledge(durable.point)
         if is_last:
             self.drained.set()
 
@@ -278,7 +250,7 @@ class Committer:
         for planned, chunk in zip(plan.planned, plan.chunks, strict=True):
             self._metrics.chunk(planned.table, chunk.reason, len(chunk.body))
             self._publisher.publish(
-                Publication(planned, seq, chunk.body.whole(), chunk.last_commit_us, self._layout)
+                PlannedPut(planned, seq, chunk.body.whole(), chunk.last_commit_us, self._layout)
             )
 
     def _count_schema_changes(self, plan: EntryPlan) -> None:
@@ -293,7 +265,6 @@ class Committer:
         if await self._journal.tail_moved():
             raise Superseded(
                 f"another writer appended journal entry {self._journal.state.next_seq}",
-                hint="Two engines may share a pipeline: this one stops, the other goes on.",
             )
 
 
@@ -305,15 +276,3 @@ def _slices(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
     """Pieces short enough for one turn of the loop."""
     for begin in range(0, len(items), CHUNKS_A_TURN):
         yield items[begin : begin + CHUNKS_A_TURN]
-
-
-async def _wait_for(event: asyncio.Event, *, until: float) -> bool:
-    """Whether `event` was set by then."""
-    if event.is_set() or until <= asyncio.get_running_loop().time():
-        return event.is_set()
-    try:
-        async with asyncio.timeout_at(until):
-            await event.wait()
-    except TimeoutError:
-        return False
-    return True

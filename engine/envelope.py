@@ -26,7 +26,7 @@ FLAT_FIELDS = ("op", "position", "commit_ts", "version", "unchanged", "json_null
 """What the flat envelope adds to a row's columns, each name behind a prefix."""
 
 ROW_BYTES_MAX = 1024 * 1024 * 1024
-"""PostgreSQL sends no larger message."""
+"""No source sends a larger one."""
 
 
 class TableRule(msgspec.Struct, frozen=True):
@@ -40,14 +40,15 @@ class TableRule(msgspec.Struct, frozen=True):
 class RecordConfiguration(msgspec.Struct, frozen=True):
     """What a line, a key and the choice of changes follow from, besides the source's log.
 
-    `tables` and `exclude` are patterns `schema.table` with `*` and `?`, matched against raw
-    names; a table is captured when one of `tables` matches and none of `exclude`. `stream` holds
-    the source's protocol options and session settings that shape values, as (name, value) pairs.
-    A row that is larger than `row_bytes_max` as text or as a line, or that no record can hold,
-    stops the stream or is left out, as `on_unrepresentable` says: a replay leaves out the same.
+    `through` names what the log is read through, in the source. `tables` and `exclude` are patterns
+    `schema.table` with `*` and `?`, matched against raw names; a table is captured when one of
+    `tables` matches and none of `exclude`. `stream` holds the source's protocol options and session
+    settings that shape values, as (name, value) pairs. A row that is larger than `row_bytes_max` as
+    text or as a line, or that no record can hold, stops the stream or is left out, as
+    `on_unrepresentable` says: a replay leaves out the same.
     """
 
-    publication: str
+    through: str
     tables: tuple[str, ...]
     exclude: tuple[str, ...] = ()
     rules: tuple[TableRule, ...] = ()

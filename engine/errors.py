@@ -8,9 +8,9 @@
     │   ├── SourceUnavailable      69  retryable: no connection, a lost one, a server starting
     │   │   └── SourceFailed       69  retryable: it answers with an error that may pass
     │   ├── SourceRefused          78  it answers and will not: a setting, a right, a name
-    │   ├── SlotBusy               75  retryable: another walsender holds the slot
+    │   ├── LeaseHeld              75  retryable: somebody else reads the source
     │   ├── SourceChanged          69  another server answers now: start over from the journal
-    │   └── PositionLost           70  slot missing, moved, remade; server behind the journal
+    │   └── PositionLost           70  its log is gone or was moved; server behind the journal
     ├── DestinationError
     │   ├── DestinationUnavailable 69  retryable: no usable answer; applied or not
     │   └── DestinationRefused     78  403, missing bucket, wrong region: exit with the fix
@@ -26,6 +26,7 @@ the facts; everything above retries on `retryable` alone. Messages never carry r
 secrets.
 """
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 
@@ -106,19 +107,15 @@ class SourceRefused(SourceError):
     exit_code = 78
 
 
-class SlotBusy(SourceError):
-    """Another walsender holds the replication slot; `holder_pid` is its process on the server."""
+class LeaseHeld(SourceError):
+    """Somebody else reads the source now: it gives its lease to one reader at a time."""
 
     exit_code = 75
     retryable = True
 
-    def __init__(self, message: str, *, holder_pid: int | None = None, hint: str = "") -> None:
-        super().__init__(message, hint=hint)
-        self.holder_pid = holder_pid
-
 
 class SourceChanged(SourceError):
-    """The source failed over to another timeline while this engine was running.
+    """The source failed over to another branch of its history while this engine was running.
 
     What was read and not planned may be gone there: start over from the journal.
     """
@@ -167,6 +164,11 @@ class Superseded(TailraceError):
 
     exit_code = 75
 
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            message, hint="Two engines may share a pipeline: this one stops, the other goes on."
+        )
+
 
 class StopLimit(TailraceError):
     """The process was told to end before its drain was done; a successor redoes the rest."""
@@ -199,3 +201,18 @@ class JournalError(TailraceError):
 
 class NewerFormat(JournalError):
     """A newer release has written to the journal."""
+
+
+def first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error to show of a group of tasks: the first of ours, else the first one."""
+    leaves = list(_leaves(group))
+    ours = (error for error in leaves if isinstance(error, TailraceError))
+    return next(ours, leaves[0])
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error

@@ -309,7 +309,7 @@ def _reason(status: Status) -> str:
     text = _REASONS.get(status.phase, status.phase)
     detail = status.last_error
     if not detail and status.phase == "starting" and status.alarms:
-        # What holds a start up, such as the slot's making.
+        # What holds a start up, such as transactions that are open on the server.
         detail = status.alarms[-1].text
     return f"{text}: {detail}" if detail else text
 

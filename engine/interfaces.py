@@ -1,12 +1,12 @@
 """The seams: what the protocol asks of a source, of a bucket and of a clock.
 
-The journal, recovery and publisher know only these; PostgreSQL and S3 stand behind them in
+The journal, recovery and publisher know only these; a database and S3 stand behind them in
 production, a simulated world in the protocol's tests.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
@@ -14,7 +14,8 @@ import msgspec
 from engine.batch import Intake
 from engine.envelope import RecordConfiguration
 from engine.history import Landmark
-from engine.position import NO_LSN, Lsn
+from engine.log_point import LogPoint
+from engine.position import LogPosition
 from engine.schema import Decide, TableName
 
 Clock = Callable[[], int]
@@ -22,30 +23,52 @@ Clock = Callable[[], int]
 
 
 class SourceIdentity(msgspec.Struct, frozen=True):
-    """Whose changes these are. `generation` grows only where LSNs stop being continuous."""
+    """Whose changes these are.
+
+    `facts` tell one source from another, each by the source's own name for it; `lease` names what
+    is held by whoever reads. A journal belongs to one type, database, lease and set of facts.
+    `branch` is the branch of the source's history that the server is on now: another one after a
+    failover that may have lost something. `through` is what the log is read through. `generation`
+    begins the log's positions; it grows only where the log stops being continuous.
+    """
 
     type: str
-    system_identifier: str
-    timeline: int
     database: str
-    slot: str
-    publication: str
+    lease: str
+    facts: dict[str, str]
+    branch: str
+    through: str
     generation: int = 1
+
+    @property
+    def whose(self) -> dict[str, str]:
+        """What may never differ between a journal and its source, each under its name."""
+        return {"type": self.type, "database": self.database, "lease": self.lease, **self.facts}
 
 
 @dataclass(frozen=True, slots=True)
-class SlotState:
-    """The slot as the server holds it, read while this stream holds the slot.
+class Standing:
+    """How the source stands, read while this stream holds its lease.
 
-    `confirmed_lsn` is what the server believes to be acknowledged; `flush_lsn` how far its log is
-    written. `restart_lsn` is the oldest log it keeps; `safe_bytes` how much more may be written
-    before the server drops the slot (None: no limit is set).
+    `confirmed` is what the source believes to be acknowledged, `end` how far its log is written.
+    `gauges` are measures of its own, by the names that it declares; infinite: there is no limit.
     """
 
-    confirmed_lsn: Lsn
-    flush_lsn: Lsn
-    restart_lsn: Lsn = NO_LSN
-    safe_bytes: int | None = None
+    confirmed: LogPoint
+    end: LogPoint
+    gauges: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceMeasures:
+    """How a source measures its log: the unit of `distance`, and its own gauges.
+
+    A unit is a plural that may end a metric's name (`bytes`, `transactions`). Each gauge has its
+    metric's name, without `tailrace_`, and its help.
+    """
+
+    lag_unit: str = "bytes"
+    gauges: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,17 +117,21 @@ class Look:
     not captured.
     """
 
-    since: Lsn | None
-    at: Lsn
-    until: Lsn
+    since: LogPosition | None
+    at: LogPosition
+    until: LogPosition
     marks: Mapping[str, str]
     tables: Mapping[TableName, TableLook]
     texts: Mapping[str, str]
     others: frozenset[str] = frozenset()
 
 
+NO_MEASURES = SourceMeasures()
+"""Of a source that has nothing of its own to measure, and counts its log in bytes."""
+
+
 class ChangeStream(Protocol):
-    """One connection that holds the slot."""
+    """One connection that holds the source's lease: nobody else reads it meanwhile."""
 
     async def receive(self) -> Intake:
         """The next drain of the socket; waits for one. May be empty but for a boundary.
@@ -114,10 +141,10 @@ class ChangeStream(Protocol):
         """
         ...
 
-    async def slot_state(self) -> SlotState:
-        """The slot, read now by another session, while this one holds it.
+    async def standing(self) -> Standing:
+        """How the source stands now. Cancellation leaves nothing behind.
 
-        Raises PositionLost where there is none, SourceUnavailable.
+        Raises PositionLost where it no longer knows us, SourceUnavailable.
         """
         ...
 
@@ -129,10 +156,10 @@ class ChangeStream(Protocol):
         """
         ...
 
-    def acknowledge(self, lsn: Lsn) -> None:
-        """From now on status updates say, and repeat, that what is before `lsn` may be forgotten.
+    def acknowledge(self, point: LogPoint) -> None:
+        """From now on the source is told, again and again, that it may forget what is before it.
 
-        Before the first call no status update is sent at all. Never waits.
+        Before the first call it is told nothing at all. Never waits.
         """
         ...
 
@@ -149,31 +176,49 @@ class Source(Protocol):
         ...
 
     async def prepare(self, *, is_first: bool) -> None:
-        """Make sure that what streaming needs is there: publication, and the slot.
+        """Make sure that what streaming needs is there.
 
-        A missing slot is made only when `is_first` (no journal knows it yet); else PositionLost
-        is raised.
+        What keeps the log for us is made only when `is_first` (no journal knows it yet); where it
+        is missing else, PositionLost is raised.
         """
         ...
 
-    async def flush_lsn(self) -> Lsn:
-        """How far the server's log is written now."""
+    @property
+    def keeper(self) -> str:
+        """What keeps its log for us, in words for a message."""
         ...
 
-    async def fork_lsn(self, timeline: int) -> Lsn:
-        """Where the server's history left `timeline`, which is not its newest."""
+    @property
+    def measures(self) -> SourceMeasures:
+        """How it measures its log."""
+        ...
+
+    def distance(self, begin: LogPoint, end: LogPoint) -> int:
+        """How much log lies from `begin` to `end`, in its unit; 0 where `end` is not behind it."""
+        ...
+
+    async def end(self) -> LogPoint:
+        """How far the server's log is written now. Cancellation leaves nothing behind."""
+        ...
+
+    async def fork(self, branch: str) -> LogPosition:
+        """Where the server's history left `branch`, which is not the one that it is on.
+
+        Raises PositionLost where its history does not know that branch. Cancellation leaves
+        nothing behind.
+        """
         ...
 
     def stream(
         self,
-        start: Lsn,
+        start: LogPoint | None,
         configuration: RecordConfiguration,
         decide: Decide,
         *,
         landmark: Landmark | None = None,
         single_rows: bool = False,
     ) -> AbstractAsyncContextManager[ChangeStream]:
-        """Hold the slot and read from `start` (0: where the slot stands).
+        """Take the lease and read from `start` (None: from what was confirmed last).
 
         With a `landmark` the log is compared with what the journal knows of it, see `history`:
         `receive` raises PositionLost where they differ, and until they agree it gives no boundary
@@ -182,8 +227,8 @@ class Source(Protocol):
         `decide` is asked at the first row after the start, after a relation changed, and again
         for every row for which it answered None; rows that it does not want are skipped. Leaving
         sends the last acknowledgement. With `single_rows` each row is a batch of its own and
-        `decide` is asked for each. Entering raises SlotBusy, PositionLost, SourceRefused or
-        SourceUnavailable. Leaving closes the connection and frees the slot.
+        `decide` is asked for each. Entering raises LeaseHeld, PositionLost, SourceRefused or
+        SourceUnavailable. Leaving closes the connection and frees the lease.
         """
         ...
 

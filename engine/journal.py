@@ -12,7 +12,7 @@ a key that is taken is ours when the bytes are, else another writer's.
 import asyncio
 import hashlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import structlog
@@ -219,17 +219,13 @@ class Journal:
     def refuse_foreign(self, source: SourceIdentity) -> None:
         """Raise ForeignPrefix when the journal belongs to another source than `source`."""
         known = self.state.source
-        if known is None:
+        if known is None or known.whose == source.whose:
             return
-        theirs = (known.type, known.system_identifier, known.database, known.slot)
-        ours = (source.type, source.system_identifier, source.database, source.slot)
-        if theirs != ours:
-            raise ForeignPrefix(
-                f"the prefix {self.prefix!r} belongs to slot {known.slot!r} of database "
-                f"{known.database!r} on system {known.system_identifier}; this is slot "
-                f"{source.slot!r} of {source.database!r} on system {source.system_identifier}",
-                hint="Give every pipeline a prefix of its own.",
-            )
+        raise ForeignPrefix(
+            f"the prefix {self.prefix!r} belongs to another source: its journal has "
+            f"{_listed(known.whose)}; this is {_listed(source.whose)}",
+            hint="Give every pipeline a prefix of its own.",
+        )
 
     # --- writing
 
@@ -383,7 +379,6 @@ class Journal:
     def _superseded(self) -> Superseded:
         return Superseded(
             f"another writer appended journal entry {self.state.next_seq}",
-            hint="Two engines may share a pipeline: this one stops, the other goes on.",
         )
 
 
@@ -404,3 +399,7 @@ class _Loading:
             self._logged_at = now
             seconds = round(now - self._began, 1)
             _log.info("journal is being read", entries=self._count, seq=seq, seconds=seconds)
+
+
+def _listed(facts: Mapping[str, str]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value!r}" for name, value in facts.items())

@@ -22,7 +22,8 @@ from engine.envelope import RecordConfiguration
 from engine.errors import JournalError, NewerFormat
 from engine.history import Landmark, newest
 from engine.interfaces import SourceIdentity
-from engine.position import NOWHERE, Lsn, Position, parse_lsn
+from engine.log_point import LogPoint
+from engine.position import LOG_BEGIN, NOWHERE, LogPosition, Position, require_log_position
 from engine.schema import TableName, TableVersion
 
 FORMAT = 1
@@ -74,26 +75,33 @@ class Planned(msgspec.Struct, frozen=True):
 
 
 class Durable(msgspec.Struct, frozen=True):
-    """Every commit with `commit_lsn` < `lsn`, in all tables, is in S3.
+    """Every commit before this log point, in all tables, is in S3: E.
 
-    Every object planned up to entry `seq` exists. `unfinished` names captured tables whose
-    snapshot is not finished. `watched` is the log point up to which looks at what the source
-    publishes were judged, as a position's prefix, never past `lsn`: what is missing before it is a
-    gap that the journal states. It is empty where there is nothing to look at.
-    `landmark` is the newest commit before `lsn` that was seen.
+    `position` compares as text with records' positions, and `resume` is the source's own text by
+    which its log is read again from here. `commit_time` is the time of the last commit before it.
+    Every object planned up to entry `seq` exists. `unfinished` names captured tables whose snapshot
+    is not finished. `watched` is the log point up to which looks at what the source publishes were
+    judged, never past `position`: what is missing before it is a gap that the journal states. It is
+    empty where there is nothing to look at. `landmark` is the newest commit before `position` that
+    was seen.
     """
 
-    lsn: str
+    position: LogPosition
+    resume: str
     commit_time: str
     seq: int
     unfinished: tuple[str, ...] = ()
-    watched: str = ""
+    watched: LogPosition = LOG_BEGIN
     landmark: Landmark | None = None
 
+    def __post_init__(self) -> None:
+        """Raise ValueError where `position` is none: everything is compared with it."""
+        require_log_position(self.position)
+
     @property
-    def position(self) -> Lsn:
-        """`lsn` as a number."""
-        return parse_lsn(self.lsn)
+    def point(self) -> LogPoint:
+        """The log point."""
+        return LogPoint(self.position, self.resume, time_us_of(self.commit_time))
 
 
 class Gap(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -149,13 +157,13 @@ class Watch(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the source publishes, as the catalog watch judged it last.
 
     An entry states only what differs from the statements before it: `tables` that are new or
-    changed, and those that are `gone`. `publication` and `selection` are the configuration's: of
+    changed, and those that are `gone`. `through` and `selection` are the configuration's: of
     which tables it speaks. `marks` are those that all tables share. `at` is the log point up to
     which looks had judged then, as a position's prefix. `away` has, by identity, tables that were
     captured and have another name now; those in `back` are there again, or are gone.
     """
 
-    publication: str
+    through: str
     selection: str
     marks: dict[str, str] = {}
     tables: dict[str, Agreed] = {}
@@ -174,7 +182,7 @@ class Watch(msgspec.Struct, frozen=True, omit_defaults=True):
         for identity in self.back:
             away.pop(identity, None)
         away |= self.away
-        return Watch(self.publication, self.selection, self.marks, tables, at=self.at, away=away)
+        return Watch(self.through, self.selection, self.marks, tables, at=self.at, away=away)
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -261,9 +269,14 @@ class JournalState(msgspec.Struct):
         return self.seq + 1
 
     @property
-    def durable_lsn(self) -> Lsn:
-        """E: everything that commits before it is durable; 0 before the first `open`."""
-        return self.durable.position if self.durable is not None else Lsn(0)
+    def durable_position(self) -> LogPosition:
+        """E: everything that commits before it is durable. Before the first `open`: nothing is."""
+        return self.durable.position if self.durable is not None else LOG_BEGIN
+
+    @property
+    def durable_point(self) -> LogPoint | None:
+        """The same as a log point, to read from. None before the first `open`."""
+        return self.durable.point if self.durable is not None else None
 
     def within_reason(self, time_us: int, now_us: int) -> int:
         """The time of a commit that is not durable yet, bounded; both in Unix microseconds."""

@@ -21,7 +21,7 @@ import msgspec
 from engine.batch import Batch, Boundary, Intake
 from engine.errors import InvariantBroken
 from engine.history import Landmark, newest
-from engine.position import NOWHERE, Lsn, Position, commit_lsn_of, format_lsn
+from engine.position import NOWHERE, LogPosition, Position, commit_of
 from engine.schema import TableName
 
 _SPANS_MAX = 8
@@ -63,8 +63,7 @@ class Ledger:
         """The newest commit of which this process has read anything, `through` what it reads."""
         read = None
         if self._last != NOWHERE:
-            lsn = format_lsn(commit_lsn_of(self._last))
-            read = Landmark(lsn, self._last_commit_us, through)
+            read = Landmark(commit_of(self._last), self._last_commit_us, through)
         return newest(read, self._landmark)
 
     @property
@@ -104,7 +103,7 @@ class Ledger:
 
     def _read_boundary(self, boundary: Boundary) -> None:
         # After a reconnect the source shows boundaries again that were read before.
-        if self._newest is not None and boundary.lsn <= self._newest.lsn:
+        if self._newest is not None and boundary.position <= self._newest.position:
             return
         # And a stream knows only the commits that it showed itself.
         self._landmark = newest(self._landmark, boundary.landmark)
@@ -138,10 +137,10 @@ class Ledger:
         if spans is not None and not spans:
             del self._spans[table]
 
-    def forget(self, durable_lsn: Lsn) -> None:
+    def forget(self, durable: LogPosition) -> None:
         """Forget what was received of tables of which nothing is pending and all is durable.
 
-        Tables come and go. What commits before `durable_lsn` is dropped by that alone when it is
+        Tables come and go. What commits before `durable` is dropped by that alone when it is
         read again. Looked for when there are twice as many tables as were left the last time.
         """
         if len(self._received) <= self._forget_at:
@@ -149,14 +148,14 @@ class Ledger:
         self._received = {
             table: last
             for table, last in self._received.items()
-            if table in self._spans or commit_lsn_of(last) >= durable_lsn
+            if table in self._spans or last >= durable
         }
         self._forget_at = max(RECEIVED_MIN, 2 * len(self._received))
 
-    def durable_boundary(self, looked_lsn: Lsn | None = None) -> Boundary | None:
+    def durable_boundary(self, looked: LogPosition | None = None) -> Boundary | None:
         """The newest known boundary such that everything which commits before it is in S3.
 
-        A keepalive's position counts up to `looked_lsn` only (None: all do): up to there a look at
+        A keepalive's position counts up to `looked` only (None: all do): up to there a look at
         what the source publishes was judged. Boundaries older than the answer are forgotten.
         """
         oldest = self._oldest_pending()
@@ -164,20 +163,22 @@ class Ledger:
         for boundary in self._known():
             if not _is_reached(boundary, oldest):
                 break
-            if _counts(boundary, looked_lsn):
+            if _counts(boundary, looked):
                 found = boundary
-        while found is not None and self._boundaries and self._boundaries[0].lsn < found.lsn:
+        while (
+            found is not None and self._boundaries and self._boundaries[0].position < found.position
+        ):
             self._boundaries.popleft()
         return found
 
-    def counting_boundary(self, looked_lsn: Lsn | None) -> Boundary | None:
+    def counting_boundary(self, looked: LogPosition | None) -> Boundary | None:
         """The newest known boundary that may become durable once everything before it is in S3.
 
-        `looked_lsn` as for `durable_boundary`.
+        `looked` as for `durable_boundary`.
         """
         found = None
         for boundary in self._known():
-            if _counts(boundary, looked_lsn):
+            if _counts(boundary, looked):
                 found = boundary
         return found
 
@@ -185,21 +186,19 @@ class Ledger:
         """The boundaries by their positions, the one that was looked at last among them."""
         if self._looked is None:
             return self._boundaries
-        return merge(self._boundaries, (self._looked,), key=_lsn_of)
+        return merge(self._boundaries, (self._looked,), key=_position_of)
 
-    def _oldest_pending(self) -> Lsn | None:
-        # Positions sort in commit order.
-        oldest = min((spans[0][0] for spans in self._spans.values()), default=None)
-        return commit_lsn_of(oldest) if oldest is not None else None
+    def _oldest_pending(self) -> Position | None:
+        return min((spans[0][0] for spans in self._spans.values()), default=None)
 
 
-def _counts(boundary: Boundary, looked_lsn: Lsn | None) -> bool:
-    return looked_lsn is None or not boundary.is_keepalive or boundary.lsn <= looked_lsn
+def _counts(boundary: Boundary, looked: LogPosition | None) -> bool:
+    return looked is None or not boundary.is_keepalive or boundary.position <= looked
 
 
-def _lsn_of(boundary: Boundary) -> Lsn:
-    return boundary.lsn
+def _position_of(boundary: Boundary) -> LogPosition:
+    return boundary.position
 
 
-def _is_reached(boundary: Boundary, oldest: Lsn | None) -> bool:
-    return oldest is None or boundary.lsn <= oldest
+def _is_reached(boundary: Boundary, oldest: Position | None) -> bool:
+    return oldest is None or boundary.position <= oldest

@@ -27,16 +27,14 @@ from engine.printable import printable, printable_json
 
 FIELDS: Final = frozenset(
     """
-    address attempt batches bucket chunks code column columns commit_lsn commit_us configuration
-    confirmed_lsn count cpu_seconds database destination durable_commit_us durable_lsn end_lsn
-    entries entry epoch error error_type etag event exit_code first flush_lsn frontier generation
-    hint holder_pid host key keys kind lag_bytes lag_seconds last level limit_bytes limit_seconds
-    logger lsn memory_bytes missing object_count objects phase pid pipeline planned port
-    position prefix previous publication raw_bytes reason release retained_bytes retryable
-    row_count rows safe_bytes seconds seq server_version signal size_bytes slot source
-    system_identifier table tables text timeline timestamp traceback uploads url version
-    versions wait_seconds writer writer_id
-        subject table_count sql retry_seconds errors is_failover failures
+    address attempt batches bucket chunks code column columns configuration count cpu_seconds
+    database destination durable_commit_us durable_position entries entry epoch error error_type
+    errors etag event exit_code failures first frontier generation hint host is_failover key keys
+    kind lag_seconds last level limit_bytes limit_seconds logger memory_bytes missing object_count
+    objects phase pid pipeline planned port position prefix previous raw_bytes reason release
+    retry_seconds retryable row_count rows seconds seq server_version signal size_bytes source sql
+    subject table table_count tables text timestamp traceback uploads url version versions
+    wait_seconds writer writer_id
     """.split()  # noqa: SIM905 - a hundred words read better without quotes
 )
 HIDDEN: Final = "(not shown)"

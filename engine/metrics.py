@@ -15,7 +15,7 @@ one.
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from prometheus_client import (
@@ -31,6 +31,7 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily
 
 from engine.batch import Operations
+from engine.interfaces import NO_MEASURES, SourceMeasures
 from engine.printable import printable
 from engine.schema import TableName
 
@@ -76,7 +77,7 @@ class Metrics:
 
     Everything a table names is given as text, as in the journal; times are Unix microseconds. All
     methods are for the event loop's thread and never wait. `clock` gives Unix seconds at the
-    moment of a scrape.
+    moment of a scrape. `measures` is how the source measures its log.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Metrics:
         *,
         release: str = "",
         clock: Callable[[], float] = time.time,
+        measures: SourceMeasures = NO_MEASURES,
     ) -> None:
         # A `_created` beside every counter doubles the exposition and nothing reads it.
         disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -100,7 +102,7 @@ class Metrics:
             ("code",),
             registry=registry,
         )
-        self._source = _SourceMetrics(registry)
+        self._source = _SourceMetrics(registry, measures)
         self._buffers = _BufferMetrics(registry)
         self._destination = _DestinationMetrics(registry)
         self._durability = _DurabilityMetrics(registry)
@@ -130,15 +132,15 @@ class Metrics:
         """Something arrived from the source, keepalives included; called once a drain."""
         self._source.last_message.set(now_us / _MICROSECONDS)
 
-    def source_lag(self, seconds: float, bytes_: int) -> None:
+    def source_lag(self, seconds: float, lag: int) -> None:
         """How far reading is behind: the age of the newest commit read, and log not read yet."""
         self._source.lag_seconds.set(seconds)
-        self._source.lag_bytes.set(bytes_)
+        self._source.lag.set(lag)
 
-    def slot(self, retained_bytes: int, safe_bytes: int | None) -> None:
-        """What the slot retains, and how much more it may before it is lost; None: no limit."""
-        self._source.slot_retained.set(retained_bytes)
-        self._source.slot_safe.set(math.inf if safe_bytes is None else safe_bytes)
+    def source_gauges(self, values: Mapping[str, float]) -> None:
+        """Measures of the source's own, by the names that it declared."""
+        for name, value in values.items():
+            self._source.own[name].set(value)
 
     def rows(self, table: TableName, operations: Operations) -> None:
         """Rows read from the source, once a batch."""
@@ -281,7 +283,7 @@ def _gauge(registry: CollectorRegistry, name: str, text: str, *, first: float = 
 
 
 class _SourceMetrics:
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, measures: SourceMeasures) -> None:
         self.connected = _gauge(registry, "tailrace_connected", "1 while a stream is held")
         self.tables_not_captured = _gauge(
             registry,
@@ -297,8 +299,11 @@ class _SourceMetrics:
             "Age of the newest commit read, at the last look; 0 where nothing waits to be read",
             first=math.nan,
         )
-        self.lag_bytes = _gauge(
-            registry, "tailrace_lag_bytes", "Source log written and not yet read", first=math.nan
+        self.lag = _gauge(
+            registry,
+            f"tailrace_lag_{measures.lag_unit}",
+            "Source log written and not yet read",
+            first=math.nan,
         )
         self.last_message = _gauge(
             registry,
@@ -306,18 +311,10 @@ class _SourceMetrics:
             "When the source last sent anything",
             first=math.nan,
         )
-        self.slot_retained = _gauge(
-            registry,
-            "tailrace_slot_retained_bytes",
-            "Source log that the slot keeps from being removed",
-            first=math.nan,
-        )
-        self.slot_safe = _gauge(
-            registry,
-            "tailrace_slot_safe_bytes",
-            "Source log that may still be written before the slot is lost (+Inf: no limit)",
-            first=math.nan,
-        )
+        self.own = {
+            name: _gauge(registry, f"tailrace_{name}", text, first=math.nan)
+            for name, text in measures.gauges.items()
+        }
 
 
 class _BufferMetrics:
@@ -398,10 +395,4 @@ class _DurabilityMetrics:
             "tailrace_schema_changes_total",
             "Changes between two versions of a table",
             ("table", "kind"),
-        )
-        self.snapshot_rows = Counter(
-            "tailrace_snapshot_rows_total", "Rows read by snapshots", registry=registry
-        )
-        self.snapshot_rows_estimate = _gauge(
-            registry, "tailrace_snapshot_rows_estimate", "Rows that running snapshots have to read"
         )

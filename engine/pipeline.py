@@ -13,7 +13,7 @@ states it is in the bucket.
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -28,6 +28,7 @@ from engine.errors import (
     SourceUnavailable,
     Superseded,
     TailraceError,
+    first_cause,
 )
 from engine.gaps import GapRegister
 from engine.history import Landmark
@@ -35,15 +36,15 @@ from engine.interfaces import ChangeStream, Clock, ObjectStore, Source, SourceId
 from engine.journal import Journal
 from engine.journal_entry import Durable, Writer, time_text, time_us_of
 from engine.layout import TableLayout, below, prefix_of
+from engine.lease import Lease
 from engine.metrics import Metrics
-from engine.position import Lsn, Position, format_lsn
+from engine.position import LogPosition, Position
 from engine.prefix import NEIGHBOUR_HINT, Prefix
-from engine.publisher import Publication, Publisher
+from engine.publisher import PlannedPut, Publisher
 from engine.recovery import Recovery
 from engine.retry import Failure
 from engine.schema import Relation, TableVersion
 from engine.settings import Settings
-from engine.slot import Slot
 from engine.status import Phase, Status
 from engine.stop import StopSignal
 from engine.streaming import Streaming, World
@@ -84,9 +85,9 @@ class Pipeline:
         self._phase_since_us = clock()
         self._is_first_life = True
         self._journal: Journal
-        self._slot: Slot
+        self._lease: Lease
         self._identity: SourceIdentity | None = None
-        self._caught_up_lsn: Lsn | None = None
+        self._caught_up: LogPosition | None = None
         self._streaming: Streaming | None = None
         self._interrupt: asyncio.Timeout | None = None
         self._begin()
@@ -112,7 +113,7 @@ class Pipeline:
         try:
             await self._live()
         except BaseExceptionGroup as group:
-            cause = _first_cause(group)
+            cause = first_cause(group)
             if not isinstance(cause, SourceChanged):
                 raise cause from group
             _log.warning("source failed over", error=str(cause))
@@ -124,7 +125,7 @@ class Pipeline:
         self._journal = Journal(
             self._store, self._settings.prefix, self._writer, self._metrics, self._make_nonce
         )
-        self._slot = Slot(
+        self._lease = Lease(
             self._source,
             self._journal,
             standby_interval=self._settings.standby_interval,
@@ -150,7 +151,7 @@ class Pipeline:
     def status(self) -> Status:
         """The engine as it is now."""
         state, identity = self._journal.state, self._identity
-        failure = self._journal.failure or self._slot.failure
+        failure = self._journal.failure or self._lease.failure
         base = Status(
             phase=self._phase,
             since_us=self._phase_since_us,
@@ -159,9 +160,10 @@ class Pipeline:
             epoch=state.epoch,
             seq=max(state.seq, 0),
             source=identity.database if identity is not None else "",
-            slot=identity.slot if identity is not None else "",
+            lease=identity.lease if identity is not None else "",
             destination=self._settings.prefix,
-            durable_lsn=state.durable.lsn if state.durable is not None else "",
+            durable_position=state.durable_position,
+            durable_resume=state.durable.resume if state.durable is not None else "",
             durable_commit_us=(
                 time_us_of(state.durable.commit_time) if state.durable is not None else 0
             ),
@@ -180,7 +182,7 @@ class Pipeline:
             is_prepared = await self._interruptible(self._prepare_again())
             if is_prepared and await self._interruptible(self._take_over(life)):
                 world = self._world()
-                self._streaming = Streaming(world, group, caught_up_lsn=self._caught_up_lsn)
+                self._streaming = Streaming(world, group, caught_up=self._caught_up)
                 await self._streaming.run(connection, life.stream, self._interruptible)
             interrupting.cancel()
 
@@ -205,10 +207,10 @@ class Pipeline:
                 await self._reach(lambda: limit.reschedule(clock() + seconds))
         except TimeoutError as error:
             raise self._unanswered() from error
-        # Not timed: making a slot waits for every transaction that is open on the server.
+        # Not timed: a source may have to wait for every transaction that is open on the server.
         await self._source.prepare(is_first=self._journal.state.seq < 0)
         if self._settings.is_until_caught_up:
-            self._caught_up_lsn = await self._source.flush_lsn()
+            self._caught_up = (await self._source.end()).position
 
     def _unanswered(self) -> TailraceError:
         seconds = self._settings.start_seconds_max
@@ -226,11 +228,11 @@ class Pipeline:
     async def _reach(self, on_progress: Callable[[], None]) -> None:
         self._identity = await self._source.identify()
         await self._journal.load(on_progress)
-        self._identity = await self._slot.identify()
+        self._identity = await self._lease.identify()
         await self._look_at_prefix(self._identity.database)
 
     async def _look_at_prefix(self, database: str) -> None:
-        """Refuse, or say, what is wrong with it, while no slot retains the source's log for us."""
+        """Refuse, or say, what is wrong with it, while the source retains no log for us."""
         prefix = Prefix(self._store, self._settings.prefix, self._failed)
         if self._journal.state.seq < 0:
             await self._refuse_orphans(prefix, database)
@@ -254,29 +256,31 @@ class Pipeline:
         self._metrics.publish_error(error.code, retryable=error.retryable)
 
     async def _take_over(self, life: "_Life") -> None:
-        """First the slot, then the journal, then what a predecessor planned and did not publish."""
-        taken = await self._slot.take(life.connection, self._configuration, self._decide)
+        """First the lease, then the journal, then what a predecessor planned and left missing."""
+        taken = await self._lease.take(life.connection, self._configuration, self._decide)
         self._identity = taken.identity
         self._enter("opening")
-        confirmed = format_lsn(taken.state.confirmed_lsn)
+        confirmed = taken.standing.confirmed
         # Nothing is known of what lies before.
-        place = Landmark(confirmed, None, self._configuration.publication)
-        first = Durable(confirmed, time_text(self._clock()), seq=-1, landmark=place)
+        through = self._configuration.through
+        place = Landmark(confirmed.position, None, through, confirmed.resume)
+        now = time_text(self._clock())
+        first = Durable(confirmed.position, confirmed.resume, now, seq=-1, landmark=place)
         await self._journal.open(
             self._identity,
             self._configuration,
             first,
-            check=lambda: self._slot.refuse_fork(taken.fork),
+            check=lambda: self._lease.refuse_fork(taken.fork),
         )
         state = self._journal.state
         _log.info(
-            "journal opened", epoch=state.epoch, seq=state.seq, lsn=format_lsn(state.durable_lsn)
+            "journal opened", epoch=state.epoch, seq=state.seq, position=state.durable_position
         )
         if state.durable is not None:
             # From now on the lag is ours to alarm, also where the bucket stalls before an append.
             self._metrics.durable(time_us_of(state.durable.commit_time), self._clock())
-        if self._slot.is_outdated(taken):
-            # A predecessor wrote on while we took the slot: the stream knows too little of it.
+        if self._lease.is_outdated(taken):
+            # A predecessor wrote on while we took the lease: the stream knows too little of it.
             await life.connection.aclose()
         else:
             await self._compare(life, taken.stream)
@@ -286,12 +290,12 @@ class Pipeline:
 
     async def _compare(self, life: "_Life", stream: ChangeStream) -> None:
         try:
-            await self._slot.compare(stream)
+            await self._lease.compare(stream)
             life.stream = stream
         except SourceUnavailable as error:
-            # The journal is ours: whoever reads next takes the slot again, and compares.
+            # The journal is ours: whoever reads next takes the lease again, and compares.
             _log.warning("connection to the source lost", error=str(error))
-            self._slot.failed(error, self._journal.state.durable_lsn)
+            self._lease.failed(error, self._journal.state.durable_position)
             await life.connection.aclose()
 
     async def _abort_uploads(self) -> None:
@@ -322,7 +326,7 @@ class Pipeline:
         )
         recovery = Recovery(
             journal=self._journal,
-            slot=self._slot,
+            lease=self._lease,
             publisher=publisher,
             settings=self._settings,
             on_pass=lambda: self._enter("redo"),
@@ -336,14 +340,15 @@ class Pipeline:
 
     def _decide(self, relation: Relation, position: Position) -> TableVersion | None:
         assert self._streaming is not None, "nothing is read before the journal is open"
-        return self._streaming.planner.decide(relation, position)
+        return self._streaming.reception.decide(relation, position)
 
     def _world(self) -> World:
         assert self._identity is not None
         return World(
             store=self._store,
             journal=self._journal,
-            slot=self._slot,
+            source=self._source,
+            lease=self._lease,
             clock=self._clock,
             settings=self._settings,
             configuration=self._configuration,
@@ -396,20 +401,5 @@ class _Life:
     stream: ChangeStream | None = None
 
 
-def _nothing(_: Publication) -> None:
+def _nothing(_: PlannedPut) -> None:
     """A redone object was counted by whoever read its rows first."""
-
-
-def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error to show: the first of ours, else the first one."""
-    leaves = list(_leaves(group))
-    ours = (error for error in leaves if isinstance(error, TailraceError))
-    return next(ours, leaves[0])
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error

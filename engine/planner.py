@@ -1,17 +1,15 @@
 """The planner: what the next journal entry says about streamed rows.
 
-Strategy: versions are decided as rows are read and stay provisional until the chunk that needs
-them is planned; cut chunks become plans that follow their table's frontier; the ledger's newest
-reached boundary becomes `durable`. All of it is synchronous: between looking at the state and
-building the entry nothing else runs.
+Strategy: cut chunks become plans that follow their table's frontier, with the versions that they
+need and the journal does not have; the ledger's newest reached boundary becomes `durable`. All of
+it is synchronous: between looking at the state and building the entry nothing else runs.
 
-Invariant: a journalled version begins at or before its table's frontier, so a successor that
-starts behind it decides the same versions from the stream alone.
+Invariant: a version is journalled with the first plan that needs it, so it begins at or before its
+table's frontier.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 
 from engine.chunk import SealedChunk, crc32_text
 from engine.envelope import RecordConfiguration
@@ -28,17 +26,15 @@ from engine.journal_entry import (
 )
 from engine.layout import TableLayout, key_hour
 from engine.ledger import Ledger
-from engine.position import Lsn, Position, commit_lsn_of, format_lsn, log_prefix
-from engine.schema import Relation, TableName, TableVersion, decide_version, version_at
+from engine.position import LOG_BEGIN, LogPosition, commit_of
+from engine.reception import Reception
+from engine.schema import TableName, TableVersion, version_at
 
 # An entry is one request, never parts: it is to be sent, and sent again, in seconds. A plan is
 # estimated at its names and the rest of its JSON, a version at its columns.
 ENTRY_BYTES_MAX = 4 * 1024 * 1024
 _PLAN_BYTES = 500
 _COLUMN_BYTES = 250
-
-# Of the tables used last: one that was forgotten is computed anew.
-_DIGESTS_MAX = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +47,14 @@ class EntryPlan:
 
 
 class Planner:
-    """Decides versions and plans, from the journal's state and what this process has read."""
+    """Plans, from the journal's state and what this process has read."""
 
     def __init__(
         self,
         *,
         state: JournalState,
         ledger: Ledger,
+        reception: Reception,
         configuration: RecordConfiguration,
         layout: TableLayout,
         codec_version: int,
@@ -65,42 +62,15 @@ class Planner:
     ) -> None:
         self._state = state
         self._ledger = ledger
+        self._reception = reception
         self._configuration = configuration
         self._layout = layout
         self._codec_version = codec_version
         self._clock = clock
-        self._provisional: dict[TableName, tuple[TableVersion, ...]] = {}
-        self._record_digest = lru_cache(_DIGESTS_MAX)(configuration.record_digest)
-
-    def decide(self, relation: Relation, position: Position) -> TableVersion | None:
-        """The version of the row at `position`; None when it was received or is durable already."""
-        table = relation.table
-        # Exclusive: a transaction that commits at E itself is not durable.
-        if commit_lsn_of(position) < self._state.durable_lsn:
-            return None
-        if position <= self._ledger.received(table):
-            return None
-        known = self._state.versions_of(table)
-        provisional = self._provisional.get(table, ())
-        version = decide_version(
-            (*known, *provisional),
-            relation,
-            self._record_digest(table),
-            position,
-            self._configuration.flat_prefix_of(table, relation.columns),
-        )
-        if version.first == position and version not in provisional:
-            self._provisional[table] = (*provisional, version)
-        return version
-
-    def has_identity(self, table: TableName, identity: str) -> bool:
-        """Whether a version of `table` was made for the table with that identity."""
-        versions = (*self._state.versions_of(table), *self._provisional.get(table, ()))
-        return any(str(version.relation.oid) == identity for version in versions)
 
     def draft(self) -> "Draft":
         """An entry's plans, to be made piece by piece. Changes nothing until `journalled`."""
-        return Draft(self._state, self._provisional, self._planned)
+        return Draft(self._state, self._reception, self._planned)
 
     def _planned(self, chunk: SealedChunk, frontier: Frontier) -> Planned:
         self._refuse_disorder(chunk, frontier)
@@ -135,8 +105,7 @@ class Planner:
                 f"a plan of {table} from {chunk.first} on does not follow the table's last one, up"
                 f" to {frontier.last}"
             )
-        versions = (*self._state.versions_of(table), *self._provisional.get(table, ()))
-        wanted = version_at(versions, chunk.first)
+        wanted = version_at(self._reception.versions_of(table), chunk.first)
         if wanted is None or wanted.number != chunk.version:
             known = "none" if wanted is None else str(wanted.number)
             raise InvariantBroken(
@@ -146,50 +115,41 @@ class Planner:
 
     def journalled(self, plan: EntryPlan) -> None:
         """The entry with `plan` is in the journal: its versions are provisional no more."""
-        for version in plan.schemas:
-            table = version.relation.table
-            rest = tuple(v for v in self._provisional[table] if v.number != version.number)
-            if rest:
-                self._provisional[table] = rest
-            else:
-                del self._provisional[table]
+        self._reception.journalled(plan.schemas)
 
     def durable(
         self,
         oldest_pending_seq: int | None,
         *,
-        looked_lsn: Lsn | None = None,
-        watched: str = "",
+        looked: LogPosition | None = None,
+        watched: LogPosition = LOG_BEGIN,
     ) -> Durable | None:
         """What became durable since the journal last said so, or None.
 
         `oldest_pending_seq` is the oldest entry of which a planned object is not known to be
-        visible. `looked_lsn` and `watched` are those of the catalog watch.
+        visible. `looked` and `watched` are those of the catalog watch.
         """
-        boundary = self._ledger.durable_boundary(looked_lsn)
-        if boundary is None or boundary.lsn <= self._state.durable_lsn:
+        boundary = self._ledger.durable_boundary(looked)
+        if boundary is None or boundary.position <= self._state.durable_position:
             return None
         last_seq = self._state.seq if oldest_pending_seq is None else oldest_pending_seq - 1
-        commit_us = self._state.within_reason(boundary.commit_us, self._clock())
+        commit_us = self._state.within_reason(boundary.point.commit_us, self._clock())
         return Durable(
-            lsn=format_lsn(boundary.lsn),
+            position=boundary.position,
+            resume=boundary.point.resume,
             commit_time=time_text(commit_us),
             seq=last_seq,
-            watched=min(watched, self._prefix(boundary.lsn)),
+            watched=min(watched, boundary.position),
             landmark=boundary.landmark,
         )
-
-    def _prefix(self, lsn: Lsn) -> str:
-        source = self._state.source
-        return log_prefix(source.generation if source is not None else 1, lsn)
 
     def landmark(self, plan: EntryPlan) -> Landmark | None:
         """The newest commit of which `plan` has rows."""
         chunk = max(plan.chunks, key=lambda chunk: chunk.last, default=None)
         if chunk is None:
             return None
-        lsn = format_lsn(commit_lsn_of(chunk.last))
-        return Landmark(lsn, chunk.last_commit_us, self._configuration.publication)
+        through = self._configuration.through
+        return Landmark(commit_of(chunk.last), chunk.last_commit_us, through)
 
 
 class Draft:
@@ -201,11 +161,11 @@ class Draft:
     def __init__(
         self,
         state: JournalState,
-        provisional: Mapping[TableName, tuple[TableVersion, ...]],
+        reception: Reception,
         make: Callable[[SealedChunk, Frontier], Planned],
     ) -> None:
         self._state = state
-        self._provisional = provisional
+        self._reception = reception
         self._make = make
         self._frontiers: dict[TableName, Frontier] = {}
         self._versions: dict[TableName, int] = {}
@@ -232,7 +192,7 @@ class Draft:
             self._size_bytes += len(planned.key) + len(planned.table) + _PLAN_BYTES
 
     def _version_bytes(self, chunk: SealedChunk) -> int:
-        versions = self._provisional.get(chunk.table, ())
+        versions = self._reception.provisional(chunk.table)
         return sum(
             _COLUMN_BYTES * len(version.relation.columns)
             for version in versions
@@ -244,7 +204,7 @@ class Draft:
         schemas = tuple(
             version
             for table, newest in self._versions.items()
-            for version in self._provisional.get(table, ())
+            for version in self._reception.provisional(table)
             if version.number <= newest
         )
         return EntryPlan(tuple(self._chunks), tuple(self._planned), schemas)

@@ -1,34 +1,41 @@
 """Positions: one change's place in the total order, as text that sorts.
 
-`{generation:04d}.{commit_lsn:016X}.{change_lsn:016X}.{n:06X}`: commit order first, because across
-transactions `change_lsn` alone goes backwards. `n` counts a table's changes that share both LSNs
-(COPY writes many rows in one WAL record). All parts come from the source's log alone, so a replay
-assigns the same ones.
+`{generation:04d}.{order:016X}.{change:016X}.{n:06X}`. `order` grows with commits within a
+generation, so positions sort in commit order first. `change` is the change's own place in the
+source's log, and `n` counts a table's changes that share it. All parts come from the source's log
+alone, so a replay assigns the same ones.
+
+A commit's place is the beginning of its changes' positions, `{generation:04d}.{order:016X}`: a
+`LogPosition`. As text it sorts before all of them, and after every change of an earlier commit.
 
 Invariant: comparing two positions as strings compares them as changes. Only this module makes or
-reads one; everything else treats a position as opaque. The compiled writer of lines has the start
-of all positions of a generation, and the widths of what follows, from here.
+splits one; everybody else treats them as opaque. The compiled writer of lines has the start of all
+positions of a generation, and the widths of what follows, from here.
 """
 
+import re
 from typing import NewType
 
-from engine.errors import DecodeError
-
-Lsn = NewType("Lsn", int)
-"""A byte position in the source's log, 64 bits. Say which: commit_lsn, change_lsn, flush_lsn."""
-
 Position = NewType("Position", str)
+"""One change's place."""
 
-NO_LSN = Lsn(0)
-"""Before everything; as a start: where the slot stands."""
+LogPosition = NewType("LogPosition", str)
+"""A place between commits. It compares as text with others and with every `Position`."""
 
 NOWHERE = Position("")
 """Sorts before every position."""
+
+LOG_BEGIN = LogPosition("")
+"""Sorts before every place in a log."""
 
 PART_DIGITS = (16, 16, 6)
 """Hexadecimal digits of the parts behind the generation, for the compiled writer of lines."""
 
 _GENERATION_MAX = 9999
+
+_LOG_POSITION_SIZE = len("0001.0123456789ABCDEF")
+_LOG_POSITION = re.compile(r"[0-9]{4}\.[0-9A-F]{16}")
+_POSITION = re.compile(_LOG_POSITION.pattern + r"\.[0-9A-F]{16}\.[0-9A-F]{6}")
 
 
 def generation_prefix(generation: int) -> str:
@@ -38,30 +45,33 @@ def generation_prefix(generation: int) -> str:
     return f"{generation:04d}."
 
 
-def make_position(generation: int, commit_lsn: Lsn, change_lsn: Lsn, n: int) -> Position:
+def log_position(generation: int, order: int) -> LogPosition:
+    """The place before the commit that has this order. Every earlier commit sorts before it."""
+    return LogPosition(f"{generation:04d}.{order:016X}")
+
+
+def make_position(generation: int, order: int, change: int, n: int) -> Position:
     """The position of one change."""
-    return Position(f"{generation:04d}.{commit_lsn:016X}.{change_lsn:016X}.{n:06X}")
+    return Position(f"{generation:04d}.{order:016X}.{change:016X}.{n:06X}")
 
 
-def log_prefix(generation: int, lsn: Lsn) -> str:
-    """How the positions of what commits at `lsn` begin: sorts before them, after all before it."""
-    return f"{generation:04d}.{lsn:016X}"
+def commit_of(position: Position) -> LogPosition:
+    """The place of the commit that the change belongs to."""
+    return LogPosition(position[:_LOG_POSITION_SIZE])
 
 
-def commit_lsn_of(position: Position) -> Lsn:
-    """The LSN of the commit record of the change's transaction."""
-    return Lsn(int(position[5:21], 16))
+def behind(commit: LogPosition) -> LogPosition:
+    """The place behind that commit: everything of it sorts before, everything later does not."""
+    return LogPosition(f"{commit[:5]}{int(commit[5:], 16) + 1:016X}")
 
 
-def format_lsn(lsn: Lsn) -> str:
-    """An LSN as PostgreSQL prints it: `16/B374D848`."""
-    return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
+def require_position(text: str) -> None:
+    """Raise ValueError where `text` is no position."""
+    if not _POSITION.fullmatch(text):
+        raise ValueError(f"not a position: {text!r}")
 
 
-def parse_lsn(text: str) -> Lsn:
-    """The LSN that PostgreSQL printed as `text`. Raises DecodeError when it is none."""
-    high, _, low = text.partition("/")
-    try:
-        return Lsn((int(high, 16) << 32) | int(low, 16))
-    except ValueError:
-        raise DecodeError(f"not an LSN: {text!r}") from None
+def require_log_position(text: str) -> None:
+    """Raise ValueError where `text` is no place between commits."""
+    if not _LOG_POSITION.fullmatch(text):
+        raise ValueError(f"not a place in a log: {text!r}")

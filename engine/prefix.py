@@ -1,9 +1,9 @@
 """The prefix: what has to be so before anything is made for it.
 
-Strategy: asked at each start, before slot and publication exist, because a slot that nobody reads
-retains the source's log. Objects may be created, and are not overwritten; a prefix with objects and
-without a journal has lost it; a prefix inside another pipeline's, or around one, is refused while
-it is still empty.
+Strategy: asked at each start, before anything is made in the source, because a source that nobody
+reads retains the source's log. Objects may be created, and are not overwritten; a prefix with
+objects and without a journal has lost it; a prefix inside another pipeline's, or around one, is
+refused while it is still empty.
 
 Invariant: nothing is written but one object under `_tailrace/check/`, and that only once.
 """

@@ -31,7 +31,7 @@ _JSON = "application/json"
 
 
 @dataclass(frozen=True, slots=True)
-class Publication:
+class PlannedPut:
     """An object to publish: its plan, the entry that first stated it, and its bytes."""
 
     planned: Planned
@@ -59,7 +59,7 @@ class PublisherObserver(Protocol):
         ...
 
 
-OnVisible = Callable[[Publication], None]
+OnVisible = Callable[[PlannedPut], None]
 
 
 class Publisher:
@@ -87,7 +87,7 @@ class Publisher:
         self._group = group
         self._on_visible = on_visible
         self._places = asyncio.Semaphore(concurrency)
-        self._queues: dict[str, deque[Publication]] = {}
+        self._queues: dict[str, deque[PlannedPut]] = {}
         self._schemas: set[tuple[str, int, str]] = set()
         self._progress = asyncio.Event()
         self._patience = Patience(self._failed)
@@ -112,15 +112,15 @@ class Publisher:
         """Whether every object that was given is visible."""
         return not self._queues
 
-    def publish(self, publication: Publication) -> None:
+    def publish(self, put: PlannedPut) -> None:
         """Queue an object whose plan is in the journal. Never waits."""
-        table = publication.planned.table
+        table = put.planned.table
         queue = self._queues.get(table)
         if queue is None:
-            self._queues[table] = deque([publication])
+            self._queues[table] = deque([put])
             self._group.create_task(self._publish_table(table))
         else:
-            queue.append(publication)
+            queue.append(put)
 
     async def idle(self) -> None:
         """Wait until every object that was given is visible."""
@@ -133,26 +133,26 @@ class Publisher:
         while queue:
             async with self._places:
                 await self._publish_first(queue)
-            publication = queue.popleft()
+            put = queue.popleft()
             if not queue:
                 del self._queues[table]
-            self._on_visible(publication)
+            self._on_visible(put)
             self._progress.set()
 
-    async def _publish_first(self, queue: deque[Publication]) -> None:
+    async def _publish_first(self, queue: deque[PlannedPut]) -> None:
         loop = asyncio.get_running_loop()
-        publication, began = queue[0], loop.time()
+        put, began = queue[0], loop.time()
         self._count_in_flight(1)
         try:
-            await self._make_visible(publication)
+            await self._make_visible(put)
         finally:
             self._count_in_flight(-1)
         now_us = self._clock()
         self._observer.published(
-            publication.planned.table,
+            put.planned.table,
             loop.time() - began,
-            len(publication.body),
-            self._journal.state.within_reason(publication.newest_commit_us, now_us),
+            len(put.body),
+            self._journal.state.within_reason(put.newest_commit_us, now_us),
             now_us,
         )
 
@@ -160,13 +160,13 @@ class Publisher:
         self.in_flight += change
         self._observer.publishes_in_flight(self.in_flight)
 
-    async def _make_visible(self, publication: Publication) -> None:
-        planned = publication.planned
-        await self._ensure_schema(planned, publication.layout)
-        metadata = object_metadata(planned, self._journal.writer.id, len(publication.body))
+    async def _make_visible(self, put: PlannedPut) -> None:
+        planned = put.planned
+        await self._ensure_schema(planned, put.layout)
+        metadata = object_metadata(planned, self._journal.writer.id, len(put.body))
         is_created = await self._patience.answered(
             lambda: self._store.create(
-                planned.key, publication.body, content_type=_RECORDS, metadata=metadata
+                planned.key, put.body, content_type=_RECORDS, metadata=metadata
             )
         )
         if not is_created and not await self.is_there(planned.key):
@@ -187,7 +187,6 @@ class Publisher:
         if await self._journal.tail_moved():
             raise Superseded(
                 f"{key} was restated by another writer",
-                hint="Two engines may share a pipeline: this one stops, the other goes on.",
             )
         raise JournalError(
             f"{key} holds another object than the journal plans",

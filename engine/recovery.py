@@ -25,12 +25,12 @@ from engine.interfaces import ChangeStream
 from engine.journal import Journal
 from engine.journal_entry import Planned, Statement
 from engine.layout import TableLayout
+from engine.lease import Lease
 from engine.plural import counted
-from engine.position import Position, commit_lsn_of
-from engine.publisher import Publication, Publisher
+from engine.position import Position, commit_of
+from engine.publisher import PlannedPut, Publisher
 from engine.schema import Relation, TableName, TableVersion
 from engine.settings import Settings
-from engine.slot import Slot
 
 _LOOKUPS_AT_ONCE = 16
 # Some 700 bytes each: an entry is one request, never parts.
@@ -53,7 +53,7 @@ class Recovery:
         self,
         *,
         journal: Journal,
-        slot: Slot,
+        lease: Lease,
         publisher: Publisher,
         settings: Settings,
         on_pass: Callable[[], None],
@@ -61,7 +61,7 @@ class Recovery:
         """`on_pass` is called when a pass was read: the source gave what it was asked for."""
         self._on_pass = on_pass
         self._journal = journal
-        self._slot = slot
+        self._lease = lease
         self._publisher = publisher
         self._settings = settings
 
@@ -117,17 +117,17 @@ class Recovery:
         while True:
             replay = _Replay([plan[0].planned for plan in chosen], configuration, self._journal)
             async with AsyncExitStack() as stack:
-                stream = await self._slot.retake(
+                stream = await self._lease.retake(
                     stack, configuration, replay.decide, single_rows=True
                 )
                 try:
                     await replay.read(stream)
                 except SourceUnavailable as error:
                     _log.warning("redo pass starts again", error=str(error))
-                    self._slot.failed(error, self._journal.state.durable_lsn)
+                    self._lease.failed(error, self._journal.state.durable_position)
             if replay.is_complete:
                 # What failed before, at whichever place of the pass, was read now.
-                self._slot.caught_up()
+                self._lease.caught_up()
                 self._on_pass()
                 return replay.chunks()
             await asyncio.sleep(_LOST_PASS_SECONDS)
@@ -149,7 +149,7 @@ class Recovery:
             await self._journal.append(planned=restated[begin : begin + _RESTATED_AN_ENTRY])
         for plan, chunk, (planned, _) in zip(chosen, chunks, statements, strict=True):
             self._publisher.publish(
-                Publication(planned, plan[0].seq, chunk.body.whole(), chunk.last_commit_us, layout)
+                PlannedPut(planned, plan[0].seq, chunk.body.whole(), chunk.last_commit_us, layout)
             )
         await self._publisher.idle()
 
@@ -160,7 +160,7 @@ class Recovery:
             raise JournalError(
                 f"{first.key} was planned with {counted(first.rows, 'row')}, the log gives "
                 f"{chunk.row_count}",
-                hint="The publication or the table's replica identity changed behind the slot.",
+                hint="What the source sends of the table changed behind our back.",
             )
         codec, raw_crc32 = self._settings.codec_version, crc32_text(chunk.raw_crc32)
         for statement in plan:
@@ -170,7 +170,7 @@ class Recovery:
                     return planned, False
                 raise JournalError(
                     f"{first.key} was planned with other lines than the log gives now",
-                    hint="The catalog changed behind the slot, or a setting that shapes values.",
+                    hint="The source's catalog changed, or a setting that shapes values.",
                 )
         planned = msgspec.structs.replace(
             first, codec=codec, raw_bytes=chunk.raw_bytes, raw_crc32=raw_crc32
@@ -188,7 +188,7 @@ class _Replay:
         self._plans = plans
         self._configuration = configuration
         self._builders: dict[str, ChunkBuilder] = {}
-        self._last_commit = max(commit_lsn_of(plan.last) for plan in plans)
+        self._last_commit = commit_of(max(plan.last for plan in plans))
         self._of_table: dict[TableName, list[Planned]] = {}
         for plan in plans:
             self._of_table.setdefault(plan.table_name, []).append(plan)
@@ -209,7 +209,7 @@ class _Replay:
             raise JournalError(
                 f"{plan.key} was planned under version {plan.version} of the table, the log shows"
                 " another table or other columns at its positions",
-                hint="The slot was moved, or the server's history is another one now.",
+                hint="What the source keeps for us was moved, or its history is another one now.",
             )
         return version
 
@@ -227,7 +227,7 @@ class _Replay:
         for batch in intake.batches:
             self._take(batch)
         if intake.boundary is not None:
-            self.is_complete = intake.boundary.lsn > self._last_commit
+            self.is_complete = intake.boundary.position > self._last_commit
 
     def _take(self, batch: Batch) -> None:
         plan = self._plan_at(batch.table, batch.first)
@@ -247,7 +247,7 @@ class _Replay:
         if builder is None:
             raise JournalError(
                 f"{plan.key} was planned with {counted(plan.rows, 'row')}, the log gives none",
-                hint="The publication no longer has the table, or the slot was moved.",
+                hint="The source no longer publishes the table, or what it keeps for us was moved.",
             )
         return builder.seal("drain")
 

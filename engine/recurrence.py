@@ -10,7 +10,7 @@ its reasons.
 """
 
 from engine.errors import SourceFailed, SourceUnavailable
-from engine.position import NO_LSN, Lsn
+from engine.position import LOG_BEGIN, LogPosition
 
 PAUSE_SECONDS_FIRST = 1.0
 PAUSE_SECONDS_MAX = 60.0
@@ -21,7 +21,7 @@ class Recurrence:
 
     def __init__(self) -> None:
         self._code = ""
-        self._position = NO_LSN
+        self._position = LOG_BEGIN
         self._count = 0
 
     @property
@@ -37,7 +37,7 @@ class Recurrence:
         # The exponent is bounded: a float ends at 2 ** 1024.
         return min(PAUSE_SECONDS_FIRST * 2.0 ** min(self._count - 2, 10), PAUSE_SECONDS_MAX)
 
-    def failed(self, error: SourceUnavailable, position: Lsn) -> None:
+    def failed(self, error: SourceUnavailable, position: LogPosition) -> None:
         """The source failed after everything before `position` was read."""
         if not isinstance(error, SourceFailed):
             return
@@ -48,7 +48,7 @@ class Recurrence:
         else:
             self._code, self._position, self._count = error.code, position, 1
 
-    def reached(self, position: Lsn) -> None:
+    def reached(self, position: LogPosition) -> None:
         """Everything before `position` was read now."""
         if position > self._position:
             self._count = 0

@@ -6,7 +6,7 @@ open chunks are cut. A writer that holds nothing any more is forgotten: tables c
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from engine.batch import Intake
 from engine.budget import MemoryBudget
@@ -19,9 +19,9 @@ from engine.table_writer import TableWriter
 class Router:
     """The writers of all tables that hold something, made when a batch comes.
 
-    `wake` is set whenever a chunk was cut or room is wanted: the committer waits for it. `hurry` is
-    set when rows wait for a plan: in a queue behind a chunk that was cut, or still in the source
-    until chunks are cut to make room.
+    `on_cut` is called whenever a chunk was cut or room is wanted, `on_waiting` when rows wait for a
+    plan: in a queue behind a chunk that was cut, or still in the source until chunks are cut to
+    make room.
     """
 
     def __init__(
@@ -31,9 +31,11 @@ class Router:
         limits: ChunkLimits,
         compression: Compression,
         budget: MemoryBudget,
+        on_cut: Callable[[], None],
+        on_waiting: Callable[[], None],
     ) -> None:
-        self.wake = asyncio.Event()
-        self.hurry = asyncio.Event()
+        self._on_cut = on_cut
+        self._on_waiting = on_waiting
         self.is_pressed = False
         self._budget = budget
         self._queue_bytes_max = queue_bytes_max
@@ -59,7 +61,7 @@ class Router:
             writer = self._writers.get(batch.table) or self._new_writer(batch.table)
             writer.put(batch, came_at)
             if writer.sealed:
-                self.wake.set()
+                self._on_cut()
             if writer.queue or self._full:
                 self._note_room(writer)
                 self._note_hurry(writer)
@@ -87,7 +89,7 @@ class Router:
 
     def _note_hurry(self, writer: TableWriter) -> None:
         if writer.queue and writer.sealed:
-            self.hurry.set()
+            self._on_waiting()
 
     @property
     def has_room(self) -> bool:
@@ -99,8 +101,8 @@ class Router:
         while not self.has_room:
             self.is_pressed = True
             if self._budget.is_full:
-                self.hurry.set()
-            self.wake.set()
+                self._on_waiting()
+            self._on_cut()
             await self._queues_have_room.wait()
             await self._budget.room()
         self.is_pressed = False
@@ -112,7 +114,7 @@ class Router:
         writer.published()
         self._note_room(writer)
         if writer.sealed:
-            self.wake.set()
+            self._on_cut()
             self._note_hurry(writer)
         if writer.is_idle:
             del self._writers[table]

@@ -55,9 +55,10 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `type` is the source's own text (`character varying(20)`), `type_kind` how its reader takes
     it (`integer`, `timestamptz`, `integer[]`, `text`: see the source's type table), `json` the
-    JSON type of its values (`number`, `string`, `boolean`, `array`, `any`). `key` says that it is
-    in the replica identity. `nullable` and `default` are advisory: only the catalog knows them,
-    and `default` is None too where it could not be read. `included` says that records hold it.
+    JSON type of its values (`number`, `string`, `boolean`, `array`, `any`). `key` says that
+    `before` always holds it. `type_id` and `type_modifier` tell types apart as the stream does.
+    `nullable` and `default` are advisory: only the catalog knows them, and `default` is None too
+    where it could not be read. `included` says that records hold it.
     """
 
     name: str
@@ -67,37 +68,40 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True):
     json: str = "string"
     nullable: bool = True
     default: str | None = None
-    type_oid: int = 0
+    type_id: int = 0
     type_modifier: int = -1
     included: bool = True
 
     @property
     def shape(self) -> tuple[str, int, int, bool]:
         """What the stream itself shows of the column: a difference here makes a new version."""
-        return (self.name, self.type_oid, self.type_modifier, self.key)
+        return (self.name, self.type_id, self.type_modifier, self.key)
 
 
 class Relation(msgspec.Struct, frozen=True, omit_defaults=True):
     """A table as the stream showed it, described by the catalog.
 
-    `replica_identity` is PostgreSQL's letter (d, n, f, i). `key` names the columns of the replica
-    identity: they are what `before` holds. Where that is the whole row or nothing, it names the
-    primary key's, which only the catalog knows. `is_key_guessed` says that the catalog was looked
-    at after the row was written, or knows the table no more: what it says of the key may have come
-    later. A version's relation is never guessed.
+    `identity` stays while it is the same table, also under another name. `key` names the columns
+    that `before` always holds; where that is the whole row or nothing, those of the primary key,
+    which only the catalog knows. `facts` are whatever else the source says of the table, each under
+    its own name for it: schema.json shows them, and another value is another version.
+    `is_key_guessed` says that the catalog was looked at after the row was written, or knows the
+    table no more: what it says of the key may have come later. A version's relation is never
+    guessed.
     """
 
     table: TableName
-    oid: int
-    replica_identity: str
+    identity: str
     columns: tuple[Column, ...]
     key: tuple[str, ...]
+    facts: dict[str, str | int] = {}
     is_key_guessed: bool = False
 
     @property
     def shape(self) -> tuple[object, ...]:
-        """What the stream itself shows: OID, replica identity, columns. The key is apart."""
-        return (self.oid, self.replica_identity, tuple(column.shape for column in self.columns))
+        """What the stream itself shows: whose it is, its facts and columns. The key is apart."""
+        columns = tuple(column.shape for column in self.columns)
+        return (self.identity, tuple(sorted(self.facts.items())), columns)
 
 
 class TableVersion(msgspec.Struct, frozen=True):
@@ -153,7 +157,7 @@ def _settled(relation: Relation, found: TableVersion | None) -> Relation:
     and did not merely name all of them.
     """
     key = relation.key
-    if found is not None and found.relation.oid == relation.oid:
+    if found is not None and found.relation.identity == relation.identity:
         before = found.relation
         names = {column.name for column in relation.columns}
         is_whole = len(before.key) == len(before.columns)

@@ -14,7 +14,6 @@ carries no column numbers), so it shows as a column dropped and one added.
 """
 
 from collections.abc import Iterator
-from typing import Final, Literal
 
 import msgspec
 
@@ -23,26 +22,9 @@ from engine.schema import Column, Relation, TableVersion
 
 FORMAT = 1
 
-ChangeKind = Literal[
-    "table_recreated",
-    "column_added",
-    "column_dropped",
-    "type_changed",
-    "nullability_changed",
-    "default_changed",
-    "columns_reordered",
-    "key_changed",
-    "replica_identity_changed",
-    "excluded_columns_changed",
-    "record_configuration_changed",
-]
-
-
-_IDENTITY: Final = "replica_identity_changed"
-
 
 class ColumnDocument(msgspec.Struct, frozen=True):
-    """One column. `key` says that it is in the replica identity.
+    """One column. `key` says that `before` always holds it.
 
     `nullable` and `default` are advisory: only the catalog knows them. `default` is null where
     there is none, and where it could not be read when the version began.
@@ -62,21 +44,24 @@ class Change(
 ):
     """One difference to the version before.
 
-    `column` where one column differs; `before` and `after` (`from` and `to` in JSON) as text where
-    there is something to say.
+    `kind` is one of `table_recreated`, `column_added`, `column_dropped`, `type_changed`,
+    `nullability_changed`, `default_changed`, `columns_reordered`, `key_changed`,
+    `excluded_columns_changed`, `record_configuration_changed`, or the name of one of the source's
+    facts with `_changed` behind it. `column` where one column differs; `before` and `after` (`from`
+    and `to` in JSON) as text where there is something to say.
     """
 
-    kind: ChangeKind
+    kind: str
     column: str | None = None
     before: str | None = None
     after: str | None = None
 
 
 class SchemaDocument(msgspec.Struct, frozen=True, rename={"first": "from"}):
-    """A whole schema.json.
+    """A whole schema.json, but for the source's facts of the table, which stand beside these.
 
     `first` (`from` in JSON) is null for a version that no streamed row takes.
-    `key` names the columns of the replica identity; where that is the whole row or nothing, the
+    `key` names the columns that `before` always holds; where that is the whole row or nothing, the
     primary key's. `flat_prefix` is there with the flat envelope: what the names of its own fields
     begin with in this version.
     """
@@ -85,12 +70,10 @@ class SchemaDocument(msgspec.Struct, frozen=True, rename={"first": "from"}):
     database: str
     schema: str
     table: str
-    oid: int
     version: int
     first: Position | None
     columns: tuple[ColumnDocument, ...]
     key: tuple[str, ...]
-    replica_identity: str
     changes: tuple[Change, ...]
     flat_prefix: str | msgspec.UnsetType = msgspec.UNSET
 
@@ -106,16 +89,15 @@ def schema_document(version: TableVersion, previous: TableVersion | None, databa
         database=database,
         schema=relation.table.schema,
         table=relation.table.table,
-        oid=relation.oid,
         version=version.number,
         first=version.first,
         columns=tuple(map(_column_document, _recorded(relation))),
         key=relation.key,
-        replica_identity=relation.replica_identity,
         changes=tuple(_changes(previous, version)) if previous is not None else (),
         flat_prefix=version.flat_prefix or msgspec.UNSET,
     )
-    return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
+    fields = {**msgspec.to_builtins(document), **relation.facts}
+    return msgspec.json.format(msgspec.json.encode(fields), indent=2) + b"\n"
 
 
 def change_kinds(version: TableVersion, previous: TableVersion | None) -> tuple[str, ...]:
@@ -147,12 +129,12 @@ def _column_document(column: Column) -> ColumnDocument:
 
 def _changes(old: TableVersion, new: TableVersion) -> Iterator[Change]:
     """What is different, the table first, then its columns in the new order."""
-    if old.relation.oid != new.relation.oid:
-        yield Change("table_recreated", None, str(old.relation.oid), str(new.relation.oid))
+    if old.relation.identity != new.relation.identity:
+        yield Change("table_recreated", None, old.relation.identity, new.relation.identity)
     yield from _column_changes(old.relation, new.relation)
     if old.relation.key != new.relation.key:
         yield Change("key_changed", None, ", ".join(old.relation.key), ", ".join(new.relation.key))
-    yield from _identity_changes(old.relation, new.relation)
+    yield from _fact_changes(old.relation, new.relation)
     if old.record != new.record:
         yield Change("record_configuration_changed")
 
@@ -192,22 +174,16 @@ def _changes_of(old: Column, new: Column) -> Iterator[Change]:
 
 
 def _type(column: Column) -> tuple[str, str, int, int]:
-    # A type that was dropped and made again has its old name and another OID.
-    return (column.type, column.type_kind, column.type_oid, column.type_modifier)
+    # A type that was dropped and made again has its old name and another number.
+    return (column.type, column.type_kind, column.type_id, column.type_modifier)
 
 
-def _identity_changes(old: Relation, new: Relation) -> Iterator[Change]:
-    if old.replica_identity != new.replica_identity:
-        yield Change(_IDENTITY, None, old.replica_identity, new.replica_identity)
-        return
-    # Another index may serve as replica identity while the primary key stays.
-    before, after = _flagged(old), _flagged(new)
-    if new.replica_identity == "i" and before != after and old.key == new.key:
-        yield Change(_IDENTITY, None, ", ".join(before), ", ".join(after))
-
-
-def _flagged(relation: Relation) -> tuple[str, ...]:
-    return tuple(column.name for column in relation.columns if column.key)
+def _fact_changes(old: Relation, new: Relation) -> Iterator[Change]:
+    for name, value in new.facts.items():
+        before = old.facts.get(name, "")
+        # A fact that is the table's identity itself has changed with it.
+        if value != before and str(value) != new.identity:
+            yield Change(f"{name}_changed", None, str(before), str(value))
 
 
 def _null_text(column: Column) -> str:

@@ -11,7 +11,7 @@ class Settings:
 
     `codec_version` says how lines are written (`engine.lines.writer`). `probe_interval` is how
     often an idle writer looks whether it was superseded; `idle_interval` how often an idle
-    source's position becomes durable; `standby_interval` how often a standby tries for the slot;
+    source's position becomes durable; `standby_interval` how often a standby tries for the lease;
     `watch_interval` how often what the source publishes is looked at. `check_name` names the object
     that proves the right to write: another one for each way in which objects are made.
     """

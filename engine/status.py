@@ -24,8 +24,8 @@ Phase = Literal[
 ]
 """What the engine is doing.
 
-starting: it looks at source and bucket. standby: another engine holds the slot; it follows the
-journal. opening: the slot is held, the journal is being opened. redo: planned objects of a
+starting: it looks at source and bucket. standby: another engine reads the source; it follows the
+journal. opening: the lease is held, the journal is being opened. redo: planned objects of a
 predecessor are made again. streaming: changes flow. reconnecting: the connection was lost,
 nothing is forgotten. failing: the source gives the same error at the same position again and
 again; it is asked at growing pauses. draining: asked to stop, publishing what is held. stopped:
@@ -42,7 +42,10 @@ READY_PHASES: frozenset[Phase] = frozenset({"standby", "streaming"})
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """One moment of one engine.
 
-    Times are Unix microseconds (UTC), 0 or None where there is none yet. `alarms` lists the oldest
+    Times are Unix microseconds (UTC), 0 or None where there is none yet. `lag` is how much log was
+    read and is not durable, in `lag_unit`. `durable_position` compares with records' positions;
+    `durable_resume` and `read_resume` say in the source's own words up to where its log is durable,
+    and up to where it was read. `alarms` lists the oldest
     of the conditions that an operator has to mend, `alarms_total` counts all of them.
     """
 
@@ -53,12 +56,15 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int = 0
     seq: int = 0
     source: str = ""
-    slot: str = ""
+    lease: str = ""
     destination: str = ""
-    durable_lsn: str = ""
+    durable_position: str = ""
+    durable_resume: str = ""
     durable_commit_us: int = 0
     lag_seconds: float | None = None
-    lag_bytes: int | None = None
+    read_resume: str = ""
+    lag: int | None = None
+    lag_unit: str = ""
     memory_used_bytes: int = 0
     memory_limit_bytes: int = 0
     tables: int = 0

@@ -23,26 +23,29 @@ from engine.committer import Committer
 from engine.envelope import RecordConfiguration
 from engine.errors import SourceError, SourceUnavailable, StopLimit, UnrepresentableRow
 from engine.gaps import GapRegister
-from engine.interfaces import ChangeStream, Clock, ObjectStore
+from engine.interfaces import ChangeStream, Clock, ObjectStore, Source
 from engine.journal import Journal
 from engine.journal_entry import time_us_of
 from engine.layout import TableLayout
+from engine.lease import Lease
 from engine.ledger import Ledger
+from engine.log_point import LogPoint
 from engine.metrics import Metrics
 from engine.planner import Planner
-from engine.position import NO_LSN, Lsn, commit_lsn_of
-from engine.publisher import Publication, Publisher
+from engine.position import LogPosition, commit_of
+from engine.publisher import PlannedPut, Publisher
+from engine.reception import Reception
 from engine.retry import Failure
 from engine.router import Router
+from engine.schedule import AppendSchedule
 from engine.schema import TableName
 from engine.settings import Settings
-from engine.slot import Slot
 from engine.status import Phase, Status
 from engine.watcher import ROWS_LEFT_OUT, Watcher, left_out_cause
 
 _KEEPALIVE_INTERVAL = 0.1
-_SLOT_INTERVAL = 15.0
-_SLOT_FIRST_SECONDS = 1.0
+_STANDING_INTERVAL = 15.0
+_STANDING_FIRST_SECONDS = 1.0
 _CONNECTION_SECONDS_MIN = 0.5
 """Connections are made at least so far apart: a proxy without a server breaks each one at once."""
 
@@ -58,7 +61,8 @@ class World:
 
     store: ObjectStore
     journal: Journal
-    slot: Slot
+    source: Source
+    lease: Lease
     clock: Clock
     settings: Settings
     configuration: RecordConfiguration
@@ -72,16 +76,16 @@ class Streaming:
     """Reads, commits and publishes until asked to stop or caught up, then drains."""
 
     def __init__(
-        self, world: World, group: asyncio.TaskGroup, *, caught_up_lsn: Lsn | None
+        self, world: World, group: asyncio.TaskGroup, *, caught_up: LogPosition | None
     ) -> None:
         """Begin where the journal ends; its `open` has to be ours already."""
         self._world = world
         self._group = group
-        self._caught_up_lsn = caught_up_lsn
+        self._caught_up = caught_up
         self._stream: ChangeStream | None = None
         self._rows_read = 0
         # The end of the source's log when it was last looked at.
-        self._flush_lsn = NO_LSN
+        self._end: LogPoint | None = None
         self._connection_error: SourceUnavailable | None = None
         settings, state = world.settings, world.journal.state
         self._ledger = Ledger(
@@ -89,15 +93,25 @@ class Streaming:
         )
         self.gaps = GapRegister(state, world.clock)
         self._budget = MemoryBudget(settings.memory_bytes_max)
+        self._schedule = AppendSchedule(settings.append_interval)
         self._router = Router(
             queue_bytes_max=settings.queue_bytes_max,
             limits=settings.limits,
             compression=world.configuration.compression,
             budget=self._budget,
+            on_cut=self._schedule.wake,
+            on_waiting=self._schedule.hurry,
         )
-        self.planner = Planner(
+        self.reception = Reception(
+            journalled=state.versions,
+            durable=lambda: state.durable_position,
+            ledger=self._ledger,
+            configuration=world.configuration,
+        )
+        planner = Planner(
             state=state,
             ledger=self._ledger,
+            reception=self.reception,
             configuration=world.configuration,
             layout=world.layout,
             codec_version=settings.codec_version,
@@ -116,19 +130,20 @@ class Streaming:
             state=state,
             gaps=self.gaps,
             ledger=self._ledger,
-            planner=self.planner,
+            reception=self.reception,
             configuration=world.configuration,
             alarms=world.alarms,
             metrics=world.metrics,
             interval=settings.watch_interval,
-            wake=self._router.wake.set,
+            wake=self._schedule.wake,
         )
         self._committer = Committer(
             journal=world.journal,
             ledger=self._ledger,
             gaps=self.gaps,
             watcher=self._watcher,
-            planner=self.planner,
+            planner=planner,
+            schedule=self._schedule,
             router=self._router,
             publisher=self._publisher,
             layout=world.layout,
@@ -150,10 +165,10 @@ class Streaming:
         self._stream = stream
         committing = self._group.create_task(self._committer.run())
         beside = [
-            self._group.create_task(self._watch_slot()),
+            self._group.create_task(self._watch_standing()),
             self._group.create_task(self._watcher.run()),
         ]
-        if self._caught_up_lsn is not None:
+        if self._caught_up is not None:
             beside.append(self._group.create_task(self._ask_keepalives()))
         failure: UnrepresentableRow | None = None
         try:
@@ -177,7 +192,7 @@ class Streaming:
     @property
     def is_hurried(self) -> bool:
         """Whether the committer's newest wait ended before its interval, because rows waited."""
-        return self._committer.is_hurried
+        return self._schedule.is_hurried
 
     def _stop_limit(self) -> StopLimit:
         count, failure = self._publisher.pending_count, self._destination_failure
@@ -196,12 +211,15 @@ class Streaming:
     def status(self, base: Status) -> Status:
         """`base` with what streaming knows."""
         committer = self._committer
-        lag_seconds, lag_bytes = self._lag()
+        lag_seconds, lag = self._lag()
+        newest = self._ledger.newest_boundary
         error = self._connection_error or self._destination_failure
         return msgspec.structs.replace(
             base,
             lag_seconds=lag_seconds,
-            lag_bytes=lag_bytes,
+            lag=lag,
+            lag_unit=self._world.source.measures.lag_unit,
+            read_resume=newest.point.resume if newest is not None else "",
             memory_used_bytes=self._budget.used_bytes,
             tables=self._router.table_count,
             rows_total=self._rows_read,
@@ -214,33 +232,35 @@ class Streaming:
         )
 
     def _lag(self) -> tuple[float | None, int | None]:
-        """Age and bytes of log of what is not durable; both 0 where nothing waits.
+        """Age and amount of log of what is not durable; both 0 where nothing waits.
 
         A source that is idle moves on too: its keepalives become durable at an interval.
         """
-        state, newest = self._world.journal.state, self._ledger.newest_boundary
-        if state.durable is None:
+        state, newest, end = self._world.journal.state, self._ledger.newest_boundary, self._end
+        durable = state.durable_point
+        if durable is None:
             return None, None
-        is_read = newest is not None and newest.lsn >= self._flush_lsn
+        is_read = newest is not None and (end is None or newest.position >= end.position)
         if self._stream is not None and is_read and self._ledger.is_empty:
             return 0.0, 0
-        seconds = (self._world.clock() - time_us_of(state.durable.commit_time)) / 1e6
-        end = max(newest.lsn, self._flush_lsn) if newest is not None else None
-        return max(0.0, seconds), None if end is None else max(0, end - state.durable_lsn)
+        seconds = (self._world.clock() - durable.commit_us) / 1e6
+        furthest = end if newest is None or not is_read else newest.point
+        lag = self._world.source.distance(durable, furthest) if furthest is not None else None
+        return max(0.0, seconds), lag
 
     # --- reading
 
     async def _read(self, connection: AsyncExitStack) -> None:
         while not self._is_caught_up:
             if self._stream is None:
-                self._stream = await self._world.slot.retake(
+                self._stream = await self._world.lease.retake(
                     connection,
                     self._world.configuration,
-                    self.planner.decide,
-                    received=self._ledger.landmark(self._world.configuration.publication),
+                    self.reception.decide,
+                    received=self._ledger.landmark(self._world.configuration.through),
                 )
             self._watcher.connected(self._stream)
-            if self._world.slot.is_failing:
+            if self._world.lease.is_failing:
                 self._world.enter("failing")
             else:
                 self._enter_streaming()
@@ -261,23 +281,23 @@ class Streaming:
 
     def _lost(self, error: SourceUnavailable) -> None:
         self._connection_error = error
-        self._world.slot.failed(error, self._read_lsn)
+        self._world.lease.failed(error, self._read_position)
         # One that stands has its alarm.
-        if not self._world.slot.is_failing:
+        if not self._world.lease.is_failing:
             self._world.enter("reconnecting")
             _log.warning("connection to the source lost", error=str(error))
 
     @property
-    def _read_lsn(self) -> Lsn:
+    def _read_position(self) -> LogPosition:
         """Everything that commits before it was read."""
-        newest, durable = self._ledger.newest_boundary, self._world.journal.state.durable_lsn
-        return max(newest.lsn, durable) if newest is not None else durable
+        newest, durable = self._ledger.newest_boundary, self._world.journal.state.durable_position
+        return max(newest.position, durable) if newest is not None else durable
 
     def _reached(self) -> None:
         """What a source that fails gives all the same may be what lies behind the failure."""
-        slot = self._world.slot
-        slot.reached(self._read_lsn)
-        if not slot.is_failing:
+        lease = self._world.lease
+        lease.reached(self._read_position)
+        if not lease.is_failing:
             self._enter_streaming()
 
     async def _read_stream(self, stream: ChangeStream) -> None:
@@ -285,7 +305,7 @@ class Streaming:
             if not self._router.has_room:
                 await self._room()
             await self._take_next(stream)
-            if self._world.slot.is_failing:
+            if self._world.lease.is_failing:
                 self._reached()
             # A socket that always has more would starve the committer and the publisher.
             await asyncio.sleep(0)
@@ -310,11 +330,11 @@ class Streaming:
 
     @property
     def _is_caught_up(self) -> bool:
-        if self._caught_up_lsn is None:
+        if self._caught_up is None:
             return False
         # A keepalive's position that no look was taken behind would not become durable.
-        counting = self._ledger.counting_boundary(self._watcher.looked_lsn)
-        return counting is not None and counting.lsn >= self._caught_up_lsn
+        counting = self._ledger.counting_boundary(self._watcher.looked)
+        return counting is not None and counting.position >= self._caught_up
 
     def _take(self, intake: Intake) -> None:
         for row in intake.left_out:
@@ -332,7 +352,7 @@ class Streaming:
             self._rows_read += batch.row_count
             metrics.rows(batch.table, batch.operations)
             if batch.operations.t:
-                self._watcher.truncated(batch.table, commit_lsn_of(batch.last))
+                self._watcher.truncated(batch.table, commit_of(batch.last))
         metrics.source_message(now_us)
         metrics.queue_bytes(self._budget.used_bytes)
 
@@ -351,13 +371,13 @@ class Streaming:
 
     # --- beside the reader
 
-    def _visible(self, publication: Publication) -> None:
-        self._committer.visible(publication)
+    def _visible(self, put: PlannedPut) -> None:
+        self._committer.visible(put)
         self._world.metrics.queue_bytes(self._budget.used_bytes)
 
-    def _acknowledge(self, lsn: Lsn) -> None:
+    def _acknowledge(self, point: LogPoint) -> None:
         if self._stream is not None:
-            self._stream.acknowledge(lsn)
+            self._stream.acknowledge(point)
         durable = self._world.journal.state.durable
         if durable is not None:
             self._world.metrics.durable(time_us_of(durable.commit_time), self._world.clock())
@@ -366,32 +386,32 @@ class Streaming:
         while True:
             if self._stream is not None:
                 self._stream.ask_keepalive()
-                newest, wanted = self._ledger.newest_boundary, self._caught_up_lsn
-                if wanted is not None and newest is not None and newest.lsn >= wanted:
+                newest, wanted = self._ledger.newest_boundary, self._caught_up
+                if wanted is not None and newest is not None and newest.position >= wanted:
                     self._watcher.want()
             await asyncio.sleep(_KEEPALIVE_INTERVAL)
 
-    async def _watch_slot(self) -> None:
-        wait = _SLOT_FIRST_SECONDS
+    async def _watch_standing(self) -> None:
+        wait = _STANDING_FIRST_SECONDS
         while True:
             await asyncio.sleep(wait)
-            wait = _SLOT_INTERVAL
+            wait = _STANDING_INTERVAL
             stream, newest = self._stream, self._ledger.newest_boundary
             if stream is None:
                 continue
             try:
-                slot = await stream.slot_state()
+                standing = await stream.standing()
             except SourceError as error:
-                _log.debug("slot not looked at", error=str(error))
+                _log.debug("how the source stands is not known", error=str(error))
                 continue
-            self._flush_lsn = slot.flush_lsn
+            self._end = standing.end
             metrics = self._world.metrics
-            metrics.slot(max(0, slot.flush_lsn - slot.restart_lsn), slot.safe_bytes)
+            metrics.source_gauges(standing.gauges)
             if newest is not None:
                 now_us = self._world.clock()
-                read_us = self._world.journal.state.within_reason(newest.commit_us, now_us)
-                unread = max(0, slot.flush_lsn - newest.lsn)
+                read_us = self._world.journal.state.within_reason(newest.point.commit_us, now_us)
+                unread = self._world.source.distance(newest.point, standing.end)
                 metrics.source_lag((now_us - read_us) / 1e6 if unread else 0.0, unread)
-                if self._world.slot.is_failing and newest.lsn >= slot.flush_lsn:
-                    self._world.slot.caught_up()
+                if self._world.lease.is_failing and newest.position >= standing.end.position:
+                    self._world.lease.caught_up()
                     self._enter_streaming()

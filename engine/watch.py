@@ -2,10 +2,10 @@
 
 Strategy: the journal holds what is agreed, the way in which each captured table's changes arrive
 while nothing is lost. A look is compared with it, table by table. What arrives less of than agreed
-is a gap that stays open until it arrives again. What was touched and is as before (a publication
-dropped and made anew, say) is a gap that ended: whatever happened meanwhile may be missing. A gap
-begins at the last log point up to which looks have judged, so it may be too long, never too short.
-What arrives more of than agreed is agreed from then on.
+is a gap that stays open until it arrives again. What was touched and is as before (what publishes
+it was dropped and made anew, say) is a gap that ended: whatever happened meanwhile may be missing.
+A gap begins at the last log point up to which looks have judged, so it may be too long, never too
+short. What arrives more of than agreed is agreed from then on.
 
 Tables are told apart by their identity, so a rename among captured names loses nothing; the stream
 shows it. A table that had a name for a while that is not captured lost what it got there, and one
@@ -25,7 +25,7 @@ from engine.envelope import RecordConfiguration
 from engine.gaps import GapRegister
 from engine.interfaces import NOT_PUBLISHED, PUBLISHED_LATE, REWRITTEN, Look, Reason, TableLook
 from engine.journal_entry import Absence, Agreed, JournalState, Watch
-from engine.position import Lsn, log_prefix
+from engine.position import LOG_BEGIN, LogPosition, behind
 from engine.schema import TableName
 
 TABLE_DROPPED = "table-dropped"
@@ -83,21 +83,20 @@ class CatalogWatch:
         self._gaps = gaps
         self._shown = shown
         self._captures = configuration.captures
-        self._generation = state.source.generation
-        self._publication = configuration.publication
+        self._through = configuration.through
         self._selection = selection_of(configuration)
         known = state.watch
         self._journalled = known or Watch("", "")
         self._agreed = dict(self._journalled.tables)
         self._marks = dict(self._journalled.marks)
-        # Of another publication nothing is known. Under another selection a table may be new to us
+        # Through something else, nothing is known. Under another selection a table may be new to us
         # and not to the source, and one that we no longer see may still be there.
-        self._is_first = known is None or known.publication != self._publication
+        self._is_first = known is None or known.through != self._through
         self._is_other_selection = self._is_first or self._journalled.selection != self._selection
         # An entry may state what is agreed before any states how far looks have judged.
-        self._watched = state.durable.watched or self._journalled.at
+        self._watched = state.durable.watched or LogPosition(self._journalled.at)
         # A failover may have taken back what was judged; it never takes back what is durable.
-        durable = log_prefix(self._generation, state.durable_lsn)
+        durable = state.durable_position
         self._clean = min(self._watched, durable) if self._watched else durable
         self._pending: Watch | None = None
         self._is_much = False
@@ -131,8 +130,8 @@ class CatalogWatch:
         return self._captures(TableName.parse(table))
 
     @property
-    def watched(self) -> str:
-        """The log point up to which looks have judged, as a position's prefix; empty: no look."""
+    def watched(self) -> LogPosition:
+        """The log point up to which looks have judged; empty: no look."""
         return self._watched
 
     @property
@@ -155,9 +154,9 @@ class CatalogWatch:
         }
         gone = tuple(table for table in known.tables if table not in self._agreed)
         # Before a look was judged, what is agreed is what was agreed under the former settings.
-        whose = (self._publication, self._selection)
+        whose = (self._through, self._selection)
         if self._is_other_selection:
-            whose = (known.publication, known.selection)
+            whose = (known.through, known.selection)
         absences = self._absences.stated
         # Up to where a table is known to be away is only stated with the rest.
         away = {
@@ -166,14 +165,14 @@ class CatalogWatch:
             if _beginning(known.away.get(identity)) != _beginning(absence)
         }
         back = tuple(identity for identity in known.away if identity not in absences)
-        is_same = known.marks == self._marks and (known.publication, known.selection) == whose
+        is_same = known.marks == self._marks and (known.through, known.selection) == whose
         if is_same and not (changed or gone or away or back):
             return None
         if (part := _part(changed)) != changed:
             # Whose they are comes with the last part. Until then a successor takes the other tables
             # for what they were: it may state a gap twice, and begins no gap too late.
             self._is_much = True
-            return Watch(known.publication, known.selection, known.marks, part, at=known.at)
+            return Watch(known.through, known.selection, known.marks, part, at=known.at)
         return Watch(*whose, self._marks, changed, gone, self._clean, away, back)
 
     def journalled(self, statement: Watch | None) -> None:
@@ -198,15 +197,14 @@ class CatalogWatch:
         Called in the same step in which the rows count as read.
         """
         # What commits before E is accounted for.
-        if named.commit_lsn < self._journal.durable_lsn:
+        at = named.commit
+        if at < self._journal.durable_position:
             return False
-        at = log_prefix(self._generation, named.commit_lsn)
         if not named.is_captured:
             is_new = self._absences.left(named.identity, at)
             is_stated = is_new and named.identity in self._absences.stated
         else:
-            until = log_prefix(self._generation, Lsn(named.commit_lsn + 1))
-            is_stated = self._came(named.identity, str(named.table), at, until)
+            is_stated = self._came(named.identity, str(named.table), at, behind(at))
         if is_stated and not self._is_first:
             self._pending = self._difference()
         return is_stated
@@ -248,8 +246,7 @@ class CatalogWatch:
 
     def judge(self, look: Look) -> None:
         """Take in a look that the stream has passed: state its gaps, and what is agreed now."""
-        until = log_prefix(self._generation, look.until)
-        since = log_prefix(self._generation, look.since) if look.since is not None else ""
+        until, since = look.until, look.since or LOG_BEGIN
         judging = _Judging(look, since, self._clean, until, self._touched_marks(look))
         by_identity, here = self._by_identity(), {t.identity for t in look.tables.values()}
         agreed: dict[str, Agreed] = {}
@@ -271,12 +268,12 @@ class CatalogWatch:
         self._is_first = self._is_other_selection = False
         self._doubtful = frozenset()
         if look.since is not None:
-            self._clean = max(self._clean, log_prefix(self._generation, look.since))
+            self._clean = max(self._clean, look.since)
         self._watched = self._clean
         self._pending = self._difference()
 
     def _by_identity(self) -> dict[str, tuple[str, Agreed | None]]:
-        """Name and agreement of the known tables; about another publication there is none."""
+        """Name and agreement of the known tables; through something else there is none."""
         return {
             agreed.identity: (name, None if self._is_first else agreed)
             for name, agreed in self._agreed.items()

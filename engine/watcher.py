@@ -5,7 +5,7 @@ that something was changed or truncated, and when an idle source's position wait
 A look is ahead of a stream that lags, so it is judged only when the stream has passed it. What
 stands is alarmed at once.
 
-Invariant: a keepalive's position counts as durable only up to `looked_lsn`: what committed before
+Invariant: a keepalive's position counts as durable only up to `looked`: what committed before
 it was in a look that was judged.
 """
 
@@ -24,9 +24,9 @@ from engine.interfaces import ChangeStream, Look
 from engine.journal_entry import Gap, JournalState, time_shown
 from engine.ledger import Ledger
 from engine.metrics import Metrics
-from engine.planner import Planner
 from engine.plural import counted
-from engine.position import NO_LSN, NOWHERE, Lsn
+from engine.position import LOG_BEGIN, NOWHERE, LogPosition
+from engine.reception import Reception
 from engine.schema import TableName
 from engine.watch import CatalogWatch, Shown
 
@@ -58,7 +58,7 @@ class Watcher:
         state: JournalState,
         gaps: GapRegister,
         ledger: Ledger,
-        planner: Planner,
+        reception: Reception,
         configuration: RecordConfiguration,
         alarms: Alarms,
         metrics: Metrics,
@@ -71,7 +71,7 @@ class Watcher:
             has_rows=lambda table: (
                 str(table) in state.frontiers or ledger.received(table) != NOWHERE
             ),
-            has_identity=planner.has_identity,
+            has_identity=reception.has_identity,
             was_truncated=self.was_truncated,
         )
         self.judged_count = 0
@@ -84,7 +84,7 @@ class Watcher:
         self._interval = interval
         self._wake = wake
         self._failures = 0
-        self._looked_lsn: Lsn | None = NO_LSN
+        self._looked: LogPosition | None = LOG_BEGIN
         self._stream: ChangeStream | None = None
         # When the newest look ended, in the loop's time; infinite during a look.
         self._rests_from = -inf
@@ -92,12 +92,12 @@ class Watcher:
         self._moved = asyncio.Event()
         # By table, where the newest truncation that the stream showed commits.
         self._is_look_planned = False
-        self._truncated: dict[TableName, Lsn] = {}
+        self._truncated: dict[TableName, LogPosition] = {}
 
     @property
-    def looked_lsn(self) -> Lsn | None:
+    def looked(self) -> LogPosition | None:
         """Up to where looks were judged; None where the source has nothing to look at."""
-        return self._looked_lsn
+        return self._looked
 
     def connected(self, stream: ChangeStream | None) -> None:
         """The stream to look through from now on; None while there is none. Never waits."""
@@ -109,14 +109,14 @@ class Watcher:
         """Look soon. Never waits."""
         self._wanted.set()
 
-    def want_up_to(self, lsn: Lsn, *, rest_seconds: float = 0.0) -> None:
-        """Look soon, where `lsn` was read and no look was judged up to there. Never waits.
+    def want_up_to(self, position: LogPosition, *, rest_seconds: float = 0.0) -> None:
+        """Look soon, where `position` was read and no look was judged up to there. Never waits.
 
         Not within `rest_seconds` of the newest look's end, nor, unless they are 0, during a look.
         """
         newest = self._ledger.newest_boundary
-        is_looked = self._looked_lsn is None or self._looked_lsn >= lsn
-        if newest is None or newest.lsn < lsn or is_looked:
+        is_looked = self._looked is None or self._looked >= position
+        if newest is None or newest.position < position or is_looked:
             return
         if not rest_seconds or asyncio.get_running_loop().time() >= self._rests_from + rest_seconds:
             self.want()
@@ -129,12 +129,12 @@ class Watcher:
         """Whether the stream showed a truncation behind the look that was judged last."""
         return table in self._truncated
 
-    def truncated(self, table: TableName, commit_lsn: Lsn) -> None:
+    def truncated(self, table: TableName, commit: LogPosition) -> None:
         """The stream shows a truncation that commits there. Never waits.
 
         The next engine does not know of it once it is durable: a look is to agree on it soon.
         """
-        self._truncated[table] = commit_lsn
+        self._truncated[table] = commit
         if not self._is_look_planned:
             self._is_look_planned = True
             asyncio.get_running_loop().call_later(TRUNCATED_SECONDS, self._look_planned)
@@ -177,15 +177,15 @@ class Watcher:
         self._failures = 0
         self._alarms.clear(CATALOG_NOT_LOOKED_AT)
         if look is None:
-            self._looked_lsn = None
+            self._looked = None
             return True
         self._tell_standing(look)
         await self._passed(look)
         self.watch.judge(look)
         self._forget_truncated(look)
         self.judged_count += 1
-        seen = max(newest.lsn if newest is not None else NO_LSN, look.since or NO_LSN)
-        self._looked_lsn = max(self._looked_lsn or NO_LSN, seen)
+        seen = max(newest.position if newest is not None else LOG_BEGIN, look.since or LOG_BEGIN)
+        self._looked = max(self._looked or LOG_BEGIN, seen)
         if newest is not None:
             self._ledger.looked(newest)
         self._tell_gaps()
@@ -194,7 +194,7 @@ class Watcher:
 
     def _forget_truncated(self, look: Look) -> None:
         """Keep the truncations that came after the look: they explain what the next one shows."""
-        self._truncated = {table: lsn for table, lsn in self._truncated.items() if lsn >= look.at}
+        self._truncated = {table: at for table, at in self._truncated.items() if at >= look.at}
 
     def _failed(self, error: SourceError) -> None:
         self._failures += 1
@@ -209,7 +209,7 @@ class Watcher:
 
     async def _passed(self, look: Look) -> None:
         """Wait until everything that the look shows has left the socket."""
-        while (newest := self._ledger.newest_boundary) is None or newest.lsn < look.at:
+        while (newest := self._ledger.newest_boundary) is None or newest.position < look.at:
             if self._stream is not None:
                 self._stream.ask_keepalive()
             self._moved.clear()

@@ -22,18 +22,19 @@ from engine.journal_entry import JournalState, Planned, Writer, decode_entry
 from engine.lines.writer import CODEC_VERSION
 from engine.metrics import Metrics
 from engine.pipeline import Pipeline
-from engine.position import Lsn, parse_lsn
 from engine.settings import Settings
-from engine.sources.postgres.source import PostgresSource
+from engine.sources.postgres.lsn import parse_lsn
+from engine.sources.postgres.source import MEASURES, PostgresSource
 from engine.stop import StopSignal
 from engine.verify import Verdict, verify
 from faults.twin import Changes, Comparison, Twin, compare, recorded_change
 from load_tests.engine_process import until
+from log_points import place
 from memory_store import MemoryStore
 from small_bucket import decompressed
 
 PREFIX = "lake"
-ALL_TABLES = RecordConfiguration(publication="tailrace", tables=("public.*",))
+ALL_TABLES = RecordConfiguration(through="tailrace", tables=("public.*",))
 
 
 class _Silent:
@@ -94,7 +95,7 @@ class LiveEngine:
 
     def _pipeline(self, stop: StopSignal) -> Pipeline:
         self.lives += 1
-        metrics = Metrics(CollectorRegistry())
+        metrics = Metrics(CollectorRegistry(), measures=MEASURES)
         alarms = Alarms(_wall_clock, metrics)
         return Pipeline(
             source=PostgresSource(
@@ -119,8 +120,8 @@ class LiveEngine:
         """Wait until what is committed now is durable."""
         [(text,)] = self.database.execute("SELECT pg_current_wal_insert_lsn()::text")
         self.database.execute("SELECT pg_logical_emit_message(true, 'test', '')")
-        written = parse_lsn(text)
-        await _until(lambda: _durable_lsn(pipeline) >= written)
+        written = place(parse_lsn(text))
+        await _until(lambda: pipeline.status().durable_position >= written)
 
     # --- what is in the bucket
 
@@ -185,8 +186,3 @@ async def _until(is_so: Callable[[], bool], life: asyncio.Task[None] | None = No
         return is_so() or (life is not None and life.done())
 
     await until(look, "what is waited for")
-
-
-def _durable_lsn(pipeline: Pipeline) -> Lsn:
-    text = pipeline.status().durable_lsn
-    return parse_lsn(text) if text else Lsn(0)

@@ -18,7 +18,6 @@ import zstandard
 from engine.batch import Batch, Operations
 from engine.chunk import ChunkBuilder, crc32_text
 from engine.envelope import Compression, Envelope, Layout, RecordConfiguration
-from engine.interfaces import SourceIdentity
 from engine.journal import Journal
 from engine.journal_entry import (
     Durable,
@@ -31,11 +30,12 @@ from engine.journal_entry import (
     operations_named,
 )
 from engine.layout import TableLayout, hour_of, journal_key, state_key
-from engine.position import Lsn, Position, format_lsn
+from engine.position import Position
 from engine.publisher import object_metadata
 from engine.schema import Column, Relation, TableName, TableVersion
 from engine.schema_document import previous_version, schema_document
 from engine.sources.postgres.types import KIND_INTEGER, KIND_TEXT
+from log_points import durable, identity
 from memory_store import MemoryStore, StoredObject
 from row_codec import RowCodec
 
@@ -45,7 +45,7 @@ START_US = 1_795_341_114_056_779
 HOUR_US = 3_600_000_000
 ORDERS = TableName("public", "orders")
 ODD = TableName("Odd.Schema", "100% täble")
-SOURCE = SourceIdentity("postgres", "7412", 1, DATABASE, "tailrace", "tailrace")
+SOURCE = identity("postgres", "7412", database=DATABASE)
 
 
 class SilentObserver:
@@ -83,7 +83,7 @@ class SmallBucket:
         self.prefix = prefix
         self.pieces: list[Piece] = []
         self.configuration = RecordConfiguration(
-            publication="tailrace",
+            through="tailrace",
             tables=("*.*",),
             envelope=envelope,
             compression=compression,
@@ -102,18 +102,18 @@ class SmallBucket:
     async def take_over(self, writer: str) -> None:
         self.journal = self._journal(writer)
         await self.journal.load()
-        first = Durable(format_lsn(Lsn(0x1000)), "2026-11-22T09:51:54.056779Z", -1)
+        first = durable(0x1000, "2026-11-22T09:51:54.056779Z", seq=-1)
         await self.journal.open(SOURCE, self.configuration, first)
 
     def version(self, table: TableName, *more: Column) -> TableVersion:
         """The table's next version; it begins at the next row."""
         columns = (
-            Column("id", "integer", "integer", key=True, json="number", type_oid=23),
-            Column("note", "text", "text", key=False, type_oid=25),
+            Column("id", "integer", "integer", key=True, json="number", type_id=23),
+            Column("note", "text", "text", key=False, type_id=25),
             *more,
         )
         known = self._versions.get(table, ())
-        relation = Relation(table, 16384, "d", columns, ("id",))
+        relation = Relation(table, "16384", columns, ("id",))
         record = self.configuration.record_digest(table)
         prefix = self.configuration.flat_prefix_of(table, columns)
         version = TableVersion(len(known) + 1, self.next_position(), record, relation, prefix)
@@ -218,8 +218,7 @@ class SmallBucket:
     def durable(self, seq: int | None = None) -> Durable:
         """Everything up to the last commit that was made."""
         up_to = self.journal.state.seq if seq is None else seq
-        lsn = format_lsn(Lsn(self._commit + 0x10))
-        return Durable(lsn, "2026-11-22T09:51:55.000000Z", up_to)
+        return durable(self._commit + 0x10, "2026-11-22T09:51:55.000000Z", seq=up_to)
 
 
 async def make_bucket(
@@ -252,7 +251,7 @@ async def make_bucket(
     await journal.append(planned=(two.planned,), durable=durable)
     await bucket.publish(two)
     durable = bucket.durable()
-    version = bucket.version(ORDERS, Column("total", "text", "text", key=False, type_oid=25))
+    version = bucket.version(ORDERS, Column("total", "text", "text", key=False, type_id=25))
     three = bucket.piece(ORDERS, "cc")
     await journal.append(schemas=(version,), planned=(three.planned,), durable=durable)
     await bucket.store.create(

@@ -24,7 +24,7 @@ def relation(table: TableName, number: int) -> Relation:
         Column("id", "bigint", "integer", key=True),
         Column("note", "text", "text", key=False),
     )
-    return Relation(table, number, "d", columns, ("id",))
+    return Relation(table, str(number), columns, ("id",))
 
 
 class Source:
@@ -47,8 +47,8 @@ class Source:
         self.order = 0
 
     def _decide(self, asked: Relation, position: Position) -> TableVersion | None:
-        self.asked.append((asked.oid, position))
-        number = self.versions.get(asked.oid, 1)
+        self.asked.append((int(asked.identity), position))
+        number = self.versions.get(int(asked.identity), 1)
         return None if number is None else TableVersion(number, position, "", asked)
 
     def row(

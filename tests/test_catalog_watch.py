@@ -24,19 +24,21 @@ from engine.journal_entry import Gap, JournalState, Writer, decode_entry
 from engine.lines.writer import CODEC_VERSION
 from engine.metrics import Metrics
 from engine.pipeline import Pipeline
-from engine.position import Lsn, log_prefix, parse_lsn
+from engine.position import LogPosition
 from engine.settings import Settings
+from engine.sources.postgres.lsn import parse_lsn
 from engine.sources.postgres.settings import SHAPING_SETTINGS
-from engine.sources.postgres.source import PostgresSource
+from engine.sources.postgres.source import MEASURES, PostgresSource
 from engine.sources.postgres.stream import PostgresStream
 from engine.stop import StopSignal
 from engine.verify import verify
 from engine.watcher import GAP, NOT_CAPTURED
+from log_points import place
 from memory_store import MemoryStore
 from test_hostile_sessions import role_on
 
 CONFIGURATION = RecordConfiguration(
-    publication="tailrace", tables=("public.*",), stream=SHAPING_SETTINGS
+    through="tailrace", tables=("public.*",), stream=SHAPING_SETTINGS
 )
 SETTINGS = Settings(
     "lake",
@@ -125,7 +127,7 @@ async def running(
 ) -> AsyncIterator[Engine]:
     """An engine that streams; at the end it drains."""
     clock = lambda: 1_800_000_000_000_000  # noqa: E731
-    metrics, stop = Metrics(CollectorRegistry()), StopSignal()
+    metrics, stop = Metrics(CollectorRegistry(), measures=MEASURES), StopSignal()
     alarms = Alarms(clock, metrics)
     pipeline = Pipeline(
         source=PostgresSource(
@@ -148,9 +150,9 @@ async def running(
         stop.request("test")
 
 
-def lsn_prefix(database: Database) -> str:
+def here(database: Database) -> LogPosition:
     [(lsn,)] = database.execute("SELECT pg_current_wal_insert_lsn()::text")
-    return log_prefix(1, parse_lsn(lsn))
+    return place(parse_lsn(lsn))
 
 
 def make_orders(database: Database) -> None:
@@ -220,11 +222,11 @@ async def test_what_was_altered_and_set_back_is_a_gap(
     store = MemoryStore()
     async with running(any_database, store, settings=SLOW) as engine:
         any_database.execute(BEFORE)
-        begin = lsn_prefix(any_database)
+        begin = here(any_database)
         # No look comes between them.
         for statement in statements:
             any_database.execute(statement)
-        end = lsn_prefix(any_database)
+        end = here(any_database)
         assert engine.gaps() == []
 
     async with running(any_database, store) as engine:
@@ -251,8 +253,7 @@ async def test_a_keepalive_is_durable_only_behind_a_look(any_database: Database)
     ) as engine:
         any_database.execute("ALTER PUBLICATION tailrace DROP TABLE ONLY orders")
         any_database.execute(DURING)
-        [(text,)] = any_database.execute("SELECT pg_current_wal_insert_lsn()::text")
-        lost = parse_lsn(text)
+        lost = here(any_database)
         # Nothing that is published comes behind it: what arrives is keepalives.
         await engine.until(lambda: is_durable(engine.state(), lost), "durable behind the loss")
 
@@ -261,8 +262,8 @@ async def test_a_keepalive_is_durable_only_behind_a_look(any_database: Database)
             assert [gap.table for gap in state.gaps.values()] == ["public.orders"]
 
 
-def is_durable(state: JournalState, lsn: Lsn) -> bool:
-    return state.durable is not None and parse_lsn(state.durable.lsn) >= lsn
+def is_durable(state: JournalState, position: LogPosition) -> bool:
+    return state.durable_position >= position
 
 
 def states_of(store: MemoryStore) -> Iterator[JournalState]:
@@ -308,14 +309,14 @@ async def test_a_publication_made_anew_behind_a_role_that_hears_no_warning_is_a_
     store = MemoryStore()
     async with running(database, store, dsn=deaf) as engine:
         database.execute(BEFORE)
-        begin = lsn_prefix(database)
+        begin = here(database)
         database.execute("DROP PUBLICATION tailrace")
         database.execute(DURING)
         database.execute(
             "CREATE PUBLICATION tailrace FOR TABLE orders, lines"
             " WITH (publish_via_partition_root = true)"
         )
-        end = lsn_prefix(database)
+        end = here(database)
         await engine.until(lambda: covers(engine, "public.orders", begin, end), "the gap")
 
     assert covers(engine, "public.lines", begin, end)
@@ -326,7 +327,7 @@ async def test_a_publication_made_anew_behind_a_role_that_hears_no_warning_is_a_
 async def test_the_servers_warning_wants_a_look_at_once(database: Database) -> None:
     make_orders(database)
     async with running(database, MemoryStore(), settings=SLOW) as engine:
-        begin = lsn_prefix(database)
+        begin = here(database)
         database.execute("DROP PUBLICATION tailrace")
         database.execute(DURING)
 
@@ -344,14 +345,14 @@ async def test_a_start_without_the_publication_goes_on_and_says_so(database: Dat
     store = MemoryStore()
     async with running(database, store):
         database.execute(BEFORE)
-    begin = lsn_prefix(database)
+    begin = here(database)
     database.execute("DROP PUBLICATION tailrace")
     database.execute(DURING)
 
     async with running(database, store) as engine:
         await engine.gap("public.orders", "not-published")
         database.execute("CREATE PUBLICATION tailrace FOR TABLE orders, lines")
-        end = lsn_prefix(database)
+        end = here(database)
         await engine.until(lambda: covers(engine, "public.orders", begin, end), "its end")
 
         await engine.until(lambda: not engine.alarms.is_set(NOT_CAPTURED, "public.orders"), "over")
@@ -428,7 +429,7 @@ async def test_a_loss_that_stands_is_an_open_gap_until_it_is_mended(
 ) -> None:
     make_orders(any_database)
     async with running(any_database, MemoryStore()) as engine:
-        begin = lsn_prefix(any_database)
+        begin = here(any_database)
         any_database.execute(statement)
         opened = await engine.gap("public.orders", reason)
         any_database.execute(DURING)
@@ -438,7 +439,7 @@ async def test_a_loss_that_stands_is_an_open_gap_until_it_is_mended(
         hints = [a.hint for a in engine.alarms.standing() if a.subject == "public.orders"]
         with any_database.connect() as connection:
             connection.execute(sql.SQL(hints[0]) if reason != "row-filter" else back)
-        end = lsn_prefix(any_database)
+        end = here(any_database)
         await engine.until(lambda: covers(engine, "public.orders", begin, end), "its end")
 
     assert opened.is_open
@@ -501,7 +502,7 @@ async def test_a_table_left_out_for_want_of_a_replica_identity_is_a_gap_from_the
 async def test_a_new_table_that_is_not_published_is_a_gap(any_database: Database) -> None:
     make_orders(any_database)
     async with running(any_database, MemoryStore()) as engine:
-        begin = lsn_prefix(any_database)
+        begin = here(any_database)
         any_database.execute("CREATE TABLE invoices (id int PRIMARY KEY)")
         any_database.execute("INSERT INTO invoices VALUES (1)")
         gap = await engine.gap("public.invoices", "not-published")
@@ -682,10 +683,10 @@ async def test_what_happens_to_partitions_behind_the_stream_is_a_gap_of_their_ro
     async with running(
         any_database, MemoryStore(), configuration=replace_tables("public.sales")
     ) as engine:
-        begin = lsn_prefix(any_database)
+        begin = here(any_database)
         for statement in statements:
             any_database.execute(statement)
-        end = lsn_prefix(any_database)
+        end = here(any_database)
         gap = await engine.gap("public.sales", reason)
 
     assert gap.after <= begin
@@ -860,7 +861,7 @@ async def test_what_is_agreed_of_many_tables_is_stated_over_several_entries(
         watched = engine.state().watch
 
     assert watched is not None
-    assert (watched.publication, sorted(watched.tables)) == (
+    assert (watched.through, sorted(watched.tables)) == (
         "tailrace",
         ["public.lines", "public.orders"],
     )
@@ -869,7 +870,7 @@ async def test_what_is_agreed_of_many_tables_is_stated_over_several_entries(
         for key in sorted(key for key in store.objects if "/journal/" in key)
     ]
     parts = [entry.watch for entry in entries if entry.watch is not None]
-    assert [(part.publication, len(part.tables)) for part in parts] == [
+    assert [(part.through, len(part.tables)) for part in parts] == [
         ("", 1),
         ("tailrace", 1),
         ("tailrace", 0),

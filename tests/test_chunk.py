@@ -22,7 +22,7 @@ from engine.chunk import (
     is_large,
 )
 from engine.envelope import Compression
-from engine.position import Lsn, Position, make_position
+from engine.position import Position, make_position
 from engine.schema import TableName
 
 ORDERS = TableName("public", "orders")
@@ -32,7 +32,7 @@ LIMITS = ChunkLimits(bytes_max=1000, rows_max=10, age_seconds_max=30.0)
 
 
 def at(n: int) -> Position:
-    return make_position(1, Lsn(n), Lsn(n), 0)
+    return make_position(1, n, n, 0)
 
 
 def batch(

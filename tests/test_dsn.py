@@ -23,7 +23,7 @@ from engine.sources.postgres.dsn import parsed, place_of
 from engine.sources.postgres.session import APPLICATION_NAME, connect, translated
 from engine.sources.postgres.source import PostgresSource
 
-CONFIGURATION = RecordConfiguration(publication="tailrace", tables=("public.*",))
+CONFIGURATION = RecordConfiguration(through="tailrace", tables=("public.*",))
 
 CANARIES = ("kanary1", "kanary2", "kanary3")
 SIGNS = "@:/?#% '\"\\,=&[]"

@@ -165,7 +165,7 @@ from types import SimpleNamespace
 from engine.envelope import RecordConfiguration
 from engine.planner import Planner
 from engine.schema import TableName
-configuration = RecordConfiguration(publication="tailrace", tables=("public.*",))
+configuration = RecordConfiguration(through="tailrace", tables=("public.*",))
 planner = Planner(
     state=None, ledger=None, configuration=configuration, layout=None, codec_version=1, clock=None
 )

@@ -225,7 +225,7 @@ async def entries_with_a_gap_at(seconds: float, gap_count: int = 1) -> list[Entr
         settings=Settings(
             "lake", 1, ChunkLimits(1 << 30, 1 << 30, 30.0), 1 << 20, 1 << 30, append_interval=1.0
         ),
-        configuration=RecordConfiguration(publication="", tables=("*.*",)),
+        configuration=RecordConfiguration(through="", tables=("*.*",)),
         writer=Writer("a", "first", "test"),
         metrics=Metrics(CollectorRegistry()),
         stop=stop,

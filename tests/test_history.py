@@ -18,10 +18,11 @@ from engine.demo.postgres_server import StopMode
 from engine.demo.servers import FAST_SETTINGS, EmbeddedPostgres, EmbeddedS3
 from engine.errors import PositionLost
 from engine.history import Judge, Landmark, newest
-from engine.position import NO_LSN, Lsn, format_lsn
+from engine.sources.postgres.lsn import lsn_of
 from faults.rig import Rig, rigged
 from load_tests.engine_process import EngineProcess, until
 from load_tests.fault_proxy import Request, requests_to
+from log_points import place, point
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
@@ -35,31 +36,31 @@ ADD_AS_LONG = "INSERT INTO entries (account) VALUES ('b')"
 
 
 def landmark(lsn: int, time_us: int | None = TIME_US) -> Landmark:
-    return Landmark(format_lsn(Lsn(lsn)), time_us, "tailrace")
+    return Landmark(place(lsn), time_us, "tailrace", point(lsn).resume)
 
 
 def judge(*, durable: int, confirmed: int, known: Landmark | None) -> Judge:
-    return Judge(durable_lsn=Lsn(durable), confirmed_lsn=Lsn(confirmed), landmark=known)
+    return Judge(durable=point(durable), confirmed=point(confirmed), landmark=known)
 
 
 def test_a_slot_that_stands_at_what_is_durable_leaves_nothing_to_judge() -> None:
     judged = judge(durable=200, confirmed=200, known=landmark(150))
 
     assert judged.is_done
-    assert judged.start == 200
+    assert judged.start == point(200)
 
 
 def test_a_slot_that_stands_before_is_read_from_the_landmark_on() -> None:
     judged = judge(durable=200, confirmed=100, known=landmark(150))
 
-    assert judged.start == 150
-    judged.reached(Lsn(100))
-    judged.began(Lsn(150), TIME_US)
-    judged.began(Lsn(150), TIME_US)
-    judged.reached(Lsn(160))
+    assert lsn_of(judged.start) == 150
+    judged.reached(place(100))
+    judged.began(place(150), TIME_US)
+    judged.began(place(150), TIME_US)
+    judged.reached(place(160))
     is_done_between = judged.is_done
-    judged.reached(Lsn(200))
-    judged.began(Lsn(210), 0)
+    judged.reached(place(200))
+    judged.began(place(210), 0)
 
     assert (is_done_between, judged.is_done) == (False, True)
 
@@ -67,8 +68,8 @@ def test_a_slot_that_stands_before_is_read_from_the_landmark_on() -> None:
 def test_the_first_commit_after_what_is_durable_ends_the_judging_too() -> None:
     judged = judge(durable=200, confirmed=100, known=landmark(150))
 
-    judged.began(Lsn(150), TIME_US)
-    judged.began(Lsn(200), 1)
+    judged.began(place(150), TIME_US)
+    judged.began(place(200), 1)
 
     assert judged.is_done
 
@@ -76,9 +77,9 @@ def test_the_first_commit_after_what_is_durable_ends_the_judging_too() -> None:
 @pytest.mark.parametrize(
     ("commit_lsn", "time_us", "found"),
     [
-        (150, TIME_US + 1, "a commit at 0/96 of 2026"),
-        (151, TIME_US, "a commit at 0/97 of 2026"),
-        (150, 2**63 - 1, "a commit at 0/96 of 9223372036854775807 us"),
+        (150, TIME_US + 1, "a commit at 0001.0000000000000096 of 2026"),
+        (151, TIME_US, "a commit at 0001.0000000000000097 of 2026"),
+        (150, 2**63 - 1, "a commit at 0001.0000000000000096 of 9223372036854775807 us"),
     ],
 )
 def test_another_commit_in_the_landmarks_place_is_refused(
@@ -87,7 +88,7 @@ def test_another_commit_in_the_landmarks_place_is_refused(
     judged = judge(durable=200, confirmed=100, known=landmark(150))
 
     with pytest.raises(PositionLost, match="history went back") as caught:
-        judged.began(Lsn(commit_lsn), time_us)
+        judged.began(place(commit_lsn), time_us)
 
     assert found in str(caught.value)
     assert caught.value.hint
@@ -97,35 +98,36 @@ def test_no_commit_in_the_landmarks_place_is_refused() -> None:
     judged = judge(durable=200, confirmed=100, known=landmark(150))
 
     with pytest.raises(PositionLost, match="has none there"):
-        judged.reached(Lsn(151))
+        judged.reached(place(151))
 
 
 @pytest.mark.parametrize("known", [landmark(150), landmark(90), landmark(90, None)])
 def test_a_commit_that_the_journal_does_not_know_is_refused(known: Landmark) -> None:
     judged = judge(durable=200, confirmed=100, known=known)
-    if known.commit_lsn >= judged.start:
-        judged.began(known.commit_lsn, TIME_US)
+    assert judged.start is not None
+    if known.position >= judged.start.position:
+        judged.began(known.position, TIME_US)
 
     with pytest.raises(PositionLost, match="knows nothing"):
-        judged.began(Lsn(170), TIME_US)
+        judged.began(place(170), TIME_US)
 
 
 def test_what_is_planned_past_what_is_durable_has_to_be_there_again() -> None:
     judged = judge(durable=200, confirmed=200, known=landmark(300))
 
-    assert (judged.start, judged.is_done) == (200, False)
-    judged.began(Lsn(250), 1)
+    assert (judged.start, judged.is_done) == (point(200), False)
+    judged.began(place(250), 1)
     with pytest.raises(PositionLost, match="history went back"):
-        judged.began(Lsn(300), 1)
+        judged.began(place(300), 1)
 
 
 def test_without_a_landmark_nothing_is_judged() -> None:
     judged = judge(durable=200, confirmed=100, known=None)
 
     assert judged.is_done
-    judged.began(Lsn(150), 1)
-    judged.reached(Lsn(160))
-    assert judge(durable=NO_LSN, confirmed=100, known=None).start == NO_LSN
+    judged.began(place(150), 1)
+    judged.reached(place(160))
+    assert Judge(durable=None, confirmed=point(100), landmark=None).start is None
 
 
 def test_the_newest_landmark_is_the_last_in_the_log() -> None:

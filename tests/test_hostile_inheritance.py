@@ -6,7 +6,7 @@ from engine.sources.postgres.source import PostgresSource
 
 
 async def test_a_child_without_a_key_may_still_be_updated(any_database: Database) -> None:
-    configuration = RecordConfiguration(publication="tailrace", tables=("public.*",))
+    configuration = RecordConfiguration(through="tailrace", tables=("public.*",))
     source = PostgresSource(
         dsn=any_database.dsn, slot=any_database.name, configuration=configuration
     )

@@ -25,7 +25,6 @@ from databases import Database
 from engine.demo.servers import FAST_SETTINGS, EmbeddedPostgres
 from engine.envelope import RecordConfiguration
 from engine.errors import SourceError, SourceRefused
-from engine.position import NO_LSN
 from engine.schema import Relation, TableVersion
 from engine.sources.postgres import session as session_module
 from engine.sources.postgres.session import Session, connect
@@ -34,7 +33,7 @@ from engine.sources.postgres.source import PostgresSource
 from test_postgres_source import read_all
 
 CONFIGURATION: Final = RecordConfiguration(
-    publication="tailrace", tables=("public.*",), stream=SHAPING_SETTINGS
+    through="tailrace", tables=("public.*",), stream=SHAPING_SETTINGS
 )
 
 SuperuserConnection = psycopg.Connection[tuple[Any, ...]]
@@ -239,7 +238,7 @@ async def test_no_setting_of_a_role_changes_what_is_read(
                 source = source_as(database, hostile, f"h{number}", f"hostile{number}")
                 await source.prepare(is_first=True)
                 await source.identify()
-                await source.flush_lsn()
+                await source.end()
                 sources.append((source, settings))
             write_rows(database)
             expected = await read_all(ordinary, database, configuration=CONFIGURATION)
@@ -290,9 +289,9 @@ async def test_a_server_that_logs_all_our_statements_logs_no_values_of_rows(
         database.execute("DELETE FROM kept")
 
         found = await read_all(source, database, configuration=CONFIGURATION)
-        async with source.stream(NO_LSN, CONFIGURATION, take_all) as stream:
+        async with source.stream(None, CONFIGURATION, take_all) as stream:
             await stream.look()
-            stream.acknowledge((await stream.slot_state()).flush_lsn)
+            stream.acknowledge((await stream.standing()).end)
 
     logged = database.server.log.read_bytes()[begin:].decode(errors="replace")
     assert canary in str(found.lines)
@@ -593,7 +592,7 @@ async def everything(database: Database, role: str, **parameters: str) -> None:
     await source.identify()
     await source.prepare(is_first=True)
     await source.prepare(is_first=False)
-    await source.flush_lsn()
+    await source.end()
     with database.connect() as connection:
         connection.execute("CREATE TYPE public.gone AS ENUM ('a')")
         connection.execute('ALTER TABLE "Odd ""name" ADD g public.gone')
@@ -605,8 +604,8 @@ async def everything(database: Database, role: str, **parameters: str) -> None:
     configuration = source._configuration
     reading = await read_all(source, database, configuration=configuration)
     assert len(reading.of("kinds")) == 5
-    async with source.stream(NO_LSN, configuration, lambda *_: None) as stream:
-        await stream.slot_state()
+    async with source.stream(None, configuration, lambda *_: None) as stream:
+        await stream.standing()
 
 
 @pytest.mark.parametrize("where", ["role", "database", "options", "unpinned"])

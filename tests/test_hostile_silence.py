@@ -21,7 +21,7 @@ from engine.sources.postgres.source import PostgresSource
 from engine.stop import StopSignal
 from memory_store import MemoryStore
 
-CONFIGURATION = RecordConfiguration(publication="tailrace", tables=("public.*",))
+CONFIGURATION = RecordConfiguration(through="tailrace", tables=("public.*",))
 SETTINGS = Settings(
     prefix="shop",
     codec_version=1,

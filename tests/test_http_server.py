@@ -122,14 +122,14 @@ async def test_readyz_says_why_not(engine: Engine) -> None:
 
 
 async def test_status_is_the_providers_in_json(engine: Engine) -> None:
-    engine.status = Status(phase="streaming", since_us=7, epoch=3, durable_lsn="0/16", tables=2)
+    engine.status = Status(phase="streaming", since_us=7, epoch=3, durable_resume="0/16", tables=2)
 
     async with engine.client.get("/status") as answer:
         document = await answer.json()
 
     assert document["ready"] is True
     assert document["phase"] == "streaming"
-    assert (document["epoch"], document["durable_lsn"], document["tables"]) == (3, "0/16", 2)
+    assert (document["epoch"], document["durable_resume"], document["tables"]) == (3, "0/16", 2)
     assert document["lag_seconds"] is None
     assert answer.headers["Cache-Control"] == "no-store"
 

@@ -7,16 +7,16 @@ from prometheus_client import CollectorRegistry
 
 from engine.envelope import RecordConfiguration
 from engine.errors import PositionLost
-from engine.interfaces import SourceIdentity
 from engine.journal import Journal
-from engine.journal_entry import Durable, Writer
+from engine.journal_entry import Writer
 from engine.metrics import Metrics
+from log_points import durable, identity, place
 from memory_store import MemoryStore
 
-IDENTITY = SourceIdentity("fake", "7", 1, "shop", "tailrace", "tailrace")
-CONFIGURATION = RecordConfiguration(publication="tailrace", tables=("public.*",))
-FIRST = Durable("0/64", "1970-01-02T00:00:00.000000Z", seq=-1)
-LATER = Durable("0/C8", "1970-01-02T00:00:01.000000Z", seq=0)
+IDENTITY = identity()
+CONFIGURATION = RecordConfiguration(through="tailrace", tables=("public.*",))
+FIRST = durable(0x64, seq=-1)
+LATER = durable(0xC8, "1970-01-02T00:00:01.000000Z", seq=0)
 
 
 def journal(store: MemoryStore, name: str) -> Journal:
@@ -35,7 +35,7 @@ class Check:
 
     def __call__(self) -> None:
         self.asked_at.append(self.journal.state.seq)
-        if self.journal.state.durable_lsn > self.most:
+        if self.journal.state.durable_position > place(self.most):
             raise PositionLost("what was planned is not in this history")
 
 

@@ -11,11 +11,9 @@ from hypothesis import strategies as st
 
 from engine.batch import Operations
 from engine.envelope import RecordConfiguration
-from engine.errors import DecodeError, JournalError
-from engine.interfaces import SourceIdentity
+from engine.errors import JournalError
 from engine.journal_entry import (
     FORMAT,
-    Durable,
     Entry,
     Frontier,
     Gap,
@@ -31,12 +29,13 @@ from engine.journal_entry import (
     time_text,
     time_us_of,
 )
-from engine.position import NOWHERE, Position
+from engine.position import LOG_BEGIN, NOWHERE, Position
 from engine.schema import Relation, TableName, TableVersion
+from log_points import durable, identity, place, point
 
 WRITER = Writer("9f", "ecs/7", "0.1.0")
 ORDERS = TableName("public", "orders")
-SOURCE = SourceIdentity("postgres", "7412", 1, "shop", "tailrace", "tailrace")
+SOURCE = identity("postgres", "7412")
 OPEN = Open(SOURCE, RecordConfiguration("tailrace", ("public.*",)))
 PLANNED = Planned(
     table="public.orders",
@@ -52,8 +51,8 @@ PLANNED = Planned(
     raw_crc32="9a0b1c2d",
     hour="2026-11-22T09",
 )
-DURABLE = Durable("0/134EBCB0", "2026-11-22T09:51:54.056779Z", 40)
-VERSION = TableVersion(1, Position("0001.A"), "r", Relation(ORDERS, 16384, "d", (), ()))
+DURABLE = durable(0x134EBCB0, "2026-11-22T09:51:54.056779Z", seq=40)
+VERSION = TableVersion(1, Position("0001.A"), "r", Relation(ORDERS, "16384", (), ()))
 
 GOLDEN = (
     b'{"format":1,"seq":42,"epoch":3,"nonce":"5c",'
@@ -61,7 +60,7 @@ GOLDEN = (
     b'"planned":[{"table":"public.orders","key":"shop/database=shop/a.ndjson.gz",'
     b'"previous":"0001.A","first":"0001.B","last":"0001.C","rows":812,"ops":{"c":800,"u":12},'
     b'"version":1,"codec":1,"raw_bytes":324871,"raw_crc32":"9a0b1c2d","hour":"2026-11-22T09"}],'
-    b'"durable":{"lsn":"0/134EBCB0","commit_time":"2026-11-22T09:51:54.056779Z","seq":40,'
+    b'"durable":{"position":"0001.00000000134EBCB0","resume":"0/134EBCB0","commit_time":"2026-11-22T09:51:54.056779Z","seq":40,'
     b'"unfinished":[],"watched":"","landmark":null}}'
 )
 
@@ -172,7 +171,8 @@ def test_an_empty_journal_expects_entry_zero() -> None:
     state = JournalState()
 
     assert state.next_seq == 0
-    assert state.durable_lsn == 0
+    assert state.durable_position == LOG_BEGIN
+    assert state.durable_point is None
     assert state.durable_seq == -1
     assert state.frontier(ORDERS) == Frontier(NOWHERE, "")
     assert state.versions_of(ORDERS) == ()
@@ -192,7 +192,8 @@ def test_open_sets_epoch_writer_source_and_configuration() -> None:
 
     assert (state.epoch, state.writer, state.source) == (1, WRITER, SOURCE)
     assert state.configurations == {1: OPEN.configuration}
-    assert state.durable_lsn == 0x134EBCB0
+    assert state.durable_position == place(0x134EBCB0)
+    assert state.durable_point == point(0x134EBCB0, time_us_of(DURABLE.commit_time))
     assert not state.released
 
 
@@ -400,6 +401,5 @@ def test_a_time_has_this_very_text() -> None:
     assert time_text(1_795_341_114_056_779) == "2026-11-22T09:51:54.056779Z"
 
 
-def test_a_durable_that_is_no_position_is_a_decode_error() -> None:
-    with pytest.raises(DecodeError):
-        _ = msgspec.structs.replace(DURABLE, lsn="nowhere").position
+def test_a_durable_is_a_log_point_by_which_the_source_is_read_again() -> None:
+    assert DURABLE.point == point(0x134EBCB0, time_us_of(DURABLE.commit_time))

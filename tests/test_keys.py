@@ -8,7 +8,7 @@ import pytest
 
 from databases import Database
 from engine.pipeline import Pipeline
-from engine.position import NO_LSN, Lsn, Position, make_position
+from engine.position import Position, make_position
 from engine.schema import Column, Relation, TableName, TableVersion, decide_version
 from engine.sources.postgres.source import PostgresSource
 from engine.sources.postgres.stream import PostgresStream
@@ -21,11 +21,11 @@ FULL = (Column("id", "integer", "integer", key=True), Column("no", "integer", "i
 
 
 def at(commit: int) -> Position:
-    return make_position(1, Lsn(commit), Lsn(commit - 8), 0)
+    return make_position(1, commit, commit - 8, 0)
 
 
 def relation(*key: str, is_guessed: bool = False, columns: tuple[Column, ...] = FULL) -> Relation:
-    return Relation(ORDERS, 1, "f", columns, key, is_guessed)
+    return Relation(ORDERS, "1", columns, key, is_key_guessed=is_guessed)
 
 
 def version_after(known: Relation, seen: Relation) -> TableVersion:
@@ -274,7 +274,7 @@ async def test_tables_that_are_gone_are_forgotten(any_database: Database) -> Non
     )
     await source.prepare(is_first=True)
 
-    async with source.stream(NO_LSN, ALL_TABLES, first_version) as stream:
+    async with source.stream(None, ALL_TABLES, first_version) as stream:
         assert isinstance(stream, PostgresStream)
         for number in range(5):
             any_database.execute(f"CREATE TABLE t{number} (id int PRIMARY KEY)")

@@ -27,7 +27,7 @@ from engine.layout import (
     state_key,
     state_seq,
 )
-from engine.position import Lsn, Position, make_position
+from engine.position import Position, make_position
 from engine.schema import TableName
 
 FIRST = Position("0001.00000000134EBCB0.00000000134EBC00.000000")
@@ -202,7 +202,7 @@ def test_names_of_a_table_sort_in_commit_order_whatever_the_clocks_say(
         version += growth
         commit += 0x1000
         hour = key_hour(time_us, hour)
-        position = make_position(1, Lsn(commit), Lsn(commit - 8), 0)
+        position = make_position(1, commit, commit - 8, 0)
         keys.append(layout.object_key(ORDERS, version, hour, position, "gzip"))
 
     assert all(one < two for one, two in pairwise(keys))

@@ -7,14 +7,17 @@ from hypothesis import strategies as st
 from engine.batch import Batch, Boundary, Intake, Operations
 from engine.errors import InvariantBroken
 from engine.ledger import Ledger
-from engine.position import NOWHERE, Lsn, Position, commit_lsn_of, make_position
+from engine.position import NOWHERE, Position, commit_of, make_position
 from engine.schema import TableName
+from engine.sources.postgres.lsn import lsn_of
+from log_points import boundary as boundary_at
+from log_points import place
 
 A, B = TableName("public", "a"), TableName("public", "b")
 
 
 def at(commit: int, n: int = 0) -> Position:
-    return make_position(1, Lsn(commit), Lsn(commit - 8), n)
+    return make_position(1, commit, commit - 8, n)
 
 
 def batch(table: TableName, first: Position, last: Position | None = None) -> Batch:
@@ -22,12 +25,20 @@ def batch(table: TableName, first: Position, last: Position | None = None) -> Ba
 
 
 def intake(*batches: Batch, boundary: int | None = None) -> Intake:
-    return Intake(batches, Boundary(Lsn(boundary), 7) if boundary is not None else None)
+    return Intake(batches, boundary_at(boundary, 7) if boundary is not None else None)
+
+
+def keepalive(lsn: int) -> Boundary:
+    return boundary_at(lsn, is_keepalive=True)
+
+
+def lsns(boundaries: list[Boundary | None]) -> list[int]:
+    return [lsn_of(boundary.point) for boundary in boundaries if boundary is not None]
 
 
 def durable(ledger: Ledger) -> int | None:
     boundary = ledger.durable_boundary()
-    return boundary.lsn if boundary is not None else None
+    return lsn_of(boundary.point) if boundary is not None else None
 
 
 def test_nothing_read_means_nothing_durable() -> None:
@@ -125,7 +136,7 @@ def test_boundaries_seen_again_after_a_reconnect_do_not_go_back() -> None:
     ledger.read(intake(boundary=50))
 
     assert durable(ledger) == 100
-    assert ledger.newest_boundary == Boundary(Lsn(100), 7)
+    assert ledger.newest_boundary == boundary_at(100, 7)
 
 
 def test_keepalives_of_an_idle_source_take_each_others_place() -> None:
@@ -149,25 +160,30 @@ def test_a_boundary_before_pending_rows_survives_keepalives_after_them() -> None
 
 def test_a_keepalives_position_counts_only_as_far_as_was_looked() -> None:
     ledger = Ledger({})
-    ledger.read(Intake((), Boundary(Lsn(80), 0)))
-    ledger.read(Intake((), Boundary(Lsn(100), 0, is_keepalive=True)))
-    ledger.read(Intake((), Boundary(Lsn(120), 0, is_keepalive=True)))
+    ledger.read(Intake((), boundary_at(80)))
+    ledger.read(Intake((), keepalive(100)))
+    ledger.read(Intake((), keepalive(120)))
 
-    found = [ledger.durable_boundary(Lsn(looked)) for looked in (0, 119, 120)]
+    found = [ledger.durable_boundary(place(looked)) for looked in (0, 119, 120)]
 
-    assert [boundary.lsn for boundary in found if boundary is not None] == [80, 80, 120]
+    assert lsns(found) == [80, 80, 120]
 
 
 def test_a_keepalive_that_was_looked_at_counts_whatever_came_after_it() -> None:
     ledger = Ledger({})
-    ledger.read(Intake((), Boundary(Lsn(80), 0)))
+    ledger.read(Intake((), boundary_at(80)))
     for lsn in range(100, 5_000):
-        ledger.read(Intake((), Boundary(Lsn(lsn), 0, is_keepalive=True)))
+        ledger.read(Intake((), keepalive(lsn)))
 
-    ledger.looked(Boundary(Lsn(200), 0, is_keepalive=True))
+    ledger.looked(keepalive(200))
 
-    found = [ledger.durable_boundary(Lsn(lsn)) for lsn in (199, 200, 4_998, 4_999)]
-    assert [boundary.lsn for boundary in found if boundary is not None] == [80, 200, 200, 4_999]
+    found = [ledger.durable_boundary(place(lsn)) for lsn in (199, 200, 4_998, 4_999)]
+    assert lsns(found) == [
+        80,
+        200,
+        200,
+        4_999,
+    ]
     assert ledger.held_count <= 2
 
 
@@ -175,7 +191,7 @@ def test_a_keepalive_that_was_looked_at_waits_for_the_rows_before_it() -> None:
     ledger = Ledger({})
     ledger.read(intake(boundary=80))
     ledger.read(intake(batch(A, at(90)), boundary=95))
-    ledger.read(Intake((), Boundary(Lsn(100), 0, is_keepalive=True)))
+    ledger.read(Intake((), keepalive(100)))
     looked = ledger.newest_boundary
     assert looked is not None
 
@@ -189,15 +205,19 @@ def test_a_keepalive_that_was_looked_at_waits_for_the_rows_before_it() -> None:
 def test_a_keepalive_that_no_look_was_taken_behind_does_not_count_yet() -> None:
     # A look tells that it holds up to 150, where only 100 was read when it was taken.
     ledger = Ledger({})
-    ledger.read(Intake((), Boundary(Lsn(100), 0, is_keepalive=True)))
+    ledger.read(Intake((), keepalive(100)))
     looked = ledger.newest_boundary
     assert looked is not None
-    ledger.read(Intake((), Boundary(Lsn(160), 0, is_keepalive=True)))
+    ledger.read(Intake((), keepalive(160)))
 
     ledger.looked(looked)
 
-    counting = [ledger.counting_boundary(lsn) for lsn in (Lsn(150), Lsn(160), None)]
-    assert [boundary.lsn for boundary in counting if boundary is not None] == [100, 160, 160]
+    counting = [ledger.counting_boundary(at) for at in (place(150), place(160), None)]
+    assert lsns(counting) == [
+        100,
+        160,
+        160,
+    ]
 
 
 def test_received_is_the_last_position_read_and_begins_at_the_frontier() -> None:
@@ -251,8 +271,8 @@ def test_durable_is_never_past_a_pending_row_and_never_goes_back(steps: list[tup
 
         found = durable(ledger) or 0
 
-        oldest = min((commit_lsn_of(rows[0]) for rows in pending.values() if rows), default=None)
-        assert oldest is None or found <= oldest
+        oldest = min((commit_of(rows[0]) for rows in pending.values() if rows), default=None)
+        assert oldest is None or place(found) <= oldest
         assert found >= newest
         newest = found
     for table in (A, B):
@@ -260,7 +280,7 @@ def test_durable_is_never_past_a_pending_row_and_never_goes_back(steps: list[tup
             ledger.visible(table, pending[table][-1])
     assert ledger.is_empty
     if ledger.newest_boundary is not None:
-        assert durable(ledger) == ledger.newest_boundary.lsn
+        assert durable(ledger) == lsn_of(ledger.newest_boundary.point)
 
 
 def test_what_is_pending_stays_small_through_a_stall() -> None:
@@ -295,7 +315,7 @@ def test_what_was_received_of_thousands_of_tables_is_forgotten_once_it_is_durabl
     ledger.read(intake(batch(A, at(90)), batch(B, at(120))))
     ledger.visible(B, at(120))
 
-    ledger.forget(Lsn(100))
+    ledger.forget(place(100))
 
     assert {ledger.received(table) for table in tables} == {NOWHERE}
     # One is pending, the other commits after what is durable.
@@ -309,7 +329,7 @@ def test_what_commits_at_the_durable_position_itself_is_not_forgotten() -> None:
     ledger.read(intake(batch(A, at(100))))
     ledger.visible(A, at(100))
 
-    ledger.forget(Lsn(100))
+    ledger.forget(place(100))
 
     assert ledger.received(A) == at(100)
 
@@ -317,6 +337,6 @@ def test_what_commits_at_the_durable_position_itself_is_not_forgotten() -> None:
 def test_what_was_received_of_a_few_tables_is_kept() -> None:
     ledger = Ledger({A: at(50)})
 
-    ledger.forget(Lsn(100))
+    ledger.forget(place(100))
 
     assert ledger.received(A) == at(50)

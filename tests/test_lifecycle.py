@@ -21,14 +21,23 @@ from engine.layout import journal_folder, journal_key, state_key
 from engine.metrics import Metrics
 from engine.pipeline import Pipeline
 from engine.settings import Settings
-from engine.sources.synthetic import SyntheticSource
+from engine.sources.synthetic import ROWS_A_TRANSACTION, SyntheticSource, end_of
 from engine.stop import StopSignal
+from log_points import BEGIN_TIME, identity
 from memory_store import MemoryStore, StoredObject
 from simulation.virtual_loop import VirtualLoop
 
-IDENTITY = SourceIdentity("fake", "7", 1, "shop", "tailrace", "tailrace")
-CONFIGURATION = RecordConfiguration(publication="tailrace", tables=("public.*",))
-FIRST = Durable("0/64", "1970-01-02T00:00:00.000000Z", seq=-1)
+IDENTITY = identity()
+CONFIGURATION = RecordConfiguration(through="tailrace", tables=("public.*",))
+
+
+def durable(transactions: int, *, seq: int) -> Durable:
+    """So many transactions of a computed log are durable."""
+    point = end_of(transactions)
+    return Durable(point.position, point.resume, BEGIN_TIME, seq)
+
+
+FIRST = durable(100, seq=-1)
 PREFIX = "lake"
 
 
@@ -94,8 +103,7 @@ async def filled(entries: int, source: SourceIdentity = IDENTITY) -> RuledStore:
     await writer.load()
     await writer.open(source, CONFIGURATION, FIRST)
     for number in range(1, entries):
-        durable = Durable(f"0/{100 + number:X}", FIRST.commit_time, seq=number - 1)
-        await writer.append(durable=durable)
+        await writer.append(durable=durable(100 + number, seq=number - 1))
     store.created.clear()
     return store
 
@@ -332,7 +340,7 @@ def test_a_slow_pipelines_entries_are_covered_within_the_hour(loop: VirtualLoop)
 
 def test_a_start_is_not_cut_while_its_journal_gets_on(loop: VirtualLoop) -> None:
     async def work() -> None:
-        source, stop = SyntheticSource(row_count=1), StopSignal()
+        source, stop = SyntheticSource(row_count=500 * ROWS_A_TRANSACTION), StopSignal()
         store = await filled(400, await source.identify())
         store.objects = {k: v for k, v in store.objects.items() if "/state/" not in k}
         store.seconds = 0.5

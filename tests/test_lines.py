@@ -322,7 +322,7 @@ def test_positions_are_those_of_their_module(
     for _ in range(count):
         lines.skip(TABLE, change)
 
-    expected = position.make_position(generation, position.Lsn(order), position.Lsn(change), count)
+    expected = position.make_position(generation, order, change, count)
     assert lines.next_position(TABLE, change) == expected
     bind(lines)
     write_at = lines.write(TABLE, change, OP_CREATE, None, ROW)

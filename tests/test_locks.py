@@ -20,7 +20,7 @@ from engine.sources.postgres.source import PostgresSource
 from live_engine import LiveEngine
 from load_tests.engine_process import until
 
-PUBLIC = RecordConfiguration(publication="tailrace", tables=("public.*",))
+PUBLIC = RecordConfiguration(through="tailrace", tables=("public.*",))
 START_SECONDS_MAX = 15.0
 
 

@@ -13,6 +13,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from engine.batch import Operations
 from engine.metrics import ERROR_CODES_MAX, OTHER, TABLE_LABELS_MAX, Metrics
 from engine.schema import TableName
+from engine.sources.postgres.source import MEASURES
 
 SECOND = 1_000_000
 
@@ -39,8 +40,6 @@ CONTRACT = {
     "tailrace_gaps_total",
     "tailrace_superseded_total",
     "tailrace_schema_changes_total",
-    "tailrace_snapshot_rows_total",
-    "tailrace_snapshot_rows_estimate",
 }
 """What dashboards, alerts and the load tests ask for."""
 
@@ -52,7 +51,7 @@ def registry() -> CollectorRegistry:
 
 @pytest.fixture
 def metrics(registry: CollectorRegistry) -> Metrics:
-    return Metrics(registry, release="0.1.0", clock=lambda: 1000.0)
+    return Metrics(registry, release="0.1.0", clock=lambda: 1000.0, measures=MEASURES)
 
 
 def families(registry: CollectorRegistry) -> Iterator[Metric]:
@@ -182,12 +181,12 @@ def test_the_durable_lag_grows_while_the_engine_is_stuck() -> None:
     assert registry.get_sample_value("tailrace_durable_timestamp_seconds") == 990
 
 
-def test_a_slot_without_a_limit_is_infinitely_safe(
+def test_a_source_measures_itself_under_its_own_names(
     metrics: Metrics, registry: CollectorRegistry
 ) -> None:
-    metrics.slot(4096, None)
+    metrics.source_gauges({"slot_retained_bytes": 4096, "slot_safe_bytes": math.inf})
     without = registry.get_sample_value("tailrace_slot_safe_bytes")
-    metrics.slot(4096, 100)
+    metrics.source_gauges({"slot_safe_bytes": 100})
 
     assert without == math.inf
     assert registry.get_sample_value("tailrace_slot_safe_bytes") == 100

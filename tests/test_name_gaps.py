@@ -18,7 +18,7 @@ from test_catalog_watch import (
     SLOW,
     Engine,
     SilentProgress,
-    lsn_prefix,
+    here,
     replace_tables,
     running,
     states_of,
@@ -39,11 +39,11 @@ def shop(any_database: Database) -> Database:
 
 def run(database: Database, *statements: LiteralString) -> tuple[str, str]:
     """Run the statements, each in a transaction of its own; between which points they lie."""
-    begin = lsn_prefix(database)
+    begin = here(database)
     with database.connect() as connection:
         for statement in statements:
             connection.execute(statement)
-    return begin, lsn_prefix(database)
+    return begin, here(database)
 
 
 def covers(engine: Engine, reason: str, begin: str, end: str) -> bool:

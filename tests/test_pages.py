@@ -12,6 +12,7 @@ import engine
 from engine import errors
 from engine.cli import application
 from engine.metrics import Metrics
+from engine.sources.postgres.source import MEASURES
 from engine.status import READY_PHASES, Phase
 
 PACKAGE = Path(engine.__file__).parent
@@ -101,7 +102,7 @@ def test_every_exit_code_is_in_the_table() -> None:
 
 def test_every_metric_is_in_the_table() -> None:
     registry = CollectorRegistry()
-    Metrics(registry).log_lines_dropped(lambda: 0)
+    Metrics(registry, measures=MEASURES).log_lines_dropped(lambda: 0)
 
     names = {
         family.name + SUFFIXES.get(family.type, "")

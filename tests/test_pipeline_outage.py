@@ -12,19 +12,21 @@ from engine.chunk import ChunkLimits
 from engine.envelope import RecordConfiguration
 from engine.errors import SourceUnavailable
 from engine.history import Landmark
-from engine.interfaces import SlotState, SourceIdentity
+from engine.interfaces import NO_MEASURES, SourceIdentity, SourceMeasures, Standing
 from engine.journal import Journal
-from engine.journal_entry import Durable, Writer
+from engine.journal_entry import Writer
+from engine.log_point import LogPoint
 from engine.metrics import Metrics
 from engine.pipeline import Pipeline
-from engine.position import NO_LSN, Lsn
+from engine.position import LOG_BEGIN, LogPosition
 from engine.schema import Decide
 from engine.settings import Settings
 from engine.stop import StopSignal
+from log_points import durable, identity, point
 from memory_store import MemoryStore
 
-IDENTITY = SourceIdentity("fake", "7", 1, "shop", "tailrace", "tailrace")
-CONFIGURATION = RecordConfiguration(publication="tailrace", tables=("public.*",))
+IDENTITY = identity()
+CONFIGURATION = RecordConfiguration(through="tailrace", tables=("public.*",))
 SETTINGS = Settings("lake", 1, ChunkLimits(1 << 20, 1_000, 30.0), 1 << 20, 1 << 20)
 
 
@@ -40,13 +42,13 @@ class QuietStream:
         await self.broken.wait()
         raise SourceUnavailable("the server closed the connection", hint="see its log")
 
-    async def slot_state(self) -> SlotState:
-        return SlotState(confirmed_lsn=Lsn(100), flush_lsn=Lsn(200))
+    async def standing(self) -> Standing:
+        return Standing(confirmed=point(100), end=point(200))
 
     async def look(self) -> None:
         """Nothing can be changed behind it."""
 
-    def acknowledge(self, lsn: Lsn) -> None:
+    def acknowledge(self, point: LogPoint) -> None:
         pass
 
     def ask_keepalive(self) -> None:
@@ -69,16 +71,27 @@ class QuietSource:
     async def prepare(self, *, is_first: bool) -> None:
         pass
 
-    async def flush_lsn(self) -> Lsn:
-        return Lsn(200)
+    @property
+    def keeper(self) -> str:
+        return "its log"
 
-    async def fork_lsn(self, timeline: int) -> Lsn:
-        return NO_LSN
+    @property
+    def measures(self) -> SourceMeasures:
+        return NO_MEASURES
+
+    def distance(self, begin: LogPoint, end: LogPoint) -> int:
+        return 0
+
+    async def end(self) -> LogPoint:
+        return point(200)
+
+    async def fork(self, branch: str) -> LogPosition:
+        return LOG_BEGIN
 
     @asynccontextmanager
     async def stream(
         self,
-        start: Lsn,
+        start: LogPoint | None,
         configuration: RecordConfiguration,
         decide: Decide,
         *,
@@ -116,7 +129,7 @@ class Rig:
 
     async def leave_journal(self) -> None:
         journal = Journal(self.store, "lake", Writer("a", "first", "test"), self.metrics)
-        first = Durable("0/64", "1970-01-02T00:00:00.000000Z", seq=-1)
+        first = durable(0x64, seq=-1)
         await journal.open(IDENTITY, CONFIGURATION, first)
 
 

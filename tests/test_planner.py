@@ -11,7 +11,8 @@ from engine.journal_entry import Frontier, JournalState
 from engine.layout import TableLayout, hour_of
 from engine.ledger import Ledger
 from engine.planner import Planner
-from engine.position import Lsn, Position, make_position
+from engine.position import Position, make_position
+from engine.reception import Reception
 from engine.schema import Column, Relation, TableName
 
 ORDERS = TableName("public", "orders")
@@ -19,11 +20,11 @@ HOUR_US = 3_600_000_000
 
 
 def at(commit: int) -> Position:
-    return make_position(1, Lsn(commit), Lsn(commit - 8), 0)
+    return make_position(1, commit, commit - 8, 0)
 
 
-def relation(oid: int) -> Relation:
-    return Relation(ORDERS, oid, "d", (Column("id", "integer", "integer", key=True),), ("id",))
+def relation(number: int) -> Relation:
+    return Relation(ORDERS, str(number), (Column("id", "integer", "integer", key=True),), ("id",))
 
 
 def chunk(
@@ -45,22 +46,31 @@ def chunk(
     )
 
 
-def planner(state: JournalState, *, now_us: int = 0) -> Planner:
-    configuration = RecordConfiguration(publication="tailrace", tables=("*.*",))
-    return Planner(
+def planner(state: JournalState, *, now_us: int = 0) -> tuple[Planner, Reception]:
+    configuration = RecordConfiguration(through="tailrace", tables=("*.*",))
+    ledger = Ledger({})
+    reception = Reception(
+        journalled=state.versions,
+        durable=lambda: state.durable_position,
+        ledger=ledger,
+        configuration=configuration,
+    )
+    planning = Planner(
         state=state,
-        ledger=Ledger({}),
+        ledger=ledger,
+        reception=reception,
         configuration=configuration,
         layout=TableLayout("lake", "shop", configuration.layout),
         codec_version=1,
         clock=lambda: now_us,
     )
+    return planning, reception
 
 
 def test_a_version_that_falls_is_refused_before_the_append() -> None:
-    planning = planner(JournalState())
-    planning.decide(relation(1), at(100))
-    planning.decide(relation(2), at(200))
+    planning, reception = planner(JournalState())
+    reception.decide(relation(1), at(100))
+    reception.decide(relation(2), at(200))
     draft = planning.draft()
     draft.add([chunk(1, at(100)), chunk(2, at(200))])
 
@@ -71,7 +81,7 @@ def test_a_version_that_falls_is_refused_before_the_append() -> None:
 
 
 def test_a_version_that_nobody_decided_is_refused_before_the_append() -> None:
-    draft = planner(JournalState()).draft()
+    draft = planner(JournalState())[0].draft()
 
     with pytest.raises(InvariantBroken, match="their position has version none"):
         draft.add([chunk(1, at(100))])
@@ -79,8 +89,8 @@ def test_a_version_that_nobody_decided_is_refused_before_the_append() -> None:
 
 def test_rows_behind_the_frontier_are_refused_before_the_append() -> None:
     state = JournalState(frontiers={str(ORDERS): Frontier(at(200), "")})
-    planning = planner(state)
-    planning.decide(relation(1), at(200))
+    planning, reception = planner(state)
+    reception.decide(relation(1), at(200))
 
     with pytest.raises(InvariantBroken, match="does not follow the table"):
         planning.draft().add([chunk(1, at(200))])
@@ -88,8 +98,8 @@ def test_rows_behind_the_frontier_are_refused_before_the_append() -> None:
 
 def test_a_source_whose_clock_is_ahead_does_not_file_into_the_future() -> None:
     now_us = 1_795_341_114_056_779
-    planning = planner(JournalState(), now_us=now_us)
-    planning.decide(relation(1), at(100))
+    planning, reception = planner(JournalState(), now_us=now_us)
+    reception.decide(relation(1), at(100))
     draft = planning.draft()
 
     draft.add([chunk(1, at(100), commit_us=now_us + 5 * HOUR_US)])
@@ -101,8 +111,8 @@ def test_a_planner_whose_clock_went_back_keeps_the_last_hour() -> None:
     now_us = 1_795_341_114_056_779
     last_hour = hour_of(now_us + 5 * HOUR_US)
     state = JournalState(frontiers={str(ORDERS): Frontier(at(50), last_hour)})
-    planning = planner(state, now_us=now_us)
-    planning.decide(relation(1), at(100))
+    planning, reception = planner(state, now_us=now_us)
+    reception.decide(relation(1), at(100))
     draft = planning.draft()
 
     draft.add([chunk(1, at(100), commit_us=now_us)])
@@ -115,9 +125,9 @@ def test_a_long_plan_is_split_and_each_entry_holds_the_versions_it_needs(
 ) -> None:
     monkeypatch.setattr("engine.planner.ENTRY_BYTES_MAX", 1_500)
     state = JournalState()
-    planning = planner(state)
+    planning, reception = planner(state)
     for oid, commit in ((1, 100), (2, 400)):
-        planning.decide(relation(oid), at(commit))
+        reception.decide(relation(oid), at(commit))
     chunks = [chunk(1 + (commit >= 400), at(commit)) for commit in range(100, 900, 100)]
 
     entries = []
@@ -147,7 +157,7 @@ def test_a_long_plan_is_split_and_each_entry_holds_the_versions_it_needs(
 
 
 def test_the_digests_of_tables_that_are_kept_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.planner._DIGESTS_MAX", 10)
+    monkeypatch.setattr("engine.reception.DIGESTS_MAX", 10)
     asked: list[TableName] = []
     digest = RecordConfiguration.record_digest
 
@@ -156,11 +166,11 @@ def test_the_digests_of_tables_that_are_kept_are_bounded(monkeypatch: pytest.Mon
         return digest(configuration, table)
 
     monkeypatch.setattr(RecordConfiguration, "record_digest", counted)
-    planning = planner(JournalState())
+    _, reception = planner(JournalState())
     tables = [TableName("public", f"t{number}") for number in range(11)]
 
     found = [
-        planning.decide(msgspec.structs.replace(relation(1), table=table), at(100 * turn))
+        reception.decide(msgspec.structs.replace(relation(1), table=table), at(100 * turn))
         for turn, table in enumerate([*tables, tables[-1], tables[0]], 1)
     ]
 

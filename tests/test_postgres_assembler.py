@@ -8,12 +8,14 @@ import pytest
 from engine.batch import Batch, Intake
 from engine.envelope import OnUnrepresentable, RecordConfiguration, TableRule
 from engine.errors import DecodeError, UnrepresentableRow
-from engine.position import Lsn, Position
+from engine.position import Position
 from engine.schema import Decide, Relation, TableName, TableVersion, decide_version
 from engine.sources.postgres.assembler import Assembler, Drained
 from engine.sources.postgres.catalog import Catalog, CatalogColumn, CatalogTable
 from engine.sources.postgres.frames import ListedFrames
+from engine.sources.postgres.lsn import Lsn, lsn_of
 from engine.sources.postgres.pgoutput import POSTGRES_EPOCH_US
+from log_points import place
 
 HOUR_US = 3_600_000_000
 NOON_US = 1_795_348_800_000_000
@@ -113,7 +115,7 @@ def test_a_batch_ends_where_the_hour_of_commit_changes() -> None:
     assert (a[0].first_commit_us, a[0].last_commit_us) == (NOON_US, last_us)
     assert a[1].first_commit_us == last_us + 1
     assert intake.boundary is not None
-    assert intake.boundary.lsn == 308
+    assert lsn_of(intake.boundary.point) == 308
 
 
 def test_an_hour_that_goes_back_ends_a_batch_too() -> None:
@@ -140,7 +142,7 @@ def test_a_drain_in_the_middle_of_a_transaction_remembers_its_time() -> None:
     assert first.boundary is None
     assert [batch.first_commit_us for batch in (*first.batches, *second.batches)] == [NOON_US] * 2
     assert second.boundary is not None
-    assert second.boundary.lsn == 108
+    assert lsn_of(second.boundary.point) == 108
 
 
 def test_rows_wait_in_order_for_a_look_up() -> None:
@@ -247,7 +249,7 @@ def test_a_keepalive_is_a_boundary() -> None:
     intake = fed(assembler(), keepalive(500))
 
     assert intake.boundary is not None
-    assert (intake.boundary.lsn, intake.boundary.is_keepalive) == (500, True)
+    assert (lsn_of(intake.boundary.point), intake.boundary.is_keepalive) == (500, True)
 
 
 def test_the_newest_boundary_counts_and_never_goes_back() -> None:
@@ -257,7 +259,7 @@ def test_the_newest_boundary_counts_and_never_goes_back() -> None:
     later = fed(target, keepalive(550))
 
     assert intake.boundary is not None
-    assert (intake.boundary.lsn, intake.boundary.is_keepalive) == (608, False)
+    assert (lsn_of(intake.boundary.point), intake.boundary.is_keepalive) == (608, False)
     assert later.boundary is None
     assert target.received_lsn == 608
 
@@ -268,7 +270,7 @@ def test_a_keepalive_inside_a_transaction_does_not_pass_its_commit() -> None:
     inside = fed(target, begin(600), keepalive(700), keepalive(550))
 
     assert inside.boundary is not None
-    assert inside.boundary.lsn == 550
+    assert lsn_of(inside.boundary.point) == 550
 
 
 def test_a_flagged_keepalive_is_noticed() -> None:
@@ -514,9 +516,13 @@ def test_names_are_told_at_the_first_row_behind_each_relation_also_of_rows_passe
     # It may have had its other name meanwhile: told again.
     again = fed(stream, begin(300), relation(2, "c", "id"), insert(2, 290, 1), commit(300))
 
-    told = [(n.identity, n.table.table, n.is_captured, n.commit_lsn) for n in first.named]
-    assert told == [("1", "b", False, 100), ("1", "a", True, 200), ("2", "c", False, 200)]
-    assert [(n.identity, n.commit_lsn) for n in again.named] == [("2", 300)]
+    told = [(n.identity, n.table.table, n.is_captured, n.commit) for n in first.named]
+    assert told == [
+        ("1", "b", False, place(100)),
+        ("1", "a", True, place(200)),
+        ("2", "c", False, place(200)),
+    ]
+    assert [(n.identity, n.commit) for n in again.named] == [("2", place(300))]
     assert stream.intake().named == ()
 
 

@@ -25,14 +25,13 @@ from engine.errors import (
     SourceRefused,
     SourceUnavailable,
 )
-from engine.position import NO_LSN
 from engine.schema import Relation, TableVersion
 from engine.sources.postgres.catalog import Catalog
 from engine.sources.postgres.session import Session
 from engine.sources.postgres.source import PostgresSource
 from engine.sources.postgres.types import json_type, kind_number, type_kind
 
-PUBLIC = RecordConfiguration(publication="tailrace", tables=("public.*",))
+PUBLIC = RecordConfiguration(through="tailrace", tables=("public.*",))
 
 
 def source_of(
@@ -143,7 +142,7 @@ async def test_tables_that_all_lack_an_identity_are_refused_with_the_fix(
 
 async def test_patterns_that_match_nothing_say_what_there_is(database: Database) -> None:
     database.execute('CREATE TABLE "Orders" (id int PRIMARY KEY)')
-    configuration = RecordConfiguration(publication="tailrace", tables=("public.orders",))
+    configuration = RecordConfiguration(through="tailrace", tables=("public.orders",))
 
     error = await refusal(source_of(database, configuration))
 
@@ -282,12 +281,12 @@ async def test_a_slot_of_another_database_is_refused(database: Database) -> None
         connection.execute(
             "SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", (database.name,)
         )
-    configuration = RecordConfiguration(publication="tailrace", tables=("*.*",))
+    configuration = RecordConfiguration(through="tailrace", tables=("*.*",))
     source = source_of(database, configuration, dsn=database.server.dsn)
 
     error = await refusal(source)
     with pytest.raises(SourceRefused, match=database.name):
-        async with source.stream(NO_LSN, configuration, take_all):
+        async with source.stream(None, configuration, take_all):
             pytest.fail("streamed from another database's slot")
 
     assert isinstance(error, SourceRefused)
@@ -353,7 +352,7 @@ async def test_a_server_that_logs_too_little_is_refused_with_the_fix(
 
     error = await refusal(source)
     with pytest.raises(SourceRefused) as caught:
-        async with source.stream(NO_LSN, PUBLIC, take_all):
+        async with source.stream(None, PUBLIC, take_all):
             pytest.fail("streamed without a logical log")
 
     for refused in (error, caught.value):
@@ -433,7 +432,7 @@ async def test_changes_stream_over_tls(strict_postgres: EmbeddedPostgres) -> Non
                 " FROM generate_series(1, 500) i"
             )
         row_count = 0
-        async with source.stream(NO_LSN, PUBLIC, take_all) as stream:
+        async with source.stream(None, PUBLIC, take_all) as stream:
             while row_count < 500:
                 intake = await stream.receive()
                 row_count += sum(batch.row_count for batch in intake.batches)
@@ -468,7 +467,7 @@ async def test_a_slot_that_the_server_gave_up_is_a_lost_position(
 
         error = await refusal(source, is_first=False)
         with pytest.raises(PositionLost) as caught:
-            async with source.stream(NO_LSN, PUBLIC, take_all):
+            async with source.stream(None, PUBLIC, take_all):
                 pytest.fail("streamed from a slot without its log")
 
     for lost in (error, caught.value):

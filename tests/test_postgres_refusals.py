@@ -28,7 +28,6 @@ from engine.errors import (
     SourceUnavailable,
 )
 from engine.interfaces import ChangeStream
-from engine.position import NO_LSN
 from engine.schema import Relation, TableVersion
 from engine.sources.postgres.session import Session
 from engine.sources.postgres.source import PostgresSource
@@ -37,7 +36,7 @@ from load_tests.engine_process import until
 
 pytestmark = pytest.mark.timeout(120)
 
-CONFIGURATION = RecordConfiguration(publication="tailrace", tables=("public.*",))
+CONFIGURATION = RecordConfiguration(through="tailrace", tables=("public.*",))
 SLOT = "SELECT pg_create_logical_replication_slot(%s, 'pgoutput', %s, %s)"
 
 
@@ -57,7 +56,7 @@ async def refusal(source: PostgresSource, *, is_first: bool = True) -> SourceErr
 
 async def start_refusal(source: PostgresSource) -> SourceError:
     with pytest.raises(SourceError) as caught:
-        async with source.stream(NO_LSN, CONFIGURATION, take_all):
+        async with source.stream(None, CONFIGURATION, take_all):
             pytest.fail("streamed")
     return caught.value
 
@@ -102,7 +101,7 @@ async def test_a_cancelled_walsender_may_be_asked_again(any_database: Database) 
     await source.prepare(is_first=True)
 
     async def read_cancelled() -> None:
-        async with source.stream(NO_LSN, CONFIGURATION, take_all) as stream:
+        async with source.stream(None, CONFIGURATION, take_all) as stream:
             any_database.execute(
                 "SELECT pg_cancel_backend(active_pid) FROM pg_replication_slots"
                 " WHERE slot_name = %s",
@@ -220,7 +219,7 @@ async def test_a_piece_of_the_log_that_cannot_be_read_is_not_a_lost_position() -
 
 
 async def read_two(source: PostgresSource) -> None:
-    async with source.stream(NO_LSN, CONFIGURATION, take_all) as stream:
+    async with source.stream(None, CONFIGURATION, take_all) as stream:
         await read_rows(stream, 2)
 
 
@@ -272,7 +271,7 @@ async def test_connections_that_are_all_taken_are_told_from_a_server_that_is_awa
         taken = [psycopg.connect(server.dsn) for _ in range(4)]
         try:
             with pytest.raises(SourceFailed) as caught:
-                await source_of(dsn).flush_lsn()
+                await source_of(dsn).end()
         finally:
             for connection in taken:
                 connection.close()

@@ -15,16 +15,17 @@ from engine.alarms import Alarms
 from engine.envelope import RecordConfiguration
 from engine.errors import SourceUnavailable
 from engine.interfaces import ChangeStream
-from engine.position import NO_LSN, parse_lsn
 from engine.schema import Relation, TableVersion
 from engine.sources.postgres import silence
+from engine.sources.postgres.lsn import lsn_of
 from engine.sources.postgres.silence import Doing, judged_wait
 from engine.sources.postgres.source import PostgresSource
 from load_tests.fault_proxy import TcpFaultProxy
+from log_points import point
 
 pytestmark = pytest.mark.timeout(120)
 
-CONFIGURATION = RecordConfiguration(publication="tailrace", tables=("*.*",))
+CONFIGURATION = RecordConfiguration(through="tailrace", tables=("*.*",))
 SILENCE_SECONDS = 2.0
 # A quiet stream is asked for a word after half of it.
 WAL_SENDER_TIMEOUT = 3.0
@@ -76,11 +77,11 @@ async def test_a_server_that_works_in_silence_is_waited_for(any_database: Databa
             receiving = group.create_task(first_batch(stream))
             seen = await alarm_seen(alarms, receiving)
             table = await receiving
-        state = await stream.slot_state()
+        state = await stream.standing()
 
     assert table == "b"
     assert seen == silence.ALARM
-    assert state.confirmed_lsn, "still held by the same walsender"
+    assert lsn_of(state.confirmed), "still held by the same walsender"
     assert alarms.count == 0
 
 
@@ -161,7 +162,7 @@ async def test_an_idle_stream_lives_on(database: Database) -> None:
             async with asyncio.timeout(3 * SILENCE_SECONDS):
                 await receive_for_ever(stream)
 
-        await stream.slot_state()
+        await stream.standing()
 
     assert alarms.count == 0
 
@@ -184,8 +185,8 @@ async def streaming(
         alarms=alarms,
     )
     await source.prepare(is_first=True)
-    async with source.stream(NO_LSN, CONFIGURATION, take_all) as stream:
-        stream.acknowledge(parse_lsn("0/1"))
+    async with source.stream(None, CONFIGURATION, take_all) as stream:
+        stream.acknowledge(point(1))
         yield stream
 
 

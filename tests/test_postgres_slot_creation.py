@@ -14,7 +14,6 @@ from engine.alarms import Alarm, Alarms
 from engine.demo.servers import FAST_SETTINGS, EmbeddedPostgres, EmbeddedS3
 from engine.envelope import RecordConfiguration
 from engine.errors import SourceUnavailable
-from engine.position import NO_LSN
 from engine.schema import Relation, TableVersion
 from engine.sources.postgres.source import PostgresSource
 from faults.rig import rigged
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.timeout(120)
 
-CONFIGURATION = RecordConfiguration(publication="tailrace", tables=("*.*",))
+CONFIGURATION = RecordConfiguration(through="tailrace", tables=("*.*",))
 
 
 @pytest.fixture(params=["wheel", "debian"], scope="module")
@@ -226,7 +225,7 @@ async def test_a_slot_that_is_being_made_is_not_held_by_a_standby(patient: Datab
         async with preparing(source_of(patient, alarms)):
             await alarmed(alarms)
             with pytest.raises(SourceUnavailable, match="still being made by process"):
-                async with source_of(patient, alarms).stream(NO_LSN, CONFIGURATION, take_all):
+                async with source_of(patient, alarms).stream(None, CONFIGURATION, take_all):
                     pytest.fail("streamed from half a slot")
 
 

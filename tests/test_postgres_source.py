@@ -21,19 +21,22 @@ from engine.demo.servers import FAST_SETTINGS, EmbeddedPostgres
 from engine.envelope import RecordConfiguration, TableRule
 from engine.errors import (
     JournalError,
+    LeaseHeld,
     PositionLost,
-    SlotBusy,
     SourceUnavailable,
 )
 from engine.interfaces import ChangeStream
 from engine.lines.holding import HELD_SECONDS
-from engine.position import NO_LSN, Lsn, Position, commit_lsn_of, parse_lsn
+from engine.log_point import LogPoint
+from engine.position import LOG_BEGIN, Position, commit_of
 from engine.schema import Relation, TableName, TableVersion, decide_version
+from engine.sources.postgres.lsn import NO_LSN, lsn_of, parse_lsn
 from engine.sources.postgres.pgoutput import encode_status
 from engine.sources.postgres.source import PostgresSource
 from engine.sources.postgres.stream import Pacing, PostgresStream
+from log_points import point
 
-CAPTURE_ALL = RecordConfiguration(publication="tailrace", tables=("*.*",))
+CAPTURE_ALL = RecordConfiguration(through="tailrace", tables=("*.*",))
 
 Record = dict[str, Any]
 
@@ -107,18 +110,18 @@ async def prepared(
     return source
 
 
-def end_of_log(database: Database) -> Lsn:
+def end_of_log(database: Database) -> LogPoint:
     [(text,)] = database.execute("SELECT pg_current_wal_flush_lsn()::text")
-    return parse_lsn(text)
+    return point(parse_lsn(text))
 
 
-async def read_until(stream: ChangeStream, lsn: Lsn, reading: Reading) -> Lsn:
-    """Read until everything before `lsn` was read; the boundary."""
+async def read_until(stream: ChangeStream, end: LogPoint, reading: Reading) -> None:
+    """Read until everything before `end` was read."""
     while True:
         intake = await stream.receive()
         reading.batches.extend(intake.batches)
-        if intake.boundary is not None and intake.boundary.lsn >= lsn:
-            return intake.boundary.lsn
+        if intake.boundary is not None and intake.boundary.position >= end.position:
+            return
 
 
 async def receive_for_ever(stream: ChangeStream) -> None:
@@ -137,7 +140,7 @@ async def read_all(
     """Everything from where the slot stands to the end of the log; acknowledges nothing."""
     reading = Reading()
     decide = (versions or Versions()).decide
-    async with source.stream(NO_LSN, configuration, decide, single_rows=single_rows) as stream:
+    async with source.stream(None, configuration, decide, single_rows=single_rows) as stream:
         await read_until(stream, end_of_log(database), reading)
     return reading
 
@@ -440,7 +443,7 @@ async def test_a_type_that_is_gone_from_the_catalog_is_named_by_its_oid(database
     assert record["metadata"]["key"] == ["id"]
     [version] = versions.known[TableName("public", "a")]
     assert version.relation.columns[1].type_kind == "text"
-    assert str(version.relation.columns[1].type_oid) in version.relation.columns[1].type
+    assert str(version.relation.columns[1].type_id) in version.relation.columns[1].type
 
 
 async def test_a_table_made_anew_keeps_the_order_of_both(database: Database) -> None:
@@ -509,7 +512,7 @@ async def test_domains_enums_and_arrays_are_written_by_their_base(any_database: 
 
 
 async def test_names_that_need_quotes_pass_everywhere(any_database: Database) -> None:
-    configuration = RecordConfiguration(publication="Pub, \"x\" 'y'", tables=("*.*",))
+    configuration = RecordConfiguration(through="Pub, \"x\" 'y'", tables=("*.*",))
     with any_database.connect() as connection:
         connection.execute('CREATE SCHEMA "Od d"')
         connection.execute('CREATE TABLE "Od d"."t""a.b" ("I d" int PRIMARY KEY, "é" text)')
@@ -525,7 +528,7 @@ async def test_names_that_need_quotes_pass_everywhere(any_database: Database) ->
 
 async def test_changes_of_tables_that_are_not_captured_do_not_arrive(database: Database) -> None:
     configuration = RecordConfiguration(
-        publication="tailrace", tables=("public.*",), exclude=("public.b*",)
+        through="tailrace", tables=("public.*",), exclude=("public.b*",)
     )
     with database.connect() as connection:
         connection.execute("CREATE TABLE a (id int PRIMARY KEY)")
@@ -547,7 +550,7 @@ async def test_changes_of_tables_that_are_not_captured_do_not_arrive(database: D
 
 async def test_columns_that_are_left_out_are_not_written(database: Database) -> None:
     configuration = RecordConfiguration(
-        publication="tailrace",
+        through="tailrace",
         tables=("public.*",),
         rules=(TableRule("public.a", exclude=("secret",)),),
     )
@@ -569,11 +572,11 @@ async def test_a_version_that_does_not_fit_the_stream_is_refused(database: Datab
         connection.execute("INSERT INTO a VALUES (1, 'x')")
 
     def decide(relation: Relation, position: Position) -> TableVersion:
-        narrow = Relation(relation.table, relation.oid, "d", relation.columns[:1], ("id",))
+        narrow = Relation(relation.table, relation.identity, relation.columns[:1], ("id",))
         return TableVersion(1, position, "", narrow)
 
     with pytest.raises(JournalError, match="columns"):
-        async with source.stream(NO_LSN, CAPTURE_ALL, decide) as stream:
+        async with source.stream(None, CAPTURE_ALL, decide) as stream:
             await read_until(stream, end_of_log(database), Reading())
 
 
@@ -619,17 +622,17 @@ async def test_a_boundary_waits_for_the_rows_of_many_busy_tables(database: Datab
             " END LOOP; COMMIT; END LOOP; END $$"
         )
         end = end_of_log(database)
-    reading, row_counts, reached, held = Reading(), [], NO_LSN, []
+    reading, row_counts, reached, held = Reading(), [], LOG_BEGIN, []
 
-    async with source.stream(NO_LSN, CAPTURE_ALL, Versions().decide) as stream:
-        while reached < end:
+    async with source.stream(None, CAPTURE_ALL, Versions().decide) as stream:
+        while reached < end.position:
             intake = await stream.receive()
             held.append(intake.held_seconds)
-            assert all(commit_lsn_of(batch.first) >= reached for batch in intake.batches)
+            assert all(commit_of(batch.first) >= reached for batch in intake.batches)
             reading.batches.extend(intake.batches)
             row_counts.append(sum(batch.row_count for batch in intake.batches))
             if intake.boundary is not None:
-                reached = intake.boundary.lsn
+                reached = intake.boundary.position
 
     assert sum(row_counts) == 30_000
     # Rows were held, and say so: fewer intakes than drains, and a chunk's age reckons with it.
@@ -663,18 +666,18 @@ async def test_the_unix_socket_serves_as_well(database: Database) -> None:
 
 @asynccontextmanager
 async def streaming(
-    source: PostgresSource, start: Lsn = NO_LSN
+    source: PostgresSource, start: LogPoint | None = None
 ) -> AsyncIterator[tuple[ChangeStream, Reading]]:
     async with source.stream(start, CAPTURE_ALL, Versions().decide) as stream:
         yield stream, Reading()
 
 
-def confirmed(database: Database) -> Lsn:
+def confirmed(database: Database) -> LogPoint:
     [(text,)] = database.execute(
         "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = %s",
         database.name,
     )
-    return parse_lsn(text)
+    return point(parse_lsn(text))
 
 
 async def eventually(is_so: Callable[[], bool] | Callable[[], Awaitable[bool]]) -> None:
@@ -704,14 +707,14 @@ async def test_nothing_but_acknowledge_moves_the_slot(any_database: Database) ->
                 await asyncio.sleep(0.5)
                 stream.ask_keepalive()
                 await stream.receive()
-        before = await stream.slot_state()
+        before = await stream.standing()
         stream.acknowledge(end)
         await eventually(lambda: confirmed(any_database) == end)
-        after = await stream.slot_state()
+        after = await stream.standing()
 
-    assert before.confirmed_lsn == start
-    assert after.confirmed_lsn == end
-    assert after.flush_lsn >= end
+    assert before.confirmed == start
+    assert after.confirmed == end
+    assert after.end.position >= end.position
     assert len(reading.records) == 2
 
 
@@ -721,11 +724,11 @@ async def test_an_acknowledgement_inside_a_transaction_replays_it_whole(database
         source = await prepared(database)
         connection.execute("INSERT INTO a SELECT generate_series(1, 10)")
     whole = await read_all(source, database)
-    commit_lsn = commit_lsn_of(Position(whole.records[0]["metadata"]["position"]))
+    commit = point(parse_lsn(whole.records[0]["metadata"]["commit_lsn"]))
 
     async with streaming(source) as (stream, _):
-        stream.acknowledge(commit_lsn)
-        await eventually(lambda: confirmed(database) == commit_lsn)
+        stream.acknowledge(commit)
+        await eventually(lambda: confirmed(database) == commit)
     again = await read_all(source, database)
 
     assert again.lines == whole.lines
@@ -785,12 +788,12 @@ async def test_feedback_flows_while_nobody_reads(database: Database) -> None:
         stream.acknowledge(confirmed(database))
         intake = await stream.receive()
         reading.batches.extend(intake.batches)
-        walsender = await stream.slot_state()
+        walsender = await stream.standing()
         # 30 MB wait in the server and in the sockets for three times its time-out.
         await asyncio.sleep(3.0)
         assert len(reading.records) < 30000
         await read_until(stream, end, reading)
-        assert (await stream.slot_state()).confirmed_lsn == walsender.confirmed_lsn
+        assert (await stream.standing()).confirmed == walsender.confirmed
 
     assert [record["after"]["id"] for record in reading.records] == list(range(1, 30001))
 
@@ -878,11 +881,11 @@ async def test_a_slot_that_is_held_names_its_holder(any_database: Database) -> N
         [(holder,)] = any_database.execute(
             "SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s", any_database.name
         )
-        with pytest.raises(SlotBusy) as caught:
+        with pytest.raises(LeaseHeld) as caught:
             async with streaming(source):
                 pytest.fail("two held the slot")
 
-    assert caught.value.holder_pid == holder
+    assert f"is held by process {holder}" in str(caught.value)
     assert caught.value.retryable
 
 
@@ -941,7 +944,7 @@ async def test_a_publication_dropped_and_made_again_has_18_ask_for_a_look(
 
     async with (
         asyncio.timeout(20),
-        source.stream(NO_LSN, CAPTURE_ALL, Versions().decide) as stream,
+        source.stream(None, CAPTURE_ALL, Versions().decide) as stream,
     ):
         intake = await stream.receive()
         while not intake.is_look_wanted:
@@ -970,16 +973,16 @@ async def test_identity_names_system_timeline_and_database(any_database: Databas
 
     identity = await source_of(any_database).identify()
 
-    assert identity.system_identifier == system_identifier
-    assert identity.timeline == 1
+    assert identity.facts == {"system_identifier": system_identifier}
+    assert identity.branch == "1"
     assert identity.database == any_database.name
-    assert identity.slot == any_database.name
-    assert identity.publication == "tailrace"
+    assert identity.lease == any_database.name
+    assert identity.through == "tailrace"
 
 
 async def test_a_timeline_that_was_never_left_has_no_fork(database: Database) -> None:
     with pytest.raises(PositionLost, match="timeline"):
-        await source_of(database).fork_lsn(1)
+        await source_of(database).fork("1")
 
 
 @pytest.mark.parametrize("is_reading", [True, False])
@@ -991,13 +994,13 @@ async def test_a_server_can_stop_while_changes_wait_to_be_acknowledged(*, is_rea
             dsn=server.dsn, slot="tailrace", configuration=CAPTURE_ALL, wal_sender_timeout=2.0
         )
         await source.prepare(is_first=True)
-        start = await source.flush_lsn()
+        start = await source.end()
         async with asyncio.TaskGroup() as group:
             async with streaming(source) as (stream, reading):
                 stream.acknowledge(start)
                 with psycopg.connect(server.dsn, autocommit=True) as connection:
                     connection.execute("INSERT INTO a VALUES (1)")
-                await read_until(stream, await source.flush_lsn(), reading)
+                await read_until(stream, await source.end(), reading)
                 # A limit that the server's stop must not need.
                 stop = group.create_task(asyncio.to_thread(server.stop, seconds_max=20.0))
                 if not is_reading:
@@ -1012,7 +1015,7 @@ async def test_a_server_can_stop_while_changes_wait_to_be_acknowledged(*, is_rea
         server.start()
         again = Reading()
         async with streaming(source) as (stream, _):
-            await read_until(stream, await source.flush_lsn(), again)
+            await read_until(stream, await source.end(), again)
 
     assert afters(again.records) == afters(reading.records) == [{"id": 1}]
 
@@ -1020,7 +1023,7 @@ async def test_a_server_can_stop_while_changes_wait_to_be_acknowledged(*, is_rea
 async def test_a_promoted_server_tells_where_it_left_the_timeline() -> None:
     with EmbeddedPostgres(settings=FAST_SETTINGS) as server:
         source = PostgresSource(dsn=server.dsn, slot="tailrace", configuration=CAPTURE_ALL)
-        before = await source.flush_lsn()
+        before = await source.end()
         server.stop()
         standby = server.data_directory / "standby.signal"
         standby.touch()
@@ -1031,20 +1034,22 @@ async def test_a_promoted_server_tells_where_it_left_the_timeline() -> None:
             connection.execute("CREATE TABLE a (id int)")
 
         identity = await source.identify()
-        fork = await source.fork_lsn(1)
+        fork = await source.fork("1")
 
-        assert identity.timeline == 2
-        assert before <= fork < await source.flush_lsn()
+        assert identity.branch == "2"
+        assert before.position <= fork < (await source.end()).position
 
 
-async def test_flush_lsn_reaches_what_was_committed(database: Database) -> None:
+async def test_the_end_of_the_log_reaches_what_was_committed(database: Database) -> None:
     source = source_of(database)
-    before = await source.flush_lsn()
+    before = await source.end()
     database.execute("CREATE TABLE a (id int)")
 
-    after = await source.flush_lsn()
+    after = await source.end()
 
-    assert after > before
+    assert after.position > before.position
+    assert source.distance(before, after) == lsn_of(after) - lsn_of(before)
+    assert source.distance(after, before) == 0
 
 
 async def test_a_stopped_server_is_unavailable_to_the_stream() -> None:
@@ -1062,7 +1067,7 @@ async def test_a_stopped_server_is_unavailable_to_the_stream() -> None:
 
 async def test_a_stream_runs_with_the_settings_of_its_configuration(database: Database) -> None:
     configuration = RecordConfiguration(
-        publication="tailrace", tables=("*.*",), stream=(("DateStyle", "SQL, DMY"),)
+        through="tailrace", tables=("*.*",), stream=(("DateStyle", "SQL, DMY"),)
     )
     with database.connect() as connection:
         connection.execute("CREATE TABLE a (id int PRIMARY KEY, r daterange)")

@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 
 from engine.batch import Batch, Intake, Operations
 from engine.lines.holding import HELD_BATCHES_MIN, HELD_BYTES_MAX, Holding
-from engine.position import Lsn, make_position
+from engine.position import make_position
 from engine.schema import TableName
 from engine.sources.postgres.stream import PostgresStream
 
-AT = make_position(1, Lsn(100), Lsn(90), 0)
+AT = make_position(1, 100, 90, 0)
 ROW = Batch(TableName("public", "a"), 1, b"{}\n", 1, Operations(c=1), AT, AT, 0, 0)
 
 

@@ -14,9 +14,8 @@ from databases import Database, fresh_database
 from engine.alarms import Alarms
 from engine.demo.servers import FAST_SETTINGS, EmbeddedPostgres, EmbeddedS3
 from engine.envelope import RecordConfiguration
-from engine.errors import SlotBusy
+from engine.errors import LeaseHeld
 from engine.interfaces import ChangeStream
-from engine.position import NO_LSN
 from engine.schema import Relation, TableVersion
 from engine.sources.postgres.source import PostgresSource
 from engine.sources.postgres.synchronous import is_listed, listed_names
@@ -26,7 +25,7 @@ from load_tests.engine_process import until
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
 
-CONFIGURATION = RecordConfiguration(publication="tailrace", tables=("*.*",))
+CONFIGURATION = RecordConfiguration(through="tailrace", tables=("*.*",))
 
 
 @pytest.mark.parametrize(
@@ -90,7 +89,7 @@ async def test_commits_that_wait_for_us_are_alarmed_with_what_to_set(waiting: Da
     before = await source.commits_warning()
     synchronous(waiting, "*")
 
-    async with source.stream(NO_LSN, CONFIGURATION, take_all) as stream:
+    async with source.stream(None, CONFIGURATION, take_all) as stream:
         await looked(stream, alarms, count=1)
         [alarm] = alarms.standing()
         warning = await source.commits_warning()
@@ -116,7 +115,7 @@ async def test_a_commit_waits_for_us_under_a_star_and_no_longer_after_the_remedy
     synchronous(waiting, "*")
 
     async with (
-        source.stream(NO_LSN, CONFIGURATION, take_all) as stream,
+        source.stream(None, CONFIGURATION, take_all) as stream,
         asyncio.TaskGroup() as all_,
     ):
         reading = all_.create_task(read_on(stream))
@@ -162,7 +161,7 @@ async def test_a_name_of_the_dsn_that_is_listed_is_kept_and_alarmed(
     synchronous(waiting, names)
     warning = await source.commits_warning()
 
-    async with source.stream(NO_LSN, CONFIGURATION, take_all) as stream:
+    async with source.stream(None, CONFIGURATION, take_all) as stream:
         await looked(stream, alarms, count=1)
         [alarm] = alarms.standing()
         [(name,)] = waiting.execute(
@@ -192,8 +191,8 @@ async def test_our_own_name_is_in_nobodys_list(waiting: Database) -> None:
     synchronous(waiting, "tailrace, tailrace_1, replica1")
 
     warning = await source.commits_warning()
-    async with source.stream(NO_LSN, CONFIGURATION, take_all) as stream:
-        await stream.slot_state()
+    async with source.stream(None, CONFIGURATION, take_all) as stream:
+        await stream.standing()
         [(state,)] = waiting.execute(
             "SELECT sync_state FROM pg_replication_slots JOIN pg_stat_replication"
             " ON pid = active_pid WHERE slot_name = %s",
@@ -209,8 +208,8 @@ async def looked(stream: ChangeStream, alarms: Alarms, *, count: int) -> None:
     """Look at the slot until so many alarms stand."""
 
     async def look() -> bool:
-        state = await stream.slot_state()
-        stream.acknowledge(state.flush_lsn)
+        state = await stream.standing()
+        stream.acknowledge(state.end)
         return alarms.count == count and "would" not in str(alarms.standing())
 
     await until(look, f"{count} alarms", seconds=20)
@@ -258,11 +257,11 @@ async def test_a_standby_leaves_no_errors_in_the_server_s_log(any_database: Data
     await source.prepare(is_first=True)
     log = any_database.server.log
 
-    async with source.stream(NO_LSN, CONFIGURATION, take_all):
+    async with source.stream(None, CONFIGURATION, take_all):
         before = await asyncio.to_thread(log.stat)
         for _ in range(3):
-            with pytest.raises(SlotBusy, match="is held by process"):
-                async with source.stream(NO_LSN, CONFIGURATION, take_all):
+            with pytest.raises(LeaseHeld, match="is held by process"):
+                async with source.stream(None, CONFIGURATION, take_all):
                     pytest.fail("held twice")
 
     written = (await asyncio.to_thread(log.read_bytes))[before.st_size :].decode()

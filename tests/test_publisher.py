@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from engine.publisher import Publication, Publisher
+from engine.publisher import PlannedPut, Publisher
 from memory_store import MemoryStore
 from small_bucket import ODD, ORDERS, Piece, SmallBucket
 
@@ -81,5 +81,5 @@ async def test_the_schemas_that_are_known_to_be_there_are_bounded(
     assert set(seen) <= set(store.objects)
 
 
-def published(bucket: SmallBucket, piece: Piece) -> Publication:
-    return Publication(piece.planned, bucket.journal.state.seq, piece.body, 0, bucket.layout)
+def published(bucket: SmallBucket, piece: Piece) -> PlannedPut:
+    return PlannedPut(piece.planned, bucket.journal.state.seq, piece.body, 0, bucket.layout)

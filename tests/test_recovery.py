@@ -6,20 +6,21 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from engine import recovery
-from engine.batch import Batch, Boundary, Intake, Operations
+from engine.batch import Batch, Intake, Operations
 from engine.envelope import RecordConfiguration
 from engine.errors import SourceFailed
 from engine.interfaces import ChangeStream
 from engine.journal_entry import JournalState, Planned, Statement
-from engine.position import Lsn, Position
+from engine.position import LogPosition, Position
 from engine.recovery import Recovery
 from engine.schema import TableName
+from log_points import boundary
 
 if TYPE_CHECKING:
     from engine.journal import Journal
+    from engine.lease import Lease
     from engine.publisher import Publisher
     from engine.settings import Settings
-    from engine.slot import Slot
 
 FIRST = Position("0001.0000000000000064.0000000000000060.000000")
 PLANNED = Planned(
@@ -57,10 +58,10 @@ class Stream:
     async def receive(self) -> Intake:
         if self._is_broken:
             raise FAILURE
-        return Intake((ROW,), Boundary(Lsn(0x65), 0, is_keepalive=False))
+        return Intake((ROW,), boundary(0x65))
 
 
-class SlotDouble:
+class LeaseDouble:
     """Gives two streams that break, then a whole one, and keeps what it was told."""
 
     def __init__(self) -> None:
@@ -69,7 +70,7 @@ class SlotDouble:
     async def retake(self, stack: AsyncExitStack, *_: object, **__: object) -> ChangeStream:
         return cast("ChangeStream", Stream(is_broken=self.told.count("failed") < 2))
 
-    def failed(self, error: SourceFailed, position: Lsn) -> None:
+    def failed(self, error: SourceFailed, position: LogPosition) -> None:
         self.told.append("failed")
 
     def caught_up(self) -> None:
@@ -85,17 +86,17 @@ async def test_a_pass_that_was_read_ends_what_is_known_of_a_failure(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(recovery, "_LOST_PASS_SECONDS", 0.0)
-    slot = SlotDouble()
+    lease = LeaseDouble()
     redo = Recovery(
         journal=cast("Journal", JournalDouble()),
-        slot=cast("Slot", slot),
+        lease=cast("Lease", lease),
         publisher=cast("Publisher", None),
         settings=cast("Settings", None),
-        on_pass=lambda: slot.told.append("redo"),
+        on_pass=lambda: lease.told.append("redo"),
     )
-    configuration = RecordConfiguration(publication="tailrace", tables=("public.*",))
+    configuration = RecordConfiguration(through="tailrace", tables=("public.*",))
 
     chunks = await redo._read([(Statement(PLANNED, 1, 1),)], configuration)
 
     assert [chunk.row_count for chunk in chunks] == [1]
-    assert slot.told == ["failed", "failed", "caught up", "redo"]
+    assert lease.told == ["failed", "failed", "caught up", "redo"]

@@ -8,22 +8,24 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from engine import recurrence, streaming
-from engine.batch import Boundary, Intake
+from engine.batch import Intake
 from engine.chunk import ChunkLimits
 from engine.envelope import RecordConfiguration
-from engine.errors import SlotBusy, SourceFailed, SourceUnavailable
+from engine.errors import LeaseHeld, SourceFailed, SourceUnavailable
 from engine.history import Landmark
-from engine.interfaces import SlotState, SourceIdentity
+from engine.interfaces import NO_MEASURES, SourceIdentity, SourceMeasures, Standing
 from engine.journal_entry import Writer
+from engine.log_point import LogPoint
 from engine.metrics import Metrics
 from engine.pipeline import Pipeline
-from engine.position import NO_LSN, Lsn
+from engine.position import LOG_BEGIN, LogPosition
 from engine.recurrence import PAUSE_SECONDS_MAX, Recurrence
 from engine.schema import Decide
 from engine.settings import Settings
 from engine.status import Phase, Status
 from engine.stop import StopSignal
 from load_tests.engine_process import until
+from log_points import boundary, identity, place, point
 from memory_store import MemoryStore
 
 BAD_VALUE = SourceFailed("a value cannot be sent", code="22P05", hint="mend the value")
@@ -36,9 +38,9 @@ LOST = SourceUnavailable("the connection was lost")
 def test_a_failure_stands_when_it_comes_a_second_time_at_the_same_position() -> None:
     found = Recurrence()
 
-    found.failed(BAD_VALUE, Lsn(10))
+    found.failed(BAD_VALUE, place(10))
     once = found.is_standing, found.pause_seconds
-    found.failed(BAD_VALUE, Lsn(10))
+    found.failed(BAD_VALUE, place(10))
 
     assert once == (False, 0.0)
     assert found.is_standing
@@ -46,11 +48,11 @@ def test_a_failure_stands_when_it_comes_a_second_time_at_the_same_position() -> 
 
 def test_pauses_double_up_to_a_limit() -> None:
     found = Recurrence()
-    found.failed(BAD_VALUE, Lsn(10))
+    found.failed(BAD_VALUE, place(10))
     pauses = []
 
     for _ in range(2000):
-        found.failed(BAD_VALUE, Lsn(10))
+        found.failed(BAD_VALUE, place(10))
         pauses.append(found.pause_seconds)
 
     assert pauses[:4] == [1.0, 2.0, 4.0, 8.0]
@@ -72,7 +74,7 @@ def test_progress_another_error_and_lost_connections_do_not_stand(
     found = Recurrence()
 
     for error, position in failures:
-        found.failed(error, Lsn(position))
+        found.failed(error, place(position))
 
     assert not found.is_standing
 
@@ -80,11 +82,11 @@ def test_progress_another_error_and_lost_connections_do_not_stand(
 def test_what_stands_goes_on_through_other_errors_until_something_new_is_read() -> None:
     found = Recurrence()
     for error in (BAD_VALUE, BAD_VALUE, LOST, CANCELLED):
-        found.failed(error, Lsn(10))
-    found.reached(Lsn(10))
+        found.failed(error, place(10))
+    found.reached(place(10))
     stood = found.is_standing
 
-    found.reached(Lsn(11))
+    found.reached(place(11))
 
     assert stood
     assert not found.is_standing
@@ -103,20 +105,20 @@ class Stream:
         source = self._source
         if source.error is not None:
             raise source.error
-        if source.end > source.given:
-            source.given = source.end
-            return Intake((), Boundary(Lsn(source.end), 0, is_keepalive=False))
+        if source.written > source.given:
+            source.given = source.written
+            return Intake((), boundary(source.written))
         await source.changed.wait()
         source.changed.clear()
         return Intake((), None)
 
-    async def slot_state(self) -> SlotState:
-        return SlotState(confirmed_lsn=Lsn(100), flush_lsn=Lsn(self._source.end))
+    async def standing(self) -> Standing:
+        return Standing(confirmed=point(100), end=point(self._source.written))
 
     async def look(self) -> None:
         """Nothing can be changed behind it."""
 
-    def acknowledge(self, lsn: Lsn) -> None:
+    def acknowledge(self, point: LogPoint) -> None:
         pass
 
     def ask_keepalive(self) -> None:
@@ -127,28 +129,39 @@ class Source:
     """Fails with `error`, when asked for a stream too where `is_refusing`."""
 
     def __init__(self) -> None:
-        self.error: SourceUnavailable | SlotBusy | None = None
+        self.error: SourceUnavailable | LeaseHeld | None = None
         self.is_refusing = False
-        self.end, self.given = 200, 0
+        self.written, self.given = 200, 0
         self.changed = asyncio.Event()
         self.attempt_count = 0
 
     async def identify(self) -> SourceIdentity:
-        return SourceIdentity("fake", "7", 1, "shop", "tailrace", "tailrace")
+        return identity()
 
     async def prepare(self, *, is_first: bool) -> None:
         pass
 
-    async def flush_lsn(self) -> Lsn:
-        return Lsn(self.end)
+    @property
+    def keeper(self) -> str:
+        return "its log"
 
-    async def fork_lsn(self, timeline: int) -> Lsn:
-        return NO_LSN
+    @property
+    def measures(self) -> SourceMeasures:
+        return NO_MEASURES
+
+    def distance(self, begin: LogPoint, end: LogPoint) -> int:
+        return 0
+
+    async def end(self) -> LogPoint:
+        return point(self.written)
+
+    async def fork(self, branch: str) -> LogPosition:
+        return LOG_BEGIN
 
     @asynccontextmanager
     async def stream(
         self,
-        start: Lsn,
+        start: LogPoint | None,
         configuration: RecordConfiguration,
         decide: Decide,
         *,
@@ -177,7 +190,7 @@ class Rig:
                 1 << 20,
                 standby_interval=0.01,
             ),
-            configuration=RecordConfiguration(publication="tailrace", tables=("public.*",)),
+            configuration=RecordConfiguration(through="tailrace", tables=("public.*",)),
             writer=Writer("a", "only", "test"),
             metrics=Metrics(CollectorRegistry()),
             stop=self.stop,
@@ -223,7 +236,7 @@ async def test_a_source_that_fails_at_one_place_is_failing_until_it_is_passed(
         await rig.tries_again(3)
         still = rig.pipeline.status()
         rig.source.error = None
-        rig.source.end = 300
+        rig.source.written = 300
         mended = await rig.reaches("streaming")
 
     assert not failing.is_ready
@@ -240,8 +253,8 @@ async def test_a_source_that_fails_at_one_place_is_failing_until_it_is_passed(
 async def test_a_failure_that_passes_with_nothing_left_to_read_is_over(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streaming, "_SLOT_FIRST_SECONDS", 0.05)
-    monkeypatch.setattr(streaming, "_SLOT_INTERVAL", 0.05)
+    monkeypatch.setattr(streaming, "_STANDING_FIRST_SECONDS", 0.05)
+    monkeypatch.setattr(streaming, "_STANDING_INTERVAL", 0.05)
     async with rig.running():
         await rig.reaches("streaming")
         rig.source.error = CANCELLED
@@ -270,7 +283,7 @@ async def test_lost_connections_are_reconnecting_and_never_failing(rig: Rig) -> 
 
 async def test_a_standby_that_cannot_reach_the_source_is_not_a_healthy_one(rig: Rig) -> None:
     rig.source.is_refusing = True
-    rig.source.error = SlotBusy("another engine holds it", holder_pid=7)
+    rig.source.error = LeaseHeld("another engine holds it")
     async with rig.running():
         standby = await rig.reaches("standby")
         rig.source.error = LOST

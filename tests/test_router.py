@@ -1,11 +1,13 @@
 """The router: who has to wait, and what is cut to make room."""
 
+import asyncio
 import gc
+from collections.abc import Callable
 
 from engine.batch import Batch, Intake, Operations
 from engine.budget import MemoryBudget
 from engine.chunk import ChunkLimits
-from engine.position import Lsn, Position, make_position
+from engine.position import Position, make_position
 from engine.router import Router
 from engine.schema import TableName
 from engine.table_writer import TableWriter
@@ -14,7 +16,7 @@ HOT, QUIET = TableName("public", "hot"), TableName("public", "quiet")
 
 
 def at(commit: int) -> Position:
-    return make_position(1, Lsn(commit), Lsn(commit - 8), 0)
+    return make_position(1, commit, commit - 8, 0)
 
 
 def batch(table: TableName, commit: int, size: int = 100, rows: int = 1) -> Batch:
@@ -22,12 +24,14 @@ def batch(table: TableName, commit: int, size: int = 100, rows: int = 1) -> Batc
     return Batch(table, 1, lines, rows, Operations(c=rows), at(commit), at(commit), 0, 0)
 
 
-def router(*, memory: int, rows_max: int) -> Router:
+def router(*, memory: int, rows_max: int, on_waiting: Callable[[], None] = lambda: None) -> Router:
     return Router(
         queue_bytes_max=1_000,
         limits=ChunkLimits(bytes_max=1 << 20, rows_max=rows_max, age_seconds_max=30.0),
         compression="gzip",
         budget=MemoryBudget(memory),
+        on_cut=lambda: None,
+        on_waiting=on_waiting,
     )
 
 
@@ -65,23 +69,24 @@ def test_the_first_chunk_to_grow_old_is_known() -> None:
 
 
 def test_rows_behind_a_chunk_without_a_plan_hurry_it_and_others_do_not() -> None:
-    routing = router(memory=1_000_000, rows_max=10)
+    hurry = asyncio.Event()
+    routing = router(memory=1_000_000, rows_max=10, on_waiting=hurry.set)
     for commit in (200, 210):
         routing.route(Intake((batch(HOT, commit, rows=10),), None), 0.0)
-    assert not routing.hurry.is_set(), "nothing waits behind these two"
+    assert not hurry.is_set(), "nothing waits behind these two"
 
     routing.route(Intake((batch(HOT, 220, rows=10),), None), 0.0)
-    assert routing.hurry.is_set()
+    assert hurry.is_set()
 
     # Planned, and being published: an entry would help nobody.
     chunks = routing.take_sealed()
-    routing.hurry.clear()
+    hurry.clear()
     routing.route(Intake((batch(HOT, 230, rows=10),), None), 0.0)
-    assert not routing.hurry.is_set()
+    assert not hurry.is_set()
 
     # One of them is visible, the next one is cut, and the last rows wait behind it.
     routing.published(HOT, len(chunks[0].body))
-    assert routing.hurry.is_set()
+    assert hurry.is_set()
 
 
 def test_a_full_budget_cuts_the_largest_chunks_only() -> None:

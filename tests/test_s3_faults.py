@@ -19,7 +19,7 @@ import pytest
 
 from databases import Database
 from engine.demo.servers import EmbeddedS3
-from engine.position import format_lsn
+from engine.sources.postgres.lsn import format_lsn
 from faults.load import Load
 from faults.rig import Rig, rigged
 from load_tests.engine_process import EngineProcess, until

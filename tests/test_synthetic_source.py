@@ -4,9 +4,15 @@ from itertools import pairwise
 
 from engine.batch import Batch, Intake
 from engine.envelope import RecordConfiguration
-from engine.position import NO_LSN, Lsn, Position
+from engine.log_point import LogPoint
+from engine.position import Position
 from engine.schema import Relation, TableVersion
-from engine.sources.synthetic import ROWS_A_TRANSACTION, SyntheticSource, end_lsn_of
+from engine.sources.synthetic import (
+    ROWS_A_TRANSACTION,
+    SyntheticSource,
+    end_of,
+    transactions_before,
+)
 
 CONFIGURATION = RecordConfiguration("tailrace", tables=("public.*",))
 
@@ -16,16 +22,16 @@ def always_first(relation: Relation, position: Position) -> TableVersion:
 
 
 async def read(
-    source: SyntheticSource, start: Lsn = NO_LSN, *, single_rows: bool = False
+    source: SyntheticSource, start: LogPoint | None = None, *, single_rows: bool = False
 ) -> list[Batch]:
     batches: list[Batch] = []
-    end = await source.flush_lsn()
+    end = await source.end()
     async with source.stream(start, CONFIGURATION, always_first, single_rows=single_rows) as stream:
         while True:
             intake = await stream.receive()
             batches.extend(intake.batches)
             assert intake.boundary is not None
-            if intake.boundary.lsn >= end:
+            if intake.boundary.position >= end.position:
                 return batches
 
 
@@ -50,7 +56,7 @@ async def test_a_successor_reads_the_same_rows_from_the_middle() -> None:
     source = SyntheticSource(row_count=5_000)
 
     [whole] = lines(await read(source)).values()
-    [rest] = lines(await read(source, end_lsn_of(2))).values()
+    [rest] = lines(await read(source, end_of(2))).values()
 
     assert whole.endswith(rest)
     assert rest.count(b"\n") == 5_000 - 2 * ROWS_A_TRANSACTION
@@ -58,15 +64,16 @@ async def test_a_successor_reads_the_same_rows_from_the_middle() -> None:
 
 async def test_rows_of_many_tables_are_held_and_nothing_before_a_boundary_is() -> None:
     source = SyntheticSource(row_count=30_000, table_count=500)
-    end, seen = await source.flush_lsn(), 0
+    end, seen = await source.end(), 0
     intakes: list[Intake] = []
 
-    async with source.stream(NO_LSN, CONFIGURATION, always_first) as stream:
-        while not intakes or intakes[-1].boundary is None or intakes[-1].boundary.lsn < end:
+    async with source.stream(None, CONFIGURATION, always_first) as stream:
+        while not intakes or (last := intakes[-1].boundary) is None or last.point != end:
             intakes.append(await stream.receive())
             seen += sum(batch.row_count for batch in intakes[-1].batches)
             boundary = intakes[-1].boundary
-            assert boundary is None or seen == boundary.lsn // end_lsn_of(1) * ROWS_A_TRANSACTION
+            before = transactions_before(boundary.point) if boundary is not None else 0
+            assert boundary is None or seen == before * ROWS_A_TRANSACTION
 
     # Else each of 15 drains would give a batch of every table.
     assert sum(len(intake.batches) for intake in intakes) < 15 * 500 // 2

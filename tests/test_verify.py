@@ -21,8 +21,9 @@ from engine.errors import DestinationRefused, DestinationUnavailable
 from engine.interfaces import ListedObject, ObjectHead
 from engine.journal_entry import Durable, Entry, Gap, JournalState, encode_state
 from engine.layout import journal_folder, journal_key, own_folder, state_key
-from engine.position import Position
+from engine.position import LogPosition, Position
 from engine.verify import Code, Depth, Verdict, verify
+from log_points import durable as durable_at
 from memory_store import MemoryStore, StoredObject
 from small_bucket import (
     ODD,
@@ -338,7 +339,7 @@ def an_entry_is_empty(bucket: SmallBucket) -> None:
 
 @damage({Code.ENTRY_UNREADABLE})
 def an_entry_states_no_position(bucket: SmallBucket) -> None:
-    durable = Durable("nowhere", "2026-11-22T09:51:55.000000Z", 6)
+    durable = Durable(LogPosition("nowhere"), "0/1100", "2026-11-22T09:51:55.000000Z", 6)
     edit_entry(bucket, 7, durable=durable)
 
 
@@ -403,12 +404,12 @@ def a_nonce_comes_twice(bucket: SmallBucket) -> None:
 
 @damage({Code.SOURCE_CHANGED})
 def another_slot_writes_on(bucket: SmallBucket) -> None:
-    _edit_source(bucket, slot="other")
+    _edit_source(bucket, lease="other")
 
 
 @damage({Code.SOURCE_CHANGED})
 def another_system_writes_on_in_the_same_generation(bucket: SmallBucket) -> None:
-    _edit_source(bucket, system_identifier="1")
+    _edit_source(bucket, facts={"system_identifier": "1"})
 
 
 def _edit_source(bucket: SmallBucket, **changes: object) -> None:
@@ -448,23 +449,23 @@ def a_state_file_has_no_entry(bucket: SmallBucket) -> None:
 
 @damage({Code.DURABLE_BACK})
 def durable_goes_back(bucket: SmallBucket) -> None:
-    edit_entry(bucket, 7, durable=Durable("0/1100", "2026-11-22T09:51:55.000000Z", 6))
+    edit_entry(bucket, 7, durable=durable_at(0x1100, "2026-11-22T09:51:55.000000Z", seq=6))
 
 
 @damage({Code.DURABLE_AHEAD, Code.OBJECT_MISSING})
 def durable_is_ahead_of_its_entry(bucket: SmallBucket) -> None:
-    durable = Durable("0/1F00", "2026-11-22T09:51:55.000000Z", 9)
+    durable = durable_at(0x1F00, "2026-11-22T09:51:55.000000Z", seq=9)
     edit_entry(bucket, 8, durable=durable)
 
 
 @damage({Code.OBJECT_MISSING})
 def durable_passes_an_object_that_is_missing(bucket: SmallBucket) -> None:
-    edit_entry(bucket, 8, durable=Durable("0/1F00", "2026-11-22T09:51:55.000000Z", 8))
+    edit_entry(bucket, 8, durable=durable_at(0x1F00, "2026-11-22T09:51:55.000000Z", seq=8))
 
 
 @damage({Code.PLAN_BEFORE_DURABLE})
 def rows_come_after_they_were_said_to_be_durable(bucket: SmallBucket) -> None:
-    durable = Durable("0/FFFF", "2026-11-22T09:51:55.000000Z", 6)
+    durable = durable_at(0xFFFF, "2026-11-22T09:51:55.000000Z", seq=6)
     edit_entry(bucket, 7, durable=durable)
 
 

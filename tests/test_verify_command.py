@@ -113,8 +113,8 @@ def test_a_human_reads_tables_and_the_next_step(
         "commit",
     ]
     assert lines[2].split()[:5] == [str(ORDERS), "4", "13", "2", "1-2"]
-    assert lines[2].split()[5] == "0/1E00"
-    assert max(map(len, lines[:3])) <= 80
+    assert lines[2].split()[5] == "0001.0000000000001E00"
+    assert max(map(len, lines[:3])) <= 82
     assert any(line.startswith("ok: 5 objects and 14 rows of 2 tables") for line in lines)
     assert lines[-1].startswith("next: tailrace verify --depth full")
     assert code == 0
@@ -139,7 +139,7 @@ def test_a_table_of_long_names_fits_a_terminal_and_is_whole_in_a_pipe(
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= width_max
     assert (name in lines[1]) == (not is_terminal)
-    assert lines[1].endswith("1-29,40  FFFFFFFF/12345678")
+    assert lines[1].endswith("1-29,40  0001.FFFFFFFF12345678")
 
 
 def test_expired_entries_are_a_warning_and_strict_ends_with_1(

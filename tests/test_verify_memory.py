@@ -9,10 +9,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from engine.envelope import RecordConfiguration
-from engine.interfaces import ListedObject, ObjectTail, SourceIdentity
+from engine.interfaces import ListedObject, ObjectTail
 from engine.journal_entry import (
     FORMAT,
-    Durable,
     Entry,
     Open,
     Planned,
@@ -21,16 +20,17 @@ from engine.journal_entry import (
     encode_entry,
 )
 from engine.layout import TableLayout, journal_key
-from engine.position import NOWHERE, Lsn, format_lsn, make_position
+from engine.position import NOWHERE, make_position
 from engine.publisher import object_metadata
 from engine.schema import Column, Relation, TableName, TableVersion
 from engine.schema_document import schema_document
 from engine.verify import Verdict, verify
 from engine.verify.key_set import KeySet
+from log_points import durable, identity
 from memory_store import MemoryStore
 
-CONFIGURATION = RecordConfiguration(publication="tailrace", tables=("*.*",))
-SOURCE = SourceIdentity("fake", "7", 1, "shop", "tailrace", "tailrace")
+CONFIGURATION = RecordConfiguration(through="tailrace", tables=("*.*",))
+SOURCE = identity()
 WRITER = Writer("w", "task", "test")
 ORDERS = TableName("public", "orders")
 LAYOUT = TableLayout("lake", "shop", "hive")
@@ -44,12 +44,12 @@ class LongBucket(MemoryStore):
     def __init__(self, entries: int) -> None:
         super().__init__()
         self._entries: list[bytes] = []
-        relation = Relation(ORDERS, 1, "d", COLUMNS, ("id",))
-        version = TableVersion(1, make_position(1, Lsn(1), Lsn(1), 0), "", relation)
+        relation = Relation(ORDERS, "1", COLUMNS, ("id",))
+        version = TableVersion(1, make_position(1, 1, 1, 0), "", relation)
         self._schema = schema_document(version, None, "shop")
         previous, digest = NOWHERE, ""
         for seq in range(entries):
-            position = make_position(1, Lsn(seq * 16 + 16), Lsn(seq * 16), 0)
+            position = make_position(1, seq * 16 + 16, seq * 16, 0)
             key = LAYOUT.object_key(ORDERS, 1, HOUR, position, "gzip")
             planned = Planned(
                 str(ORDERS),
@@ -75,7 +75,7 @@ class LongBucket(MemoryStore):
                 open=Open(SOURCE, CONFIGURATION) if seq == 0 else None,
                 schemas=(version,) if seq == 0 else (),
                 planned=(planned,),
-                durable=Durable(format_lsn(Lsn(seq * 16 + 1)), "", seq),
+                durable=durable(seq * 16 + 1, "", seq=seq),
             )
             content = encode_entry(entry)
             digest, previous = hashlib.sha256(content).hexdigest(), position

@@ -15,17 +15,16 @@ from engine.interfaces import (
     REWRITTEN,
     Look,
     Reason,
-    SourceIdentity,
     TableLook,
 )
-from engine.journal_entry import Durable, Gap, JournalState
-from engine.position import Lsn
+from engine.journal_entry import Gap, JournalState
 from engine.schema import TableName
 from engine.watch import CatalogWatch, Shown
+from log_points import durable, identity, place
 
 ORDERS = TableName("public", "orders")
 LINES = TableName("public", "lines")
-CONFIGURATION = RecordConfiguration(publication="tailrace", tables=("public.*",))
+CONFIGURATION = RecordConfiguration(through="tailrace", tables=("public.*",))
 ASPECTS = (NOT_PUBLISHED, "operations")
 TEXTS = {
     aspect: f"{aspect} was touched"
@@ -51,9 +50,9 @@ def look(
     since: int | None = None,
     others: Iterable[str] = (),
 ) -> Look:
-    begin = Lsn(at if since is None else since)
+    begin = place(at if since is None else since)
     shared = marks or {"publication": "1"}
-    return Look(begin, Lsn(at), Lsn(at + 1), shared, tables, TEXTS, frozenset(others))
+    return Look(begin, place(at), place(at + 1), shared, tables, TEXTS, frozenset(others))
 
 
 class Rig:
@@ -65,8 +64,8 @@ class Rig:
         self.truncated: set[TableName] = set()
         self.state = JournalState(
             seq=0,
-            source=SourceIdentity("fake", "7", 1, "shop", "tailrace", "tailrace"),
-            durable=Durable("0/10", "2026-11-22T09:51:54.056779Z", 0),
+            source=identity(),
+            durable=durable(0x10, seq=0),
         )
         self.start()
 
@@ -88,9 +87,7 @@ class Rig:
         if watch is not None:
             self.state.watch = watch.folded(self.state.watch)
         watched = self.watch.watched
-        self.state.durable = Durable(
-            f"0/{shorter(watched)}", "2026-11-22T09:51:54.056779Z", 0, watched=watched
-        )
+        self.state.durable = durable(int(shorter(watched), 16), seq=0, watched=watched)
         self.gaps.journalled(gaps)
         self.watch.journalled(watch)
 
@@ -102,10 +99,10 @@ class Rig:
 
     def shows(self, *names: tuple[int, str, str]) -> list[tuple[str, str, str, str]]:
         """What the stream's names state: where rows of an identity came under a name."""
-        for lsn, identity, name in names:
+        for lsn, known, name in names:
             table = TableName.parse(name)
             is_captured = CONFIGURATION.captures(table)
-            self.watch.named(Named(identity, table, is_captured, Lsn(lsn)))
+            self.watch.named(Named(known, table, is_captured, place(lsn)))
         return [brief(gap) for gap in self.gaps.standing]
 
 
@@ -298,7 +295,7 @@ def test_what_was_judged_is_known_though_no_durable_said_so() -> None:
     rig = Rig()
     rig.judge(look(0x20, {ORDERS: table(marks={"membership": "1"})}))
     rig.append()
-    rig.state.durable = Durable("0/80", "2026-11-22T09:51:54.056779Z", 0)
+    rig.state.durable = durable(0x80, seq=0)
     rig.start()
 
     found = rig.judge(look(0x90, {ORDERS: table(marks={"membership": "2"})}))
@@ -310,7 +307,7 @@ def test_of_another_publication_nothing_is_known() -> None:
     rig = Rig()
     rig.judge(look(0x20, {ORDERS: table()}))
     rig.append()
-    rig.start(msgspec.structs.replace(CONFIGURATION, publication="other"))
+    rig.start(msgspec.structs.replace(CONFIGURATION, through="other"))
 
     assert rig.judge(look(0x30, {ORDERS: table()}, marks={"publication": "9"})) == []
 
@@ -329,7 +326,7 @@ def test_what_is_agreed_of_very_many_tables_is_stated_in_parts(
         part = rig.watch.pending
         assert part is not None
         sizes.append(len(msgspec.json.encode(part)))
-        assert part.publication == ""
+        assert part.through == ""
         rig.append()
     last = rig.watch.pending
     rig.append()
@@ -337,7 +334,7 @@ def test_what_is_agreed_of_very_many_tables_is_stated_in_parts(
     assert len(sizes) > 5
     assert max(sizes) < 1_500
     assert last is not None
-    assert last.publication == "tailrace"
+    assert last.through == "tailrace"
     assert rig.watch.pending is None
     rig.start()
     assert rig.judge(look(0x30, tables)) == []
@@ -454,7 +451,7 @@ def test_a_table_that_the_settings_name_anew_was_not_renamed() -> None:
     rig.append()
     rig.start(msgspec.structs.replace(CONFIGURATION, tables=("public.*", "archive.*")))
 
-    rig.watch.named(Named("7", TableName.parse(AWAY), is_captured=True, commit_lsn=Lsn(0x30)))
+    rig.watch.named(Named("7", TableName.parse(AWAY), is_captured=True, commit=place(0x30)))
     found = rig.judge(look(0x40, {TableName.parse(AWAY): table()}))
 
     assert found == []

@@ -19,24 +19,26 @@ from engine.envelope import RecordConfiguration
 from engine.errors import SourceError, SourceUnavailable
 from engine.gaps import GapRegister
 from engine.history import Landmark
-from engine.interfaces import REWRITTEN, ChangeStream, Look, SourceIdentity, TableLook
-from engine.journal_entry import Durable, Frontier, JournalState, Writer, decode_entry
+from engine.interfaces import REWRITTEN, ChangeStream, Look, TableLook
+from engine.journal_entry import Frontier, JournalState, Writer, decode_entry
 from engine.ledger import RECEIVED_MIN, Ledger
+from engine.log_point import LogPoint
 from engine.metrics import Metrics
 from engine.pipeline import Pipeline
-from engine.position import NOWHERE, Lsn, make_position
+from engine.position import NOWHERE, make_position
 from engine.schema import Decide, TableName
 from engine.settings import Settings
-from engine.sources.synthetic import SyntheticSource, SyntheticStream
+from engine.sources.synthetic import SyntheticSource, SyntheticStream, end_of, transactions_before
 from engine.stop import StopSignal
 from engine.watcher import GAP, Watcher
+from log_points import boundary, durable, identity, place
 from memory_store import MemoryStore
 from simulation.virtual_loop import VirtualLoop
 
 if TYPE_CHECKING:
-    from engine.planner import Planner
+    from engine.reception import Reception
 
-CONFIGURATION = RecordConfiguration(publication="", tables=("*.*",))
+CONFIGURATION = RecordConfiguration(through="", tables=("*.*",))
 SETTINGS = Settings(
     "lake",
     1,
@@ -58,20 +60,21 @@ class Neighbour:
 
     look_times: list[float] = field(default_factory=list)
 
-    def position(self) -> Lsn:
+    def here(self) -> LogPoint:
         """Where the server's log is now."""
-        return Lsn(1_000_000_000 + int(asyncio.get_running_loop().time() * 1_000_000))
+        return end_of(1_000 + int(asyncio.get_running_loop().time() * 1_000))
 
     async def receive(self) -> Intake:
         await asyncio.sleep(FLOOD_SECONDS)
-        return Intake((), Boundary(self.position(), 0, is_keepalive=True))
+        return Intake((), Boundary(self.here(), is_keepalive=True))
 
     async def look(self) -> Look:
         self.look_times.append(asyncio.get_running_loop().time())
-        since = self.position()
+        since = self.here().position
         await asyncio.sleep(LOOK_SECONDS)
-        here = self.position()
-        return Look(since, here, Lsn(here + 1), {}, {}, {})
+        here = self.here()
+        behind = end_of(transactions_before(here) + 1)
+        return Look(since, here.position, behind.position, {}, {}, {})
 
 
 class NeighbouredSource(SyntheticSource):
@@ -81,12 +84,12 @@ class NeighbouredSource(SyntheticSource):
         super().__init__(row_count=1_000)
         self._neighbour = neighbour
 
-    async def flush_lsn(self) -> Lsn:
-        return self._neighbour.position()
+    async def end(self) -> LogPoint:
+        return self._neighbour.here()
 
     def stream(
         self,
-        start: Lsn,
+        start: LogPoint | None,
         configuration: RecordConfiguration,
         decide: Decide,
         *,
@@ -150,7 +153,7 @@ async def streamed(neighbour: Neighbour, settings: Settings, *, seconds: float) 
         stop.request("test")
     keys = sorted(key for key in store.objects if "/journal/" in key)
     entries = [decode_entry(store.objects[key].body, key) for key in keys]
-    return [e.durable.lsn for e in entries if e.durable is not None and not e.release]
+    return [e.durable.position for e in entries if e.durable is not None and not e.release]
 
 
 def test_an_idle_source_with_a_busy_neighbour_advances_with_few_looks(loop: VirtualLoop) -> None:
@@ -222,8 +225,8 @@ class Rig:
         state = JournalState(
             seq=0,
             frontiers=frontiers or {},
-            source=SourceIdentity("fake", "7", 1, "shop", "tailrace", "tailrace"),
-            durable=Durable("0/10", "2026-11-22T09:51:54.056779Z", 0),
+            source=identity(),
+            durable=durable(0x10, seq=0),
         )
         self.answers = Answers(list(looks))
         self.ledger = Ledger(
@@ -235,7 +238,7 @@ class Rig:
             state=state,
             gaps=self.gaps,
             ledger=self.ledger,
-            planner=cast("Planner", SimpleNamespace(has_identity=lambda _table, _identity: True)),
+            reception=cast("Reception", SimpleNamespace(has_identity=lambda *_: True)),
             configuration=CONFIGURATION,
             alarms=self.alarms,
             metrics=Metrics(CollectorRegistry()),
@@ -252,7 +255,7 @@ class Rig:
             return
 
     def read(self, lsn: int) -> None:
-        self.ledger.read(Intake((), Boundary(Lsn(lsn), 0, is_keepalive=True)))
+        self.ledger.read(Intake((), boundary(lsn, is_keepalive=True)))
         self.watcher.moved()
 
 
@@ -260,16 +263,21 @@ def test_a_table_that_goes_is_a_gap_though_the_ledger_has_forgotten_its_rows(
     loop: VirtualLoop,
 ) -> None:
     async def gaps() -> None:
-        last = make_position(1, Lsn(5), Lsn(4), 0)
+        last = make_position(1, 5, 4, 0)
         tables = [f"public.t{number}" for number in range(RECEIVED_MIN)]
         frontiers = {table: Frontier(last, "") for table in [*tables, str(ORDERS)]}
         there = Look(
-            Lsn(20), Lsn(20), Lsn(21), {}, {ORDERS: TableLook("7", {}, {}, frozenset(), {})}, {}
+            place(20),
+            place(20),
+            place(21),
+            {},
+            {ORDERS: TableLook("7", {}, {}, frozenset(), {})},
+            {},
         )
-        gone = Look(Lsn(30), Lsn(30), Lsn(31), {}, {}, {"table-dropped": "it went"})
+        gone = Look(place(30), place(30), place(31), {}, {}, {"table-dropped": "it went"})
         rig = Rig([there, gone], frontiers)
         rig.read(30)
-        rig.ledger.forget(Lsn(10))
+        rig.ledger.forget(place(10))
         assert rig.ledger.received(ORDERS) == NOWHERE
 
         await rig.run(15.0)
@@ -285,7 +293,7 @@ def rooted(at: int, file: str) -> Look:
     """A look at a table with one partition, which is stored in that file."""
     marks = {f"{REWRITTEN}:1": file}
     tables = {ORDERS: TableLook("7", {}, marks, frozenset(), {})}
-    return Look(Lsn(at), Lsn(at), Lsn(at + 1), {}, tables, {REWRITTEN: "rewritten"})
+    return Look(place(at), place(at), place(at + 1), {}, tables, {REWRITTEN: "rewritten"})
 
 
 def test_a_gap_is_told_in_plain_words(loop: VirtualLoop) -> None:
@@ -325,7 +333,7 @@ def test_a_truncation_that_is_read_before_a_look_is_judged_explains_the_next_loo
     async def truncate() -> None:
         await asyncio.sleep(15.0)
         # The second look waits for the stream. What it reads first committed after that look.
-        rig.watcher.truncated(ORDERS, Lsn(0x300))
+        rig.watcher.truncated(ORDERS, place(0x300))
         rig.read(0x450)
         await asyncio.sleep(15.0)
         assert (rig.watcher.judged_count, rig.gaps.standing) == (3, ())
@@ -378,7 +386,7 @@ def test_truncations_are_looked_at_soon_and_many_of_them_together(loop: VirtualL
     async def truncate() -> None:
         await asyncio.sleep(2.0)
         for _ in range(50):
-            rig.watcher.truncated(ORDERS, Lsn(0x80))
+            rig.watcher.truncated(ORDERS, place(0x80))
             await asyncio.sleep(0.1)
 
     async def both() -> None:

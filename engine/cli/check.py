@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from engine.cli.options import ConfigFile, Json
+from engine.cli.options import ConfigFile, Json, same_file
 from engine.cli.output import say, say_json, say_next
 from engine.cli.startup import lean_imports
 from engine.config import Configuration, load
@@ -51,7 +51,7 @@ def check(*, config: ConfigFile = None, offline: Offline = False, json: Json = F
     elif failed:
         say_next("mend what failed, then `tailrace check` again")
     else:
-        option = "" if config is None else f" -c {config}"
+        option = same_file(config)
         say_next(f"tailrace check{option}" if offline else f"tailrace run{option}")
     return failed[0].exit_code or 1 if failed else 0
 

@@ -4,7 +4,7 @@ import os
 
 import msgspec
 
-from engine.cli.options import ConfigFile, Json
+from engine.cli.options import ConfigFile, Json, same_file
 from engine.cli.output import say, say_json, say_next
 from engine.config import Loaded, Setting, load, resolve_memory_limit, resolve_row_limit
 from engine.config.json_schema import make_json_schema
@@ -22,7 +22,7 @@ def show(*, config: ConfigFile = None, json: Json = False) -> int:
         say_json({"ok": True, "settings": [_as_json(setting) for setting in loaded.settings]})
         return 0
     _say_settings(loaded)
-    say_next("tailrace check" if config is None else f"tailrace check -c {config}")
+    say_next(f"tailrace check{same_file(config)}")
     return 0
 
 

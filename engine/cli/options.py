@@ -14,6 +14,12 @@ ConfigFile = Annotated[
     ),
 ]
 
+
+def same_file(config: Path | None) -> str:
+    """What a command that is named next needs, so that it reads the same configuration."""
+    return "" if config is None else f" -c {config}"
+
+
 Json = Annotated[
     bool,
     Parameter(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from engine.cli.options import ConfigFile
+from engine.cli.options import ConfigFile, same_file
 from engine.cli.output import say_last
 from engine.cli.startup import lean_imports
 from engine.config import load
@@ -39,5 +39,5 @@ def run(*, config: ConfigFile = None, until_caught_up: UntilCaughtUp = False) ->
         from engine.cli.process import run_engine  # noqa: PLC0415
 
     code = run_engine(loaded.configuration, until_caught_up=until_caught_up)
-    say_last("tailrace verify" if config is None else f"tailrace verify -c {config}")
+    say_last(f"tailrace verify{same_file(config)}")
     return code

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Literal, assert_never
 
 from cyclopts import Parameter
 
-from engine.cli.options import ConfigFile, Json
+from engine.cli.options import ConfigFile, Json, same_file
 from engine.cli.output import say, say_json, say_next
 from engine.cli.startup import lean_imports
 from engine.cli.verify_progress import LineProgress, SilentProgress, TerminalProgress
 from engine.config import DestinationConfiguration, LogConfiguration, load_destination
 from engine.plural import counted
-from engine.position import commit_lsn_of, format_lsn
+from engine.position import commit_of
 from engine.printable import printable
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def verify(
     if json:
         say_json(_as_json(verdict))
     else:
-        option = "" if config is None else f" -c {config}"
+        option = same_file(config)
         _say(verdict, depth, option, is_strict=strict)
     return 0 if verdict.is_ok and not (strict and _doubts(verdict)) else 1
 
@@ -134,7 +134,7 @@ def _say_tables(verdict: "Verdict") -> None:
             str(table.rows),
             str(table.pending),
             _ranges(table.versions) or "-",
-            format_lsn(commit_lsn_of(table.last)) if table.last else "-",
+            commit_of(table.last) if table.last else "-",
         )
         for table in verdict.tables
     ]
@@ -210,8 +210,8 @@ def _counts(verdict: "Verdict") -> str:
         f"{counted(len(verdict.tables), 'table')}, "
         f"{counted(verdict.entries, 'journal entry', 'journal entries')}"
     )
-    if verdict.durable_lsn:
-        counts += f"; durable up to {verdict.durable_lsn} ({verdict.durable_time})"
+    if verdict.durable_position:
+        counts += f"; durable up to {verdict.durable_position} ({verdict.durable_time})"
     if verdict.pending:
         counts += f"; {counted(verdict.pending, 'object')} pending"
     if count := len(verdict.unmended_gaps):

@@ -28,8 +28,8 @@ from engine.demo.proof import Proof, prove
 from engine.demo.server_process import ServerError
 from engine.demo.workload import Written
 from engine.demo.workspace import Workspace
-from engine.errors import TailraceError
-from engine.position import NO_LSN, Lsn, parse_lsn
+from engine.errors import first_cause
+from engine.sources.postgres.lsn import NO_LSN, Lsn, parse_lsn
 from engine.status import Status
 
 EXIT_OK = 0
@@ -224,7 +224,7 @@ class _Demonstration:
                 await self._watch_work(engine)
                 over.set()
         except ExceptionGroup as errors:
-            raise _first(errors) from errors
+            raise first_cause(errors) from errors
 
     async def _watch_work(self, engine: EngineProcess) -> None:
         wished = self._wishes
@@ -280,9 +280,9 @@ class _Demonstration:
 
 def _read_up_to(status: Status | None) -> Lsn:
     """Up to where the engine has read its source's log; zero where it does not say."""
-    if status is None or not status.durable_lsn or status.lag_bytes is None:
+    if status is None or not status.read_resume:
         return NO_LSN
-    return Lsn(parse_lsn(status.durable_lsn) + status.lag_bytes)
+    return parse_lsn(status.read_resume)
 
 
 def _forget_credentials(workspace: Workspace) -> None:
@@ -291,12 +291,3 @@ def _forget_credentials(workspace: Workspace) -> None:
         if name.startswith("AWS_"):
             del os.environ[name]
     os.environ.update(workspace.environment)
-
-
-def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error to show: the first of ours, else the first one."""
-    leaves = [
-        _first(error) if isinstance(error, BaseExceptionGroup) else error
-        for error in errors.exceptions
-    ]
-    return next((error for error in leaves if isinstance(error, TailraceError)), leaves[0])

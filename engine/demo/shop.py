@@ -13,7 +13,7 @@ from random import Random
 import psycopg
 from psycopg.rows import TupleRow
 
-from engine.position import Lsn
+from engine.sources.postgres.lsn import Lsn
 
 DATABASE = "shop"
 CAPTURED = "public.*"

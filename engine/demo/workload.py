@@ -10,7 +10,7 @@ from random import Random
 
 from engine.demo import shop
 from engine.demo.shop import Clerk, Tally
-from engine.position import Lsn
+from engine.sources.postgres.lsn import Lsn
 
 _WRITER_COUNT = 4
 _TRANSACTIONS_PER_SECOND = 100

@@ -57,7 +57,7 @@ class S3ObjectStore:
         self._settings = settings
         self._exit_stack = AsyncExitStack()
         self._connection: S3Connection
-        self._part_slots = asyncio.Semaphore(settings.concurrency)
+        self._parts_under_way = asyncio.Semaphore(settings.concurrency)
         self._address: dict[str, Any] = {"Bucket": settings.bucket}
         if settings.expected_bucket_owner:
             self._address["ExpectedBucketOwner"] = settings.expected_bucket_owner
@@ -332,7 +332,7 @@ class S3ObjectStore:
     async def _put_parts(
         self, key: str, upload_id: str, body: bytes
     ) -> "tuple[CompletedPartTypeDef, ...]":
-        """Upload all parts, as many at a time as there are slots; what the completion lists.
+        """Upload all parts, as many at a time as may be under way; what the completion lists.
 
         The first part that fails ends the others; its error is raised.
         """
@@ -355,7 +355,7 @@ class S3ObjectStore:
     ) -> "CompletedPartTypeDef":
         checksum = await _checksum(part)
         parameters: dict[str, Any] = {**self._address, "Body": part}
-        async with self._part_slots:
+        async with self._parts_under_way:
             response = await self._connection.ask(
                 self._settings.request_seconds(len(part)),
                 self._connection.client.upload_part,

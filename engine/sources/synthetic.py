@@ -17,7 +17,7 @@ from typing import Final
 from engine.batch import Boundary, Intake
 from engine.envelope import RecordConfiguration
 from engine.history import Landmark
-from engine.interfaces import ChangeStream, SlotState, SourceIdentity
+from engine.interfaces import NO_MEASURES, ChangeStream, SourceIdentity, SourceMeasures, Standing
 from engine.lines.batcher import Batcher
 from engine.lines.holding import Holding
 from engine.lines.writer import (
@@ -28,7 +28,8 @@ from engine.lines.writer import (
     VALUE_TEXT,
     LineWriter,
 )
-from engine.position import Lsn, Position
+from engine.log_point import LogPoint
+from engine.position import LogPosition, Position, log_position
 from engine.schema import Column, Decide, Relation, TableName
 
 ROWS_A_TRANSACTION: Final = 1_000
@@ -37,7 +38,7 @@ _TRANSACTIONS_AN_INTAKE: Final = 2
 
 _END_SECONDS: Final = 0.1
 
-_LSN_A_TRANSACTION: Final = 0x100000
+_ORDERS_A_TRANSACTION: Final = 0x100000
 _BEGAN_US: Final = 1_767_225_600_000_000
 """2026-01-01 00:00 UTC. The log's time is its own: a million rows are one second of it."""
 
@@ -77,27 +78,41 @@ class SyntheticSource:
         """See Source."""
         return SourceIdentity(
             type="synthetic",
-            system_identifier=f"{self._row_count}/{len(self._relations)}",
-            timeline=1,
             database="synthetic",
-            slot="",
-            publication="",
+            lease="",
+            facts={"log": f"{self._row_count} rows over {len(self._relations)} tables"},
+            branch="",
+            through="",
         )
 
     async def prepare(self, *, is_first: bool) -> None:
         """See Source: nothing is needed."""
 
-    async def flush_lsn(self) -> Lsn:
+    @property
+    def keeper(self) -> str:
         """See Source."""
-        return end_lsn_of(self._transaction_count)
+        return "the computed log"
 
-    async def fork_lsn(self, timeline: int) -> Lsn:
-        """See Source: there is only one timeline."""
-        raise AssertionError(f"a computed log never forks, nor has timeline {timeline}")
+    @property
+    def measures(self) -> SourceMeasures:
+        """See Source."""
+        return NO_MEASURES
+
+    def distance(self, begin: LogPoint, end: LogPoint) -> int:
+        """See Source."""
+        return max(0, transactions_before(end) - transactions_before(begin)) * _ORDERS_A_TRANSACTION
+
+    async def end(self) -> LogPoint:
+        """See Source."""
+        return end_of(self._transaction_count)
+
+    async def fork(self, branch: str) -> LogPosition:
+        """See Source: a computed log has one history."""
+        raise AssertionError(f"a computed log never forks, nor has a branch {branch!r}")
 
     def stream(
         self,
-        start: Lsn,
+        start: LogPoint | None,
         configuration: RecordConfiguration,
         decide: Decide,
         *,
@@ -125,15 +140,15 @@ class SyntheticStream:
         *,
         relations: tuple[Relation, ...],
         row_count: int,
-        start: Lsn,
+        start: LogPoint | None,
         configuration: RecordConfiguration,
         decide: Decide,
         is_single_rows: bool,
     ) -> None:
-        self._relations = {relation.oid: relation for relation in relations}
+        self._relations = dict(enumerate(relations, 1))
         self._rows = tuple(_row(index, relations) for index in range(ROWS_A_TRANSACTION))
         self._row_count = row_count
-        self._next = start // _LSN_A_TRANSACTION
+        self._next = transactions_before(start)
         self._lines = LineWriter(1, connector="synthetic")
         self._batcher = Batcher(
             self._lines,
@@ -144,7 +159,7 @@ class SyntheticStream:
             is_single_rows=is_single_rows,
         )
         self._holding = Holding()
-        self._acknowledged = start
+        self._acknowledged = start or end_of(0)
 
     async def receive(self) -> Intake:
         """See ChangeStream. At the log's end there is nothing but the boundary, again and again."""
@@ -163,7 +178,7 @@ class SyntheticStream:
         batcher.hand_over_all()
         batches = batcher.taken()
         holding.handed_over(now, len(batches))
-        boundary = Boundary(end_lsn_of(self._next), _commit_us(self._next))
+        boundary = Boundary(end_of(self._next))
         return Intake(batches, boundary, held_seconds)
 
     @property
@@ -194,17 +209,16 @@ class SyntheticStream:
         if buffered > self._batcher.size_max:
             self._batcher.hand_over(table)
 
-    async def slot_state(self) -> SlotState:
+    async def standing(self) -> Standing:
         """See ChangeStream."""
-        end = end_lsn_of(-(-self._row_count // ROWS_A_TRANSACTION))
-        return SlotState(self._acknowledged, end, self._acknowledged)
+        return Standing(self._acknowledged, end_of(-(-self._row_count // ROWS_A_TRANSACTION)))
 
     async def look(self) -> None:
         """See ChangeStream: a computed log is what it is."""
 
-    def acknowledge(self, lsn: Lsn) -> None:
+    def acknowledge(self, point: LogPoint) -> None:
         """See ChangeStream."""
-        self._acknowledged = lsn
+        self._acknowledged = point
 
     def ask_keepalive(self) -> None:
         """See ChangeStream: every intake says where it is."""
@@ -215,13 +229,19 @@ async def _entered(stream: SyntheticStream) -> AsyncIterator[ChangeStream]:
     yield stream
 
 
-def end_lsn_of(transaction_count: int) -> Lsn:
-    """Where the log stands behind so many transactions."""
-    return Lsn(transaction_count * _LSN_A_TRANSACTION)
+def end_of(transaction_count: int) -> LogPoint:
+    """The log point behind so many transactions. It can be read from by their number."""
+    position = log_position(1, transaction_count * _ORDERS_A_TRANSACTION)
+    return LogPoint(position, str(transaction_count), _commit_us(transaction_count))
+
+
+def transactions_before(point: LogPoint | None) -> int:
+    """How many transactions lie before a log point; 0 without one."""
+    return int(point.resume) if point is not None else 0
 
 
 def _order(number: int) -> int:
-    return (number + 1) * _LSN_A_TRANSACTION - 1
+    return (number + 1) * _ORDERS_A_TRANSACTION - 1
 
 
 def _commit_us(number: int) -> int:
@@ -231,8 +251,7 @@ def _commit_us(number: int) -> int:
 def _relation(number: int) -> Relation:
     return Relation(
         table=TableName("public", f"changes_{number:05d}"),
-        oid=number,
-        replica_identity="d",
+        identity=str(number),
         columns=tuple(
             Column(name, text, kind, key=name == "id", json=json)
             for name, text, kind, _, json in _COLUMNS
@@ -257,5 +276,4 @@ def _row(index: int, relations: tuple[Relation, ...]) -> tuple[int, int, Values]
         f"status {index % 10}",
         f"{index % 100}",
     )
-    number = relations[index % len(relations)].oid
-    return number, index + 1, tuple(value.encode() for value in values)
+    return index % len(relations) + 1, index + 1, tuple(value.encode() for value in values)

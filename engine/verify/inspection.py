@@ -159,7 +159,7 @@ class _Walk:
         return Verdict(
             tables=tables,
             entries=entries,
-            durable_lsn=durable.lsn if durable is not None else "",
+            durable_position=durable.position if durable is not None else "",
             durable_time=durable.commit_time if durable is not None else "",
             problems=(*problems, *sorted(self._problems, key=lambda found: found.key)),
             gaps=self._audit.gaps,

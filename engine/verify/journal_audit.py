@@ -29,7 +29,7 @@ from engine.journal_entry import (
 )
 from engine.layout import TableLayout, journal_key
 from engine.plural import counted
-from engine.position import NOWHERE, Lsn, Position, commit_lsn_of, format_lsn
+from engine.position import LOG_BEGIN, NOWHERE, Position, require_log_position, require_position
 from engine.schema import TableName, TableVersion, version_at
 from engine.schema_document import previous_version, schema_document
 from engine.verify.key_set import KeySet
@@ -72,7 +72,7 @@ class JournalAudit:
         self.is_readable = True
         self.writers: set[str] = set()
         self._nonce = ""
-        self._durable_lsn = Lsn(0)
+        self._durable = LOG_BEGIN
         self._schemas: dict[str, tuple[TableVersion, TableVersion | None, str]] = {}
         self._tails: dict[str, _Tail] = {}
         self._open: dict[str, PlannedObject] = {}
@@ -91,7 +91,7 @@ class JournalAudit:
         """
         self.state = state
         self._begun_at = state
-        self._durable_lsn = state.durable_lsn
+        self._durable = state.durable_position
         self._highest_gap = max(state.gaps, default=0)
         for name, frontier in state.frontiers.items():
             table = TableName.parse(name)
@@ -232,19 +232,15 @@ class JournalAudit:
         known, source = self.state.source, entry.open.source
         if known is None:
             return
-        if (known.type, known.database, known.slot) != (source.type, source.database, source.slot):
-            text = (
-                f"slot {source.slot!r} of database {source.database!r} follows slot {known.slot!r} "
-                f"of {known.database!r}"
-            )
-            self._note(Code.SOURCE_CHANGED, key, text)
-        elif source.generation != known.generation:
-            self._durable_lsn = Lsn(0)
-        elif source.system_identifier != known.system_identifier:
-            text = (
-                f"system {source.system_identifier} follows {known.system_identifier} in the same "
-                "generation"
-            )
+        is_same_log = source.generation == known.generation
+        for name, value in source.whose.items():
+            before = known.whose.get(name, "")
+            # Where the log stops being continuous, its server may be another one.
+            if value != before and (is_same_log or name not in source.facts):
+                text = f"{name.replace('_', ' ')} {value!r} follows {before!r}"
+                self._note(Code.SOURCE_CHANGED, key, text)
+        if source.generation < known.generation:
+            text = f"generation {source.generation} follows {known.generation}"
             self._note(Code.SOURCE_CHANGED, key, text)
 
     def _judge_versions(self, key: str, entry: Entry) -> None:
@@ -284,14 +280,14 @@ class JournalAudit:
     def _judge_durable(self, key: str, seq: int, entry: Entry) -> None:
         if entry.durable is None:
             return
-        lsn = entry.durable.position
-        if lsn < self._durable_lsn:
-            text = f"durable goes back from {format_lsn(self._durable_lsn)} to {entry.durable.lsn}"
+        position = entry.durable.position
+        if position < self._durable:
+            text = f"durable goes back from {self._durable} to {position}"
             self._note(Code.DURABLE_BACK, key, text)
         if entry.durable.seq > seq:
             text = f"durable up to entry {entry.durable.seq}, which is still to come"
             self._note(Code.DURABLE_AHEAD, key, text)
-        self._durable_lsn = max(self._durable_lsn, lsn)
+        self._durable = max(self._durable, position)
 
     def _finished(self) -> tuple[PlannedObject, ...]:
         durable_seq = self.state.durable_seq
@@ -387,10 +383,10 @@ class JournalAudit:
                 f"it follows {planned.previous or 'nothing'}"
             )
             self._note(Code.CHAIN_BROKEN, key, text)
-        if commit_lsn_of(planned.first) < self._durable_lsn:
+        if planned.first < self._durable:
             text = (
                 f"planned from {planned.first} on after everything before "
-                f"{format_lsn(self._durable_lsn)} was durable"
+                f"{self._durable} was durable"
             )
             self._note(Code.PLAN_BEFORE_DURABLE, key, text)
 
@@ -526,10 +522,10 @@ class JournalAudit:
 def _require_values(entry: Entry) -> None:
     """Raise ValueError or DecodeError where a text is not what it stands for."""
     if entry.durable is not None:
-        _ = entry.durable.position
+        require_log_position(entry.durable.position)
     for planned in entry.planned:
         _ = planned.table_name
-        commit_lsn_of(planned.first)
+        require_position(planned.first)
         TableLayout("", "", "hive").object_key(
             planned.table_name, planned.version, planned.hour, planned.first, "gzip"
         )

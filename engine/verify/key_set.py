@@ -7,7 +7,7 @@ takes 70 to 100. Two keys share a hash once in some 10^7 journals of a million o
 from array import array
 
 _FREE = 0
-_SLOTS_MIN = 1 << 10
+_PLACES_MIN = 1 << 10
 _MASK = (1 << 64) - 1
 
 
@@ -16,39 +16,39 @@ class KeySet:
 
     def __init__(self) -> None:
         self._count = 0
-        self._slots = array("Q", bytes(8 * _SLOTS_MIN))
+        self._places = array("Q", bytes(8 * _PLACES_MIN))
 
     def __len__(self) -> int:
         return self._count
 
     def __contains__(self, key: str) -> bool:
         number = _number(key)
-        return self._slots[self._place(self._slots, number)] == number
+        return self._places[self._place(self._places, number)] == number
 
     def add(self, key: str) -> None:
         """Take `key` in; once more is no harm."""
         number = _number(key)
-        place = self._place(self._slots, number)
-        if self._slots[place] == number:
+        place = self._place(self._places, number)
+        if self._places[place] == number:
             return
-        self._slots[place] = number
+        self._places[place] = number
         self._count += 1
-        if 3 * self._count > 2 * len(self._slots):
+        if 3 * self._count > 2 * len(self._places):
             self._grow()
 
     def _grow(self) -> None:
-        slots = array("Q", bytes(8 * 2 * len(self._slots)))
-        for number in self._slots:
+        places = array("Q", bytes(8 * 2 * len(self._places)))
+        for number in self._places:
             if number != _FREE:
-                slots[self._place(slots, number)] = number
-        self._slots = slots
+                places[self._place(places, number)] = number
+        self._places = places
 
     @staticmethod
-    def _place(slots: "array[int]", number: int) -> int:
+    def _place(places: "array[int]", number: int) -> int:
         """Where `number` is, or may be put."""
-        last = len(slots) - 1
+        last = len(places) - 1
         place = number & last
-        while slots[place] not in (_FREE, number):
+        while places[place] not in (_FREE, number):
             place = (place + 1) & last
         return place
 

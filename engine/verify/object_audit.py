@@ -259,7 +259,7 @@ class _Lines:
 def _parsed(line: bytes) -> Any:
     """The line as Python's objects. Raises json.JSONDecodeError or UnicodeDecodeError.
 
-    PostgreSQL's json holds more than the fast parser takes: values nested deeper, numbers beyond
+    A database's JSON may hold more than the fast parser takes: values nested deeper, numbers beyond
     any float, half surrogate pairs. Of such a line what lies deeper is left out, and its numbers
     with a fraction or an exponent stay text. Its checksum was taken whole.
     """

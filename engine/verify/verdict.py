@@ -25,14 +25,14 @@ class Verdict:
     """The whole bucket, judged up to the last durable entry.
 
     `objects` and `rows` are those that the journal says are durable, `pending` the objects planned
-    after that. `entries` is how many entries were read, `durable_lsn` E as the journal writes it.
-    `gaps` are those that the journal states: they are no contradiction, so they are no problems.
-    `warnings` name what could not be proved though nothing contradicts it.
+    after that. `entries` is how many entries were read, `durable_position` where E
+    is. `gaps` are those that the journal states: they are no contradiction, so they are no
+    problems. `warnings` name what could not be proved though nothing contradicts it.
     """
 
     tables: tuple[TableVerdict, ...]
     entries: int
-    durable_lsn: str
+    durable_position: str
     durable_time: str
     problems: tuple[Problem, ...]
     gaps: tuple[Gap, ...] = ()

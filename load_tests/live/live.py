@@ -19,8 +19,8 @@ import aioboto3
 import msgspec
 import psycopg
 
-from engine.errors import TailraceError
-from engine.position import parse_lsn
+from engine.errors import first_cause
+from engine.sources.postgres.lsn import parse_lsn
 from load_tests.engine_process import EngineProcess, Pipeline, until
 from load_tests.fault_proxy import HttpFaultProxy
 from load_tests.live import generator, livez_probe
@@ -182,7 +182,7 @@ class Live:
             if not self.engine.is_running:
                 raise RunFailed(f"the engine ended: {self.engine.complaint}")
             status = await self.engine.status()
-            durable = status["durable_lsn"] if status is not None else ""
+            durable = status["durable_resume"] if status is not None else ""
             return bool(durable) and parse_lsn(durable) >= written
 
         await until(is_durable, f"all durable up to {row[0]}", seconds=_DURABLE_SECONDS_MAX)
@@ -252,7 +252,7 @@ async def observed(
         if task is not None and task.cancelling():
             # What else failed while everything was being ended is of no interest.
             raise asyncio.CancelledError from group
-        error = _first(group)
+        error = first_cause(group)
         if isinstance(error, AssertionError | TimeoutError | OSError):
             raise RunFailed(f"{type(error).__name__}: {error}") from group
         raise error from group
@@ -370,12 +370,3 @@ async def _client(bucket: Bucket) -> AsyncIterator["S3Client"]:
         aws_session_token=bucket.environment.get("AWS_SESSION_TOKEN"),
     ) as client:
         yield client
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error that ended a group of tasks: ours before others."""
-    leaves = [
-        _first(error) if isinstance(error, BaseExceptionGroup) else error
-        for error in group.exceptions
-    ]
-    return next((error for error in leaves if isinstance(error, TailraceError)), leaves[0])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import zstandard
 
-from engine.position import NO_LSN, Lsn, parse_lsn
+from engine.sources.postgres.lsn import NO_LSN, Lsn, parse_lsn
 from faults.twin import Changes, SeenChange, recorded_change
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Look:
     @property
     def durable_lsn(self) -> Lsn:
         durable = self._durable
-        return NO_LSN if durable is None else parse_lsn(durable["lsn"])
+        return NO_LSN if durable is None else parse_lsn(durable["resume"])
 
     @property
     def durable_seq(self) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from databases import Database
 from engine.demo.servers import EmbeddedS3
-from engine.position import Lsn, parse_lsn
+from engine.sources.postgres.lsn import Lsn, parse_lsn
 from faults.bucket_image import BucketImage
 from faults.load import TABLES, make_tables
 from faults.twin import Comparison, Twin, compare
@@ -85,7 +85,7 @@ class Rig:
 
         async def is_durable() -> bool:
             status = await engine.status()
-            return status is not None and parse_lsn(status["durable_lsn"]) >= parse_lsn(written)
+            return status is not None and parse_lsn(status["durable_resume"]) >= parse_lsn(written)
 
         await until(is_durable, f"{engine.name} durable at {written}")
 

@@ -14,7 +14,7 @@ from typing import Any, LiteralString
 import psycopg
 
 from databases import Database
-from engine.position import parse_lsn
+from engine.sources.postgres.lsn import parse_lsn
 from engine.sources.postgres.pgoutput import (
     Begin,
     Delete,

@@ -10,7 +10,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from enum import Enum
 
-from engine.position import Lsn
+from engine.sources.postgres.lsn import Lsn
 from faults.bucket_image import Look
 from faults.twin import Changes
 

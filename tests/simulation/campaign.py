@@ -60,6 +60,8 @@ WINDOWS = (
     "late at its sender's death: completion",
     "failover that lost nothing of ours",
     "restored disk",
+    "switched",
+    "generation begun",
     "caught up",
 )
 

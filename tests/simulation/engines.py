@@ -17,13 +17,14 @@ import stamina.instrumentation
 import structlog
 from prometheus_client import CollectorRegistry
 
-from engine import committer, journal, ledger, recurrence, retry
+from engine import committer, journal, ledger, recurrence, retry, schedule
 from engine.batch import Intake
 from engine.chunk import ChunkLimits
 from engine.envelope import RecordConfiguration, TableRule
 from engine.journal_entry import Writer
 from engine.metrics import Metrics
 from engine.pipeline import Pipeline
+from engine.position import LOG_BEGIN
 from engine.settings import Settings
 from engine.stop import StopSignal
 from engine.table_writer import BATCH_BYTES
@@ -113,7 +114,7 @@ def draw_profile(rnd: random.Random, *, is_uniform: bool, is_joined: bool) -> Pr
         compression = rnd.choice(("gzip", "gzip", "zstd"))
         layout = rnd.choice(("hive", "hive", "hive", "plain"))
     configuration = RecordConfiguration(
-        publication="tailrace",
+        through="tailrace",
         tables=("public.*",),
         exclude=() if is_joined else ("public.d",),
         rules=rules,
@@ -164,10 +165,10 @@ class EngineProcess:
         self._intake_bytes_max = 0
         self.redo_bytes = 0
         self._failures: dict[Change, tuple[int, float]] = {}
-        self._read_lsn = 0
+        self._read = LOG_BEGIN
         self._appended_at = 0.0
         self._was_streaming = False
-        self.wal_at_start = world.server.wal
+        self.end_at_start = world.server.place(world.server.end_of_log())
 
     @property
     def is_alive(self) -> bool:
@@ -242,15 +243,15 @@ class EngineProcess:
         gap = now - self._appended_at
         least = self.profile.append_seconds
         if is_hurried:
-            least *= committer.HURRIED_SHARE
+            least *= schedule.HURRIED_SHARE
         if is_streaming and self._was_streaming and gap < least - 0.001:
             raise Violation("two appends within an interval")
         self._appended_at, self._was_streaming = now, is_streaming
 
     def received(self, intake: Intake) -> None:
         """It has read something. A keepalive in front of a change that fails is something new."""
-        if intake.boundary is not None and intake.boundary.lsn > self._read_lsn:
-            self._read_lsn = intake.boundary.lsn
+        if intake.boundary is not None and intake.boundary.position > self._read:
+            self._read = intake.boundary.position
             self._failures.clear()
 
     def check_pause(self, change: Change, now: float) -> None:

@@ -44,12 +44,6 @@ class Violation(Exception):
     """A promise does not hold, or an engine stopped without cause."""
 
 
-def lsn_of(text: str) -> int:
-    """An LSN from its text."""
-    high, low = text.split("/")
-    return int(high, 16) << 32 | int(low, 16)
-
-
 @dataclass(frozen=True, slots=True)
 class Statement:
     """One wording of a plan, as the journal has it."""
@@ -76,9 +70,9 @@ class Reading:
     sha256: str = ""
     epoch: int = 0
     writer: str = ""
-    durable: int | None = None
+    durable: str | None = None
     durable_seq: int = -1
-    watched: int = 0
+    watched: str = ""
     gaps: dict[int, Json] = field(default_factory=dict)
     is_released: bool = False
     plans: dict[str, list[Statement]] = field(default_factory=dict)
@@ -110,9 +104,8 @@ class Reading:
         for gap in entry.get("gaps", ()):
             self.gaps[gap["number"]] = gap
         if "durable" in entry:
-            watched = entry["durable"].get("watched", "")
-            self.watched = int(watched[5:21], 16) if watched else 0
-            self.durable = lsn_of(entry["durable"]["lsn"])
+            self.watched = entry["durable"].get("watched", "")
+            self.durable = entry["durable"]["position"]
             self.durable_seq = entry["durable"]["seq"]
             self.vouched = [k for k, p in self.pending.items() if p[0].seq <= self.durable_seq]
             for key in self.vouched:
@@ -124,7 +117,7 @@ class Reading:
     def _read_version(self, version: Json) -> None:
         relation = version["relation"]
         table = TableName(**relation["table"])
-        columns, oid = tuple(c["name"] for c in relation["columns"]), relation["oid"]
+        columns, oid = tuple(c["name"] for c in relation["columns"]), int(relation["identity"])
         self.versions[str(table)].append(
             Version(version["number"], version["first"], version["record"], columns, oid)
         )
@@ -163,7 +156,7 @@ def summary_of_state(body: bytes) -> Json:
         "seq": state["seq"],
         "sha256": state["sha256"],
         "epoch": state["epoch"],
-        "durable": None if durable is None else lsn_of(durable["lsn"]),
+        "durable": None if durable is None else durable["position"],
         "gaps": {int(number): gap["until"] for number, gap in sorted(state["gaps"].items())},
         "frontiers": {
             table: [where["last"], where["hour"]]
@@ -195,7 +188,7 @@ class Monitor:
         self.journal = Reading()
         self.counts: Counter[str] = Counter()
         self.last: dict[str, tuple[str, str]] = {}
-        self.first_durable: int | None = None
+        self.first_durable: str | None = None
         self.summaries: dict[int, Json] = {}
         self.openers: dict[Process, int] = {}
         self.has_held: set[Process] = set()
@@ -213,8 +206,8 @@ class Monitor:
         self._always_captured = frozenset(TABLES)
         self._first_looked = 0
         # By process and identity, where its rows were passed over; by process, who came back where.
-        self._passed: defaultdict[Process, dict[str, int]] = defaultdict(dict)
-        self._arrived: defaultdict[Process, list[tuple[int, int, int]]] = defaultdict(list)
+        self._passed: defaultdict[Process, dict[str, str]] = defaultdict(dict)
+        self._arrived: defaultdict[Process, list[tuple[int, str, str]]] = defaultdict(list)
 
     def watch(self, bucket: Bucket, server: Server) -> None:
         """What to compare the journal with."""
@@ -309,7 +302,7 @@ class Monitor:
         self,
         entry: Json,
         creator: Process,
-        before: int | None,
+        before: str | None,
         frontier: dict[str, tuple[str, str]],
     ) -> None:
         for planned in entry.get("planned", ()):
@@ -321,17 +314,15 @@ class Monitor:
 
     @staticmethod
     def _timeline_of(entry: Json) -> int:
-        return int(entry["open"]["source"]["timeline"])
+        return int(entry["open"]["source"]["branch"])
 
     def _is_past_fork(self) -> bool:
         """Whether the journal holds what the server has lost: somebody has to say so by name."""
         if self._timeline >= self._server.timeline:
             return False
         fork = self._server.forks[self._timeline - 1]
-        planned = max(
-            (int(last[5:21], 16) for last, _ in self.journal.frontier.values()), default=0
-        )
-        return planned >= fork or (self.journal.durable or 0) > fork
+        planned = max((last for last, _ in self.journal.frontier.values()), default="")
+        return planned >= fork or (self.journal.durable or "") > fork
 
     def failed_over(self) -> None:
         """The server has another history now."""
@@ -397,7 +388,7 @@ class Monitor:
             raise Violation("a plan under a version that the journal does not know")
         frontier[table] = (planned["last"], planned["hour"])
 
-    def _check_durable(self, before: int | None) -> None:
+    def _check_durable(self, before: str | None) -> None:
         journal = self.journal
         e = journal.durable
         assert e is not None
@@ -406,12 +397,12 @@ class Monitor:
             return
         if e < before:
             raise Violation("durable went back")
-        if e > self._server.wal:
+        if e > self._server.place(self._server.wal):
             raise Violation("durable past the log's end")
         self._check_lost()
         self._check_hidden(e)
         captured = record_writer(journal.configurations[journal.epoch]).captured
-        for change in self._between(f"0001.{before:016X}", f"0001.{e:016X}"):
+        for change in self._between(before, e):
             last = self.last.get(str(change.table), ("", ""))[0]
             if change.table in captured and change.position > last:
                 raise Violation("durable, but not visible")
@@ -426,12 +417,14 @@ class Monitor:
         judged here.
         """
         journal, server = self.journal, self._server
-        e = journal.durable
-        assert e is not None
-        is_keepalive = all(transaction.end_lsn != e for transaction in server.transactions)
-        bound = e if is_keepalive else min(e, journal.watched)
-        if journal.watched > e:
+        assert journal.durable is not None
+        if journal.watched > journal.durable:
             raise Violation("watched past durable")
+        if not server.lost:
+            return
+        e, watched = server.address_of(journal.durable), server.address_of(journal.watched)
+        is_keepalive = all(transaction.end_lsn != e for transaction in server.transactions)
+        bound = e if is_keepalive else min(e, watched)
         for change in server.lost:
             is_judged = self._first_looked <= change.commit_lsn < bound
             if is_judged and change.table in self._always_captured:
@@ -439,14 +432,14 @@ class Monitor:
                 if not any(_is_within(change, gap) for gap in journal.gaps.values()):
                     raise Violation("durable past a loss that no gap covers")
 
-    def _check_hidden(self, e: int) -> None:
+    def _check_hidden(self, e: str) -> None:
         """What a captured table got under a name that is not captured has a gap once it is back.
 
         The gap may be told of another captured name that it has had: that of the moment of a look.
         """
         known: set[int] = set()
         passed: defaultdict[int, list[Change]] = defaultdict(list)
-        for change in self._between(f"0001.{self.first_durable or 0:016X}", f"0001.{e:016X}"):
+        for change in self._between(self.first_durable or "", e):
             if change.table == HIDDEN:
                 passed[change.oid].append(change)
                 continue
@@ -464,25 +457,25 @@ class Monitor:
 
     def _check_arrived(self, writer: Process) -> None:
         """A table of which this process first passed rows over has a gap of that time."""
-        e = self.journal.durable or 0
+        e = self.journal.durable or ""
+        first_looked = self._server.place(self._first_looked)
         for oid, left, came in self._arrived[writer]:
-            if left >= self._first_looked > 0 and came < e:
+            if self._first_looked and first_looked <= left and came < e:
                 self.counts["came from a name that is not captured"] += 1
-                first, last = f"0001.{left:016X}", f"0001.{came:016X}~"
-                if not self._has_gap(oid, last, first):
+                if not self._has_gap(oid, f"{came}~", left):
                     raise Violation("durable past a table that came from elsewhere, without a gap")
         self._arrived[writer] = [one for one in self._arrived[writer] if one[2] >= e]
 
     def _hear_names(self, process: Process, intake: Intake) -> None:
         for named in intake.named:
-            if named.commit_lsn < (self.journal.durable or 0):
+            if named.commit < (self.journal.durable or ""):
                 continue
             passed = self._passed[process]
             if not named.is_captured:
-                passed[named.identity] = max(passed.get(named.identity, 0), named.commit_lsn)
-            elif 0 < passed.get(named.identity, 0) < named.commit_lsn:
+                passed[named.identity] = max(passed.get(named.identity, ""), named.commit)
+            elif "" < passed.get(named.identity, "") < named.commit:
                 left = passed.pop(named.identity)
-                self._arrived[process].append((int(named.identity), left, named.commit_lsn))
+                self._arrived[process].append((int(named.identity), left, named.commit))
 
     def _has_gap(self, oid: int, after: str, until: str) -> bool:
         """Whether a gap of the table begins before the one and ends behind the other."""
@@ -499,10 +492,10 @@ class Monitor:
 
     def _between(self, low: str, high: str) -> list[Change]:
         transactions = self._server.transactions
-        first = bisect.bisect_left(transactions, int(low[5:21], 16), key=lambda t: t.commit_lsn)
+        first = bisect.bisect_left(transactions, low[:21], key=lambda t: t.place)
         found = []
         for transaction in transactions[first:]:
-            if f"0001.{transaction.commit_lsn:016X}" > high:
+            if transaction.place > high:
                 break
             found += [c for c in transaction.changes if low <= c.position < high]
         return found
@@ -610,10 +603,17 @@ class Monitor:
             ),
             "between plan and publish": any(p[-1].epoch == journal.epoch for p in missing),
             "between publish and durable": bool(journal.pending) and not missing,
-            "between durable and acknowledge": self._server.confirmed < (journal.durable or 0),
+            "between durable and acknowledge": self._is_unconfirmed,
             "in a redo": any(plan[-1].epoch < journal.epoch for plan in missing),
         }
         return [window for window, is_hit in found.items() if is_hit]
+
+    @property
+    def _is_unconfirmed(self) -> bool:
+        server = self._server
+        return server.is_confirming and server.place(server.confirmed) < (
+            self.journal.durable or ""
+        )
 
     # --- the server
 
@@ -624,9 +624,9 @@ class Monitor:
             read[str(batch.table)] = batch.last
         self._hear_names(process, intake)
 
-    def acknowledged(self, process: Process, lsn: int) -> None:
+    def acknowledged(self, process: Process, position: str) -> None:
         """A status update leaves an engine."""
-        if lsn > (self.journal.durable or 0) and not self.is_doomed:
+        if position > (self.journal.durable or "") and not self.is_doomed:
             raise Violation("acknowledged past the journal")
 
     # --- the end
@@ -642,7 +642,7 @@ class Monitor:
                 self._check_version_count(table)
 
     def _check_version_count(self, table: TableName) -> None:
-        changes = self._changes(table, f"0001.{self.first_durable or 0:016X}", "9")
+        changes = self._changes(table, self.first_durable or "", "9")
         runs = sum(
             1
             for index, change in enumerate(changes)

@@ -94,8 +94,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "5.1 one object of a table at a time",
         Edit(
             "engine.publisher",
-            "        table = publication.planned.table\n        queue =",
-            "        table = publication.planned.key\n        queue =",
+            "        table = put.planned.table\n        queue =",
+            "        table = put.planned.key\n        queue =",
         ),
     ),
     mutant(
@@ -122,8 +122,9 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         Edit(
             "engine.planner",
-            "if boundary is None or boundary.lsn <= self._state.durable_lsn:",
-            "if boundary is None or boundary.lsn <= self._state.durable_lsn or oldest_pending_seq:",
+            "if boundary is None or boundary.position <= self._state.durable_position:",
+            "if boundary is None or boundary.position <= self._state.durable_position "
+            "or oldest_pending_seq:",
         ),
     ),
     mutant(
@@ -131,8 +132,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "5.3 keepalives take the rows' path (the source's part)",
         Edit(
             "simulation.source",
-            "return Boundary(Lsn(transaction.commit_lsn), server.now_us()",
-            "return Boundary(Lsn(server.wal), server.now_us()",
+            "point = server.point(transaction.commit_lsn, server.now_us())",
+            "point = server.point(server.wal, server.now_us())",
         ),
     ),
     mutant(
@@ -142,7 +143,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "engine.committer",
             "        seq = await self._journal.append(\n",
             "        if durable is not None:\n"
-            "            self._acknowledge(durable.position)\n"
+            "            self._acknowledge(durable.point)\n"
             "        seq = await self._journal.append(\n",
         ),
     ),
@@ -151,8 +152,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "5.4 acknowledge what the journal holds, not what was received",
         Edit(
             "engine.streaming",
-            "self._stream.acknowledge(lsn)",
-            "self._stream.acknowledge(self._ledger.newest_boundary.lsn)",
+            "self._stream.acknowledge(point)",
+            "self._stream.acknowledge(self._ledger.newest_boundary.point)",
         ),
     ),
     mutant(
@@ -173,40 +174,41 @@ MUTANTS: tuple[Mutant, ...] = (
             "if False:",
         ),
         Edit(
-            "engine.slot",
+            "engine.lease",
             "await attempt.aclose()\n                await self._refuse_superseded()\n",
             "await attempt.aclose()\n",
         ),
     ),
     mutant(
         "exclusive_e",
-        "5   commit_lsn < E, not <=",
+        "5   a commit before E, not at it",
         Edit(
-            "engine.planner",
-            "if commit_lsn_of(position) < self._state.durable_lsn:",
-            "if commit_lsn_of(position) <= self._state.durable_lsn:",
+            "engine.reception",
+            "if position < self._durable():",
+            "from engine.position import commit_of\n"
+            "        if commit_of(position) <= self._durable():",
         ),
     ),
     mutant(
         "commit_order",
         "3   positions sort by commit first",
         Edit(
-            "engine.planner",
+            "engine.reception",
             "if position <= self._ledger.received(table):",
             "if position[22:] <= self._ledger.received(table)[22:]:",
         ),
     ),
     mutant(
-        "slot_first",
-        "6   first the slot, then open",
+        "lease_first",
+        "6   first the lease, then open",
         Edit(
             "engine.pipeline",
-            "        taken = await self._slot.take(",
+            "        taken = await self._lease.take(",
             "        if self._journal.state.durable is not None:\n"
             "            await self._journal.open(\n"
             "                self._identity, self._configuration, self._journal.state.durable\n"
             "            )\n"
-            "        taken = await self._slot.take(",
+            "        taken = await self._lease.take(",
         ),
     ),
     mutant(
@@ -253,8 +255,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "6   a redo pass moves no E",
         Edit(
             "engine.recovery",
-            "            self.is_complete = intake.boundary.lsn > self._last_commit\n",
-            "            self.is_complete = intake.boundary.lsn > self._last_commit\n"
+            "            self.is_complete = intake.boundary.position > self._last_commit\n",
+            "            self.is_complete = intake.boundary.position > self._last_commit\n"
             "            self.boundary = intake.boundary\n",
         ),
         Edit(
@@ -262,10 +264,10 @@ MUTANTS: tuple[Mutant, ...] = (
             "            if replay.is_complete:\n",
             "            if replay.is_complete:\n"
             "                from engine.journal_entry import Durable, time_text\n"
-            "                from engine.position import format_lsn\n"
             "                self.durable = Durable(\n"
-            "                    format_lsn(replay.boundary.lsn),\n"
-            "                    time_text(replay.boundary.commit_us),\n"
+            "                    replay.boundary.position,\n"
+            "                    replay.boundary.point.resume,\n"
+            "                    time_text(replay.boundary.point.commit_us),\n"
             "                    self._journal.state.durable_seq,\n"
             "                )\n",
         ),
@@ -350,9 +352,14 @@ MUTANTS: tuple[Mutant, ...] = (
         "received",
         "6   reconnect drops up to each table's received position",
         Edit(
-            "engine.planner",
+            "engine.reception",
             "if position <= self._ledger.received(table):",
             "if position <= self._state.frontier(table).last:",
+        ),
+        Edit(
+            "engine.streaming",
+            "        planner = Planner(\n",
+            "        self.reception._state = state\n        planner = Planner(\n",
         ),
         Edit(
             "engine.ledger",
@@ -373,20 +380,20 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     mutant(
         "compare",
-        "6   every connect compares confirmed_flush_lsn with E",
-        Edit("engine.slot", "if durable < state.confirmed_lsn:", "if False:"),
+        "6   every connect compares what was confirmed with E",
+        Edit("engine.lease", "if durable.position < standing.confirmed.position:", "if False:"),
     ),
     mutant(
         "compare_held",
-        "6   compare while holding the slot",
+        "6   compare while holding the lease",
         Edit(
-            "engine.slot",
-            "        state = await stream.slot_state()\n        durable =",
-            "        now = await stream.slot_state()\n"
+            "engine.lease",
+            "        standing = await stream.standing()\n        durable =",
+            "        now = await stream.standing()\n"
             "        from dataclasses import replace\n"
-            "        seen = getattr(self, 'seen', now.confirmed_lsn)\n"
-            "        state = replace(now, confirmed_lsn=seen)\n"
-            "        self.seen = now.confirmed_lsn\n"
+            "        seen = getattr(self, 'seen', now.confirmed)\n"
+            "        standing = replace(now, confirmed=seen)\n"
+            "        self.seen = now.confirmed\n"
             "        durable =",
         ),
     ),
@@ -396,7 +403,8 @@ MUTANTS: tuple[Mutant, ...] = (
         Edit(
             "engine.pipeline",
             "        first = Durable(",
-            "        if 0 < self._journal.state.durable_lsn < taken.state.confirmed_lsn:\n"
+            "        durable = self._journal.state.durable_position\n"
+            "        if durable and durable < confirmed.position:\n"
             "            from engine.errors import PositionLost\n"
             "            raise PositionLost('compared too early')\n"
             "        first = Durable(",
@@ -406,19 +414,19 @@ MUTANTS: tuple[Mutant, ...] = (
         "compare_tail",
         "6   compare only while the journal's tail is ours",
         Edit(
-            "engine.slot",
+            "engine.lease",
             "            await self._refuse_superseded()\n            raise PositionLost(",
             "            raise PositionLost(",
         ),
     ),
     mutant(
         "quiet_until_compared",
-        "6   no status update before the comparison (servers that let the slot go back)",
+        "6   no status update before the comparison (servers that let what was confirmed go back)",
         Edit(
-            "engine.slot",
-            "        state = await stream.slot_state()\n        durable =",
-            "        stream.acknowledge(self._journal.state.durable_lsn)\n"
-            "        state = await stream.slot_state()\n"
+            "engine.lease",
+            "        standing = await stream.standing()\n        durable =",
+            "        stream.acknowledge(self._journal.state.durable_point)\n"
+            "        standing = await stream.standing()\n"
             "        durable =",
         ),
     ),
@@ -427,8 +435,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "8   a gap ends behind everything that the look shows which ends it",
         Edit(
             "engine.watch",
-            "        until = log_prefix(self._generation, look.until)\n",
-            "        until = self._clean\n",
+            "        until, since = look.until, look.since or LOG_BEGIN\n",
+            "        until, since = self._clean, look.since or LOG_BEGIN\n",
         ),
     ),
     mutant(
@@ -436,7 +444,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "6   a keepalive's position becomes durable only after a look",
         Edit(
             "engine.ledger",
-            "return looked_lsn is None or not boundary.is_keepalive or boundary.lsn <= looked_lsn",
+            "return looked is None or not boundary.is_keepalive or boundary.position <= looked",
             "return True",
         ),
     ),
@@ -456,7 +464,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "6   a start compares with what stood when the last engine looked",
         Edit(
             "engine.watch",
-            "self._is_first = known is None or known.publication != self._publication",
+            "self._is_first = known is None or known.through != self._through",
             "self._is_first = True",
         ),
     ),
@@ -466,8 +474,44 @@ MUTANTS: tuple[Mutant, ...] = (
         Edit(
             "engine.watch",
             "_Judging(look, since, self._clean, until, self._touched_marks(look))",
-            "_Judging(look, since, log_prefix(self._generation, look.at), until, "
-            "self._touched_marks(look))",
+            "_Judging(look, since, look.at, until, self._touched_marks(look))",
+        ),
+    ),
+    mutant(
+        "resume",
+        "3   the journal keeps the source's own text for E",
+        Edit("engine.planner", "resume=boundary.point.resume,", 'resume="",'),
+    ),
+    mutant(
+        "resume_landmark",
+        "6   the landmark keeps it too: from there the log is read again",
+        Edit(
+            "engine.history",
+            "if landmark.position <= begin or not landmark.resume:",
+            "if landmark.position <= begin:",
+        ),
+        Edit(
+            "simulation.source",
+            "Landmark(commit.position, commit_us, self._through, commit.resume)",
+            "Landmark(commit.position, commit_us, self._through)",
+        ),
+    ),
+    mutant(
+        "generation",
+        "3   log points compare by generation, then by order",
+        Edit(
+            "engine.reception",
+            "if position < self._durable():",
+            "if position[5:] < self._durable()[5:]:",
+        ),
+    ),
+    mutant(
+        "lease_waits",
+        "6   a lease that somebody holds is waited for",
+        Edit(
+            "engine.lease",
+            "except (LeaseHeld, SourceUnavailable) as error:",
+            "except SourceUnavailable as error:",
         ),
     ),
     mutant(
@@ -486,7 +530,7 @@ MUTANTS: tuple[Mutant, ...] = (
         Edit("engine.recurrence", "        if position > self._position:\n", "        if False:\n"),
         Edit(
             "engine.streaming",
-            "if self._world.slot.is_failing and newest.lsn >= slot.flush_lsn:",
+            "if self._world.lease.is_failing and newest.position >= standing.end.position:",
             "if False:",
         ),
     ),
@@ -495,7 +539,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "6   what was received is forgotten only when all of it is durable",
         Edit(
             "engine.ledger",
-            "if table in self._spans or commit_lsn_of(last) >= durable_lsn\n",
+            "if table in self._spans or last >= durable\n",
             "if table in self._spans\n",
         ),
     ),
@@ -554,14 +598,14 @@ MUTANTS: tuple[Mutant, ...] = (
         "8   schema.json before the first object",
         Edit(
             "engine.publisher",
-            "        await self._ensure_schema(planned, publication.layout)\n",
+            "        await self._ensure_schema(planned, put.layout)\n",
             "",
         ),
     ),
     mutant(
         "fork",
         "6   another timeline, forked before the last plan, is refused",
-        Edit("engine.slot", "        if fork is None:\n", "        if True:\n"),
+        Edit("engine.lease", "        if fork is None:\n", "        if True:\n"),
     ),
     mutant(
         "fork_absorbed",
@@ -572,8 +616,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "other_timeline",
         "6   a reconnect to another timeline starts over",
         Edit(
-            "engine.slot",
-            "                await self._refuse_other_timeline()\n",
+            "engine.lease",
+            "                await self._refuse_other_branch()\n",
             "",
         ),
     ),
@@ -613,9 +657,9 @@ MUTANTS: tuple[Mutant, ...] = (
         "group_commit",
         "5.1 at most one append in an interval",
         Edit(
-            "engine.committer",
-            "self._router.hurry, until=self._last_append + interval",
-            "self._router.hurry, until=self._last_append",
+            "engine.schedule",
+            "self._hurried, until=last_append + self._interval",
+            "self._hurried, until=last_append",
         ),
     ),
     mutant(
@@ -675,8 +719,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "landmark",
         "6   the log is known again by the newest commit that the journal speaks of",
         Edit(
-            "engine.slot",
-            "return known if known is None or known.through == configuration.publication else None",
+            "engine.lease",
+            "return known if known is None or known.through == configuration.through else None",
             "return None",
         ),
     ),

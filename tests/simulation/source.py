@@ -5,7 +5,8 @@ slot. Tables leave the publication and come back; what is committed meanwhile is
 walsender does not send it, ever. A change may be `broken` for a while: a walsender that comes to
 it sends what is before it and ends with an error. A connection walks the log as a walsender does:
 transactions that commit before the start are skipped without a word, a start before `confirmed`
-becomes `confirmed`, keepalives never pass a commit not yet sent. A receiver gets what one drain of
+becomes `confirmed`, keepalives never pass a commit not yet sent. The core is told orders that are
+no addresses, and resume texts that only this server can read. A receiver gets what one drain of
 the socket might have held: any number of messages, grouped into batches.
 
 Invariant: a record's line is a pure function of the change, the version's number, the record
@@ -15,6 +16,7 @@ configuration and the codec version; LSNs are even, and commit LSNs never go bac
 
 import asyncio
 import functools
+import hashlib
 import json
 import random
 from collections import Counter, defaultdict
@@ -27,18 +29,21 @@ import msgspec
 
 from engine.batch import Batch, Boundary, Intake, Named, Operations
 from engine.envelope import RecordConfiguration
-from engine.errors import PositionLost, SlotBusy, SourceFailed, SourceUnavailable
+from engine.errors import LeaseHeld, PositionLost, SourceFailed, SourceUnavailable
 from engine.history import Judge, Landmark
 from engine.interfaces import (
+    NO_MEASURES,
     NOT_PUBLISHED,
     PUBLISHED_LATE,
     Look,
     Reason,
-    SlotState,
     SourceIdentity,
+    SourceMeasures,
+    Standing,
     TableLook,
 )
-from engine.position import Lsn, Position, format_lsn, make_position
+from engine.log_point import LogPoint
+from engine.position import LogPosition, Position, commit_of, log_position, make_position
 from engine.schema import Column, Decide, Relation, TableName
 from simulation.virtual_loop import Process, VirtualLoop
 
@@ -49,6 +54,9 @@ HIDDEN = TableName("hidden", "x")
 """A name that no configuration captures: in some worlds tables have it for a while."""
 
 _OIDS = {table: 16_000 + ord(table.table) for table in TABLES}
+
+_ORDER_FIRST = 1_000_000
+_ORDERS_AN_ADDRESS = 3
 
 HOUR_US = 3_600_000_000
 SHAPES = 3
@@ -75,6 +83,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
+    place: LogPosition
     commit_lsn: int
     end_lsn: int
     commit_us: int
@@ -119,16 +128,16 @@ def record_writer(configuration: RecordConfiguration) -> RecordWriter:
 def columns_of(shape: int) -> tuple[Column, ...]:
     """A shape's columns: the last one's name follows from the number."""
     return (
-        Column("id", "integer", "integer", key=True, json="number", type_oid=23),
-        Column("note", "text", "text", key=False, type_oid=25),
-        Column(f"shape_{shape}", "text", "text", key=False, type_oid=25),
+        Column("id", "integer", "integer", key=True, json="number", type_id=23),
+        Column("note", "text", "text", key=False, type_id=25),
+        Column(f"shape_{shape}", "text", "text", key=False, type_id=25),
     )
 
 
 @functools.cache
 def relation_of(table: TableName, oid: int, shape: int) -> Relation:
     """What the stream says of a table that has this name now."""
-    return Relation(table, oid, "d", columns_of(shape), ("id",))
+    return Relation(table, str(oid), columns_of(shape), ("id",))
 
 
 class ServerWatcher(Protocol):
@@ -136,9 +145,9 @@ class ServerWatcher(Protocol):
 
     def held(self, process: Process) -> None: ...
 
-    def acknowledged(self, process: Process, lsn: int) -> None: ...
+    def acknowledged(self, process: Process, position: LogPosition) -> None: ...
 
-    def failed_over(self, fork: int) -> None: ...
+    def failed_over(self, fork: LogPosition) -> None: ...
 
     def received(self, process: Process, intake: Intake) -> None: ...
 
@@ -182,10 +191,12 @@ class Server:
     counts: Counter[str] = field(default_factory=Counter)
     weights: tuple[TableName, ...] = TABLES
     alter_rate: float = 0.05
-    forks: list[int] = field(default_factory=list)
+    forks: list[LogPosition] = field(default_factory=list)
+    _fork: int = 0
     memberships: list[Membership] = field(default_factory=list)
     lost: list[Change] = field(default_factory=list)
     broken: Change | None = None
+    _addresses: dict[str, int] = field(default_factory=dict)
     # Where tables have the hidden name for a while, its chances; apart from all others.
     hiding: random.Random | None = None
     hide_rate: float = 0.0
@@ -251,6 +262,7 @@ class Server:
         commit_lsn = self.wal + 2 * rnd.choice((0, 0, 1, 3, 12))
         change_lsn = commit_lsn - 2 * count - 2 * rnd.randint(1, 9)
         commit_us = self.now_us() + self.skew_us
+        order = self.commit_order(commit_lsn)
         numbers: Counter[tuple[TableName, int]] = Counter()
         changes: list[Change] = []
         for _ in range(count):
@@ -260,7 +272,7 @@ class Server:
                 if self.hiding.random() < 0.4:
                     n = numbers[HIDDEN, change_lsn]
                     numbers[HIDDEN, change_lsn] = n + 1
-                    position = make_position(1, Lsn(commit_lsn), Lsn(change_lsn), n)
+                    position = make_position(*order, change_lsn, n)
                     oid = self.oids[HIDDEN]
                     passed = Change(HIDDEN, position, commit_lsn, commit_us, 1, "c", oid, 0)
                     changes.append(passed)
@@ -268,14 +280,16 @@ class Server:
             self._alter(table, self.alter_rate)
             n = numbers[table, change_lsn]
             numbers[table, change_lsn] = n + 1
-            position = make_position(1, Lsn(commit_lsn), Lsn(change_lsn), n)
+            position = make_position(*order, change_lsn, n)
             key, op, oid = rnd.randint(1, 60), rnd.choice("cccuuudt"), self.oids[table]
             change = Change(table, position, commit_lsn, commit_us, key, op, oid, self.shape[oid])
             is_lost = self.membership(table) is None
             (self.lost if is_lost else changes).append(change)
         self._alter(rnd.choice(TABLES), 0.03)
         self.wal = commit_lsn + 2 * rnd.randint(1, 3)
-        self.transactions.append(Transaction(commit_lsn, self.wal, commit_us, tuple(changes)))
+        self.transactions.append(
+            Transaction(log_position(*order), commit_lsn, self.wal, commit_us, tuple(changes))
+        )
         self.counts["transactions"] += 1
         self.notify()
 
@@ -334,12 +348,50 @@ class Server:
         self.wal += 2 * self.rnd.randint(1, 30)
         self.notify()
 
+    # --- log points
+
+    def order(self, address: int) -> tuple[int, int]:
+        """Generation and order of a place. Orders grow with addresses, and are none."""
+        return 1, _ORDER_FIRST + _ORDERS_AN_ADDRESS * address
+
+    def commit_order(self, address: int) -> tuple[int, int]:
+        """Generation and order of the commit that is about to be written there."""
+        return self.order(address)
+
+    def place(self, address: int) -> LogPosition:
+        """The place of an address of the log."""
+        return log_position(*self.order(address))
+
+    def address_of(self, place: str) -> int:
+        """The address of a place; 0 where there is none."""
+        return (int(place[5:], 16) - _ORDER_FIRST) // _ORDERS_AN_ADDRESS if place else 0
+
+    @property
+    def generation(self) -> int:
+        """The newest one."""
+        return 1
+
+    @property
+    def is_confirming(self) -> bool:
+        """Whether it keeps what was acknowledged to it."""
+        return True
+
+    def point(self, address: int, commit_us: int = 0) -> LogPoint:
+        """The log point at an address. Its resume text says nothing to anybody else."""
+        resume = hashlib.sha256(f"{address}".encode()).hexdigest()[:10]
+        self._addresses[resume] = address
+        return LogPoint(self.place(address), resume, commit_us)
+
+    def address_to_resume(self, point: LogPoint | None) -> int:
+        """Where to read from for a log point that this server gave."""
+        return self._addresses[point.resume] if point is not None else 0
+
     # --- the slot
 
     def start(
         self,
         process: Process,
-        lsn: int,
+        begin: LogPoint | None,
         configuration: RecordConfiguration,
         landmark: Landmark | None,
     ) -> "Connection":
@@ -347,9 +399,9 @@ class Server:
         if not self.has_slot:
             raise PositionLost("the slot is gone")
         if self.connection is not None:
-            raise SlotBusy("the slot is held", holder_pid=1)
-        judge = Judge(durable_lsn=Lsn(lsn), confirmed_lsn=Lsn(self.confirmed), landmark=landmark)
-        start = max(judge.start, self.confirmed)
+            raise LeaseHeld("the slot is held")
+        judge = Judge(durable=begin, confirmed=self.point(self.confirmed), landmark=landmark)
+        start = max(self.address_to_resume(judge.start), self.confirmed)
         self.connection = Connection(self, process, start, configuration, judge)
         self.counts["connections"] += 1
         self.watcher.held(process)
@@ -363,12 +415,39 @@ class Server:
     def drop_connection(self, connection: "Connection | None") -> None:
         """The server ends a connection, or notices its end; its socket may still hold data."""
         if connection is not None and connection is self.connection:
-            self.connection = None
+            self.forget_connection(connection)
             connection.close_at_server()
 
+    def connections(self) -> list["Connection"]:
+        """Those that are open."""
+        return [self.connection] if self.connection is not None else []
+
+    def connection_of(self, process: Process) -> "Connection | None":
+        """The open one of that process."""
+        return next((c for c in self.connections() if c.process is process), None)
+
+    def forget_connection(self, connection: "Connection") -> None:
+        """It is over: whoever comes next may hold the lease."""
+        if connection is self.connection:
+            self.connection = None
+
+    def end_connections(self) -> None:
+        """The server is gone."""
+        for connection in self.connections():
+            self.drop_connection(connection)
+
+    def limit_of(self, connection: "Connection") -> int:
+        """How far that connection may read."""
+        del connection
+        return self.wal
+
+    def end_of_log(self) -> int:
+        """How far whoever connects now may read."""
+        return self.wal
+
     def notify(self) -> None:
-        if self.connection is not None:
-            self.connection.wake()
+        for connection in self.connections():
+            connection.wake()
 
     def status_update(self, connection: "Connection", lsn: int) -> None:
         """A status update arrives."""
@@ -379,7 +458,7 @@ class Server:
 
     def crash(self) -> None:
         """Gone and back, with the slot as it was written last."""
-        self.drop_connection(self.connection)
+        self.end_connections()
         self.confirmed = self.persisted
         self.is_down = True
         self.loop.later(self.rnd.uniform(0.1, 5), self._come_back)
@@ -392,25 +471,24 @@ class Server:
         """A standby takes over; it may lack the last transactions, old connections have them."""
         count = len(self.transactions)
         kept = max(1, count - self.rnd.choice((0, 1, 2, 4)))
-        oldest = self.forks[-1] if self.forks else 0
-        while kept < count and self.transactions[kept - 1].end_lsn < oldest:
+        while kept < count and self.transactions[kept - 1].end_lsn < self._fork:
             kept += 1
         if kept < count:
             self.wal = self.transactions[kept - 1].end_lsn
-        self.forks.append(self.wal)
+        self._fork = self.wal
         self.broken = None  # It was this server's trouble.
-        connection = self.connection
-        self.drop_connection(connection)
+        self.end_connections()
         self.transactions = self.transactions[:kept]
+        self.forks.append(self.place(self.wal))
         self._forget_after(self.wal)
         self.confirmed = self.persisted = min(self.persisted, self.wal)
         self.is_down = True
         self.loop.later(self.rnd.uniform(0.1, 3), self._come_back)
-        self.watcher.failed_over(self.wal)
+        self.watcher.failed_over(self.forks[-1])
 
     def restore(self, *, is_grown: bool) -> None:
         """The disk as it was a few transactions ago; with `is_grown` it has written on since."""
-        self.drop_connection(self.connection)
+        self.end_connections()
         before = self.wal
         kept = max(0, len(self.transactions) - 3)
         self.wal = self.transactions[kept].commit_lsn - 2
@@ -426,8 +504,8 @@ class Server:
 
     def watch_frozen(self, process: Process) -> None:
         """The walsender's timeout: a receiver that says nothing for so long loses the slot."""
-        connection = self.connection
-        if connection is not None and connection.process is process and process.is_frozen:
+        connection = self.connection_of(process)
+        if connection is not None and process.is_frozen:
             self.counts["walsender timeout"] += 1
             self.drop_connection(connection)
 
@@ -451,15 +529,29 @@ class Connection:
         self.start = start
         self.records = record_writer(configuration)
         self.judge = judge
-        self._publication = configuration.publication
+        self._through = configuration.through
         self._log = server.transactions
         self.index = self.offset = 0
         self.sent_max: int | None = None
         self.failed_at: Change | None = None
         self.is_keepalive_due = False
         self.is_left = False
+        self.member = 0
         self._waiter: asyncio.Future[None] | None = None
         self._keepalive_later()
+
+    @property
+    def limit(self) -> int:
+        """The address up to which its server has the log."""
+        return self.server.limit_of(self)
+
+    @property
+    def _count(self) -> int:
+        """How many transactions its server has."""
+        count, limit = len(self._log), self.limit
+        while count and self._log[count - 1].end_lsn > limit:
+            count -= 1
+        return count
 
     @property
     def is_open(self) -> bool:
@@ -476,7 +568,7 @@ class Connection:
 
     def close_at_server(self) -> None:
         """Nothing more is sent; what was sent may still be read."""
-        last = len(self._log)
+        last = self._count
         self.sent_max = self.server.rnd.randint(min(self.index, last), last)
         self.wake()
 
@@ -503,7 +595,7 @@ class Connection:
     def has_something(self) -> bool:
         if not self.is_open:
             return True
-        return self.is_keepalive_due or self.index < len(self._log)
+        return self.is_keepalive_due or self.index < self._count
 
     async def something(self) -> None:
         """Wait until the socket is readable. Cancellation loses nothing."""
@@ -517,7 +609,7 @@ class Connection:
     def next_message(self) -> Message | None:
         """The next row or boundary that is in the socket."""
         server = self.server
-        limit = len(self._log)
+        limit = self._count
         if self.sent_max is not None:
             limit = min(limit, self.sent_max)
         while self.index < limit and self._log[self.index].commit_lsn < self.start:
@@ -525,21 +617,20 @@ class Connection:
         if self.index >= limit:
             if self.is_open and self.is_keepalive_due:
                 self.is_keepalive_due = False
-                return Boundary(
-                    Lsn(server.wal), server.now_us() + server.skew_us, is_keepalive=True
-                )
+                now_us = server.now_us() + server.skew_us
+                return Boundary(server.point(self.limit, now_us), is_keepalive=True)
             return None
         transaction = self._log[self.index]
         if self.is_keepalive_due:  # Never past a commit that is not yet sent.
             self.is_keepalive_due = False
-            return Boundary(Lsn(transaction.commit_lsn), server.now_us(), is_keepalive=True)
+            point = server.point(transaction.commit_lsn, server.now_us())
+            return Boundary(point, is_keepalive=True)
         return self._next_of(transaction)
 
     def _fail(self, change: Change) -> None:
         """The walsender ends with an error; what it sent before can still be read."""
         self.failed_at, self.sent_max = change, self.index
-        if self.server.connection is self:
-            self.server.connection = None
+        self.server.forget_connection(self)
 
     def _next_of(self, transaction: Transaction) -> Message | None:
         changes = transaction.changes
@@ -552,9 +643,10 @@ class Connection:
             if change.table in self.records.captured or change.table == HIDDEN:
                 return change
         self.index, self.offset = self.index + 1, 0
-        text = format_lsn(Lsn(transaction.commit_lsn))
-        landmark = Landmark(text, transaction.commit_us, self._publication)
-        return Boundary(Lsn(transaction.end_lsn), transaction.commit_us, landmark=landmark)
+        server, commit_us = self.server, transaction.commit_us
+        commit = server.point(transaction.commit_lsn, commit_us)
+        landmark = Landmark(commit.position, commit_us, self._through, commit.resume)
+        return Boundary(server.point(transaction.end_lsn, commit_us), landmark=landmark)
 
 
 class _Grouping:
@@ -618,7 +710,7 @@ class SimulatedStream:
         self._decided: dict[int, tuple[Relation, int]] = {}
         self._owners: dict[TableName, int] = {}
         self._told: dict[int, TableName] = {}
-        self._acknowledged: int | None = None
+        self._acknowledged: LogPoint | None = None
         self._landmark: Landmark | None = None
 
     async def receive(self) -> Intake:
@@ -644,7 +736,7 @@ class SimulatedStream:
             if isinstance(message, Boundary):
                 boundary = self._judged(message)
             else:
-                self._connection.judge.began(Lsn(message.commit_lsn), message.commit_us)
+                self._connection.judge.began(commit_of(message.position), message.commit_us)
                 named += self._names(message)
                 if message.table != HIDDEN:
                     self._take(message, grouping)
@@ -669,7 +761,7 @@ class SimulatedStream:
         if self._told.get(change.oid) != change.table or hiding.random() < 0.1:
             self._told[change.oid] = change.table
             is_captured = change.table != HIDDEN
-            yield Named(str(change.oid), change.table, is_captured, Lsn(change.commit_lsn))
+            yield Named(str(change.oid), change.table, is_captured, commit_of(change.position))
 
     def _judged(self, boundary: Boundary) -> Boundary | None:
         """The boundary, with the last commit before it; None while the log is judged."""
@@ -677,8 +769,8 @@ class SimulatedStream:
         if boundary.landmark is not None:
             self._landmark = boundary.landmark
             assert self._landmark.time_us is not None
-            judge.began(self._landmark.commit_lsn, self._landmark.time_us)
-        judge.reached(boundary.lsn)
+            judge.began(self._landmark.position, self._landmark.time_us)
+        judge.reached(boundary.position)
         if not judge.is_done:
             return None
         return msgspec.structs.replace(boundary, landmark=self._landmark)
@@ -713,23 +805,26 @@ class SimulatedStream:
             self._decided.pop(owner, None)
         self._owners[change.table] = change.oid
 
-    async def slot_state(self) -> SlotState:
+    async def standing(self) -> Standing:
         server = self._connection.server
         await asyncio.sleep(server.rnd.uniform(0.001, 0.1))
         if server.is_down or server.rnd.random() < server.trouble:
             raise SourceUnavailable("no answer")
         if not server.has_slot:
             raise PositionLost("the slot is gone")
-        state = SlotState(Lsn(server.confirmed), Lsn(server.wal))
+        standing = Standing(server.point(server.confirmed), server.point(self._connection.limit))
         await asyncio.sleep(server.rnd.uniform(0.001, 0.1))
-        return state
+        return standing
 
-    async def look(self) -> Look:
+    async def look(self) -> Look | None:
         server = self._connection.server
+        if not server.is_confirming:
+            # Nothing of it can be changed behind the stream.
+            return None
         await asyncio.sleep(server.rnd.uniform(0.001, 0.5))
         if server.is_down or server.rnd.random() < server.trouble:
             raise SourceUnavailable("no answer")
-        wal = Lsn(server.wal)
+        wal = server.place(server.wal)
         captured = [table for table in TABLES if table in self._connection.records.captured]
         others: frozenset[str] = frozenset()
         if server.hiding is None:
@@ -749,9 +844,9 @@ class SimulatedStream:
         """What is acknowledged leaves the engine only when the log is judged."""
         return self._connection.can_send and self._connection.judge.is_done
 
-    def acknowledge(self, lsn: Lsn) -> None:
+    def acknowledge(self, point: LogPoint) -> None:
         is_first = self._acknowledged is None
-        self._acknowledged = lsn
+        self._acknowledged = point
         self._send_status()
         if is_first:
             self._repeat_status()
@@ -760,8 +855,9 @@ class SimulatedStream:
         """Say the last acknowledgement once more, and go."""
         connection = self._connection
         if self._acknowledged is not None and self._can_tell:
-            connection.server.watcher.acknowledged(connection.process, self._acknowledged)
-            connection.server.status_update(connection, self._acknowledged)
+            server = connection.server
+            server.watcher.acknowledged(connection.process, self._acknowledged.position)
+            server.status_update(connection, server.address_to_resume(self._acknowledged))
         connection.is_left = True
 
     def _send_status(self) -> None:
@@ -769,9 +865,10 @@ class SimulatedStream:
         assert self._acknowledged is not None
         if self._can_tell:
             server = connection.server
-            server.watcher.acknowledged(connection.process, self._acknowledged)
+            server.watcher.acknowledged(connection.process, self._acknowledged.position)
+            address = server.address_to_resume(self._acknowledged)
             delay = server.rnd.choice((0.001, 0.01, 0.3))
-            server.loop.later(delay, server.status_update, connection, self._acknowledged)
+            server.loop.later(delay, server.status_update, connection, address)
 
     def _repeat_status(self) -> None:
         connection = self._connection
@@ -817,9 +914,23 @@ class SimulatedSource:
 
     async def identify(self) -> SourceIdentity:
         await self._way()
-        timeline = self._server.timeline
-        system = "7000000000000000001"
-        return SourceIdentity("postgres", system, timeline, "shop", "tailrace", "tailrace")
+        branch = str(self._server.timeline)
+        generation = self._server.generation
+        return SourceIdentity(
+            "simulated", "shop", "tailrace", {"system": "7"}, branch, "tailrace", generation
+        )
+
+    @property
+    def keeper(self) -> str:
+        return "the simulated slot"
+
+    @property
+    def measures(self) -> SourceMeasures:
+        return NO_MEASURES
+
+    def distance(self, begin: LogPoint, end: LogPoint) -> int:
+        server = self._server
+        return max(0, server.address_to_resume(end) - server.address_to_resume(begin))
 
     async def prepare(self, *, is_first: bool) -> None:
         await self._way()
@@ -829,18 +940,18 @@ class SimulatedSource:
             self._server.make_slot()
         await self._way()
 
-    async def fork_lsn(self, timeline: int) -> Lsn:
+    async def fork(self, branch: str) -> LogPosition:
         await self._way()
-        return Lsn(self._server.forks[timeline - 1])
+        return self._server.forks[int(branch) - 1]
 
-    async def flush_lsn(self) -> Lsn:
+    async def end(self) -> LogPoint:
         await self._way()
-        return Lsn(self._server.wal)
+        return self._server.point(self._server.end_of_log())
 
     @asynccontextmanager
     async def stream(
         self,
-        start: Lsn,
+        start: LogPoint | None,
         configuration: RecordConfiguration,
         decide: Decide,
         *,

@@ -21,7 +21,9 @@ from dataclasses import dataclass, field
 from engine.batch import Intake
 from engine.errors import PositionLost, SourceUnavailable, StopLimit, Superseded
 from engine.layout import journal_key, state_key
+from engine.position import LogPosition
 from simulation.engines import EngineProcess, draw_profile
+from simulation.lock_server import LockServer
 from simulation.monitor import Monitor, Violation
 from simulation.source import TABLES, Change, Server
 from simulation.store import Bucket, StoredObject, Upload, kind_of
@@ -74,7 +76,7 @@ class World:
             part_bytes=rnd.choice((1, 400, 1 << 30)),
             is_create_only=not is_store_lying,
         )
-        self.server = Server(
+        self.server = (LockServer if rnd.random() < 0.2 else Server)(
             self.loop,
             rnd,
             self.now_us,
@@ -99,6 +101,7 @@ class World:
             "outage": self._begin_outage,
             "hand": self._move_slot,
             "failover": self._fail_over,
+            "switch": self._switch,
             "publication": self.server.alter_publication,
             "failing": self.server.break_change,
         }
@@ -267,9 +270,9 @@ class World:
             return "the journal goes past a fork"
         if self.bucket.requests:
             return "requests under way"
-        if journal.durable != server.wal:
-            return f"durable {journal.durable} of {server.wal}"
-        if server.confirmed != server.wal:
+        if journal.durable != server.place(server.wal):
+            return f"durable {journal.durable} of {server.place(server.wal)}"
+        if server.is_confirming and server.confirmed != server.wal:
             return f"acknowledged {server.confirmed} of {server.wal}"
         return self._unsettled_engines()
 
@@ -333,11 +336,11 @@ class World:
         if engine is not None:
             engine.redo_bytes = 0
 
-    def acknowledged(self, process: Process, lsn: int) -> None:
-        self._judge(lambda: self.monitor.acknowledged(process, lsn))
+    def acknowledged(self, process: Process, position: LogPosition) -> None:
+        self._judge(lambda: self.monitor.acknowledged(process, position))
 
-    def failed_over(self, fork: int) -> None:
-        self.trace(f"failed over to timeline {self.server.timeline} at {fork:X}")
+    def failed_over(self, fork: LogPosition) -> None:
+        self.trace(f"failed over to timeline {self.server.timeline} at {fork}")
         self.monitor.failed_over()
 
     def received(self, process: Process, intake: Intake) -> None:
@@ -393,8 +396,8 @@ class World:
         if not engine.profile.is_until_caught_up:
             raise Violation("an engine stopped without being asked")
         self.counts["caught up"] += 1
-        wal = min([engine.wal_at_start, *self.server.forks])
-        is_short = (self.monitor.journal.durable or 0) < wal
+        wanted = min([engine.end_at_start, *self.server.forks])
+        is_short = (self.monitor.journal.durable or "") < wanted
         # A doomed journal is read no further: the next engine has to refuse it.
         if is_short and not self.monitor.is_doomed:
             raise Violation("ended before it was caught up")
@@ -429,15 +432,15 @@ class World:
         self._note_window(engine)
         self.loop.kill(engine.process)
         self.monitor.deaf.add(engine.process)
-        connection = self.server.connection
-        if connection is not None and connection.process is engine.process:
+        connection = self.server.connection_of(engine.process)
+        if connection is not None:
             self.loop.later(self.rnd.choice((0.006, 0.5)), self.server.drop_connection, connection)
 
     def _note_window(self, engine: EngineProcess) -> None:
         """Where the engine was hit."""
-        connection, counts = self.server.connection, self.counts
+        connection, counts = self.server.connection_of(engine.process), self.counts
         counts["killed"] += 1
-        if connection is not None and connection.process is engine.process:
+        if connection is not None:
             counts["killed inside a transaction"] += connection.is_inside_transaction
         if not self.monitor.is_writer(engine.process):
             counts["killed before its open"] += engine.process not in self.monitor.openers
@@ -542,6 +545,11 @@ class World:
         if self.is_failover_allowed:
             self.server.fail_over()
 
+    def _switch(self) -> None:
+        """Of two servers of one history the other one is read, or orders begin anew."""
+        if isinstance(self.server, LockServer):
+            self.rnd.choice((self.server.switch, self.server.switch, self.server.renumber))()
+
     def _begin_outage(self) -> None:
         self.bucket.weather.is_out = True
         self.loop.later(self.rnd.uniform(1, 15), self._end_outage)
@@ -572,7 +580,7 @@ FAULTS = (
     *("kill", "kill", "freeze", "resume", "resume", "stop", "spawn", "spawn", "spawn", "crash"),
     *("persist", "drop", "drop", "log", "abort", "clock", "outage"),
     *("failover", "failover", "failover", "hand", "hand", "hand"),
-    *("publication", "publication", "failing", "failing"),
+    *("publication", "publication", "failing", "failing", "switch", "switch"),
 )
 
 

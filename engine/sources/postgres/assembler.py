@@ -32,7 +32,7 @@ from engine.errors import DecodeError, InvariantBroken, JournalError, Unrepresen
 from engine.history import Judge, Landmark
 from engine.lines.batcher import Batcher
 from engine.lines.writer import LineWriter
-from engine.position import Lsn, Position, commit_lsn_of, format_lsn
+from engine.position import Position, commit_of, log_position
 from engine.schema import Column, Decide, Relation, TableName, TableVersion
 from engine.sources.postgres.catalog import Catalog, shows_key
 from engine.sources.postgres.frames import (
@@ -46,6 +46,7 @@ from engine.sources.postgres.frames import (
     FrameReader,
     Frames,
 )
+from engine.sources.postgres.lsn import Lsn, format_lsn, log_point
 from engine.sources.postgres.pgoutput import (
     RelationMessage,
     Truncate,
@@ -102,6 +103,24 @@ class _Streamed:
     relation: Relation | None = None
 
 
+class _LsnJudge:
+    """The judge of the log's history, asked by the frame reader in LSNs."""
+
+    def __init__(self, judge: Judge, generation: int) -> None:
+        self._judge = judge
+        self._generation = generation
+
+    @property
+    def is_done(self) -> bool:
+        return self._judge.is_done
+
+    def began(self, commit_lsn: int, commit_us: int) -> None:
+        self._judge.began(log_position(self._generation, commit_lsn), commit_us)
+
+    def reached(self, lsn: int) -> None:
+        self._judge.reached(log_position(self._generation, lsn))
+
+
 class Assembler:
     """One stream's state between frames and intakes.
 
@@ -140,7 +159,9 @@ class Assembler:
             is_single_rows=single_rows,
         )
         self._reader = FrameReader(self._tuples, self._batcher.size_max)
-        self._reader.judge = judge if judge is not None and not judge.is_done else None
+        self._generation = generation
+        if judge is not None and not judge.is_done:
+            self._reader.judge = _LsnJudge(judge, generation)
         self._relations: dict[int, _Streamed] = {}
         self._left_out: list[LeftOut] = []
         self._named: list[Named] = []
@@ -252,9 +273,11 @@ class Assembler:
         landmark = None
         if self._reader.landmark is not None:
             commit_lsn, time_us = self._reader.landmark
-            through = self._configuration.publication
-            landmark = Landmark(format_lsn(Lsn(commit_lsn)), time_us, through)
-        return Boundary(Lsn(lsn), commit_us, is_keepalive, landmark)
+            through = self._configuration.through
+            place = log_position(self._generation, commit_lsn)
+            landmark = Landmark(place, time_us, through, format_lsn(Lsn(commit_lsn)))
+        point = log_point(self._generation, Lsn(lsn), commit_us)
+        return Boundary(point, is_keepalive, landmark)
 
     def full_batches(self, held_seconds: float = 0.0) -> Intake:
         """The batches that are complete already; the rest and the boundary stay for `intake`."""
@@ -385,8 +408,8 @@ class Assembler:
             batcher.hand_over(oid)
 
     def _tell_name(self, oid: int, streamed: _Streamed, change_lsn: int) -> None:
-        commit_lsn = commit_lsn_of(Position(self._lines.next_position(oid, change_lsn)))
-        self._named.append(Named(str(oid), streamed.table, streamed.is_captured, commit_lsn))
+        commit = commit_of(Position(self._lines.next_position(oid, change_lsn)))
+        self._named.append(Named(str(oid), streamed.table, streamed.is_captured, commit))
         streamed.is_told = True
 
     def _bind(self, oid: int, streamed: _Streamed, relation: Relation, change_lsn: int) -> bool:
@@ -455,7 +478,7 @@ class Assembler:
     ) -> Relation:
         """The relation; its key is no guess where the row commits after the catalog's look."""
         known_from = self._catalog.key_known_from(oid) if relation.is_key_guessed else None
-        if known_from is None or commit_lsn_of(position) < known_from:
+        if known_from is None or position < log_position(self._generation, known_from):
             return relation
         streamed.relation = msgspec.structs.replace(relation, is_key_guessed=False)
         return streamed.relation

@@ -30,8 +30,8 @@ from typing import Final
 
 from engine.envelope import RecordConfiguration
 from engine.errors import SourceFailed
-from engine.position import NO_LSN, Lsn, parse_lsn
 from engine.schema import Column, Relation, TableName
+from engine.sources.postgres.lsn import NO_LSN, Lsn, parse_lsn
 from engine.sources.postgres.pgoutput import RelationColumn, RelationMessage
 from engine.sources.postgres.session import Row, Session
 from engine.sources.postgres.types import FIRST_USER_OID, UserType, json_type, type_kind
@@ -309,8 +309,8 @@ class Catalog:
         key, is_key_guessed = _key(message, columns, self._tables.get(message.oid))
         return Relation(
             table=_name(message),
-            oid=message.oid,
-            replica_identity=message.replica_identity,
+            identity=str(message.oid),
+            facts={"oid": message.oid, "replica_identity": message.replica_identity},
             columns=columns,
             key=key,
             is_key_guessed=is_key_guessed,

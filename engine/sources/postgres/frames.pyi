@@ -1,9 +1,8 @@
 """The contracts of frames.pyx: the hot loop of a stream, compiled."""
 
 from collections.abc import Iterable
-from typing import Final, final
+from typing import Final, Protocol, final
 
-from engine.history import Judge
 from engine.sources.postgres.tuples import TupleReader
 
 # Why `FrameReader.read` stopped.
@@ -52,6 +51,14 @@ class ListedFrames(Frames):
         self, frames: Iterable[bytes], *, is_ended: bool = False, is_consumable: bool = False
     ) -> None: ...
 
+class LogJudge(Protocol):
+    """Who judges the log's history, asked in LSNs and Unix microseconds: see `engine.history`."""
+
+    @property
+    def is_done(self) -> bool: ...
+    def began(self, commit_lsn: int, commit_us: int) -> None: ...
+    def reached(self, lsn: int) -> None: ...
+
 @final
 class FrameReader:
     """One stream's place in the frames. Not safe for use from two threads at once."""
@@ -67,7 +74,7 @@ class FrameReader:
     def landmark(self) -> tuple[int, int] | None:
         """The newest transaction whose end was read: (commit LSN, Unix microseconds)."""
 
-    judge: Judge | None
+    judge: LogJudge | None
     """Told of every transaction and boundary until it is done. What it raises, `read` raises."""
 
     def forget_boundary(self) -> None:

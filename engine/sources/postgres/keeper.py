@@ -16,10 +16,10 @@ import structlog
 
 from engine.alarms import Alarms, Cause
 from engine.errors import SourceError
-from engine.position import NO_LSN
 from engine.sources.postgres.assembler import Assembler
 from engine.sources.postgres.catalog import Catalog
 from engine.sources.postgres.locks import STOPS_READING, Holder, holders
+from engine.sources.postgres.lsn import NO_LSN
 from engine.sources.postgres.session import Session
 
 LOOK_SECONDS: Final = 60.0

@@ -30,9 +30,10 @@ from engine.interfaces import (
     Reason,
     TableLook,
 )
-from engine.position import Lsn, parse_lsn
+from engine.position import log_position
 from engine.schema import TableName
 from engine.sources.postgres.empty_partitions import Attachment, EmptyPartitions
+from engine.sources.postgres.lsn import Lsn, parse_lsn
 from engine.sources.postgres.preparation import creation_statement
 from engine.sources.postgres.session import Row, Session, quoted
 
@@ -186,13 +187,15 @@ class _Publication:
 _OPERATIONS: Final = ("insert", "update", "delete", "truncate")
 
 
-async def look(session: Session, horizon: Horizon, configuration: RecordConfiguration) -> Look:
-    """What is published now of the captured tables. Raises SourceError.
+async def look(
+    session: Session, horizon: Horizon, configuration: RecordConfiguration, generation: int
+) -> Look:
+    """What is published now of the captured tables, in a log of that generation.
 
-    Cancellation leaves nothing behind.
+    Raises SourceError. Cancellation leaves nothing behind.
     """
     doing = "looking at what is published"
-    name = configuration.publication
+    name = configuration.through
     [(flushed, _, version)] = await session.rows(_END_OF_LOG, doing=doing)
     # Each query has a snapshot of its own. The first is the oldest: what a later one shows more
     # than it is looked at again next time, and the end of the log is read behind the last.
@@ -209,10 +212,11 @@ async def look(session: Session, horizon: Horizon, configuration: RecordConfigur
     [(at, until, _)] = await session.rows(_END_OF_LOG, doing=doing)
     publication = _publication(name, head, schemas, captured)
     tables = await asyncio.to_thread(_assembled, publication, captured, made, partitions)
+    since = horizon.covered(parse_lsn(flushed), int(head[0]), int(head[1]))
     return Look(
-        since=horizon.covered(parse_lsn(flushed), int(head[0]), int(head[1])),
-        at=parse_lsn(at),
-        until=parse_lsn(until),
+        since=log_position(generation, since) if since is not None else None,
+        at=log_position(generation, parse_lsn(at)),
+        until=log_position(generation, parse_lsn(until)),
         marks=publication.marks(),
         tables=tables,
         texts=TEXTS,

@@ -20,7 +20,7 @@ from typing import Final
 
 from engine.errors import DecodeError
 from engine.plural import counted
-from engine.position import Lsn
+from engine.sources.postgres.lsn import Lsn
 
 Buffer = bytes | bytearray | memoryview
 

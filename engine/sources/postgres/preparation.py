@@ -220,7 +220,7 @@ async def prepare(
     if found.publication is not None:
         _warn_of(found.publication, found.tables)
     elif is_first:
-        await _create_publication(session, configuration.publication, found.tables)
+        await _create_publication(session, configuration.through, found.tables)
     if (warning := found.slot_warning(is_first=is_first)) is not None:
         _log.warning(
             "the slot is there and the prefix has no journal",
@@ -243,7 +243,7 @@ async def judge(
     slot = found.slot
     place = f"slot {slot.name} stands at {slot.confirmed}" if slot.confirmed else ""
     text = (
-        f"{counted(len(found.tables), 'table')} captured; publication {configuration.publication}"
+        f"{counted(len(found.tables), 'table')} captured; publication {configuration.through}"
         f" {'is there' if found.publication is not None else 'is made by the first run'};"
         f" {place or f'slot {slot.name} is made by the first run'}"
     )
@@ -291,7 +291,7 @@ async def _read(
     elif server.slot_count >= server.slot_count_max:
         raise _slots_are_used(server.slot_count_max)
     tables = await _read_captured(session, configuration, is_first=is_first)
-    name = configuration.publication
+    name = configuration.through
     publication = await _read_publication(session, server, name)
     if publication is None and is_first:
         _raise_if(_creation_fault(server, name, tables))
@@ -406,7 +406,7 @@ async def _create_publication(session: Session, name: str, tables: Sequence[Tabl
         # Another engine made it a moment ago.
         if not isinstance(error.__cause__, psycopg.errors.DuplicateObject):
             raise
-    _log.info("publication created", publication=name, table_count=len(keyed))
+    _log.info("publication created", subject=name, table_count=len(keyed))
     if keyless:
         _log.warning(
             "tables without a replica identity are left out of the publication",
@@ -459,7 +459,7 @@ async def _create_slot(session: Session, server: Server, slot: Slot, alarms: Ala
             "(%s, 'pgoutput', false, false, true)"
         )
     # Said before: until they end there is nothing else to see.
-    _log.info("creating the replication slot; this waits for every open transaction", slot=name)
+    _log.info("creating the replication slot; this waits for every open transaction", subject=name)
     try:
         await make_slot(session, name, query, alarms)
     except SourceRefused as error:
@@ -467,7 +467,7 @@ async def _create_slot(session: Session, server: Server, slot: Slot, alarms: Ala
             raise _slots_are_used(server.slot_count_max) from error
         raise
     _raise_if((await read_slot(session, name)).fault())
-    _log.info("replication slot created", slot=name, is_failover=is_failover)
+    _log.info("replication slot created", subject=name, is_failover=is_failover)
 
 
 def creation_statement(publication: str, tables: Iterable[TableName]) -> str:
@@ -522,7 +522,7 @@ def _warnings_of(publication: Publication, tables: Sequence[Table]) -> list[_War
 
 def _warn_of(publication: Publication, tables: Sequence[Table]) -> None:
     for text, names, statements in _warnings_of(publication, tables):
-        _log.warning(text, publication=publication.name, tables=_listed(names), sql=statements)
+        _log.warning(text, subject=publication.name, tables=_listed(names), sql=statements)
 
 
 def _publication_refused(name: str, keyed: Sequence[TableName], reason: str) -> SourceError:

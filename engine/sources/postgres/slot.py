@@ -11,8 +11,8 @@ from typing import Final
 import psycopg
 
 from engine.errors import (
+    LeaseHeld,
     PositionLost,
-    SlotBusy,
     SourceError,
     SourceFailed,
     SourceRefused,
@@ -222,9 +222,8 @@ def busy(slot: Slot) -> SourceError:
             f"the replication slot {slot.name!r} is still being made by {holder} on the server",
             hint="it waits for transactions that were open before; pg_stat_activity shows them",
         )
-    return SlotBusy(
+    return LeaseHeld(
         f"the replication slot {slot.name!r} is held by {holder} on the server",
-        holder_pid=slot.active_pid,
         hint="another engine runs this pipeline; this one takes over when that one ends",
     )
 

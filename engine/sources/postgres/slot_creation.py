@@ -135,7 +135,7 @@ async def _settled(session: Session, name: str, alarms: Alarms) -> Slot:
     slot = await read_slot(session, name)
     if not slot.is_being_made:
         return slot
-    _log.info("another process makes the replication slot", slot=name, pid=slot.active_pid)
+    _log.info("another process makes the replication slot", subject=name, pid=slot.active_pid)
     doing = "waiting for another process that makes the replication slot"
     async with _watched(session, name, alarms, doing):
         while True:
@@ -177,7 +177,7 @@ async def _watch(session: Session, name: str, alarms: Alarms, doing: str) -> Non
         alarms.set(WAITS, text, subject=name, hint=waiting.hint)
         blocker = (waiting.transaction, waiting.prepared_name, waiting.open_pid)
         if told is not None and told != blocker:
-            _log.warning("the replication slot waits for another one", slot=name, reason=text)
+            _log.warning("the replication slot waits for another one", subject=name, reason=text)
         told = blocker
 
 

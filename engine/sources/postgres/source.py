@@ -9,17 +9,24 @@ from engine.alarms import Alarms
 from engine.envelope import RecordConfiguration
 from engine.errors import PositionLost
 from engine.history import Landmark
-from engine.interfaces import ChangeStream, SourceIdentity
-from engine.position import Lsn, parse_lsn
+from engine.interfaces import ChangeStream, SourceIdentity, SourceMeasures
+from engine.log_point import LogPoint
+from engine.position import LogPosition, log_position
 from engine.schema import Decide
 from engine.sources.postgres.assembler import ROWS_MAX
 from engine.sources.postgres.dsn import Dsn, place_of
 from engine.sources.postgres.keeper import LOOK_SECONDS
+from engine.sources.postgres.lsn import Lsn, log_point, lsn_of, parse_lsn
 from engine.sources.postgres.preparation import judge, judge_names, prepare
 from engine.sources.postgres.session import Session, connect, translated
 from engine.sources.postgres.silence import SILENCE_SECONDS
 from engine.sources.postgres.slot import GAP_HINT
-from engine.sources.postgres.stream import WAL_SENDER_TIMEOUT_SECONDS, open_stream
+from engine.sources.postgres.stream import (
+    SLOT_RETAINED,
+    SLOT_SAFE,
+    WAL_SENDER_TIMEOUT_SECONDS,
+    open_stream,
+)
 from engine.sources.postgres.synchronous import commits_warning
 
 
@@ -62,11 +69,11 @@ class PostgresSource:
         system_identifier, timeline, database = await self._identify_system()
         return SourceIdentity(
             type="postgres",
-            system_identifier=system_identifier,
-            timeline=timeline,
             database=database,
-            slot=self._slot,
-            publication=self._configuration.publication,
+            lease=self._slot,
+            facts={"system_identifier": system_identifier},
+            branch=str(timeline),
+            through=self._configuration.through,
             generation=self._generation,
         )
 
@@ -96,14 +103,29 @@ class PostgresSource:
         async with Session(self._dsn) as session:
             return await judge_names(session, self._configuration, is_first=is_first)
 
-    async def flush_lsn(self) -> Lsn:
+    @property
+    def keeper(self) -> str:
+        """See Source."""
+        return f"the replication slot {self._slot!r}"
+
+    @property
+    def measures(self) -> SourceMeasures:
+        """See Source."""
+        return MEASURES
+
+    def distance(self, begin: LogPoint, end: LogPoint) -> int:
+        """See Source."""
+        return max(0, lsn_of(end) - lsn_of(begin))
+
+    async def end(self) -> LogPoint:
         """See Source. Cancellation leaves nothing behind."""
         async with Session(self._dsn) as session:
             [(flushed,)] = await session.rows(_FLUSHED, doing="reading the end of the log")
-        return parse_lsn(flushed)
+        return log_point(self._generation, parse_lsn(flushed))
 
-    async def fork_lsn(self, timeline: int) -> Lsn:
-        """See Source. Raises PositionLost when the server's history does not know `timeline`."""
+    async def fork(self, branch: str) -> LogPosition:
+        """See Source: a branch is a timeline. Cancellation leaves nothing behind."""
+        timeline = int(branch)
         _, newest, _ = await self._identify_system()
         if timeline < newest:
             history = await self._replication_row(
@@ -111,14 +133,14 @@ class PostgresSource:
             )
             for number, lsn in _forks(history[1]):
                 if number == timeline:
-                    return lsn
+                    return log_position(self._generation, lsn)
         raise PositionLost(
             f"the server's timeline {newest} does not come from timeline {timeline}", hint=GAP_HINT
         )
 
     def stream(
         self,
-        start: Lsn,
+        start: LogPoint | None,
         configuration: RecordConfiguration,
         decide: Decide,
         *,
@@ -158,6 +180,15 @@ class PostgresSource:
             assert result is not None
             return [result.get_value(0, column) or b"" for column in range(result.nfields)]
 
+
+MEASURES = SourceMeasures(
+    lag_unit="bytes",
+    gauges={
+        SLOT_RETAINED: "Source log that the slot keeps from being removed",
+        SLOT_SAFE: "Source log that may still be written before the slot is lost (+Inf: no limit)",
+    },
+)
+"""How PostgreSQL measures its log."""
 
 _FLUSHED = """
 SELECT (CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()

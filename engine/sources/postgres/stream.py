@@ -18,6 +18,7 @@ reader for it. A failure of either is raised by `receive`, as a SourceError.
 
 import asyncio
 import contextlib
+import math
 import os
 import socket
 import time
@@ -41,9 +42,9 @@ from engine.errors import (
     SourceUnavailable,
 )
 from engine.history import Judge, Landmark
-from engine.interfaces import Look, SlotState
+from engine.interfaces import Look, Standing
 from engine.lines.holding import Holding
-from engine.position import NO_LSN, Lsn, format_lsn, parse_lsn
+from engine.log_point import LogPoint
 from engine.schema import Decide, TableName
 from engine.sources.postgres import silence
 from engine.sources.postgres.assembler import ROWS_MAX, Assembler, Drained
@@ -52,6 +53,7 @@ from engine.sources.postgres.dsn import Dsn
 from engine.sources.postgres.keeper import LOOK_SECONDS, CatalogKeeper
 from engine.sources.postgres.libpq import frames_of
 from engine.sources.postgres.look import Horizon, look
+from engine.sources.postgres.lsn import NO_LSN, Lsn, format_lsn, log_point, lsn_of, parse_lsn
 from engine.sources.postgres.pgoutput import (
     HEADER_SIZE,
     RelationMessage,
@@ -67,6 +69,9 @@ from engine.sources.postgres.slot import (
     stream_failure,
 )
 from engine.sources.postgres.synchronous import watch_commits
+
+SLOT_RETAINED: Final = "slot_retained_bytes"
+SLOT_SAFE: Final = "slot_safe_bytes"
 
 WAL_SENDER_TIMEOUT_SECONDS: Final = 10.0
 """Set in our own session, so that the time until a dead engine's slot is free is ours to choose."""
@@ -151,6 +156,7 @@ class PostgresStream:
         assembler: Assembler,
         slot: str,
         *,
+        generation: int,
         keeper: CatalogKeeper,
         configuration: RecordConfiguration,
         wal_sender_timeout: float,
@@ -167,6 +173,7 @@ class PostgresStream:
         self._catalog = catalog
         self._assembler = assembler
         self._slot = slot
+        self._generation = generation
         self._feedback_seconds = wal_sender_timeout / _FEEDBACKS_PER_TIMEOUT
         # After so long without a word from the server it is asked for one.
         self._quiet_seconds = wal_sender_timeout / 2
@@ -338,8 +345,9 @@ class PostgresStream:
 
     # ------------------------------------------------------------------------ acknowledging
 
-    def acknowledge(self, lsn: Lsn) -> None:
+    def acknowledge(self, point: LogPoint) -> None:
         """See ChangeStream."""
+        lsn = lsn_of(point)
         if lsn > self._acknowledged:
             self._acknowledged = lsn
             self._feedback_due.set()
@@ -534,7 +542,7 @@ class PostgresStream:
 
     # ---------------------------------------------------------------------------- the slot
 
-    async def slot_state(self) -> SlotState:
+    async def standing(self) -> Standing:
         """See ChangeStream. Cancellation leaves nothing behind."""
         found = await self._session.rows(
             _SLOT_STATE, self._slot, doing="reading the replication slot"
@@ -552,11 +560,14 @@ class PostgresStream:
                 hint="the connection was lost, or a pooler stands between: connect to the server",
             )
         await watch_commits(self._session, self.backend_pid, self._alarms)
-        return SlotState(
-            confirmed_lsn=parse_lsn(confirmed),
-            flush_lsn=parse_lsn(flushed),
-            restart_lsn=parse_lsn(restart),
-            safe_bytes=safe_bytes,
+        end = parse_lsn(flushed)
+        return Standing(
+            confirmed=log_point(self._generation, parse_lsn(confirmed)),
+            end=log_point(self._generation, end),
+            gauges={
+                SLOT_RETAINED: max(0, end - parse_lsn(restart)),
+                SLOT_SAFE: math.inf if safe_bytes is None else safe_bytes,
+            },
         )
 
     @property
@@ -590,7 +601,7 @@ class PostgresStream:
 
     async def look(self) -> Look:
         """See ChangeStream. Cancellation leaves nothing behind."""
-        return await look(self._session, self._horizon, self._configuration)
+        return await look(self._session, self._horizon, self._configuration, self._generation)
 
 
 _SLOT_STATE: Final = """
@@ -612,7 +623,7 @@ async def open_stream(
     dsn: Dsn,
     slot: str,
     generation: int,
-    start: Lsn,
+    start: LogPoint | None,
     configuration: RecordConfiguration,
     decide: Decide,
     landmark: Landmark | None,
@@ -634,12 +645,12 @@ async def open_stream(
     async with Session(dsn) as session:
         found = await ready_slot(session, slot)
     confirmed = parse_lsn(found.confirmed) if found.confirmed is not None else NO_LSN
-    judge = Judge(durable_lsn=start, confirmed_lsn=confirmed, landmark=landmark)
+    judge = Judge(durable=start, confirmed=log_point(generation, confirmed), landmark=landmark)
     connection = await connect(dsn, replication=True, settings=settings)
     try:
         await _take_bytes_as_they_are(connection)
         async with Session(dsn, **beside(connection)) as session:
-            await _start(connection, session, slot, judge.start, configuration.publication)
+            await _start(connection, session, slot, lsn_of(judge.start), configuration.through)
             # As the server calls it, and so the journal: it cuts a dsn's name to 63 bytes, and a
             # pooler may know it by another one.
             [(database,)] = await session.rows(_DATABASE, doing="asking for the database's name")
@@ -661,6 +672,7 @@ async def open_stream(
                 catalog,
                 assembler,
                 slot,
+                generation=generation,
                 keeper=keeper,
                 configuration=configuration,
                 wal_sender_timeout=wal_sender_timeout,
@@ -668,7 +680,7 @@ async def open_stream(
                 silence_seconds=silence_seconds,
             )
             async with _beside(stream, keeper):
-                await catalog.read_publication(session, configuration.publication)
+                await catalog.read_publication(session, configuration.through)
                 yield stream
     finally:
         await connection.close()

@@ -1,8 +1,10 @@
-"""Holding the slot: every connection to the source, compared with the journal before it counts.
+"""Holding the lease: every connection to the source, compared with the journal before it counts.
 
-Strategy: a start takes the slot first and opens the journal after that; a reconnect and a redo
-pass come back with the journal theirs already. Both then compare what the slot says with E,
-before any message counts and before the first status update.
+A source gives its lease to one reader at a time.
+
+Strategy: a start takes the lease first and opens the journal after that; a reconnect and a redo
+pass come back with the journal theirs already. Both then compare what the source says with E,
+before any message counts and before the source is told anything.
 
 A source that fails with the same error at the same position is given pauses that grow, in the phase
 `failing`, with an alarm: see `recurrence`.
@@ -21,8 +23,8 @@ import structlog
 from engine.alarms import Alarms
 from engine.envelope import RecordConfiguration
 from engine.errors import (
+    LeaseHeld,
     PositionLost,
-    SlotBusy,
     SourceChanged,
     SourceError,
     SourceFailed,
@@ -30,9 +32,9 @@ from engine.errors import (
     Superseded,
 )
 from engine.history import Landmark, newest
-from engine.interfaces import ChangeStream, SlotState, Source, SourceIdentity
+from engine.interfaces import ChangeStream, Source, SourceIdentity, Standing
 from engine.journal import Journal
-from engine.position import NO_LSN, Lsn, commit_lsn_of, format_lsn
+from engine.position import NOWHERE, LogPosition
 from engine.recurrence import Recurrence
 from engine.schema import Decide
 from engine.status import Phase
@@ -50,21 +52,21 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """The slot, held for the first time: the stream, the slot as it stands, and whose it is.
+    """The lease, held for the first time: the stream, how the source stands, and whose it is.
 
-    `fork` is where the source left the journal's timeline; None where it did not. `seq` is the
-    last entry that was known when the stream began.
+    `fork` is where the source left the journal's branch of history; None where it did not. `seq` is
+    the last entry that was known when the stream began.
     """
 
     stream: ChangeStream
-    state: SlotState
+    standing: Standing
     identity: SourceIdentity
-    fork: Lsn | None
+    fork: LogPosition | None
     seq: int
 
 
-class Slot:
-    """The source's slot, as this process gets and keeps it."""
+class Lease:
+    """The source's lease, as this process gets and keeps it."""
 
     def __init__(
         self,
@@ -92,7 +94,7 @@ class Slot:
         """Whether the source fails with the same error at the same position."""
         return self._recurrence.is_standing
 
-    def failed(self, error: SourceUnavailable, position: Lsn) -> None:
+    def failed(self, error: SourceUnavailable, position: LogPosition) -> None:
         """The source gave up on us after everything before `position` was read."""
         self.failure = error
         self._recurrence.failed(error, position)
@@ -100,10 +102,10 @@ class Slot:
             return
         self._on_phase("failing")
         if isinstance(error, SourceFailed):
-            text = f"the source fails at {format_lsn(position)} again and again: {error}"
+            text = f"the source fails at {position} again and again: {error}"
             self._alarms.set(FAILING, text, hint=error.hint)
 
-    def reached(self, position: Lsn) -> None:
+    def reached(self, position: LogPosition) -> None:
         """Everything before `position` was read: a failure in front of it is over."""
         self._recurrence.reached(position)
         self._end_alarm()
@@ -125,7 +127,7 @@ class Slot:
     async def take(
         self, stack: AsyncExitStack, configuration: RecordConfiguration, decide: Decide
     ) -> "Taken":
-        """Hold the slot for the first time, standing by while another engine holds it.
+        """Hold the lease for the first time, standing by while another engine holds it.
 
         The stream is entered into `stack` and not compared yet: the journal has to be opened first.
         Raises ForeignPrefix, PositionLost.
@@ -135,16 +137,16 @@ class Slot:
             attempt = AsyncExitStack()
             try:
                 identity = await self.identify()
-                start = self._journal.state.durable_lsn
+                start = self._journal.state.durable_point
                 seq = self._journal.state.seq
                 landmark = self._landmark(configuration, None)
                 stream = await attempt.enter_async_context(
                     self._source.stream(start, configuration, decide, landmark=landmark)
                 )
-                state = await stream.slot_state()
+                standing = await stream.standing()
                 fork = await self._fork_of_same(identity)
-            except SlotBusy as busy:
-                await self._stand_by(busy)
+            except LeaseHeld as held:
+                await self._stand_by(held)
             except SourceUnavailable as error:
                 await attempt.aclose()
                 self._not_taken(error)
@@ -156,20 +158,20 @@ class Slot:
             else:
                 self._held()
                 stack.push_async_exit(attempt)
-                return Taken(stream, state, identity, fork, seq)
+                return Taken(stream, standing, identity, fork, seq)
 
     def _not_taken(self, error: SourceUnavailable) -> None:
         # A standby that does not reach the source could not take over: it is not a healthy one.
         if self._is_standing_by:
             self._on_phase("reconnecting")
         self._log_failure(error)
-        self.failed(error, self._journal.state.durable_lsn)
+        self.failed(error, self._journal.state.durable_position)
 
-    async def _stand_by(self, busy: SlotBusy) -> None:
-        _log.debug("standing by", reason=str(busy))
+    async def _stand_by(self, held: LeaseHeld) -> None:
+        _log.debug("standing by", reason=str(held))
         self._is_standing_by = True
         self.failure = None
-        # Who holds the slot knows better than we whether the source fails.
+        # Who holds the lease knows better than we whether the source fails.
         self.caught_up()
         self._on_phase("standby")
         await self._journal.follow()
@@ -184,7 +186,7 @@ class Slot:
         received: Landmark | None = None,
         single_rows: bool = False,
     ) -> ChangeStream:
-        """Hold the slot again while the journal is ours; waits for it.
+        """Hold the lease again while the journal is ours; waits for it.
 
         `received` is the newest commit of which this process has read anything.
         The stream, compared, is entered into `stack`. Raises Superseded, PositionLost,
@@ -199,16 +201,16 @@ class Slot:
             try:
                 stream = await attempt.enter_async_context(
                     self._source.stream(
-                        self._journal.state.durable_lsn,
+                        self._journal.state.durable_point,
                         configuration,
                         decide,
                         landmark=self._landmark(configuration, received),
                         single_rows=single_rows,
                     )
                 )
-                await self._refuse_other_timeline()
+                await self._refuse_other_branch()
                 await self.compare(stream)
-            except (SlotBusy, SourceUnavailable) as error:
+            except (LeaseHeld, SourceUnavailable) as error:
                 await attempt.aclose()
                 await self._refuse_superseded()
                 self._not_retaken(error)
@@ -223,11 +225,11 @@ class Slot:
                 stack.push_async_exit(attempt)
                 return stream
 
-    def _not_retaken(self, error: SlotBusy | SourceUnavailable) -> None:
+    def _not_retaken(self, error: LeaseHeld | SourceUnavailable) -> None:
         self.failure = error
         self._log_failure(error)
         if isinstance(error, SourceUnavailable):
-            self.failed(error, self._journal.state.durable_lsn)
+            self.failed(error, self._journal.state.durable_position)
 
     def _log_failure(self, error: SourceError) -> None:
         # A failure that stands has its alarm.
@@ -240,32 +242,33 @@ class Slot:
     ) -> Landmark | None:
         """By which commit the source's log has to be known again, read under `configuration`."""
         known = newest(self._journal.state.landmark, received)
-        # Another publication may show other commits.
-        return known if known is None or known.through == configuration.publication else None
+        # Through something else, other commits may show.
+        return known if known is None or known.through == configuration.through else None
 
     def is_outdated(self, taken: Taken) -> bool:
         """Whether a predecessor wrote on after the stream began: it is judged by too little."""
         return self._journal.state.seq > taken.seq + 1
 
     async def compare(self, stream: ChangeStream) -> None:
-        """Raise PositionLost when slot or server contradict the journal; else acknowledge E.
+        """Raise PositionLost when the source contradicts the journal; else acknowledge E.
 
         Past E while the journal's tail is still ours means that changes are lost; if it is not
         ours, a successor took them and we are superseded.
         """
-        state = await stream.slot_state()
-        durable = self._journal.state.durable_lsn
-        if durable < state.confirmed_lsn:
+        standing = await stream.standing()
+        durable = self._journal.state.durable_point
+        assert durable is not None, "a journal is opened with what is durable"
+        if durable.position < standing.confirmed.position:
             await self._refuse_superseded()
             raise PositionLost(
-                f"the slot was confirmed up to {format_lsn(state.confirmed_lsn)}, the journal "
-                f"is durable only up to {format_lsn(durable)}: what lies between is lost",
-                hint="Somebody advanced or re-made the slot. Start a new prefix, or a new slot.",
+                f"the source was confirmed up to {standing.confirmed.resume}, the journal "
+                f"is durable only up to {durable.resume}: what lies between is lost",
+                hint=f"Somebody moved or re-made {self._source.keeper}. Start a new prefix.",
             )
-        if durable > state.flush_lsn:
+        if durable.position > standing.end.position:
             raise PositionLost(
-                f"the journal is durable up to {format_lsn(durable)}, the server's log ends at "
-                f"{format_lsn(state.flush_lsn)}: it was restored to an earlier time",
+                f"the journal is durable up to {durable.resume}, the server's log ends at "
+                f"{standing.end.resume}: it was restored to an earlier time",
                 hint="Start a new prefix: this one holds changes that the server has forgotten.",
             )
         stream.acknowledge(durable)
@@ -277,37 +280,37 @@ class Slot:
         self.refuse_fork(await self._fork(identity))
         return identity
 
-    async def _fork_of_same(self, identity: SourceIdentity) -> Lsn | None:
+    async def _fork_of_same(self, identity: SourceIdentity) -> LogPosition | None:
         # A failover since then: the stream may still hold what the new server lacks.
         if await self.identify() != identity:
             raise SourceUnavailable("the source failed over while it was connected to")
         return await self._fork(identity)
 
-    async def _fork(self, identity: SourceIdentity) -> Lsn | None:
+    async def _fork(self, identity: SourceIdentity) -> LogPosition | None:
         known = self._journal.state.source
-        if known is None or known.timeline == identity.timeline:
+        if known is None or known.branch == identity.branch:
             return None
-        return await self._source.fork_lsn(known.timeline)
+        return await self._source.fork(known.branch)
 
-    def refuse_fork(self, fork: Lsn | None) -> None:
+    def refuse_fork(self, fork: LogPosition | None) -> None:
         """Raise PositionLost when the journal, as it is known now, goes past `fork`."""
         if fork is None:
             return
         state = self._journal.state
         frontiers = state.frontiers.values()
-        planned = max((commit_lsn_of(frontier.last) for frontier in frontiers), default=NO_LSN)
-        if planned >= fork or state.durable_lsn > fork:
+        planned = max((frontier.last for frontier in frontiers), default=NOWHERE)
+        if planned >= fork or state.durable_position > fork:
             raise PositionLost(
-                f"the server left the journal's timeline at {format_lsn(fork)}, "
-                f"changes up to {format_lsn(planned)} are in the bucket",
+                f"the server left the journal's branch of its history at {fork}, "
+                f"changes up to {planned or state.durable_position} are in the bucket",
                 hint="The failover lost changes that were streamed. Start a new prefix.",
             )
 
-    async def _refuse_other_timeline(self) -> None:
+    async def _refuse_other_branch(self) -> None:
         known, identity = self._journal.state.source, await self.identify()
-        if known is not None and known.timeline != identity.timeline:
+        if known is not None and known.branch != identity.branch:
             raise SourceChanged(
-                f"the source went from timeline {known.timeline} to {identity.timeline}",
+                f"the source went from branch {known.branch} of its history to {identity.branch}",
                 hint="A failover: the engine starts over from the journal.",
             )
 
@@ -315,5 +318,4 @@ class Slot:
         if await self._journal.tail_moved():
             raise Superseded(
                 "another writer opened the journal",
-                hint="Two engines may share a pipeline: this one stops, the other goes on.",
             )

@@ -1,0 +1,137 @@
+"""The other flavour of a database: no slot, a named lock, and two servers of one history.
+
+Strategy: nothing is confirmed to it: the log is kept from one place on, and whoever reads has to
+know where he was. A reader holds a lock on the server that he reads, so after a switch to the
+other server two may read at once. That server may lag behind. Orders are the transactions'
+ordinals, which begin anew with each generation: only both together sort. A resume text means the
+same on both servers.
+
+Invariant: both servers give the same changes the same positions.
+"""
+
+import bisect
+from dataclasses import dataclass, field
+
+from engine.envelope import RecordConfiguration
+from engine.errors import SourceUnavailable
+from engine.history import Landmark
+from engine.log_point import LogPoint
+from simulation.source import Connection, Server
+from simulation.virtual_loop import Process
+
+
+@dataclass
+class LockServer(Server):
+    """Two servers, of which one is read by whoever connects now."""
+
+    reading: int = 0
+    applied: list[int] = field(default_factory=lambda: [0x100, 0x100])
+    restarts: list[int] = field(default_factory=list)
+    others: list[Connection] = field(default_factory=list)
+
+    # --- log points
+
+    def order(self, address: int) -> tuple[int, int]:
+        count = bisect.bisect_left(self.transactions, address, key=lambda t: t.commit_lsn)
+        # A place keeps its order: the next generation begins behind the last commit before it.
+        return self._order(count, [begin for begin in self.restarts if begin < count])
+
+    def commit_order(self, address: int) -> tuple[int, int]:
+        del address
+        return self._order(len(self.transactions), self.restarts)
+
+    @staticmethod
+    def _order(count: int, begun: list[int]) -> tuple[int, int]:
+        return 1 + len(begun), 1 + count - (begun[-1] if begun else 0)
+
+    @property
+    def generation(self) -> int:
+        return 1 + len(self.restarts)
+
+    @property
+    def is_confirming(self) -> bool:
+        return False
+
+    def renumber(self) -> None:
+        """Ordinals begin anew, in the next generation."""
+        if not self.restarts or self.restarts[-1] < len(self.transactions):
+            self.restarts.append(len(self.transactions))
+            self.counts["generation begun"] += 1
+
+    # --- the log
+
+    def commit(self) -> None:
+        super().commit()
+        self._replicate()
+
+    def write_something_else(self) -> None:
+        super().write_something_else()
+        self._replicate()
+
+    def alter_publication(self) -> None:
+        """It has none."""
+
+    def make_slot(self) -> None:
+        super().make_slot()
+        self._replicate()
+
+    def _replicate(self) -> None:
+        self.applied[0] = self.wal
+        self.loop.later(self.rnd.uniform(0.01, 1.5), self._apply, self.wal)
+        self.notify()
+
+    def _apply(self, address: int) -> None:
+        self.applied[1] = min(max(self.applied[1], address), self.wal)
+        self.notify()
+
+    def end_of_log(self) -> int:
+        return self.applied[self.reading]
+
+    def limit_of(self, connection: Connection) -> int:
+        return self.applied[connection.member]
+
+    def _forget_after(self, fork: int) -> None:
+        super()._forget_after(fork)
+        self.restarts = [begin for begin in self.restarts if begin <= len(self.transactions)]
+        self.applied = [self.wal, self.wal]
+
+    # --- connections
+
+    def start(
+        self,
+        process: Process,
+        begin: LogPoint | None,
+        configuration: RecordConfiguration,
+        landmark: Landmark | None,
+    ) -> Connection:
+        if self.end_of_log() < self.address_to_resume(begin) <= self.wal:
+            raise SourceUnavailable("the server lags behind")
+        connection = super().start(process, begin, configuration, landmark)
+        connection.member = self.reading
+        return connection
+
+    def switch(self) -> None:
+        """Whoever connects from now on reads the other server; who reads now may go on."""
+        before, self.connection = self.connection, None
+        self.reading = 1 - self.reading
+        self.counts["switched"] += 1
+        if before is not None:
+            self.others.append(before)
+            self.loop.later(self.rnd.choice((0.0, 0.3, 6.0)), self.drop_connection, before)
+
+    def connections(self) -> list[Connection]:
+        return [*super().connections(), *self.others]
+
+    def forget_connection(self, connection: Connection) -> None:
+        if connection in self.others:
+            self.others.remove(connection)
+        super().forget_connection(connection)
+
+    def drop_connection(self, connection: Connection | None) -> None:
+        if connection in self.others:
+            self.others.remove(connection)
+            connection.close_at_server()
+        super().drop_connection(connection)
+
+    def status_update(self, connection: Connection, lsn: int) -> None:
+        """It does not listen."""

@@ -1,0 +1,88 @@
+"""Versions and duplicates, decided beside the reader."""
+
+from engine.envelope import RecordConfiguration
+from engine.ledger import Ledger
+from engine.position import LOG_BEGIN, LogPosition, Position, log_position, make_position
+from engine.reception import Reception
+from engine.schema import Column, Relation, TableName, TableVersion
+
+ORDERS = TableName("public", "orders")
+CONFIGURATION = RecordConfiguration(through="tailrace", tables=("*.*",))
+
+
+def at(commit: int) -> Position:
+    return make_position(1, commit, commit - 8, 0)
+
+
+def relation(identity: str, *columns: str) -> Relation:
+    names = columns or ("id",)
+    return Relation(
+        ORDERS,
+        identity,
+        tuple(Column(name, "integer", "integer", key=name == "id") for name in names),
+        ("id",),
+    )
+
+
+def reception(
+    journalled: dict[str, tuple[TableVersion, ...]] | None = None,
+    *,
+    durable: LogPosition = LOG_BEGIN,
+    received: Position | None = None,
+) -> Reception:
+    return Reception(
+        journalled=journalled if journalled is not None else {},
+        durable=lambda: durable,
+        ledger=Ledger({ORDERS: received} if received is not None else {}),
+        configuration=CONFIGURATION,
+    )
+
+
+def test_a_row_that_is_durable_or_was_received_is_not_wanted() -> None:
+    deciding = reception(durable=log_position(1, 100), received=at(200))
+
+    assert deciding.decide(relation("1"), at(99)) is None
+    assert deciding.decide(relation("1"), at(200)) is None
+    assert deciding.decide(relation("1"), at(201)) is not None
+
+
+def test_a_commit_at_e_itself_is_not_durable() -> None:
+    deciding = reception(durable=log_position(1, 100))
+
+    assert deciding.decide(relation("1"), at(100)) is not None
+
+
+def test_a_generation_counts_before_an_order() -> None:
+    deciding = reception(durable=log_position(1, 100))
+
+    assert deciding.decide(relation("1"), make_position(2, 5, 1, 0)) is not None
+
+
+def test_a_version_stays_provisional_until_it_is_journalled() -> None:
+    journalled: dict[str, tuple[TableVersion, ...]] = {}
+    deciding = reception(journalled)
+    first = deciding.decide(relation("1"), at(100))
+    second = deciding.decide(relation("1", "id", "note"), at(200))
+    assert first is not None
+    assert second is not None
+    assert deciding.provisional(ORDERS) == (first, second)
+
+    journalled[str(ORDERS)] = (first,)
+    deciding.journalled((first,))
+
+    assert deciding.provisional(ORDERS) == (second,)
+    assert deciding.versions_of(ORDERS) == (first, second)
+    assert deciding.decide(relation("1"), at(150)) == first
+
+
+def test_a_successor_decides_the_same_from_what_is_journalled() -> None:
+    first = reception().decide(relation("1"), at(100))
+    assert first is not None
+    successor = reception({str(ORDERS): (first,)}, received=at(100))
+
+    assert successor.decide(relation("1"), at(101)) == first
+    made_anew = successor.decide(relation("2"), at(102))
+    assert made_anew is not None
+    assert (made_anew.number, made_anew.first) == (2, at(102))
+    assert successor.has_identity(ORDERS, "2")
+    assert not successor.has_identity(ORDERS, "3")
