@@ -11,12 +11,11 @@ Invariants: a name has one bound table at most; the batches of a table leave in 
 batch lies within one hour of commit time and under one version.
 """
 
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
 
 from engine.batch import Batch, Operations
-from engine.envelope import RecordConfiguration
-from engine.lines.writer import Lines, LineWriter
+from engine.envelope import Envelope, RecordConfiguration
 from engine.position import Position
 from engine.schema import Column, Decide, Relation, TableName, TableVersion
 
@@ -26,12 +25,53 @@ BATCH_SIZE_MAX: Final = 64 * 1024
 FormOf = Callable[[Column], int]
 
 
+class TakenLines(Protocol):
+    """See `engine.lines.writer.Lines`."""
+
+    @property
+    def lines(self) -> bytes: ...
+    @property
+    def row_count(self) -> int: ...
+    @property
+    def first_position(self) -> str: ...
+    @property
+    def last_position(self) -> str: ...
+    @property
+    def first_commit_us(self) -> int: ...
+    @property
+    def last_commit_us(self) -> int: ...
+    @property
+    def operations(self) -> tuple[int, int, int, int, int]: ...
+
+
+class LineStore(Protocol):
+    """What the batcher needs of `engine.lines.writer.LineWriter`; see there."""
+
+    def bind(
+        self,
+        number: int,
+        *,
+        database: str,
+        schema: str,
+        table: str,
+        version: int,
+        columns: Sequence[tuple[str, int, bool, bool]],
+        key: Sequence[str],
+        envelope: Envelope,
+        flat_prefix: str = ...,
+    ) -> None: ...
+    def unbind(self, number: int) -> None: ...
+    def holds_another_hour(self, commit_time_us: int) -> bool: ...
+    def take(self, number: int) -> TakenLines | None: ...
+    def take_all(self) -> Sequence[tuple[int, TakenLines]]: ...
+
+
 class Batcher:
     """The tables and batches of one stream."""
 
     def __init__(
         self,
-        lines: LineWriter,
+        lines: LineStore,
         *,
         database: str,
         configuration: RecordConfiguration,
@@ -140,7 +180,7 @@ class Batcher:
         if lines is not None:
             self._add(number, lines)
 
-    def _add(self, number: int, lines: Lines) -> None:
+    def _add(self, number: int, lines: TakenLines) -> None:
         table, version = self._bound[number]
         self._batches.append(
             Batch(

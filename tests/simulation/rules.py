@@ -307,33 +307,35 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     mutant(
         "name_unbound",
-        "8   a name that goes to another table unbinds the one that had it (the source's part)",
+        "8   a name that goes to another table unbinds the one that had it",
         Edit(
-            "simulation.source",
-            "            self._decided.pop(owner, None)\n",
-            "            pass\n",
+            "engine.lines.batcher",
+            "            self.let_go(owner)\n",
+            "            self._take(owner)\n",
         ),
     ),
     mutant(
         "repeated_relation",
-        "8   a relation that says what it said before asks who has its name (the source's part)",
+        "8   a relation that says what it said before asks who has its name",
         Edit(
-            "simulation.source",
-            "        self._claim(change)\n        known = self._decided.get(change.oid)\n",
+            "engine.lines.batcher",
+            "        owner = self._owners.get(table, number)\n",
             "        seen = self.__dict__.setdefault('seen', set())\n"
-            "        if (change.relation.table, change.oid, change.shape) not in seen:\n"
-            "            self._claim(change)\n"
-            "            seen.add((change.relation.table, change.oid, change.shape))\n"
-            "        known = self._decided.get(change.oid)\n",
+            "        is_new = (table, relation.shape) not in seen\n"
+            "        seen.add((table, relation.shape))\n"
+            "        owner = self._owners.get(table, number) if is_new else number\n",
         ),
     ),
     mutant(
         "falling_version",
         "8   the planner refuses a version that falls before the append",
         Edit(
-            "simulation.source",
-            "            self._decided.pop(owner, None)\n",
-            "            pass\n",
+            "engine.lines.batcher",
+            "        version = self._decide(relation, position)\n",
+            "        stale = self.__dict__.setdefault('stale', {})\n"
+            "        shown = relation.shape, table\n"
+            "        version = stale.get(shown) or self._decide(relation, position)\n"
+            "        stale[shown] = version\n",
         ),
         Edit(
             "engine.planner",

@@ -27,7 +27,7 @@ from typing import Protocol
 
 import msgspec
 
-from engine.batch import Batch, Boundary, Intake, Named, Operations
+from engine.batch import Boundary, Intake, Named
 from engine.envelope import RecordConfiguration
 from engine.errors import LeaseHeld, PositionLost, SourceFailed, SourceUnavailable
 from engine.history import Judge, Landmark
@@ -42,6 +42,7 @@ from engine.interfaces import (
     Standing,
     TableLook,
 )
+from engine.lines.batcher import Batcher
 from engine.log_point import LogPoint
 from engine.position import LogPosition, Position, commit_of, log_position, make_position
 from engine.schema import Column, Decide, Relation, TableName
@@ -94,6 +95,7 @@ class RecordWriter:
     """Writes records under one configuration: everything that shapes a real line shapes these."""
 
     def __init__(self, configuration: RecordConfiguration) -> None:
+        self.configuration = configuration
         self.captured = frozenset(table for table in TABLES if configuration.captures(table))
         self.digests = {table: configuration.record_digest(table) for table in TABLES}
         self._columns = {
@@ -649,46 +651,77 @@ class Connection:
         return Boundary(server.point(transaction.end_lsn, commit_us), landmark=landmark)
 
 
-class _Grouping:
-    """Collects the rows of one drain into batches: one table, version and hour each."""
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """Lines of one table, as the batcher wants them."""
 
-    def __init__(self, rows_max: int) -> None:
-        self._rows_max = rows_max
-        self._batches: list[Batch] = []
-        self._open: dict[TableName, tuple[int, int, list[tuple[Change, bytes]]]] = {}
+    rows: tuple[tuple[Change, bytes], ...]
 
-    def add(self, change: Change, version: int, line: bytes) -> None:
-        hour = change.commit_us // HOUR_US
-        found = self._open.get(change.table)
-        if found is not None and (found[:2] != (version, hour) or len(found[2]) >= self._rows_max):
-            self._close(change.table)
-            found = None
-        if found is None:
-            found = self._open[change.table] = (version, hour, [])
-        found[2].append((change, line))
+    @property
+    def lines(self) -> bytes:
+        return b"".join(line for _, line in self.rows)
 
-    def _close(self, table: TableName) -> None:
-        version, _, rows = self._open.pop(table)
-        first, last = rows[0][0], rows[-1][0]
-        counted = Counter(change.op for change, _ in rows)
-        self._batches.append(
-            Batch(
-                table,
-                version,
-                b"".join(line for _, line in rows),
-                len(rows),
-                Operations(**counted),
-                first.position,
-                last.position,
-                first.commit_us,
-                last.commit_us,
-            )
-        )
+    @property
+    def row_count(self) -> int:
+        return len(self.rows)
 
-    def batches(self) -> tuple[Batch, ...]:
-        for table in list(self._open):
-            self._close(table)
-        return tuple(self._batches)
+    @property
+    def first_position(self) -> str:
+        return self.rows[0][0].position
+
+    @property
+    def last_position(self) -> str:
+        return self.rows[-1][0].position
+
+    @property
+    def first_commit_us(self) -> int:
+        return self.rows[0][0].commit_us
+
+    @property
+    def last_commit_us(self) -> int:
+        return self.rows[-1][0].commit_us
+
+    @property
+    def operations(self) -> tuple[int, int, int, int, int]:
+        counted = Counter(change.op for change, _ in self.rows)
+        return counted["c"], counted["u"], counted["d"], counted["r"], counted["t"]
+
+
+class _Lines:
+    """Stands for the line writer: the batcher around it is the engine's."""
+
+    def __init__(self, records: RecordWriter, codec: int) -> None:
+        self._records = records
+        self._codec = codec
+        self._versions: dict[int, int] = {}
+        self._rows: dict[int, list[tuple[Change, bytes]]] = {}
+
+    def bind(self, number: int, *, version: int, **_: object) -> None:
+        assert number not in self._rows
+        self._versions[number] = version
+
+    def unbind(self, number: int) -> None:
+        self._versions.pop(number, None)
+
+    def holds_another_hour(self, commit_time_us: int) -> bool:
+        hour = commit_time_us // HOUR_US
+        return any(rows[-1][0].commit_us // HOUR_US != hour for rows in self._rows.values())
+
+    def write(self, change: Change) -> int:
+        """How many rows the table has now."""
+        line = self._records.line(change, self._versions[change.oid], self._codec)
+        rows = self._rows.setdefault(change.oid, [])
+        rows.append((change, line))
+        return len(rows)
+
+    def take(self, number: int) -> _Taken | None:
+        rows = self._rows.pop(number, None)
+        return _Taken(tuple(rows)) if rows else None
+
+    def take_all(self) -> list[tuple[int, _Taken]]:
+        taken = [(number, _Taken(tuple(rows))) for number, rows in self._rows.items()]
+        self._rows.clear()
+        return taken
 
 
 class SimulatedStream:
@@ -703,12 +736,18 @@ class SimulatedStream:
         is_single_rows: bool,
     ) -> None:
         self._connection = connection
-        self._decide = decide
-        self._codec = codec
+        self._lines = _Lines(connection.records, codec)
+        self._batcher = Batcher(
+            self._lines,
+            database="",
+            configuration=connection.records.configuration,
+            decide=decide,
+            form_of=lambda _: 0,
+            is_single_rows=is_single_rows,
+        )
         self._is_single_rows = is_single_rows
-        # By OID, as a relation is known; a name has one owner.
-        self._decided: dict[int, tuple[Relation, int]] = {}
-        self._owners: dict[TableName, int] = {}
+        # By OID: as a relation was shown when it was bound.
+        self._bound: dict[int, Relation] = {}
         self._told: dict[int, TableName] = {}
         self._acknowledged: LogPoint | None = None
         self._landmark: Landmark | None = None
@@ -727,7 +766,7 @@ class SimulatedStream:
 
     def _drain(self, rnd: random.Random) -> Intake | None:
         """What one drain of the socket gives. What a lost connection leaves unread is forgotten."""
-        grouping = _Grouping(1 if self._is_single_rows else rnd.choice((1, 2, 5, 100)))
+        rows_max = 1 if self._is_single_rows else rnd.choice((1, 2, 5, 100))
         boundary: Boundary | None = None
         is_cut = not self._connection.is_open and self._connection.failed_at is None
         is_lost = is_cut and rnd.random() < 0.4
@@ -739,8 +778,9 @@ class SimulatedStream:
                 self._connection.judge.began(commit_of(message.position), message.commit_us)
                 named += self._names(message)
                 if message.table != HIDDEN:
-                    self._take(message, grouping)
-        batches = grouping.batches()
+                    self._take(message, rows_max)
+        self._batcher.hand_over_all()
+        batches = self._batcher.taken()
         is_dry = not self._connection.is_open and not (boundary or batches or named)
         if is_dry and self._connection.failed_at is not None:
             self._connection.server.watcher.failed(
@@ -782,28 +822,20 @@ class SimulatedStream:
                 return
             yield message
 
-    def _take(self, change: Change, grouping: _Grouping) -> None:
+    def _take(self, change: Change, rows_max: int) -> None:
         """Ask for the version where the protocol says so; skip what is not wanted."""
-        self._claim(change)
-        known = self._decided.get(change.oid)
+        batcher, oid = self._batcher, change.oid
+        batcher.make_way(change.commit_us)
         # PostgreSQL repeats a relation when it likes: then it is asked once more.
-        if self._connection.server.rnd.random() < 0.1:
-            known = None
-        if known is None or known[0] is not change.relation or self._is_single_rows:
-            version = self._decide(change.relation, change.position)
-            if version is None:
-                self._decided.pop(change.oid, None)
+        is_repeated = self._connection.server.rnd.random() < 0.1
+        if is_repeated or self._bound.get(oid) is not change.relation:
+            batcher.let_go(oid)
+        if not batcher.is_bound(oid):
+            if batcher.bind(oid, change.relation, change.position) is None:
                 return
-            known = self._decided[change.oid] = (change.relation, version.number)
-        line = self._connection.records.line(change, known[1], self._codec)
-        grouping.add(change, known[1], line)
-
-    def _claim(self, change: Change) -> None:
-        """Whoever had the name has it no more."""
-        owner = self._owners.get(change.table, change.oid)
-        if owner != change.oid:
-            self._decided.pop(owner, None)
-        self._owners[change.table] = change.oid
+            self._bound[oid] = change.relation
+        if self._lines.write(change) >= rows_max:
+            batcher.hand_over(oid)
 
     async def standing(self) -> Standing:
         server = self._connection.server
