@@ -11,29 +11,27 @@ from engine.batch import Intake
 from engine.chunk import ChunkLimits
 from engine.envelope import RecordConfiguration
 from engine.errors import SourceUnavailable
-from engine.history import Landmark
-from engine.interfaces import NO_MEASURES, SourceIdentity, SourceMeasures, Standing
+from engine.interfaces import ChangeStream
 from engine.journal import Journal
 from engine.journal_entry import Writer
-from engine.log_point import LogPoint
 from engine.metrics import Metrics
 from engine.pipeline import Pipeline
-from engine.position import LOG_BEGIN, LogPosition
-from engine.schema import Decide
 from engine.settings import Settings
 from engine.stop import StopSignal
-from log_points import durable, identity, point
+from log_points import durable, identity
 from memory_store import MemoryStore
+from still_source import StillSource, StillStream
 
 IDENTITY = identity()
 CONFIGURATION = RecordConfiguration(through="tailrace", tables=("public.*",))
 SETTINGS = Settings("lake", 1, ChunkLimits(1 << 20, 1_000, 30.0), 1 << 20, 1 << 20)
 
 
-class QuietStream:
+class QuietStream(StillStream):
     """Says nothing until it breaks."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.broken = asyncio.Event()
         self.is_read = asyncio.Event()
 
@@ -42,63 +40,23 @@ class QuietStream:
         await self.broken.wait()
         raise SourceUnavailable("the server closed the connection", hint="see its log")
 
-    async def standing(self) -> Standing:
-        return Standing(confirmed=point(100), end=point(200))
 
-    async def look(self) -> None:
-        """Nothing can be changed behind it."""
-
-    def acknowledge(self, point: LogPoint) -> None:
-        pass
-
-    def ask_keepalive(self) -> None:
-        pass
-
-
-class QuietSource:
+class QuietSource(StillSource):
     """Gives `first`, and whoever connects again waits for `second`."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.first = QuietStream()
         self.second = QuietStream()
         self.is_asked_again = asyncio.Event()
         self.may_connect_again = asyncio.Event()
-        self.connection_count = 0
-
-    async def identify(self) -> SourceIdentity:
-        return IDENTITY
-
-    async def prepare(self, *, is_first: bool) -> None:
-        pass
 
     @property
-    def keeper(self) -> str:
-        return "its log"
-
-    @property
-    def measures(self) -> SourceMeasures:
-        return NO_MEASURES
-
-    def distance(self, begin: LogPoint, end: LogPoint) -> int:
-        return 0
-
-    async def end(self) -> LogPoint:
-        return point(200)
-
-    async def fork(self, branch: str) -> LogPosition:
-        return LOG_BEGIN
+    def connection_count(self) -> int:
+        return len(self.starts)
 
     @asynccontextmanager
-    async def stream(
-        self,
-        start: LogPoint | None,
-        configuration: RecordConfiguration,
-        decide: Decide,
-        *,
-        landmark: Landmark | None = None,
-        single_rows: bool = False,
-    ) -> AsyncIterator[QuietStream]:
-        self.connection_count += 1
+    async def _entered(self) -> AsyncIterator[ChangeStream]:
         if not self.first.is_read.is_set():
             yield self.first
             return

@@ -12,21 +12,18 @@ from engine.batch import Intake
 from engine.chunk import ChunkLimits
 from engine.envelope import RecordConfiguration
 from engine.errors import LeaseHeld, SourceFailed, SourceUnavailable
-from engine.history import Landmark
-from engine.interfaces import NO_MEASURES, SourceIdentity, SourceMeasures, Standing
+from engine.interfaces import ChangeStream, Standing
 from engine.journal_entry import Writer
-from engine.log_point import LogPoint
 from engine.metrics import Metrics
 from engine.pipeline import Pipeline
-from engine.position import LOG_BEGIN, LogPosition
 from engine.recurrence import PAUSE_SECONDS_MAX, Recurrence
-from engine.schema import Decide
 from engine.settings import Settings
 from engine.status import Phase, Status
 from engine.stop import StopSignal
 from load_tests.engine_process import until
-from log_points import boundary, identity, place, point
+from log_points import boundary, place, point
 from memory_store import MemoryStore
+from still_source import StillSource, StillStream
 
 BAD_VALUE = SourceFailed("a value cannot be sent", code="22P05", hint="mend the value")
 CANCELLED = SourceFailed("somebody cancelled", code="57014")
@@ -95,10 +92,11 @@ def test_what_stands_goes_on_through_other_errors_until_something_new_is_read() 
 # ------------------------------------------------------------------------ a whole pipeline
 
 
-class Stream:
+class Stream(StillStream):
     """Gives what its source has."""
 
     def __init__(self, source: "Source") -> None:
+        super().__init__()
         self._source = source
 
     async def receive(self) -> Intake:
@@ -115,60 +113,23 @@ class Stream:
     async def standing(self) -> Standing:
         return Standing(confirmed=point(100), end=point(self._source.written))
 
-    async def look(self) -> None:
-        """Nothing can be changed behind it."""
 
-    def acknowledge(self, point: LogPoint) -> None:
-        pass
-
-    def ask_keepalive(self) -> None:
-        pass
-
-
-class Source:
+class Source(StillSource):
     """Fails with `error`, when asked for a stream too where `is_refusing`."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.error: SourceUnavailable | LeaseHeld | None = None
         self.is_refusing = False
         self.written, self.given = 200, 0
         self.changed = asyncio.Event()
-        self.attempt_count = 0
-
-    async def identify(self) -> SourceIdentity:
-        return identity()
-
-    async def prepare(self, *, is_first: bool) -> None:
-        pass
 
     @property
-    def keeper(self) -> str:
-        return "its log"
-
-    @property
-    def measures(self) -> SourceMeasures:
-        return NO_MEASURES
-
-    def distance(self, begin: LogPoint, end: LogPoint) -> int:
-        return 0
-
-    async def end(self) -> LogPoint:
-        return point(self.written)
-
-    async def fork(self, branch: str) -> LogPosition:
-        return LOG_BEGIN
+    def attempt_count(self) -> int:
+        return len(self.starts)
 
     @asynccontextmanager
-    async def stream(
-        self,
-        start: LogPoint | None,
-        configuration: RecordConfiguration,
-        decide: Decide,
-        *,
-        landmark: Landmark | None = None,
-        single_rows: bool = False,
-    ) -> AsyncIterator[Stream]:
-        self.attempt_count += 1
+    async def _entered(self) -> AsyncIterator[ChangeStream]:
         if self.error is not None and self.is_refusing:
             raise self.error
         yield Stream(self)

@@ -1,0 +1,169 @@
+"""Holding the lease: what is waited for, what is compared, and what is refused."""
+
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+from prometheus_client import CollectorRegistry
+
+from engine.alarms import Alarms
+from engine.envelope import RecordConfiguration
+from engine.errors import (
+    ForeignPrefix,
+    LeaseHeld,
+    PositionLost,
+    SourceChanged,
+    SourceUnavailable,
+    Superseded,
+)
+from engine.journal import Journal
+from engine.journal_entry import Writer
+from engine.lease import Lease
+from engine.metrics import Metrics
+from engine.position import Position
+from engine.schema import Relation, TableVersion
+from log_points import durable, identity, place, point
+from memory_store import MemoryStore
+from still_source import StillSource, StillStream
+
+if TYPE_CHECKING:
+    from engine.status import Phase
+
+CONFIGURATION = RecordConfiguration(through="tailrace", tables=("public.*",))
+HELD = LeaseHeld("somebody reads it")
+AWAY = SourceUnavailable("nobody answers")
+E = 150
+
+
+def decide(relation: Relation, position: Position) -> TableVersion | None:
+    raise NotImplementedError
+
+
+class Rig:
+    """A lease of a source, and a journal that is ours, durable up to E."""
+
+    def __init__(self, held: StillStream | None = None) -> None:
+        self.store = MemoryStore()
+        self.source = StillSource(held)
+        self.phases: list[Phase] = []
+        self.journal = self.another_journal("first")
+        self.lease = Lease(
+            self.source,
+            self.journal,
+            standby_interval=0.001,
+            on_phase=self.phases.append,
+            alarms=Alarms(lambda: 0),
+        )
+
+    def another_journal(self, name: str) -> Journal:
+        return Journal(self.store, "lake", Writer(name, name, "test"), Metrics(CollectorRegistry()))
+
+    async def opened(self) -> "Rig":
+        await self.journal.open(self.source.known, CONFIGURATION, durable(E, seq=-1))
+        return self
+
+
+async def test_a_start_stands_by_while_somebody_else_holds_it_and_follows_the_journal() -> None:
+    rig = Rig()
+    other = rig.another_journal("other")
+    await other.open(rig.source.known, CONFIGURATION, durable(E, seq=-1))
+    rig.source.refusals = [HELD, HELD]
+
+    async with AsyncExitStack() as stack:
+        taken = await rig.lease.take(stack, CONFIGURATION, decide)
+
+    assert rig.phases == ["standby", "standby"]
+    assert rig.journal.state.seq == 0
+    # The first attempt knew of no journal. The last one begins where the other's is durable.
+    assert [start and start.position for start in rig.source.starts] == [None, place(E), place(E)]
+    assert (taken.seq, taken.fork) == (0, None)
+    assert rig.source.held.acknowledged == []
+
+
+async def test_a_source_that_is_away_is_tried_again_and_said_so_by_a_standby() -> None:
+    rig = Rig()
+    rig.source.refusals = [HELD, AWAY]
+
+    async with AsyncExitStack() as stack:
+        await rig.lease.take(stack, CONFIGURATION, decide)
+
+    assert rig.phases == ["standby", "reconnecting"]
+    assert rig.lease.failure is None
+
+
+async def test_what_is_compared_is_acknowledged_up_to_e_and_no_further() -> None:
+    rig = await Rig().opened()
+
+    async with AsyncExitStack() as stack:
+        await rig.lease.retake(stack, CONFIGURATION, decide)
+
+    [acknowledged] = rig.source.held.acknowledged
+    assert (acknowledged.position, acknowledged.resume) == (place(E), point(E).resume)
+
+
+async def test_a_source_that_was_confirmed_past_e_lost_what_lies_between() -> None:
+    rig = await Rig(StillStream(confirmed=E + 10)).opened()
+
+    async with AsyncExitStack() as stack:
+        with pytest.raises(PositionLost, match="what lies between is lost") as caught:
+            await rig.lease.retake(stack, CONFIGURATION, decide)
+
+    assert point(E).resume in str(caught.value)
+    assert point(E + 10).resume in str(caught.value)
+    assert "its log" in caught.value.hint
+    assert rig.source.held.acknowledged == []
+
+
+async def test_a_successor_that_confirmed_more_supersedes_and_loses_nothing() -> None:
+    rig = await Rig(StillStream(confirmed=E + 10)).opened()
+    successor = rig.another_journal("second")
+    await successor.load()
+    await successor.open(rig.source.known, CONFIGURATION, durable(E, seq=-1))
+
+    async with AsyncExitStack() as stack:
+        with pytest.raises(Superseded):
+            await rig.lease.retake(stack, CONFIGURATION, decide)
+
+
+async def test_a_log_that_ends_before_e_was_restored() -> None:
+    rig = await Rig(StillStream(end=E - 10)).opened()
+
+    async with AsyncExitStack() as stack:
+        with pytest.raises(PositionLost, match="restored to an earlier time"):
+            await rig.lease.retake(stack, CONFIGURATION, decide)
+
+
+async def test_another_source_is_refused() -> None:
+    rig = await Rig().opened()
+    rig.source.known = msgspec.structs.replace(identity(), facts={"system_identifier": "other"})
+
+    with pytest.raises(ForeignPrefix, match="system identifier 'other'"):
+        await rig.lease.identify()
+
+
+async def test_a_fork_before_e_is_refused_and_one_behind_it_starts_over() -> None:
+    rig = await Rig().opened()
+    rig.source.known = msgspec.structs.replace(identity(), branch="other")
+
+    rig.source.fork_at = place(E - 1)
+    with pytest.raises(PositionLost, match="left the journal's branch"):
+        await rig.lease.identify()
+
+    rig.source.fork_at = place(E)
+    async with AsyncExitStack() as stack:
+        with pytest.raises(SourceChanged):
+            await rig.lease.retake(stack, CONFIGURATION, decide)
+
+
+async def test_whoever_cannot_be_held_again_is_left_and_tried_again() -> None:
+    rig = await Rig().opened()
+    rig.source.refusals = [HELD, AWAY]
+
+    async with AsyncExitStack() as stack:
+        stream = await rig.lease.retake(stack, CONFIGURATION, decide)
+        assert stream is rig.source.held
+        assert rig.source.left_count == 0
+
+    assert len(rig.source.starts) == 3
+    assert rig.source.left_count == 1
