@@ -88,7 +88,7 @@ async def run(
             source=source or _source(configuration, alarms),
             store=store,
             clock=wall_clock,
-            settings=_settings(configuration, is_until_caught_up=until_caught_up),
+            settings=pipeline_settings(configuration, is_until_caught_up=until_caught_up),
             configuration=record_configuration(configuration),
             writer=_writer(configuration.engine.name),
             metrics=metrics,
@@ -187,7 +187,10 @@ def _read_dsn(file: Path) -> str:
     return text
 
 
-def _settings(configuration: Configuration, *, is_until_caught_up: bool) -> Settings:
+def pipeline_settings(
+    configuration: Configuration, *, is_until_caught_up: bool = False
+) -> Settings:
+    """The limits of `configuration`, as the pipeline takes them."""
     chunk, engine = configuration.chunk, configuration.engine
     return Settings(
         prefix=configuration.destination.prefix,

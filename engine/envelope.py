@@ -46,6 +46,9 @@ class RecordConfiguration(msgspec.Struct, frozen=True):
     settings that shape values, as (name, value) pairs. A row that is larger than `row_bytes_max` as
     text or as a line, or that no record can hold, stops the stream or is left out, as
     `on_unrepresentable` says: a replay leaves out the same.
+
+    The defaults are the journal's format: what a field means that an entry leaves out. They decide
+    nothing for an operator: `engine.app` sets every field from the configuration.
     """
 
     through: str

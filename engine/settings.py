@@ -9,6 +9,9 @@ from engine.chunk import ChunkLimits
 class Settings:
     """One pipeline's limits. Times are seconds, sizes bytes.
 
+    What an operator may set has no default here: it comes from the configuration. The intervals
+    with a default are no keys of the configuration.
+
     `codec_version` says how lines are written (`engine.lines.writer`). `probe_interval` is how
     often an idle writer looks whether it was superseded; `idle_interval` how often an idle
     source's position becomes durable; `standby_interval` how often a standby tries for the lease;
@@ -21,9 +24,9 @@ class Settings:
     limits: ChunkLimits
     queue_bytes_max: int
     memory_bytes_max: int
-    concurrency: int = 16
-    append_interval: float = 1.0
-    drain_seconds: float = 25.0
+    concurrency: int
+    append_interval: float
+    drain_seconds: float
     is_until_caught_up: bool = False
     start_seconds_max: float = 30.0
     standby_interval: float = 2.0

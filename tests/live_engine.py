@@ -13,6 +13,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from configured import make_settings
 from databases import Database
 from engine.alarms import Alarms
 from engine.chunk import ChunkLimits
@@ -48,12 +49,12 @@ def _wall_clock() -> int:
 
 def settings_of(rows_max: int = 1 << 30, age_seconds_max: float = 0.2) -> Settings:
     """Short intervals, so that nothing waits for one."""
-    return Settings(
-        PREFIX,
-        CODEC_VERSION,
-        ChunkLimits(1 << 30, rows_max, age_seconds_max),
-        1 << 20,
-        1 << 26,
+    return make_settings(
+        prefix=PREFIX,
+        codec_version=CODEC_VERSION,
+        limits=ChunkLimits(1 << 30, rows_max, age_seconds_max),
+        queue_bytes_max=1 << 20,
+        memory_bytes_max=1 << 26,
         append_interval=0.05,
         standby_interval=0.1,
         idle_interval=0.2,

@@ -16,6 +16,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from psycopg.errors import Diagnostic
 
+from configured import make_settings
 from databases import Database
 from engine.alarms import Alarms
 from engine.chunk import ChunkLimits
@@ -40,12 +41,11 @@ from test_hostile_sessions import role_on
 CONFIGURATION = RecordConfiguration(
     through="tailrace", tables=("public.*",), stream=SHAPING_SETTINGS
 )
-SETTINGS = Settings(
-    "lake",
-    CODEC_VERSION,
-    ChunkLimits(1 << 24, 1 << 20, 0.05),
-    1 << 20,
-    1 << 26,
+SETTINGS = make_settings(
+    codec_version=CODEC_VERSION,
+    limits=ChunkLimits(1 << 24, 1 << 20, 0.05),
+    queue_bytes_max=1 << 20,
+    memory_bytes_max=1 << 26,
     append_interval=0.05,
     idle_interval=0.1,
     watch_interval=0.1,

@@ -1,6 +1,7 @@
 """Commands as an operator meets them: real processes, their exit codes, and what they print."""
 
 import ast
+import importlib
 import json
 import os
 import re
@@ -20,7 +21,8 @@ import pytest
 
 import engine
 from databases import Database
-from engine.config import Address, LogConfiguration
+from engine.cli.application import COMMANDS
+from engine.config import Address
 from engine.demo.servers import EmbeddedS3
 from engine.logs import FIELDS, HIDDEN
 
@@ -107,6 +109,21 @@ def test_help_lists_the_commands() -> None:
     for command in ("run", "check", "verify", "demo", "config"):
         assert f" {command} " in result.stdout
     assert result.stderr == ""
+
+
+def test_every_command_is_a_function_or_a_group_and_is_listed_once() -> None:
+    groups = {name.rpartition(" ")[0] for name in COMMANDS}
+    functions = [name.split() for name in COMMANDS if name not in groups]
+
+    assert groups - {""} <= set(COMMANDS)
+    for words in functions:
+        module = importlib.import_module(f"engine.cli.{words[0]}")
+        assert callable(getattr(module, words[-1])), words
+    for group in groups:
+        listed = tailrace(*group.split(), "--help").stdout
+        for name, text in COMMANDS.items():
+            if name.rpartition(" ")[0] == group:
+                assert re.search(rf" {name.split()[-1]} +{re.escape(text)}", listed), name
 
 
 def test_no_command_is_help() -> None:
@@ -677,9 +694,9 @@ except SourceUnavailable:
 """
 
 
-def log_lines(level: LogConfiguration, form: str) -> str:
+def log_lines(level: str, form: str) -> str:
     result = subprocess.run(
-        [sys.executable, "-c", LOGGING, level.level, form],
+        [sys.executable, "-c", LOGGING, level, form],
         env=environment(),
         capture_output=True,
         text=True,
@@ -690,7 +707,7 @@ def log_lines(level: LogConfiguration, form: str) -> str:
 
 
 def test_logs_are_json_lines_on_stderr_with_known_fields_alone() -> None:
-    rows = [json.loads(line) for line in log_lines(LogConfiguration(), "auto").splitlines()]
+    rows = [json.loads(line) for line in log_lines("info", "auto").splitlines()]
 
     assert [row["event"] for row in rows] == [
         "slot held",
@@ -708,7 +725,7 @@ def test_logs_are_json_lines_on_stderr_with_known_fields_alone() -> None:
 
 @pytest.mark.parametrize("form", ["json", "text"])
 def test_no_level_and_no_format_shows_a_secret(form: str) -> None:
-    text = log_lines(LogConfiguration(level="debug"), form)
+    text = log_lines("debug", form)
 
     assert "looked again" in text
     assert "ValueError" in text
@@ -716,6 +733,6 @@ def test_no_level_and_no_format_shows_a_secret(form: str) -> None:
 
 
 def test_the_error_level_is_silent_about_the_rest() -> None:
-    rows = log_lines(LogConfiguration(level="error"), "json").splitlines()
+    rows = log_lines("error", "json").splitlines()
 
     assert [json.loads(row)["text"] for row in rows] == ["never retrieved"]

@@ -10,6 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
+from configured import make_settings
 from engine.chunk import Body, ChunkLimits
 from engine.committer import THREAD_BYTES
 from engine.envelope import RecordConfiguration
@@ -25,8 +26,12 @@ from memory_store import MemoryStore
 from simulation.virtual_loop import VirtualLoop
 
 CONFIGURATION = RecordConfiguration(through="", tables=("*.*",))
-SETTINGS = Settings(
-    "lake", 1, ChunkLimits(1 << 30, 1 << 30, 30.0), 1 << 20, 1 << 30, append_interval=1.0
+SETTINGS = make_settings(
+    codec_version=1,
+    limits=ChunkLimits(1 << 30, 1 << 30, 30.0),
+    queue_bytes_max=1 << 20,
+    memory_bytes_max=1 << 30,
+    append_interval=1.0,
 )
 PUT_SECONDS = 0.05
 

@@ -1,30 +1,39 @@
 """The configuration: what is read from where, what is refused and how, and what is never shown."""
 
 import json
+import sys
 import tomllib
 from collections.abc import Mapping
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from configured import make_configuration
+from engine import app
 from engine.config import (
     Address,
     ConfigurationProblems,
     Loaded,
+    default_log,
     load,
     load_destination,
+    model,
     resolve_memory_limit,
 )
 from engine.config.json_schema import make_json_schema
-from engine.config.keys import KEYS, REQUIRED
+from engine.config.keys import KEYS, REQUIRED, SOURCE_KEYS
 from engine.config.memory import available_memory_bytes
 from engine.config.toml_lines import key_lines
-from engine.envelope import TableRule
+from engine.destinations.s3_settings import S3Settings
+from engine.envelope import RecordConfiguration, TableRule
 from engine.errors import ConfigurationError
+from engine.settings import Settings
 
 EXAMPLES = Path(__file__).parent.parent / "config"
 MIB = 1024 * 1024
@@ -770,3 +779,67 @@ def test_keys_after_any_values_are_found_on_their_lines(values: list[Any]) -> No
     assert set(paths(tomllib.loads(text))) <= set(lines)
     for index in range(len(values)):
         assert text.split("\n")[lines[f"key_{index}",] - 1].startswith(f"key_{index} = ")
+
+
+def test_no_struct_of_the_model_has_a_default() -> None:
+    structs = [
+        found
+        for found in vars(model).values()
+        if isinstance(found, msgspec.StructMeta) and found.__module__ == model.__name__
+    ]
+
+    assert {struct.__name__ for struct in structs} >= {"Configuration", "LogConfiguration"}
+    assert [struct.__name__ for struct in structs if struct.__struct_defaults__] == []
+
+
+def test_what_is_made_of_the_configuration_has_no_default_for_a_key() -> None:
+    having = {field.name for field in fields(Settings) if field.default is not MISSING}
+
+    # No key of the configuration: the intervals, how the engine was called, and a name.
+    assert having == {
+        "check_name",
+        "idle_interval",
+        "is_until_caught_up",
+        "probe_interval",
+        "standby_interval",
+        "start_seconds_max",
+        "watch_interval",
+    }
+    assert {field.name for field in fields(S3Settings) if field.default is MISSING} == {
+        "bucket",
+        "concurrency",
+    }
+
+
+def test_the_configuration_decides_every_field_that_the_journal_keeps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decided: dict[str, Any] = {}
+    monkeypatch.setattr(app, "RecordConfiguration", lambda **given: decided.update(given))
+
+    app.record_configuration(make_configuration())
+
+    assert set(decided) == set(RecordConfiguration.__struct_fields__)
+
+
+def test_the_log_by_default_is_the_one_of_a_minimal_file() -> None:
+    assert default_log() == make_configuration().log
+
+
+def test_the_known_kinds_of_source_are_those_that_have_a_table(tmp_path: Path) -> None:
+    problem = only_problem(tmp_path, MINIMAL.replace("[source]", '[source]\ntype = "oracle"'))
+
+    kind = next(key.kind for key in KEYS if key.path == "source.type")
+    assert kind.schema["enum"] == list(SOURCE_KEYS)
+    assert all(f'"{name}"' in problem for name in SOURCE_KEYS)
+
+
+def test_a_key_of_another_kind_of_source_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = {"postgres": (), "mysql": SOURCE_KEYS["postgres"]}
+    monkeypatch.setattr(sys.modules["engine.config.load"], "SOURCE_KEYS", others)
+
+    problem = only_problem(tmp_path, MINIMAL)
+
+    assert 'source.dsn = (not shown) is not a key with type = "postgres"' in problem

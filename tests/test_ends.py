@@ -180,7 +180,7 @@ MemoryBudget(10).charge(-1)
 import asyncio
 from engine.destinations.s3 import S3ObjectStore
 from engine.destinations.s3_settings import S3Settings
-store = S3ObjectStore(S3Settings(bucket="b", region="us-east-1"))
+store = S3ObjectStore(S3Settings(bucket="b", concurrency=1, region="us-east-1"))
 asyncio.run(store.create("k", b"", content_type="x", metadata={"a": "\\u00e4"}))
 """,
         """

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client import CollectorRegistry
 
+from configured import make_settings
 from engine.batch import LeftOut
 from engine.chunk import ChunkLimits
 from engine.committer import GAPS_BYTES_MAX
@@ -25,7 +26,6 @@ from engine.metrics import Metrics
 from engine.pipeline import Pipeline
 from engine.position import Position
 from engine.schema import TableName
-from engine.settings import Settings
 from engine.sources.synthetic import SyntheticSource
 from engine.stop import StopSignal
 from memory_store import MemoryStore
@@ -222,8 +222,12 @@ async def entries_with_a_gap_at(seconds: float, gap_count: int = 1) -> list[Entr
         source=SyntheticSource(row_count=1_000),
         store=store,
         clock=lambda: 1_800_000_000_000_000,
-        settings=Settings(
-            "lake", 1, ChunkLimits(1 << 30, 1 << 30, 30.0), 1 << 20, 1 << 30, append_interval=1.0
+        settings=make_settings(
+            codec_version=1,
+            limits=ChunkLimits(1 << 30, 1 << 30, 30.0),
+            queue_bytes_max=1 << 20,
+            memory_bytes_max=1 << 30,
+            append_interval=1.0,
         ),
         configuration=RecordConfiguration(through="", tables=("*.*",)),
         writer=Writer("a", "first", "test"),

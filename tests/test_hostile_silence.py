@@ -8,6 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from psycopg.conninfo import make_conninfo
 
+from configured import make_settings
 from databases import Database
 from engine.app import wall_clock
 from engine.chunk import ChunkLimits
@@ -16,13 +17,12 @@ from engine.errors import DestinationUnavailable, SourceUnavailable
 from engine.journal_entry import Writer
 from engine.metrics import Metrics
 from engine.pipeline import Pipeline
-from engine.settings import Settings
 from engine.sources.postgres.source import PostgresSource
 from engine.stop import StopSignal
 from memory_store import MemoryStore
 
 CONFIGURATION = RecordConfiguration(through="tailrace", tables=("public.*",))
-SETTINGS = Settings(
+SETTINGS = make_settings(
     prefix="shop",
     codec_version=1,
     limits=ChunkLimits(1 << 20, 1000, 1.0),

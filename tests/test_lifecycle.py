@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
+from configured import make_settings
 from engine import journal as journal_module
 from engine.chunk import ChunkLimits
 from engine.envelope import RecordConfiguration
@@ -20,7 +21,6 @@ from engine.journal_reader import READS_AT_ONCE
 from engine.layout import journal_folder, journal_key, state_key
 from engine.metrics import Metrics
 from engine.pipeline import Pipeline
-from engine.settings import Settings
 from engine.sources.synthetic import ROWS_A_TRANSACTION, SyntheticSource, end_of
 from engine.stop import StopSignal
 from log_points import BEGIN_TIME, identity
@@ -348,8 +348,13 @@ def test_a_start_is_not_cut_while_its_journal_gets_on(loop: VirtualLoop) -> None
             source=source,
             store=store,
             clock=lambda: 1_800_000_000_000_000,
-            settings=Settings(
-                PREFIX, 1, ChunkLimits(1 << 20, 1_000, 1.0), 1 << 20, 1 << 20, start_seconds_max=1.0
+            settings=make_settings(
+                prefix=PREFIX,
+                codec_version=1,
+                limits=ChunkLimits(1 << 20, 1_000, 1.0),
+                queue_bytes_max=1 << 20,
+                memory_bytes_max=1 << 20,
+                start_seconds_max=1.0,
             ),
             configuration=CONFIGURATION,
             writer=Writer("b", "b", "test"),

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 from prometheus_client import CollectorRegistry
 
+from configured import make_settings
 from engine.batch import Intake
 from engine.chunk import ChunkLimits
 from engine.envelope import RecordConfiguration
@@ -16,7 +17,6 @@ from engine.journal import Journal
 from engine.journal_entry import Writer
 from engine.metrics import Metrics
 from engine.pipeline import Pipeline
-from engine.settings import Settings
 from engine.stop import StopSignal
 from log_points import durable, identity
 from memory_store import MemoryStore
@@ -24,7 +24,12 @@ from still_source import StillSource, StillStream
 
 IDENTITY = identity()
 CONFIGURATION = RecordConfiguration(through="tailrace", tables=("public.*",))
-SETTINGS = Settings("lake", 1, ChunkLimits(1 << 20, 1_000, 30.0), 1 << 20, 1 << 20)
+SETTINGS = make_settings(
+    codec_version=1,
+    limits=ChunkLimits(1 << 20, 1_000, 30.0),
+    queue_bytes_max=1 << 20,
+    memory_bytes_max=1 << 20,
+)
 
 
 class QuietStream(StillStream):

@@ -18,11 +18,12 @@ from pathlib import Path
 
 import pytest
 import uvloop
+from msgspec.structs import replace
 from prometheus_client import CollectorRegistry, Counter, Metric
 
 from databases import Database
 from engine import logs
-from engine.config import Address, LogConfiguration
+from engine.config import Address, default_log
 from engine.demo.servers import EmbeddedS3
 from engine.http_server import HttpServer
 from engine.listener import ConnectionLimits
@@ -314,7 +315,7 @@ def json_log() -> Iterator[Callable[[], list[dict[str, object]]]]:
     root = logging.getLogger()
     before = root.handlers[:], root.level
     stream = io.StringIO()
-    logs.configure(LogConfiguration(format="json"), stream=stream)
+    logs.configure(replace(default_log(), format="json"), stream=stream)
     yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
     root.handlers[:] = before[0]
     root.setLevel(before[1])

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 from prometheus_client import CollectorRegistry
 
+from configured import make_settings
 from engine import recurrence, streaming
 from engine.batch import Intake
 from engine.chunk import ChunkLimits
@@ -17,7 +18,6 @@ from engine.journal_entry import Writer
 from engine.metrics import Metrics
 from engine.pipeline import Pipeline
 from engine.recurrence import PAUSE_SECONDS_MAX, Recurrence
-from engine.settings import Settings
 from engine.status import Phase, Status
 from engine.stop import StopSignal
 from load_tests.engine_process import until
@@ -143,12 +143,11 @@ class Rig:
             source=self.source,
             store=MemoryStore(),
             clock=lambda: 86_400_000_000,
-            settings=Settings(
-                "lake",
-                1,
-                ChunkLimits(1 << 20, 1_000, 30.0),
-                1 << 20,
-                1 << 20,
+            settings=make_settings(
+                codec_version=1,
+                limits=ChunkLimits(1 << 20, 1_000, 30.0),
+                queue_bytes_max=1 << 20,
+                memory_bytes_max=1 << 20,
                 standby_interval=0.01,
             ),
             configuration=RecordConfiguration(through="tailrace", tables=("public.*",)),

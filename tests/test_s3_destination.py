@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from moto.server import ThreadedMotoServer
 
+from configured import make_s3_settings
 from engine.demo.servers import EmbeddedS3
 from engine.destinations.s3 import DATA_CONTENT_TYPE, S3ObjectStore
 from engine.destinations.s3_errors import Circumstances, Failure, destination_error
@@ -74,7 +75,7 @@ async def create(
 
 @pytest.fixture
 def settings(s3: EmbeddedS3, shared_bucket: str) -> S3Settings:
-    return S3Settings(bucket=shared_bucket, endpoint_url=s3.endpoint_url, part_bytes=5 * MIB)
+    return make_s3_settings(bucket=shared_bucket, endpoint_url=s3.endpoint_url, part_bytes=5 * MIB)
 
 
 @pytest.fixture
@@ -1129,7 +1130,7 @@ async def test_encryption_acl_and_tags_go_to_all_objects_and_the_class_to_chunks
     moto: str, moto_client: "S3Client", prefix: str
 ) -> None:
     key_arn = "arn:aws:kms:us-east-1:123456789012:key/abc"
-    settings = S3Settings(
+    settings = make_s3_settings(
         bucket="bucket",
         endpoint_url=moto,
         sse="kms",
@@ -1166,7 +1167,7 @@ async def test_a_bucket_policy_that_denies_is_refused(
     policy = {"Version": "2012-10-17", "Statement": [statement]}
     await moto_client.put_bucket_policy(Bucket="bucket", Policy=json.dumps(policy))
 
-    async with S3ObjectStore(S3Settings(bucket="bucket", endpoint_url=moto)) as store:
+    async with S3ObjectStore(make_s3_settings(bucket="bucket", endpoint_url=moto)) as store:
         with pytest.raises(DestinationRefused) as caught:
             await create(store, f"{prefix}/k")
 
@@ -1186,7 +1187,7 @@ async def test_a_role_is_assumed_with_its_external_id_and_again_before_it_ends(
     port = int(moto.rpartition(":")[2])
     async with HttpFaultProxy(port) as sts, HttpFaultProxy(port) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL_STS", sts.endpoint_url)
-        lasting = S3Settings(
+        lasting = make_s3_settings(
             bucket="bucket", endpoint_url=proxy.endpoint_url, role_arn=ROLE, external_id="secret-7"
         )
         # A role that ends within the quarter of an hour in which it is to be renewed.
@@ -1232,7 +1233,7 @@ async def test_a_role_that_cannot_be_assumed(
         sts.inject(answer)
         monkeypatch.setenv("AWS_ENDPOINT_URL_STS", sts.endpoint_url)
         monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-        settings = S3Settings(
+        settings = make_s3_settings(
             bucket="bucket", endpoint_url=moto, role_arn=ROLE, external_id="secret-7"
         )
         async with S3ObjectStore(settings) as store:
@@ -1264,7 +1265,7 @@ async def test_a_role_that_cannot_be_assumed(
 )
 def test_settings_that_cannot_work_are_named(changes: dict[str, Any], text: str) -> None:
     with pytest.raises(ConfigurationError, match=text):
-        S3Settings(bucket="b", **changes)
+        make_s3_settings(bucket="b", **changes)
 
 
 def test_importing_the_destination_does_not_import_the_client() -> None:

@@ -15,6 +15,7 @@ from botocore.credentials import ReadOnlyCredentials
 from hypothesis import given
 from hypothesis import strategies as st
 
+from configured import make_s3_settings
 from engine.demo.servers import EmbeddedS3
 from engine.destinations.s3 import S3ObjectStore
 from engine.destinations.s3_body import SlicedBody
@@ -30,7 +31,7 @@ JSON = "application/json"
 
 @pytest.fixture
 def settings(s3: EmbeddedS3, shared_bucket: str) -> S3Settings:
-    return S3Settings(bucket=shared_bucket, endpoint_url=s3.endpoint_url)
+    return make_s3_settings(bucket=shared_bucket, endpoint_url=s3.endpoint_url)
 
 
 @pytest.fixture

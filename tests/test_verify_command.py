@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from configured import make_destination
 from engine import app
 from engine.cli.application import main
 from engine.cli.verify import _say_tables
@@ -20,7 +21,7 @@ from small_bucket import ORDERS, SmallBucket, make_bucket
 
 
 def destination(s3: EmbeddedS3, bucket: str, prefix: str) -> DestinationConfiguration:
-    return DestinationConfiguration(
+    return make_destination(
         bucket=bucket, prefix=prefix, region="us-east-1", endpoint_url=s3.endpoint_url
     )
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 from prometheus_client import CollectorRegistry
 
+from configured import make_settings
 from engine.alarms import Alarms
 from engine.batch import Boundary, Intake
 from engine.chunk import ChunkLimits
@@ -39,12 +40,11 @@ if TYPE_CHECKING:
     from engine.reception import Reception
 
 CONFIGURATION = RecordConfiguration(through="", tables=("*.*",))
-SETTINGS = Settings(
-    "lake",
-    1,
-    ChunkLimits(1 << 30, 1 << 30, 30.0),
-    1 << 20,
-    1 << 30,
+SETTINGS = make_settings(
+    codec_version=1,
+    limits=ChunkLimits(1 << 30, 1 << 30, 30.0),
+    queue_bytes_max=1 << 20,
+    memory_bytes_max=1 << 30,
     append_interval=1.0,
     idle_interval=10.0,
     watch_interval=10_000.0,

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from configured import make_s3_settings
 from databases import Database
 from engine import journal
 from engine.demo.servers import EmbeddedS3
 from engine.destinations.s3 import S3ObjectStore
-from engine.destinations.s3_settings import S3Settings
 from engine.verify.problem import Code
 from faults.rig import PREFIX, Rig, rigged
 from live_engine import PREFIX as LAKE
@@ -122,7 +122,7 @@ async def live(
     """An engine in this process that writes to the bucket, and a state file every few entries."""
     monkeypatch.setattr(journal, "STATE_INTERVAL", 5)
     any_database.execute("CREATE TABLE orders (id int PRIMARY KEY)")
-    settings = S3Settings(bucket=bucket, endpoint_url=aws_environment.endpoint_url)
+    settings = make_s3_settings(bucket=bucket, endpoint_url=aws_environment.endpoint_url)
     async with S3ObjectStore(settings) as store:
         yield LiveEngine(any_database, bucket=store)
 

@@ -1,8 +1,8 @@
 """The command line: its commands, and what each way of ending means for the exit code.
 
-Strategy: commands are registered by name and imported when they run, so `--help` and `--version`
-load neither a database driver nor the S3 client. A command function answers its exit code or
-raises.
+Strategy: commands are registered by name (`COMMANDS`) and imported when they run, so `--help` and
+`--version` load neither a database driver nor the S3 client. A command function answers its exit
+code or raises.
 
 Exit codes: 0 ok, 1 problems found, 2 usage, 69 not reachable, 70 position lost or internal error,
 75 superseded or told to end at once, 78 configuration, 130 interrupted.
@@ -11,7 +11,9 @@ Exit codes: 0 ok, 1 problems found, 2 usage, 69 not reachable, 70 position lost 
 import contextlib
 import os
 import sys
+from collections.abc import Mapping
 from difflib import get_close_matches
+from typing import Final
 
 from cyclopts import App, CycloptsError, UnknownCommandError, UnusedCliTokensError
 
@@ -19,7 +21,21 @@ from engine import __version__
 from engine.cli.output import complain, complain_about, complain_internal, flush
 from engine.errors import TailraceError
 
-COMMANDS = ("run", "check", "verify", "demo", "config", "config show", "config schema")
+COMMANDS: Final[Mapping[str, str]] = {
+    "run": "Stream changes until told to stop.",
+    "check": "Try what `run` needs, and change nothing but `_tailrace/check/`.",
+    "verify": "Prove from the bucket alone that nothing is missing or doubled.",
+    "demo": "Run a database, a bucket and an engine on this machine.",
+    "config": "Show the configuration, or describe it.",
+    "config show": "Print the values in effect and where each came from.",
+    "config schema": "Print the JSON Schema of the file.",
+}
+"""Each command with its line in the help.
+
+Its first word names the module here and its last word the function: `config show` is
+`engine.cli.config:show`. A command that others begin with is their group and has no function.
+"""
+
 _COMMANDS_HINT = "`tailrace --help` lists the commands"
 
 EXIT_OK = 0
@@ -44,23 +60,15 @@ def make_application() -> App:
         suppress_keyboard_interrupt=False,
         result_action="return_value",
     )
-    for module, text in (
-        ("run", "Stream changes until told to stop."),
-        ("check", "Try what `run` needs, and change nothing but `_tailrace/check/`."),
-        ("verify", "Prove from the bucket alone that nothing is missing or doubled."),
-        ("demo", "Run a database, a bucket and an engine on this machine."),
-    ):
-        application.command(f"engine.cli.{module}:{module}", name=module, help=text)
-    config = App(name="config", help="Show the configuration, or describe it.")
-    config.command(
-        "engine.cli.config:show",
-        name="show",
-        help="Print the values in effect and where each came from.",
-    )
-    config.command(
-        "engine.cli.config:schema", name="schema", help="Print the JSON Schema of the file."
-    )
-    application.command(config)
+    groups = {"": application}
+    for name, text in COMMANDS.items():
+        group, _, word = name.rpartition(" ")
+        if any(other.startswith(f"{name} ") for other in COMMANDS):
+            groups[name] = App(name=word, help=text)
+            groups[group].command(groups[name])
+        else:
+            module = name.split()[0]
+            groups[group].command(f"engine.cli.{module}:{word}", name=word, help=text)
     return application
 
 

@@ -12,7 +12,7 @@ from engine.cli.options import ConfigFile, Json, same_file
 from engine.cli.output import say, say_json, say_next
 from engine.cli.startup import lean_imports
 from engine.cli.verify_progress import LineProgress, SilentProgress, TerminalProgress
-from engine.config import DestinationConfiguration, LogConfiguration, load_destination
+from engine.config import DestinationConfiguration, default_log, load_destination
 from engine.plural import counted
 from engine.position import commit_of
 from engine.printable import printable
@@ -75,7 +75,7 @@ async def _verdict(
     from engine.verify import verify as judge  # noqa: PLC0415 - likewise
 
     # Without this, whatever is logged would go to stdout.
-    logs.configure(LogConfiguration())
+    logs.configure(default_log())
     with _progress(is_quiet=is_quiet) as progress:
         async with app.open_bucket(destination) as store:
             return await judge(

@@ -1,6 +1,6 @@
 """The configuration: typed (`model`), read and checked at the edge (`load`)."""
 
-from engine.config.load import Loaded, Setting, load, load_destination
+from engine.config.load import Loaded, Setting, default_log, load, load_destination
 from engine.config.memory import resolve_memory_limit, resolve_row_limit
 from engine.config.model import (
     Address,
@@ -32,6 +32,7 @@ __all__ = [
     "Secret",
     "Setting",
     "SourceConfiguration",
+    "default_log",
     "load",
     "load_destination",
     "resolve_memory_limit",

@@ -1,7 +1,11 @@
-"""Every key of the configuration, declared once.
+"""Every key of the configuration, declared once, with its default.
 
-Strategy: loading, the JSON Schema and `config show` all follow from this table, so that a key
-cannot be known to one and not to another.
+Strategy: loading, the JSON Schema and `config show` all follow from these tables, so that a key
+cannot be known to one and not to another. No other module has a default for a key: the structs of
+`engine.config.model` have none, nor has what is made of them.
+
+Each kind of source has a table of the keys that only it has, by its `source.type` (`SOURCE_KEYS`).
+A new kind adds its table there.
 
 Invariant: `is_shown` is an allow-list. A key is never printed unless it says here that it may be;
 a new key is hidden until somebody decides.
@@ -167,17 +171,7 @@ _LATER = "leave it out for now"
 
 _STORAGE_COLD = "objects there cannot be read back without a restore, and the journal must be"
 
-KEYS: Final[tuple[Key, ...]] = (
-    Key(
-        "source",
-        "type",
-        values.choice(
-            "postgres", later={"synthetic": "a generated source comes with a later release"}
-        ),
-        "What kind of database the source is.",
-        default="postgres",
-        is_shown=True,
-    ),
+POSTGRES_KEYS: Final[tuple[Key, ...]] = (
     Key(
         "source",
         "dsn",
@@ -208,6 +202,28 @@ KEYS: Final[tuple[Key, ...]] = (
         default="tailrace",
         is_shown=True,
     ),
+)
+
+SOURCE_KEYS: Final[Mapping[str, tuple[Key, ...]]] = {"postgres": POSTGRES_KEYS}
+"""The keys that a kind of source has of its own, by `source.type`: the known kinds are these.
+
+A name that stands in two tables is the same key in both.
+"""
+
+_OWN_KEYS = {key.name: key for keys in SOURCE_KEYS.values() for key in keys}
+
+KEYS: Final[tuple[Key, ...]] = (
+    Key(
+        "source",
+        "type",
+        values.choice(
+            *SOURCE_KEYS, later={"synthetic": "a generated source comes with a later release"}
+        ),
+        "What kind of database the source is.",
+        default="postgres",
+        is_shown=True,
+    ),
+    *_OWN_KEYS.values(),
     Key(
         "source",
         "tables",
@@ -516,6 +532,7 @@ KEYS: Final[tuple[Key, ...]] = (
         "listen",
         values.address(),
         'Where metrics, health and status are served; "off" for nowhere.',
+        # All interfaces: Prometheus and the load balancer come from elsewhere.
         default="0.0.0.0:9464",
         is_shown=True,
     ),
@@ -536,6 +553,7 @@ KEYS: Final[tuple[Key, ...]] = (
         is_shown=True,
     ),
 )
+"""Those of every kind of source, and those that all sources have."""
 
 SECTIONS: Final = tuple(dict.fromkeys(key.section for key in KEYS))
 

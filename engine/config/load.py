@@ -18,6 +18,7 @@ from engine.config.keys import (
     SECTIONS,
     SNAPSHOT_HINT,
     SNAPSHOT_TEXT,
+    SOURCE_KEYS,
     TABLE_RULE_KEYS,
     Key,
 )
@@ -77,9 +78,7 @@ def load(path: Path | None, environment: Mapping[str, str]) -> Loaded:
             append_interval_seconds=float(parsed.value("engine", "append_interval")),
         ),
         http=HttpConfiguration(listen=parsed.value("http", "listen")),
-        log=LogConfiguration(
-            level=parsed.value("log", "level"), format=parsed.value("log", "format")
-        ),
+        log=_log(parsed),
     )
     return Loaded(configuration, parsed.settings(), parsed.gathered.file)
 
@@ -88,6 +87,11 @@ def load_destination(path: Path | None, environment: Mapping[str, str]) -> Desti
     """`[destination]` alone: other sections may be missing, or wrong. Raises ConfigurationError."""
     sections = ("destination",)
     return _destination(_parse(gather(path, environment, sections), environment, sections))
+
+
+def default_log() -> LogConfiguration:
+    """`[log]` where nothing of it was given: for commands that do not read that section."""
+    return _log(_parse(Gathered(None, {}, {}, ()), {}, ("log",)))
 
 
 @dataclass(slots=True)
@@ -119,7 +123,7 @@ class _Parsed:
         self.problems.append(Problem(origin, f"{section}.{name}", text, hint, as_given))
 
     def settings(self) -> tuple[Setting, ...]:
-        return tuple(self._setting(key) for key in KEYS)
+        return tuple(self._setting(key) for key in KEYS if not _is_others(self, key))
 
     def _setting(self, key: Key) -> Setting:
         given = self.given(key.section, key.name)
@@ -132,16 +136,35 @@ class _Parsed:
 def _parse(gathered: Gathered, environment: Mapping[str, str], sections: Sequence[str]) -> _Parsed:
     parsed = _Parsed(gathered, environment, problems=list(gathered.problems))
     for key in KEYS:
-        if key.section in sections:
+        if key.section not in sections:
+            continue
+        if _is_others(parsed, key):
+            _refuse_others(parsed, key)
+        else:
             _parse_key(parsed, key)
     if "source" in sections:
-        _check_connection(parsed)
+        if not _is_others(parsed, BY_PATH["source", "dsn"]):
+            _check_connection(parsed)
         _check_times(parsed)
         _check_memory(parsed)
     _check_destination(parsed)
     if parsed.problems:
         raise ConfigurationProblems(parsed.problems)
     return parsed
+
+
+def _is_others(parsed: _Parsed, key: Key) -> bool:
+    """Whether only other kinds of source than the chosen one have `key`."""
+    chosen = parsed.values.get(("source", "type"))
+    having = [kind for kind, keys in SOURCE_KEYS.items() if key in keys]
+    # Where the kind is wrong, every key is looked at: all problems are told at once.
+    return chosen is not None and bool(having) and chosen not in having
+
+
+def _refuse_others(parsed: _Parsed, key: Key) -> None:
+    if parsed.given(key.section, key.name) is not None:
+        chosen = parsed.value("source", "type")
+        parsed.complain(key.section, key.name, f'is not a key with type = "{chosen}"', "drop it")
 
 
 def _parse_key(parsed: _Parsed, key: Key) -> None:
@@ -200,6 +223,8 @@ def _rule(parsed: _Parsed, table: dict[str, Any], given: Given, index: int) -> T
             if key.name in table:
                 values[key.name] = key.kind.parse(table[key.name])
                 _refuse_empty_include(key.name, values[key.name])
+            elif key.default is not REQUIRED:
+                values[key.name] = key.kind.parse(key.default)
         except Unfit as unfit:
             # A rule's values are not shown: they may come from `${VAR}`.
             found.append(Problem(origin(key.name), key.path, unfit.text, unfit.hint))
@@ -212,7 +237,7 @@ def _rule(parsed: _Parsed, table: dict[str, Any], given: Given, index: int) -> T
     if found:
         parsed.problems.extend(found)
         return None
-    return TableRule(values["match"], values.get("include", ()), values.get("exclude", ()))
+    return TableRule(values["match"], values["include"], values["exclude"])
 
 
 def _refuse_empty_include(name: str, value: Any) -> None:
@@ -310,4 +335,10 @@ def _destination(parsed: _Parsed) -> DestinationConfiguration:
     external_id = values.pop("external_id")
     return DestinationConfiguration(
         **values, external_id=None if external_id is None else Secret(external_id)
+    )
+
+
+def _log(parsed: _Parsed) -> LogConfiguration:
+    return LogConfiguration(
+        level=parsed.value("log", "level"), format=parsed.value("log", "format")
     )

@@ -1,7 +1,10 @@
 """The configuration as types: what every other module reads.
 
 Strategy: parsed once at the edge, then trusted. Sizes are bytes, durations float seconds,
-patterns and rules tuples. Invariant: frozen, and no secret shows in a `repr`.
+patterns and rules tuples.
+
+Invariants: frozen, and no secret shows in a `repr`. No field has a default: what a key has that
+nobody gave stands in `engine.config.keys`.
 """
 
 from dataclasses import dataclass
@@ -11,7 +14,6 @@ from typing import Literal
 import msgspec
 
 from engine.envelope import (
-    FLAT_PREFIX,
     Compression,
     Envelope,
     JsonMode,
@@ -65,17 +67,17 @@ class SourceConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     `max_row_bytes`: None is `"auto"`, see `resolve_row_limit`.
     """
 
-    type: Literal["postgres"] = "postgres"
-    dsn: Secret = Secret("")
-    dsn_file: Path | None = None
-    slot: str = "tailrace"
-    publication: str = "tailrace"
-    tables: tuple[str, ...] = ("public.*",)
-    exclude: tuple[str, ...] = ()
-    rules: tuple[TableRule, ...] = ()
-    snapshot: Literal["never"] = "never"
-    on_unrepresentable: OnUnrepresentable = "stop"
-    max_row_bytes: int | None = None
+    type: Literal["postgres"]
+    dsn: Secret
+    dsn_file: Path | None
+    slot: str
+    publication: str
+    tables: tuple[str, ...]
+    exclude: tuple[str, ...]
+    rules: tuple[TableRule, ...]
+    snapshot: Literal["never"]
+    on_unrepresentable: OnUnrepresentable
+    max_row_bytes: int | None
 
 
 class DestinationConfiguration(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,37 +85,37 @@ class DestinationConfiguration(msgspec.Struct, frozen=True, kw_only=True):
 
     bucket: str
     prefix: str
-    region: str | None = None
-    endpoint_url: str | None = None
-    role_arn: str | None = None
-    external_id: Secret | None = None
-    expected_bucket_owner: str | None = None
-    sse: Encryption | None = None
-    kms_key_id: str | None = None
-    acl: str | None = None
-    storage_class: str | None = None
-    tags: tuple[tuple[str, str], ...] = ()
-    layout: Layout = "hive"
-    envelope: Envelope = "standard"
-    flat_prefix: str = FLAT_PREFIX
-    numeric: NumericMode = "string"
-    json: JsonMode = "embed"
-    concurrency: int = 16
+    region: str | None
+    endpoint_url: str | None
+    role_arn: str | None
+    external_id: Secret | None
+    expected_bucket_owner: str | None
+    sse: Encryption | None
+    kms_key_id: str | None
+    acl: str | None
+    storage_class: str | None
+    tags: tuple[tuple[str, str], ...]
+    layout: Layout
+    envelope: Envelope
+    flat_prefix: str
+    numeric: NumericMode
+    json: JsonMode
+    concurrency: int
 
 
 class ChunkConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     """When a chunk is cut (`max_bytes` counts compressed bytes), and how it is compressed."""
 
-    max_bytes: int = 16 * MIB
-    max_age_seconds: float = 30.0
-    max_rows: int = 1_000_000
-    compression: Compression = "gzip"
+    max_bytes: int
+    max_age_seconds: float
+    max_rows: int
+    compression: Compression
 
 
 class QueueConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     """One table's queue."""
 
-    max_bytes: int = 8 * MIB
+    max_bytes: int
 
 
 class EngineConfiguration(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,24 +124,23 @@ class EngineConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     See `resolve_memory_limit`.
     """
 
-    name: str = "tailrace"
-    memory_limit: int | None = None
-    drain_seconds: float = 25.0
-    append_interval_seconds: float = 1.0
+    name: str
+    memory_limit: int | None
+    drain_seconds: float
+    append_interval_seconds: float
 
 
 class HttpConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     """The server for metrics, health and status. None: there is none."""
 
-    # All interfaces: Prometheus and the load balancer come from elsewhere.
-    listen: Address | None = Address("0.0.0.0", 9464)  # noqa: S104
+    listen: Address | None
 
 
 class LogConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     """What is written to stderr."""
 
-    level: LogLevel = "info"
-    format: LogFormat = "auto"
+    level: LogLevel
+    format: LogFormat
 
 
 class Configuration(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,8 +148,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
 
     source: SourceConfiguration
     destination: DestinationConfiguration
-    chunk: ChunkConfiguration = ChunkConfiguration()
-    queue: QueueConfiguration = QueueConfiguration()
-    engine: EngineConfiguration = EngineConfiguration()
-    http: HttpConfiguration = HttpConfiguration()
-    log: LogConfiguration = LogConfiguration()
+    chunk: ChunkConfiguration
+    queue: QueueConfiguration
+    engine: EngineConfiguration
+    http: HttpConfiguration
+    log: LogConfiguration

@@ -35,6 +35,7 @@ class S3Settings:
     """
 
     bucket: str
+    concurrency: int
     region: str | None = None
     endpoint_url: str | None = None
     role_arn: str | None = None
@@ -46,7 +47,6 @@ class S3Settings:
     storage_class: str | None = None
     tags: tuple[tuple[str, str], ...] = ()
     part_bytes: int = 20 * MIB
-    concurrency: int = 16
     connect_seconds: float = 5.0
     answer_seconds: float = 10.0
     silence_seconds: float = 30.0
