@@ -217,14 +217,12 @@ def _rule(parsed: _Parsed, table: dict[str, Any], given: Given, index: int) -> T
     for name in table.keys() - set(names):
         hint = nearest(name, names) or f"keys of [[source.table]] are {', '.join(names)}"
         found.append(Problem(origin(name), f"source.table.{name}", "is not a key", hint))
-    values: dict[str, Any] = {}
+    values = _rule_defaults()
     for key in TABLE_RULE_KEYS:
         try:
             if key.name in table:
                 values[key.name] = key.kind.parse(table[key.name])
                 _refuse_empty_include(key.name, values[key.name])
-            elif key.default is not REQUIRED:
-                values[key.name] = key.kind.parse(key.default)
         except Unfit as unfit:
             # A rule's values are not shown: they may come from `${VAR}`.
             found.append(Problem(origin(key.name), key.path, unfit.text, unfit.hint))
@@ -238,6 +236,14 @@ def _rule(parsed: _Parsed, table: dict[str, Any], given: Given, index: int) -> T
         parsed.problems.extend(found)
         return None
     return TableRule(values["match"], values["include"], values["exclude"])
+
+
+def _rule_defaults() -> dict[str, Any]:
+    return {
+        key.name: key.kind.parse(key.default)
+        for key in TABLE_RULE_KEYS
+        if key.default is not REQUIRED
+    }
 
 
 def _refuse_empty_include(name: str, value: Any) -> None:
