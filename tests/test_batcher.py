@@ -168,6 +168,8 @@ def test_a_table_that_is_forgotten_has_no_name() -> None:
     source.row(7, ORDERS)
 
     source.batcher.forget(7, ORDERS)
+    # Nothing is kept in memory of a table that is gone.
+    assert not source.batcher._owners
     source.row(9, ORDERS)
     source.batcher.forget(7, ORDERS)
     source.row(9, ORDERS)
