@@ -289,7 +289,8 @@ class _Bench:
                 log=log,
                 watched=Watched(self.bucket, self.backlog.database, slot),
             )
-        found = phases(log, measured.usage) if peer is None else None
+        is_told = peer is None or peer.tells_phases
+        found = phases(log, measured.usage) if is_told else None
         return Run(
             reader=reader,
             round=number,
@@ -298,7 +299,7 @@ class _Bench:
             usage=measured.usage,
             phases=found,
             series={"memory": measured.memory},
-            figures=self._figures(found),
+            figures=self._figures(found) if peer is None else {},
         )
 
     def _figures(self, found: Phases | None) -> dict[str, float]:

@@ -118,14 +118,14 @@ def plain_environment() -> dict[str, str]:
 
 
 def phases(log: Path, usage: Usage) -> Phases:
-    """Take the wall time apart by when the engine's log says that it streamed, and drained.
+    """Take the wall time apart by when the log, an engine's or as one, tells of each phase.
 
     CPU too, where the log tells the process's CPU at each phase. Raises RunFailed if the log does
     not say when it streamed.
     """
     lines = _phase_lines(log)
     if not {"opening", "streaming", "draining"} <= lines.keys():
-        raise RunFailed(f"the engine's log does not say when it streamed, only {sorted(lines)}")
+        raise RunFailed(f"the log does not say when it streamed, only {sorted(lines)}")
     opening, streaming, draining = (lines[name] for name in ("opening", "streaming", "draining"))
     return Phases(
         start_seconds=opening.time - usage.started_at,

@@ -32,13 +32,13 @@ def _rate(run: Run) -> float | None:
 
 
 def _started_rate(run: Run) -> float | None:
-    """The engine's without its start-up, but until all is durable; a peer's with everything."""
+    """Without the start-up, but until all is durable; with everything where no log tells it."""
     start = run.phases.start_seconds if run.phases is not None else 0.0
     return run.rows / (run.usage.wall_seconds - start) or None
 
 
 def _streaming_rate(run: Run) -> float | None:
-    """The engine's without its start-up and its drain; a peer's with everything."""
+    """Without start-up and drain; with everything where no log tells those."""
     return run.rows / run.phases.streaming_seconds or None if run.phases else _rate(run)
 
 

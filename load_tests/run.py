@@ -32,7 +32,9 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Phases(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the engine's time went, by its own log; the seconds add up to the wall time.
+    """Where a reader's time went, by its own log; the seconds add up to the wall time.
+
+    The engine tells it, and the peers whose start-up is left out as the engine's is.
 
     CPU seconds are the process's own, None where its log does not tell them.
     """

@@ -14,6 +14,7 @@ from engine.sources.postgres.frames import (
     FULL,
     HOUR,
     UNBOUND,
+    FrameCounter,
     FrameReader,
     ListedFrames,
 )
@@ -419,3 +420,69 @@ def test_a_row_after_one_that_failed_is_handed_over_with_all() -> None:
     reader.read(ListedFrames([row]), PLENTY)
 
     assert [rows.row_count for _, rows in codec.take_all()] == [1]
+
+
+class TestFrameCounter:
+    def test_it_counts_what_the_frame_reader_reads_without_knowing_a_table(self) -> None:
+        row = FRAMES["insert"]
+        rows = [row[:25] + kind + row[26:] for kind in (b"I", b"U", b"D")]
+        control = [FRAMES[name] for name in ("relation", "truncate", "commit")]
+        frames = [FRAMES["begin"], *rows, *control]
+        counter = FrameCounter()
+
+        reason = counter.read(ListedFrames(frames), PLENTY)
+
+        commit = decoded(FRAMES["commit"])
+        assert isinstance(commit, Commit)
+        assert reason == EMPTY
+        assert counter.row_count == 3
+        assert counter.drained_bytes == sum(map(len, frames))
+        assert counter.received_lsn == commit.end_lsn
+
+    def test_it_stops_at_its_budget_and_at_the_end(self) -> None:
+        frames = ListedFrames([FRAMES["insert"], FRAMES["insert"]], is_ended=True)
+        counter = FrameCounter()
+
+        reasons = [counter.read(frames, 1), counter.read(frames, 1), counter.read(frames, 1)]
+
+        assert reasons == [BUDGET, BUDGET, END]
+        assert counter.row_count == 2
+        assert counter.drained_bytes == 0
+
+    @pytest.mark.parametrize("name", ["keepalive", "flagged_keepalive"])
+    def test_a_keepalive_moves_it_and_may_want_an_answer(self, name: str) -> None:
+        counter = FrameCounter()
+
+        counter.read(ListedFrames([FRAMES[name]]), PLENTY)
+
+        keepalive = decoded(FRAMES[name])
+        assert isinstance(keepalive, Keepalive)
+        assert counter.received_lsn == keepalive.end_lsn
+        assert counter.is_reply_wanted == keepalive.is_reply_wanted
+
+    def test_what_it_has_received_never_falls(self) -> None:
+        counter = FrameCounter()
+        counter.read(ListedFrames([FRAMES["keepalive"], FRAMES["commit"]]), PLENTY)
+        received = counter.received_lsn
+
+        for name in ("commit", "keepalive"):
+            frame = FRAMES[name]
+            place = 35 if name == "commit" else 1
+            earlier = frame[:place] + bytes(7) + b"\1" + frame[place + 8 :]
+            counter.read(ListedFrames([earlier]), PLENTY)
+
+        assert counter.received_lsn == received
+
+    @pytest.mark.parametrize("name", ["insert", "commit", "keepalive"])
+    def test_every_corruption_is_counted_or_refused(self, name: str) -> None:
+        refused = 0
+        corrupt = corruptions(FRAMES[name])
+        for frame in corrupt:
+            counter = FrameCounter()
+            try:
+                assert counter.read(ListedFrames([frame]), PLENTY) == EMPTY
+            except DecodeError:
+                refused += 1
+            assert counter.drained_bytes == len(frame)
+
+        assert 0 < refused < len(corrupt)

@@ -132,6 +132,19 @@ class TestRatios:
         spread = group.summary["other"]["rate"]
         assert (spread.median, spread.least, spread.most) == pytest.approx((2.5, 2.0, 3.0))
 
+    def test_a_peer_that_tells_its_phases_is_compared_without_its_start_up_too(self) -> None:
+        engine, peer = _run("tailrace", 1, 2.0), _run("other", 1, 4.0)
+        own = Phases(
+            start_seconds=2.5, opening_seconds=0.5, streaming_seconds=0.5, drain_seconds=0.5
+        )
+        group = Group(server="x", runs=[engine, msgspec.structs.replace(peer, phases=own)])
+
+        [ratios] = _scenario(group).groups[0].ratios
+
+        assert ratios.values["rate"] == 2.0
+        assert ratios.values["started_rate"] == 1.5
+        assert ratios.values["streaming_rate"] == 1.0
+
     def test_the_warm_up_counts_for_nothing(self) -> None:
         group = Group(server="x", runs=[_run("tailrace", 0, 2.0), _run("other", 0, 4.0)])
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 import psycopg
 import pytest
@@ -242,6 +243,28 @@ def test_peers_and_servers_that_fail_or_are_missing_are_told_and_the_others_meas
     assert group.verification is not None
     assert group.verification.is_right
     assert "it is not installed: get it" in (tmp_path / "result.html").read_text()
+
+
+def test_drain_is_held_against_the_ceiling_without_the_start_up_of_either(
+    tmp_path: Path,
+) -> None:
+    plan = msgspec.structs.replace(_PLAN, peers=("ceiling",), postgres_majors=(18,))
+    recorder = Recorder(tmp_path / "result.json", plan, (), Display())
+
+    run_all((DRAIN,), plan, recorder)
+
+    [result] = recorder.result.scenarios
+    assert result.outcome == "complete", result.why
+    [group] = result.groups
+    [verdict] = [each for each in group.verdicts if each.target.peer == "ceiling"]
+    rates = {
+        run.reader: run.rows / run.phases.streaming_seconds
+        for run in group.runs
+        if run.round == 1 and run.phases is not None
+    }
+    assert verdict.target.bound == 0.95
+    assert verdict.spread is not None
+    assert verdict.spread.median == pytest.approx(rates["tailrace"] / rates["ceiling"])
 
 
 @pytest.fixture

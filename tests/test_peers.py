@@ -9,6 +9,7 @@ import random
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,9 +21,11 @@ import duckdb
 import pytest
 
 from databases import Database
+from load_tests.engine_reader import phases
 from load_tests.peers import PEERS, Peer, Task, debezium, rivet
 from load_tests.peers.installed import HINT, release
 from load_tests.peers.programs import plain_consumer
+from load_tests.run import Usage
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -192,6 +195,60 @@ def test_plain_python_fails_where_it_cannot_read(
 
     assert done.returncode != 0
     assert "no_such_slot" in done.stderr
+
+
+def test_the_ceiling_reads_every_change_and_keeps_nothing(
+    backlog: Database, folder: Path, tmp_path: Path
+) -> None:
+    peer = PEERS["ceiling"]
+
+    with _task(backlog, peer, folder) as task:
+        said = _run(peer, task, tmp_path / "elsewhere")
+
+    assert said.splitlines()[-1] == f"{_CHANGES} changes"
+    assert list(folder.iterdir()) == []
+
+
+def test_the_ceiling_fails_where_it_cannot_read(
+    backlog: Database, folder: Path, tmp_path: Path
+) -> None:
+    peer = PEERS["ceiling"]
+    with _task(backlog, peer, folder) as task:
+        command = peer.command(replace(task, slot="no_such_slot"))
+
+        done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
+
+    assert done.returncode != 0
+    assert "no_such_slot" in done.stderr
+    assert "phase" not in done.stdout
+
+
+def test_the_ceiling_says_when_it_streamed_as_the_engine_does(
+    backlog: Database, folder: Path, tmp_path: Path
+) -> None:
+    peer = PEERS["ceiling"]
+    log = tmp_path / "log"
+    began, started_at = time.perf_counter(), time.time()
+    with _task(backlog, peer, folder) as task:
+        log.write_text(_run(peer, task, tmp_path / "elsewhere"))
+    wall_seconds = time.perf_counter() - began
+    usage = Usage(
+        started_at=started_at,
+        wall_seconds=wall_seconds,
+        own_cpu_seconds=60.0,
+        peak_rss_bytes=0,
+        walsender_cpu_seconds=None,
+        s3_cpu_seconds=None,
+        machine_cpu_seconds=0.0,
+        load_average=0.0,
+    )
+
+    found = phases(log, usage)
+
+    seconds = (found.start_seconds, found.opening_seconds, found.streaming_seconds)
+    assert all(each > 0 for each in seconds)
+    assert found.drain_seconds == pytest.approx(wall_seconds - sum(seconds))
+    assert found.streaming_cpu_seconds is not None
 
 
 def test_a_name_of_a_peer_can_begin_a_slots_name() -> None:

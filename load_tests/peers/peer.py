@@ -49,6 +49,10 @@ class Peer:
     """Its release, for the result. Asked only where it can run; empty where the server's is meant.
     """
     command: Callable[[Task], tuple[str, ...]]
+    tells_phases: bool = False
+    """Whether its output says when it began to stream and when it had everything, in the lines of
+    the engine's log. Its start-up is then left out where the engine's is.
+    """
     plugin: str = "pgoutput"
     """The output plugin of its slot: a copy of a slot may have another one than the original."""
 

@@ -35,6 +35,7 @@ DRAIN_WIDE = BacklogScenario(
             ),
         ),
     ),
+    peers=("ceiling", "pg_recvlogical"),
     write_us=40.0,
     weight=4.0,
 )

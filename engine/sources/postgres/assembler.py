@@ -81,12 +81,13 @@ class Drained(enum.Enum):
     """libpq failed; the connection has its message."""
 
 
-_STOPS: Final = {
+STOPS: Final = {
     EMPTY: Drained.EMPTY,
     BUDGET: Drained.BUDGET,
     END: Drained.END,
     FAILED: Drained.FAILED,
 }
+"""By the frame readers' reasons, as far as those end a drain."""
 
 
 @dataclass(slots=True)
@@ -217,8 +218,8 @@ class Assembler:
                     self._batcher.hand_over(reader.relation_id)
                 elif reason == HOUR:
                     self._batcher.hand_over_all()
-                elif reason in _STOPS:
-                    return _STOPS[reason]
+                elif reason in STOPS:
+                    return STOPS[reason]
                 elif not (self._control() if reason == CONTROL else self._unbound_row()):
                     self._is_row_pending = reason != CONTROL
                     return Drained.LOOKUP

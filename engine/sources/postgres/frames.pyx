@@ -290,6 +290,41 @@ cdef class FrameReader:
         return 0
 
 
+@cython.final
+cdef class FrameCounter:
+    """Frames that are counted and thrown away. See frames.pyi."""
+
+    cdef readonly Py_ssize_t drained_bytes
+    cdef readonly uint64_t received_lsn
+    cdef readonly uint64_t row_count
+    cdef public bint is_reply_wanted
+
+    def read(self, Frames frames, Py_ssize_t budget_bytes):
+        """Count frames until something stops it: EMPTY, END, FAILED or BUDGET."""
+        cdef const uint8_t* frame = NULL
+        cdef Py_ssize_t size
+        cdef uint8_t message
+        self.drained_bytes = 0
+        while self.drained_bytes < budget_bytes:
+            size = frames.next(&frame)
+            if size <= 0:
+                return STOP_EMPTY if size == 0 else STOP_END if size == -1 else STOP_FAILED
+            self.drained_bytes += size
+            if size == KEEPALIVE_SIZE and frame[0] == c'k':
+                self.received_lsn = max(self.received_lsn, tr_be64(frame + 1))
+                if frame[17]:
+                    self.is_reply_wanted = True
+            elif size <= HEADER_SIZE or frame[0] != c'w':
+                raise DecodeError(f"a frame of {size} bytes is neither a message nor a keepalive")
+            else:
+                message = frame[HEADER_SIZE]
+                if message == c'I' or message == c'U' or message == c'D':
+                    self.row_count += 1
+                elif message == c'C' and size == COMMIT_SIZE:
+                    self.received_lsn = max(self.received_lsn, tr_be64(frame + 35))
+        return STOP_BUDGET
+
+
 cdef int64_t time_of(const uint8_t* at) noexcept:
     # Unix microseconds. A replication origin may set any time, infinity too: it is passed on as it
     # is, as near as 64 bits of Unix microseconds come to it.

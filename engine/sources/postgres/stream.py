@@ -1,10 +1,8 @@
 """One connection that holds the slot: a socket that is read in gulps, and feedback beside it.
 
 Strategy. *Reading.* libpq speaks the wire; we watch its socket, let libpq read, and hand every
-whole frame to the assembler. The walsender calls `send()` once a message, and waking for each is
-what slows both sides (measured: 180 against 285 thousand rows a second). So on TCP the socket is
-left alone for a pause after it was read to its end: `Pacing`. The first message on a quiet stream
-is read at once. On a UNIX socket a pause only costs.
+whole frame to the assembler. After the socket was read to its end it is left alone for a pause:
+`Gulps`. The first message on a quiet stream is read at once.
 
 *Feedback* has its own task: on a timer and soon after `acknowledge`, never from `receive`, so that
 it keeps flowing while nobody reads. Flush and apply repeat what was acknowledged; write says what
@@ -50,8 +48,8 @@ from engine.sources.postgres import silence
 from engine.sources.postgres.assembler import ROWS_MAX, Assembler, Drained
 from engine.sources.postgres.catalog import Catalog
 from engine.sources.postgres.dsn import Dsn
+from engine.sources.postgres.gulps import Gulps
 from engine.sources.postgres.keeper import LOOK_SECONDS, CatalogKeeper
-from engine.sources.postgres.libpq import frames_of
 from engine.sources.postgres.look import Horizon, look
 from engine.sources.postgres.lsn import NO_LSN, Lsn, format_lsn, log_point, lsn_of, parse_lsn
 from engine.sources.postgres.pgoutput import (
@@ -84,9 +82,6 @@ FEEDBACK_GAP_SECONDS: Final = 0.1
 write.
 """
 
-DRAIN_BYTES_MAX: Final = 512 * 1024
-"""Frames handled in one turn of the loop: 2 to 4 ms at 280 bytes a frame."""
-
 _SILENCE_LOOKS: Final = 4
 """Looks at the clock in the time after which a silence is asked about."""
 
@@ -96,53 +91,7 @@ _PROBE_SECONDS_MAX: Final = 2.0
 
 _DISCARDED_FRAMES: Final = 1000
 
-_READ_SHORT_BYTES: Final = 4 * 1024
-"""libpq asks the socket for 8 KiB and more at once; when less came, the socket is empty."""
-
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
-
-
-class Pacing:
-    """How long the socket is left alone after it was read to its end. Times are the loop's.
-
-    The pause starts at `SECONDS_MIN` after a quiet spell, so that an isolated transaction is
-    complete soon. While there is something to read after every pause it doubles, up to
-    `SECONDS_MAX`, unless a pause gathers so much that the socket might be full before its end.
-    A lone commit is read 0.2 ms after it, 2 ms at the worst (measured, median and 95 %). Longer
-    pauses are worth it: against readings of 64 KiB each, pauses of 10 ms save a fifth of the
-    reader's and a quarter of the walsender's CPU (measured).
-    """
-
-    SECONDS_MIN: Final = 0.001
-    SECONDS_MAX: Final = 0.010
-
-    def __init__(self, *, is_used: bool) -> None:
-        self._is_used = is_used
-        self._seconds = self.SECONDS_MIN
-        self._resume_at = 0.0
-        self._gulp_bytes = 0
-
-    def seconds_left(self, now: float) -> float:
-        """How long to go on leaving the socket alone; 0 or less: read."""
-        return self._resume_at - now
-
-    def drained(self, drained_bytes: int) -> None:
-        """So much was read since the last pause, and perhaps more is to come."""
-        self._gulp_bytes += drained_bytes
-
-    def ended(self, now: float, room_bytes: int) -> None:
-        """The socket was read to its end; `room_bytes` is its receive buffer, the kernel says."""
-        if not self._is_used:
-            return
-        if now - self._resume_at > self.SECONDS_MAX:
-            self._seconds = self.SECONDS_MIN
-        elif self._gulp_bytes > room_bytes // 4:
-            # The kernel counts its overhead too: a window is about half of the room.
-            self._seconds = max(self._seconds / 2, self.SECONDS_MIN)
-        elif self._gulp_bytes < room_bytes // 8:
-            self._seconds = min(2 * self._seconds, self.SECONDS_MAX)
-        self._gulp_bytes = 0
-        self._resume_at = now + self._seconds
 
 
 class PostgresStream:
@@ -168,7 +117,7 @@ class PostgresStream:
         self._silence_seconds = silence_seconds
         self._configuration = configuration
         self._pgconn = connection.pgconn
-        self._frames = frames_of(connection.pgconn)
+        self._gulps = Gulps(connection.pgconn)
         self._session = session
         self._catalog = catalog
         self._assembler = assembler
@@ -179,11 +128,6 @@ class PostgresStream:
         self._quiet_seconds = wal_sender_timeout / 2
         self._loop = asyncio.get_running_loop()
         self._fd = self._pgconn.socket
-        self._pacing = Pacing(is_used=not _is_unix(self._fd))
-        # With TLS, bytes can wait inside libpq while the socket is quiet: a record of 16 KiB is
-        # passed on in pieces of at least 8 KiB, so that the end is reached when three readings in a
-        # row gave no frame.
-        self._empty_reads_max = 3 if self._pgconn.ssl_in_use else 1
         self._may_hold_frames = True
         self._holding = Holding()
         self._reading: asyncio.Future[None] | None = None
@@ -246,9 +190,7 @@ class PostgresStream:
             # The loop gets its turn between two drains of a long backlog.
             await asyncio.sleep(0)
         else:
-            pause = self._pacing.seconds_left(self._loop.time())
-            if pause > 0:
-                await asyncio.sleep(pause)
+            await self._gulps.pause()
             await self._readable()
         if self._failure is not None:
             raise self._failure
@@ -277,7 +219,7 @@ class PostgresStream:
 
     def _drain(self) -> None:
         try:
-            drained = self._drain_frames()
+            drained = self._gulps.drain(self._assembler)
         except psycopg.Error as error:
             self._failure = translated(error, "streaming changes", self._session.place)
             raise self._failure from error
@@ -294,34 +236,9 @@ class PostgresStream:
             self._is_reply_wanted = True
             self._feedback_due.set()
         self._may_hold_frames = drained is not Drained.EMPTY
-        if drained is Drained.EMPTY:
-            self._pacing.ended(self._heard_at, _receive_room(self._fd))
-        elif drained is Drained.END:
+        if drained is Drained.END:
             self._failure = self._end()
             raise self._failure
-
-    def _drain_frames(self) -> Drained:
-        """Read and assemble until nothing is left, or the budget of one turn is used."""
-        assembler, pgconn = self._assembler, self._pgconn
-        budget = DRAIN_BYTES_MAX
-        empty_reads = 0
-        while True:
-            pgconn.consume_input()
-            drained = assembler.drain(self._frames, budget)
-            if drained is Drained.FAILED:
-                raise psycopg.OperationalError(pgconn.get_error_message())
-            self._pacing.drained(assembler.drained_bytes)
-            if drained is not Drained.EMPTY:
-                return drained
-            budget -= assembler.drained_bytes
-            if budget <= 0:
-                return Drained.BUDGET
-            if assembler.drained_bytes >= _READ_SHORT_BYTES:
-                empty_reads = 0
-                continue
-            empty_reads += 1
-            if empty_reads >= self._empty_reads_max:
-                return Drained.EMPTY
 
     def _notice(self, notice: Diagnostic) -> None:
         # PostgreSQL 18 passes over the changes of a time without the publication, and says so in a
@@ -750,13 +667,3 @@ def _literal(text: str) -> str:
 def _set_done(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
-
-
-def _receive_room(fd: int) -> int:
-    with socket.socket(fileno=os.dup(fd)) as duplicate:
-        return duplicate.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
-
-
-def _is_unix(fd: int) -> bool:
-    with socket.socket(fileno=os.dup(fd)) as duplicate:
-        return duplicate.family == socket.AF_UNIX
