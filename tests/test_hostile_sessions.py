@@ -160,7 +160,7 @@ def source_as(
     database: Database, role: str, slot: str, publication: str = "tailrace", **parameters: str
 ) -> PostgresSource:
     dsn = make_conninfo(database.server.dsn_of(database.name, user=role), **parameters)
-    configuration = replace(CONFIGURATION, publication=publication)
+    configuration = replace(CONFIGURATION, through=publication)
     return PostgresSource(dsn=dsn, slot=f"{database.name}_{slot}", configuration=configuration)
 
 
@@ -245,7 +245,7 @@ async def test_no_setting_of_a_role_changes_what_is_read(
             for number, (source, settings) in enumerate(sources):
                 connection.execute(f"ALTER ROLE {hostile} RESET ALL".encode())
                 set_for_role(connection, hostile, settings)
-                configuration = replace(CONFIGURATION, publication=f"hostile{number}")
+                configuration = replace(CONFIGURATION, through=f"hostile{number}")
 
                 found = await read_all(source, database, configuration=configuration)
 

@@ -32,7 +32,7 @@ WITH pinned AS MATERIALIZED (
   WHERE c.oid OPERATOR(pg_catalog.=) ANY(%s::pg_catalog.oid[])
     AND c.relkind OPERATOR(pg_catalog.=) 'r' AND c.relpersistence OPERATOR(pg_catalog.=) 'p'
     AND c.relfilenode OPERATOR(pg_catalog.=) c.oid
-    AND c.reltuples OPERATOR(pg_catalog.=) (-1)::pg_catalog.float4
+    AND c.reltuples OPERATOR(pg_catalog.=) '-1'::pg_catalog.float4
     AND NOT EXISTS (
       SELECT FROM pg_catalog.pg_locks l
       JOIN pg_catalog.pg_database d ON d.oid OPERATOR(pg_catalog.=) l.database
