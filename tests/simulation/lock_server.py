@@ -104,7 +104,8 @@ class LockServer(Server):
         configuration: RecordConfiguration,
         landmark: Landmark | None,
     ) -> Connection:
-        if self.end_of_log() < self.address_to_resume(begin) <= self.wal:
+        wanted = max(self.address_to_resume(begin), self.confirmed)
+        if self.end_of_log() < wanted <= self.wal:
             raise SourceUnavailable("the server lags behind")
         connection = super().start(process, begin, configuration, landmark)
         connection.member = self.reading

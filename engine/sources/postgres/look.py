@@ -97,7 +97,7 @@ FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
 JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) c.reltype
 JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) c.oid
-  AND a.attnum OPERATOR(pg_catalog.=) (-1)::pg_catalog.int2
+  AND a.attnum OPERATOR(pg_catalog.=) '-1'::pg_catalog.int2
 WHERE c.oid OPERATOR(pg_catalog.=) ANY (%s::pg_catalog.oid[])
 """
 
