@@ -680,7 +680,7 @@ from engine.errors import SourceUnavailable
 
 logs.configure(LogConfiguration(level=sys.argv[1], format=sys.argv[2]))
 log = structlog.get_logger("engine.example")
-log.info("slot held", slot="tailrace", password="geheim")
+log.info("slot held", subject="tailrace", password="geheim")
 log.debug("looked again")
 logging.getLogger("botocore.auth").debug("geheim")
 logging.getLogger("botocore.auth").warning("clock is off\\ngeheim")
@@ -716,7 +716,7 @@ def test_logs_are_json_lines_on_stderr_with_known_fields_alone() -> None:
         "source lost",
         "a library says",
     ]
-    assert rows[0]["slot"] == "tailrace"
+    assert rows[0]["subject"] == "tailrace"
     assert rows[0]["password"] == HIDDEN
     assert rows[1]["text"] == "clock is off"
     assert rows[2]["error"] == "cannot connect"

@@ -224,7 +224,7 @@ async def prepare(
     if (warning := found.slot_warning(is_first=is_first)) is not None:
         _log.warning(
             "the slot is there and the prefix has no journal",
-            slot=slot_name,
+            subject=slot_name,
             reason=warning[0],
             hint=warning[1],
         )
@@ -440,7 +440,7 @@ async def _create_without_waiting(session: Session, name: str, keyed: Sequence[T
             found = await holders(session, keyed, STOPS_PUBLISHING)
             _log.warning(
                 "the publication waits for locks on its tables; it is tried again",
-                publication=name,
+                subject=name,
                 reason=listed(found) or "whoever had them let go meanwhile",
             )
         attempt += 1
