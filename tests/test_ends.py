@@ -167,7 +167,8 @@ from engine.planner import Planner
 from engine.schema import TableName
 configuration = RecordConfiguration(through="tailrace", tables=("public.*",))
 planner = Planner(
-    state=None, ledger=None, configuration=configuration, layout=None, codec_version=1, clock=None
+    state=None, ledger=None, reception=None, configuration=configuration, layout=None,
+    codec_version=1, clock=None
 )
 chunk = SimpleNamespace(table=TableName("public", "a"), first="0001")
 planner._planned(chunk, SimpleNamespace(last="0001"))
