@@ -19,9 +19,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 from stamina.instrumentation import set_on_retry_hooks
 
-from engine import __version__, logs
-from engine.alarms import Alarms
-from engine.chunk import ChunkLimits
+from engine import __version__
 from engine.config import (
     Configuration,
     DestinationConfiguration,
@@ -30,32 +28,35 @@ from engine.config import (
     resolve_row_limit,
 )
 from engine.config.model import MIB
-from engine.descriptors import engine_need, port_share, raise_limit
 from engine.destinations.s3 import S3ObjectStore
 from engine.destinations.s3_settings import S3Settings
-from engine.envelope import RecordConfiguration
-from engine.errors import (
+from engine.flow.chunk import ChunkLimits
+from engine.journal.entry import Writer
+from engine.journal.journal import Journal
+from engine.journal.prefix import Prefix
+from engine.journal.settings import Settings
+from engine.lines.writer import CODEC_VERSION
+from engine.model.errors import (
     DestinationRefused,
     DestinationUnavailable,
     SourceUnavailable,
     TailraceError,
 )
-from engine.http_server import HttpServer
-from engine.interfaces import ObjectStore, Source, SourceIdentity
-from engine.journal import Journal
-from engine.journal_entry import Writer
-from engine.lines.writer import CODEC_VERSION
-from engine.listener import ConnectionLimits
-from engine.metrics import Metrics
-from engine.pipeline import Pipeline
-from engine.plural import counted
-from engine.prefix import Prefix
-from engine.settings import Settings
+from engine.model.interfaces import ObjectStore, Source, SourceIdentity
+from engine.model.plural import counted
+from engine.model.record import RecordConfiguration
+from engine.operate import logs
+from engine.operate.alarms import Alarms
+from engine.operate.descriptors import engine_need, port_share, raise_limit
+from engine.operate.http_server import HttpServer
+from engine.operate.listener import ConnectionLimits
+from engine.operate.metrics import Metrics
+from engine.operate.status import StatusProvider
+from engine.pipeline.pipeline import Pipeline
+from engine.pipeline.stop import StopSignal
 from engine.sources.postgres.dsn import Dsn
 from engine.sources.postgres.settings import SHAPING_SETTINGS
 from engine.sources.postgres.source import MEASURES, PostgresSource
-from engine.status import StatusProvider
-from engine.stop import StopSignal
 
 _log = structlog.get_logger(__name__)
 
@@ -76,7 +77,7 @@ async def run(
     `on_start` is given the status provider before anything is connected. `source` stands in for the
     one that the configuration names. Raises the TailraceError that ended it.
     """
-    # `engine.retry` says itself what failed, less often.
+    # `engine.journal.retry` says itself what failed, less often.
     set_on_retry_hooks(())
     registry = CollectorRegistry()
     measures = source.measures if source is not None else MEASURES

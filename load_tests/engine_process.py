@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from engine.demo.server_process import LOOPBACK, free_ports
+from engine.servers.server_process import LOOPBACK, free_ports
 from load_tests.engine_reader import plain_environment
 from load_tests.processes import cpu_seconds, peak_rss_bytes, rss_bytes
 

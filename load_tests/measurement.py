@@ -21,8 +21,8 @@ from typing import Final, Self
 
 import psycopg
 
-from engine.demo.server_process import log_tail
-from engine.errors import TailraceError
+from engine.model.errors import TailraceError
+from engine.servers.server_process import log_tail
 from load_tests.processes import cpu_seconds, machine_cpu_seconds, peak_rss_bytes, rss_bytes
 from load_tests.run import Series, Usage
 from load_tests.servers import Bucket, Database

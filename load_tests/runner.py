@@ -9,7 +9,7 @@ Invariant: every scenario that was asked for is in the result, with what came of
 from collections.abc import Sequence
 from time import monotonic
 
-from engine.errors import TailraceError
+from engine.model.errors import TailraceError
 from load_tests.plan import Plan
 from load_tests.recorder import Recorder
 from load_tests.result import ScenarioResult

@@ -18,11 +18,11 @@ from typing import Final
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from engine.demo.postgres_binaries import debian_bin_directory, wheel_bin_directory
-from engine.demo.s3_server import REGION
-from engine.demo.server_process import ServerError
-from engine.demo.servers import FAST_SETTINGS, EmbeddedPostgres, EmbeddedS3
-from engine.errors import TailraceError
+from engine.model.errors import TailraceError
+from engine.servers.postgres_binaries import debian_bin_directory, wheel_bin_directory
+from engine.servers.s3_server import REGION
+from engine.servers.server_process import ServerError
+from engine.servers.servers import FAST_SETTINGS, EmbeddedPostgres, EmbeddedS3
 from load_tests.plan import Plan
 
 NAME: Final = "tailrace_load_test"

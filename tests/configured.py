@@ -10,7 +10,7 @@ import msgspec
 from engine import app
 from engine.config import Configuration, DestinationConfiguration, load
 from engine.destinations.s3_settings import S3Settings
-from engine.settings import Settings
+from engine.journal.settings import Settings
 
 # A file that is empty, so that no file of the working directory is read.
 _NO_FILE: Final = Path(os.devnull)

@@ -11,8 +11,8 @@ import pytest
 from aiobotocore.config import AioConfig
 
 from databases import Database, fresh_database
-from engine.demo.s3_server import REGION
-from engine.demo.servers import FAST_SETTINGS, EmbeddedPostgres, EmbeddedS3
+from engine.servers.s3_server import REGION
+from engine.servers.servers import FAST_SETTINGS, EmbeddedPostgres, EmbeddedS3
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client

@@ -9,7 +9,7 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import sql
 
-from engine.demo.servers import EmbeddedPostgres
+from engine.servers.servers import EmbeddedPostgres
 
 _DROP_SLOTS = """
     SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = %s

@@ -15,19 +15,19 @@ from prometheus_client import CollectorRegistry
 
 from configured import make_settings
 from databases import Database
-from engine.alarms import Alarms
-from engine.chunk import ChunkLimits
-from engine.envelope import RecordConfiguration
-from engine.interfaces import ObjectStore
-from engine.journal_entry import JournalState, Planned, Writer, decode_entry
+from engine.flow.chunk import ChunkLimits
+from engine.journal.entry import JournalState, Planned, Writer, decode_entry
+from engine.journal.settings import Settings
 from engine.lines.writer import CODEC_VERSION
-from engine.metrics import Metrics
-from engine.pipeline import Pipeline
-from engine.settings import Settings
+from engine.model.interfaces import ObjectStore
+from engine.model.record import RecordConfiguration
+from engine.operate.alarms import Alarms
+from engine.operate.metrics import Metrics
+from engine.pipeline.pipeline import Pipeline
+from engine.pipeline.stop import StopSignal
+from engine.reader.verify import Verdict, verify
 from engine.sources.postgres.lsn import parse_lsn
 from engine.sources.postgres.source import MEASURES, PostgresSource
-from engine.stop import StopSignal
-from engine.verify import Verdict, verify
 from faults.twin import Changes, Comparison, Twin, compare, recorded_change
 from load_tests.engine_process import until
 from log_points import place

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from engine.batch import Boundary
-from engine.history import Landmark
-from engine.interfaces import SourceIdentity
-from engine.journal_entry import Durable
-from engine.log_point import LogPoint
-from engine.position import LOG_BEGIN, LogPosition, log_position
+from engine.journal.entry import Durable
+from engine.model.batch import Boundary
+from engine.model.history import Landmark
+from engine.model.interfaces import SourceIdentity
+from engine.model.log_point import LogPoint
+from engine.model.position import LOG_BEGIN, LogPosition, log_position
 from engine.sources.postgres.lsn import Lsn, log_point
 
 GENERATION = 1

@@ -3,8 +3,8 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
-from engine.errors import ObjectArchived
-from engine.interfaces import ListedObject, ObjectHead, ObjectTail
+from engine.model.errors import ObjectArchived
+from engine.model.interfaces import ListedObject, ObjectHead, ObjectTail
 
 Hook = Callable[[str], Awaitable[None]]
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from engine.envelope import Envelope, JsonMode, NumericMode
 from engine.lines.writer import Lines, LineWriter
+from engine.model.record import Envelope, JsonMode, NumericMode
 from engine.sources.postgres.copy_rows import CopyReader
 from engine.sources.postgres.tuples import TupleReader
 from engine.sources.postgres.types import form_of

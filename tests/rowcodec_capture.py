@@ -17,7 +17,7 @@ from typing import Any
 import psycopg
 from psycopg import pq, sql
 
-from engine.demo.postgres_server import EmbeddedPostgres
+from engine.servers.postgres_server import EmbeddedPostgres
 from rowcodec_golden import ENVELOPES, VECTORS, golden_lines
 
 SESSION = (

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 
-from engine.errors import DecodeError
+from engine.model.errors import DecodeError
 from engine.sources.postgres.types import (
     KIND_ARRAY,
     KIND_BOOLEAN,

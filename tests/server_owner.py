@@ -8,7 +8,7 @@ import signal
 import sys
 from contextlib import ExitStack
 
-from engine.demo.servers import FAST_SETTINGS, EmbeddedPostgres, EmbeddedS3
+from engine.servers.servers import FAST_SETTINGS, EmbeddedPostgres, EmbeddedS3
 
 
 def main() -> None:

@@ -15,11 +15,8 @@ from dataclasses import dataclass
 import msgspec
 import zstandard
 
-from engine.batch import Batch, Operations
-from engine.chunk import ChunkBuilder, crc32_text
-from engine.envelope import Compression, Envelope, Layout, RecordConfiguration
-from engine.journal import Journal
-from engine.journal_entry import (
+from engine.flow.chunk import ChunkBuilder, crc32_text
+from engine.journal.entry import (
     Durable,
     Entry,
     Planned,
@@ -29,11 +26,14 @@ from engine.journal_entry import (
     encode_state,
     operations_named,
 )
-from engine.layout import TableLayout, hour_of, journal_key, state_key
-from engine.position import Position
-from engine.publisher import object_metadata
-from engine.schema import Column, Relation, TableName, TableVersion
-from engine.schema_document import previous_version, schema_document
+from engine.journal.journal import Journal
+from engine.journal.publisher import object_metadata
+from engine.model.batch import Batch, Operations
+from engine.model.layout import TableLayout, hour_of, journal_key, state_key
+from engine.model.position import Position
+from engine.model.record import Compression, Envelope, Layout, RecordConfiguration
+from engine.model.schema import Column, Relation, TableName, TableVersion
+from engine.model.schema_document import previous_version, schema_document
 from engine.sources.postgres.types import KIND_INTEGER, KIND_TEXT
 from log_points import durable, identity
 from memory_store import MemoryStore, StoredObject

@@ -4,17 +4,23 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING
 
-from engine.batch import Intake
-from engine.envelope import RecordConfiguration
-from engine.history import Landmark
-from engine.interfaces import NO_MEASURES, ChangeStream, SourceIdentity, SourceMeasures, Standing
-from engine.log_point import LogPoint
-from engine.position import LOG_BEGIN, LogPosition
-from engine.schema import Decide
+from engine.model.batch import Intake
+from engine.model.history import Landmark
+from engine.model.interfaces import (
+    NO_MEASURES,
+    ChangeStream,
+    SourceIdentity,
+    SourceMeasures,
+    Standing,
+)
+from engine.model.log_point import LogPoint
+from engine.model.position import LOG_BEGIN, LogPosition
+from engine.model.record import RecordConfiguration
+from engine.model.schema import Decide
 from log_points import identity, point
 
 if TYPE_CHECKING:
-    from engine.errors import SourceError
+    from engine.model.errors import SourceError
 
 
 class StillStream:

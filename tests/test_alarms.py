@@ -2,7 +2,7 @@
 
 from structlog.testing import capture_logs
 
-from engine.alarms import Alarms, Cause
+from engine.operate.alarms import Alarms, Cause
 
 
 class Observer:

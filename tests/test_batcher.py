@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from engine.batch import Batch
-from engine.envelope import RecordConfiguration, TableRule
 from engine.lines.batcher import BATCH_SIZE_MAX, Batcher
 from engine.lines.holding import HELD_BATCHES_MIN, HELD_BYTES_MAX, HELD_SECONDS, Holding
 from engine.lines.writer import OP_CREATE, VALUE_NUMBER, VALUE_TEXT, LineWriter
-from engine.position import Position
-from engine.schema import Column, Relation, TableName, TableVersion
+from engine.model.batch import Batch
+from engine.model.position import Position
+from engine.model.record import RecordConfiguration, TableRule
+from engine.model.schema import Column, Relation, TableName, TableVersion
 
 HOUR_US = 3_600_000_000
 TIME_US = 497_500 * HOUR_US

@@ -20,7 +20,7 @@ import pytest
 from psycopg import sql
 
 from databases import Database, _remove
-from engine.demo.servers import EmbeddedPostgres, EmbeddedS3
+from engine.servers.servers import EmbeddedPostgres, EmbeddedS3
 from load_tests.engine_process import EngineProcess, Pipeline, Section, until
 
 if TYPE_CHECKING:

@@ -18,22 +18,22 @@ from psycopg.errors import Diagnostic
 
 from configured import make_settings
 from databases import Database
-from engine.alarms import Alarms
-from engine.chunk import ChunkLimits
-from engine.envelope import RecordConfiguration
-from engine.journal_entry import Gap, JournalState, Writer, decode_entry
+from engine.flow.chunk import ChunkLimits
+from engine.journal.entry import Gap, JournalState, Writer, decode_entry
+from engine.journal.settings import Settings
+from engine.journal.watcher import GAP, NOT_CAPTURED
 from engine.lines.writer import CODEC_VERSION
-from engine.metrics import Metrics
-from engine.pipeline import Pipeline
-from engine.position import LogPosition
-from engine.settings import Settings
+from engine.model.position import LogPosition
+from engine.model.record import RecordConfiguration
+from engine.operate.alarms import Alarms
+from engine.operate.metrics import Metrics
+from engine.pipeline.pipeline import Pipeline
+from engine.pipeline.stop import StopSignal
+from engine.reader.verify import verify
 from engine.sources.postgres.lsn import parse_lsn
 from engine.sources.postgres.settings import SHAPING_SETTINGS
 from engine.sources.postgres.source import MEASURES, PostgresSource
 from engine.sources.postgres.stream import PostgresStream
-from engine.stop import StopSignal
-from engine.verify import verify
-from engine.watcher import GAP, NOT_CAPTURED
 from log_points import place
 from memory_store import MemoryStore
 from test_hostile_sessions import role_on
@@ -847,7 +847,7 @@ async def test_comments_rights_and_owners_of_tables_are_no_loss(any_database: Da
 async def test_what_is_agreed_of_many_tables_is_stated_over_several_entries(
     any_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.watch.WATCH_BYTES_MAX", 10)
+    monkeypatch.setattr("engine.journal.watch.WATCH_BYTES_MAX", 10)
     make_orders(any_database)
     store = MemoryStore()
     async with running(any_database, store, settings=SLOW) as engine:

@@ -9,8 +9,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.batch import Batch, Operations
-from engine.chunk import (
+from engine.flow.chunk import (
     LARGE_BYTES,
     PIECE_BYTES_MAX,
     PIECE_BYTES_MIN,
@@ -21,9 +20,10 @@ from engine.chunk import (
     crc32_text,
     is_large,
 )
-from engine.envelope import Compression
-from engine.position import Position, make_position
-from engine.schema import TableName
+from engine.model.batch import Batch, Operations
+from engine.model.position import Position, make_position
+from engine.model.record import Compression
+from engine.model.schema import TableName
 
 ORDERS = TableName("public", "orders")
 HOUR_US = 3_600_000_000

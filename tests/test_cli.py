@@ -23,8 +23,8 @@ import engine
 from databases import Database
 from engine.cli.application import COMMANDS
 from engine.config import Address
-from engine.demo.servers import EmbeddedS3
-from engine.logs import FIELDS, HIDDEN
+from engine.operate.logs import FIELDS, HIDDEN
+from engine.servers.servers import EmbeddedS3
 
 PACKAGE = Path(engine.__file__).parent
 SECRET = "geheim"
@@ -373,7 +373,7 @@ import asyncio, sys
 from pathlib import Path
 from engine.cli import application, process
 from engine.config import load
-from engine.errors import PositionLost, StopLimit
+from engine.model.errors import PositionLost, StopLimit
 
 async def engine(configuration, *, stop, until_caught_up, on_start):
     print("started", flush=True)
@@ -674,9 +674,9 @@ def test_every_field_that_the_engine_logs_may_be_shown() -> None:
 LOGGING = """
 import logging, sys, warnings
 import structlog
-from engine import logs
+from engine.operate import logs
 from engine.config import LogConfiguration
-from engine.errors import SourceUnavailable
+from engine.model.errors import SourceUnavailable
 
 logs.configure(LogConfiguration(level=sys.argv[1], format=sys.argv[2]))
 log = structlog.get_logger("engine.example")

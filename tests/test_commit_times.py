@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from databases import Database
-from engine.commit_time import BEFORE_DURABLE_US_MAX, within_reason
-from engine.demo.servers import EmbeddedS3
+from engine.model.commit_time import BEFORE_DURABLE_US_MAX, within_reason
+from engine.servers.servers import EmbeddedS3
 from engine.sources.postgres.pgoutput import POSTGRES_EPOCH_US
 from faults.rig import Rig, rigged
 

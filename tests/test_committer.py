@@ -11,17 +11,17 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from configured import make_settings
-from engine.chunk import Body, ChunkLimits
-from engine.committer import THREAD_BYTES
-from engine.envelope import RecordConfiguration
-from engine.gaps import GapRegister
-from engine.journal_entry import Entry, Writer, decode_entry
-from engine.metrics import Metrics
-from engine.pipeline import Pipeline
-from engine.schedule import HURRIED_SHARE
-from engine.settings import Settings
+from engine.flow.chunk import Body, ChunkLimits
+from engine.journal.committer import THREAD_BYTES
+from engine.journal.entry import Entry, Writer, decode_entry
+from engine.journal.gaps import GapRegister
+from engine.journal.schedule import HURRIED_SHARE
+from engine.journal.settings import Settings
+from engine.model.record import RecordConfiguration
+from engine.operate.metrics import Metrics
+from engine.pipeline.pipeline import Pipeline
+from engine.pipeline.stop import StopSignal
 from engine.sources.synthetic import SyntheticSource
-from engine.stop import StopSignal
 from memory_store import MemoryStore
 from simulation.virtual_loop import VirtualLoop
 
@@ -141,8 +141,8 @@ def test_rows_that_wait_for_a_plan_wait_for_a_part_of_the_interval(
 def test_more_than_an_entry_should_hold_is_split_over_several(
     loop: VirtualLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.planner.ENTRY_BYTES_MAX", 1_500)
-    monkeypatch.setattr("engine.committer.CHUNKS_A_TURN", 1)
+    monkeypatch.setattr("engine.journal.planner.ENTRY_BYTES_MAX", 1_500)
+    monkeypatch.setattr("engine.journal.committer.CHUNKS_A_TURN", 1)
 
     store = loop.run_until_complete(streamed(1_000, SETTINGS, seconds=60.0, tables=10))
 
@@ -166,7 +166,7 @@ async def test_a_large_body_is_joined_outside_of_the_loop(monkeypatch: pytest.Mo
         return whole(body)
 
     monkeypatch.setattr(Body, "whole", noted)
-    monkeypatch.setattr("engine.chunk.PART_BYTES", 64 * 1024)
+    monkeypatch.setattr("engine.flow.chunk.PART_BYTES", 64 * 1024)
     limits = replace(SETTINGS.limits, bytes_max=2 * THREAD_BYTES, age_seconds_max=2.0)
     settings = replace(SETTINGS, limits=limits, append_interval=0.1)
 
@@ -213,7 +213,7 @@ def test_each_gap_is_logged_once_and_very_many_as_a_count(loop: VirtualLoop) -> 
 def test_what_was_received_is_forgotten_once_it_is_durable(
     loop: VirtualLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.ledger.RECEIVED_MIN", 1)
+    monkeypatch.setattr("engine.flow.ledger.RECEIVED_MIN", 1)
     settings = replace(SETTINGS, limits=replace(SETTINGS.limits, age_seconds_max=5.0))
     pipeline, stop = pipeline_of(1_000, TimedStore(), settings, tables=3)
 

@@ -31,9 +31,9 @@ from engine.config.keys import KEYS, REQUIRED, SOURCE_KEYS
 from engine.config.memory import available_memory_bytes
 from engine.config.toml_lines import key_lines
 from engine.destinations.s3_settings import S3Settings
-from engine.envelope import RecordConfiguration, TableRule
-from engine.errors import ConfigurationError
-from engine.settings import Settings
+from engine.journal.settings import Settings
+from engine.model.errors import ConfigurationError
+from engine.model.record import RecordConfiguration, TableRule
 
 EXAMPLES = Path(__file__).parent.parent / "config"
 MIB = 1024 * 1024

@@ -16,9 +16,9 @@ from psycopg.conninfo import make_conninfo
 from databases import Database
 from engine import app
 from engine.config import load
-from engine.demo.servers import FAST_SETTINGS, EmbeddedPostgres
-from engine.envelope import RecordConfiguration
-from engine.errors import ConfigurationError, SourceError, SourceUnavailable
+from engine.model.errors import ConfigurationError, SourceError, SourceUnavailable
+from engine.model.record import RecordConfiguration
+from engine.servers.servers import FAST_SETTINGS, EmbeddedPostgres
 from engine.sources.postgres.dsn import parsed, place_of
 from engine.sources.postgres.session import APPLICATION_NAME, connect, translated
 from engine.sources.postgres.source import PostgresSource

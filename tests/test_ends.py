@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.plural import counted
+from engine.model.plural import counted
 
 ROOT = Path(__file__).parent.parent
 CANARY = "canary-of-a-library"
@@ -16,7 +16,8 @@ CANARY = "canary-of-a-library"
 ENDINGS = (
     """
 import asyncio, json
-from engine import errors, logs
+from engine.model import errors
+from engine.operate import logs
 from engine.cli import application
 from engine.config import LogConfiguration
 import structlog
@@ -136,8 +137,8 @@ def test_every_error_ends_with_its_code_at_every_level_and_format(options: list[
 
 def test_a_member_that_is_raised_from_its_group_is_told_once() -> None:
     code = """
-from engine.errors import SourceRefused
-from engine.logs import trace_text
+from engine.model.errors import SourceRefused
+from engine.operate.logs import trace_text
 error = SourceRefused("told")
 error.__cause__ = ExceptionGroup("g", [error, KeyError("hidden")])
 print(trace_text(error))
@@ -154,7 +155,7 @@ print(trace_text(error))
     "broken",
     [
         """
-from engine.ledger import Ledger
+from engine.flow.ledger import Ledger
 from test_ledger import *
 ledger = Ledger({})
 ledger.read(intake(batch(A, at(5))))
@@ -162,9 +163,9 @@ ledger.read(intake(batch(A, at(5))))
 """,
         """
 from types import SimpleNamespace
-from engine.envelope import RecordConfiguration
-from engine.planner import Planner
-from engine.schema import TableName
+from engine.model.record import RecordConfiguration
+from engine.journal.planner import Planner
+from engine.model.schema import TableName
 configuration = RecordConfiguration(through="tailrace", tables=("public.*",))
 planner = Planner(
     state=None, ledger=None, reception=None, configuration=configuration, layout=None,
@@ -174,7 +175,7 @@ chunk = SimpleNamespace(table=TableName("public", "a"), first="0001")
 planner._planned(chunk, SimpleNamespace(last="0001"))
 """,
         """
-from engine.budget import MemoryBudget
+from engine.flow.budget import MemoryBudget
 MemoryBudget(10).charge(-1)
 """,
         """
@@ -198,7 +199,7 @@ def test_a_broken_invariant_is_an_error_under_the_optimiser_too(broken: str) -> 
 import sys
 sys.path.insert(0, {str(ROOT / "tests")!r})
 assert False, "this is -O"
-from engine.errors import InvariantBroken
+from engine.model.errors import InvariantBroken
 try:
     exec({broken!r})
 except InvariantBroken as error:

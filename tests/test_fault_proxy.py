@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from load_tests.fault_proxy import (
+from engine.servers.fault_proxy import (
     CONFLICT,
     LOST_ANSWER,
     SLOW_DOWN,

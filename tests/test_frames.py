@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from engine.envelope import Envelope
-from engine.errors import DecodeError, UnrepresentableRow
+from engine.model.errors import DecodeError, UnrepresentableRow
+from engine.model.record import Envelope
 from engine.sources.postgres.frames import (
     BUDGET,
     CONTROL,

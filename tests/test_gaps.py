@@ -7,13 +7,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from configured import make_settings
-from engine.batch import LeftOut
-from engine.chunk import ChunkLimits
-from engine.committer import GAPS_BYTES_MAX
-from engine.envelope import RecordConfiguration
-from engine.errors import UnrepresentableRow
-from engine.gaps import GAPS_APART_MAX, LEFT_OUT_ROWS_MAX, PUBLISHED_AFTER_ALL, GapRegister
-from engine.journal_entry import (
+from engine.flow.chunk import ChunkLimits
+from engine.journal.committer import GAPS_BYTES_MAX
+from engine.journal.entry import (
     Entry,
     Frontier,
     Gap,
@@ -22,12 +18,16 @@ from engine.journal_entry import (
     decode_entry,
     encode_entry,
 )
-from engine.metrics import Metrics
-from engine.pipeline import Pipeline
-from engine.position import Position
-from engine.schema import TableName
+from engine.journal.gaps import GAPS_APART_MAX, LEFT_OUT_ROWS_MAX, PUBLISHED_AFTER_ALL, GapRegister
+from engine.model.batch import LeftOut
+from engine.model.errors import UnrepresentableRow
+from engine.model.position import Position
+from engine.model.record import RecordConfiguration
+from engine.model.schema import TableName
+from engine.operate.metrics import Metrics
+from engine.pipeline.pipeline import Pipeline
+from engine.pipeline.stop import StopSignal
 from engine.sources.synthetic import SyntheticSource
-from engine.stop import StopSignal
 from memory_store import MemoryStore
 from simulation.virtual_loop import VirtualLoop
 

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from databases import Database, fresh_database
-from engine.demo.postgres_server import StopMode
-from engine.demo.servers import FAST_SETTINGS, EmbeddedPostgres, EmbeddedS3
-from engine.errors import PositionLost
-from engine.history import Judge, Landmark, newest
+from engine.model.errors import PositionLost
+from engine.model.history import Judge, Landmark, newest
+from engine.servers.fault_proxy import Request, requests_to
+from engine.servers.postgres_server import StopMode
+from engine.servers.servers import FAST_SETTINGS, EmbeddedPostgres, EmbeddedS3
 from engine.sources.postgres.lsn import lsn_of
 from faults.rig import Rig, rigged
 from load_tests.engine_process import EngineProcess, until
-from load_tests.fault_proxy import Request, requests_to
 from log_points import place, point
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from engine.config import load
-from engine.envelope import matches
-from engine.errors import ConfigurationError
-from engine.schema import TableName
+from engine.model.errors import ConfigurationError
+from engine.model.record import matches
+from engine.model.schema import TableName
 
 WHOLE = """[source]
 dsn = "host=db"

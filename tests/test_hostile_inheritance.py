@@ -1,7 +1,7 @@
 """Tables that inherit: what we publish must not make the application's statements fail."""
 
 from databases import Database
-from engine.envelope import RecordConfiguration
+from engine.model.record import RecordConfiguration
 from engine.sources.postgres.source import PostgresSource
 
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from engine.verify import Code
+from engine.reader.verify import Code
 from small_bucket import make_bucket
 from test_verify import codes, edit_lines, judged
 

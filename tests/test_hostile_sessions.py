@@ -22,10 +22,10 @@ from psycopg.conninfo import make_conninfo
 
 import engine.sources.postgres
 from databases import Database
-from engine.demo.servers import FAST_SETTINGS, EmbeddedPostgres
-from engine.envelope import RecordConfiguration
-from engine.errors import SourceError, SourceRefused
-from engine.schema import Relation, TableVersion
+from engine.model.errors import SourceError, SourceRefused
+from engine.model.record import RecordConfiguration
+from engine.model.schema import Relation, TableVersion
+from engine.servers.servers import FAST_SETTINGS, EmbeddedPostgres
 from engine.sources.postgres import session as session_module
 from engine.sources.postgres.session import Session, connect
 from engine.sources.postgres.settings import PINNED_SETTINGS, SHAPING_SETTINGS, later_statement

@@ -11,14 +11,14 @@ from psycopg.conninfo import make_conninfo
 from configured import make_settings
 from databases import Database
 from engine.app import wall_clock
-from engine.chunk import ChunkLimits
-from engine.envelope import RecordConfiguration
-from engine.errors import DestinationUnavailable, SourceUnavailable
-from engine.journal_entry import Writer
-from engine.metrics import Metrics
-from engine.pipeline import Pipeline
+from engine.flow.chunk import ChunkLimits
+from engine.journal.entry import Writer
+from engine.model.errors import DestinationUnavailable, SourceUnavailable
+from engine.model.record import RecordConfiguration
+from engine.operate.metrics import Metrics
+from engine.pipeline.pipeline import Pipeline
+from engine.pipeline.stop import StopSignal
 from engine.sources.postgres.source import PostgresSource
-from engine.stop import StopSignal
 from memory_store import MemoryStore
 
 CONFIGURATION = RecordConfiguration(through="tailrace", tables=("public.*",))

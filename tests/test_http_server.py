@@ -11,10 +11,10 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from engine.config import Address
-from engine.errors import ConfigurationError
-from engine.http_server import HttpServer, PacedRegistry
-from engine.metrics import Metrics
-from engine.status import Phase, Status
+from engine.model.errors import ConfigurationError
+from engine.operate.http_server import HttpServer, PacedRegistry
+from engine.operate.metrics import Metrics
+from engine.operate.status import Phase, Status
 
 LOOPBACK = Address("127.0.0.1", 0)
 

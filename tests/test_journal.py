@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import pytest
 from prometheus_client import CollectorRegistry
 
-from engine.envelope import RecordConfiguration
-from engine.errors import PositionLost
-from engine.journal import Journal
-from engine.journal_entry import Writer
-from engine.metrics import Metrics
+from engine.journal.entry import Writer
+from engine.journal.journal import Journal
+from engine.model.errors import PositionLost
+from engine.model.record import RecordConfiguration
+from engine.operate.metrics import Metrics
 from log_points import durable, identity, place
 from memory_store import MemoryStore
 

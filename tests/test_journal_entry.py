@@ -9,10 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.batch import Operations
-from engine.envelope import RecordConfiguration
-from engine.errors import JournalError
-from engine.journal_entry import (
+from engine.journal.entry import (
     FORMAT,
     Entry,
     Frontier,
@@ -29,8 +26,11 @@ from engine.journal_entry import (
     time_text,
     time_us_of,
 )
-from engine.position import LOG_BEGIN, NOWHERE, Position
-from engine.schema import Relation, TableName, TableVersion
+from engine.model.batch import Operations
+from engine.model.errors import JournalError
+from engine.model.position import LOG_BEGIN, NOWHERE, Position
+from engine.model.record import RecordConfiguration
+from engine.model.schema import Relation, TableName, TableVersion
 from log_points import durable, identity, place, point
 
 WRITER = Writer("9f", "ecs/7", "0.1.0")

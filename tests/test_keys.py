@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import pytest
 
 from databases import Database
-from engine.pipeline import Pipeline
-from engine.position import Position, make_position
-from engine.schema import Column, Relation, TableName, TableVersion, decide_version
+from engine.model.position import Position, make_position
+from engine.model.schema import Column, Relation, TableName, TableVersion, decide_version
+from engine.pipeline.pipeline import Pipeline
 from engine.sources.postgres.source import PostgresSource
 from engine.sources.postgres.stream import PostgresStream
 from live_engine import ALL_TABLES, LiveEngine, settings_of

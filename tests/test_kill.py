@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from databases import Database
-from engine.demo.servers import EmbeddedS3
+from engine.servers.fault_proxy import Hold, Request, requests_to
+from engine.servers.servers import EmbeddedS3
 from faults.load import Load
 from faults.rig import Rig, rigged
 from faults.windows import Aftermath, Window
 from load_tests.engine_process import EngineProcess
-from load_tests.fault_proxy import Hold, Request, requests_to
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
@@ -174,7 +174,7 @@ async def one_life(rig: Rig, load: Load, aim: Aim, chance: random.Random) -> Aft
 
 @pytest.mark.timeout(90)
 async def test_kills_at_the_journals_state_files_lose_nothing(rig: Rig) -> None:
-    short = "import engine.journal; engine.journal.STATE_INTERVAL = 10\n"
+    short = "import engine.journal.journal; engine.journal.STATE_INTERVAL = 10\n"
     rig.pipeline = replace(rig.pipeline, preamble=short)
     is_state = requests_to("PUT", "/_tailrace/state/")
     late: list[Hold] = []

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from databases import Database
-from engine.pipeline import Pipeline
+from engine.pipeline.pipeline import Pipeline
 from live_engine import LiveEngine, settings_of
 from load_tests.engine_process import until
 

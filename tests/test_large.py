@@ -13,10 +13,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from databases import Database
-from engine import chunk
 from engine.config import Address
-from engine.demo.servers import EmbeddedS3
-from engine.http_server import HttpServer
+from engine.flow import chunk
+from engine.operate.http_server import HttpServer
+from engine.servers.servers import EmbeddedS3
 from faults.rig import Rig, rigged
 from live_engine import LiveEngine
 from load_tests.engine_process import EngineProcess, until

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.envelope import Layout as LayoutStyle
-from engine.layout import (
+from engine.model.layout import (
     KEY_BYTES_MAX,
     PREFIX_BYTES_MAX,
     TableLayout,
@@ -27,8 +26,9 @@ from engine.layout import (
     state_key,
     state_seq,
 )
-from engine.position import Position, make_position
-from engine.schema import TableName
+from engine.model.position import Position, make_position
+from engine.model.record import Layout as LayoutStyle
+from engine.model.schema import TableName
 
 FIRST = Position("0001.00000000134EBCB0.00000000134EBC00.000000")
 ORDERS = TableName("public", "orders")

@@ -7,9 +7,10 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
-from engine.alarms import Alarms
-from engine.envelope import RecordConfiguration
-from engine.errors import (
+from engine.journal.entry import Writer
+from engine.journal.journal import Journal
+from engine.journal.lease import Lease
+from engine.model.errors import (
     ForeignPrefix,
     LeaseHeld,
     PositionLost,
@@ -17,18 +18,17 @@ from engine.errors import (
     SourceUnavailable,
     Superseded,
 )
-from engine.journal import Journal
-from engine.journal_entry import Writer
-from engine.lease import Lease
-from engine.metrics import Metrics
-from engine.position import Position
-from engine.schema import Relation, TableVersion
+from engine.model.position import Position
+from engine.model.record import RecordConfiguration
+from engine.model.schema import Relation, TableVersion
+from engine.operate.alarms import Alarms
+from engine.operate.metrics import Metrics
 from log_points import durable, identity, place, point
 from memory_store import MemoryStore
 from still_source import StillSource, StillStream
 
 if TYPE_CHECKING:
-    from engine.status import Phase
+    from engine.operate.status import Phase
 
 CONFIGURATION = RecordConfiguration(through="tailrace", tables=("public.*",))
 HELD = LeaseHeld("somebody reads it")

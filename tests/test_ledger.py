@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.batch import Batch, Boundary, Intake, Operations
-from engine.errors import InvariantBroken
-from engine.ledger import Ledger
-from engine.position import NOWHERE, Position, commit_of, make_position
-from engine.schema import TableName
+from engine.flow.ledger import Ledger
+from engine.model.batch import Batch, Boundary, Intake, Operations
+from engine.model.errors import InvariantBroken
+from engine.model.position import NOWHERE, Position, commit_of, make_position
+from engine.model.schema import TableName
 from engine.sources.postgres.lsn import lsn_of
 from log_points import boundary as boundary_at
 from log_points import place

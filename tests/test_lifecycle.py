@@ -10,19 +10,19 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from configured import make_settings
-from engine import journal as journal_module
-from engine.chunk import ChunkLimits
-from engine.envelope import RecordConfiguration
-from engine.errors import JournalError, NewerFormat, ObjectArchived
-from engine.interfaces import ListedObject, SourceIdentity
-from engine.journal import Journal
-from engine.journal_entry import Durable, Writer, encode_state
-from engine.journal_reader import READS_AT_ONCE
-from engine.layout import journal_folder, journal_key, state_key
-from engine.metrics import Metrics
-from engine.pipeline import Pipeline
+from engine.flow.chunk import ChunkLimits
+from engine.journal import journal as journal_module
+from engine.journal.entry import Durable, Writer, encode_state
+from engine.journal.journal import Journal
+from engine.journal.reading import READS_AT_ONCE
+from engine.model.errors import JournalError, NewerFormat, ObjectArchived
+from engine.model.interfaces import ListedObject, SourceIdentity
+from engine.model.layout import journal_folder, journal_key, state_key
+from engine.model.record import RecordConfiguration
+from engine.operate.metrics import Metrics
+from engine.pipeline.pipeline import Pipeline
+from engine.pipeline.stop import StopSignal
 from engine.sources.synthetic import ROWS_A_TRANSACTION, SyntheticSource, end_of
-from engine.stop import StopSignal
 from log_points import BEGIN_TIME, identity
 from memory_store import MemoryStore, StoredObject
 from simulation.virtual_loop import VirtualLoop

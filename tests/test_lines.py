@@ -11,9 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import engine.lines
-from engine import position
-from engine.envelope import Envelope
-from engine.errors import DecodeError, UnrepresentableRow
 from engine.lines.writer import (
     OP_CREATE,
     OP_DELETE,
@@ -28,6 +25,9 @@ from engine.lines.writer import (
     Lines,
     LineWriter,
 )
+from engine.model import position
+from engine.model.errors import DecodeError, UnrepresentableRow
+from engine.model.record import Envelope
 from engine.sources.postgres.types import (
     KIND_BOOLEAN,
     KIND_BYTEA,

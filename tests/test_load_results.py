@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from engine.errors import TailraceError
+from engine.model.errors import TailraceError
 from load_tests.backlog_scenario import FURTHER_ROW_CPU, BacklogScenario, order
 from load_tests.display import Display
 from load_tests.engine_reader import phases

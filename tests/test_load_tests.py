@@ -15,7 +15,7 @@ import psutil
 import psycopg
 import pytest
 
-from engine.demo.servers import FAST_SETTINGS, EmbeddedPostgres, EmbeddedS3
+from engine.servers.servers import FAST_SETTINGS, EmbeddedPostgres, EmbeddedS3
 from load_tests import backlog_scenario
 from load_tests.display import Display
 from load_tests.peers import PEERS

@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from databases import Database
-from engine.demo.servers import EmbeddedPostgres, EmbeddedS3
+from engine.servers.servers import EmbeddedPostgres, EmbeddedS3
 from load_tests.engine_process import until
 from load_tests.live import generator, livez_probe
 from load_tests.live.child import ChildFailed, running

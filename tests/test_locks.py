@@ -13,9 +13,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from databases import Database
-from engine.alarms import Alarm
-from engine.envelope import RecordConfiguration, TableRule
-from engine.pipeline import Pipeline
+from engine.model.record import RecordConfiguration, TableRule
+from engine.operate.alarms import Alarm
+from engine.pipeline.pipeline import Pipeline
 from engine.sources.postgres.source import PostgresSource
 from live_engine import LiveEngine
 from load_tests.engine_process import until

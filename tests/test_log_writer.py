@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.log_writer import LogWriter
+from engine.operate.log_writer import LogWriter
 
 ROOT = Path(__file__).parent.parent
 
@@ -65,10 +65,10 @@ ENGINE = """
 import asyncio, sys
 from pathlib import Path
 import structlog
-from engine import logs
+from engine.operate import logs
 from engine.cli import application, process
 from engine.config import load
-from engine.errors import PositionLost
+from engine.model.errors import PositionLost
 
 async def life(*_, **__):
     log = structlog.get_logger("engine.example")

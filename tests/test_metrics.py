@@ -10,9 +10,9 @@ from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.openmetrics.exposition import generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from engine.batch import Operations
-from engine.metrics import ERROR_CODES_MAX, OTHER, TABLE_LABELS_MAX, Metrics
-from engine.schema import TableName
+from engine.model.batch import Operations
+from engine.model.schema import TableName
+from engine.operate.metrics import ERROR_CODES_MAX, OTHER, TABLE_LABELS_MAX, Metrics
 from engine.sources.postgres.source import MEASURES
 
 SECOND = 1_000_000

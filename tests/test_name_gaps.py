@@ -10,8 +10,8 @@ from typing import LiteralString
 import pytest
 
 from databases import Database
-from engine.verify import verify
-from engine.watcher import GAP
+from engine.journal.watcher import GAP
+from engine.reader.verify import verify
 from memory_store import MemoryStore
 from test_catalog_watch import (
     SETTINGS,

@@ -5,7 +5,7 @@ The frames are those of `golden_frames`.
 
 import pytest
 
-from engine.errors import DecodeError
+from engine.model.errors import DecodeError
 from engine.sources.postgres.lsn import Lsn
 from engine.sources.postgres.pgoutput import (
     HEADER_SIZE,

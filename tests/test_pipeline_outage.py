@@ -8,16 +8,16 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from configured import make_settings
-from engine.batch import Intake
-from engine.chunk import ChunkLimits
-from engine.envelope import RecordConfiguration
-from engine.errors import SourceUnavailable
-from engine.interfaces import ChangeStream
-from engine.journal import Journal
-from engine.journal_entry import Writer
-from engine.metrics import Metrics
-from engine.pipeline import Pipeline
-from engine.stop import StopSignal
+from engine.flow.chunk import ChunkLimits
+from engine.journal.entry import Writer
+from engine.journal.journal import Journal
+from engine.model.batch import Intake
+from engine.model.errors import SourceUnavailable
+from engine.model.interfaces import ChangeStream
+from engine.model.record import RecordConfiguration
+from engine.operate.metrics import Metrics
+from engine.pipeline.pipeline import Pipeline
+from engine.pipeline.stop import StopSignal
 from log_points import durable, identity
 from memory_store import MemoryStore
 from still_source import StillSource, StillStream

@@ -3,17 +3,17 @@
 import msgspec
 import pytest
 
-from engine.batch import Operations
-from engine.chunk import Body, SealedChunk
-from engine.envelope import RecordConfiguration
-from engine.errors import InvariantBroken
-from engine.journal_entry import Frontier, JournalState
-from engine.layout import TableLayout, hour_of
-from engine.ledger import Ledger
-from engine.planner import Planner
-from engine.position import Position, make_position
-from engine.reception import Reception
-from engine.schema import Column, Relation, TableName
+from engine.flow.chunk import Body, SealedChunk
+from engine.flow.ledger import Ledger
+from engine.flow.reception import Reception
+from engine.journal.entry import Frontier, JournalState
+from engine.journal.planner import Planner
+from engine.model.batch import Operations
+from engine.model.errors import InvariantBroken
+from engine.model.layout import TableLayout, hour_of
+from engine.model.position import Position, make_position
+from engine.model.record import RecordConfiguration
+from engine.model.schema import Column, Relation, TableName
 
 ORDERS = TableName("public", "orders")
 HOUR_US = 3_600_000_000
@@ -123,7 +123,7 @@ def test_a_planner_whose_clock_went_back_keeps_the_last_hour() -> None:
 def test_a_long_plan_is_split_and_each_entry_holds_the_versions_it_needs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("engine.planner.ENTRY_BYTES_MAX", 1_500)
+    monkeypatch.setattr("engine.journal.planner.ENTRY_BYTES_MAX", 1_500)
     state = JournalState()
     planning, reception = planner(state)
     for oid, commit in ((1, 100), (2, 400)):
@@ -157,7 +157,7 @@ def test_a_long_plan_is_split_and_each_entry_holds_the_versions_it_needs(
 
 
 def test_the_digests_of_tables_that_are_kept_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.reception.DIGESTS_MAX", 10)
+    monkeypatch.setattr("engine.flow.reception.DIGESTS_MAX", 10)
     asked: list[TableName] = []
     digest = RecordConfiguration.record_digest
 

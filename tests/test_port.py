@@ -22,12 +22,12 @@ from msgspec.structs import replace
 from prometheus_client import CollectorRegistry, Counter, Metric
 
 from databases import Database
-from engine import logs
 from engine.config import Address, default_log
-from engine.demo.servers import EmbeddedS3
-from engine.http_server import HttpServer
-from engine.listener import ConnectionLimits
-from engine.status import Status, StatusProvider
+from engine.operate import logs
+from engine.operate.http_server import HttpServer
+from engine.operate.listener import ConnectionLimits
+from engine.operate.status import Status, StatusProvider
+from engine.servers.servers import EmbeddedS3
 
 NOFILE = 256
 

@@ -5,11 +5,11 @@ import struct
 
 import pytest
 
-from engine.batch import Batch, Intake
-from engine.envelope import OnUnrepresentable, RecordConfiguration, TableRule
-from engine.errors import DecodeError, UnrepresentableRow
-from engine.position import Position
-from engine.schema import Decide, Relation, TableName, TableVersion, decide_version
+from engine.model.batch import Batch, Intake
+from engine.model.errors import DecodeError, UnrepresentableRow
+from engine.model.position import Position
+from engine.model.record import OnUnrepresentable, RecordConfiguration, TableRule
+from engine.model.schema import Decide, Relation, TableName, TableVersion, decide_version
 from engine.sources.postgres.assembler import Assembler, Drained
 from engine.sources.postgres.catalog import Catalog, CatalogColumn, CatalogTable
 from engine.sources.postgres.frames import ListedFrames

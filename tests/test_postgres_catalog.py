@@ -16,16 +16,16 @@ from psycopg.conninfo import make_conninfo
 from structlog.testing import capture_logs
 
 from databases import Database
-from engine.demo.servers import FAST_SETTINGS, EmbeddedPostgres
-from engine.envelope import RecordConfiguration
-from engine.errors import (
+from engine.model.errors import (
     ConfigurationError,
     PositionLost,
     SourceError,
     SourceRefused,
     SourceUnavailable,
 )
-from engine.schema import Relation, TableVersion
+from engine.model.record import RecordConfiguration
+from engine.model.schema import Relation, TableVersion
+from engine.servers.servers import FAST_SETTINGS, EmbeddedPostgres
 from engine.sources.postgres.catalog import Catalog
 from engine.sources.postgres.session import Session
 from engine.sources.postgres.source import PostgresSource

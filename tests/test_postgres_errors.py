@@ -6,8 +6,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from engine.demo.postgres_binaries import wheel_bin_directory
-from engine.errors import PositionLost, SourceFailed, SourceRefused, SourceUnavailable
+from engine.model.errors import PositionLost, SourceFailed, SourceRefused, SourceUnavailable
+from engine.servers.postgres_binaries import wheel_bin_directory
 from engine.sources.postgres.dsn import place_of
 from engine.sources.postgres.session import translated
 from engine.sources.postgres.slot import Slot, stream_failure

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from databases import fresh_database
-from engine.demo.servers import EmbeddedPostgres, EmbeddedS3
+from engine.servers.servers import EmbeddedPostgres, EmbeddedS3
 from faults.rig import Rig, rigged
 from load_tests.engine_process import EngineProcess
 

@@ -15,12 +15,12 @@ import psycopg
 import pytest
 
 from databases import Database, fresh_database
-from engine.demo.postgres_server import StopMode
-from engine.demo.servers import FAST_SETTINGS, EmbeddedPostgres, EmbeddedS3
+from engine.servers.fault_proxy import TcpFaultProxy
+from engine.servers.postgres_server import StopMode
+from engine.servers.servers import FAST_SETTINGS, EmbeddedPostgres, EmbeddedS3
 from faults.load import Load, make_tables
 from faults.rig import Rig, rigged
 from load_tests.engine_process import EngineProcess, until
-from load_tests.fault_proxy import TcpFaultProxy
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client

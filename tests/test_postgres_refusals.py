@@ -15,20 +15,20 @@ from psycopg.conninfo import make_conninfo
 from structlog.testing import capture_logs
 
 from databases import Database, fresh_database
-from engine.alarms import Alarms
-from engine.demo.postgres_binaries import server_account
-from engine.demo.server_process import free_ports
-from engine.demo.servers import FAST_SETTINGS, EmbeddedPostgres
-from engine.envelope import RecordConfiguration
-from engine.errors import (
+from engine.model.errors import (
     PositionLost,
     SourceError,
     SourceFailed,
     SourceRefused,
     SourceUnavailable,
 )
-from engine.interfaces import ChangeStream
-from engine.schema import Relation, TableVersion
+from engine.model.interfaces import ChangeStream
+from engine.model.record import RecordConfiguration
+from engine.model.schema import Relation, TableVersion
+from engine.operate.alarms import Alarms
+from engine.servers.postgres_binaries import server_account
+from engine.servers.server_process import free_ports
+from engine.servers.servers import FAST_SETTINGS, EmbeddedPostgres
 from engine.sources.postgres.session import Session
 from engine.sources.postgres.source import PostgresSource
 from live_engine import LiveEngine, settings_of

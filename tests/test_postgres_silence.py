@@ -11,16 +11,16 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from databases import Database
-from engine.alarms import Alarms
-from engine.envelope import RecordConfiguration
-from engine.errors import SourceUnavailable
-from engine.interfaces import ChangeStream
-from engine.schema import Relation, TableVersion
+from engine.model.errors import SourceUnavailable
+from engine.model.interfaces import ChangeStream
+from engine.model.record import RecordConfiguration
+from engine.model.schema import Relation, TableVersion
+from engine.operate.alarms import Alarms
+from engine.servers.fault_proxy import TcpFaultProxy
 from engine.sources.postgres import silence
 from engine.sources.postgres.lsn import lsn_of
 from engine.sources.postgres.silence import Doing, judged_wait
 from engine.sources.postgres.source import PostgresSource
-from load_tests.fault_proxy import TcpFaultProxy
 from log_points import point
 
 pytestmark = pytest.mark.timeout(120)

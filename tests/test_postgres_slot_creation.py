@@ -10,11 +10,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from databases import Database, fresh_database
-from engine.alarms import Alarm, Alarms
-from engine.demo.servers import FAST_SETTINGS, EmbeddedPostgres, EmbeddedS3
-from engine.envelope import RecordConfiguration
-from engine.errors import SourceUnavailable
-from engine.schema import Relation, TableVersion
+from engine.model.errors import SourceUnavailable
+from engine.model.record import RecordConfiguration
+from engine.model.schema import Relation, TableVersion
+from engine.operate.alarms import Alarm, Alarms
+from engine.servers.servers import FAST_SETTINGS, EmbeddedPostgres, EmbeddedS3
 from engine.sources.postgres.source import PostgresSource
 from faults.rig import rigged
 from load_tests.engine_process import EngineProcess, until

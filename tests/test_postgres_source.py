@@ -16,20 +16,20 @@ import pytest
 from psycopg import sql
 
 from databases import Database
-from engine.batch import Batch, Operations
-from engine.demo.servers import FAST_SETTINGS, EmbeddedPostgres
-from engine.envelope import RecordConfiguration, TableRule
-from engine.errors import (
+from engine.lines.holding import HELD_SECONDS
+from engine.model.batch import Batch, Operations
+from engine.model.errors import (
     JournalError,
     LeaseHeld,
     PositionLost,
     SourceUnavailable,
 )
-from engine.interfaces import ChangeStream
-from engine.lines.holding import HELD_SECONDS
-from engine.log_point import LogPoint
-from engine.position import LOG_BEGIN, Position, commit_of
-from engine.schema import Relation, TableName, TableVersion, decide_version
+from engine.model.interfaces import ChangeStream
+from engine.model.log_point import LogPoint
+from engine.model.position import LOG_BEGIN, Position, commit_of
+from engine.model.record import RecordConfiguration, TableRule
+from engine.model.schema import Relation, TableName, TableVersion, decide_version
+from engine.servers.servers import FAST_SETTINGS, EmbeddedPostgres
 from engine.sources.postgres.lsn import NO_LSN, lsn_of, parse_lsn
 from engine.sources.postgres.pgoutput import encode_status
 from engine.sources.postgres.source import PostgresSource

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field
 
-from engine.batch import Batch, Intake, Operations
 from engine.lines.holding import HELD_BATCHES_MIN, HELD_BYTES_MAX, Holding
-from engine.position import make_position
-from engine.schema import TableName
+from engine.model.batch import Batch, Intake, Operations
+from engine.model.position import make_position
+from engine.model.schema import TableName
 from engine.sources.postgres.stream import PostgresStream
 
 AT = make_position(1, 100, 90, 0)

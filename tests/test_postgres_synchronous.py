@@ -11,12 +11,12 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from databases import Database, fresh_database
-from engine.alarms import Alarms
-from engine.demo.servers import FAST_SETTINGS, EmbeddedPostgres, EmbeddedS3
-from engine.envelope import RecordConfiguration
-from engine.errors import LeaseHeld
-from engine.interfaces import ChangeStream
-from engine.schema import Relation, TableVersion
+from engine.model.errors import LeaseHeld
+from engine.model.interfaces import ChangeStream
+from engine.model.record import RecordConfiguration
+from engine.model.schema import Relation, TableVersion
+from engine.operate.alarms import Alarms
+from engine.servers.servers import FAST_SETTINGS, EmbeddedPostgres, EmbeddedS3
 from engine.sources.postgres.source import PostgresSource
 from engine.sources.postgres.synchronous import is_listed, listed_names
 from faults.rig import Rig, rigged

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 import pytest
 
 from databases import Database
-from engine.errors import (
+from engine.journal.prefix import Prefix
+from engine.model.errors import (
     DestinationRefused,
     ForeignPrefix,
     JournalError,
     TailraceError,
 )
-from engine.interfaces import ListedObject
-from engine.layout import below, check_folder, journal_folder, journal_key, own_folder
-from engine.prefix import Prefix
+from engine.model.interfaces import ListedObject
+from engine.model.layout import below, check_folder, journal_folder, journal_key, own_folder
 from live_engine import PREFIX, LiveEngine
 from memory_store import MemoryStore, StoredObject
 from small_bucket import make_bucket

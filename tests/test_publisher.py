@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from engine.publisher import PlannedPut, Publisher
+from engine.journal.publisher import PlannedPut, Publisher
 from memory_store import MemoryStore
 from small_bucket import ODD, ORDERS, Piece, SmallBucket
 
@@ -52,7 +52,7 @@ class NobodyWatches:
 async def test_the_schemas_that_are_known_to_be_there_are_bounded(
     monkeypatch: pytest.MonkeyPatch, known_max: int, asked: int
 ) -> None:
-    monkeypatch.setattr("engine.publisher.SCHEMAS_KNOWN_MAX", known_max)
+    monkeypatch.setattr("engine.journal.publisher.SCHEMAS_KNOWN_MAX", known_max)
     store = CountingStore()
     bucket = SmallBucket(store)
     await bucket.take_over("writer-1")

@@ -1,10 +1,10 @@
 """Versions and duplicates, decided beside the reader."""
 
-from engine.envelope import RecordConfiguration
-from engine.ledger import Ledger
-from engine.position import LOG_BEGIN, LogPosition, Position, log_position, make_position
-from engine.reception import Reception
-from engine.schema import Column, Relation, TableName, TableVersion
+from engine.flow.ledger import Ledger
+from engine.flow.reception import Reception
+from engine.model.position import LOG_BEGIN, LogPosition, Position, log_position, make_position
+from engine.model.record import RecordConfiguration
+from engine.model.schema import Column, Relation, TableName, TableVersion
 
 ORDERS = TableName("public", "orders")
 CONFIGURATION = RecordConfiguration(through="tailrace", tables=("*.*",))

@@ -5,22 +5,22 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from engine import recovery
-from engine.batch import Batch, Intake, Operations
-from engine.envelope import RecordConfiguration
-from engine.errors import SourceFailed
-from engine.interfaces import ChangeStream
-from engine.journal_entry import JournalState, Planned, Statement
-from engine.position import LogPosition, Position
-from engine.recovery import Recovery
-from engine.schema import TableName
+from engine.journal import recovery
+from engine.journal.entry import JournalState, Planned, Statement
+from engine.journal.recovery import Recovery
+from engine.model.batch import Batch, Intake, Operations
+from engine.model.errors import SourceFailed
+from engine.model.interfaces import ChangeStream
+from engine.model.position import LogPosition, Position
+from engine.model.record import RecordConfiguration
+from engine.model.schema import TableName
 from log_points import boundary
 
 if TYPE_CHECKING:
-    from engine.journal import Journal
-    from engine.lease import Lease
-    from engine.publisher import Publisher
-    from engine.settings import Settings
+    from engine.journal.journal import Journal
+    from engine.journal.lease import Lease
+    from engine.journal.publisher import Publisher
+    from engine.journal.settings import Settings
 
 FIRST = Position("0001.0000000000000064.0000000000000060.000000")
 PLANNED = Planned(

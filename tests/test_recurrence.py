@@ -8,18 +8,19 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from configured import make_settings
-from engine import recurrence, streaming
-from engine.batch import Intake
-from engine.chunk import ChunkLimits
-from engine.envelope import RecordConfiguration
-from engine.errors import LeaseHeld, SourceFailed, SourceUnavailable
-from engine.interfaces import ChangeStream, Standing
-from engine.journal_entry import Writer
-from engine.metrics import Metrics
-from engine.pipeline import Pipeline
-from engine.recurrence import PAUSE_SECONDS_MAX, Recurrence
-from engine.status import Phase, Status
-from engine.stop import StopSignal
+from engine.flow.chunk import ChunkLimits
+from engine.journal import recurrence
+from engine.journal.entry import Writer
+from engine.journal.recurrence import PAUSE_SECONDS_MAX, Recurrence
+from engine.model.batch import Intake
+from engine.model.errors import LeaseHeld, SourceFailed, SourceUnavailable
+from engine.model.interfaces import ChangeStream, Standing
+from engine.model.record import RecordConfiguration
+from engine.operate.metrics import Metrics
+from engine.operate.status import Phase, Status
+from engine.pipeline import streaming
+from engine.pipeline.pipeline import Pipeline
+from engine.pipeline.stop import StopSignal
 from load_tests.engine_process import until
 from log_points import boundary, place, point
 from memory_store import MemoryStore

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from databases import Database
-from engine.demo.servers import EmbeddedS3
+from engine.servers.fault_proxy import Hold, requests_to
+from engine.servers.servers import EmbeddedS3
 from faults.rig import Rig, rigged
 from load_tests.engine_process import EngineProcess, Pipeline, until
-from load_tests.fault_proxy import Hold, requests_to
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client

@@ -7,8 +7,8 @@ from itertools import pairwise
 import pytest
 from structlog.testing import capture_logs
 
-from engine.errors import DestinationRefused, DestinationUnavailable
-from engine.retry import Failure, Patience
+from engine.journal.retry import Failure, Patience
+from engine.model.errors import DestinationRefused, DestinationUnavailable
 from simulation.virtual_loop import VirtualLoop
 
 DRAIN_SECONDS = 25.0

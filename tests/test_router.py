@@ -4,13 +4,13 @@ import asyncio
 import gc
 from collections.abc import Callable
 
-from engine.batch import Batch, Intake, Operations
-from engine.budget import MemoryBudget
-from engine.chunk import ChunkLimits
-from engine.position import Position, make_position
-from engine.router import Router
-from engine.schema import TableName
-from engine.table_writer import TableWriter
+from engine.flow.budget import MemoryBudget
+from engine.flow.chunk import ChunkLimits
+from engine.flow.router import Router
+from engine.flow.writer import TableWriter
+from engine.model.batch import Batch, Intake, Operations
+from engine.model.position import Position, make_position
+from engine.model.schema import TableName
 
 HOT, QUIET = TableName("public", "hot"), TableName("public", "quiet")
 

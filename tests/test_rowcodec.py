@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.errors import DecodeError
 from engine.lines.writer import CODEC_VERSION, Lines
+from engine.model.errors import DecodeError
 from engine.sources.postgres.types import (
     KIND_ARRAY,
     KIND_BOOLEAN,

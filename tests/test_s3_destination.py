@@ -28,19 +28,18 @@ from cryptography.x509.oid import NameOID
 from moto.server import ThreadedMotoServer
 
 from configured import make_s3_settings
-from engine.demo.servers import EmbeddedS3
 from engine.destinations.s3 import DATA_CONTENT_TYPE, S3ObjectStore
 from engine.destinations.s3_errors import Circumstances, Failure, destination_error
 from engine.destinations.s3_settings import MIB, S3Settings
-from engine.errors import (
+from engine.model.errors import (
     ConfigurationError,
     DestinationError,
     DestinationRefused,
     DestinationUnavailable,
     ObjectArchived,
 )
-from engine.interfaces import ObjectTail
-from load_tests.fault_proxy import (
+from engine.model.interfaces import ObjectTail
+from engine.servers.fault_proxy import (
     CONFLICT,
     LOST_ANSWER,
     SLOW_DOWN,
@@ -52,6 +51,7 @@ from load_tests.fault_proxy import (
     Stall,
     requests_to,
 )
+from engine.servers.servers import EmbeddedS3
 
 if TYPE_CHECKING:
     import aioboto3

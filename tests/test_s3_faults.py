@@ -18,12 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from databases import Database
-from engine.demo.servers import EmbeddedS3
-from engine.sources.postgres.lsn import format_lsn
-from faults.load import Load
-from faults.rig import Rig, rigged
-from load_tests.engine_process import EngineProcess, until
-from load_tests.fault_proxy import (
+from engine.servers.fault_proxy import (
     CONFLICT,
     INTERNAL_ERROR,
     LOST_ANSWER,
@@ -34,6 +29,11 @@ from load_tests.fault_proxy import (
     Stall,
     requests_to,
 )
+from engine.servers.servers import EmbeddedS3
+from engine.sources.postgres.lsn import format_lsn
+from faults.load import Load
+from faults.rig import Rig, rigged
+from load_tests.engine_process import EngineProcess, until
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client

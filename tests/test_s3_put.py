@@ -16,13 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configured import make_s3_settings
-from engine.demo.servers import EmbeddedS3
 from engine.destinations.s3 import S3ObjectStore
 from engine.destinations.s3_body import SlicedBody
 from engine.destinations.s3_put import PutSender, Request, sign
 from engine.destinations.s3_settings import S3Settings
-from engine.errors import DestinationUnavailable
-from load_tests.fault_proxy import Answer, HttpFaultProxy, requests_to
+from engine.model.errors import DestinationUnavailable
+from engine.servers.fault_proxy import Answer, HttpFaultProxy, requests_to
+from engine.servers.servers import EmbeddedS3
 
 pytestmark = pytest.mark.usefixtures("aws_environment")
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from engine.schedule import HURRIED_SHARE, AppendSchedule
+from engine.journal.schedule import HURRIED_SHARE, AppendSchedule
 
 INTERVAL = 0.2
 SOON = 0.4 * INTERVAL

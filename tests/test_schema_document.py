@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.position import Position
-from engine.schema import Column, Relation, TableName, TableVersion
-from engine.schema_document import previous_version, schema_document
+from engine.model.position import Position
+from engine.model.schema import Column, Relation, TableName, TableVersion
+from engine.model.schema_document import previous_version, schema_document
 
 FIRST = Position("0001.00000000134EBCB0.00000000134EBC00.000000")
 ID = Column("id", "integer", "integer", key=True, json="number", nullable=False, type_id=23)

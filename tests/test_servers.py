@@ -18,10 +18,10 @@ import pytest
 from botocore.exceptions import ClientError
 
 from databases import Database, fresh_database
-from engine.demo import postgres_binaries
-from engine.demo.postgres_binaries import Account, is_reachable
-from engine.demo.s3_server import _send
-from engine.demo.servers import (
+from engine.servers import postgres_binaries
+from engine.servers.postgres_binaries import Account, is_reachable
+from engine.servers.s3_server import _send
+from engine.servers.servers import (
     FAST_SETTINGS,
     EmbeddedPostgres,
     EmbeddedS3,

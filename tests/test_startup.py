@@ -79,7 +79,7 @@ def test_garbage_is_collected_once_the_command_line_is_imported() -> None:
 def test_nobody_reads_the_page_before_somebody_asks_for_it() -> None:
     code = (
         "import sys\nfrom prometheus_client import CollectorRegistry\n"
-        "from engine.http_server import HttpServer\n"
+        "from engine.operate.http_server import HttpServer\n"
         "HttpServer(None, lambda: None, CollectorRegistry())\n"
         "print('importlib.readers' in sys.modules)"
     )

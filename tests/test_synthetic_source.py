@@ -2,11 +2,11 @@
 
 from itertools import pairwise
 
-from engine.batch import Batch, Intake
-from engine.envelope import RecordConfiguration
-from engine.log_point import LogPoint
-from engine.position import Position
-from engine.schema import Relation, TableVersion
+from engine.model.batch import Batch, Intake
+from engine.model.log_point import LogPoint
+from engine.model.position import Position
+from engine.model.record import RecordConfiguration
+from engine.model.schema import Relation, TableVersion
 from engine.sources.synthetic import (
     ROWS_A_TRANSACTION,
     SyntheticSource,

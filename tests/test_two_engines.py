@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from databases import Database
-from engine.demo.servers import EmbeddedS3
+from engine.servers.fault_proxy import requests_to
+from engine.servers.servers import EmbeddedS3
 from faults.load import Load
 from faults.rig import PUBLICATION, Rig, rigged
 from load_tests.engine_process import EngineProcess, until
-from load_tests.fault_proxy import requests_to
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from databases import Database, fresh_database
-from engine.demo.servers import EmbeddedPostgres, EmbeddedS3
-from engine.gaps import PUBLISHED_AFTER_ALL
+from engine.journal.gaps import PUBLISHED_AFTER_ALL
+from engine.servers.fault_proxy import Hold, requests_to
+from engine.servers.servers import EmbeddedPostgres, EmbeddedS3
 from faults.rig import Rig, rigged
 from load_tests.engine_process import EngineProcess, until
-from load_tests.fault_proxy import Hold, requests_to
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client

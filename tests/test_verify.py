@@ -16,13 +16,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.envelope import Compression, Envelope, Layout
-from engine.errors import DestinationRefused, DestinationUnavailable
-from engine.interfaces import ListedObject, ObjectHead
-from engine.journal_entry import Durable, Entry, Gap, JournalState, encode_state
-from engine.layout import journal_folder, journal_key, own_folder, state_key
-from engine.position import LogPosition, Position
-from engine.verify import Code, Depth, Verdict, verify
+from engine.journal.entry import Durable, Entry, Gap, JournalState, encode_state
+from engine.model.errors import DestinationRefused, DestinationUnavailable
+from engine.model.interfaces import ListedObject, ObjectHead
+from engine.model.layout import journal_folder, journal_key, own_folder, state_key
+from engine.model.position import LogPosition, Position
+from engine.model.record import Compression, Envelope, Layout
+from engine.reader.verify import Code, Depth, Verdict, verify
 from log_points import durable as durable_at
 from memory_store import MemoryStore, StoredObject
 from small_bucket import (

@@ -11,11 +11,11 @@ from engine import app
 from engine.cli.application import main
 from engine.cli.verify import _say_tables
 from engine.config import DestinationConfiguration
-from engine.demo.servers import EmbeddedS3
-from engine.journal_entry import Gap
-from engine.layout import journal_key
-from engine.position import Position
-from engine.verify import TableVerdict, Verdict
+from engine.journal.entry import Gap
+from engine.model.layout import journal_key
+from engine.model.position import Position
+from engine.reader.verify import TableVerdict, Verdict
+from engine.servers.servers import EmbeddedS3
 from memory_store import MemoryStore
 from small_bucket import ORDERS, SmallBucket, make_bucket
 
@@ -263,7 +263,7 @@ def test_an_endpoint_that_does_not_answer_ends_with_69(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("engine.verify.inspection.PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr("engine.reader.verify.inspection.PATIENCE_SECONDS", 0.5)
     text = Path(file).read_text()
     # Port 1 on loopback: nobody listens there.
     Path(file).write_text(text.replace(str(target.endpoint_url), "http://127.0.0.1:1"))

@@ -8,9 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from engine.envelope import RecordConfiguration
-from engine.interfaces import ListedObject, ObjectTail
-from engine.journal_entry import (
+from engine.journal.entry import (
     FORMAT,
     Entry,
     Open,
@@ -19,13 +17,15 @@ from engine.journal_entry import (
     decode_entry,
     encode_entry,
 )
-from engine.layout import TableLayout, journal_key
-from engine.position import NOWHERE, make_position
-from engine.publisher import object_metadata
-from engine.schema import Column, Relation, TableName, TableVersion
-from engine.schema_document import schema_document
-from engine.verify import Verdict, verify
-from engine.verify.key_set import KeySet
+from engine.journal.publisher import object_metadata
+from engine.model.interfaces import ListedObject, ObjectTail
+from engine.model.layout import TableLayout, journal_key
+from engine.model.position import NOWHERE, make_position
+from engine.model.record import RecordConfiguration
+from engine.model.schema import Column, Relation, TableName, TableVersion
+from engine.model.schema_document import schema_document
+from engine.reader.verify import Verdict, verify
+from engine.reader.verify.key_set import KeySet
 from log_points import durable, identity
 from memory_store import MemoryStore
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 
-from engine.verify import Code, verify
+from engine.reader.verify import Code, verify
 from memory_store import MemoryStore, StoredObject
 from simulation.engines import prepared_process
 from simulation.store import StoredObject as SimulatedObject

@@ -6,10 +6,11 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from engine.batch import Named
-from engine.envelope import RecordConfiguration
-from engine.gaps import GapRegister
-from engine.interfaces import (
+from engine.journal.entry import Gap, JournalState
+from engine.journal.gaps import GapRegister
+from engine.journal.watch import CatalogWatch, Shown
+from engine.model.batch import Named
+from engine.model.interfaces import (
     NOT_PUBLISHED,
     PUBLISHED_LATE,
     REWRITTEN,
@@ -17,9 +18,8 @@ from engine.interfaces import (
     Reason,
     TableLook,
 )
-from engine.journal_entry import Gap, JournalState
-from engine.schema import TableName
-from engine.watch import CatalogWatch, Shown
+from engine.model.record import RecordConfiguration
+from engine.model.schema import TableName
 from log_points import durable, identity, place
 
 ORDERS = TableName("public", "orders")
@@ -315,7 +315,7 @@ def test_of_another_publication_nothing_is_known() -> None:
 def test_what_is_agreed_of_very_many_tables_is_stated_in_parts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("engine.watch.WATCH_BYTES_MAX", 1_000)
+    monkeypatch.setattr("engine.journal.watch.WATCH_BYTES_MAX", 1_000)
     rig = Rig()
     marks = {f"membership:{number}": "1" for number in range(10)}
     tables = {TableName("public", f"t{n}"): table(str(n), marks=marks) for n in range(50)}
@@ -352,7 +352,7 @@ def test_an_engine_that_ends_between_the_parts_hides_no_loss(
     touched = {name: table(one.identity, marks={"membership": "2"}) for name, one in tables.items()}
     rig.judge(look(0x20, tables))
     rig.append()
-    monkeypatch.setattr("engine.watch.WATCH_BYTES_MAX", 10)
+    monkeypatch.setattr("engine.journal.watch.WATCH_BYTES_MAX", 10)
     rig.judge(look(0x30, touched))
     rig.append()
     assert rig.watch.is_much is False

@@ -13,31 +13,31 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from configured import make_settings
-from engine.alarms import Alarms
-from engine.batch import Boundary, Intake
-from engine.chunk import ChunkLimits
-from engine.envelope import RecordConfiguration
-from engine.errors import SourceError, SourceUnavailable
-from engine.gaps import GapRegister
-from engine.history import Landmark
-from engine.interfaces import REWRITTEN, ChangeStream, Look, TableLook
-from engine.journal_entry import Frontier, JournalState, Writer, decode_entry
-from engine.ledger import RECEIVED_MIN, Ledger
-from engine.log_point import LogPoint
-from engine.metrics import Metrics
-from engine.pipeline import Pipeline
-from engine.position import NOWHERE, make_position
-from engine.schema import Decide, TableName
-from engine.settings import Settings
+from engine.flow.chunk import ChunkLimits
+from engine.flow.ledger import RECEIVED_MIN, Ledger
+from engine.journal.entry import Frontier, JournalState, Writer, decode_entry
+from engine.journal.gaps import GapRegister
+from engine.journal.settings import Settings
+from engine.journal.watcher import GAP, Watcher
+from engine.model.batch import Boundary, Intake
+from engine.model.errors import SourceError, SourceUnavailable
+from engine.model.history import Landmark
+from engine.model.interfaces import REWRITTEN, ChangeStream, Look, TableLook
+from engine.model.log_point import LogPoint
+from engine.model.position import NOWHERE, make_position
+from engine.model.record import RecordConfiguration
+from engine.model.schema import Decide, TableName
+from engine.operate.alarms import Alarms
+from engine.operate.metrics import Metrics
+from engine.pipeline.pipeline import Pipeline
+from engine.pipeline.stop import StopSignal
 from engine.sources.synthetic import SyntheticSource, SyntheticStream, end_of, transactions_before
-from engine.stop import StopSignal
-from engine.watcher import GAP, Watcher
 from log_points import boundary, durable, identity, place
 from memory_store import MemoryStore
 from simulation.virtual_loop import VirtualLoop
 
 if TYPE_CHECKING:
-    from engine.reception import Reception
+    from engine.flow.reception import Reception
 
 CONFIGURATION = RecordConfiguration(through="", tables=("*.*",))
 SETTINGS = make_settings(

@@ -9,15 +9,15 @@ import pytest
 
 from configured import make_s3_settings
 from databases import Database
-from engine import journal
-from engine.demo.servers import EmbeddedS3
 from engine.destinations.s3 import S3ObjectStore
-from engine.verify.problem import Code
+from engine.journal import journal
+from engine.reader.verify.problem import Code
+from engine.servers.fault_proxy import Answer, requests_to
+from engine.servers.servers import EmbeddedS3
 from faults.rig import PREFIX, Rig, rigged
 from live_engine import PREFIX as LAKE
 from live_engine import LiveEngine
 from load_tests.engine_process import EngineProcess, Pipeline
-from load_tests.fault_proxy import Answer, requests_to
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client

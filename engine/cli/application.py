@@ -19,7 +19,7 @@ from cyclopts import App, CycloptsError, UnknownCommandError, UnusedCliTokensErr
 
 from engine import __version__
 from engine.cli.output import complain, complain_about, complain_internal, flush
-from engine.errors import TailraceError
+from engine.model.errors import TailraceError
 
 COMMANDS: Final[Mapping[str, str]] = {
     "run": "Stream changes until told to stop.",
@@ -94,7 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _told(error: BaseException) -> int:
-    from engine.logs import is_debug, trace_text  # noqa: PLC0415 - 150 ms that only errors need
+    from engine.operate.logs import is_debug, trace_text  # noqa: PLC0415 - 150 ms that only errors need
 
     if is_debug() or os.environ.get("TAILRACE_LOG__LEVEL", "").lower() == "debug":
         with contextlib.suppress(OSError, ValueError):

@@ -11,8 +11,8 @@ from engine.cli.options import ConfigFile, Json, same_file
 from engine.cli.output import say, say_json, say_next
 from engine.cli.startup import lean_imports
 from engine.config import Configuration, load
-from engine.errors import ConfigurationError
-from engine.printable import printable
+from engine.model.errors import ConfigurationError
+from engine.model.printable import printable
 
 if TYPE_CHECKING:
     from engine.app import CheckStep
@@ -88,7 +88,8 @@ def _dsn_step(configuration: Configuration) -> _Told:
 
 async def _checked(configuration: Configuration, *, is_quiet: bool) -> list[_Told]:
     with lean_imports():
-        from engine import app, logs  # noqa: PLC0415 - drivers: half a second that --offline saves
+        from engine import app  # noqa: PLC0415 - drivers: half a second that --offline saves
+        from engine.operate import logs  # noqa: PLC0415 - drivers: half a second that --offline saves
 
     logs.configure(configuration.log)
     steps: list[_Told] = []

@@ -14,9 +14,9 @@ from typing import Final
 import msgspec
 
 from engine import __version__
-from engine.errors import ConfigurationError, TailraceError
-from engine.log_writer import write_whole
-from engine.printable import printable, printable_json
+from engine.model.errors import ConfigurationError, TailraceError
+from engine.model.printable import printable, printable_json
+from engine.operate.log_writer import write_whole
 
 COMPLAIN_SECONDS: Final = 2.0
 """A pipe may be full, and its reader asleep: the process ends all the same."""

@@ -17,12 +17,13 @@ from typing import Final, Never, Protocol
 
 import structlog
 
-from engine import app, logs
+from engine import app
 from engine.cli.output import complain
 from engine.config import Configuration
-from engine.errors import StopLimit
-from engine.status import StatusProvider
-from engine.stop import StopSignal
+from engine.model.errors import StopLimit
+from engine.operate import logs
+from engine.operate.status import StatusProvider
+from engine.pipeline.stop import StopSignal
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 

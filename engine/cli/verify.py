@@ -13,13 +13,13 @@ from engine.cli.output import say, say_json, say_next
 from engine.cli.startup import lean_imports
 from engine.cli.verify_progress import LineProgress, SilentProgress, TerminalProgress
 from engine.config import DestinationConfiguration, default_log, load_destination
-from engine.plural import counted
-from engine.position import commit_of
-from engine.printable import printable
+from engine.model.plural import counted
+from engine.model.position import commit_of
+from engine.model.printable import printable
 
 if TYPE_CHECKING:
-    from engine.journal_entry import Gap
-    from engine.verify import Problem, Verdict
+    from engine.journal.entry import Gap
+    from engine.reader.verify import Problem, Verdict
 
 PROBLEMS_SHOWN_MAX = 50
 GAPS_SHOWN_MAX = 50
@@ -71,8 +71,9 @@ async def _verdict(
     destination: DestinationConfiguration, depth: Literal["light", "full"], *, is_quiet: bool
 ) -> "Verdict":
     with lean_imports():
-        from engine import app, logs  # noqa: PLC0415 - a wrong configuration is told before
-    from engine.verify import verify as judge  # noqa: PLC0415 - likewise
+        from engine import app  # noqa: PLC0415 - a wrong configuration is told before
+        from engine.operate import logs  # noqa: PLC0415 - a wrong configuration is told before
+    from engine.reader.verify import verify as judge  # noqa: PLC0415 - likewise
 
     # Without this, whatever is logged would go to stdout.
     logs.configure(default_log())

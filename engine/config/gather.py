@@ -20,7 +20,7 @@ from engine.config.problems import HIDDEN, Origin, Problem, shown
 from engine.config.toml_lines import Path as KeyPath
 from engine.config.toml_lines import key_lines
 from engine.config.values import Unfit, nearest
-from engine.errors import ConfigurationError
+from engine.model.errors import ConfigurationError
 
 VARIABLE = "TAILRACE_CONFIG"
 DEFAULT_FILE = "tailrace.toml"

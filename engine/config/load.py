@@ -35,7 +35,7 @@ from engine.config.model import (
 )
 from engine.config.problems import HIDDEN, ConfigurationProblems, Origin, Problem, shown
 from engine.config.values import Unfit, from_text, nearest
-from engine.envelope import TableRule
+from engine.model.record import TableRule
 
 _LIBPQ_VARIABLES = ("PGHOST", "PGHOSTADDR", "PGSERVICE")
 

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from engine.config.model import MIB
-from engine.envelope import ROW_BYTES_MAX
+from engine.model.record import ROW_BYTES_MAX
 
 AUTO_MEMORY_SHARE = 8
 AUTO_MEMORY_MIN = 16 * MIB

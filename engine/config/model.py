@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from engine.envelope import (
+from engine.model.record import (
     Compression,
     Envelope,
     JsonMode,

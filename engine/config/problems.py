@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engine.errors import ConfigurationError
-from engine.plural import counted
+from engine.model.errors import ConfigurationError
+from engine.model.plural import counted
 
 HIDDEN = "(not shown)"
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from engine.demo.s3_server import REGION, EmbeddedS3
-from engine.demo.server_process import ServerError
 from engine.demo.shop import Tally
+from engine.servers.s3_server import REGION, EmbeddedS3
+from engine.servers.server_process import ServerError
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

@@ -25,12 +25,12 @@ from engine.demo.ending import Ending
 from engine.demo.engine_process import EngineFailed, EngineProcess
 from engine.demo.progress import Moment, Progress, progress_on
 from engine.demo.proof import Proof, prove
-from engine.demo.server_process import ServerError
 from engine.demo.workload import Written
 from engine.demo.workspace import Workspace
-from engine.errors import first_cause
+from engine.model.errors import first_cause
+from engine.operate.status import Status
+from engine.servers.server_process import ServerError
 from engine.sources.postgres.lsn import NO_LSN, Lsn, parse_lsn
-from engine.status import Status
 
 EXIT_OK = 0
 EXIT_FAILED = 1

@@ -16,7 +16,7 @@ from engine.demo.proof import Proof
 from engine.demo.shop import DATABASE, Tally
 from engine.demo.workload import Written
 from engine.demo.workspace import BUCKET, PREFIX, Workspace
-from engine.plural import counted
+from engine.model.plural import counted
 
 _PROBLEMS_SHOWN_MAX = 10
 _INDENT = (0, 0, 0, 2)

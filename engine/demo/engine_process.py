@@ -14,10 +14,10 @@ from pathlib import Path
 import aiohttp
 import msgspec
 
-from engine.demo.server_process import ServerCommand, ServerProcess, log_tail
 from engine.demo.workspace import Workspace
-from engine.errors import TailraceError
-from engine.status import Status
+from engine.model.errors import TailraceError
+from engine.operate.status import Status
+from engine.servers.server_process import ServerCommand, ServerProcess, log_tail
 
 _READY_SECONDS_MAX = 30.0
 _READY_INTERVAL = 0.1

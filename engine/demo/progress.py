@@ -18,8 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.demo.workload import Written
-from engine.plural import counted, pluralized
-from engine.status import Status
+from engine.model.plural import counted, pluralized
+from engine.operate.status import Status
 
 LINE_SECONDS: Final = 2.0
 _RATE_SECONDS: Final = 2.0

@@ -18,7 +18,7 @@ from engine.demo import shop
 from engine.demo.bucket_reader import BucketReader
 from engine.demo.shop import Tally
 from engine.demo.workspace import BUCKET, PREFIX, Workspace
-from engine.verify import Progress, Verdict, verify
+from engine.reader.verify import Progress, Verdict, verify
 
 BUSIEST_COUNT: Final = 5
 

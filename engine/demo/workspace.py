@@ -24,10 +24,10 @@ from typing import IO, Final, Self
 import psycopg
 
 from engine.demo import shop
-from engine.demo.s3_server import REGION
-from engine.demo.server_process import LOOPBACK, free_ports
-from engine.demo.servers import FAST_SETTINGS, EmbeddedPostgres, EmbeddedS3
-from engine.errors import ConfigurationError
+from engine.model.errors import ConfigurationError
+from engine.servers.s3_server import REGION
+from engine.servers.server_process import LOOPBACK, free_ports
+from engine.servers.servers import FAST_SETTINGS, EmbeddedPostgres, EmbeddedS3
 
 BUCKET: Final = "tailrace-demo"
 PREFIX: Final = "demo"

@@ -22,8 +22,8 @@ from isal import isal_zlib
 
 from engine.destinations.s3_errors import Circumstances, Failure, destination_error
 from engine.destinations.s3_settings import S3Settings
-from engine.errors import DestinationError, InvariantBroken
-from engine.interfaces import ListedObject, ObjectHead, ObjectTail
+from engine.model.errors import DestinationError, InvariantBroken
+from engine.model.interfaces import ListedObject, ObjectHead, ObjectTail
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3.type_defs import CompletedPartTypeDef

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 import aiohttp
 from aiohttp.payload import Payload
 
-from engine.errors import InvariantBroken
+from engine.model.errors import InvariantBroken
 
 if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter

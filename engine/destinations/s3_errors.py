@@ -11,7 +11,7 @@ what was certainly not applied and will not be until somebody changes a right, a
 
 from dataclasses import dataclass
 
-from engine.errors import (
+from engine.model.errors import (
     DestinationError,
     DestinationRefused,
     DestinationUnavailable,

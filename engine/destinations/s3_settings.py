@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 from urllib.parse import urlencode
 
-from engine.errors import ConfigurationError
+from engine.model.errors import ConfigurationError
 
 MIB: Final = 1024 * 1024
 

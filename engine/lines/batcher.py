@@ -14,10 +14,10 @@ batch lies within one hour of commit time and under one version.
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
-from engine.batch import Batch, Operations
-from engine.envelope import Envelope, RecordConfiguration
-from engine.position import Position
-from engine.schema import Column, Decide, Relation, TableName, TableVersion
+from engine.model.batch import Batch, Operations
+from engine.model.position import Position
+from engine.model.record import Envelope, RecordConfiguration
+from engine.model.schema import Column, Decide, Relation, TableName, TableVersion
 
 BATCH_SIZE_MAX: Final = 64 * 1024
 """Bytes of lines that are handed over at once; less waits for the end of the drain."""

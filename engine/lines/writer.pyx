@@ -88,9 +88,9 @@ cdef extern from *:
 
 import json as json_text
 
-from engine import position as positions
-from engine.envelope import FLAT_FIELDS
-from engine.errors import DecodeError, UnrepresentableRow
+from engine.model import position as positions
+from engine.model.record import FLAT_FIELDS
+from engine.model.errors import DecodeError, UnrepresentableRow
 
 CODEC_VERSION = 1
 

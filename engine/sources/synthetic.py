@@ -14,10 +14,6 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
 
-from engine.batch import Boundary, Intake
-from engine.envelope import RecordConfiguration
-from engine.history import Landmark
-from engine.interfaces import NO_MEASURES, ChangeStream, SourceIdentity, SourceMeasures, Standing
 from engine.lines.batcher import Batcher
 from engine.lines.holding import Holding
 from engine.lines.writer import (
@@ -28,9 +24,19 @@ from engine.lines.writer import (
     VALUE_TEXT,
     LineWriter,
 )
-from engine.log_point import LogPoint
-from engine.position import LogPosition, Position, log_position
-from engine.schema import Column, Decide, Relation, TableName
+from engine.model.batch import Boundary, Intake
+from engine.model.history import Landmark
+from engine.model.interfaces import (
+    NO_MEASURES,
+    ChangeStream,
+    SourceIdentity,
+    SourceMeasures,
+    Standing,
+)
+from engine.model.log_point import LogPoint
+from engine.model.position import LogPosition, Position, log_position
+from engine.model.record import RecordConfiguration
+from engine.model.schema import Column, Decide, Relation, TableName
 
 ROWS_A_TRANSACTION: Final = 1_000
 _TRANSACTIONS_AN_INTAKE: Final = 2
@@ -64,7 +70,7 @@ Values = tuple[bytes, ...]
 
 
 class SyntheticSource:
-    """Implements `engine.interfaces.Source`: `row_count` inserts, spread evenly over tables."""
+    """Implements `engine.model.interfaces.Source`: `row_count` inserts, spread over tables."""
 
     def __init__(self, *, row_count: int, table_count: int = 1) -> None:
         """At most `ROWS_A_TRANSACTION` tables: each transaction has rows of all of them."""
@@ -133,7 +139,7 @@ class SyntheticSource:
 
 
 class SyntheticStream:
-    """Implements `engine.interfaces.ChangeStream`."""
+    """Implements `engine.model.interfaces.ChangeStream`."""
 
     def __init__(
         self,

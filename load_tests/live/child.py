@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from engine.errors import TailraceError
+from engine.model.errors import TailraceError
 
 _END_SECONDS_MAX = 10.0
 _LINE_BYTES_MAX = 1024 * 1024

@@ -19,10 +19,10 @@ import aioboto3
 import msgspec
 import psycopg
 
-from engine.errors import first_cause
+from engine.model.errors import first_cause
+from engine.servers.fault_proxy import HttpFaultProxy
 from engine.sources.postgres.lsn import parse_lsn
 from load_tests.engine_process import EngineProcess, Pipeline, until
-from load_tests.fault_proxy import HttpFaultProxy
 from load_tests.live import generator, livez_probe
 from load_tests.live.accounts import Account
 from load_tests.live.child import running

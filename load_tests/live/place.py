@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from psycopg.conninfo import conninfo_to_dict
 
-from engine.demo.server_process import LOOPBACK
+from engine.servers.server_process import LOOPBACK
 from load_tests.engine_process import Pipeline, Section
 from load_tests.live.tables import TableSet
 from load_tests.plan import Plan

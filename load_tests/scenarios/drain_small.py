@@ -2,7 +2,7 @@
 
 import subprocess
 
-from engine.errors import TailraceError
+from engine.model.errors import TailraceError
 from load_tests.backlog_scenario import BacklogScenario
 from load_tests.engine_reader import plain_environment
 from load_tests.servers import Database

@@ -1,6 +1,6 @@
 """Scenario `s3-slow`: a far bucket on a thin line, and the same steady load."""
 
-from load_tests.fault_proxy import Line
+from engine.servers.fault_proxy import Line
 from load_tests.live.live import Live, Order
 from load_tests.live.scenario import MEMORY, STALL, LiveScenario, Script, visible_target
 from load_tests.live.shape import Shape

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from databases import Database
-from engine.demo.servers import EmbeddedS3
+from engine.servers.fault_proxy import HttpFaultProxy
+from engine.servers.servers import EmbeddedS3
 from engine.sources.postgres.lsn import Lsn, parse_lsn
 from faults.bucket_image import BucketImage
 from faults.load import TABLES, make_tables
 from faults.twin import Comparison, Twin, compare
 from faults.windows import Aftermath
 from load_tests.engine_process import EngineProcess, Pipeline, Section, until
-from load_tests.fault_proxy import HttpFaultProxy
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client

@@ -17,17 +17,18 @@ import stamina.instrumentation
 import structlog
 from prometheus_client import CollectorRegistry
 
-from engine import committer, journal, ledger, recurrence, retry, schedule
-from engine.batch import Intake
-from engine.chunk import ChunkLimits
-from engine.envelope import RecordConfiguration, TableRule
-from engine.journal_entry import Writer
-from engine.metrics import Metrics
-from engine.pipeline import Pipeline
-from engine.position import LOG_BEGIN
-from engine.settings import Settings
-from engine.stop import StopSignal
-from engine.table_writer import BATCH_BYTES
+from engine.flow import ledger
+from engine.flow.chunk import ChunkLimits
+from engine.flow.writer import BATCH_BYTES
+from engine.journal import committer, journal, recurrence, retry, schedule
+from engine.journal.entry import Writer
+from engine.journal.settings import Settings
+from engine.model.batch import Intake
+from engine.model.position import LOG_BEGIN
+from engine.model.record import RecordConfiguration, TableRule
+from engine.operate.metrics import Metrics
+from engine.pipeline.pipeline import Pipeline
+from engine.pipeline.stop import StopSignal
 from simulation.monitor import Violation
 from simulation.source import Change, Server, SimulatedSource
 from simulation.store import Bucket, SimulatedStore
@@ -151,7 +152,7 @@ class Surroundings(Protocol):
 
 
 class EngineProcess:
-    """One engine: `engine.pipeline.Pipeline` in a process of the virtual loop."""
+    """One engine: `engine.pipeline.pipeline.Pipeline` in a process of the virtual loop."""
 
     def __init__(self, name: str, world: Surroundings, profile: Profile) -> None:
         self.process = Process(name)

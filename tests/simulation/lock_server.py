@@ -12,10 +12,10 @@ Invariant: both servers give the same changes the same positions.
 import bisect
 from dataclasses import dataclass, field
 
-from engine.envelope import RecordConfiguration
-from engine.errors import SourceUnavailable
-from engine.history import Landmark
-from engine.log_point import LogPoint
+from engine.model.errors import SourceUnavailable
+from engine.model.history import Landmark
+from engine.model.log_point import LogPoint
+from engine.model.record import RecordConfiguration
 from simulation.source import Connection, Server
 from simulation.virtual_loop import Process
 

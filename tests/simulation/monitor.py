@@ -22,9 +22,9 @@ import msgspec
 import orjson
 import zstandard
 
-from engine.batch import Intake
-from engine.envelope import RecordConfiguration
-from engine.schema import TableName
+from engine.model.batch import Intake
+from engine.model.record import RecordConfiguration
+from engine.model.schema import TableName
 from simulation.source import (
     HIDDEN,
     HOUR_US,

@@ -45,20 +45,20 @@ MUTANTS: tuple[Mutant, ...] = (
         "create_only",
         "5   journal entries are created, never overwritten",
         Edit("simulation.store", ANY_KEY, f'{ANY_KEY} and kind != "journal"'),
-        Edit("engine.journal", "await self._refuse_overwriting(entry)\n", "pass\n"),
+        Edit("engine.journal.journal", "await self._refuse_overwriting(entry)\n", "pass\n"),
     ),
     mutant(
         "own_412",
         "5.2 412 on the journal: read the winner, ours or not",
-        Edit("engine.journal", "if winner != content:", "if True:"),
+        Edit("engine.journal.journal", "if winner != content:", "if True:"),
     ),
     mutant(
         "unclear",
         "5.2 an answer that never came is not success",
         Edit(
-            "engine.journal",
+            "engine.journal.journal",
             "        if not await self._create_once(key, content, _JSON):\n",
-            "        from engine.errors import DestinationUnavailable\n"
+            "        from engine.model.errors import DestinationUnavailable\n"
             "        try:\n"
             "            created = await self._store.create(\n"
             "                key, content, content_type=_JSON, metadata={}\n"
@@ -72,14 +72,14 @@ MUTANTS: tuple[Mutant, ...] = (
         "plan_first",
         "5.1 an object is put only after its plan is in the journal",
         Edit(
-            "engine.committer",
+            "engine.journal.committer",
             "        seq = await self._journal.append(\n",
             "        if not plan.schemas:\n"
             "            self._publish(plan, self._journal.state.next_seq)\n"
             "        seq = await self._journal.append(\n",
         ),
         Edit(
-            "engine.committer",
+            "engine.journal.committer",
             "        self._publish(plan, seq)\n",
             "        if plan.schemas:\n            self._publish(plan, seq)\n",
         ),
@@ -93,7 +93,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "serial",
         "5.1 one object of a table at a time",
         Edit(
-            "engine.publisher",
+            "engine.journal.publisher",
             "        table = put.planned.table\n        queue =",
             "        table = put.planned.key\n        queue =",
         ),
@@ -102,7 +102,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "any_statement",
         "5.2 412 on an object: it may equal any statement of its plan",
         Edit(
-            "engine.publisher",
+            "engine.journal.publisher",
             "for statement in statements):",
             "for statement in statements[-1:]):",
         ),
@@ -110,18 +110,18 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "look_again",
         "5.2 an object that equals no statement: read the next entry before the error",
-        Edit("engine.publisher", "if await self._journal.tail_moved():", "if False:"),
+        Edit("engine.journal.publisher", "if await self._journal.tail_moved():", "if False:"),
     ),
     mutant(
         "read_counts",
         "5.3 a change counts from the moment it leaves the socket",
         Edit(
-            "engine.ledger",
+            "engine.flow.ledger",
             "        spans.append((first, last))\n",
             "        del self._spans[table]\n",
         ),
         Edit(
-            "engine.planner",
+            "engine.journal.planner",
             "if boundary is None or boundary.position <= self._state.durable_position:",
             "if boundary is None or boundary.position <= self._state.durable_position "
             "or oldest_pending_seq:",
@@ -140,7 +140,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "durable_first",
         "5.4 append durable, then acknowledge",
         Edit(
-            "engine.committer",
+            "engine.journal.committer",
             "        seq = await self._journal.append(\n",
             "        if durable is not None:\n"
             "            self._acknowledge(durable.point)\n"
@@ -151,7 +151,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "acknowledge_journal",
         "5.4 acknowledge what the journal holds, not what was received",
         Edit(
-            "engine.streaming",
+            "engine.pipeline.streaming",
             "self._stream.acknowledge(point)",
             "self._stream.acknowledge(self._ledger.newest_boundary.point)",
         ),
@@ -160,7 +160,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "idle",
         "5.4 a keepalive's position becomes durable",
         Edit(
-            "engine.committer",
+            "engine.journal.committer",
             "is_idle_due = now - self._last_durable >= self._settings.idle_interval",
             "is_idle_due = False",
         ),
@@ -169,12 +169,12 @@ MUTANTS: tuple[Mutant, ...] = (
         "probe",
         "5.5 look at the next entry when idle",
         Edit(
-            "engine.committer",
+            "engine.journal.committer",
             "if now - self._last_look >= self._settings.probe_interval:",
             "if False:",
         ),
         Edit(
-            "engine.lease",
+            "engine.journal.lease",
             "await attempt.aclose()\n                await self._refuse_superseded()\n",
             "await attempt.aclose()\n",
         ),
@@ -183,9 +183,9 @@ MUTANTS: tuple[Mutant, ...] = (
         "exclusive_e",
         "5   a commit before E, not at it",
         Edit(
-            "engine.reception",
+            "engine.flow.reception",
             "if position < self._durable():",
-            "from engine.position import commit_of\n"
+            "from engine.model.position import commit_of\n"
             "        if commit_of(position) <= self._durable():",
         ),
     ),
@@ -193,7 +193,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "commit_order",
         "3   positions sort by commit first",
         Edit(
-            "engine.reception",
+            "engine.flow.reception",
             "if position <= self._ledger.received(table):",
             "if position[22:] <= self._ledger.received(table)[22:]:",
         ),
@@ -202,7 +202,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "lease_first",
         "6   first the lease, then open",
         Edit(
-            "engine.pipeline",
+            "engine.pipeline.pipeline",
             "        taken = await self._lease.take(",
             "        if self._journal.state.durable is not None:\n"
             "            await self._journal.open(\n"
@@ -215,7 +215,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "absorb",
         "6   open absorbs the predecessor's late entries before it decides what is missing",
         Edit(
-            "engine.journal",
+            "engine.journal.journal",
             "                self._absorb(winner, self._next_key())\n",
             "                self.state.seq += 1\n"
             "                import hashlib\n"
@@ -225,13 +225,13 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "redo",
         "6   missing planned objects are made again",
-        Edit("engine.pipeline", "missing = await recovery.missing()", "missing = []"),
+        Edit("engine.pipeline.pipeline", "missing = await recovery.missing()", "missing = []"),
     ),
     mutant(
         "redo_configuration",
         "6   redo under the record configuration of the plan's epoch",
         Edit(
-            "engine.recovery",
+            "engine.journal.recovery",
             "return self._journal.state.configurations[plan[0].epoch]",
             "return self._journal.state.configurations[self._journal.state.epoch]",
         ),
@@ -240,12 +240,12 @@ MUTANTS: tuple[Mutant, ...] = (
         "first_epoch",
         "6   the epoch of the plan's first statement, not of its restatement",
         Edit(
-            "engine.recovery",
+            "engine.journal.recovery",
             "return self._journal.state.configurations[plan[0].epoch]",
             "return self._journal.state.configurations[plan[-1].epoch]",
         ),
         Edit(
-            "engine.journal_entry",
+            "engine.journal.entry",
             "needed = {plan[0].epoch for plan in self.plans.values()}",
             "needed = {s.epoch for plan in self.plans.values() for s in plan}",
         ),
@@ -254,16 +254,16 @@ MUTANTS: tuple[Mutant, ...] = (
         "redo_no_durable",
         "6   a redo pass moves no E",
         Edit(
-            "engine.recovery",
+            "engine.journal.recovery",
             "            self.is_complete = intake.boundary.position > self._last_commit\n",
             "            self.is_complete = intake.boundary.position > self._last_commit\n"
             "            self.boundary = intake.boundary\n",
         ),
         Edit(
-            "engine.recovery",
+            "engine.journal.recovery",
             "            if replay.is_complete:\n",
             "            if replay.is_complete:\n"
-            "                from engine.journal_entry import Durable, time_text\n"
+            "                from engine.journal.entry import Durable, time_text\n"
             "                self.durable = Durable(\n"
             "                    replay.boundary.position,\n"
             "                    replay.boundary.point.resume,\n"
@@ -272,7 +272,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "                )\n",
         ),
         Edit(
-            "engine.recovery",
+            "engine.journal.recovery",
             "        await self._publisher.idle()\n",
             "        await self._publisher.idle()\n"
             "        await self._journal.append(durable=self.durable)\n",
@@ -282,22 +282,26 @@ MUTANTS: tuple[Mutant, ...] = (
         "redo_not_received",
         "6   what a redo pass reads beyond a frontier is not received",
         Edit(
-            "engine.recovery",
+            "engine.journal.recovery",
             "        plan = self._plan_at(relation.table, position)\n        return",
             "        plan = self._plan_at(relation.table, position)\n"
             "        SEEN[relation.table] = max(position, SEEN.get(relation.table, ''))\n"
             "        return",
         ),
-        Edit("engine.recovery", "_LOOKUPS_AT_ONCE = 16\n", "_LOOKUPS_AT_ONCE = 16\nSEEN = {}\n"),
         Edit(
-            "engine.recovery",
+            "engine.journal.recovery",
+            "_LOOKUPS_AT_ONCE = 16\n",
+            "_LOOKUPS_AT_ONCE = 16\nSEEN = {}\n",
+        ),
+        Edit(
+            "engine.journal.recovery",
             "    async def redo(self, missing: list[Plan]) -> None:\n",
             "    async def redo(self, missing):\n"
             "        SEEN.clear()\n"
             "        self._journal.seen = SEEN\n",
         ),
         Edit(
-            "engine.streaming",
+            "engine.pipeline.streaming",
             "        self._budget = MemoryBudget(",
             "        for table, last in getattr(world.journal, 'seen', {}).items():\n"
             "            known = self._ledger.received(table)\n"
@@ -338,7 +342,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "        stale[shown] = version\n",
         ),
         Edit(
-            "engine.planner",
+            "engine.journal.planner",
             "if wanted is None or wanted.number != chunk.version:",
             "if wanted is None:",
         ),
@@ -347,24 +351,26 @@ MUTANTS: tuple[Mutant, ...] = (
         "restate",
         "6   another codec version restates the plan first",
         Edit(
-            "engine.recovery", "        return planned, True\n", "        return planned, False\n"
+            "engine.journal.recovery",
+            "        return planned, True\n",
+            "        return planned, False\n",
         ),
     ),
     mutant(
         "received",
         "6   reconnect drops up to each table's received position",
         Edit(
-            "engine.reception",
+            "engine.flow.reception",
             "if position <= self._ledger.received(table):",
             "if position <= self._state.frontier(table).last:",
         ),
         Edit(
-            "engine.streaming",
+            "engine.pipeline.streaming",
             "        planner = Planner(\n",
             "        self.reception._state = state\n        planner = Planner(\n",
         ),
         Edit(
-            "engine.ledger",
+            "engine.flow.ledger",
             "        if first <= received:\n",
             "        if False:\n",
         ),
@@ -373,7 +379,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "forget_nothing",
         "6   reconnect forgets nothing",
         Edit(
-            "engine.streaming",
+            "engine.pipeline.streaming",
             "                self._stream = None\n",
             "                self._stream = None\n"
             "                for writer in self._router._writers.values():\n"
@@ -383,13 +389,17 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "compare",
         "6   every connect compares what was confirmed with E",
-        Edit("engine.lease", "if durable.position < standing.confirmed.position:", "if False:"),
+        Edit(
+            "engine.journal.lease",
+            "if durable.position < standing.confirmed.position:",
+            "if False:",
+        ),
     ),
     mutant(
         "compare_held",
         "6   compare while holding the lease",
         Edit(
-            "engine.lease",
+            "engine.journal.lease",
             "        standing = await stream.standing()\n        durable =",
             "        now = await stream.standing()\n"
             "        from dataclasses import replace\n"
@@ -403,11 +413,11 @@ MUTANTS: tuple[Mutant, ...] = (
         "compare_opened",
         "6   a start compares after its open",
         Edit(
-            "engine.pipeline",
+            "engine.pipeline.pipeline",
             "        first = Durable(",
             "        durable = self._journal.state.durable_position\n"
             "        if durable and durable < confirmed.position:\n"
-            "            from engine.errors import PositionLost\n"
+            "            from engine.model.errors import PositionLost\n"
             "            raise PositionLost('compared too early')\n"
             "        first = Durable(",
         ),
@@ -416,7 +426,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "compare_tail",
         "6   compare only while the journal's tail is ours",
         Edit(
-            "engine.lease",
+            "engine.journal.lease",
             "            await self._refuse_superseded()\n            raise PositionLost(",
             "            raise PositionLost(",
         ),
@@ -425,7 +435,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "quiet_until_compared",
         "6   no status update before the comparison (servers that let what was confirmed go back)",
         Edit(
-            "engine.lease",
+            "engine.journal.lease",
             "        standing = await stream.standing()\n        durable =",
             "        stream.acknowledge(self._journal.state.durable_point)\n"
             "        standing = await stream.standing()\n"
@@ -436,7 +446,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "look_end",
         "8   a gap ends behind everything that the look shows which ends it",
         Edit(
-            "engine.watch",
+            "engine.journal.watch",
             "        until, since = look.until, look.since or LOG_BEGIN\n",
             "        until, since = self._clean, look.since or LOG_BEGIN\n",
         ),
@@ -445,7 +455,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "look_idle",
         "6   a keepalive's position becomes durable only after a look",
         Edit(
-            "engine.ledger",
+            "engine.flow.ledger",
             "return looked is None or not boundary.is_keepalive or boundary.position <= looked",
             "return True",
         ),
@@ -454,7 +464,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "gap_before_durable",
         "6   a gap is in the entry whose durable passes it, or in an earlier one",
         Edit(
-            "engine.committer",
+            "engine.journal.committer",
             "gaps, watch = self._gaps.pending, self._watcher.watch.pending",
             "gaps, watch = self._gaps.pending, self._watcher.watch.pending\n"
             "        if durable is not None:\n"
@@ -465,7 +475,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "look_restart",
         "6   a start compares with what stood when the last engine looked",
         Edit(
-            "engine.watch",
+            "engine.journal.watch",
             "self._is_first = known is None or known.through != self._through",
             "self._is_first = True",
         ),
@@ -474,7 +484,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "look_begin",
         "8   a gap begins at the last log point that was judged, not at the look",
         Edit(
-            "engine.watch",
+            "engine.journal.watch",
             "_Judging(look, since, self._clean, until, self._touched_marks(look))",
             "_Judging(look, since, look.at, until, self._touched_marks(look))",
         ),
@@ -482,13 +492,13 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "resume",
         "3   the journal keeps the source's own text for E",
-        Edit("engine.planner", "resume=boundary.point.resume,", 'resume="",'),
+        Edit("engine.journal.planner", "resume=boundary.point.resume,", 'resume="",'),
     ),
     mutant(
         "resume_landmark",
         "6   the landmark keeps it too: from there the log is read again",
         Edit(
-            "engine.history",
+            "engine.model.history",
             "if landmark.position <= begin or not landmark.resume:",
             "if landmark.position <= begin:",
         ),
@@ -502,7 +512,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "generation",
         "3   log points compare by generation, then by order",
         Edit(
-            "engine.reception",
+            "engine.flow.reception",
             "if position < self._durable():",
             "if position[5:] < self._durable()[5:]:",
         ),
@@ -511,7 +521,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "lease_waits",
         "6   a lease that somebody holds is waited for",
         Edit(
-            "engine.lease",
+            "engine.journal.lease",
             "except (LeaseHeld, SourceUnavailable) as error:",
             "except SourceUnavailable as error:",
         ),
@@ -519,19 +529,25 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "failing",
         "6   the same failure twice at the same position is a state that is told",
-        Edit("engine.recurrence", "if is_same or self.is_standing:", "if False:"),
+        Edit("engine.journal.recurrence", "if is_same or self.is_standing:", "if False:"),
     ),
     mutant(
         "failing_pause",
         "6   ... in which the source is left alone for longer and longer",
-        Edit("engine.recurrence", "        if not self.is_standing:\n", "        if True:\n"),
+        Edit(
+            "engine.journal.recurrence", "        if not self.is_standing:\n", "        if True:\n"
+        ),
     ),
     mutant(
         "failing_over",
         "6   ... and which ends when something behind that position was read",
-        Edit("engine.recurrence", "        if position > self._position:\n", "        if False:\n"),
         Edit(
-            "engine.streaming",
+            "engine.journal.recurrence",
+            "        if position > self._position:\n",
+            "        if False:\n",
+        ),
+        Edit(
+            "engine.pipeline.streaming",
             "if self._world.lease.is_failing and newest.position >= standing.end.position:",
             "if False:",
         ),
@@ -540,7 +556,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "forget_received",
         "6   what was received is forgotten only when all of it is durable",
         Edit(
-            "engine.ledger",
+            "engine.flow.ledger",
             "if table in self._spans or last >= durable\n",
             "if table in self._spans\n",
         ),
@@ -549,7 +565,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "absence",
         "8   a table that has a name for a while that is not captured: a gap when it is back",
         Edit(
-            "engine.watch",
+            "engine.journal.watch",
             "            is_new = self._absences.left(named.identity, at)\n",
             "            is_new = False\n",
         ),
@@ -558,7 +574,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "absence_journalled",
         "8   ... also where another engine sees it come back",
         Edit(
-            "engine.watch",
+            "engine.journal.watch",
             "        absences = self._absences.stated\n",
             "        absences = {}\n",
         ),
@@ -567,7 +583,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "absence_begin",
         "8   ... from the first row on that was passed over, not from the newest",
         Edit(
-            "engine.absences",
+            "engine.journal.absences",
             "msgspec.structs.replace(known, seen=max(known.seen, at))",
             "msgspec.structs.replace(known, since=at, seen=at)",
         ),
@@ -576,12 +592,12 @@ MUTANTS: tuple[Mutant, ...] = (
         "arrival",
         "8   a table whose rows were passed over before it took a captured name is a gap",
         Edit(
-            "engine.watch",
+            "engine.journal.watch",
             "        if absence is not None:\n            if self._is_loss(",
             "        if absence is not None and absence.table:\n            if self._is_loss(",
         ),
         Edit(
-            "engine.watch",
+            "engine.journal.watch",
             "        if self._is_other_selection:\n            return False\n",
             "        if True:\n            return False\n",
         ),
@@ -590,7 +606,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "version_at",
         "8   newest version at or before the row, not newest of all",
         Edit(
-            "engine.schema",
+            "engine.model.schema",
             "if v.first is not None and v.first <= position]",
             "if v.first is not None]",
         ),
@@ -599,7 +615,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "schema_json",
         "8   schema.json before the first object",
         Edit(
-            "engine.publisher",
+            "engine.journal.publisher",
             "        await self._ensure_schema(planned, put.layout)\n",
             "",
         ),
@@ -607,18 +623,18 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "fork",
         "6   another timeline, forked before the last plan, is refused",
-        Edit("engine.lease", "        if fork is None:\n", "        if True:\n"),
+        Edit("engine.journal.lease", "        if fork is None:\n", "        if True:\n"),
     ),
     mutant(
         "fork_absorbed",
         "6   ... also when that plan came late",
-        Edit("engine.journal", "                check()\n", ""),
+        Edit("engine.journal.journal", "                check()\n", ""),
     ),
     mutant(
         "other_timeline",
         "6   a reconnect to another timeline starts over",
         Edit(
-            "engine.lease",
+            "engine.journal.lease",
             "                await self._refuse_other_branch()\n",
             "",
         ),
@@ -627,7 +643,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "late_hour",
         "4   an object's hour is never later than the planner's clock",
         Edit(
-            "engine.commit_time",
+            "engine.model.commit_time",
             "    return min(time_us, now_us)\n",
             "    return time_us\n",
         ),
@@ -636,7 +652,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "early_hour",
         "4   never earlier than the table's previous object",
         Edit(
-            "engine.layout",
+            "engine.model.layout",
             "    return max(hour_of(chunk_us), previous)\n",
             "    return hour_of(chunk_us)\n",
         ),
@@ -645,7 +661,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "one_hour",
         "4   a chunk ends where its hour grows",
         Edit(
-            "engine.chunk",
+            "engine.flow.chunk",
             "if batch.first_commit_us >= self._next_hour_us:",
             "if False:",
         ),
@@ -653,13 +669,13 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "one_version",
         "4   a chunk ends where its version changes",
-        Edit("engine.chunk", "if batch.version != self._version:", "if False:"),
+        Edit("engine.flow.chunk", "if batch.version != self._version:", "if False:"),
     ),
     mutant(
         "group_commit",
         "5.1 at most one append in an interval",
         Edit(
-            "engine.schedule",
+            "engine.journal.schedule",
             "self._hurried, until=last_append + self._interval",
             "self._hurried, until=last_append",
         ),
@@ -667,13 +683,13 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "room",
         "2   reading waits for room",
-        Edit("engine.streaming", "if not self._router.has_room:", "if False:"),
+        Edit("engine.pipeline.streaming", "if not self._router.has_room:", "if False:"),
     ),
     mutant(
         "state",
         "5   a state file is the journal folded",
         Edit(
-            "engine.journal_entry",
+            "engine.journal.entry",
             "if plan[0].seq <= durable_seq]",
             "if plan[0].seq < durable_seq]",
         ),
@@ -682,7 +698,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "proof_written",
         "6   If-None-Match is proved on the entry just written: entry 0 may have expired",
         Edit(
-            "engine.journal",
+            "engine.journal.journal",
             "        key = journal_key(self.prefix, entry.seq)\n"
             "        if await self._create_once(key, encode_entry(entry), _JSON):\n",
             "        key = journal_key(self.prefix, 0)\n"
@@ -693,7 +709,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "good_state",
         "6   the newest good state file counts, not the newest",
         Edit(
-            "engine.journal",
+            "engine.journal.journal",
             "            except (JournalError, ObjectArchived) as error:\n",
             "            except ObjectArchived as error:\n",
         ),
@@ -702,7 +718,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "own_uploads",
         "4   a start aborts uploads of its own prefix and key shapes, none else",
         Edit(
-            "engine.pipeline",
+            "engine.pipeline.pipeline",
             "                is_ours=lambda key: prefix_of(key) == prefix,\n",
             "                is_ours=lambda key: True,\n",
         ),
@@ -710,9 +726,13 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "own_prefix",
         "4   ... and not of a prefix that begins alike",
-        Edit("engine.pipeline", "                below(prefix),\n", "                prefix,\n"),
         Edit(
-            "engine.pipeline",
+            "engine.pipeline.pipeline",
+            "                below(prefix),\n",
+            "                prefix,\n",
+        ),
+        Edit(
+            "engine.pipeline.pipeline",
             "                is_ours=lambda key: prefix_of(key) == prefix,\n",
             "                is_ours=lambda key: prefix_of(key) is not None,\n",
         ),
@@ -721,7 +741,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "landmark",
         "6   the log is known again by the newest commit that the journal speaks of",
         Edit(
-            "engine.lease",
+            "engine.journal.lease",
             "return known if known is None or known.through == configuration.through else None",
             "return None",
         ),

@@ -27,11 +27,11 @@ from typing import Protocol
 
 import msgspec
 
-from engine.batch import Boundary, Intake, Named
-from engine.envelope import RecordConfiguration
-from engine.errors import LeaseHeld, PositionLost, SourceFailed, SourceUnavailable
-from engine.history import Judge, Landmark
-from engine.interfaces import (
+from engine.lines.batcher import Batcher
+from engine.model.batch import Boundary, Intake, Named
+from engine.model.errors import LeaseHeld, PositionLost, SourceFailed, SourceUnavailable
+from engine.model.history import Judge, Landmark
+from engine.model.interfaces import (
     NO_MEASURES,
     NOT_PUBLISHED,
     PUBLISHED_LATE,
@@ -42,10 +42,10 @@ from engine.interfaces import (
     Standing,
     TableLook,
 )
-from engine.lines.batcher import Batcher
-from engine.log_point import LogPoint
-from engine.position import LogPosition, Position, commit_of, log_position, make_position
-from engine.schema import Column, Decide, Relation, TableName
+from engine.model.log_point import LogPoint
+from engine.model.position import LogPosition, Position, commit_of, log_position, make_position
+from engine.model.record import RecordConfiguration
+from engine.model.schema import Column, Decide, Relation, TableName
 from simulation.virtual_loop import Process, VirtualLoop
 
 TABLES = tuple(TableName("public", name) for name in "abcd")

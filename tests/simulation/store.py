@@ -17,8 +17,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from engine.errors import DestinationUnavailable
-from engine.interfaces import ListedObject, ObjectHead, ObjectTail
+from engine.model.errors import DestinationUnavailable
+from engine.model.interfaces import ListedObject, ObjectHead, ObjectTail
 from simulation.virtual_loop import Process, VirtualLoop
 
 if TYPE_CHECKING:

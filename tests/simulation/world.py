@@ -18,10 +18,10 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from engine.batch import Intake
-from engine.errors import PositionLost, SourceUnavailable, StopLimit, Superseded
-from engine.layout import journal_key, state_key
-from engine.position import LogPosition
+from engine.model.batch import Intake
+from engine.model.errors import PositionLost, SourceUnavailable, StopLimit, Superseded
+from engine.model.layout import journal_key, state_key
+from engine.model.position import LogPosition
 from simulation.engines import EngineProcess, draw_profile
 from simulation.lock_server import LockServer
 from simulation.monitor import Monitor, Violation

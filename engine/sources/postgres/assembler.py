@@ -26,14 +26,14 @@ from typing import Final
 
 import msgspec
 
-from engine.batch import Boundary, Intake, LeftOut, Named
-from engine.envelope import RecordConfiguration
-from engine.errors import DecodeError, InvariantBroken, JournalError, UnrepresentableRow
-from engine.history import Judge, Landmark
 from engine.lines.batcher import Batcher
 from engine.lines.writer import LineWriter
-from engine.position import Position, commit_of, log_position
-from engine.schema import Column, Decide, Relation, TableName, TableVersion
+from engine.model.batch import Boundary, Intake, LeftOut, Named
+from engine.model.errors import DecodeError, InvariantBroken, JournalError, UnrepresentableRow
+from engine.model.history import Judge, Landmark
+from engine.model.position import Position, commit_of, log_position
+from engine.model.record import RecordConfiguration
+from engine.model.schema import Column, Decide, Relation, TableName, TableVersion
 from engine.sources.postgres.catalog import Catalog, shows_key
 from engine.sources.postgres.frames import (
     BUDGET,

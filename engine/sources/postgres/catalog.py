@@ -28,9 +28,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
-from engine.envelope import RecordConfiguration
-from engine.errors import SourceFailed
-from engine.schema import Column, Relation, TableName
+from engine.model.errors import SourceFailed
+from engine.model.record import RecordConfiguration
+from engine.model.schema import Column, Relation, TableName
 from engine.sources.postgres.lsn import NO_LSN, Lsn, parse_lsn
 from engine.sources.postgres.pgoutput import RelationColumn, RelationMessage
 from engine.sources.postgres.session import Row, Session

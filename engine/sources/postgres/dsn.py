@@ -17,7 +17,7 @@ import psycopg
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict
 
-from engine.errors import ConfigurationError, TailraceError
+from engine.model.errors import ConfigurationError, TailraceError
 
 Dsn: TypeAlias = str | Callable[[], str]
 """A libpq string or URI; or where to read it at each connect, for credentials that are rotated."""

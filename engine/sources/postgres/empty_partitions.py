@@ -16,7 +16,7 @@ Invariant: what cannot be told at once counts as not empty.
 from collections.abc import Iterable
 from typing import Final
 
-from engine.errors import SourceFailed
+from engine.model.errors import SourceFailed
 from engine.sources.postgres.session import Session
 
 ASKED_MAX: Final = 100

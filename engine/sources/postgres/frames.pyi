@@ -52,7 +52,7 @@ class ListedFrames(Frames):
     ) -> None: ...
 
 class LogJudge(Protocol):
-    """Who judges the log's history, asked in LSNs and Unix microseconds: see `engine.history`."""
+    """Who judges the log's history, in LSNs and Unix microseconds: `engine.model.history`."""
 
     @property
     def is_done(self) -> bool: ...

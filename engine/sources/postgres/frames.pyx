@@ -24,7 +24,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from engine.sources.postgres.tuples cimport TupleReader
 from engine.sources.postgres.values cimport tr_be32, tr_be64
 
-from engine.errors import DecodeError
+from engine.model.errors import DecodeError
 
 EMPTY = 0
 END = 1

@@ -14,8 +14,8 @@ from typing import Final
 
 import structlog
 
-from engine.alarms import Alarms, Cause
-from engine.errors import SourceError
+from engine.model.errors import SourceError
+from engine.operate.alarms import Alarms, Cause
 from engine.sources.postgres.assembler import Assembler
 from engine.sources.postgres.catalog import Catalog
 from engine.sources.postgres.locks import STOPS_READING, Holder, holders

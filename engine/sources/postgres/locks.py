@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from engine.schema import TableName
+from engine.model.schema import TableName
 from engine.sources.postgres.session import Session
 
 STOPS_READING: Final = ("AccessExclusiveLock",)

@@ -21,8 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from engine.envelope import RecordConfiguration
-from engine.interfaces import (
+from engine.model.interfaces import (
     NOT_PUBLISHED,
     PUBLISHED_LATE,
     REWRITTEN,
@@ -30,8 +29,9 @@ from engine.interfaces import (
     Reason,
     TableLook,
 )
-from engine.position import log_position
-from engine.schema import TableName
+from engine.model.position import log_position
+from engine.model.record import RecordConfiguration
+from engine.model.schema import TableName
 from engine.sources.postgres.empty_partitions import Attachment, EmptyPartitions
 from engine.sources.postgres.lsn import Lsn, parse_lsn
 from engine.sources.postgres.preparation import creation_statement

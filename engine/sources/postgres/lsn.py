@@ -2,9 +2,9 @@
 
 from typing import NewType
 
-from engine.errors import DecodeError
-from engine.log_point import LogPoint
-from engine.position import log_position
+from engine.model.errors import DecodeError
+from engine.model.log_point import LogPoint
+from engine.model.position import log_position
 
 Lsn = NewType("Lsn", int)
 """A byte position in the server's log, 64 bits. Say which: commit_lsn, change_lsn, flush_lsn."""

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from engine.errors import DecodeError
-from engine.plural import counted
+from engine.model.errors import DecodeError
+from engine.model.plural import counted
 from engine.sources.postgres.lsn import Lsn
 
 Buffer = bytes | bytearray | memoryview

@@ -17,11 +17,11 @@ import psycopg
 import structlog
 from psycopg import sql
 
-from engine.alarms import Alarms
-from engine.envelope import FLAT_FIELDS, RecordConfiguration
-from engine.errors import ConfigurationError, SourceError, SourceFailed, SourceRefused
-from engine.plural import counted
-from engine.schema import TableName
+from engine.model.errors import ConfigurationError, SourceError, SourceFailed, SourceRefused
+from engine.model.plural import counted
+from engine.model.record import FLAT_FIELDS, RecordConfiguration
+from engine.model.schema import TableName
+from engine.operate.alarms import Alarms
 from engine.sources.postgres.locks import STOPS_PUBLISHING, holders, listed
 from engine.sources.postgres.session import Query, Session, quoted
 from engine.sources.postgres.slot import (

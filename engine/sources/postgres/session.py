@@ -19,7 +19,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from engine.errors import (
+from engine.model.errors import (
     SourceError,
     SourceFailed,
     SourceRefused,

@@ -10,7 +10,7 @@ from typing import Final
 
 import psycopg
 
-from engine.errors import (
+from engine.model.errors import (
     LeaseHeld,
     PositionLost,
     SourceError,

@@ -18,8 +18,8 @@ from typing import Final
 import psycopg
 import structlog
 
-from engine.alarms import Alarms
-from engine.errors import SourceError, SourceFailed, SourceRefused
+from engine.model.errors import SourceError, SourceFailed, SourceRefused
+from engine.operate.alarms import Alarms
 from engine.sources.postgres.session import Query, Session
 from engine.sources.postgres.slot import Slot, read_slot
 

@@ -5,14 +5,14 @@ from contextlib import AbstractAsyncContextManager
 
 import psycopg
 
-from engine.alarms import Alarms
-from engine.envelope import RecordConfiguration
-from engine.errors import PositionLost
-from engine.history import Landmark
-from engine.interfaces import ChangeStream, SourceIdentity, SourceMeasures
-from engine.log_point import LogPoint
-from engine.position import LogPosition, log_position
-from engine.schema import Decide
+from engine.model.errors import PositionLost
+from engine.model.history import Landmark
+from engine.model.interfaces import ChangeStream, SourceIdentity, SourceMeasures
+from engine.model.log_point import LogPoint
+from engine.model.position import LogPosition, log_position
+from engine.model.record import RecordConfiguration
+from engine.model.schema import Decide
+from engine.operate.alarms import Alarms
 from engine.sources.postgres.assembler import ROWS_MAX
 from engine.sources.postgres.dsn import Dsn, place_of
 from engine.sources.postgres.keeper import LOOK_SECONDS
@@ -31,7 +31,7 @@ from engine.sources.postgres.synchronous import commits_warning
 
 
 class PostgresSource:
-    """Implements `engine.interfaces.Source`.
+    """Implements `engine.model.interfaces.Source`.
 
     `configuration` says what `prepare` makes a publication of and which publication `identify`
     names; a stream may run with another. No batch of its streams has more than `batch_rows_max`

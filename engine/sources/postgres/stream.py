@@ -29,21 +29,21 @@ import structlog
 from psycopg import sql
 from psycopg.errors import Diagnostic, error_from_result
 
-from engine.alarms import Alarms
-from engine.batch import Intake
-from engine.envelope import RecordConfiguration
-from engine.errors import (
+from engine.lines.holding import Holding
+from engine.model.batch import Intake
+from engine.model.errors import (
     PositionLost,
     SourceError,
     SourceFailed,
     SourceRefused,
     SourceUnavailable,
 )
-from engine.history import Judge, Landmark
-from engine.interfaces import Look, Standing
-from engine.lines.holding import Holding
-from engine.log_point import LogPoint
-from engine.schema import Decide, TableName
+from engine.model.history import Judge, Landmark
+from engine.model.interfaces import Look, Standing
+from engine.model.log_point import LogPoint
+from engine.model.record import RecordConfiguration
+from engine.model.schema import Decide, TableName
+from engine.operate.alarms import Alarms
 from engine.sources.postgres import silence
 from engine.sources.postgres.assembler import ROWS_MAX, Assembler, Drained
 from engine.sources.postgres.catalog import Catalog
@@ -95,7 +95,7 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 class PostgresStream:
-    """Implements `engine.interfaces.ChangeStream`. Made by `open_stream`."""
+    """Implements `engine.model.interfaces.ChangeStream`. Made by `open_stream`."""
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ read as the server reads it (manual, chapter 19.6.2, and syncrep_scanner.l).
 import re
 from typing import Final
 
-from engine.alarms import Alarms, Cause
+from engine.operate.alarms import Alarms, Cause
 from engine.sources.postgres.session import Session
 
 ALARM: Final = "commits-wait"

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from engine.envelope import JsonMode, NumericMode
+from engine.model.record import JsonMode, NumericMode
 from engine.sources.postgres import values
 
 FIRST_USER_OID: Final = 16384

@@ -1,0 +1,82 @@
+"""Reception: what becomes of each row as it is read, decided beside the reader.
+
+Strategy: a row that was received already, or is durable, is not wanted. Any other one gets the
+version of its table: the journal's, or one that begins at this row and stays provisional until the
+entry that plans its first chunk.
+
+Invariant: the journal's versions begin at or before their tables' frontiers, so a successor that
+starts behind them decides the same versions from the stream alone.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+
+from engine.flow.ledger import Ledger
+from engine.model.position import LogPosition, Position
+from engine.model.record import RecordConfiguration
+from engine.model.schema import Relation, TableName, TableVersion, decide_version
+
+DIGESTS_MAX = 16_384
+"""Of the tables used last: one that was forgotten is computed anew."""
+
+
+class Reception:
+    """Decides versions, from the journal's versions and what this process has read."""
+
+    def __init__(
+        self,
+        *,
+        journalled: Mapping[str, tuple[TableVersion, ...]],
+        durable: Callable[[], LogPosition],
+        ledger: Ledger,
+        configuration: RecordConfiguration,
+    ) -> None:
+        """`journalled` are the journal's versions, now and later; `durable` says where E is."""
+        self._journalled = journalled
+        self._durable = durable
+        self._ledger = ledger
+        self._configuration = configuration
+        self._provisional: dict[TableName, tuple[TableVersion, ...]] = {}
+        self._record_digest = lru_cache(DIGESTS_MAX)(configuration.record_digest)
+
+    def decide(self, relation: Relation, position: Position) -> TableVersion | None:
+        """The version of the row at `position`; None when it was received or is durable already."""
+        table = relation.table
+        # A transaction that commits at E itself is not durable, and sorts behind E.
+        if position < self._durable():
+            return None
+        if position <= self._ledger.received(table):
+            return None
+        versions = self.versions_of(table)
+        version = decide_version(
+            versions,
+            relation,
+            self._record_digest(table),
+            position,
+            self._configuration.flat_prefix_of(table, relation.columns),
+        )
+        if version.first == position and version not in versions:
+            self._provisional[table] = (*self.provisional(table), version)
+        return version
+
+    def versions_of(self, table: TableName) -> tuple[TableVersion, ...]:
+        """All versions of `table`: the journal's, then the provisional ones."""
+        return (*self._journalled.get(str(table), ()), *self.provisional(table))
+
+    def provisional(self, table: TableName) -> tuple[TableVersion, ...]:
+        """The versions of `table` that the journal does not hold yet."""
+        return self._provisional.get(table, ())
+
+    def has_identity(self, table: TableName, identity: str) -> bool:
+        """Whether a version of `table` was made for the table with that identity."""
+        return any(version.relation.identity == identity for version in self.versions_of(table))
+
+    def journalled(self, versions: Iterable[TableVersion]) -> None:
+        """These are in the journal: they are provisional no more."""
+        for version in versions:
+            table = version.relation.table
+            rest = tuple(v for v in self._provisional[table] if v.number != version.number)
+            if rest:
+                self._provisional[table] = rest
+            else:
+                del self._provisional[table]

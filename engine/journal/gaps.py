@@ -1,0 +1,216 @@
+"""Gaps: what is known to be missing, from the moment it is seen until the journal says so.
+
+Strategy: whoever learns of a loss states a gap here, in the same step in which it learns of it. The
+committer puts everything that was stated and is not journalled into its next entry, whichever that
+is. A gap may be stated again: it ends, it goes on, or it is mended. Their number is bounded by the
+tables and the reasons.
+
+Invariant: an entry holds every gap that was stated before the entry was made. So `durable` never
+passes a loss whose gap is not in the same entry or in an earlier one, and no object is planned
+around a row that was left out unless the journal says that it was.
+"""
+
+from typing import Final
+
+import msgspec
+
+from engine.journal.entry import Gap, JournalState, time_text
+from engine.model.batch import LeftOut
+from engine.model.errors import UnrepresentableRow
+from engine.model.interfaces import Clock
+from engine.model.plural import counted
+from engine.model.position import Position
+
+LEFT_OUT: Final = "unrepresentable"
+"""The reason of a gap that is one row."""
+
+LEFT_OUT_ROWS_MAX: Final = 10_000
+"""Of one table. More are no exceptions any more, and the journal's state has to hold each."""
+
+PUBLISHED_AFTER_ALL: Final = "the row was read again under other limits and is published"
+
+GAPS_APART_MAX: Final = 16
+"""Of one table and reason: beyond them the newest one goes on, over what lies between."""
+
+# What a statement takes beside its texts.
+_STATEMENT_BYTES = 150
+
+
+class GapRegister:
+    """The gaps of one journal: those that it holds, and those that wait for its next entry."""
+
+    def __init__(self, state: JournalState, clock: Clock) -> None:
+        self._state = state
+        self._clock = clock
+        self._pending: dict[int, Gap] = {}
+        self._next_number = max(state.gaps, default=0) + 1
+        # By table, the positions of rows that were left out.
+        self._left_out: dict[str, set[str]] = {}
+        # By table, those of an earlier engine behind the frontier, with their numbers: the row is
+        # read again, and under another limit it may fit.
+        self._read_again: dict[str, dict[str, int]] = {}
+        # By table and reason: how many of the others there are, and the newest one's number.
+        self._apart: dict[tuple[str, str], tuple[int, int]] = {}
+        for _, gap in sorted(state.gaps.items()):
+            self._count(gap)
+            if gap.reason == LEFT_OUT and not gap.mended:
+                self._left_out.setdefault(gap.table, set()).add(gap.position)
+                frontier = state.frontiers.get(gap.table)
+                if frontier is None or gap.position > frontier.last:
+                    self._read_again.setdefault(gap.table, {})[gap.position] = gap.number
+
+    @property
+    def pending(self) -> tuple[Gap, ...]:
+        """The statements that the journal does not hold yet, in the order of their numbers."""
+        return tuple(gap for _, gap in sorted(self._pending.items()))
+
+    def too_many(self, bytes_max: int) -> tuple[Gap, ...]:
+        """The oldest pending statements of `bytes_max`; none where all pending ones take less."""
+        size_bytes, oldest = 0, []
+        # New gaps were put in here by their numbers.
+        for gap in self._pending.values():
+            oldest.append(gap)
+            size_bytes += _size_bytes(gap)
+            if size_bytes >= bytes_max:
+                return tuple(oldest)
+        return ()
+
+    @property
+    def standing(self) -> tuple[Gap, ...]:
+        """Every gap as it was stated last, journalled or not, in the order of their numbers."""
+        return tuple(gap for _, gap in sorted((self._state.gaps | self._pending).items()))
+
+    def state(
+        self,
+        table: str,
+        *,
+        after: str,
+        until: str,
+        reason: str,
+        text: str,
+        key: str = "",
+        position: str = "",
+    ) -> Gap:
+        """State a gap that nobody has stated before. It waits for the journal's next entry.
+
+        Where the table's newest gap of that reason ended no earlier than `after`, that one goes on
+        instead. Where there are `GAPS_APART_MAX` of them already, so it does too: it says then that
+        what lies between may be missing as well. A row that is left out is always one of its own.
+        """
+        earlier = self._earlier(table, reason, after)
+        if earlier is not None:
+            return self._go_on(earlier, until, text)
+        number = self._next_number
+        self._next_number += 1
+        gap = Gap(
+            number,
+            table,
+            after,
+            until,
+            reason,
+            text,
+            key=key,
+            position=position,
+            noticed=time_text(self._clock()),
+        )
+        self._pending[number] = gap
+        self._count(gap)
+        return gap
+
+    def _earlier(self, table: str, reason: str, after: str) -> Gap | None:
+        """The gap that goes on where one is to begin at `after`."""
+        count, number = self._apart.get((table, reason), (0, 0))
+        if not count:
+            return None
+        gap = self._known(number)
+        is_near = after <= gap.until or count >= GAPS_APART_MAX
+        is_over = not gap.is_open and not gap.mended
+        return gap if is_over and is_near and gap.after <= after else None
+
+    def _go_on(self, gap: Gap, until: str, text: str) -> Gap:
+        further = msgspec.structs.replace(gap, until=until and max(until, gap.until), text=text)
+        self._restate(further)
+        return further
+
+    def _count(self, gap: Gap) -> None:
+        if gap.reason != LEFT_OUT:
+            count, _ = self._apart.get((gap.table, gap.reason), (0, 0))
+            self._apart[gap.table, gap.reason] = (count + 1, gap.number)
+
+    def state_up_to(self, table: str, *, after: str, until: str, reason: str, text: str) -> None:
+        """State a gap that ended, unless one of that reason covers `after`: then it goes on.
+
+        An end never moves back: what is read again states the same.
+        """
+        for gap in self.standing:
+            is_same = (gap.table, gap.reason, gap.mended) == (table, reason, "")
+            if is_same and gap.after <= after <= gap.until:
+                if gap.until < until:
+                    self._go_on(gap, until, text)
+                return
+        self.state(table, after=after, until=until, reason=reason, text=text)
+
+    def leave_out(self, row: LeftOut) -> int:
+        """State that a row was left out, unless that was stated before: a replay reads it again.
+
+        How many rows of its table are. Raises UnrepresentableRow when that would be too many.
+        """
+        table = str(row.table)
+        positions = self._left_out.setdefault(table, set())
+        self._read_again.get(table, {}).pop(row.position, None)
+        if row.position not in positions:
+            if len(positions) >= LEFT_OUT_ROWS_MAX:
+                raise UnrepresentableRow(
+                    f"{counted(len(positions), 'row')} of {table} were left out already, and the"
+                    f" one at position {row.position} would have to be: {row.reason}",
+                    reason=row.reason,
+                    hint="So many are no exceptions: exclude the column by a [[source.table]], or"
+                    " repair the rows.",
+                )
+            positions.add(row.position)
+            self.state(
+                table,
+                after=row.position,
+                until=row.position,
+                reason=LEFT_OUT,
+                text=row.reason,
+                key=row.key,
+                position=row.position,
+            )
+        return len(positions)
+
+    def planned(self, table: str, first: Position, last: Position) -> None:
+        """An object is planned in the journal's next entry: mend the gaps of rows that it has.
+
+        That is a row between `first` and `last` which an earlier engine left out and this one did
+        not. It is called before the entry is made: the journal never says one without the other.
+        """
+        again = self._read_again.get(table)
+        for position in [p for p in again or () if first <= p <= last]:
+            self.mend(self._read_again[table].pop(position), PUBLISHED_AFTER_ALL)
+            self._left_out[table].discard(position)
+
+    def end(self, number: int, until: str) -> None:
+        """Say where a gap ends that is known already."""
+        self._restate(msgspec.structs.replace(self._known(number), until=until))
+
+    def mend(self, number: int, mended: str) -> None:
+        """Say by what the lost changes of a gap were made good."""
+        self._restate(msgspec.structs.replace(self._known(number), mended=mended))
+
+    def journalled(self, gaps: tuple[Gap, ...]) -> None:
+        """These statements are in the journal; one that was changed meanwhile still waits."""
+        for gap in gaps:
+            if self._pending.get(gap.number) == gap:
+                del self._pending[gap.number]
+
+    def _known(self, number: int) -> Gap:
+        return self._pending.get(number) or self._state.gaps[number]
+
+    def _restate(self, gap: Gap) -> None:
+        self._pending[gap.number] = gap
+
+
+def _size_bytes(gap: Gap) -> int:
+    texts = (gap.table, gap.after, gap.until, gap.text, gap.key, gap.position, gap.mended)
+    return _STATEMENT_BYTES + sum(map(len, texts))

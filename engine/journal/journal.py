@@ -1,0 +1,405 @@
+"""The journal: the append-only log in the bucket that orders everything.
+
+Strategy: entry `seq` is created with If-None-Match, so an append is a compare-and-swap and all
+engines agree on one history without leases or clocks. This module loads it, follows it and
+appends to it; what entries mean is journal_entry's.
+
+Invariant: `state` holds exactly the entries that are known to be in the bucket, in order. At most
+one append is under way. A lost answer is asked for again with the same bytes under the same key;
+a key that is taken is ours when the bytes are, else another writer's.
+"""
+
+import asyncio
+import hashlib
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import structlog
+
+from engine.journal.entry import (
+    FORMAT,
+    Durable,
+    Entry,
+    Gap,
+    JournalState,
+    Open,
+    Planned,
+    Watch,
+    Writer,
+    decode_entry,
+    decode_state,
+    encode_entry,
+    encode_state,
+)
+from engine.journal.reading import JournalReader, read_in_order
+from engine.journal.retry import Failure, Patience
+from engine.model.errors import (
+    ForeignPrefix,
+    JournalError,
+    NewerFormat,
+    ObjectArchived,
+    Superseded,
+)
+from engine.model.history import Landmark
+from engine.model.interfaces import ObjectStore, SourceIdentity
+from engine.model.layout import journal_key, state_key
+from engine.model.record import RecordConfiguration
+from engine.model.schema import TableVersion
+
+# A state file is written when so many entries came since the last one, or, with the next entry,
+# when it is so old: what a lifecycle rule may take away is covered, however slow the pipeline.
+STATE_INTERVAL = 500
+STATE_SECONDS = 3600.0
+_LOGGED_EVERY_SECONDS = 5.0
+_JSON = "application/json"
+_GZIP = "application/gzip"
+_RESTORE_HINT = (
+    "Restore it from the bucket's versions. A lifecycle rule must leave the newest state file and "
+    "the entries behind it alone: docs/lifecycle.md."
+)
+
+_log = structlog.get_logger(__name__)
+
+
+class JournalObserver(Protocol):
+    """Who is told of appends and failed requests (the metrics)."""
+
+    def journal_entry(self, kind: str) -> None:
+        """One entry of that kind was appended by this writer."""
+        ...
+
+    def publish_error(self, code: str, *, retryable: bool) -> None:
+        """One request failed."""
+        ...
+
+
+class Journal:
+    """One prefix's journal as this process knows it."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        prefix: str,
+        writer: Writer,
+        observer: JournalObserver,
+        make_nonce: Callable[[], str] | None = None,
+    ) -> None:
+        self.state = JournalState()
+        self.prefix = prefix
+        self.writer = writer
+        self._store = store
+        self._observer = observer
+        self._make_nonce = make_nonce or (lambda: f"{random.getrandbits(128):032x}")
+        self._appending = asyncio.Lock()
+        self._patience = Patience(self._failed)
+        self._reader = JournalReader(store, prefix, self._patience.answered)
+        self._state_seq = self.state.seq
+        self._state_at: float | None = None
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why a request of the journal's has no answer yet; None where none is being repeated."""
+        return self._patience.failure
+
+    # --- reading
+
+    async def load(self, on_progress: Callable[[], None] = lambda: None) -> None:
+        """Read the newest good state file and every entry behind it. Raises JournalError.
+
+        `on_progress` is called for each entry.
+        """
+        seqs = await self._reader.state_seqs()
+        self.state = await self._newest_good_state(seqs)
+        self._state_seq = self.state.seq
+        loading = _Loading(on_progress)
+
+        async def take(seq: int, content: bytes | None) -> bool:
+            await self._take_listed(seq, content, loading)
+            return True
+
+        await read_in_order(
+            self._reader.entry_seqs(self.state.seq),
+            lambda seq: self._reader.get(journal_key(self.prefix, seq)),
+            take,
+        )
+        await self.follow()
+        if seqs and self.state.seq < 0:
+            raise JournalError(
+                f"the journal under {self.prefix or '/'} is gone: there are state files, of which "
+                "none is good, and no entry",
+                hint=_RESTORE_HINT,
+            )
+
+    async def _newest_good_state(self, seqs: Sequence[int]) -> JournalState:
+        for seq in reversed(seqs):
+            key = state_key(self.prefix, seq)
+            try:
+                return await self._good_state(seq, key)
+            except NewerFormat:
+                raise
+            except (JournalError, ObjectArchived) as error:
+                # An older one and more entries say the same.
+                _log.warning("state file left out", key=key, error=str(error))
+        return JournalState()
+
+    async def _good_state(self, seq: int, key: str) -> JournalState:
+        """The state file `key`. Raises JournalError, ObjectArchived where it cannot be used."""
+        state = decode_state(await self._present(key), key)
+        if state.seq != seq:
+            raise JournalError(f"{key} says that it folds the journal up to entry {state.seq}")
+        try:
+            entry = await self._reader.get(journal_key(self.prefix, seq))
+        except ObjectArchived:
+            entry = None
+        # Where it is gone, the next one still names its hash.
+        if entry is not None and hashlib.sha256(entry).hexdigest() != state.sha256:
+            raise JournalError(f"{key} does not follow from entry {seq}")
+        return state
+
+    async def _take_listed(self, seq: int, content: bytes | None, loading: "_Loading") -> None:
+        key = journal_key(self.prefix, seq)
+        while seq > self.state.next_seq:
+            # Left out by the listing: only an answer about the key itself says that it is gone.
+            missing = await self._next()
+            if missing is None:
+                raise self._missing(seq)
+            self._absorb(missing, self._next_key())
+        if content is None:
+            raise JournalError(f"{key} was listed and is not there", hint=_RESTORE_HINT)
+        self._absorb(content, key)
+        loading.absorbed(seq)
+
+    def _missing(self, listed: int) -> JournalError:
+        first, last = self.state.next_seq, listed - 1
+        which = (
+            f"journal entry {first} is"
+            if first == last
+            else f"journal entries {first} to {last} are"
+        )
+        return JournalError(
+            f"{which} missing under {self.prefix or '/'}, and no good state file covers "
+            f"{'it' if first == last else 'them'}",
+            hint=_RESTORE_HINT,
+        )
+
+    async def follow(self) -> bool:
+        """Absorb what is there after the last known entry. True when there was something."""
+        found = False
+        while (content := await self._next()) is not None:
+            self._absorb(content, journal_key(self.prefix, self.state.next_seq))
+            found = True
+        return found
+
+    async def tail_moved(self) -> bool:
+        """Whether somebody has written the entry after the last one known here."""
+        async with self._appending:
+            return await self._next() is not None
+
+    async def quiet(self) -> None:
+        """Wait until no append is under way: its answer may be what the caller has to know."""
+        async with self._appending:
+            return
+
+    async def _next(self) -> bytes | None:
+        key = journal_key(self.prefix, self.state.next_seq)
+        return await self._reader.get(key)
+
+    async def _present(self, key: str) -> bytes:
+        content = await self._reader.get(key)
+        if content is None:
+            raise JournalError(f"{key} is not there", hint=_RESTORE_HINT)
+        return content
+
+    def _absorb(self, content: bytes, key: str) -> Entry:
+        entry = decode_entry(content, key)
+        self.state.absorb(entry, content)
+        return entry
+
+    def refuse_foreign(self, source: SourceIdentity) -> None:
+        """Raise ForeignPrefix when the journal belongs to another source than `source`."""
+        known = self.state.source
+        if known is None or known.whose == source.whose:
+            return
+        raise ForeignPrefix(
+            f"the prefix {self.prefix!r} belongs to another source: its journal has "
+            f"{_listed(known.whose)}; this is {_listed(source.whose)}",
+            hint="Give every pipeline a prefix of its own.",
+        )
+
+    # --- writing
+
+    async def open(
+        self,
+        source: SourceIdentity,
+        configuration: RecordConfiguration,
+        first: Durable,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Take over: append `open`, the next epoch, absorbing what the predecessor still writes.
+
+        `first` becomes durable when the journal is empty. `check` raises when `state` must not be
+        taken over; it is asked again after each entry that was absorbed. Raises Superseded when
+        another writer opened first.
+        """
+        epoch = self.state.epoch + 1
+        async with self._appending:
+            while True:
+                check()
+                entry = self._entry(
+                    epoch,
+                    open=Open(source, configuration),
+                    durable=first if self.state.seq < 0 else None,
+                )
+                winner = await self._create(entry)
+                if winner is None:
+                    break
+                if decode_entry(winner, self._next_key()).epoch >= epoch:
+                    raise self._superseded()
+                self._absorb(winner, self._next_key())
+        await self._refuse_overwriting(entry)
+
+    async def append(
+        self,
+        *,
+        schemas: tuple[TableVersion, ...] = (),
+        planned: tuple[Planned, ...] = (),
+        landmark: Landmark | None = None,
+        durable: Durable | None = None,
+        gaps: tuple[Gap, ...] = (),
+        watch: Watch | None = None,
+        release: bool = False,
+    ) -> int:
+        """Append one entry and return its number. Raises Superseded.
+
+        Waits for as long as the bucket does not answer. Cancellation leaves the append in doubt:
+        the journal must then be loaded anew.
+        """
+        async with self._appending:
+            entry = self._entry(
+                self.state.epoch,
+                schemas=schemas,
+                planned=planned,
+                landmark=landmark,
+                durable=durable,
+                gaps=gaps,
+                watch=watch,
+                release=release,
+            )
+            if await self._create(entry) is not None:
+                raise self._superseded()
+            return entry.seq
+
+    def _entry(
+        self,
+        epoch: int,
+        *,
+        open: Open | None = None,  # noqa: A002 - the entry's own word
+        schemas: tuple[TableVersion, ...] = (),
+        planned: tuple[Planned, ...] = (),
+        landmark: Landmark | None = None,
+        durable: Durable | None = None,
+        gaps: tuple[Gap, ...] = (),
+        watch: Watch | None = None,
+        release: bool = False,
+    ) -> Entry:
+        return Entry(
+            format=FORMAT,
+            seq=self.state.next_seq,
+            epoch=epoch,
+            nonce=self._make_nonce(),
+            writer=self.writer,
+            previous_sha256=self.state.sha256,
+            open=open,
+            schemas=schemas,
+            planned=planned,
+            landmark=landmark,
+            durable=durable,
+            gaps=gaps,
+            watch=watch,
+            release=release,
+        )
+
+    async def _create(self, entry: Entry) -> bytes | None:
+        """Create `entry` and absorb it. Another writer's bytes when the key is theirs."""
+        content = encode_entry(entry)
+        key = self._next_key()
+        if not await self._create_once(key, content, _JSON):
+            winner = await self._present(key)
+            # The same nonce: an earlier request of ours was applied and its answer lost.
+            if winner != content:
+                return winner
+        # Not decoded again: what others hold of the entry is shared with the state.
+        self.state.absorb(entry, content)
+        for kind in entry.kinds:
+            self._observer.journal_entry(kind)
+        if self._is_state_due():
+            await self._write_state()
+        return None
+
+    def _is_state_due(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        if self._state_at is None:
+            self._state_at = now
+        entries = self.state.seq - self._state_seq
+        return entries >= STATE_INTERVAL or now - self._state_at >= STATE_SECONDS
+
+    async def _write_state(self) -> None:
+        # A state follows from the entries alone: whoever wrote it first wrote the same.
+        seq = self.state.seq
+        await self._create_once(state_key(self.prefix, seq), encode_state(self.state), _GZIP)
+        self._state_seq = seq
+        self._state_at = asyncio.get_running_loop().time()
+
+    async def _refuse_overwriting(self, entry: Entry) -> None:
+        """Prove that the store honours If-None-Match: create our own entry again, as it is.
+
+        It was written just now: no rule of the bucket has taken it away or archived it.
+        """
+        key = journal_key(self.prefix, entry.seq)
+        if await self._create_once(key, encode_entry(entry), _JSON):
+            raise JournalError(
+                f"the store created {key} a second time: it ignores If-None-Match",
+                hint="Exactly once needs conditional writes: use a store that has them.",
+            )
+
+    async def _create_once(self, key: str, content: bytes, content_type: str) -> bool:
+        return await self._patience.answered(
+            lambda: self._store.create(
+                key, content, content_type=content_type, metadata={}, in_one_request=True
+            )
+        )
+
+    def _failed(self, error: Failure) -> None:
+        self._observer.publish_error(error.code, retryable=error.retryable)
+
+    def _next_key(self) -> str:
+        return journal_key(self.prefix, self.state.next_seq)
+
+    def _superseded(self) -> Superseded:
+        return Superseded(
+            f"another writer appended journal entry {self.state.next_seq}",
+        )
+
+
+class _Loading:
+    """How far a load is: a long one says so, every few seconds."""
+
+    def __init__(self, on_progress: Callable[[], None]) -> None:
+        self._on_progress = on_progress
+        self._clock = asyncio.get_running_loop().time
+        self._began = self._logged_at = self._clock()
+        self._count = 0
+
+    def absorbed(self, seq: int) -> None:
+        self._count += 1
+        self._on_progress()
+        now = self._clock()
+        if now - self._logged_at >= _LOGGED_EVERY_SECONDS:
+            self._logged_at = now
+            seconds = round(now - self._began, 1)
+            _log.info("journal is being read", entries=self._count, seq=seq, seconds=seconds)
+
+
+def _listed(facts: Mapping[str, str]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value!r}" for name, value in facts.items())

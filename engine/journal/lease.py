@@ -1,0 +1,321 @@
+"""Holding the lease: every connection to the source, compared with the journal before it counts.
+
+A source gives its lease to one reader at a time.
+
+Strategy: a start takes the lease first and opens the journal after that; a reconnect and a redo
+pass come back with the journal theirs already. Both then compare what the source says with E,
+before any message counts and before the source is told anything.
+
+A source that fails with the same error at the same position is given pauses that grow, in the phase
+`failing`, with an alarm: see `recurrence`.
+
+Invariant: a stream that leaves this module is compared and acknowledges E, never more.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from engine.journal.journal import Journal
+from engine.journal.recurrence import Recurrence
+from engine.model.errors import (
+    LeaseHeld,
+    PositionLost,
+    SourceChanged,
+    SourceError,
+    SourceFailed,
+    SourceUnavailable,
+    Superseded,
+)
+from engine.model.history import Landmark, newest
+from engine.model.interfaces import ChangeStream, Source, SourceIdentity, Standing
+from engine.model.position import NOWHERE, LogPosition
+from engine.model.record import RecordConfiguration
+from engine.model.schema import Decide
+from engine.operate.alarms import Alarms
+from engine.operate.status import Phase
+
+_RETRY_SECONDS_FIRST = 0.2
+_RETRY_SECONDS_MAX = 5.0
+# One line a minute or so through a long outage.
+_LOGGED_EVERY = 24
+
+FAILING: Final = "source-failing"
+"""The alarm while the source fails with the same error at the same position."""
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """The lease, held for the first time: the stream, how the source stands, and whose it is.
+
+    `fork` is where the source left the journal's branch of history; None where it did not. `seq` is
+    the last entry that was known when the stream began.
+    """
+
+    stream: ChangeStream
+    standing: Standing
+    identity: SourceIdentity
+    fork: LogPosition | None
+    seq: int
+
+
+class Lease:
+    """The source's lease, as this process gets and keeps it."""
+
+    def __init__(
+        self,
+        source: Source,
+        journal: Journal,
+        *,
+        standby_interval: float,
+        on_phase: Callable[[Phase], None],
+        alarms: Alarms,
+    ) -> None:
+        self._source = source
+        self._journal = journal
+        self._standby_interval = standby_interval
+        self._on_phase = on_phase
+        self._alarms = alarms
+        # After a failover another server is asked: the last one's failure says nothing of it.
+        alarms.clear(FAILING)
+        self._recurrence = Recurrence()
+        self._failure_count = 0
+        self._is_standing_by = False
+        self.failure: SourceError | None = None
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether the source fails with the same error at the same position."""
+        return self._recurrence.is_standing
+
+    def failed(self, error: SourceUnavailable, position: LogPosition) -> None:
+        """The source gave up on us after everything before `position` was read."""
+        self.failure = error
+        self._recurrence.failed(error, position)
+        if not self.is_failing:
+            return
+        self._on_phase("failing")
+        if isinstance(error, SourceFailed):
+            text = f"the source fails at {position} again and again: {error}"
+            self._alarms.set(FAILING, text, hint=error.hint)
+
+    def reached(self, position: LogPosition) -> None:
+        """Everything before `position` was read: a failure in front of it is over."""
+        self._recurrence.reached(position)
+        self._end_alarm()
+
+    def caught_up(self) -> None:
+        """Everything that the source has was read: no failure waits."""
+        self._recurrence.forget()
+        self._end_alarm()
+
+    def _end_alarm(self) -> None:
+        if not self.is_failing:
+            self._alarms.clear(FAILING)
+
+    def _held(self) -> None:
+        self._failure_count = 0
+        self._is_standing_by = False
+        self.failure = None
+
+    async def take(
+        self, stack: AsyncExitStack, configuration: RecordConfiguration, decide: Decide
+    ) -> "Taken":
+        """Hold the lease for the first time, standing by while another engine holds it.
+
+        The stream is entered into `stack` and not compared yet: the journal has to be opened first.
+        Raises ForeignPrefix, PositionLost.
+        """
+        wait = _RETRY_SECONDS_FIRST
+        while True:
+            attempt = AsyncExitStack()
+            try:
+                identity = await self.identify()
+                start = self._journal.state.durable_point
+                seq = self._journal.state.seq
+                landmark = self._landmark(configuration, None)
+                stream = await attempt.enter_async_context(
+                    self._source.stream(start, configuration, decide, landmark=landmark)
+                )
+                standing = await stream.standing()
+                fork = await self._fork_of_same(identity)
+            except LeaseHeld as held:
+                await self._stand_by(held)
+            except SourceUnavailable as error:
+                await attempt.aclose()
+                self._not_taken(error)
+                await asyncio.sleep(max(wait, self._recurrence.pause_seconds))
+                wait = min(2 * wait, _RETRY_SECONDS_MAX)
+            except BaseException:
+                await attempt.aclose()
+                raise
+            else:
+                self._held()
+                stack.push_async_exit(attempt)
+                return Taken(stream, standing, identity, fork, seq)
+
+    def _not_taken(self, error: SourceUnavailable) -> None:
+        # A standby that does not reach the source could not take over: it is not a healthy one.
+        if self._is_standing_by:
+            self._on_phase("reconnecting")
+        self._log_failure(error)
+        self.failed(error, self._journal.state.durable_position)
+
+    async def _stand_by(self, held: LeaseHeld) -> None:
+        _log.debug("standing by", reason=str(held))
+        self._is_standing_by = True
+        self.failure = None
+        # Who holds the lease knows better than we whether the source fails.
+        self.caught_up()
+        self._on_phase("standby")
+        await self._journal.follow()
+        await asyncio.sleep(self._standby_interval)
+
+    async def retake(
+        self,
+        stack: AsyncExitStack,
+        configuration: RecordConfiguration,
+        decide: Decide,
+        *,
+        received: Landmark | None = None,
+        single_rows: bool = False,
+    ) -> ChangeStream:
+        """Hold the lease again while the journal is ours; waits for it.
+
+        `received` is the newest commit of which this process has read anything.
+        The stream, compared, is entered into `stack`. Raises Superseded, PositionLost,
+        SourceChanged.
+        """
+        wait = _RETRY_SECONDS_FIRST
+        await asyncio.sleep(self._recurrence.pause_seconds)
+        while True:
+            # The answer of an append in flight may move E, or tell that we are superseded.
+            await self._journal.quiet()
+            attempt = AsyncExitStack()
+            try:
+                stream = await attempt.enter_async_context(
+                    self._source.stream(
+                        self._journal.state.durable_point,
+                        configuration,
+                        decide,
+                        landmark=self._landmark(configuration, received),
+                        single_rows=single_rows,
+                    )
+                )
+                await self._refuse_other_branch()
+                await self.compare(stream)
+            except (LeaseHeld, SourceUnavailable) as error:
+                await attempt.aclose()
+                await self._refuse_superseded()
+                self._not_retaken(error)
+                wait_now = min(wait, self._standby_interval)
+                await asyncio.sleep(max(wait_now, self._recurrence.pause_seconds))
+                wait = min(2 * wait, _RETRY_SECONDS_MAX)
+            except BaseException:
+                await attempt.aclose()
+                raise
+            else:
+                self._held()
+                stack.push_async_exit(attempt)
+                return stream
+
+    def _not_retaken(self, error: LeaseHeld | SourceUnavailable) -> None:
+        self.failure = error
+        self._log_failure(error)
+        if isinstance(error, SourceUnavailable):
+            self.failed(error, self._journal.state.durable_position)
+
+    def _log_failure(self, error: SourceError) -> None:
+        # A failure that stands has its alarm.
+        if self._failure_count % _LOGGED_EVERY == 0 and not self.is_failing:
+            _log.warning("source unavailable", error=str(error), failures=self._failure_count + 1)
+        self._failure_count += 1
+
+    def _landmark(
+        self, configuration: RecordConfiguration, received: Landmark | None
+    ) -> Landmark | None:
+        """By which commit the source's log has to be known again, read under `configuration`."""
+        known = newest(self._journal.state.landmark, received)
+        # Through something else, other commits may show.
+        return known if known is None or known.through == configuration.through else None
+
+    def is_outdated(self, taken: Taken) -> bool:
+        """Whether a predecessor wrote on after the stream began: it is judged by too little."""
+        return self._journal.state.seq > taken.seq + 1
+
+    async def compare(self, stream: ChangeStream) -> None:
+        """Raise PositionLost when the source contradicts the journal; else acknowledge E.
+
+        Past E while the journal's tail is still ours means that changes are lost; if it is not
+        ours, a successor took them and we are superseded.
+        """
+        standing = await stream.standing()
+        durable = self._journal.state.durable_point
+        assert durable is not None, "a journal is opened with what is durable"
+        if durable.position < standing.confirmed.position:
+            await self._refuse_superseded()
+            raise PositionLost(
+                f"the source was confirmed up to {standing.confirmed.resume}, the journal "
+                f"is durable only up to {durable.resume}: what lies between is lost",
+                hint=f"Somebody moved or re-made {self._source.keeper}. Start a new prefix.",
+            )
+        if durable.position > standing.end.position:
+            raise PositionLost(
+                f"the journal is durable up to {durable.resume}, the server's log ends at "
+                f"{standing.end.resume}: it was restored to an earlier time",
+                hint="Start a new prefix: this one holds changes that the server has forgotten.",
+            )
+        stream.acknowledge(durable)
+
+    async def identify(self) -> SourceIdentity:
+        """Who answers now. Raises ForeignPrefix; PositionLost where its history lost changes."""
+        identity = await self._source.identify()
+        self._journal.refuse_foreign(identity)
+        self.refuse_fork(await self._fork(identity))
+        return identity
+
+    async def _fork_of_same(self, identity: SourceIdentity) -> LogPosition | None:
+        # A failover since then: the stream may still hold what the new server lacks.
+        if await self.identify() != identity:
+            raise SourceUnavailable("the source failed over while it was connected to")
+        return await self._fork(identity)
+
+    async def _fork(self, identity: SourceIdentity) -> LogPosition | None:
+        known = self._journal.state.source
+        if known is None or known.branch == identity.branch:
+            return None
+        return await self._source.fork(known.branch)
+
+    def refuse_fork(self, fork: LogPosition | None) -> None:
+        """Raise PositionLost when the journal, as it is known now, goes past `fork`."""
+        if fork is None:
+            return
+        state = self._journal.state
+        frontiers = state.frontiers.values()
+        planned = max((frontier.last for frontier in frontiers), default=NOWHERE)
+        if planned >= fork or state.durable_position > fork:
+            raise PositionLost(
+                f"the server left the journal's branch of its history at {fork}, "
+                f"changes up to {planned or state.durable_position} are in the bucket",
+                hint="The failover lost changes that were streamed. Start a new prefix.",
+            )
+
+    async def _refuse_other_branch(self) -> None:
+        known, identity = self._journal.state.source, await self.identify()
+        if known is not None and known.branch != identity.branch:
+            raise SourceChanged(
+                f"the source went from branch {known.branch} of its history to {identity.branch}",
+                hint="A failover: the engine starts over from the journal.",
+            )
+
+    async def _refuse_superseded(self) -> None:
+        if await self._journal.tail_moved():
+            raise Superseded(
+                "another writer opened the journal",
+            )

@@ -1,0 +1,116 @@
+"""Patience: how a request to the bucket is repeated.
+
+One attempt is the adapter's; here the same bytes are sent again for as long as it takes, with
+jittered back-off, because an answer that never came is neither success nor failure.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import stamina
+import structlog
+
+from engine.model.errors import DestinationRefused, DestinationUnavailable
+
+# Short beside the 25 s that a drain has, and still one request in 2 s where a store wants peace.
+WAIT_SECONDS_MAX = 2.0
+_WAIT_SECONDS_FIRST = 0.1
+# A request that goes on failing says so at once, after 5, 10, 20, 40 and 80 s, and then once a
+# minute.
+_LOGGED_SECONDS_FIRST = 5.0
+_LOGGED_SECONDS_MAX = 60.0
+
+_log = structlog.get_logger(__name__)
+
+_T = TypeVar("_T")
+Failure = DestinationUnavailable | DestinationRefused
+OnFailure = Callable[[Failure], None]
+
+
+class Patience:
+    """Repeats requests until they are answered, and knows which of them fail now.
+
+    `on_failure` is told of each failed attempt.
+    """
+
+    def __init__(self, on_failure: OnFailure) -> None:
+        self._on_failure = on_failure
+        self._failing: dict[Trouble, Failure] = {}
+
+    @property
+    def failure(self) -> Failure | None:
+        """The newest failure of a request that still waits for an answer."""
+        return next(reversed(self._failing.values()), None)
+
+    async def answered(self, attempt: Callable[[], Awaitable[_T]]) -> _T:
+        """The first usable answer of `attempt`, made again while it is DestinationUnavailable.
+
+        Other errors pass. Cancellation leaves the last request in doubt.
+        """
+        # Nearly every request is answered at once. Making stamina's retry takes 40 us of the loop.
+        try:
+            return await attempt()
+        except (DestinationUnavailable, DestinationRefused) as error:
+            failure = error
+        return await self._repeated(attempt, failure)
+
+    async def _repeated(self, attempt: Callable[[], Awaitable[_T]], failure: Failure) -> _T:
+        """The same, where the first attempt ended with `failure` already."""
+        first: Failure | None = failure
+        trouble = Trouble()
+
+        def is_unanswered(error: Exception) -> bool:
+            if not isinstance(error, DestinationUnavailable | DestinationRefused):
+                return False
+            self._on_failure(error)
+            if not error.retryable:
+                return False
+            trouble.happened(error)
+            self._failing.pop(trouble, None)
+            self._failing[trouble] = error
+            return True
+
+        try:
+            async for trial in stamina.retry_context(
+                on=is_unanswered,
+                attempts=None,
+                timeout=None,
+                wait_initial=_WAIT_SECONDS_FIRST,
+                wait_max=WAIT_SECONDS_MAX,
+                wait_jitter=_WAIT_SECONDS_FIRST,
+            ):
+                with trial:
+                    if first is not None:
+                        failure, first = first, None
+                        raise failure
+                    return await attempt()
+        finally:
+            self._failing.pop(trouble, None)
+        raise AssertionError("a retry without limit ended")
+
+
+class Trouble:
+    """The failures of one request: the first is logged, later ones at growing distances."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._began = 0.0
+        self._log_at = 0.0
+
+    def happened(self, error: Failure) -> None:
+        now = asyncio.get_running_loop().time()
+        if not self._count:
+            self._began = self._log_at = now
+        self._count += 1
+        if now < self._log_at:
+            return
+        seconds = now - self._began
+        self._log_at = now + min(max(seconds, _LOGGED_SECONDS_FIRST), _LOGGED_SECONDS_MAX)
+        _log.warning(
+            "destination unavailable",
+            error=str(error),
+            code=error.code,
+            attempt=self._count,
+            seconds=round(seconds, 1),
+        )

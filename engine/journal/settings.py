@@ -1,0 +1,36 @@
+"""What the pipeline is told: its limits and intervals, already parsed."""
+
+from dataclasses import dataclass
+
+from engine.flow.chunk import ChunkLimits
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One pipeline's limits. Times are seconds, sizes bytes.
+
+    What an operator may set has no default here: it comes from the configuration. The intervals
+    with a default are no keys of the configuration.
+
+    `codec_version` says how lines are written (`engine.lines.writer`). `probe_interval` is how
+    often an idle writer looks whether it was superseded; `idle_interval` how often an idle
+    source's position becomes durable; `standby_interval` how often a standby tries for the lease;
+    `watch_interval` how often what the source publishes is looked at. `check_name` names the object
+    that proves the right to write: another one for each way in which objects are made.
+    """
+
+    prefix: str
+    codec_version: int
+    limits: ChunkLimits
+    queue_bytes_max: int
+    memory_bytes_max: int
+    concurrency: int
+    append_interval: float
+    drain_seconds: float
+    is_until_caught_up: bool = False
+    start_seconds_max: float = 30.0
+    standby_interval: float = 2.0
+    probe_interval: float = 10.0
+    idle_interval: float = 30.0
+    check_name: str = "write"
+    watch_interval: float = 60.0

@@ -1,0 +1,495 @@
+"""The catalog watch: what a look at the source's catalog means for what is in the bucket.
+
+Strategy: the journal holds what is agreed, the way in which each captured table's changes arrive
+while nothing is lost. A look is compared with it, table by table. What arrives less of than agreed
+is a gap that stays open until it arrives again. What was touched and is as before (what publishes
+it was dropped and made anew, say) is a gap that ended: whatever happened meanwhile may be missing.
+A gap begins at the last log point up to which looks have judged, so it may be too long, never too
+short. What arrives more of than agreed is agreed from then on.
+
+Tables are told apart by their identity, so a rename among captured names loses nothing; the stream
+shows it. A table that had a name for a while that is not captured lost what it got there, and one
+that took a captured name later lacks what it got before. The stream says both exactly where rows
+came; a look sees it where none did: see `absences`.
+
+Invariant: pure. What is agreed changes only together with the gaps that explain the change, and
+both wait for the same journal entry.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from engine.journal.absences import Absences, captured_names
+from engine.journal.entry import Absence, Agreed, JournalState, Watch
+from engine.journal.gaps import GapRegister
+from engine.model.batch import Named
+from engine.model.interfaces import (
+    NOT_PUBLISHED,
+    PUBLISHED_LATE,
+    REWRITTEN,
+    Look,
+    Reason,
+    TableLook,
+)
+from engine.model.position import LOG_BEGIN, LogPosition, behind
+from engine.model.record import RecordConfiguration
+from engine.model.schema import TableName
+
+TABLE_DROPPED = "table-dropped"
+TABLE_REMADE = "table-remade"
+RENAMED_AWAY = "renamed-away"
+RENAMED_IN = "renamed-in"
+
+_TEXTS: Mapping[str, str] = {
+    RENAMED_AWAY: "the table was given a name or a schema that source.tables does not match: its"
+    " rows went with it, and what it gets there is not captured",
+    RENAMED_IN: "a table took this name that had one before which source.tables does not match;"
+    " rows that it had by then are missing",
+}
+_CAME_BACK = (
+    "the table had a name or a schema for a while that source.tables does not match; what it got"
+    " there is missing"
+)
+
+WATCH_BYTES_MAX = 4 * 1024 * 1024
+"""Of what one entry states of tables, beside its plans and its gaps: it is one request."""
+
+# Beside their texts.
+_TABLE_BYTES = 60
+_MARK_BYTES = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What the stream has shown of tables, as far as it was read.
+
+    `has_rows`: whether the table ever had a row here. `has_identity`: whether rows of it came from
+    the table with that identity. `was_truncated`: whether a truncation was shown since the look
+    that was judged last.
+    """
+
+    has_rows: Callable[[TableName], bool]
+    has_identity: Callable[[TableName, str], bool]
+    was_truncated: Callable[[TableName], bool]
+
+
+class CatalogWatch:
+    """What is agreed, and what waits for the journal's next entry."""
+
+    def __init__(
+        self,
+        state: JournalState,
+        gaps: GapRegister,
+        configuration: RecordConfiguration,
+        shown: Shown,
+    ) -> None:
+        """Begin where the journal ends; its `open` has to be ours already."""
+        assert state.source is not None, "nothing is watched before the journal is open"
+        assert state.durable is not None, "nothing is watched before the journal is open"
+        self._journal = state
+        self._gaps = gaps
+        self._shown = shown
+        self._captures = configuration.captures
+        self._through = configuration.through
+        self._selection = selection_of(configuration)
+        known = state.watch
+        self._journalled = known or Watch("", "")
+        self._agreed = dict(self._journalled.tables)
+        self._marks = dict(self._journalled.marks)
+        # Through something else, nothing is known. Under another selection a table may be new to us
+        # and not to the source, and one that we no longer see may still be there.
+        self._is_first = known is None or known.through != self._through
+        self._is_other_selection = self._is_first or self._journalled.selection != self._selection
+        # An entry may state what is agreed before any states how far looks have judged.
+        self._watched = state.durable.watched or LogPosition(self._journalled.at)
+        # A failover may have taken back what was judged; it never takes back what is durable.
+        durable = state.durable_position
+        self._clean = min(self._watched, durable) if self._watched else durable
+        self._pending: Watch | None = None
+        self._is_much = False
+        self._absences = self._known_absences(state)
+        # Away under another selection: they may have a name that is captured now.
+        self._doubtful = frozenset(self._journalled.away if self._is_other_selection else ())
+        # What the newest look of this life showed under names that are not captured, and up to
+        # where it was taken.
+        self._others: frozenset[str] | None = None
+        self._others_until = ""
+        # Tables that are not agreed yet and whose coming has a gap already.
+        self._arrived: set[str] = set()
+        self._open: dict[str, dict[str, int]] = {}
+        for gap in gaps.standing:
+            if gap.is_open:
+                self._open.setdefault(gap.table, {})[gap.reason] = gap.number
+
+    def _known_absences(self, state: JournalState) -> Absences:
+        """Of tables that the present configuration would capture under the names that they had."""
+        if state.watch is not None and self._is_first:
+            return Absences({}, {})
+        names = captured_names(state.versions)
+        names |= {agreed.identity: table for table, agreed in self._agreed.items()}
+        away = self._journalled.away
+        return Absences(
+            {identity: table for identity, table in names.items() if self._is_captured(table)},
+            {identity: a for identity, a in away.items() if self._is_captured(a.table)},
+        )
+
+    def _is_captured(self, table: str) -> bool:
+        return self._captures(TableName.parse(table))
+
+    @property
+    def watched(self) -> LogPosition:
+        """The log point up to which looks have judged; empty: no look."""
+        return self._watched
+
+    @property
+    def pending(self) -> Watch | None:
+        """What is agreed otherwise than the journal says; None where nothing is."""
+        return self._pending
+
+    @property
+    def is_much(self) -> bool:
+        """Whether `pending` is a part only: too many tables are agreed otherwise for one entry."""
+        return self._is_much
+
+    def _difference(self) -> Watch | None:
+        self._is_much = False
+        known = self._journalled
+        changed = {
+            table: agreed
+            for table, agreed in self._agreed.items()
+            if known.tables.get(table) != agreed
+        }
+        gone = tuple(table for table in known.tables if table not in self._agreed)
+        # Before a look was judged, what is agreed is what was agreed under the former settings.
+        whose = (self._through, self._selection)
+        if self._is_other_selection:
+            whose = (known.through, known.selection)
+        absences = self._absences.stated
+        # Up to where a table is known to be away is only stated with the rest.
+        away = {
+            identity: absence
+            for identity, absence in absences.items()
+            if _beginning(known.away.get(identity)) != _beginning(absence)
+        }
+        back = tuple(identity for identity in known.away if identity not in absences)
+        is_same = known.marks == self._marks and (known.through, known.selection) == whose
+        if is_same and not (changed or gone or away or back):
+            return None
+        if (part := _part(changed)) != changed:
+            # Whose they are comes with the last part. Until then a successor takes the other tables
+            # for what they were: it may state a gap twice, and begins no gap too late.
+            self._is_much = True
+            return Watch(known.through, known.selection, known.marks, part, at=known.at)
+        return Watch(*whose, self._marks, changed, gone, self._clean, away, back)
+
+    def journalled(self, statement: Watch | None) -> None:
+        """The journal holds what `pending` said."""
+        if statement is not None:
+            self._journalled = statement.folded(self._journalled)
+            self._pending = self._difference()
+
+    def standing(self, look: Look) -> dict[str, Reason]:
+        """Why tables do not arrive as agreed, by table, as that look shows it."""
+        by_identity = self._by_identity()
+        found: dict[str, Reason] = {}
+        for table, now in look.tables.items():
+            _, before = by_identity.get(now.identity, ("", None))
+            if lost := self._lost(before, now):
+                found[str(table)] = now.reasons[lost[0]]
+        return found
+
+    def named(self, named: Named) -> bool:
+        """Take in under which name rows of a table come; whether the journal is to say something.
+
+        Called in the same step in which the rows count as read.
+        """
+        # What commits before E is accounted for.
+        at = named.commit
+        if at < self._journal.durable_position:
+            return False
+        if not named.is_captured:
+            is_new = self._absences.left(named.identity, at)
+            is_stated = is_new and named.identity in self._absences.stated
+        else:
+            is_stated = self._came(named.identity, str(named.table), at, behind(at))
+        if is_stated and not self._is_first:
+            self._pending = self._difference()
+        return is_stated
+
+    def _came(self, identity: str, table: str, at: str, until: str) -> bool:
+        """Rows of the table are captured from here on: whether some were not before."""
+        absence = self._absences.came(identity, table, at)
+        if absence is not None:
+            if self._is_loss(identity, absence, table):
+                self._state_return(absence, table, until)
+                self._arrived.add(identity)
+        elif self._is_other(identity) and at >= self._others_until:
+            self._state_ended(table, RENAMED_IN, self._clean, until)
+            self._arrived.add(identity)
+        else:
+            return False
+        return True
+
+    def _is_other(self, identity: str) -> bool:
+        """Whether the table had a name that is not captured when the newest look was taken."""
+        is_other = self._others is not None and identity in self._others
+        return is_other and identity not in self._arrived
+
+    def _is_loss(self, identity: str, absence: Absence, table: str) -> bool:
+        """Whether a table that comes as `table` was renamed, and not only named in the settings."""
+        return identity not in self._doubtful or absence.table == table
+
+    def _state_return(self, absence: Absence, table: str, until: str) -> None:
+        reason = RENAMED_AWAY if absence.table == table else RENAMED_IN
+        text = _CAME_BACK if reason == RENAMED_AWAY else _TEXTS[reason]
+        self._state_ended(table, reason, absence.since, until, text)
+
+    def _state_ended(
+        self, table: str, reason: str, after: str, until: str, text: str | None = None
+    ) -> None:
+        self._gaps.state_up_to(
+            table, after=after, until=until, reason=reason, text=text or _TEXTS[reason]
+        )
+
+    def judge(self, look: Look) -> None:
+        """Take in a look that the stream has passed: state its gaps, and what is agreed now."""
+        until, since = look.until, look.since or LOG_BEGIN
+        judging = _Judging(look, since, self._clean, until, self._touched_marks(look))
+        by_identity, here = self._by_identity(), {t.identity for t in look.tables.values()}
+        agreed: dict[str, Agreed] = {}
+        went = {
+            name: RENAMED_AWAY if identity in look.others else TABLE_DROPPED
+            for identity, (name, _) in by_identity.items()
+            if identity not in here
+        }
+        for table, now in look.tables.items():
+            name, before = by_identity.get(now.identity, ("", None))
+            if name and name != str(table):
+                self._end_all(name, until)
+            how = went.get(str(table), "") if before is None else ""
+            agreed[str(table)] = self._judge_table(judging, table, before, now, how)
+        for name in went.keys() - agreed.keys():
+            self._judge_gone(judging, name, went[name])
+        self._note_others(judging, here)
+        self._agreed, self._marks = agreed, dict(look.marks)
+        self._is_first = self._is_other_selection = False
+        self._doubtful = frozenset()
+        if look.since is not None:
+            self._clean = max(self._clean, look.since)
+        self._watched = self._clean
+        self._pending = self._difference()
+
+    def _by_identity(self) -> dict[str, tuple[str, Agreed | None]]:
+        """Name and agreement of the known tables; through something else there is none."""
+        return {
+            agreed.identity: (name, None if self._is_first else agreed)
+            for name, agreed in self._agreed.items()
+        }
+
+    def _touched_marks(self, look: Look) -> list[str]:
+        return [] if self._is_first else _touched(self._marks, look.marks, frozenset())
+
+    def _judge_table(
+        self,
+        judging: "_Judging",
+        table: TableName,
+        before: Agreed | None,
+        now: TableLook,
+        went: str,
+    ) -> Agreed:
+        """State the gaps of one table; what is agreed from now on.
+
+        `went` says how the table went that had its name before, empty where none did.
+        """
+        name = str(table)
+        has_gap = self._judge_absence(judging, name, now.identity)
+        if before is not None and not judging.touched and self._is_as_before(name, before, now):
+            return before
+        lost = self._lost(before, now)
+        was_open = self._end_covered(name, lost, judging.until)
+        for aspect in lost:
+            if aspect not in self._open.get(name, {}):
+                self._state(judging, name, aspect, now.reasons[aspect].text, is_over=False)
+        if not lost and not was_open and not has_gap:
+            self._judge_touched(judging, table, before, now, went)
+        kept = before.keeps if before is not None else {}
+        agreed = {aspect: kept[aspect] for aspect in lost if aspect in kept}
+        covered = {aspect: kept for aspect, kept in now.keeps.items() if aspect not in lost}
+        return Agreed(now.identity, agreed | covered, dict(now.marks))
+
+    def _judge_absence(self, judging: "_Judging", table: str, identity: str) -> bool:
+        """State that a table which is here was away; whether its coming has a gap."""
+        has_gap = identity in self._arrived
+        self._arrived.discard(identity)
+        absence = self._absences.of(identity)
+        if absence is None:
+            return has_gap
+        # It may have gone again since the look was taken: then another look says how long.
+        if absence.seen < judging.since:
+            self._absences.returned(identity)
+        if self._is_loss(identity, absence, table):
+            self._state_return(absence, table, judging.until)
+        return True
+
+    def _note_others(self, judging: "_Judging", here: set[str]) -> None:
+        """Take in which tables have names that are not captured, and which are no more."""
+        look = judging.look
+        for name, agreed in self._agreed.items():
+            # One that the settings name no more has not gone.
+            if agreed.identity in look.others and not self._is_first and self._is_captured(name):
+                self._absences.seen_away(
+                    agreed.identity, name, since=judging.after, seen=judging.until
+                )
+        for table, now in look.tables.items():
+            self._absences.seen_there(now.identity, str(table), judging.since)
+        self._absences.forget_gone(here | look.others, judging.since)
+        self._others, self._others_until = look.others, judging.until
+
+    def _judge_touched(
+        self,
+        judging: "_Judging",
+        table: TableName,
+        before: Agreed | None,
+        now: TableLook,
+        went: str,
+    ) -> None:
+        """A table that arrives as agreed: whether it did so all the while."""
+        touched = list(judging.touched)
+        if before is not None:
+            touched += self._explained(table, _touched(before.marks, now.marks, now.fresh))
+        elif self._is_from_elsewhere(now):
+            touched.append(RENAMED_IN)
+        elif self._is_unseen_successor(table, now, went):
+            touched.append(TABLE_REMADE if went == TABLE_DROPPED else went)
+        elif not self._is_other_selection and PUBLISHED_LATE not in now.fresh:
+            touched.append(PUBLISHED_LATE)
+        if touched:
+            # One gap is enough: it says that whatever happened meanwhile may be missing.
+            aspect = _aspect_of(touched[0])
+            self._state(judging, str(table), aspect, _text_of(judging.look, aspect), is_over=True)
+
+    def _is_from_elsewhere(self, now: TableLook) -> bool:
+        """Whether a table that was not captured before has taken a captured name.
+
+        The stream tells of those that had rows since this life's first look. Before the first look
+        it is not known which tables there were: then it counts whether it ever had another name.
+        """
+        if self._is_other_selection:
+            return False
+        return now.identity in self._others if self._others is not None else not now.is_as_made
+
+    def _is_unseen_successor(self, table: TableName, now: TableLook, went: str) -> bool:
+        """Whether another table had the name and rows, and the stream has not shown this one."""
+        has_rows = bool(went) and self._shown.has_rows(table)
+        return has_rows and not self._shown.has_identity(table, now.identity)
+
+    def _explained(self, table: TableName, touched: list[str]) -> list[str]:
+        """`touched` without what the stream has shown."""
+        if not self._shown.was_truncated(table):
+            return touched
+        return [mark for mark in touched if _aspect_of(mark) != REWRITTEN]
+
+    def _judge_gone(self, judging: "_Judging", name: str, how: str) -> None:
+        was_open = self._end_all(name, judging.until)
+        if self._is_other_selection or was_open or not self._shown.has_rows(TableName.parse(name)):
+            return
+        self._state(judging, name, how, _text_of(judging.look, how), is_over=True)
+
+    def _lost(self, before: Agreed | None, now: TableLook) -> tuple[str, ...]:
+        """The aspects of which less arrives than agreed; of a new table, whether anything does."""
+        if before is None:
+            return tuple(aspect for aspect in now.keeps if aspect == NOT_PUBLISHED)
+        return tuple(
+            aspect
+            for aspect, kept in now.keeps.items()
+            if not _is_covered(before.keeps.get(aspect), kept)
+        )
+
+    def _is_as_before(self, name: str, before: Agreed, now: TableLook) -> bool:
+        """What is true of nearly every table: nothing changed, and nothing is missing."""
+        return before.marks == now.marks and before.keeps == now.keeps and name not in self._open
+
+    # --- gaps
+
+    def _state(
+        self, judging: "_Judging", table: str, reason: str, text: str, *, is_over: bool
+    ) -> None:
+        until = judging.until if is_over else ""
+        gap = self._gaps.state(table, after=judging.after, until=until, reason=reason, text=text)
+        if not is_over:
+            self._open.setdefault(table, {})[reason] = gap.number
+
+    def _end_covered(self, table: str, lost: Iterable[str], until: str) -> bool:
+        """End the table's gaps that are over; whether any was open."""
+        opened = self._open.pop(table, {})
+        for reason, number in opened.items():
+            if reason not in lost:
+                self._gaps.end(number, until)
+        if standing := {reason: opened[reason] for reason in lost if reason in opened}:
+            self._open[table] = standing
+        return bool(opened)
+
+    def _end_all(self, table: str, until: str) -> bool:
+        return self._end_covered(table, (), until)
+
+
+@dataclass(frozen=True, slots=True)
+class _Judging:
+    """One look's judgement: gaps begin at `after` and end at `until`.
+
+    The look shows everything before `since`, empty where that is not known.
+    """
+
+    look: Look
+    since: str
+    after: str
+    until: str
+    touched: list[str]
+
+
+def selection_of(configuration: RecordConfiguration) -> str:
+    """What names the captured tables: under another selection, others are agreed."""
+    tables, exclude = ",".join(configuration.tables), ",".join(configuration.exclude)
+    return f"{tables} -{exclude}"
+
+
+def _part(changed: Mapping[str, Agreed]) -> dict[str, Agreed]:
+    """As many tables as one entry should state, one at least."""
+    part: dict[str, Agreed] = {}
+    size_bytes = 0
+    for table, agreed in changed.items():
+        size_bytes += _size_bytes(table, agreed)
+        if part and size_bytes > WATCH_BYTES_MAX:
+            break
+        part[table] = agreed
+    return part
+
+
+def _size_bytes(table: str, agreed: Agreed) -> int:
+    """What a table takes in an entry, about."""
+    kept = sum(len(aspect) + sum(map(len, parts)) for aspect, parts in agreed.keeps.items())
+    marks = sum(len(mark) + len(text) + _MARK_BYTES for mark, text in agreed.marks.items())
+    return _TABLE_BYTES + len(table) + kept + marks
+
+
+def _is_covered(agreed: tuple[str, ...] | None, kept: tuple[str, ...]) -> bool:
+    """Whether what is kept holds what was agreed (None: everything)."""
+    return agreed is not None and set(agreed) <= set(kept)
+
+
+def _touched(before: Mapping[str, str], now: Mapping[str, str], fresh: frozenset[str]) -> list[str]:
+    """The marks that differ, but for those that may appear."""
+    changed = [mark for mark, text in before.items() if now.get(mark) != text]
+    return changed + [mark for mark in now if mark not in before and mark not in fresh]
+
+
+def _text_of(look: Look, aspect: str) -> str:
+    return _TEXTS.get(aspect) or look.texts[aspect]
+
+
+def _beginning(absence: Absence | None) -> tuple[str, str] | None:
+    return None if absence is None else (absence.table, absence.since)
+
+
+def _aspect_of(mark: str) -> str:
+    return mark.partition(":")[0]

@@ -1,0 +1,271 @@
+"""The watcher: looks at what the source publishes, and has each look judged when its time comes.
+
+Strategy: a task beside the reader. It looks at each connect, at an interval, when the stream says
+that something was changed or truncated, and when an idle source's position waits to become durable.
+A look is ahead of a stream that lags, so it is judged only when the stream has passed it. What
+stands is alarmed at once.
+
+Invariant: a keepalive's position counts as durable only up to `looked`: what committed before
+it was in a look that was judged.
+"""
+
+import asyncio
+from collections.abc import Callable
+from math import inf
+
+import structlog
+
+from engine.flow.ledger import Ledger
+from engine.flow.reception import Reception
+from engine.journal.entry import Gap, JournalState, time_shown
+from engine.journal.gaps import LEFT_OUT, GapRegister
+from engine.journal.watch import CatalogWatch, Shown
+from engine.model.batch import Named
+from engine.model.errors import SourceError
+from engine.model.interfaces import ChangeStream, Look
+from engine.model.plural import counted
+from engine.model.position import LOG_BEGIN, NOWHERE, LogPosition
+from engine.model.record import RecordConfiguration
+from engine.model.schema import TableName
+from engine.operate.alarms import Alarms, Cause
+from engine.operate.metrics import Metrics
+
+NOT_CAPTURED = "not-captured"
+GAP = "gap"
+ROWS_LEFT_OUT = "rows-left-out"
+
+CATALOG_NOT_LOOKED_AT = "catalog-not-looked-at"
+
+_RETRY_SECONDS = 1.0
+_RETRY_SECONDS_MAX = 30.0
+_FAILURES_TOLD = 3
+"""Looks that fail one after the other before it is an alarm."""
+
+_KEEPALIVE_SECONDS = 1.0
+
+TRUNCATED_SECONDS = 1.0
+"""From a truncation until a look: one serves all that come meanwhile."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Watcher:
+    """Looks, and judges what was seen. `run` is its whole life."""
+
+    def __init__(
+        self,
+        *,
+        state: JournalState,
+        gaps: GapRegister,
+        ledger: Ledger,
+        reception: Reception,
+        configuration: RecordConfiguration,
+        alarms: Alarms,
+        metrics: Metrics,
+        interval: float,
+        wake: Callable[[], None],
+    ) -> None:
+        """`wake` is called when there is something for the journal's next entry."""
+        shown = Shown(
+            # The ledger forgets tables that are durable; their frontiers stay.
+            has_rows=lambda table: (
+                str(table) in state.frontiers or ledger.received(table) != NOWHERE
+            ),
+            has_identity=reception.has_identity,
+            was_truncated=self.was_truncated,
+        )
+        self.judged_count = 0
+        """How many looks were judged."""
+        self.watch = CatalogWatch(state, gaps, configuration, shown)
+        self._gaps = gaps
+        self._ledger = ledger
+        self._alarms = alarms
+        self._metrics = metrics
+        self._interval = interval
+        self._wake = wake
+        self._failures = 0
+        self._looked: LogPosition | None = LOG_BEGIN
+        self._stream: ChangeStream | None = None
+        # When the newest look ended, in the loop's time; infinite during a look.
+        self._rests_from = -inf
+        self._wanted = asyncio.Event()
+        self._moved = asyncio.Event()
+        # By table, where the newest truncation that the stream showed commits.
+        self._is_look_planned = False
+        self._truncated: dict[TableName, LogPosition] = {}
+
+    @property
+    def looked(self) -> LogPosition | None:
+        """Up to where looks were judged; None where the source has nothing to look at."""
+        return self._looked
+
+    def connected(self, stream: ChangeStream | None) -> None:
+        """The stream to look through from now on; None while there is none. Never waits."""
+        self._stream = stream
+        if stream is not None:
+            self.want()
+
+    def want(self) -> None:
+        """Look soon. Never waits."""
+        self._wanted.set()
+
+    def want_up_to(self, position: LogPosition, *, rest_seconds: float = 0.0) -> None:
+        """Look soon, where `position` was read and no look was judged up to there. Never waits.
+
+        Not within `rest_seconds` of the newest look's end, nor, unless they are 0, during a look.
+        """
+        newest = self._ledger.newest_boundary
+        is_looked = self._looked is None or self._looked >= position
+        if newest is None or newest.position < position or is_looked:
+            return
+        if not rest_seconds or asyncio.get_running_loop().time() >= self._rests_from + rest_seconds:
+            self.want()
+
+    def moved(self) -> None:
+        """The ledger has read another boundary. Never waits."""
+        self._moved.set()
+
+    def was_truncated(self, table: TableName) -> bool:
+        """Whether the stream showed a truncation behind the look that was judged last."""
+        return table in self._truncated
+
+    def truncated(self, table: TableName, commit: LogPosition) -> None:
+        """The stream shows a truncation that commits there. Never waits.
+
+        The next engine does not know of it once it is durable: a look is to agree on it soon.
+        """
+        self._truncated[table] = commit
+        if not self._is_look_planned:
+            self._is_look_planned = True
+            asyncio.get_running_loop().call_later(TRUNCATED_SECONDS, self._look_planned)
+
+    def _look_planned(self) -> None:
+        self._is_look_planned = False
+        self.want()
+
+    def named(self, named: Named) -> None:
+        """The stream shows under which name rows of a table come. Never waits."""
+        if self.watch.named(named):
+            self._tell_gaps()
+            self._wake()
+
+    async def run(self) -> None:
+        """Look and judge until cancelled, which leaves what is not judged to the next look."""
+        self._tell_gaps()
+        while True:
+            await _set_within(self._wanted, self._interval)
+            self._wanted.clear()
+            stream = self._stream
+            if stream is None:
+                continue
+            self._rests_from = inf
+            is_answered = await self._look(stream)
+            self._rests_from = asyncio.get_running_loop().time()
+            if not is_answered:
+                wait = _RETRY_SECONDS * 2 ** min(self._failures - 1, 10)
+                await asyncio.sleep(min(wait, _RETRY_SECONDS_MAX))
+                self._wanted.set()
+
+    async def _look(self, stream: ChangeStream) -> bool:
+        """Whether the source answered."""
+        newest = self._ledger.newest_boundary
+        try:
+            look = await stream.look()
+        except SourceError as error:
+            self._failed(error)
+            return False
+        self._failures = 0
+        self._alarms.clear(CATALOG_NOT_LOOKED_AT)
+        if look is None:
+            self._looked = None
+            return True
+        self._tell_standing(look)
+        await self._passed(look)
+        self.watch.judge(look)
+        self._forget_truncated(look)
+        self.judged_count += 1
+        seen = max(newest.position if newest is not None else LOG_BEGIN, look.since or LOG_BEGIN)
+        self._looked = max(self._looked or LOG_BEGIN, seen)
+        if newest is not None:
+            self._ledger.looked(newest)
+        self._tell_gaps()
+        self._wake()
+        return True
+
+    def _forget_truncated(self, look: Look) -> None:
+        """Keep the truncations that came after the look: they explain what the next one shows."""
+        self._truncated = {table: at for table, at in self._truncated.items() if at >= look.at}
+
+    def _failed(self, error: SourceError) -> None:
+        self._failures += 1
+        _log.debug("what is published was not looked at", error=str(error), attempt=self._failures)
+        if self._failures >= _FAILURES_TOLD:
+            self._alarms.set(
+                CATALOG_NOT_LOOKED_AT,
+                "what the source publishes cannot be looked at, so a loss would not be seen, and an"
+                f" idle source's position does not advance: {error}",
+                hint=error.hint or "Looks are tried again. See the source's log for the cause.",
+            )
+
+    async def _passed(self, look: Look) -> None:
+        """Wait until everything that the look shows has left the socket."""
+        while (newest := self._ledger.newest_boundary) is None or newest.position < look.at:
+            if self._stream is not None:
+                self._stream.ask_keepalive()
+            self._moved.clear()
+            await _set_within(self._moved, _KEEPALIVE_SECONDS)
+
+    # --- what is told
+
+    def _tell_standing(self, look: Look) -> None:
+        standing = self.watch.standing(look)
+        causes = {table: Cause(reason.text, reason.hint) for table, reason in standing.items()}
+        self._alarms.replace(NOT_CAPTURED, causes)
+        self._metrics.tables_not_captured(len(causes))
+
+    def _tell_gaps(self) -> None:
+        ended: dict[str, list[Gap]] = {}
+        left_out: dict[str, list[Gap]] = {}
+        for gap in self._gaps.standing:
+            if not gap.is_open and not gap.mended:
+                those = left_out if gap.reason == LEFT_OUT else ended
+                those.setdefault(gap.table, []).append(gap)
+        self._alarms.replace(GAP, {table: _cause(gaps) for table, gaps in ended.items()})
+        self._alarms.replace(
+            ROWS_LEFT_OUT,
+            {
+                table: left_out_cause(len(gaps), gaps[-1].position, gaps[-1].text)
+                for table, gaps in left_out.items()
+            },
+        )
+
+
+def left_out_cause(row_count: int, position: str, reason: str) -> Cause:
+    """What stands against a table of which rows were left out, the newest at `position`."""
+    return Cause(
+        f"{counted(row_count, 'row')} could not be represented and were left out; the newest at"
+        f" position {position}: {reason}",
+        "`tailrace verify --json` lists them with their keys. Repair a row at the source: its"
+        " update is captured.",
+    )
+
+
+def _cause(gaps: list[Gap]) -> Cause:
+    newest = gaps[-1]
+    noticed = f"; noticed at {time_shown(newest.noticed)}" if newest.noticed else ""
+    earlier = f"; the table has {counted(len(gaps), 'gap')}" if len(gaps) > 1 else ""
+    return Cause(
+        f"changes of this table may be missing from the bucket ({newest.reason}): {newest.text}"
+        f"{noticed}{earlier}",
+        "The source does not have these changes any more. Compare the table's rows with the bucket,"
+        " or begin anew under another prefix. `tailrace verify --json` says where each gap begins"
+        " and ends. The alarm stays.",
+    )
+
+
+async def _set_within(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return

@@ -1,0 +1,314 @@
+"""The seams: what the protocol asks of a source, of a bucket and of a clock.
+
+The journal, recovery and publisher know only these; a database and S3 stand behind them in
+production, a simulated world in the protocol's tests.
+"""
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import msgspec
+
+from engine.model.batch import Intake
+from engine.model.history import Landmark
+from engine.model.log_point import LogPoint
+from engine.model.position import LogPosition
+from engine.model.record import RecordConfiguration
+from engine.model.schema import Decide, TableName
+
+Clock = Callable[[], int]
+"""The wall clock: Unix microseconds, UTC. Intervals use the event loop's own time."""
+
+
+class SourceIdentity(msgspec.Struct, frozen=True):
+    """Whose changes these are.
+
+    `facts` tell one source from another, each by the source's own name for it; `lease` names what
+    is held by whoever reads. A journal belongs to one type, database, lease and set of facts.
+    `branch` is the branch of the source's history that the server is on now: another one after a
+    failover that may have lost something. `through` is what the log is read through. `generation`
+    begins the log's positions; it grows only where the log stops being continuous.
+    """
+
+    type: str
+    database: str
+    lease: str
+    facts: dict[str, str]
+    branch: str
+    through: str
+    generation: int = 1
+
+    @property
+    def whose(self) -> dict[str, str]:
+        """What may never differ between a journal and its source, each under its name."""
+        return {"type": self.type, "database": self.database, "lease": self.lease, **self.facts}
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How the source stands, read while this stream holds its lease.
+
+    `confirmed` is what the source believes to be acknowledged, `end` how far its log is written.
+    `gauges` are measures of its own, by the names that it declares; infinite: there is no limit.
+    """
+
+    confirmed: LogPoint
+    end: LogPoint
+    gauges: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceMeasures:
+    """How a source measures its log: the unit of `distance`, and its own gauges.
+
+    A unit is a plural that may end a metric's name (`bytes`, `transactions`). Each gauge has its
+    metric's name, without `tailrace_`, and its help.
+    """
+
+    lag_unit: str = "bytes"
+    gauges: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why changes of a table do not arrive, and the statement that mends it."""
+
+    text: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class TableLook:
+    """What decides which changes of one captured table arrive, as the source has it now.
+
+    `identity` stays while the table is the same one, also under another name. `keeps` says for each
+    aspect (a stable word in kebab case) what of it arrives; an aspect that is absent arrives whole.
+    Its aspect `NOT_PUBLISHED` is there, with nothing kept, where no change arrives at all.
+    `marks` change whenever somebody touched what they stand for; the aspect is what comes before a
+    colon. A mark in `fresh` may appear without a loss: what it stands for is whole since it exists.
+    `PUBLISHED_LATE` is in `fresh` where the table itself is. Marks of the aspect `REWRITTEN` change
+    also with a truncation that the stream shows. `reasons` explains what is not kept.
+    `is_as_made`: it surely never had another name.
+    """
+
+    identity: str
+    keeps: Mapping[str, tuple[str, ...]]
+    marks: Mapping[str, str]
+    fresh: frozenset[str]
+    reasons: Mapping[str, Reason]
+    is_as_made: bool = True
+
+
+NOT_PUBLISHED = "not-published"
+PUBLISHED_LATE = "published-late"
+REWRITTEN = "partition-rewritten"
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What the source publishes, looked up once.
+
+    The look shows everything that committed before `since` (None: that is not known), and nothing
+    that commits at `until` or after it. Whoever has read the log up to `at` has read everything
+    that the look shows. `marks` are those that all tables share. `texts` says, for each aspect of a
+    mark, what it means that it was touched. `others` are the identities of tables whose names are
+    not captured.
+    """
+
+    since: LogPosition | None
+    at: LogPosition
+    until: LogPosition
+    marks: Mapping[str, str]
+    tables: Mapping[TableName, TableLook]
+    texts: Mapping[str, str]
+    others: frozenset[str] = frozenset()
+
+
+NO_MEASURES = SourceMeasures()
+"""Of a source that has nothing of its own to measure, and counts its log in bytes."""
+
+
+class ChangeStream(Protocol):
+    """One connection that holds the source's lease: nobody else reads it meanwhile."""
+
+    async def receive(self) -> Intake:
+        """The next drain of the socket; waits for one. May be empty but for a boundary.
+
+        Raises SourceUnavailable when the connection is lost: what was read and not yet returned
+        is forgotten and will be sent again. Cancellation loses nothing: the next call goes on.
+        """
+        ...
+
+    async def standing(self) -> Standing:
+        """How the source stands now. Cancellation leaves nothing behind.
+
+        Raises PositionLost where it no longer knows us, SourceUnavailable.
+        """
+        ...
+
+    async def look(self) -> Look | None:
+        """What is published now of the tables that the stream's configuration captures.
+
+        None where the source has nothing that somebody could change behind the stream. Waits for
+        nobody's lock. Raises SourceUnavailable.
+        """
+        ...
+
+    def acknowledge(self, point: LogPoint) -> None:
+        """From now on the source is told, again and again, that it may forget what is before it.
+
+        Before the first call it is told nothing at all. Never waits.
+        """
+        ...
+
+    def ask_keepalive(self) -> None:
+        """Ask the server for its position now (it answers with a keepalive). Never waits."""
+        ...
+
+
+class Source(Protocol):
+    """A database whose log can be read from a position again and again."""
+
+    async def identify(self) -> SourceIdentity:
+        """Who answers at the other end. Raises SourceUnavailable or SourceRefused."""
+        ...
+
+    async def prepare(self, *, is_first: bool) -> None:
+        """Make sure that what streaming needs is there.
+
+        What keeps the log for us is made only when `is_first` (no journal knows it yet); where it
+        is missing else, PositionLost is raised.
+        """
+        ...
+
+    @property
+    def keeper(self) -> str:
+        """What keeps its log for us, in words for a message."""
+        ...
+
+    @property
+    def measures(self) -> SourceMeasures:
+        """How it measures its log."""
+        ...
+
+    def distance(self, begin: LogPoint, end: LogPoint) -> int:
+        """How much log lies from `begin` to `end`, in its unit; 0 where `end` is not behind it."""
+        ...
+
+    async def end(self) -> LogPoint:
+        """How far the server's log is written now. Cancellation leaves nothing behind."""
+        ...
+
+    async def fork(self, branch: str) -> LogPosition:
+        """Where the server's history left `branch`, which is not the one that it is on.
+
+        Raises PositionLost where its history does not know that branch. Cancellation leaves
+        nothing behind.
+        """
+        ...
+
+    def stream(
+        self,
+        start: LogPoint | None,
+        configuration: RecordConfiguration,
+        decide: Decide,
+        *,
+        landmark: Landmark | None = None,
+        single_rows: bool = False,
+    ) -> AbstractAsyncContextManager[ChangeStream]:
+        """Take the lease and read from `start` (None: from what was confirmed last).
+
+        With a `landmark` the log is compared with what the journal knows of it, see `history`:
+        `receive` raises PositionLost where they differ, and until they agree it gives no boundary
+        and nothing is acknowledged. The stream may begin before `start` for that.
+
+        `decide` is asked at the first row after the start, after a relation changed, and again
+        for every row for which it answered None; rows that it does not want are skipped. Leaving
+        sends the last acknowledgement. With `single_rows` each row is a batch of its own and
+        `decide` is asked for each. Entering raises LeaseHeld, PositionLost, SourceRefused or
+        SourceUnavailable. Leaving closes the connection and frees the lease.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectHead:
+    """What a look-up without the body tells.
+
+    Metadata names are lower case, without `x-amz-meta-`.
+    """
+
+    size: int
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectTail(ObjectHead):
+    """The same, and the object's last bytes; None where they cannot be read: it is archived."""
+
+    last: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class ListedObject:
+    """One line of a listing."""
+
+    key: str
+    size: int
+
+
+class ObjectStore(Protocol):
+    """One bucket. Keys are whole keys. Nothing is ever overwritten or deleted through it.
+
+    Every method makes one attempt and raises DestinationUnavailable when there was no usable
+    answer: the request may have been applied or not. DestinationRefused: 403, missing bucket and
+    the like. Cancellation leaves the request in the same doubt.
+    """
+
+    async def create(
+        self,
+        key: str,
+        body: bytes,
+        *,
+        content_type: str,
+        metadata: Mapping[str, str],
+        in_one_request: bool = False,
+    ) -> bool:
+        """Create the object if the key is free: True, or False where the key was taken (412).
+
+        A large body may travel in parts, and two engines may then both be told that they created
+        it: some stores let two completions win. `in_one_request` forbids parts.
+        """
+        ...
+
+    async def get(self, key: str) -> bytes | None:
+        """The body, or None where there is no such object."""
+        ...
+
+    async def head(self, key: str) -> ObjectHead | None:
+        """Size and metadata, or None where there is no such object."""
+        ...
+
+    async def tail(self, key: str, size_bytes: int) -> ObjectTail | None:
+        """What `head` tells and the last bytes, so many at most. None: no such object."""
+        ...
+
+    def list(self, prefix: str, *, after: str = "") -> AsyncIterator[ListedObject]:
+        """The objects whose keys begin with `prefix` and sort after `after`, in key order."""
+        ...
+
+    async def folders(self, prefix: str) -> tuple[str, ...]:
+        """What the keys that begin with `prefix` have up to the next slash: the first of them."""
+        ...
+
+    async def abort_uploads(
+        self, prefix: str, *, is_ours: Callable[[str], bool], before_us: int
+    ) -> int:
+        """Abort multipart uploads begun before that time, and say how many.
+
+        Those whose keys begin with `prefix` and for which `is_ours` holds: prefixes of others may
+        begin alike. A missing right is no error.
+        """
+        ...

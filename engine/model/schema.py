@@ -1,0 +1,170 @@
+"""Tables, their columns, and the versions of a table's shape.
+
+Strategy: a `Relation` is what the source says about a table now; a `TableVersion` is a relation
+that the journal (or this engine, provisionally) has given a number. A row belongs to the version
+of the highest number whose first position is at or before the row, if that version still has the
+row's relation, key and record configuration; otherwise the highest number + 1 begins at this row.
+So a replay decides the same. Where the source can only guess a row's key, the version in force
+keeps its own: another key begins with the first row that is known to come after it was seen.
+
+Invariant: nothing here reads a clock or a catalog; the same arguments give the same answer.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from engine.model.position import Position
+
+_PLAIN = re.compile(r"[a-z_][a-z0-9_]*\Z")
+_PARTS = re.compile(r'("(?:[^"]|"")*"|[^".]+)\.("(?:[^"]|"")*"|[^".]+)\Z')
+
+
+class TableName(msgspec.Struct, frozen=True, order=True, cache_hash=True, gc=False):
+    """A table's raw names, unquoted. Every batch is looked up by it a few times."""
+
+    schema: str
+    table: str
+
+    def __str__(self) -> str:
+        """`schema.table`, parts quoted as SQL would: distinct tables have distinct texts."""
+        return f"{_quoted(self.schema)}.{_quoted(self.table)}"
+
+    @classmethod
+    def parse(cls, text: str) -> "TableName":
+        """The inverse of `str`. Raises ValueError when `text` is not of that form."""
+        match = _PARTS.match(text)
+        if match is None:
+            raise ValueError(f"not schema.table: {text!r}")
+        return cls(_unquoted(match[1]), _unquoted(match[2]))
+
+
+def _quoted(name: str) -> str:
+    if _PLAIN.match(name):
+        return name
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _unquoted(part: str) -> str:
+    return part[1:-1].replace('""', '"') if part.startswith('"') else part
+
+
+class Column(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One column, in the relation's order.
+
+    `type` is the source's own text (`character varying(20)`), `type_kind` how its reader takes
+    it (`integer`, `timestamptz`, `integer[]`, `text`: see the source's type table), `json` the
+    JSON type of its values (`number`, `string`, `boolean`, `array`, `any`). `key` says that
+    `before` always holds it. `type_id` and `type_modifier` tell types apart as the stream does.
+    `nullable` and `default` are advisory: only the catalog knows them, and `default` is None too
+    where it could not be read. `included` says that records hold it.
+    """
+
+    name: str
+    type: str
+    type_kind: str
+    key: bool
+    json: str = "string"
+    nullable: bool = True
+    default: str | None = None
+    type_id: int = 0
+    type_modifier: int = -1
+    included: bool = True
+
+    @property
+    def shape(self) -> tuple[str, int, int, bool]:
+        """What the stream itself shows of the column: a difference here makes a new version."""
+        return (self.name, self.type_id, self.type_modifier, self.key)
+
+
+class Relation(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A table as the stream showed it, described by the catalog.
+
+    `identity` stays while it is the same table, also under another name. `key` names the columns
+    that `before` always holds; where that is the whole row or nothing, those of the primary key,
+    which only the catalog knows. `facts` are whatever else the source says of the table, each under
+    its own name for it: schema.json shows them, and another value is another version.
+    `is_key_guessed` says that the catalog was looked at after the row was written, or knows the
+    table no more: what it says of the key may have come later. A version's relation is never
+    guessed.
+    """
+
+    table: TableName
+    identity: str
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+    facts: dict[str, str | int] = {}
+    is_key_guessed: bool = False
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """What the stream itself shows: whose it is, its facts and columns. The key is apart."""
+        columns = tuple(column.shape for column in self.columns)
+        return (self.identity, tuple(sorted(self.facts.items())), columns)
+
+
+class TableVersion(msgspec.Struct, frozen=True):
+    """A relation under a number. `first` is None for a version that no streamed row takes.
+
+    `record` is the digest of the record configuration that shapes this table's lines.
+    `flat_prefix` is what the flat envelope's own names begin with, empty with another envelope.
+    """
+
+    number: int
+    first: Position | None
+    record: str
+    relation: Relation
+    flat_prefix: str = ""
+
+
+Decide = Callable[[Relation, Position], TableVersion | None]
+"""Which version a row takes; None: it is not wanted (received already, or durable)."""
+
+
+def version_at(versions: Iterable[TableVersion], position: Position) -> TableVersion | None:
+    """The version of a streamed row: the highest number whose first position is at or before it."""
+    known = [v for v in versions if v.first is not None and v.first <= position]
+    return max(known, key=_number, default=None)
+
+
+def decide_version(
+    versions: tuple[TableVersion, ...],
+    relation: Relation,
+    record: str,
+    position: Position,
+    flat_prefix: str = "",
+) -> TableVersion:
+    """The version of the row at `position`; one that is not in `versions` begins at this row."""
+    found = version_at(versions, position)
+    if relation.is_key_guessed:
+        relation = _settled(relation, found)
+    if found is not None and _is_alike(found, relation) and found.record == record:
+        return found
+    number = 1 + max(map(_number, versions), default=0)
+    return TableVersion(number, position, record, relation, flat_prefix)
+
+
+def _is_alike(version: TableVersion, relation: Relation) -> bool:
+    known = version.relation
+    return known.shape == relation.shape and known.key == relation.key
+
+
+def _settled(relation: Relation, found: TableVersion | None) -> Relation:
+    """The relation with a key for good: a guess never takes the place of the key in force.
+
+    That is the key of the version before, as long as it is the same table, still has the columns,
+    and did not merely name all of them.
+    """
+    key = relation.key
+    if found is not None and found.relation.identity == relation.identity:
+        before = found.relation
+        names = {column.name for column in relation.columns}
+        is_whole = len(before.key) == len(before.columns)
+        if before.shape == relation.shape or (not is_whole and names.issuperset(before.key)):
+            key = before.key
+    return msgspec.structs.replace(relation, key=key, is_key_guessed=False)
+
+
+def _number(version: TableVersion) -> int:
+    return version.number

@@ -1,0 +1,190 @@
+"""The schema.json of a table's version: what a loader needs to know before it reads its records.
+
+Strategy: the document follows from the journalled version, the one before it, and the database's
+name, and from nothing else. So whoever writes it first (a publisher, a successor, a late packet of
+a dead engine) writes the same bytes, and `verify` can make them again.
+
+It describes records: columns that they do not hold are left out, and so are their changes, but for
+the fact that there was one. (The journal has their names and types, without which nobody could make
+an object again; it never has their defaults, which are values.) A key may name such a column:
+without it, it would be no key.
+
+Invariant: the same arguments give the same bytes. A rename cannot be proved from the stream (it
+carries no column numbers), so it shows as a column dropped and one added.
+"""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from engine.model.position import Position
+from engine.model.schema import Column, Relation, TableVersion
+
+FORMAT = 1
+
+
+class ColumnDocument(msgspec.Struct, frozen=True):
+    """One column. `key` says that `before` always holds it.
+
+    `nullable` and `default` are advisory: only the catalog knows them. `default` is null where
+    there is none, and where it could not be read when the version began.
+    """
+
+    name: str
+    type: str
+    type_kind: str
+    key: bool
+    json: str
+    nullable: bool
+    default: str | None
+
+
+class Change(
+    msgspec.Struct, frozen=True, omit_defaults=True, rename={"before": "from", "after": "to"}
+):
+    """One difference to the version before.
+
+    `kind` is one of `table_recreated`, `column_added`, `column_dropped`, `type_changed`,
+    `nullability_changed`, `default_changed`, `columns_reordered`, `key_changed`,
+    `excluded_columns_changed`, `record_configuration_changed`, or the name of one of the source's
+    facts with `_changed` behind it. `column` where one column differs; `before` and `after` (`from`
+    and `to` in JSON) as text where there is something to say.
+    """
+
+    kind: str
+    column: str | None = None
+    before: str | None = None
+    after: str | None = None
+
+
+class SchemaDocument(msgspec.Struct, frozen=True, rename={"first": "from"}):
+    """A whole schema.json, but for the source's facts of the table, which stand beside these.
+
+    `first` (`from` in JSON) is null for a version that no streamed row takes.
+    `key` names the columns that `before` always holds; where that is the whole row or nothing, the
+    primary key's. `flat_prefix` is there with the flat envelope: what the names of its own fields
+    begin with in this version.
+    """
+
+    format: int
+    database: str
+    schema: str
+    table: str
+    version: int
+    first: Position | None
+    columns: tuple[ColumnDocument, ...]
+    key: tuple[str, ...]
+    changes: tuple[Change, ...]
+    flat_prefix: str | msgspec.UnsetType = msgspec.UNSET
+
+
+def schema_document(version: TableVersion, previous: TableVersion | None, database: str) -> bytes:
+    """The bytes of the version's schema.json: indented JSON, UTF-8, ending in a newline.
+
+    `previous` is the table's version of the next lower number, None for its first one.
+    """
+    relation = version.relation
+    document = SchemaDocument(
+        format=FORMAT,
+        database=database,
+        schema=relation.table.schema,
+        table=relation.table.table,
+        version=version.number,
+        first=version.first,
+        columns=tuple(map(_column_document, _recorded(relation))),
+        key=relation.key,
+        changes=tuple(_changes(previous, version)) if previous is not None else (),
+        flat_prefix=version.flat_prefix or msgspec.UNSET,
+    )
+    fields = {**msgspec.to_builtins(document), **relation.facts}
+    return msgspec.json.format(msgspec.json.encode(fields), indent=2) + b"\n"
+
+
+def change_kinds(version: TableVersion, previous: TableVersion | None) -> tuple[str, ...]:
+    """The kinds of change from `previous` to `version`; none for a table's first version."""
+    if previous is None:
+        return ()
+    return tuple(change.kind for change in _changes(previous, version))
+
+
+def previous_version(
+    versions: tuple[TableVersion, ...], version: TableVersion
+) -> TableVersion | None:
+    """The version of the next lower number among a table's `versions`, None for the first one."""
+    lower = [known for known in versions if known.number < version.number]
+    return max(lower, key=lambda known: known.number, default=None)
+
+
+def _column_document(column: Column) -> ColumnDocument:
+    return ColumnDocument(
+        name=column.name,
+        type=column.type,
+        type_kind=column.type_kind,
+        key=column.key,
+        json=column.json,
+        nullable=column.nullable,
+        default=column.default,
+    )
+
+
+def _changes(old: TableVersion, new: TableVersion) -> Iterator[Change]:
+    """What is different, the table first, then its columns in the new order."""
+    if old.relation.identity != new.relation.identity:
+        yield Change("table_recreated", None, old.relation.identity, new.relation.identity)
+    yield from _column_changes(old.relation, new.relation)
+    if old.relation.key != new.relation.key:
+        yield Change("key_changed", None, ", ".join(old.relation.key), ", ".join(new.relation.key))
+    yield from _fact_changes(old.relation, new.relation)
+    if old.record != new.record:
+        yield Change("record_configuration_changed")
+
+
+def _column_changes(old: Relation, new: Relation) -> Iterator[Change]:
+    known = {column.name: column for column in _recorded(old)}
+    present = {column.name: column for column in _recorded(new)}
+    for column in known.values():
+        if column.name not in present:
+            yield Change("column_dropped", column.name, column.type, None)
+    for column in present.values():
+        if column.name not in known:
+            yield Change("column_added", column.name, None, column.type)
+        else:
+            yield from _changes_of(known[column.name], column)
+    if [name for name in known if name in present] != [name for name in present if name in known]:
+        yield Change("columns_reordered")
+    if _left_out(old) != _left_out(new):
+        yield Change("excluded_columns_changed")
+
+
+def _recorded(relation: Relation) -> tuple[Column, ...]:
+    return tuple(column for column in relation.columns if column.included)
+
+
+def _left_out(relation: Relation) -> tuple[tuple[object, ...], ...]:
+    return tuple((c.name, *_type(c)) for c in relation.columns if not c.included)
+
+
+def _changes_of(old: Column, new: Column) -> Iterator[Change]:
+    if _type(old) != _type(new):
+        yield Change("type_changed", new.name, old.type, new.type)
+    if old.nullable != new.nullable:
+        yield Change("nullability_changed", new.name, _null_text(old), _null_text(new))
+    if old.default != new.default:
+        yield Change("default_changed", new.name, old.default, new.default)
+
+
+def _type(column: Column) -> tuple[str, str, int, int]:
+    # A type that was dropped and made again has its old name and another number.
+    return (column.type, column.type_kind, column.type_id, column.type_modifier)
+
+
+def _fact_changes(old: Relation, new: Relation) -> Iterator[Change]:
+    for name, value in new.facts.items():
+        before = old.facts.get(name, "")
+        # A fact that is the table's identity itself has changed with it.
+        if value != before and str(value) != new.identity:
+            yield Change(f"{name}_changed", None, str(before), str(value))
+
+
+def _null_text(column: Column) -> str:
+    return "null" if column.nullable else "not null"

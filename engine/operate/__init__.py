@@ -1,0 +1,1 @@
+"""What operators touch: port, metrics, status, alarms, logs."""

@@ -1,0 +1,129 @@
+"""Alarms: conditions that stand until somebody mends them.
+
+Strategy: who sees a condition sets its alarm, again at each look or once; who sees that it is over
+clears it. An alarm is told apart by its code and its subject (a table; empty where there is
+only one). It is logged once when it begins and once when it ends; in between `/status`, the page
+and a gauge show it. So the log of a condition that lasts for days has two lines.
+
+Invariant: neither text nor hint carries row values or secrets, so whoever can reach the port may
+read them.
+"""
+
+from collections.abc import Mapping
+from typing import Final, Protocol
+
+import msgspec
+import structlog
+
+from engine.model.interfaces import Clock
+
+SHOWN_MAX: Final = 100
+"""Alarms that `/status` lists; `alarms_total` counts all of them."""
+
+_LOGGED_AT_ONCE_MAX: Final = 20
+"""Lines for one call of `replace`: 5,000 tables that are not published make one more, not 5,000."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Alarm(msgspec.Struct, frozen=True):
+    """One condition: what stands since when, and what mends it.
+
+    `code` is a stable word in kebab case, `since_us` Unix microseconds.
+    """
+
+    code: str
+    subject: str
+    text: str
+    hint: str
+    since_us: int
+
+
+class Cause(msgspec.Struct, frozen=True):
+    """What an alarm says: `text` what is wrong, `hint` the command or the SQL that mends it."""
+
+    text: str
+    hint: str = ""
+
+
+class AlarmObserver(Protocol):
+    """Who is told how many alarms stand (the metrics)."""
+
+    def alarms(self, code: str, count: int) -> None:
+        """So many alarms of that code stand now."""
+        ...
+
+
+class Alarms:
+    """The alarms of one engine. Nothing here waits."""
+
+    def __init__(self, clock: Clock, observer: AlarmObserver | None = None) -> None:
+        self._clock = clock
+        self._observer = observer
+        self._standing: dict[str, dict[str, Alarm]] = {}
+
+    @property
+    def count(self) -> int:
+        """How many stand."""
+        return sum(map(len, self._standing.values()))
+
+    def standing(self, limit: int = SHOWN_MAX) -> tuple[Alarm, ...]:
+        """The alarms that stand, the oldest first, `limit` at most."""
+        every = [alarm for alarms in self._standing.values() for alarm in alarms.values()]
+        return tuple(sorted(every, key=_age)[:limit])
+
+    def is_set(self, code: str, subject: str = "") -> bool:
+        """Whether that alarm stands."""
+        return subject in self._standing.get(code, {})
+
+    def set(self, code: str, text: str, *, subject: str = "", hint: str = "") -> None:
+        """Let the alarm stand. One that stands already keeps its time and takes the new text."""
+        alarms = self._standing.setdefault(code, {})
+        if self._put(code, subject, Cause(text, hint)):
+            _log_begin(alarms[subject])
+            self._count(code)
+
+    def clear(self, code: str, subject: str = "") -> None:
+        """End the alarm, where it stands."""
+        alarm = self._standing.get(code, {}).pop(subject, None)
+        if alarm is not None:
+            _log.info("alarm over", code=alarm.code, subject=alarm.subject)
+            self._count(code)
+
+    def replace(self, code: str, causes: Mapping[str, Cause]) -> None:
+        """Let exactly these subjects' alarms of `code` stand: the result of a whole look."""
+        alarms = self._standing.setdefault(code, {})
+        over = [subject for subject in alarms if subject not in causes]
+        begun = [subject for subject, cause in causes.items() if self._put(code, subject, cause)]
+        for subject in over:
+            del alarms[subject]
+        for subject in begun[:_LOGGED_AT_ONCE_MAX]:
+            _log_begin(alarms[subject])
+        if len(begun) > _LOGGED_AT_ONCE_MAX:
+            _log.error("more alarms", code=code, count=len(begun) - _LOGGED_AT_ONCE_MAX)
+        for subject in over[:_LOGGED_AT_ONCE_MAX]:
+            _log.info("alarm over", code=code, subject=subject)
+        if len(over) > _LOGGED_AT_ONCE_MAX:
+            _log.info("more alarms over", code=code, count=len(over) - _LOGGED_AT_ONCE_MAX)
+        if begun or over:
+            self._count(code)
+
+    def _put(self, code: str, subject: str, cause: Cause) -> bool:
+        """Whether the alarm is a new one."""
+        alarms = self._standing[code]
+        known = alarms.get(subject)
+        since_us = known.since_us if known is not None else self._clock()
+        alarms[subject] = Alarm(code, subject, cause.text, cause.hint, since_us)
+        return known is None
+
+    def _count(self, code: str) -> None:
+        if self._observer is not None:
+            self._observer.alarms(code, len(self._standing[code]))
+
+
+def _age(alarm: Alarm) -> tuple[int, str, str]:
+    return (alarm.since_us, alarm.code, alarm.subject)
+
+
+def _log_begin(alarm: Alarm) -> None:
+    _log.error("alarm", code=alarm.code, subject=alarm.subject, text=alarm.text, hint=alarm.hint)

@@ -1,0 +1,398 @@
+"""Every metric of the engine, declared once.
+
+Strategy: the pipeline calls typed methods, per batch, chunk, object or entry, never per row.
+Children of labelled metrics are looked up once and kept, because `labels()` takes a lock and
+builds a key at every call.
+
+Invariant: the number of series is bounded. The first `TABLE_LABELS_MAX` tables keep their names
+and all later ones share the label `OTHER`; so do S3's error codes after the first
+`ERROR_CODES_MAX`. Every other label takes one of a few fixed values.
+
+Names follow the OpenMetrics rules: base units as suffix, `_total` on counters only. What is not
+known yet is NaN, never 0, so that an alert on a time stamp or a lag does not fire before there is
+one.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    Metric,
+    ProcessCollector,
+    disable_created_metrics,
+)
+from prometheus_client.core import CounterMetricFamily
+
+from engine.model.batch import Operations
+from engine.model.interfaces import NO_MEASURES, SourceMeasures
+from engine.model.printable import printable
+from engine.model.schema import TableName
+
+TABLE_LABELS_MAX: Final = 1_000
+"""Tables with a label of their own; all others are counted together as `OTHER`."""
+
+ERROR_CODES_MAX: Final = 50
+
+OTHER: Final = "_other"
+
+_MICROSECONDS = 1_000_000
+_PUBLISH_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+# Dense around chunk ages of 5 s and 30 s, the default: the promise is chunk age + 0.5 s.
+_VISIBLE_SECONDS = (
+    0.1,
+    0.25,
+    0.5,
+    1,
+    2,
+    5,
+    5.5,
+    7.5,
+    10,
+    15,
+    20,
+    25,
+    29,
+    30,
+    30.5,
+    31,
+    32,
+    35,
+    45,
+    60,
+    300,
+    3600,
+)
+_CHUNK_BYTES = tuple(float(1 << exponent) for exponent in range(10, 30, 2))
+
+
+class Metrics:
+    """The engine's metrics in one registry.
+
+    Everything a table names is given as text, as in the journal; times are Unix microseconds. All
+    methods are for the event loop's thread and never wait. `clock` gives Unix seconds at the
+    moment of a scrape. `measures` is how the source measures its log.
+    """
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        *,
+        release: str = "",
+        clock: Callable[[], float] = time.time,
+        measures: SourceMeasures = NO_MEASURES,
+    ) -> None:
+        # A `_created` beside every counter doubles the exposition and nothing reads it.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        ProcessCollector(registry=registry)
+        Info("tailrace_build", "The running release", registry=registry).info({"release": release})
+        self.registry = registry
+        self._clock = clock
+        self._table_labels = _BoundedLabels(TABLE_LABELS_MAX)
+        self._code_labels = _BoundedLabels(ERROR_CODES_MAX)
+        self._alarms = Gauge(
+            "tailrace_alarms",
+            "Conditions that wait for an operator; /status names them",
+            ("code",),
+            registry=registry,
+        )
+        self._source = _SourceMetrics(registry, measures)
+        self._buffers = _BufferMetrics(registry)
+        self._destination = _DestinationMetrics(registry)
+        self._durability = _DurabilityMetrics(registry)
+        self._durability.lag.set_function(self._durable_lag)
+        self._durable_commit_us: int | None = None
+        # Of tables with a label of their own; the others share theirs, and are not kept.
+        self._row_counters: dict[TableName, list[Counter | None]] = {}
+        self._other_row_counters: list[Counter | None] = [None] * len(Operations._fields)
+
+    def log_lines_dropped(self, total: Callable[[], int]) -> None:
+        """Where the number of log lines that nobody took is to be asked."""
+        self.registry.register(_LogMetrics(total))
+
+    def source_connected(self, connected: bool) -> None:  # noqa: FBT001 - a gauge of one bit
+        """Whether a stream is held now."""
+        self._source.connected.set(1 if connected else 0)
+
+    def alarms(self, code: str, count: int) -> None:
+        """So many conditions of that code wait for an operator."""
+        self._alarms.labels(code).set(count)
+
+    def tables_not_captured(self, count: int) -> None:
+        """So many tables are captured by the configuration, and not all of it arrives."""
+        self._source.tables_not_captured.set(count)
+
+    def source_message(self, now_us: int) -> None:
+        """Something arrived from the source, keepalives included; called once a drain."""
+        self._source.last_message.set(now_us / _MICROSECONDS)
+
+    def source_lag(self, seconds: float, lag: int) -> None:
+        """How far reading is behind: the age of the newest commit read, and log not read yet."""
+        self._source.lag_seconds.set(seconds)
+        self._source.lag.set(lag)
+
+    def source_gauges(self, values: Mapping[str, float]) -> None:
+        """Measures of the source's own, by the names that it declared."""
+        for name, value in values.items():
+            self._source.own[name].set(value)
+
+    def rows(self, table: TableName, operations: Operations) -> None:
+        """Rows read from the source, once a batch."""
+        counters = self._row_counters.get(table)
+        if counters is None:
+            counters = self._new_row_counters(table)
+        for place, row_count in enumerate(operations):
+            if row_count:
+                counter = counters[place]
+                if counter is None:
+                    label = self._table_labels.bounded(str(table))
+                    counter = self._source.rows.child(label, Operations._fields[place])
+                    counters[place] = counter
+                counter.inc(row_count)
+
+    def _new_row_counters(self, table: TableName) -> list[Counter | None]:
+        if self._table_labels.bounded(str(table)) == OTHER:
+            return self._other_row_counters
+        counters = self._row_counters[table] = [None] * len(Operations._fields)
+        return counters
+
+    def queue_bytes(self, n: int) -> None:
+        """Bytes charged to the memory budget now."""
+        self._buffers.queue.set(n)
+
+    def queue_capacity(self, n: int) -> None:
+        """The memory budget."""
+        self._buffers.capacity.set(n)
+
+    def backpressure(self, seconds: float) -> None:
+        """Reading waited this long for room."""
+        self._buffers.backpressure.inc(seconds)
+
+    def chunk(self, table: str, reason: str, size_bytes: int) -> None:
+        """A chunk was cut: why, and its compressed size."""
+        self._buffers.chunks.child(self._table_labels.bounded(table), reason).inc()
+        self._buffers.chunk_bytes.observe(size_bytes)
+
+    def publishes_in_flight(self, n: int) -> None:
+        """Objects being put now."""
+        self._destination.in_flight.set(n)
+
+    def published(
+        self, table: str, seconds: float, size_bytes: int, newest_commit_us: int, now_us: int
+    ) -> None:
+        """An object became visible: how long its puts took, its size, and its newest commit."""
+        label = self._table_labels.bounded(table)
+        self._destination.objects.child(label).inc()
+        self._destination.bytes.child(label).inc(size_bytes)
+        self._destination.seconds.observe(seconds)
+        # The source's clock may be ahead of ours.
+        visible_us = max(0, now_us - newest_commit_us)
+        self._destination.commit_to_visible.observe(visible_us / _MICROSECONDS)
+
+    def publish_error(self, code: str, retryable: bool) -> None:  # noqa: FBT001 - a label
+        """A request of the destination failed; `code` is S3's or the transport's name for it."""
+        bounded = self._code_labels.bounded(code or "unknown")
+        self._destination.errors.child(bounded, "true" if retryable else "false").inc()
+
+    def durable(self, commit_us: int, now_us: int) -> None:
+        """The journal says durable up to a commit of that time: from then on the lag grows."""
+        # The lag is computed when it is read: a stalled engine must not freeze its own alarm.
+        del now_us
+        self._durable_commit_us = commit_us
+        self._durability.timestamp.set(commit_us / _MICROSECONDS)
+
+    def journal_entry(self, kind: str) -> None:
+        """An entry was appended; `kind` names a part of it (open, schemas, planned, durable, …)."""
+        self._durability.entries.child(kind).inc()
+
+    def superseded(self) -> None:
+        """Another writer owns the journal now."""
+        self._durability.superseded.inc()
+
+    def gaps(self, count: int) -> None:
+        """So many new gaps were recorded in the journal."""
+        self._durability.gaps.inc(count)
+
+    def schema_change(self, table: str, kind: str) -> None:
+        """A table's new version differs from the one before by this kind of change."""
+        self._durability.schema_changes.child(self._table_labels.bounded(table), kind).inc()
+
+    def _durable_lag(self) -> float:
+        if self._durable_commit_us is None:
+            return math.nan
+        return max(0.0, self._clock() - self._durable_commit_us / _MICROSECONDS)
+
+
+class _LogMetrics:
+    """Counted elsewhere, asked at each scrape."""
+
+    def __init__(self, total: Callable[[], int]) -> None:
+        self._total = total
+
+    def collect(self) -> Iterable[Metric]:
+        yield CounterMetricFamily(
+            "tailrace_log_lines_dropped",
+            "Log lines that were not written because nobody read",
+            value=self._total(),
+        )
+
+
+class _BoundedLabels:
+    """The first `limit` values keep their names, as they may be printed."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._known: dict[str, str] = {}
+
+    def bounded(self, value: str) -> str:
+        found = self._known.get(value)
+        if found is not None:
+            return found
+        if len(self._known) >= self._limit:
+            return OTHER
+        # The library escapes quotes and line ends, no other character.
+        return self._known.setdefault(value, printable(value))
+
+
+class _CounterFamily:
+    """A labelled counter with its children kept."""
+
+    def __init__(
+        self, registry: CollectorRegistry, name: str, text: str, labels: tuple[str, ...]
+    ) -> None:
+        self._counter = Counter(name, text, labels, registry=registry)
+        self._children: dict[tuple[str, ...], Counter] = {}
+
+    def child(self, *labels: str) -> Counter:
+        found = self._children.get(labels)
+        if found is None:
+            found = self._children[labels] = self._counter.labels(*labels)
+        return found
+
+
+def _gauge(registry: CollectorRegistry, name: str, text: str, *, first: float = 0) -> Gauge:
+    gauge = Gauge(name, text, registry=registry)
+    gauge.set(first)
+    return gauge
+
+
+class _SourceMetrics:
+    def __init__(self, registry: CollectorRegistry, measures: SourceMeasures) -> None:
+        self.connected = _gauge(registry, "tailrace_connected", "1 while a stream is held")
+        self.tables_not_captured = _gauge(
+            registry,
+            "tailrace_tables_not_captured",
+            "Tables of the configuration of which the source does not publish every change",
+        )
+        self.rows = _CounterFamily(
+            registry, "tailrace_rows_total", "Rows read from the source", ("table", "op")
+        )
+        self.lag_seconds = _gauge(
+            registry,
+            "tailrace_lag_seconds",
+            "Age of the newest commit read, at the last look; 0 where nothing waits to be read",
+            first=math.nan,
+        )
+        self.lag = _gauge(
+            registry,
+            f"tailrace_lag_{measures.lag_unit}",
+            "Source log written and not yet read",
+            first=math.nan,
+        )
+        self.last_message = _gauge(
+            registry,
+            "tailrace_last_message_timestamp_seconds",
+            "When the source last sent anything",
+            first=math.nan,
+        )
+        self.own = {
+            name: _gauge(registry, f"tailrace_{name}", text, first=math.nan)
+            for name, text in measures.gauges.items()
+        }
+
+
+class _BufferMetrics:
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.queue = _gauge(registry, "tailrace_queue_bytes", "Bytes charged to the memory budget")
+        self.capacity = _gauge(registry, "tailrace_queue_capacity_bytes", "The memory budget")
+        self.backpressure = Counter(
+            "tailrace_backpressure_seconds_total",
+            "Time for which reading waited for room",
+            registry=registry,
+        )
+        self.chunks = _CounterFamily(
+            registry, "tailrace_chunks_total", "Chunks cut, by reason", ("table", "reason")
+        )
+        self.chunk_bytes = Histogram(
+            "tailrace_chunk_bytes",
+            "Compressed size of a chunk",
+            buckets=_CHUNK_BYTES,
+            registry=registry,
+        )
+
+
+class _DestinationMetrics:
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.in_flight = _gauge(
+            registry, "tailrace_publishes_in_flight", "Objects being put at this moment"
+        )
+        self.objects = _CounterFamily(
+            registry, "tailrace_published_objects_total", "Objects made visible", ("table",)
+        )
+        self.bytes = _CounterFamily(
+            registry, "tailrace_published_bytes_total", "Compressed bytes made visible", ("table",)
+        )
+        self.seconds = Histogram(
+            "tailrace_publish_seconds",
+            "From the first put of an object to its visibility",
+            buckets=_PUBLISH_SECONDS,
+            registry=registry,
+        )
+        self.errors = _CounterFamily(
+            registry,
+            "tailrace_publish_errors_total",
+            "Failed requests of the destination",
+            ("code", "retryable"),
+        )
+        self.commit_to_visible = Histogram(
+            "tailrace_commit_to_visible_seconds",
+            "From the newest commit in an object to its visibility",
+            buckets=_VISIBLE_SECONDS,
+            registry=registry,
+        )
+
+
+class _DurabilityMetrics:
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.timestamp = _gauge(
+            registry,
+            "tailrace_durable_timestamp_seconds",
+            "Commit time up to which the journal says durable",
+            first=math.nan,
+        )
+        self.lag = Gauge(
+            "tailrace_durable_lag_seconds",
+            "Now minus the durable time stamp; idle databases reach 30 s between two entries",
+            registry=registry,
+        )
+        self.entries = _CounterFamily(
+            registry, "tailrace_journal_entries_total", "Entries appended, by part", ("kind",)
+        )
+        self.superseded = Counter(
+            "tailrace_superseded_total", "Times another writer took the journal", registry=registry
+        )
+        self.gaps = Counter(
+            "tailrace_gaps_total", "Gaps recorded in the journal", registry=registry
+        )
+        self.schema_changes = _CounterFamily(
+            registry,
+            "tailrace_schema_changes_total",
+            "Changes between two versions of a table",
+            ("table", "kind"),
+        )

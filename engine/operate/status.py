@@ -1,0 +1,95 @@
+"""What the engine says about itself now: the answer of `/status`, and what readiness follows from.
+
+Invariant: a `Status` is a frozen copy; reading it needs no lock and disturbs nothing. It carries
+no row values and no secrets, so it may be shown to whoever can reach the port.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+
+from engine.operate.alarms import Alarm
+
+Phase = Literal[
+    "starting",
+    "standby",
+    "opening",
+    "redo",
+    "streaming",
+    "reconnecting",
+    "failing",
+    "draining",
+    "stopped",
+]
+"""What the engine is doing.
+
+starting: it looks at source and bucket. standby: another engine reads the source; it follows the
+journal. opening: the lease is held, the journal is being opened. redo: planned objects of a
+predecessor are made again. streaming: changes flow. reconnecting: the connection was lost,
+nothing is forgotten. failing: the source gives the same error at the same position again and
+again; it is asked at growing pauses. draining: asked to stop, publishing what is held. stopped:
+nothing more will happen.
+"""
+
+Health = Literal["good", "wait", "bad"]
+"""good: ready, and no alarm stands. bad: stopped, or an alarm stands. wait: everything else."""
+
+READY_PHASES: frozenset[Phase] = frozenset({"standby", "streaming"})
+"""A standby is ready: a rolling deploy waits for the new engine before it stops the old one."""
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """One moment of one engine.
+
+    Times are Unix microseconds (UTC), 0 or None where there is none yet. `lag` is how much log was
+    read and is not durable, in `lag_unit`. `durable_position` compares with records' positions;
+    `durable_resume` and `read_resume` say in the source's own words up to where its log is durable,
+    and up to where it was read. `alarms` lists the oldest
+    of the conditions that an operator has to mend, `alarms_total` counts all of them.
+    """
+
+    phase: Phase
+    since_us: int
+    release: str = ""
+    writer_id: str = ""
+    epoch: int = 0
+    seq: int = 0
+    source: str = ""
+    lease: str = ""
+    destination: str = ""
+    durable_position: str = ""
+    durable_resume: str = ""
+    durable_commit_us: int = 0
+    lag_seconds: float | None = None
+    read_resume: str = ""
+    lag: int | None = None
+    lag_unit: str = ""
+    memory_used_bytes: int = 0
+    memory_limit_bytes: int = 0
+    tables: int = 0
+    rows_total: int = 0
+    objects_total: int = 0
+    bytes_total: int = 0
+    publishes_in_flight: int = 0
+    backpressure: bool = False
+    last_error: str = ""
+    last_error_hint: str = ""
+    alarms: tuple[Alarm, ...] = ()
+    alarms_total: int = 0
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether `/readyz` answers 200."""
+        return self.phase in READY_PHASES
+
+    @property
+    def health(self) -> Health:
+        """How the page colours the phase."""
+        if self.phase == "stopped" or self.alarms_total:
+            return "bad"
+        return "good" if self.is_ready else "wait"
+
+
+StatusProvider = Callable[[], Status]
+"""Gives the status of now; cheap enough for every request."""

@@ -1,0 +1,405 @@
+"""The pipeline: one engine's life, from standing by to the drain.
+
+    standby → opening → (redo) → streaming ⇄ reconnecting → draining → stopped
+
+Strategy: one TaskGroup. The reader is its body: it reads an intake, counts it in the ledger,
+routes it, and waits for room before it reads on. The committer appends one journal entry for all
+that is due, one in an append interval unless rows wait for it, and hands planned objects to the
+publisher. When objects are visible, `durable` is appended, then acknowledged.
+
+Invariant: nothing but the journal acknowledges: the source is told E only after the entry that
+states it is in the bucket.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import structlog
+
+from engine.journal.entry import Durable, Writer, time_text, time_us_of
+from engine.journal.gaps import GapRegister
+from engine.journal.journal import Journal
+from engine.journal.lease import Lease
+from engine.journal.prefix import NEIGHBOUR_HINT, Prefix
+from engine.journal.publisher import PlannedPut, Publisher
+from engine.journal.recovery import Recovery
+from engine.journal.retry import Failure
+from engine.journal.settings import Settings
+from engine.model.errors import (
+    DestinationUnavailable,
+    JournalError,
+    SourceChanged,
+    SourceUnavailable,
+    Superseded,
+    TailraceError,
+    first_cause,
+)
+from engine.model.history import Landmark
+from engine.model.interfaces import ChangeStream, Clock, ObjectStore, Source, SourceIdentity
+from engine.model.layout import TableLayout, below, prefix_of
+from engine.model.position import LogPosition, Position
+from engine.model.record import RecordConfiguration
+from engine.model.schema import Relation, TableVersion
+from engine.operate.alarms import Alarms
+from engine.operate.metrics import Metrics
+from engine.operate.status import Phase, Status
+from engine.pipeline.stop import StopSignal
+from engine.pipeline.streaming import Streaming, World
+
+_RESTART_SECONDS = 1.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Pipeline:
+    """One engine. `run` is its whole life; `status` tells about it at any time."""
+
+    def __init__(
+        self,
+        *,
+        source: Source,
+        store: ObjectStore,
+        clock: Clock,
+        settings: Settings,
+        configuration: RecordConfiguration,
+        writer: Writer,
+        metrics: Metrics,
+        stop: StopSignal,
+        make_nonce: Callable[[], str] | None = None,
+        alarms: Alarms | None = None,
+    ) -> None:
+        self._alarms = alarms or Alarms(clock, metrics)
+        self._source = source
+        self._store = store
+        self._clock = clock
+        self._settings = settings
+        self._configuration = configuration
+        self._metrics = metrics
+        self._stop = stop
+        self._writer = writer
+        self._make_nonce = make_nonce
+        self._phase: Phase = "starting"
+        self._phase_since_us = clock()
+        self._is_first_life = True
+        self._journal: Journal
+        self._lease: Lease
+        self._identity: SourceIdentity | None = None
+        self._caught_up: LogPosition | None = None
+        self._streaming: Streaming | None = None
+        self._interrupt: asyncio.Timeout | None = None
+        self._begin()
+
+    async def run(self) -> None:
+        """Stream until asked to stop, or until caught up; then drain and return.
+
+        Raises the TailraceError that ended it. Cancellation is like a kill: a successor redoes
+        the rest.
+        """
+        try:
+            while not await self._live_until_changed():
+                self._begin()
+                self._is_first_life = False
+        except Superseded:
+            self._metrics.superseded()
+            raise
+        finally:
+            self._enter("stopped")
+
+    async def _live_until_changed(self) -> bool:
+        """True at a good end, False where the source failed over: then start over."""
+        try:
+            await self._live()
+        except BaseExceptionGroup as group:
+            cause = first_cause(group)
+            if not isinstance(cause, SourceChanged):
+                raise cause from group
+            _log.warning("source failed over", error=str(cause))
+            return False
+        return True
+
+    def _begin(self) -> None:
+        """Know nothing but the configuration."""
+        self._journal = Journal(
+            self._store, self._settings.prefix, self._writer, self._metrics, self._make_nonce
+        )
+        self._lease = Lease(
+            self._source,
+            self._journal,
+            standby_interval=self._settings.standby_interval,
+            on_phase=self._enter,
+            alarms=self._alarms,
+        )
+        self._identity = None
+        self._streaming = None
+
+    @property
+    def is_hurried(self) -> bool | None:
+        """Whether the newest append may have come before its interval, because rows waited.
+
+        None while nothing streams, as at a start over after a failover.
+        """
+        return self._streaming.is_hurried if self._streaming is not None else None
+
+    @property
+    def gaps(self) -> GapRegister | None:
+        """Where losses are stated; None while nothing streams."""
+        return self._streaming.gaps if self._streaming is not None else None
+
+    def status(self) -> Status:
+        """The engine as it is now."""
+        state, identity = self._journal.state, self._identity
+        failure = self._journal.failure or self._lease.failure
+        base = Status(
+            phase=self._phase,
+            since_us=self._phase_since_us,
+            release=self._journal.writer.release,
+            writer_id=self._journal.writer.id,
+            epoch=state.epoch,
+            seq=max(state.seq, 0),
+            source=identity.database if identity is not None else "",
+            lease=identity.lease if identity is not None else "",
+            destination=self._settings.prefix,
+            durable_position=state.durable_position,
+            durable_resume=state.durable.resume if state.durable is not None else "",
+            durable_commit_us=(
+                time_us_of(state.durable.commit_time) if state.durable is not None else 0
+            ),
+            memory_limit_bytes=self._settings.memory_bytes_max,
+            last_error=str(failure) if failure is not None else "",
+            last_error_hint=failure.hint if failure is not None else "",
+            alarms=self._alarms.standing(),
+            alarms_total=self._alarms.count,
+        )
+        return self._streaming.status(base) if self._streaming is not None else base
+
+    async def _live(self) -> None:
+        async with asyncio.TaskGroup() as group, AsyncExitStack() as connection:
+            interrupting = group.create_task(self._interrupt_when_asked())
+            life = _Life(connection)
+            is_prepared = await self._interruptible(self._prepare_again())
+            if is_prepared and await self._interruptible(self._take_over(life)):
+                world = self._world()
+                self._streaming = Streaming(world, group, caught_up=self._caught_up)
+                await self._streaming.run(connection, life.stream, self._interruptible)
+            interrupting.cancel()
+
+    # --- start
+
+    async def _prepare_again(self) -> None:
+        """Prepare; after a failover for as long as it takes: this engine was at work before."""
+        while True:
+            try:
+                return await self._prepare()
+            except (SourceUnavailable, DestinationUnavailable) as error:
+                if self._is_first_life:
+                    raise
+                _log.warning("nobody answers after the failover", error=str(error))
+                await asyncio.sleep(_RESTART_SECONDS)
+
+    async def _prepare(self) -> None:
+        seconds, clock = self._settings.start_seconds_max, asyncio.get_running_loop().time
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                # A long journal takes longer: what is limited is a start that does not get on.
+                await self._reach(lambda: limit.reschedule(clock() + seconds))
+        except TimeoutError as error:
+            raise self._unanswered() from error
+        # Not timed: a source may have to wait for every transaction that is open on the server.
+        await self._source.prepare(is_first=self._journal.state.seq < 0)
+        if self._settings.is_until_caught_up:
+            self._caught_up = (await self._source.end()).position
+
+    def _unanswered(self) -> TailraceError:
+        seconds = self._settings.start_seconds_max
+        if self._identity is None:
+            return SourceUnavailable(
+                f"the source gave no answer within {seconds:g} s of the start",
+                hint="Check the network between this engine and the database, and source.dsn.",
+            )
+        return DestinationUnavailable(
+            f"the bucket gave no usable answer within {seconds:g} s of the start",
+            hint="Check the network between this engine and the bucket, destination.region and"
+            " destination.endpoint_url.",
+        )
+
+    async def _reach(self, on_progress: Callable[[], None]) -> None:
+        self._identity = await self._source.identify()
+        await self._journal.load(on_progress)
+        self._identity = await self._lease.identify()
+        await self._look_at_prefix(self._identity.database)
+
+    async def _look_at_prefix(self, database: str) -> None:
+        """Refuse, or say, what is wrong with it, while the source retains no log for us."""
+        prefix = Prefix(self._store, self._settings.prefix, self._failed)
+        if self._journal.state.seq < 0:
+            await self._refuse_orphans(prefix, database)
+            await prefix.refuse_neighbours()
+        elif self._is_first_life:
+            for other in await prefix.neighbours():
+                _log.warning(
+                    "prefixes nested", error=prefix.neighbour_text(other), hint=NEIGHBOUR_HINT
+                )
+        await prefix.prove_write(self._settings.check_name)
+
+    async def _refuse_orphans(self, prefix: Prefix, database: str) -> None:
+        try:
+            await prefix.refuse_orphans(database)
+        except JournalError:
+            # Unless another engine has begun the journal since we read it.
+            if not await self._journal.follow():
+                raise
+
+    def _failed(self, error: Failure) -> None:
+        self._metrics.publish_error(error.code, retryable=error.retryable)
+
+    async def _take_over(self, life: "_Life") -> None:
+        """First the lease, then the journal, then what a predecessor planned and left missing."""
+        taken = await self._lease.take(life.connection, self._configuration, self._decide)
+        self._identity = taken.identity
+        self._enter("opening")
+        confirmed = taken.standing.confirmed
+        # Nothing is known of what lies before.
+        through = self._configuration.through
+        place = Landmark(confirmed.position, None, through, confirmed.resume)
+        now = time_text(self._clock())
+        first = Durable(confirmed.position, confirmed.resume, now, seq=-1, landmark=place)
+        await self._journal.open(
+            self._identity,
+            self._configuration,
+            first,
+            check=lambda: self._lease.refuse_fork(taken.fork),
+        )
+        state = self._journal.state
+        _log.info(
+            "journal opened", epoch=state.epoch, seq=state.seq, position=state.durable_position
+        )
+        if state.durable is not None:
+            # From now on the lag is ours to alarm, also where the bucket stalls before an append.
+            self._metrics.durable(time_us_of(state.durable.commit_time), self._clock())
+        if self._lease.is_outdated(taken):
+            # A predecessor wrote on while we took the lease: the stream knows too little of it.
+            await life.connection.aclose()
+        else:
+            await self._compare(life, taken.stream)
+        await self._abort_uploads()
+        async with asyncio.TaskGroup() as group:
+            await self._recover(life, group)
+
+    async def _compare(self, life: "_Life", stream: ChangeStream) -> None:
+        try:
+            await self._lease.compare(stream)
+            life.stream = stream
+        except SourceUnavailable as error:
+            # The journal is ours: whoever reads next takes the lease again, and compares.
+            _log.warning("connection to the source lost", error=str(error))
+            self._lease.failed(error, self._journal.state.durable_position)
+            await life.connection.aclose()
+
+    async def _abort_uploads(self) -> None:
+        """What a dead writer began in parts. Its objects are planned: they will be looked up."""
+        try:
+            prefix = self._settings.prefix
+            aborted = await self._store.abort_uploads(
+                below(prefix),
+                is_ours=lambda key: prefix_of(key) == prefix,
+                before_us=self._clock(),
+            )
+        except DestinationUnavailable as error:
+            # Leftover parts cost storage, nothing else; the next start tries again.
+            _log.warning("old uploads not aborted", error=str(error))
+            return
+        if aborted:
+            _log.info("old uploads aborted", uploads=aborted)
+
+    async def _recover(self, life: "_Life", group: asyncio.TaskGroup) -> None:
+        publisher = Publisher(
+            store=self._store,
+            journal=self._journal,
+            clock=self._clock,
+            concurrency=self._settings.concurrency,
+            observer=self._metrics,
+            group=group,
+            on_visible=_nothing,
+        )
+        recovery = Recovery(
+            journal=self._journal,
+            lease=self._lease,
+            publisher=publisher,
+            settings=self._settings,
+            on_pass=lambda: self._enter("redo"),
+        )
+        missing = await recovery.missing()
+        if missing:
+            self._enter("redo")
+            life.stream = None
+            await life.connection.aclose()
+            await recovery.redo(missing)
+
+    def _decide(self, relation: Relation, position: Position) -> TableVersion | None:
+        assert self._streaming is not None, "nothing is read before the journal is open"
+        return self._streaming.reception.decide(relation, position)
+
+    def _world(self) -> World:
+        assert self._identity is not None
+        return World(
+            store=self._store,
+            journal=self._journal,
+            source=self._source,
+            lease=self._lease,
+            clock=self._clock,
+            settings=self._settings,
+            configuration=self._configuration,
+            layout=TableLayout(
+                self._settings.prefix, self._identity.database, self._configuration.layout
+            ),
+            metrics=self._metrics,
+            enter=self._enter,
+            alarms=self._alarms,
+        )
+
+    # --- asked to stop
+
+    async def _interrupt_when_asked(self) -> None:
+        await self._stop.requested.wait()
+        if self._interrupt is not None:
+            self._interrupt.reschedule(asyncio.get_running_loop().time())
+
+    async def _interruptible(self, work: Coroutine[None, None, None]) -> bool:
+        """Run `work` until it is done or a stop is requested. True when it was done."""
+        if self._stop.requested.is_set():
+            work.close()
+            return False
+        interrupt = self._interrupt = asyncio.timeout(None)
+        try:
+            async with interrupt:
+                await work
+        except TimeoutError:
+            if not interrupt.expired():
+                raise
+            return False
+        finally:
+            self._interrupt = None
+        return True
+
+    def _enter(self, phase: Phase) -> None:
+        if phase == self._phase:
+            return
+        self._phase = phase
+        self._phase_since_us = self._clock()
+        self._metrics.source_connected(phase in {"opening", "redo", "streaming", "draining"})
+        _log.info("phase", phase=phase, cpu_seconds=round(time.process_time(), 3))
+
+
+@dataclass(slots=True)
+class _Life:
+    """The connection that a start holds: its stack, and the stream while it may be read."""
+
+    connection: AsyncExitStack
+    stream: ChangeStream | None = None
+
+
+def _nothing(_: PlannedPut) -> None:
+    """A redone object was counted by whoever read its rows first."""

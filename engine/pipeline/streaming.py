@@ -1,0 +1,417 @@
+"""Streaming: the reader, once the journal is ours, and the drain at its end.
+
+Strategy: read an intake, count it in the ledger, route it, wait for room, read on. A lost
+connection forgets nothing: the next one starts at E, and what was received is dropped by
+position. The committer and the publisher work beside it.
+
+Invariant: an intake is counted whole, in one step with no await, before anything is done with it.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import msgspec
+import structlog
+
+from engine.flow.budget import MemoryBudget
+from engine.flow.chunk import compressed_apart, is_large
+from engine.flow.ledger import Ledger
+from engine.flow.reception import Reception
+from engine.flow.router import Router
+from engine.journal.committer import Committer
+from engine.journal.entry import time_us_of
+from engine.journal.gaps import GapRegister
+from engine.journal.journal import Journal
+from engine.journal.lease import Lease
+from engine.journal.planner import Planner
+from engine.journal.publisher import PlannedPut, Publisher
+from engine.journal.retry import Failure
+from engine.journal.schedule import AppendSchedule
+from engine.journal.settings import Settings
+from engine.journal.watcher import ROWS_LEFT_OUT, Watcher, left_out_cause
+from engine.model.batch import Intake, LeftOut
+from engine.model.errors import SourceError, SourceUnavailable, StopLimit, UnrepresentableRow
+from engine.model.interfaces import ChangeStream, Clock, ObjectStore, Source
+from engine.model.layout import TableLayout
+from engine.model.log_point import LogPoint
+from engine.model.position import LogPosition, commit_of
+from engine.model.record import RecordConfiguration
+from engine.model.schema import TableName
+from engine.operate.alarms import Alarms
+from engine.operate.metrics import Metrics
+from engine.operate.status import Phase, Status
+
+_KEEPALIVE_INTERVAL = 0.1
+_STANDING_INTERVAL = 15.0
+_STANDING_FIRST_SECONDS = 1.0
+_CONNECTION_SECONDS_MIN = 0.5
+"""Connections are made at least so far apart: a proxy without a server breaks each one at once."""
+
+_log = structlog.get_logger(__name__)
+
+Interruptible = Callable[[Coroutine[None, None, None]], Awaitable[bool]]
+"""Runs a coroutine until it is done (True) or the engine is asked to stop (False)."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What the pipeline works with."""
+
+    store: ObjectStore
+    journal: Journal
+    source: Source
+    lease: Lease
+    clock: Clock
+    settings: Settings
+    configuration: RecordConfiguration
+    layout: TableLayout
+    metrics: Metrics
+    enter: Callable[[Phase], None]
+    alarms: Alarms
+
+
+class Streaming:
+    """Reads, commits and publishes until asked to stop or caught up, then drains."""
+
+    def __init__(
+        self, world: World, group: asyncio.TaskGroup, *, caught_up: LogPosition | None
+    ) -> None:
+        """Begin where the journal ends; its `open` has to be ours already."""
+        self._world = world
+        self._group = group
+        self._caught_up = caught_up
+        self._stream: ChangeStream | None = None
+        self._rows_read = 0
+        # The end of the source's log when it was last looked at.
+        self._end: LogPoint | None = None
+        self._connection_error: SourceUnavailable | None = None
+        settings, state = world.settings, world.journal.state
+        self._ledger = Ledger(
+            {TableName.parse(table): known.last for table, known in state.frontiers.items()}
+        )
+        self.gaps = GapRegister(state, world.clock)
+        self._budget = MemoryBudget(settings.memory_bytes_max)
+        self._schedule = AppendSchedule(settings.append_interval)
+        self._router = Router(
+            queue_bytes_max=settings.queue_bytes_max,
+            limits=settings.limits,
+            compression=world.configuration.compression,
+            budget=self._budget,
+            on_cut=self._schedule.wake,
+            on_waiting=self._schedule.hurry,
+        )
+        self.reception = Reception(
+            journalled=state.versions,
+            durable=lambda: state.durable_position,
+            ledger=self._ledger,
+            configuration=world.configuration,
+        )
+        planner = Planner(
+            state=state,
+            ledger=self._ledger,
+            reception=self.reception,
+            configuration=world.configuration,
+            layout=world.layout,
+            codec_version=settings.codec_version,
+            clock=world.clock,
+        )
+        self._publisher = Publisher(
+            store=world.store,
+            journal=world.journal,
+            clock=world.clock,
+            concurrency=settings.concurrency,
+            observer=world.metrics,
+            group=group,
+            on_visible=self._visible,
+        )
+        self._watcher = Watcher(
+            state=state,
+            gaps=self.gaps,
+            ledger=self._ledger,
+            reception=self.reception,
+            configuration=world.configuration,
+            alarms=world.alarms,
+            metrics=world.metrics,
+            interval=settings.watch_interval,
+            wake=self._schedule.wake,
+        )
+        self._committer = Committer(
+            journal=world.journal,
+            ledger=self._ledger,
+            gaps=self.gaps,
+            watcher=self._watcher,
+            planner=planner,
+            schedule=self._schedule,
+            router=self._router,
+            publisher=self._publisher,
+            layout=world.layout,
+            settings=settings,
+            clock=world.clock,
+            metrics=world.metrics,
+            acknowledge=self._acknowledge,
+        )
+        world.metrics.queue_capacity(settings.memory_bytes_max)
+
+    async def run(
+        self, connection: AsyncExitStack, stream: ChangeStream | None, interruptible: Interruptible
+    ) -> None:
+        """Stream until asked to stop or caught up, then drain.
+
+        `stream`, if there is one, lives in `connection` and is compared. Raises Superseded,
+        PositionLost, StopLimit and whatever else ends an engine. Cancellation is like a kill.
+        """
+        self._stream = stream
+        committing = self._group.create_task(self._committer.run())
+        beside = [
+            self._group.create_task(self._watch_standing()),
+            self._group.create_task(self._watcher.run()),
+        ]
+        if self._caught_up is not None:
+            beside.append(self._group.create_task(self._ask_keepalives()))
+        failure: UnrepresentableRow | None = None
+        try:
+            is_caught_up = await interruptible(self._read(connection))
+        except UnrepresentableRow as error:
+            # What was read before it is published, as at any other stop.
+            is_caught_up, failure = False, error
+        self._world.enter("draining")
+        limit = None if is_caught_up else self._world.settings.drain_seconds
+        try:
+            async with asyncio.timeout(limit):
+                self._committer.drain()
+                await self._committer.drained.wait()
+        except TimeoutError as error:
+            raise self._stop_limit() from error
+        for task in (*beside, committing):
+            task.cancel()
+        if failure is not None:
+            raise failure
+
+    @property
+    def is_hurried(self) -> bool:
+        """Whether the committer's newest wait ended before its interval, because rows waited."""
+        return self._schedule.is_hurried
+
+    def _stop_limit(self) -> StopLimit:
+        count, failure = self._publisher.pending_count, self._destination_failure
+        waiting = f"; planned objects not known to be visible: {count}" if count else ""
+        because = f"; what fails: {failure}" if failure is not None else ""
+        return StopLimit(
+            "not everything could be published within drain_seconds ="
+            f" {self._world.settings.drain_seconds}{waiting}{because}",
+            hint="Nothing is lost: the next engine publishes the rest.",
+        )
+
+    @property
+    def _destination_failure(self) -> Failure | None:
+        return self._publisher.failure or self._world.journal.failure
+
+    def status(self, base: Status) -> Status:
+        """`base` with what streaming knows."""
+        committer = self._committer
+        lag_seconds, lag = self._lag()
+        newest = self._ledger.newest_boundary
+        error = self._connection_error or self._destination_failure
+        return msgspec.structs.replace(
+            base,
+            lag_seconds=lag_seconds,
+            lag=lag,
+            lag_unit=self._world.source.measures.lag_unit,
+            read_resume=newest.point.resume if newest is not None else "",
+            memory_used_bytes=self._budget.used_bytes,
+            tables=self._router.table_count,
+            rows_total=self._rows_read,
+            objects_total=committer.objects_published,
+            bytes_total=committer.bytes_published,
+            publishes_in_flight=self._publisher.in_flight,
+            backpressure=self._router.is_pressed,
+            last_error=str(error) if error is not None else "",
+            last_error_hint=error.hint if error is not None else "",
+        )
+
+    def _lag(self) -> tuple[float | None, int | None]:
+        """Age and amount of log of what is not durable; both 0 where nothing waits.
+
+        A source that is idle moves on too: its keepalives become durable at an interval.
+        """
+        state, newest, end = self._world.journal.state, self._ledger.newest_boundary, self._end
+        durable = state.durable_point
+        if durable is None:
+            return None, None
+        is_read = newest is not None and (end is None or newest.position >= end.position)
+        if self._stream is not None and is_read and self._ledger.is_empty:
+            return 0.0, 0
+        seconds = (self._world.clock() - durable.commit_us) / 1e6
+        furthest = end if newest is None or not is_read else newest.point
+        lag = self._world.source.distance(durable, furthest) if furthest is not None else None
+        return max(0.0, seconds), lag
+
+    # --- reading
+
+    async def _read(self, connection: AsyncExitStack) -> None:
+        while not self._is_caught_up:
+            if self._stream is None:
+                self._stream = await self._world.lease.retake(
+                    connection,
+                    self._world.configuration,
+                    self.reception.decide,
+                    received=self._ledger.landmark(self._world.configuration.through),
+                )
+            self._watcher.connected(self._stream)
+            if self._world.lease.is_failing:
+                self._world.enter("failing")
+            else:
+                self._enter_streaming()
+            began = asyncio.get_running_loop().time()
+            try:
+                await self._read_stream(self._stream)
+            except SourceUnavailable as error:
+                self._stream = None
+                self._lost(error)
+                self._watcher.connected(None)
+                await connection.aclose()
+                now = asyncio.get_running_loop().time()
+                await asyncio.sleep(max(0.0, began + _CONNECTION_SECONDS_MIN - now))
+
+    def _enter_streaming(self) -> None:
+        self._connection_error = None
+        self._world.enter("streaming")
+
+    def _lost(self, error: SourceUnavailable) -> None:
+        self._connection_error = error
+        self._world.lease.failed(error, self._read_position)
+        # One that stands has its alarm.
+        if not self._world.lease.is_failing:
+            self._world.enter("reconnecting")
+            _log.warning("connection to the source lost", error=str(error))
+
+    @property
+    def _read_position(self) -> LogPosition:
+        """Everything that commits before it was read."""
+        newest, durable = self._ledger.newest_boundary, self._world.journal.state.durable_position
+        return max(newest.position, durable) if newest is not None else durable
+
+    def _reached(self) -> None:
+        """What a source that fails gives all the same may be what lies behind the failure."""
+        lease = self._world.lease
+        lease.reached(self._read_position)
+        if not lease.is_failing:
+            self._enter_streaming()
+
+    async def _read_stream(self, stream: ChangeStream) -> None:
+        while not self._is_caught_up:
+            if not self._router.has_room:
+                await self._room()
+            await self._take_next(stream)
+            if self._world.lease.is_failing:
+                self._reached()
+            # A socket that always has more would starve the committer and the publisher.
+            await asyncio.sleep(0)
+
+    async def _take_next(self, stream: ChangeStream) -> None:
+        """Take the next intake, and keep nothing of it: it may hold hundreds of megabytes.
+
+        A large row is compressed in a thread, before the intake is counted. Cancellation drops an
+        intake that is not counted: whoever reads next reads it again.
+        """
+        intake = await stream.receive()
+        compression = self._world.configuration.compression
+        if any(is_large(batch, compression) for batch in intake.batches):
+            batches = [
+                await asyncio.to_thread(compressed_apart, batch)
+                if is_large(batch, compression)
+                else batch
+                for batch in intake.batches
+            ]
+            intake = msgspec.structs.replace(intake, batches=tuple(batches))
+        self._take(intake)
+
+    @property
+    def _is_caught_up(self) -> bool:
+        if self._caught_up is None:
+            return False
+        # A keepalive's position that no look was taken behind would not become durable.
+        counting = self._ledger.counting_boundary(self._watcher.looked)
+        return counting is not None and counting.position >= self._caught_up
+
+    def _take(self, intake: Intake) -> None:
+        for row in intake.left_out:
+            self._leave_out(row)
+        for named in intake.named:
+            self._watcher.named(named)
+        self._ledger.read(intake)
+        self._router.route(intake, asyncio.get_running_loop().time())
+        if intake.boundary is not None:
+            self._watcher.moved()
+        if intake.is_look_wanted:
+            self._watcher.want()
+        metrics, now_us = self._world.metrics, self._world.clock()
+        for batch in intake.batches:
+            self._rows_read += batch.row_count
+            metrics.rows(batch.table, batch.operations)
+            if batch.operations.t:
+                self._watcher.truncated(batch.table, commit_of(batch.last))
+        metrics.source_message(now_us)
+        metrics.queue_bytes(self._budget.used_bytes)
+
+    def _leave_out(self, row: LeftOut) -> None:
+        row_count = self.gaps.leave_out(row)
+        cause = left_out_cause(row_count, row.position, row.reason)
+        self._world.alarms.set(ROWS_LEFT_OUT, cause.text, subject=str(row.table), hint=cause.hint)
+
+    async def _room(self) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            await self._router.room()
+        finally:
+            self._world.metrics.backpressure(loop.time() - began)
+
+    # --- beside the reader
+
+    def _visible(self, put: PlannedPut) -> None:
+        self._committer.visible(put)
+        self._world.metrics.queue_bytes(self._budget.used_bytes)
+
+    def _acknowledge(self, point: LogPoint) -> None:
+        if self._stream is not None:
+            self._stream.acknowledge(point)
+        durable = self._world.journal.state.durable
+        if durable is not None:
+            self._world.metrics.durable(time_us_of(durable.commit_time), self._world.clock())
+
+    async def _ask_keepalives(self) -> None:
+        while True:
+            if self._stream is not None:
+                self._stream.ask_keepalive()
+                newest, wanted = self._ledger.newest_boundary, self._caught_up
+                if wanted is not None and newest is not None and newest.position >= wanted:
+                    self._watcher.want()
+            await asyncio.sleep(_KEEPALIVE_INTERVAL)
+
+    async def _watch_standing(self) -> None:
+        wait = _STANDING_FIRST_SECONDS
+        while True:
+            await asyncio.sleep(wait)
+            wait = _STANDING_INTERVAL
+            stream, newest = self._stream, self._ledger.newest_boundary
+            if stream is None:
+                continue
+            try:
+                standing = await stream.standing()
+            except SourceError as error:
+                _log.debug("how the source stands is not known", error=str(error))
+                continue
+            self._end = standing.end
+            metrics = self._world.metrics
+            metrics.source_gauges(standing.gauges)
+            if newest is not None:
+                now_us = self._world.clock()
+                read_us = self._world.journal.state.within_reason(newest.point.commit_us, now_us)
+                unread = self._world.source.distance(newest.point, standing.end)
+                metrics.source_lag((now_us - read_us) / 1e6 if unread else 0.0, unread)
+                if self._world.lease.is_failing and newest.position >= standing.end.position:
+                    self._world.lease.caught_up()
+                    self._enter_streaming()

@@ -1,0 +1,1 @@
+"""Embedded servers and the fault proxy, for demo, tests and load tests."""
