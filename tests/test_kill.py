@@ -174,7 +174,7 @@ async def one_life(rig: Rig, load: Load, aim: Aim, chance: random.Random) -> Aft
 
 @pytest.mark.timeout(90)
 async def test_kills_at_the_journals_state_files_lose_nothing(rig: Rig) -> None:
-    short = "import engine.journal.journal; engine.journal.STATE_INTERVAL = 10\n"
+    short = "from engine.journal import journal; journal.STATE_INTERVAL = 10\n"
     rig.pipeline = replace(rig.pipeline, preamble=short)
     is_state = requests_to("PUT", "/_tailrace/state/")
     late: list[Hold] = []

@@ -339,8 +339,11 @@ def an_entry_is_empty(bucket: SmallBucket) -> None:
 
 @damage({Code.ENTRY_UNREADABLE})
 def an_entry_states_no_position(bucket: SmallBucket) -> None:
-    durable = Durable(LogPosition("nowhere"), "0/1100", "2026-11-22T09:51:55.000000Z", 6)
+    position = LogPosition("0001.0000000000001100")
+    durable = Durable(position, "0/1100", "2026-11-22T09:51:55.000000Z", 6)
     edit_entry(bucket, 7, durable=durable)
+    last = entry(bucket, 7)
+    last.body = last.body.replace(position.encode(), b"nowhere")
 
 
 @damage({Code.ENTRY_UNREADABLE, Code.CHAIN_BROKEN, Code.UNNAMED_OBJECT})
