@@ -122,6 +122,8 @@ def peak_bytes(entries: int) -> tuple[int, Verdict]:
     # Else what other tests left decides how rarely cycles are looked for.
     gc.collect()
     gc.freeze()
+    # How many objects live long is counted here, and they are to be few.
+    gc.collect()
     tracemalloc.start()
     try:
         verdict = asyncio.run(
