@@ -320,7 +320,8 @@ async def test_an_object_is_seen_when_it_is_there_and_not_before(
 ) -> None:
     folder = "p/database=d/schema=s/table=t/"
     watcher = Watcher(s3_client, bucket, (folder,), 0.05)
-    record = json.dumps({"metadata": {"source_ts_ms": round(time.time() * 1000) - 3000}})
+    committed_ms = round(time.time() * 1000) - 3000
+    record = json.dumps({"metadata": {"source_ts_ms": committed_ms}})
 
     async def put(name: str) -> float:
         body = gzip.compress(f"{record}\n".encode())
@@ -344,7 +345,9 @@ async def test_an_object_is_seen_when_it_is_there_and_not_before(
     assert before_second < seen[f"{folder}2.ndjson.gz"] < second_at + 0.5
     assert watcher.missed == {f"{folder}3.ndjson.gz"}
     sights = await read_sights(s3_client, bucket, seen)
-    assert 3 <= sights[0].oldest_seconds < 8
+    age = seen[f"{folder}1.ndjson.gz"] - committed_ms / 1000
+    assert age >= 3
+    assert sights[0].oldest_seconds == pytest.approx(age, abs=0.001)
     assert [sight.row_count for sight in sights] == [1, 1, 1]
 
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
+from math import inf
 from typing import Any
 
 import psycopg
@@ -33,7 +34,7 @@ from engine.servers.servers import FAST_SETTINGS, EmbeddedPostgres
 from engine.sources.postgres.lsn import NO_LSN, lsn_of, parse_lsn
 from engine.sources.postgres.pgoutput import encode_status
 from engine.sources.postgres.source import PostgresSource
-from engine.sources.postgres.stream import PostgresStream
+from engine.sources.postgres.stream import SLOT_RETAINED, SLOT_SAFE, PostgresStream
 from log_points import point
 
 CAPTURE_ALL = RecordConfiguration(through="tailrace", tables=("*.*",))
@@ -708,6 +709,9 @@ async def test_nothing_but_acknowledge_moves_the_slot(any_database: Database) ->
                 stream.ask_keepalive()
                 await stream.receive()
         before = await stream.standing()
+        # No max_slot_wal_keep_size is set: nothing bounds what the slot keeps.
+        assert before.gauges[SLOT_SAFE] == inf
+        assert before.gauges[SLOT_RETAINED] >= 0
         stream.acknowledge(end)
         await eventually(lambda: confirmed(any_database) == end)
         after = await stream.standing()
