@@ -239,14 +239,6 @@ class HttpStatistics:
     requests: Counter[str]
     faults: Counter[Fault]
 
-    @property
-    def request_count(self) -> int:
-        return self.requests.total()
-
-    @property
-    def fault_count(self) -> int:
-        return self.faults.total()
-
 
 # Servers
 
