@@ -32,7 +32,7 @@ async def test_an_idle_source_has_no_lag(any_database: Database) -> None:
             return is_old and (status.lag_seconds, status.lag) == (0, 0)
 
         def gauge(name: str) -> float | None:
-            return pipeline._metrics.registry.get_sample_value(name)
+            return pipeline._world.metrics.registry.get_sample_value(name)
 
         async def measured() -> bool:
             return (gauge("tailrace_lag_seconds"), gauge("tailrace_lag_bytes")) == (0, 0)

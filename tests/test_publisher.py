@@ -69,10 +69,9 @@ async def test_the_schemas_that_are_known_to_be_there_are_bounded(
             concurrency=1,
             observer=NobodyWatches(),
             group=group,
-            on_visible=lambda publication: seen.append(publication.planned.key),
         )
         for piece in pieces:
-            publisher.publish(published(bucket, piece))
+            publisher.publish(published(bucket, piece), lambda put: seen.append(put.planned.key))
             await publisher.idle()
 
     # Asked for once more where it was forgotten, and everything is there all the same.

@@ -54,6 +54,11 @@ class Router:
         """Tables seen since the start."""
         return len(self._seen)
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that are charged to the memory budget."""
+        return self._budget.used_bytes
+
     def route(self, intake: Intake, now: float) -> None:
         """Take every batch of `intake`, which came at `now` (seconds of the event loop)."""
         came_at = now - intake.held_seconds

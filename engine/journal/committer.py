@@ -103,13 +103,13 @@ class Committer:
         """Nothing more will be read: publish what is held, then set `drained`. Never waits."""
         self._schedule.drain()
 
-    def visible(self, put: PlannedPut) -> None:
-        """An object is there: the publisher says so, in each table's order."""
+    def _visible(self, put: PlannedPut) -> None:
         planned = put.planned
         self._ledger.visible(planned.table_name, planned.last)
         self._router.published(planned.table_name, len(put.body))
         self.objects_published += 1
         self.bytes_published += len(put.body)
+        self._metrics.queue_bytes(self._router.held_bytes)
         self._is_progress = True
         self._schedule.wake()
 
@@ -229,6 +229,7 @@ class Committer:
             self._last_durable = self._last_append
             self._ledger.forget(durable.position)
             self._acknowledge(durable.point)
+            self._metrics.durable(durable.point.commit_us, self._clock())
         if is_last:
             self.drained.set()
 
@@ -250,7 +251,8 @@ class Committer:
         for planned, chunk in zip(plan.planned, plan.chunks, strict=True):
             self._metrics.chunk(planned.table, chunk.reason, len(chunk.body))
             self._publisher.publish(
-                PlannedPut(planned, seq, chunk.body.whole(), chunk.last_commit_us, self._layout)
+                PlannedPut(planned, seq, chunk.body.whole(), chunk.last_commit_us, self._layout),
+                self._visible,
             )
 
     def _count_schema_changes(self, plan: EntryPlan) -> None:

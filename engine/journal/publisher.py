@@ -60,13 +60,21 @@ class PublisherObserver(Protocol):
 
 
 OnVisible = Callable[[PlannedPut], None]
+"""Who is told that an object is there."""
+
+
+def _nobody(_: PlannedPut) -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    put: PlannedPut
+    on_visible: OnVisible
 
 
 class Publisher:
-    """Puts objects. Its tasks live in the TaskGroup that is given to it.
-
-    `on_visible` is called, in each table's order, when an object is there.
-    """
+    """Puts objects. Its tasks live in the TaskGroup that is given to it."""
 
     def __init__(
         self,
@@ -77,7 +85,6 @@ class Publisher:
         concurrency: int,
         observer: PublisherObserver,
         group: asyncio.TaskGroup,
-        on_visible: OnVisible,
     ) -> None:
         self.in_flight = 0
         self._store = store
@@ -85,9 +92,8 @@ class Publisher:
         self._clock = clock
         self._observer = observer
         self._group = group
-        self._on_visible = on_visible
         self._places = asyncio.Semaphore(concurrency)
-        self._queues: dict[str, deque[PlannedPut]] = {}
+        self._queues: dict[str, deque[_Waiting]] = {}
         self._schemas: set[tuple[str, int, str]] = set()
         self._progress = asyncio.Event()
         self._patience = Patience(self._failed)
@@ -95,7 +101,7 @@ class Publisher:
     @property
     def oldest_pending_seq(self) -> int | None:
         """The oldest entry of which a planned object is not known to be visible."""
-        return min((queue[0].seq for queue in self._queues.values()), default=None)
+        return min((queue[0].put.seq for queue in self._queues.values()), default=None)
 
     @property
     def pending_count(self) -> int:
@@ -112,15 +118,18 @@ class Publisher:
         """Whether every object that was given is visible."""
         return not self._queues
 
-    def publish(self, put: PlannedPut) -> None:
-        """Queue an object whose plan is in the journal. Never waits."""
-        table = put.planned.table
+    def publish(self, put: PlannedPut, on_visible: OnVisible = _nobody) -> None:
+        """Queue an object whose plan is in the journal. Never waits.
+
+        `on_visible` is called, in each table's order, when the object is there.
+        """
+        table, waiting = put.planned.table, _Waiting(put, on_visible)
         queue = self._queues.get(table)
         if queue is None:
-            self._queues[table] = deque([put])
+            self._queues[table] = deque([waiting])
             self._group.create_task(self._publish_table(table))
         else:
-            queue.append(put)
+            queue.append(waiting)
 
     async def idle(self) -> None:
         """Wait until every object that was given is visible."""
@@ -132,16 +141,16 @@ class Publisher:
         queue = self._queues[table]
         while queue:
             async with self._places:
-                await self._publish_first(queue)
-            put = queue.popleft()
+                await self._publish_first(queue[0].put)
+            visible = queue.popleft()
             if not queue:
                 del self._queues[table]
-            self._on_visible(put)
+            visible.on_visible(visible.put)
             self._progress.set()
 
-    async def _publish_first(self, queue: deque[PlannedPut]) -> None:
+    async def _publish_first(self, put: PlannedPut) -> None:
         loop = asyncio.get_running_loop()
-        put, began = queue[0], loop.time()
+        began = loop.time()
         self._count_in_flight(1)
         try:
             await self._make_visible(put)

@@ -16,16 +16,13 @@ import time
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import structlog
 
 from engine.journal.entry import Durable, Writer, time_text, time_us_of
 from engine.journal.gaps import GapRegister
-from engine.journal.journal import Journal
-from engine.journal.lease import Lease
 from engine.journal.prefix import NEIGHBOUR_HINT, Prefix
-from engine.journal.publisher import PlannedPut, Publisher
-from engine.journal.recovery import Recovery
 from engine.journal.retry import Failure
 from engine.journal.settings import Settings
 from engine.model.errors import (
@@ -39,7 +36,7 @@ from engine.model.errors import (
 )
 from engine.model.history import Landmark
 from engine.model.interfaces import ChangeStream, Clock, ObjectStore, Source, SourceIdentity
-from engine.model.layout import TableLayout, below, prefix_of
+from engine.model.layout import below, prefix_of
 from engine.model.position import LogPosition, Position
 from engine.model.record import RecordConfiguration
 from engine.model.schema import Relation, TableVersion
@@ -47,7 +44,12 @@ from engine.operate.alarms import Alarms
 from engine.operate.metrics import Metrics
 from engine.operate.status import Phase, Status
 from engine.pipeline.stop import StopSignal
-from engine.pipeline.streaming import Streaming, World
+from engine.pipeline.streaming import Streaming
+from engine.pipeline.wiring import Life, World, begin, recovery, streaming_parts
+
+if TYPE_CHECKING:
+    from engine.journal.journal import Journal
+    from engine.journal.lease import Lease
 
 _RESTART_SECONDS = 1.0
 
@@ -71,19 +73,23 @@ class Pipeline:
         make_nonce: Callable[[], str] | None = None,
         alarms: Alarms | None = None,
     ) -> None:
-        self._alarms = alarms or Alarms(clock, metrics)
-        self._source = source
-        self._store = store
-        self._clock = clock
+        self._world = World(
+            source=source,
+            store=store,
+            clock=clock,
+            settings=settings,
+            configuration=configuration,
+            writer=writer,
+            metrics=metrics,
+            alarms=alarms or Alarms(clock, metrics),
+            make_nonce=make_nonce,
+        )
         self._settings = settings
-        self._configuration = configuration
-        self._metrics = metrics
         self._stop = stop
-        self._writer = writer
-        self._make_nonce = make_nonce
         self._phase: Phase = "starting"
         self._phase_since_us = clock()
         self._is_first_life = True
+        self._life: Life
         self._journal: Journal
         self._lease: Lease
         self._identity: SourceIdentity | None = None
@@ -103,7 +109,7 @@ class Pipeline:
                 self._begin()
                 self._is_first_life = False
         except Superseded:
-            self._metrics.superseded()
+            self._world.metrics.superseded()
             raise
         finally:
             self._enter("stopped")
@@ -122,16 +128,8 @@ class Pipeline:
 
     def _begin(self) -> None:
         """Know nothing but the configuration."""
-        self._journal = Journal(
-            self._store, self._settings.prefix, self._writer, self._metrics, self._make_nonce
-        )
-        self._lease = Lease(
-            self._source,
-            self._journal,
-            standby_interval=self._settings.standby_interval,
-            on_phase=self._enter,
-            alarms=self._alarms,
-        )
+        self._life = begin(self._world, self._enter)
+        self._journal, self._lease = self._life.journal, self._life.lease
         self._identity = None
         self._streaming = None
 
@@ -170,20 +168,21 @@ class Pipeline:
             memory_limit_bytes=self._settings.memory_bytes_max,
             last_error=str(failure) if failure is not None else "",
             last_error_hint=failure.hint if failure is not None else "",
-            alarms=self._alarms.standing(),
-            alarms_total=self._alarms.count,
+            alarms=self._world.alarms.standing(),
+            alarms_total=self._world.alarms.count,
         )
         return self._streaming.status(base) if self._streaming is not None else base
 
     async def _live(self) -> None:
         async with asyncio.TaskGroup() as group, AsyncExitStack() as connection:
             interrupting = group.create_task(self._interrupt_when_asked())
-            life = _Life(connection)
+            start = _Connection(connection)
             is_prepared = await self._interruptible(self._prepare_again())
-            if is_prepared and await self._interruptible(self._take_over(life)):
-                world = self._world()
-                self._streaming = Streaming(world, group, caught_up=self._caught_up)
-                await self._streaming.run(connection, life.stream, self._interruptible)
+            if is_prepared and await self._interruptible(self._take_over(start)):
+                assert self._identity is not None
+                parts = streaming_parts(self._life, self._identity.database, group)
+                self._streaming = Streaming(self._life, parts, group, caught_up=self._caught_up)
+                await self._streaming.run(connection, start.stream, self._interruptible)
             interrupting.cancel()
 
     # --- start
@@ -208,9 +207,9 @@ class Pipeline:
         except TimeoutError as error:
             raise self._unanswered() from error
         # Not timed: a source may have to wait for every transaction that is open on the server.
-        await self._source.prepare(is_first=self._journal.state.seq < 0)
+        await self._world.source.prepare(is_first=self._journal.state.seq < 0)
         if self._settings.is_until_caught_up:
-            self._caught_up = (await self._source.end()).position
+            self._caught_up = (await self._world.source.end()).position
 
     def _unanswered(self) -> TailraceError:
         seconds = self._settings.start_seconds_max
@@ -226,14 +225,14 @@ class Pipeline:
         )
 
     async def _reach(self, on_progress: Callable[[], None]) -> None:
-        self._identity = await self._source.identify()
+        self._identity = await self._world.source.identify()
         await self._journal.load(on_progress)
         self._identity = await self._lease.identify()
         await self._look_at_prefix(self._identity.database)
 
     async def _look_at_prefix(self, database: str) -> None:
         """Refuse, or say, what is wrong with it, while the source retains no log for us."""
-        prefix = Prefix(self._store, self._settings.prefix, self._failed)
+        prefix = Prefix(self._world.store, self._settings.prefix, self._failed)
         if self._journal.state.seq < 0:
             await self._refuse_orphans(prefix, database)
             await prefix.refuse_neighbours()
@@ -253,22 +252,22 @@ class Pipeline:
                 raise
 
     def _failed(self, error: Failure) -> None:
-        self._metrics.publish_error(error.code, retryable=error.retryable)
+        self._world.metrics.publish_error(error.code, retryable=error.retryable)
 
-    async def _take_over(self, life: "_Life") -> None:
+    async def _take_over(self, start: "_Connection") -> None:
         """First the lease, then the journal, then what a predecessor planned and left missing."""
-        taken = await self._lease.take(life.connection, self._configuration, self._decide)
+        taken = await self._lease.take(start.connection, self._world.configuration, self._decide)
         self._identity = taken.identity
         self._enter("opening")
         confirmed = taken.standing.confirmed
         # Nothing is known of what lies before.
-        through = self._configuration.through
+        through = self._world.configuration.through
         place = Landmark(confirmed.position, None, through, confirmed.resume)
-        now = time_text(self._clock())
+        now = time_text(self._world.clock())
         first = Durable(confirmed.position, confirmed.resume, now, seq=-1, landmark=place)
         await self._journal.open(
             self._identity,
-            self._configuration,
+            self._world.configuration,
             first,
             check=lambda: self._lease.refuse_fork(taken.fork),
         )
@@ -278,34 +277,34 @@ class Pipeline:
         )
         if state.durable is not None:
             # From now on the lag is ours to alarm, also where the bucket stalls before an append.
-            self._metrics.durable(time_us_of(state.durable.commit_time), self._clock())
+            self._world.metrics.durable(time_us_of(state.durable.commit_time), self._world.clock())
         if self._lease.is_outdated(taken):
             # A predecessor wrote on while we took the lease: the stream knows too little of it.
-            await life.connection.aclose()
+            await start.connection.aclose()
         else:
-            await self._compare(life, taken.stream)
+            await self._compare(start, taken.stream)
         await self._abort_uploads()
         async with asyncio.TaskGroup() as group:
-            await self._recover(life, group)
+            await self._recover(start, group)
 
-    async def _compare(self, life: "_Life", stream: ChangeStream) -> None:
+    async def _compare(self, start: "_Connection", stream: ChangeStream) -> None:
         try:
             await self._lease.compare(stream)
-            life.stream = stream
+            start.stream = stream
         except SourceUnavailable as error:
             # The journal is ours: whoever reads next takes the lease again, and compares.
             _log.warning("connection to the source lost", error=str(error))
             self._lease.failed(error, self._journal.state.durable_position)
-            await life.connection.aclose()
+            await start.connection.aclose()
 
     async def _abort_uploads(self) -> None:
         """What a dead writer began in parts. Its objects are planned: they will be looked up."""
         try:
             prefix = self._settings.prefix
-            aborted = await self._store.abort_uploads(
+            aborted = await self._world.store.abort_uploads(
                 below(prefix),
                 is_ours=lambda key: prefix_of(key) == prefix,
-                before_us=self._clock(),
+                before_us=self._world.clock(),
             )
         except DestinationUnavailable as error:
             # Leftover parts cost storage, nothing else; the next start tries again.
@@ -314,51 +313,18 @@ class Pipeline:
         if aborted:
             _log.info("old uploads aborted", uploads=aborted)
 
-    async def _recover(self, life: "_Life", group: asyncio.TaskGroup) -> None:
-        publisher = Publisher(
-            store=self._store,
-            journal=self._journal,
-            clock=self._clock,
-            concurrency=self._settings.concurrency,
-            observer=self._metrics,
-            group=group,
-            on_visible=_nothing,
-        )
-        recovery = Recovery(
-            journal=self._journal,
-            lease=self._lease,
-            publisher=publisher,
-            settings=self._settings,
-            on_pass=lambda: self._enter("redo"),
-        )
-        missing = await recovery.missing()
+    async def _recover(self, start: "_Connection", group: asyncio.TaskGroup) -> None:
+        redoing = recovery(self._life, group, on_pass=lambda: self._enter("redo"))
+        missing = await redoing.missing()
         if missing:
             self._enter("redo")
-            life.stream = None
-            await life.connection.aclose()
-            await recovery.redo(missing)
+            start.stream = None
+            await start.connection.aclose()
+            await redoing.redo(missing)
 
     def _decide(self, relation: Relation, position: Position) -> TableVersion | None:
         assert self._streaming is not None, "nothing is read before the journal is open"
         return self._streaming.reception.decide(relation, position)
-
-    def _world(self) -> World:
-        assert self._identity is not None
-        return World(
-            store=self._store,
-            journal=self._journal,
-            source=self._source,
-            lease=self._lease,
-            clock=self._clock,
-            settings=self._settings,
-            configuration=self._configuration,
-            layout=TableLayout(
-                self._settings.prefix, self._identity.database, self._configuration.layout
-            ),
-            metrics=self._metrics,
-            enter=self._enter,
-            alarms=self._alarms,
-        )
 
     # --- asked to stop
 
@@ -388,18 +354,14 @@ class Pipeline:
         if phase == self._phase:
             return
         self._phase = phase
-        self._phase_since_us = self._clock()
-        self._metrics.source_connected(phase in {"opening", "redo", "streaming", "draining"})
+        self._phase_since_us = self._world.clock()
+        self._world.metrics.source_connected(phase in {"opening", "redo", "streaming", "draining"})
         _log.info("phase", phase=phase, cpu_seconds=round(time.process_time(), 3))
 
 
 @dataclass(slots=True)
-class _Life:
+class _Connection:
     """The connection that a start holds: its stack, and the stream while it may be read."""
 
     connection: AsyncExitStack
     stream: ChangeStream | None = None
-
-
-def _nothing(_: PlannedPut) -> None:
-    """A redone object was counted by whoever read its rows first."""

@@ -10,38 +10,23 @@ Invariant: an intake is counted whole, in one step with no await, before anythin
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
 
-from engine.flow.budget import MemoryBudget
 from engine.flow.chunk import compressed_apart, is_large
-from engine.flow.ledger import Ledger
-from engine.flow.reception import Reception
-from engine.flow.router import Router
-from engine.journal.committer import Committer
-from engine.journal.entry import time_us_of
-from engine.journal.gaps import GapRegister
-from engine.journal.journal import Journal
-from engine.journal.lease import Lease
-from engine.journal.planner import Planner
-from engine.journal.publisher import PlannedPut, Publisher
 from engine.journal.retry import Failure
-from engine.journal.schedule import AppendSchedule
-from engine.journal.settings import Settings
-from engine.journal.watcher import ROWS_LEFT_OUT, Watcher, left_out_cause
+from engine.journal.watcher import ROWS_LEFT_OUT, left_out_cause
 from engine.model.batch import Intake, LeftOut
 from engine.model.errors import SourceError, SourceUnavailable, StopLimit, UnrepresentableRow
-from engine.model.interfaces import ChangeStream, Clock, ObjectStore, Source
-from engine.model.layout import TableLayout
-from engine.model.log_point import LogPoint
+from engine.model.interfaces import ChangeStream
 from engine.model.position import LogPosition, commit_of
-from engine.model.record import RecordConfiguration
-from engine.model.schema import TableName
-from engine.operate.alarms import Alarms
-from engine.operate.metrics import Metrics
-from engine.operate.status import Phase, Status
+from engine.operate.status import Status
+from engine.pipeline.wiring import Life, StreamingParts
+
+if TYPE_CHECKING:
+    from engine.model.log_point import LogPoint
 
 _KEEPALIVE_INTERVAL = 0.1
 _STANDING_INTERVAL = 15.0
@@ -55,104 +40,38 @@ Interruptible = Callable[[Coroutine[None, None, None]], Awaitable[bool]]
 """Runs a coroutine until it is done (True) or the engine is asked to stop (False)."""
 
 
-@dataclass(frozen=True, slots=True)
-class World:
-    """What the pipeline works with."""
-
-    store: ObjectStore
-    journal: Journal
-    source: Source
-    lease: Lease
-    clock: Clock
-    settings: Settings
-    configuration: RecordConfiguration
-    layout: TableLayout
-    metrics: Metrics
-    enter: Callable[[Phase], None]
-    alarms: Alarms
-
-
 class Streaming:
     """Reads, commits and publishes until asked to stop or caught up, then drains."""
 
     def __init__(
-        self, world: World, group: asyncio.TaskGroup, *, caught_up: LogPosition | None
+        self,
+        life: Life,
+        parts: StreamingParts,
+        group: asyncio.TaskGroup,
+        *,
+        caught_up: LogPosition | None,
     ) -> None:
-        """Begin where the journal ends; its `open` has to be ours already."""
-        self._world = world
+        """Tasks run in `group`. `caught_up` ends it when all before it is read."""
+        self.gaps = parts.gaps
+        self.reception = parts.reception
+        self._world = life.world
+        self._journal = life.journal
+        self._lease = life.lease
+        self._enter = life.enter
+        self._reader = parts.reader
+        self._ledger = parts.ledger
+        self._budget = parts.budget
+        self._schedule = parts.schedule
+        self._router = parts.router
+        self._watcher = parts.watcher
+        self._publisher = parts.publisher
+        self._committer = parts.committer
         self._group = group
         self._caught_up = caught_up
-        self._stream: ChangeStream | None = None
         self._rows_read = 0
         # The end of the source's log when it was last looked at.
         self._end: LogPoint | None = None
         self._connection_error: SourceUnavailable | None = None
-        settings, state = world.settings, world.journal.state
-        self._ledger = Ledger(
-            {TableName.parse(table): known.last for table, known in state.frontiers.items()}
-        )
-        self.gaps = GapRegister(state, world.clock)
-        self._budget = MemoryBudget(settings.memory_bytes_max)
-        self._schedule = AppendSchedule(settings.append_interval)
-        self._router = Router(
-            queue_bytes_max=settings.queue_bytes_max,
-            limits=settings.limits,
-            compression=world.configuration.compression,
-            budget=self._budget,
-            on_cut=self._schedule.wake,
-            on_waiting=self._schedule.hurry,
-        )
-        self.reception = Reception(
-            journalled=state.versions,
-            durable=lambda: state.durable_position,
-            ledger=self._ledger,
-            configuration=world.configuration,
-        )
-        planner = Planner(
-            state=state,
-            ledger=self._ledger,
-            reception=self.reception,
-            configuration=world.configuration,
-            layout=world.layout,
-            codec_version=settings.codec_version,
-            clock=world.clock,
-        )
-        self._publisher = Publisher(
-            store=world.store,
-            journal=world.journal,
-            clock=world.clock,
-            concurrency=settings.concurrency,
-            observer=world.metrics,
-            group=group,
-            on_visible=self._visible,
-        )
-        self._watcher = Watcher(
-            state=state,
-            gaps=self.gaps,
-            ledger=self._ledger,
-            reception=self.reception,
-            configuration=world.configuration,
-            alarms=world.alarms,
-            metrics=world.metrics,
-            interval=settings.watch_interval,
-            wake=self._schedule.wake,
-        )
-        self._committer = Committer(
-            journal=world.journal,
-            ledger=self._ledger,
-            gaps=self.gaps,
-            watcher=self._watcher,
-            planner=planner,
-            schedule=self._schedule,
-            router=self._router,
-            publisher=self._publisher,
-            layout=world.layout,
-            settings=settings,
-            clock=world.clock,
-            metrics=world.metrics,
-            acknowledge=self._acknowledge,
-        )
-        world.metrics.queue_capacity(settings.memory_bytes_max)
 
     async def run(
         self, connection: AsyncExitStack, stream: ChangeStream | None, interruptible: Interruptible
@@ -162,7 +81,7 @@ class Streaming:
         `stream`, if there is one, lives in `connection` and is compared. Raises Superseded,
         PositionLost, StopLimit and whatever else ends an engine. Cancellation is like a kill.
         """
-        self._stream = stream
+        self._reader.stream = stream
         committing = self._group.create_task(self._committer.run())
         beside = [
             self._group.create_task(self._watch_standing()),
@@ -176,7 +95,7 @@ class Streaming:
         except UnrepresentableRow as error:
             # What was read before it is published, as at any other stop.
             is_caught_up, failure = False, error
-        self._world.enter("draining")
+        self._enter("draining")
         limit = None if is_caught_up else self._world.settings.drain_seconds
         try:
             async with asyncio.timeout(limit):
@@ -206,7 +125,7 @@ class Streaming:
 
     @property
     def _destination_failure(self) -> Failure | None:
-        return self._publisher.failure or self._world.journal.failure
+        return self._publisher.failure or self._journal.failure
 
     def status(self, base: Status) -> Status:
         """`base` with what streaming knows."""
@@ -236,12 +155,12 @@ class Streaming:
 
         A source that is idle moves on too: its keepalives become durable at an interval.
         """
-        state, newest, end = self._world.journal.state, self._ledger.newest_boundary, self._end
+        state, newest, end = self._journal.state, self._ledger.newest_boundary, self._end
         durable = state.durable_point
         if durable is None:
             return None, None
         is_read = newest is not None and (end is None or newest.position >= end.position)
-        if self._stream is not None and is_read and self._ledger.is_empty:
+        if self._reader.stream is not None and is_read and self._ledger.is_empty:
             return 0.0, 0
         seconds = (self._world.clock() - durable.commit_us) / 1e6
         furthest = end if newest is None or not is_read else newest.point
@@ -252,23 +171,23 @@ class Streaming:
 
     async def _read(self, connection: AsyncExitStack) -> None:
         while not self._is_caught_up:
-            if self._stream is None:
-                self._stream = await self._world.lease.retake(
+            if self._reader.stream is None:
+                self._reader.stream = await self._lease.retake(
                     connection,
                     self._world.configuration,
                     self.reception.decide,
                     received=self._ledger.landmark(self._world.configuration.through),
                 )
-            self._watcher.connected(self._stream)
-            if self._world.lease.is_failing:
-                self._world.enter("failing")
+            self._watcher.connected(self._reader.stream)
+            if self._lease.is_failing:
+                self._enter("failing")
             else:
                 self._enter_streaming()
             began = asyncio.get_running_loop().time()
             try:
-                await self._read_stream(self._stream)
+                await self._read_stream(self._reader.stream)
             except SourceUnavailable as error:
-                self._stream = None
+                self._reader.stream = None
                 self._lost(error)
                 self._watcher.connected(None)
                 await connection.aclose()
@@ -277,25 +196,25 @@ class Streaming:
 
     def _enter_streaming(self) -> None:
         self._connection_error = None
-        self._world.enter("streaming")
+        self._enter("streaming")
 
     def _lost(self, error: SourceUnavailable) -> None:
         self._connection_error = error
-        self._world.lease.failed(error, self._read_position)
+        self._lease.failed(error, self._read_position)
         # One that stands has its alarm.
-        if not self._world.lease.is_failing:
-            self._world.enter("reconnecting")
+        if not self._lease.is_failing:
+            self._enter("reconnecting")
             _log.warning("connection to the source lost", error=str(error))
 
     @property
     def _read_position(self) -> LogPosition:
         """Everything that commits before it was read."""
-        newest, durable = self._ledger.newest_boundary, self._world.journal.state.durable_position
+        newest, durable = self._ledger.newest_boundary, self._journal.state.durable_position
         return max(newest.position, durable) if newest is not None else durable
 
     def _reached(self) -> None:
         """What a source that fails gives all the same may be what lies behind the failure."""
-        lease = self._world.lease
+        lease = self._lease
         lease.reached(self._read_position)
         if not lease.is_failing:
             self._enter_streaming()
@@ -305,7 +224,7 @@ class Streaming:
             if not self._router.has_room:
                 await self._room()
             await self._take_next(stream)
-            if self._world.lease.is_failing:
+            if self._lease.is_failing:
                 self._reached()
             # A socket that always has more would starve the committer and the publisher.
             await asyncio.sleep(0)
@@ -371,21 +290,10 @@ class Streaming:
 
     # --- beside the reader
 
-    def _visible(self, put: PlannedPut) -> None:
-        self._committer.visible(put)
-        self._world.metrics.queue_bytes(self._budget.used_bytes)
-
-    def _acknowledge(self, point: LogPoint) -> None:
-        if self._stream is not None:
-            self._stream.acknowledge(point)
-        durable = self._world.journal.state.durable
-        if durable is not None:
-            self._world.metrics.durable(time_us_of(durable.commit_time), self._world.clock())
-
     async def _ask_keepalives(self) -> None:
         while True:
-            if self._stream is not None:
-                self._stream.ask_keepalive()
+            if self._reader.stream is not None:
+                self._reader.stream.ask_keepalive()
                 newest, wanted = self._ledger.newest_boundary, self._caught_up
                 if wanted is not None and newest is not None and newest.position >= wanted:
                     self._watcher.want()
@@ -396,7 +304,7 @@ class Streaming:
         while True:
             await asyncio.sleep(wait)
             wait = _STANDING_INTERVAL
-            stream, newest = self._stream, self._ledger.newest_boundary
+            stream, newest = self._reader.stream, self._ledger.newest_boundary
             if stream is None:
                 continue
             try:
@@ -409,9 +317,9 @@ class Streaming:
             metrics.source_gauges(standing.gauges)
             if newest is not None:
                 now_us = self._world.clock()
-                read_us = self._world.journal.state.within_reason(newest.point.commit_us, now_us)
+                read_us = self._journal.state.within_reason(newest.point.commit_us, now_us)
                 unread = self._world.source.distance(newest.point, standing.end)
                 metrics.source_lag((now_us - read_us) / 1e6 if unread else 0.0, unread)
-                if self._world.lease.is_failing and newest.position >= standing.end.position:
-                    self._world.lease.caught_up()
+                if self._lease.is_failing and newest.position >= standing.end.position:
+                    self._lease.caught_up()
                     self._enter_streaming()

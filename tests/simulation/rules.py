@@ -94,8 +94,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "5.1 one object of a table at a time",
         Edit(
             "engine.journal.publisher",
-            "        table = put.planned.table\n        queue =",
-            "        table = put.planned.key\n        queue =",
+            "table, waiting = put.planned.table, ",
+            "table, waiting = put.planned.key, ",
         ),
     ),
     mutant(
@@ -151,9 +151,9 @@ MUTANTS: tuple[Mutant, ...] = (
         "acknowledge_journal",
         "5.4 acknowledge what the journal holds, not what was received",
         Edit(
-            "engine.pipeline.streaming",
-            "self._stream.acknowledge(point)",
-            "self._stream.acknowledge(self._ledger.newest_boundary.point)",
+            "engine.pipeline.wiring",
+            "acknowledge=reader.acknowledge,",
+            "acknowledge=lambda _: reader.acknowledge(ledger.newest_boundary.point),",
         ),
     ),
     mutant(
@@ -225,7 +225,7 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "redo",
         "6   missing planned objects are made again",
-        Edit("engine.pipeline.pipeline", "missing = await recovery.missing()", "missing = []"),
+        Edit("engine.pipeline.pipeline", "missing = await redoing.missing()", "missing = []"),
     ),
     mutant(
         "redo_configuration",
@@ -301,12 +301,11 @@ MUTANTS: tuple[Mutant, ...] = (
             "        self._journal.seen = SEEN\n",
         ),
         Edit(
-            "engine.pipeline.streaming",
-            "        self._budget = MemoryBudget(",
-            "        for table, last in getattr(world.journal, 'seen', {}).items():\n"
-            "            known = self._ledger.received(table)\n"
-            "            self._ledger._received[table] = max(known, last)\n"
-            "        self._budget = MemoryBudget(",
+            "engine.pipeline.wiring",
+            "    budget = MemoryBudget(",
+            "    for table, last in getattr(life.journal, 'seen', {}).items():\n"
+            "        ledger._received[table] = max(ledger.received(table), last)\n"
+            "    budget = MemoryBudget(",
         ),
     ),
     mutant(
@@ -365,9 +364,9 @@ MUTANTS: tuple[Mutant, ...] = (
             "if position <= self._state.frontier(table).last:",
         ),
         Edit(
-            "engine.pipeline.streaming",
-            "        planner = Planner(\n",
-            "        self.reception._state = state\n        planner = Planner(\n",
+            "engine.pipeline.wiring",
+            "    planner = Planner(\n",
+            "    reception._state = state\n    planner = Planner(\n",
         ),
         Edit(
             "engine.flow.ledger",
@@ -380,8 +379,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "6   reconnect forgets nothing",
         Edit(
             "engine.pipeline.streaming",
-            "                self._stream = None\n",
-            "                self._stream = None\n"
+            "                self._reader.stream = None\n",
+            "                self._reader.stream = None\n"
             "                for writer in self._router._writers.values():\n"
             "                    writer._open = None\n",
         ),
@@ -548,7 +547,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         Edit(
             "engine.pipeline.streaming",
-            "if self._world.lease.is_failing and newest.position >= standing.end.position:",
+            "if self._lease.is_failing and newest.position >= standing.end.position:",
             "if False:",
         ),
     ),

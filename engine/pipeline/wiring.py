@@ -1,0 +1,205 @@
+"""Wiring: how the parts of one engine's life are put together. It happens here and nowhere else.
+
+Strategy: `World` is what an engine is given from outside; the composition root makes it, and the
+protocol's simulation makes another one. A life begins with `begin`, which knows nothing but the
+configuration. Once the journal is ours, `streaming_parts` makes what reads, commits and publishes.
+
+Invariant: parts know each other only by what they are given here. Nothing is looked up.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from engine.flow.budget import MemoryBudget
+from engine.flow.ledger import Ledger
+from engine.flow.reception import Reception
+from engine.flow.router import Router
+from engine.journal.committer import Committer
+from engine.journal.entry import Writer
+from engine.journal.gaps import GapRegister
+from engine.journal.journal import Journal
+from engine.journal.lease import Lease
+from engine.journal.planner import Planner
+from engine.journal.publisher import Publisher
+from engine.journal.recovery import Recovery
+from engine.journal.schedule import AppendSchedule
+from engine.journal.settings import Settings
+from engine.journal.watcher import Watcher
+from engine.model.interfaces import ChangeStream, Clock, ObjectStore, Source
+from engine.model.layout import TableLayout
+from engine.model.log_point import LogPoint
+from engine.model.record import RecordConfiguration
+from engine.model.schema import TableName
+from engine.operate.alarms import Alarms
+from engine.operate.metrics import Metrics
+from engine.operate.status import Phase
+
+Enter = Callable[[Phase], None]
+"""Who is told that the engine enters a phase."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What an engine is given from outside, for all of its lives."""
+
+    source: Source
+    store: ObjectStore
+    clock: Clock
+    settings: Settings
+    configuration: RecordConfiguration
+    writer: Writer
+    metrics: Metrics
+    alarms: Alarms
+    make_nonce: Callable[[], str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """One life: from reading the journal anew to a good end, or to a source that failed over."""
+
+    world: World
+    journal: Journal
+    lease: Lease
+    enter: Enter
+
+
+def begin(world: World, enter: Enter) -> Life:
+    """A life that knows nothing yet."""
+    journal = Journal(
+        world.store, world.settings.prefix, world.writer, world.metrics, world.make_nonce
+    )
+    lease = Lease(
+        world.source,
+        journal,
+        standby_interval=world.settings.standby_interval,
+        on_phase=enter,
+        alarms=world.alarms,
+    )
+    return Life(world, journal, lease, enter)
+
+
+def recovery(life: Life, group: asyncio.TaskGroup, on_pass: Callable[[], None]) -> Recovery:
+    """What makes missing objects again; its requests run in `group`."""
+    return Recovery(
+        journal=life.journal,
+        lease=life.lease,
+        publisher=_publisher(life, group),
+        settings=life.world.settings,
+        on_pass=on_pass,
+    )
+
+
+class Reader:
+    """The connection that is read just now: None while there is none."""
+
+    def __init__(self) -> None:
+        self.stream: ChangeStream | None = None
+
+    def acknowledge(self, point: LogPoint) -> None:
+        """Tell the source that it may forget what is before `point`. Never waits."""
+        if self.stream is not None:
+            self.stream.acknowledge(point)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamingParts:
+    """What streams: from the socket to the journal's entries and the visible objects."""
+
+    reader: Reader
+    ledger: Ledger
+    gaps: GapRegister
+    budget: MemoryBudget
+    schedule: AppendSchedule
+    router: Router
+    reception: Reception
+    watcher: Watcher
+    publisher: Publisher
+    committer: Committer
+
+
+def streaming_parts(life: Life, database: str, group: asyncio.TaskGroup) -> StreamingParts:
+    """Parts that begin where the journal ends; its `open` has to be ours already."""
+    world, state = life.world, life.journal.state
+    settings, configuration = world.settings, world.configuration
+    layout = TableLayout(settings.prefix, database, configuration.layout)
+    reader = Reader()
+    ledger = Ledger({TableName.parse(name): known.last for name, known in state.frontiers.items()})
+    gaps = GapRegister(state, world.clock)
+    budget = MemoryBudget(settings.memory_bytes_max)
+    schedule = AppendSchedule(settings.append_interval)
+    router = Router(
+        queue_bytes_max=settings.queue_bytes_max,
+        limits=settings.limits,
+        compression=configuration.compression,
+        budget=budget,
+        on_cut=schedule.wake,
+        on_waiting=schedule.hurry,
+    )
+    reception = Reception(
+        journalled=state.versions,
+        durable=lambda: state.durable_position,
+        ledger=ledger,
+        configuration=configuration,
+    )
+    watcher = Watcher(
+        state=state,
+        gaps=gaps,
+        ledger=ledger,
+        reception=reception,
+        configuration=configuration,
+        alarms=world.alarms,
+        metrics=world.metrics,
+        interval=settings.watch_interval,
+        wake=schedule.wake,
+    )
+    planner = Planner(
+        state=state,
+        ledger=ledger,
+        reception=reception,
+        configuration=configuration,
+        layout=layout,
+        codec_version=settings.codec_version,
+        clock=world.clock,
+    )
+    publisher = _publisher(life, group)
+    committer = Committer(
+        journal=life.journal,
+        ledger=ledger,
+        gaps=gaps,
+        watcher=watcher,
+        planner=planner,
+        schedule=schedule,
+        router=router,
+        publisher=publisher,
+        layout=layout,
+        settings=settings,
+        clock=world.clock,
+        metrics=world.metrics,
+        acknowledge=reader.acknowledge,
+    )
+    world.metrics.queue_capacity(settings.memory_bytes_max)
+    return StreamingParts(
+        reader=reader,
+        ledger=ledger,
+        gaps=gaps,
+        budget=budget,
+        schedule=schedule,
+        router=router,
+        reception=reception,
+        watcher=watcher,
+        publisher=publisher,
+        committer=committer,
+    )
+
+
+def _publisher(life: Life, group: asyncio.TaskGroup) -> Publisher:
+    world = life.world
+    return Publisher(
+        store=world.store,
+        journal=life.journal,
+        clock=world.clock,
+        concurrency=world.settings.concurrency,
+        observer=world.metrics,
+        group=group,
+    )
