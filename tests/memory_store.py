@@ -1,10 +1,13 @@
 """A bucket in memory: an `ObjectStore` whose objects a test may damage, with hooks between."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from engine.model.errors import ObjectArchived
-from engine.model.interfaces import ListedObject, ObjectHead, ObjectTail
+from engine.flow.chunk import crc32_text
+from engine.model.errors import DestinationUnavailable, ObjectArchived, UploadGone
+from engine.model.interfaces import ListedObject, ListedUpload, ObjectHead, ObjectTail
+from engine.model.staging import Completion, StagedPart
 
 Hook = Callable[[str], Awaitable[None]]
 
@@ -20,13 +23,24 @@ class StoredObject:
 
 
 @dataclass
+class StagedObject:
+    key: str
+    metadata: dict[str, str]
+    begun_us: int
+    parts: dict[int, bytes] = field(default_factory=dict)
+
+
+@dataclass
 class MemoryStore:
     """`before_list` and `before_head` run before such a request is answered.
 
-    Bodies of `archived` keys cannot be read.
+    Bodies of `archived` keys cannot be read. Uploads begin at `now_us`.
     """
 
     objects: dict[str, StoredObject] = field(default_factory=dict)
+    uploads: dict[str, StagedObject] = field(default_factory=dict)
+    now_us: int = 0
+    begun_count: int = 0
     archived: set[str] = field(default_factory=set)
     before_list: Hook = _nothing
     before_head: Hook = _nothing
@@ -73,7 +87,59 @@ class MemoryStore:
         rests = [key.removeprefix(prefix) for key in self.objects if key.startswith(prefix)]
         return tuple(sorted({f"{prefix}{rest.split('/')[0]}/" for rest in rests if "/" in rest}))
 
-    async def abort_uploads(
-        self, prefix: str, *, is_ours: Callable[[str], bool], before_us: int
-    ) -> int:
-        return 0
+    async def begin_upload(
+        self, key: str, *, content_type: str, metadata: Mapping[str, str]
+    ) -> str:
+        self.begun_count += 1
+        upload_id = f"upload-{self.begun_count}"
+        self.uploads[upload_id] = StagedObject(key, dict(metadata), self.now_us)
+        return upload_id
+
+    async def put_part(
+        self, key: str, upload_id: str, number: int, body: bytes | memoryview
+    ) -> StagedPart:
+        upload = self._upload(key, upload_id)
+        if upload is None:
+            raise UploadGone(f"put part {number} of {key}: NoSuchUpload")
+        content = bytes(body)
+        upload.parts[number] = content
+        crc32 = crc32_text(zlib.crc32(content))
+        return StagedPart(number, f'"{crc32}"', crc32, len(content))
+
+    async def complete_upload(
+        self, key: str, upload_id: str, parts: Sequence[StagedPart], *, crc32: str
+    ) -> Completion:
+        if key in self.objects:
+            return Completion.TAKEN
+        upload = self._upload(key, upload_id)
+        if upload is None:
+            return Completion.GONE
+        bodies = [upload.parts.get(part.number, b"") for part in sorted_parts(parts)]
+        stored = [crc32_text(zlib.crc32(body)) for body in bodies]
+        if stored != [part.crc32 for part in sorted_parts(parts)]:
+            raise DestinationUnavailable(f"complete {key}: InvalidPart", code="InvalidPart")
+        content = b"".join(bodies)
+        if crc32_text(zlib.crc32(content)) != crc32:
+            raise DestinationUnavailable(f"complete {key}: BadDigest", code="BadDigest")
+        self.objects[key] = StoredObject(content, upload.metadata)
+        del self.uploads[upload_id]
+        return Completion.CREATED
+
+    async def abort_upload(self, key: str, upload_id: str) -> bool:
+        if self._upload(key, upload_id) is None:
+            return False
+        del self.uploads[upload_id]
+        return True
+
+    async def list_uploads(self, prefix: str) -> AsyncIterator[ListedUpload]:
+        for upload_id, upload in sorted(self.uploads.items(), key=lambda item: item[1].key):
+            if upload.key.startswith(prefix):
+                yield ListedUpload(upload.key, upload_id, upload.begun_us)
+
+    def _upload(self, key: str, upload_id: str) -> StagedObject | None:
+        found = self.uploads.get(upload_id)
+        return found if found is not None and found.key == key else None
+
+
+def sorted_parts(parts: Sequence[StagedPart]) -> list[StagedPart]:
+    return sorted(parts, key=lambda part: part.number)

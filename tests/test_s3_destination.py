@@ -9,7 +9,6 @@ import json
 import ssl
 import subprocess
 import sys
-import time
 import zlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -52,6 +51,7 @@ from engine.servers.fault_proxy import (
     requests_to,
 )
 from engine.servers.servers import EmbeddedS3
+from staged_objects import staged_whole
 
 if TYPE_CHECKING:
     import aioboto3
@@ -257,28 +257,6 @@ async def test_folders_are_what_keys_have_up_to_the_next_slash(
 
     assert await store.folders(f"{prefix}/") == (f"{prefix}/a/", f"{prefix}/b c%2F+/")
     assert await store.folders(f"{prefix}/none/") == ()
-
-
-async def test_old_uploads_are_aborted_and_young_ones_are_not(
-    store: S3ObjectStore, s3_client: "S3Client", shared_bucket: str, prefix: str
-) -> None:
-    for name in ("one", "two", "theirs"):
-        await s3_client.create_multipart_upload(Bucket=shared_bucket, Key=f"{prefix}/{name}")
-    now_us = time.time_ns() // 1000
-
-    async def abort(folder: str, before_us: int) -> int:
-        return await store.abort_uploads(
-            folder, is_ours=lambda key: not key.endswith("theirs"), before_us=before_us
-        )
-
-    none = await abort(prefix, now_us - 3_600_000_000)
-    elsewhere = await abort(f"{prefix}-other", now_us + 60_000_000)
-    kept = await uploads(s3_client, shared_bucket, prefix)
-    both = await abort(prefix, now_us + 60_000_000)
-
-    assert (none, elsewhere, both) == (0, 0, 2)
-    assert len(kept) == 3
-    assert len(await uploads(s3_client, shared_bucket, prefix)) == 1
 
 
 async def test_a_large_body_in_one_request_is_one_put(
@@ -642,53 +620,6 @@ async def test_a_completion_in_conflict_is_aborted_and_made_anew(
     assert again is True
 
 
-async def test_uploads_are_aborted_over_pages(
-    proxied: S3ObjectStore, proxy: HttpFaultProxy, prefix: str
-) -> None:
-    # SeaweedFS does not go on from a marker: the pages are ours.
-    upload = (
-        "<Upload><Key>{}</Key><UploadId>u</UploadId>"
-        "<Initiated>2020-01-01T00:00:00.000Z</Initiated></Upload>"
-    )
-    more = (
-        "<IsTruncated>true</IsTruncated><NextKeyMarker>key</NextKeyMarker>"
-        "<NextUploadIdMarker>id</NextUploadIdMarker>"
-    )
-    for number, text in ((1, more + upload.format("a")), (2, upload.format("b"))):
-        page = f"<ListMultipartUploadsResult>{text}</ListMultipartUploadsResult>"
-        proxy.inject(Answer(200, body=page.encode()), requests_to("GET"), nth=number)
-    proxy.inject(Answer(204), is_abort)
-
-    count = await proxied.abort_uploads(
-        prefix, is_ours=lambda _: True, before_us=time.time_ns() // 1000
-    )
-
-    listings = [request.parameters for request in proxy.requests if request.method == "GET"]
-    assert count == 2
-    assert [request.key for request in proxy.requests if is_abort(request)] == ["a", "b"]
-    assert "key-marker" not in listings[0]
-    assert (listings[1]["key-marker"], listings[1]["upload-id-marker"]) == (["key"], ["id"])
-
-
-@pytest.mark.parametrize("method", ["GET", "DELETE"])
-async def test_the_right_to_abort_is_optional(
-    proxied: S3ObjectStore,
-    proxy: HttpFaultProxy,
-    s3_client: "S3Client",
-    shared_bucket: str,
-    prefix: str,
-    *,
-    method: str,
-) -> None:
-    await s3_client.create_multipart_upload(Bucket=shared_bucket, Key=f"{prefix}/b")
-    proxy.inject(Answer(403, "AccessDenied"), requests_to(method))
-
-    in_a_minute = (time.time_ns() // 1000) + 60_000_000
-    count = await proxied.abort_uploads(prefix, is_ours=lambda _: True, before_us=in_a_minute)
-
-    assert count == 0
-
-
 # What each answer means
 
 
@@ -921,7 +852,9 @@ async def test_the_expected_owner_goes_with_every_request(
         await store.get(f"{prefix}/k")
         await store.head(f"{prefix}/k")
         _ = [item async for item in store.list(prefix)]
-        await store.abort_uploads(prefix, is_ours=lambda _: True, before_us=0)
+        await staged_whole(store, f"{prefix}/staged")
+        _ = [upload async for upload in store.list_uploads(prefix)]
+        await store.abort_upload(f"{prefix}/staged", "none")
         proxy.inject(Answer(403, "AccessDenied"))
         with pytest.raises(DestinationRefused, match="AccessDenied") as caught:
             await store.check_bucket()

@@ -10,24 +10,20 @@ Everything doubtful raises DestinationUnavailable.
 """
 
 import asyncio
-import base64
 import importlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime, timedelta
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from isal import isal_zlib
-
 from engine.destinations.s3_errors import Circumstances, Failure, destination_error
 from engine.destinations.s3_settings import S3Settings
+from engine.destinations.s3_uploads import S3Uploads, crc32_of, header_of
 from engine.model.errors import DestinationError, InvariantBroken
-from engine.model.interfaces import ListedObject, ObjectHead, ObjectTail
+from engine.model.interfaces import ListedObject, ListedUpload, ObjectHead, ObjectTail
+from engine.model.staging import Completion, StagedPart
 
 if TYPE_CHECKING:
-    from types_aiobotocore_s3.type_defs import CompletedPartTypeDef
-
     from engine.destinations.s3_connection import S3Connection
 
 # Only these take the configured storage class: the journal, its states and the schemas are small
@@ -36,14 +32,6 @@ DATA_CONTENT_TYPE: Final = "application/x-ndjson"
 
 # Silence is bounded by the connection's read timeout; this bounds a body that drips.
 _GET_SECONDS: Final = 600.0
-
-# An upload that could not be aborted in this time is left to `abort_uploads`.
-_ABORT_SECONDS: Final = 5.0
-
-# From here on a checksum takes longer than a thread's turn, 31 us.
-_THREAD_BYTES: Final = 1024 * 1024
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class S3ObjectStore:
@@ -57,7 +45,7 @@ class S3ObjectStore:
         self._settings = settings
         self._exit_stack = AsyncExitStack()
         self._connection: S3Connection
-        self._parts_under_way = asyncio.Semaphore(settings.concurrency)
+        self._uploads: S3Uploads
         self._address: dict[str, Any] = {"Bucket": settings.bucket}
         if settings.expected_bucket_owner:
             self._address["ExpectedBucketOwner"] = settings.expected_bucket_owner
@@ -78,6 +66,7 @@ class S3ObjectStore:
         self._connection = await self._exit_stack.enter_async_context(
             library.connect(self._settings)
         )
+        self._uploads = S3Uploads(self._settings, self._connection, self._address, self._error)
         return self
 
     async def __aexit__(
@@ -108,26 +97,16 @@ class S3ObjectStore:
         Cancellation leaves in doubt whether the object was created. Of a multipart upload that was
         not being completed yet nothing stays, as far as the store could still be told.
         """
-        if not all(
-            text.isascii() and text.isprintable() for pair in metadata.items() for text in pair
-        ):
-            raise InvariantBroken(f"the metadata of {key} are not printable ASCII")
-        attributes = {
-            **self._attributes,
-            "ContentType": content_type,
-            "Metadata": dict(metadata),
-        }
-        if content_type == DATA_CONTENT_TYPE and self._settings.storage_class:
-            attributes["StorageClass"] = self._settings.storage_class
+        attributes = self._attributes_of(key, content_type, metadata)
         if len(body) > self._settings.part_bytes and not in_one_request:
-            return await self._create_in_parts(key, body, attributes)
+            return await self._uploads.create(key, body, attributes)
         parameters: dict[str, Any] = {**self._address, "Body": memoryview(body)}
         response = await self._connection.ask(
             self._settings.request_seconds(len(body)),
             self._connection.client.put_object,
             **parameters,
             Key=key,
-            ChecksumCRC32=await _checksum(body),
+            ChecksumCRC32=header_of(await crc32_of(body)),
             IfNoneMatch="*",
             **attributes,
         )
@@ -236,34 +215,46 @@ class S3ObjectStore:
             raise self._error(response, f"list folders {prefix}") from response.cause
         return tuple(found["Prefix"] for found in response.get("CommonPrefixes", ()))
 
-    async def abort_uploads(
-        self, prefix: str, *, is_ours: Callable[[str], bool], before_us: int
-    ) -> int:
-        """Abort the uploads under `prefix` that `is_ours` knows, begun before that time; how many.
+    async def begin_upload(
+        self, key: str, *, content_type: str, metadata: Mapping[str, str]
+    ) -> str:
+        """Begin to stage an object in parts, with the attributes of one that `create` makes.
 
-        A missing right, or a store that cannot list uploads, is no error: the bucket's lifecycle
-        rules may do it instead. Cancellation leaves some of them.
+        Cancellation may leave an upload that nobody knows.
         """
-        before = _EPOCH + timedelta(microseconds=before_us)
-        aborted_count = 0
-        parameters: dict[str, Any] = {**self._address, "Prefix": prefix}
-        while True:
-            page = await self._connection.ask(
-                self._settings.request_seconds(0),
-                self._connection.client.list_multipart_uploads,
-                **parameters,
-            )
-            if isinstance(page, Failure):
-                if page.status in {403, 501}:
-                    return aborted_count
-                raise self._error(page, f"list uploads {prefix}") from page.cause
-            for upload in page.get("Uploads", ()):
-                if upload["Initiated"] < before and is_ours(upload["Key"]):
-                    aborted_count += await self._abort(upload["Key"], upload["UploadId"])
-            if not page.get("IsTruncated"):
-                return aborted_count
-            parameters["KeyMarker"] = page["NextKeyMarker"]
-            parameters["UploadIdMarker"] = page["NextUploadIdMarker"]
+        return await self._uploads.begin(key, self._attributes_of(key, content_type, metadata))
+
+    async def put_part(
+        self, key: str, upload_id: str, number: int, body: bytes | memoryview
+    ) -> StagedPart:
+        """Store one part of an upload; waits while `concurrency` parts are under way.
+
+        Raises UploadGone. Cancellation leaves in doubt whether the part was stored.
+        """
+        return await self._uploads.put_part(key, upload_id, number, body)
+
+    async def complete_upload(
+        self, key: str, upload_id: str, parts: Sequence[StagedPart], *, crc32: str
+    ) -> Completion:
+        """Make the object of these parts if the key is free; see the interface for its answers.
+
+        Cancellation leaves in doubt whether the object was created.
+        """
+        return await self._uploads.complete(key, upload_id, parts, crc32)
+
+    async def abort_upload(self, key: str, upload_id: str) -> bool:
+        """Throw an upload away; False: it was gone, or the store does not let us.
+
+        Cancellation leaves in doubt whether it was aborted.
+        """
+        return await self._uploads.abort(key, upload_id)
+
+    def list_uploads(self, prefix: str) -> AsyncIterator[ListedUpload]:
+        """The uploads whose keys begin with `prefix`, by key; none where we may not list them.
+
+        A page is one attempt. Cancellation changes nothing.
+        """
+        return self._uploads.under(prefix)
 
     async def check_bucket(self, prefix: str = "") -> None:
         """Ask the bucket for one key under `prefix`: returns if it answers.
@@ -282,103 +273,22 @@ class S3ObjectStore:
             subject = f"list bucket {self._settings.bucket}"
             raise self._error(response, subject) from response.cause
 
-    async def _create_in_parts(self, key: str, body: bytes, attributes: dict[str, Any]) -> bool:
-        """Create the object by a multipart upload; answers and promises as `create`.
-
-        An upload that was certainly not completed is aborted. One whose completion got no clear
-        answer is left alone: it may become the object yet.
-        """
-        upload_id = await self._begin_upload(key, attributes)
-        try:
-            parts = await self._put_parts(key, upload_id, body)
-        except BaseException:
-            await self._abort(key, upload_id)
-            raise
-        response = await self._connection.ask(
-            self._settings.request_seconds(len(body)),
-            self._connection.client.complete_multipart_upload,
-            **self._address,
-            Key=key,
-            UploadId=upload_id,
-            MultipartUpload={"Parts": list(parts)},
-            ChecksumCRC32=await _checksum(body),
-            ChecksumType="FULL_OBJECT",
-            MpuObjectSize=len(body),
-            IfNoneMatch="*",
-        )
-        if not isinstance(response, Failure):
-            return True
-        if response.is_definite or response.is_taken:
-            await self._abort(key, upload_id)
-        if response.is_taken:
-            return False
-        raise self._error(response, f"complete {key}") from response.cause
-
-    async def _begin_upload(self, key: str, attributes: dict[str, Any]) -> str:
-        response = await self._connection.ask(
-            self._settings.request_seconds(0),
-            self._connection.client.create_multipart_upload,
-            **self._address,
-            Key=key,
-            ChecksumAlgorithm="CRC32",
-            # Over the whole body, so that it equals what one request would have stored.
-            ChecksumType="FULL_OBJECT",
-            **attributes,
-        )
-        if isinstance(response, Failure):
-            raise self._error(response, f"begin {key}") from response.cause
-        return response["UploadId"]
-
-    async def _put_parts(
-        self, key: str, upload_id: str, body: bytes
-    ) -> "tuple[CompletedPartTypeDef, ...]":
-        """Upload all parts, as many at a time as may be under way; what the completion lists.
-
-        The first part that fails ends the others; its error is raised.
-        """
-        view = memoryview(body)
-        size = self._settings.part_bytes
-        slices = [view[start : start + size] for start in range(0, len(view), size)]
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                uploads = [
-                    tasks.create_task(self._put_part(key, upload_id, number, part))
-                    for number, part in enumerate(slices, start=1)
-                ]
-        except ExceptionGroup as group:
-            # All are the same request in other words; the first is as good as any.
-            raise group.exceptions[0] from group.exceptions[0].__cause__
-        return tuple(upload.result() for upload in uploads)
-
-    async def _put_part(
-        self, key: str, upload_id: str, number: int, part: memoryview
-    ) -> "CompletedPartTypeDef":
-        checksum = await _checksum(part)
-        parameters: dict[str, Any] = {**self._address, "Body": part}
-        async with self._parts_under_way:
-            response = await self._connection.ask(
-                self._settings.request_seconds(len(part)),
-                self._connection.client.upload_part,
-                **parameters,
-                Key=key,
-                UploadId=upload_id,
-                PartNumber=number,
-                ChecksumCRC32=checksum,
-            )
-        if isinstance(response, Failure):
-            raise self._error(response, f"put part {number} of {key}") from response.cause
-        return {"PartNumber": number, "ETag": response["ETag"], "ChecksumCRC32": checksum}
-
-    async def _abort(self, key: str, upload_id: str) -> bool:
-        """Abort an upload if the store lets us and answers soon; whether it did."""
-        response = await self._connection.ask(
-            _ABORT_SECONDS,
-            self._connection.client.abort_multipart_upload,
-            **self._address,
-            Key=key,
-            UploadId=upload_id,
-        )
-        return not isinstance(response, Failure)
+    def _attributes_of(
+        self, key: str, content_type: str, metadata: Mapping[str, str]
+    ) -> dict[str, Any]:
+        """What an object is made with. Metadata travel as headers: printable ASCII."""
+        if not all(
+            text.isascii() and text.isprintable() for pair in metadata.items() for text in pair
+        ):
+            raise InvariantBroken(f"the metadata of {key} are not printable ASCII")
+        attributes = {
+            **self._attributes,
+            "ContentType": content_type,
+            "Metadata": dict(metadata),
+        }
+        if content_type == DATA_CONTENT_TYPE and self._settings.storage_class:
+            attributes["StorageClass"] = self._settings.storage_class
+        return attributes
 
     def _error(self, failure: Failure, subject: str) -> DestinationError:
         return destination_error(failure, subject, self._circumstances)
@@ -406,14 +316,3 @@ def _object_attributes(settings: S3Settings) -> dict[str, Any]:
     if settings.tags:
         attributes["Tagging"] = settings.tagging
     return attributes
-
-
-async def _checksum(body: bytes | memoryview) -> str:
-    """CRC32 as S3 wants it; of a large body in a thread: 16 MiB take 10 ms on a busy machine."""
-    if len(body) < _THREAD_BYTES:
-        return _base64_crc32(body)
-    return await asyncio.to_thread(_base64_crc32, body)
-
-
-def _base64_crc32(body: bytes | memoryview) -> str:
-    return base64.b64encode(isal_zlib.crc32(body).to_bytes(4, "big")).decode("ascii")

@@ -49,6 +49,11 @@ class Failure:
         return self.code in {"NoSuchKey", "NoSuchVersion"}
 
     @property
+    def is_upload_gone(self) -> bool:
+        """Whether the store says that there is no such upload: it was completed, or aborted."""
+        return self.code == "NoSuchUpload"
+
+    @property
     def is_headless(self) -> bool:
         """Whether the object is there and has no bytes to give: it is archived, or empty."""
         return self.code == "InvalidObjectState" or self.status == 416

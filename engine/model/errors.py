@@ -13,8 +13,9 @@
     │   └── PositionLost           70  its log is gone or was moved; server behind the journal
     ├── DestinationError
     │   ├── DestinationUnavailable 69  retryable: no usable answer; applied or not
-    │   └── DestinationRefused     78  403, missing bucket, wrong region: exit with the fix
-    │       └── ObjectArchived     78  it is there and cannot be read before it is restored
+    │   ├── DestinationRefused     78  403, missing bucket, wrong region: exit with the fix
+    │   │   └── ObjectArchived     78  it is there and cannot be read before it is restored
+    │   └── UploadGone             69  a part for an upload that was completed or aborted
     ├── Superseded                 75  another writer owns the journal now
     ├── StopLimit                  75  the drain limit or a second signal ended the process
     ├── ForeignPrefix              70  the prefix belongs to another pipeline
@@ -157,6 +158,15 @@ class DestinationRefused(DestinationError):
 
 class ObjectArchived(DestinationRefused):
     """The object is there and cannot be read before somebody restores it."""
+
+
+class UploadGone(DestinationError):
+    """There is no such upload: it was completed, or somebody aborted it.
+
+    The same request never succeeds. A new upload may.
+    """
+
+    exit_code = 69
 
 
 class Superseded(TailraceError):

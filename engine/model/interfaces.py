@@ -4,7 +4,7 @@ The journal, recovery and publisher know only these; a database and S3 stand beh
 production, a simulated world in the protocol's tests.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -17,6 +17,7 @@ from engine.model.log_point import LogPoint
 from engine.model.position import LogPosition
 from engine.model.record import RecordConfiguration
 from engine.model.schema import Decide, TableName
+from engine.model.staging import Completion, StagedPart
 
 Clock = Callable[[], int]
 """The wall clock: Unix microseconds, UTC. Intervals use the event loop's own time."""
@@ -259,6 +260,18 @@ class ListedObject:
     size: int
 
 
+@dataclass(frozen=True, slots=True)
+class ListedUpload:
+    """An upload that is neither completed nor aborted. `begun_us`: Unix microseconds, the store's.
+
+    A store may say only the second in which it began.
+    """
+
+    key: str
+    upload_id: str
+    begun_us: int
+
+
 class ObjectStore(Protocol):
     """One bucket. Keys are whole keys. Nothing is ever overwritten or deleted through it.
 
@@ -303,12 +316,59 @@ class ObjectStore(Protocol):
         """What the keys that begin with `prefix` have up to the next slash: the first of them."""
         ...
 
-    async def abort_uploads(
-        self, prefix: str, *, is_ours: Callable[[str], bool], before_us: int
-    ) -> int:
-        """Abort multipart uploads begun before that time, and say how many.
+    async def begin_upload(
+        self, key: str, *, content_type: str, metadata: Mapping[str, str]
+    ) -> str:
+        """Begin to stage an object in parts, and name the upload.
 
-        Those whose keys begin with `prefix` and for which `is_ours` holds: prefixes of others may
-        begin alike. A missing right is no error.
+        The object's metadata are these; nothing changes them later. Nothing is visible under the
+        key before the upload is completed, and any number of uploads may be begun for one key.
+        After a lost answer an upload may be there that nobody knows: a listing finds it.
+        """
+        ...
+
+    async def put_part(
+        self, key: str, upload_id: str, number: int, body: bytes | memoryview
+    ) -> StagedPart:
+        """Store one part, from 1 to 10,000; all but the last have at least 5 MiB.
+
+        Parts may come in any order. A number that is put again replaces the part. Raises UploadGone
+        where the upload was completed or aborted.
+        """
+        ...
+
+    async def complete_upload(
+        self, key: str, upload_id: str, parts: Sequence[StagedPart], *, crc32: str
+    ) -> Completion:
+        """Make the object of these parts, in the order of their numbers, if the key is free.
+
+        `crc32` is that of the whole body. It is compared where the store can, and stored.
+
+        A repeated completion whose first attempt was applied may be answered in any way: CREATED,
+        TAKEN or GONE, by the store and by how long ago it was. So TAKEN and GONE do not say whose
+        object is there, and GONE not whether there is one: look. After TAKEN the upload may still
+        be there: abort it. Two completions of two uploads of one key that meet may both be told
+        that they created it, as with `create`.
+
+        A refusal for now is DestinationUnavailable like every doubt. These codes may stay however
+        often the completion is repeated, and ask for a new upload: ConditionalRequestConflict
+        (S3 wants the parts again), InvalidPart and BadDigest (the store has other parts than
+        these).
+        """
+        ...
+
+    async def abort_upload(self, key: str, upload_id: str) -> bool:
+        """Throw the upload and its parts away. The key's object, if there is one, stays.
+
+        False: there was no such upload, or the store does not let us; the right is optional. True
+        does not prove that there was one: a store may say it to an upload that is gone.
+        """
+        ...
+
+    def list_uploads(self, prefix: str) -> AsyncIterator[ListedUpload]:
+        """The uploads whose keys begin with `prefix`.
+
+        Nothing is listed where we may not, or where the store cannot list uploads; a store that
+        lists only the first page is asked no further. What is aborted meanwhile may be listed.
         """
         ...

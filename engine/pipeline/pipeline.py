@@ -25,6 +25,7 @@ from engine.journal.gaps import GapRegister
 from engine.journal.prefix import NEIGHBOUR_HINT, Prefix
 from engine.journal.retry import Failure
 from engine.journal.settings import Settings
+from engine.journal.uploads import abort_uploads
 from engine.model.errors import (
     DestinationUnavailable,
     JournalError,
@@ -36,7 +37,6 @@ from engine.model.errors import (
 )
 from engine.model.history import Landmark
 from engine.model.interfaces import ChangeStream, Clock, ObjectStore, Source, SourceIdentity
-from engine.model.layout import below, prefix_of
 from engine.model.position import LogPosition, Position
 from engine.model.record import RecordConfiguration
 from engine.model.schema import Relation, TableVersion
@@ -300,11 +300,11 @@ class Pipeline:
     async def _abort_uploads(self) -> None:
         """What a dead writer began in parts. Its objects are planned: they will be looked up."""
         try:
-            prefix = self._settings.prefix
-            aborted = await self._world.store.abort_uploads(
-                below(prefix),
-                is_ours=lambda key: prefix_of(key) == prefix,
+            aborted = await abort_uploads(
+                self._world.store,
+                self._settings.prefix,
                 before_us=self._world.clock(),
+                spared=frozenset(),
             )
         except DestinationUnavailable as error:
             # Leftover parts cost storage, nothing else; the next start tries again.

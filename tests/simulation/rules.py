@@ -717,23 +717,23 @@ MUTANTS: tuple[Mutant, ...] = (
         "own_uploads",
         "4   a start aborts uploads of its own prefix and key shapes, none else",
         Edit(
-            "engine.pipeline.pipeline",
-            "                is_ours=lambda key: prefix_of(key) == prefix,\n",
-            "                is_ours=lambda key: True,\n",
+            "engine.journal.uploads",
+            "is_ours = prefix_of(upload.key) == prefix",
+            "is_ours = True",
         ),
     ),
     mutant(
         "own_prefix",
         "4   ... and not of a prefix that begins alike",
         Edit(
-            "engine.pipeline.pipeline",
-            "                below(prefix),\n",
-            "                prefix,\n",
+            "engine.journal.uploads",
+            "store.list_uploads(below(prefix))",
+            "store.list_uploads(prefix)",
         ),
         Edit(
-            "engine.pipeline.pipeline",
-            "                is_ours=lambda key: prefix_of(key) == prefix,\n",
-            "                is_ours=lambda key: prefix_of(key) is not None,\n",
+            "engine.journal.uploads",
+            "is_ours = prefix_of(upload.key) == prefix",
+            "is_ours = prefix_of(upload.key) is not None",
         ),
     ),
     mutant(

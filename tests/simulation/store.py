@@ -4,21 +4,25 @@ Strategy: every request takes random time to be applied and random time to be an
 is drawn when it is sent: it may fail, lose its answer, be applied long after it was given up
 (also after its sender's death), meet a 409 or a 503, or stall. Bodies of the part size and more
 take the multipart way: invisible until completed, and an upload that was aborted cannot be
-completed.
+completed. Staged objects take it too, a request a part. A completion that is repeated after it was
+applied is answered in any way that a store may answer it.
 
 Invariant: a key is written once. Nothing here knows what the protocol wants; the monitor does.
 """
 
 import bisect
 import random
+import zlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from engine.model.errors import DestinationUnavailable
-from engine.model.interfaces import ListedObject, ObjectHead, ObjectTail
+from engine.flow.chunk import crc32_text
+from engine.model.errors import DestinationError, DestinationUnavailable, UploadGone
+from engine.model.interfaces import ListedObject, ListedUpload, ObjectHead, ObjectTail
+from engine.model.staging import Completion, StagedPart
 from simulation.virtual_loop import Process, VirtualLoop
 
 if TYPE_CHECKING:
@@ -26,7 +30,17 @@ if TYPE_CHECKING:
 
 _OBJECT_KINDS = ("object", "completion")
 
-Answer = bool | bytes | int | ObjectHead | list[ListedObject] | None
+Answer = (
+    bool
+    | bytes
+    | int
+    | ObjectHead
+    | list[ListedObject]
+    | list[ListedUpload]
+    | StagedPart
+    | Completion
+    | None
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +69,7 @@ class Request:
     says: str = ""
     is_ghost: bool = False
     answer: Answer = None
-    error: DestinationUnavailable | None = None
+    error: DestinationError | None = None
 
 
 @dataclass(slots=True)
@@ -84,10 +98,12 @@ class BucketWatcher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A multipart upload that is neither completed nor aborted."""
+    """A multipart upload that is neither completed nor aborted. Its parts' bodies by number."""
 
     key: str
     begun_us: int
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    parts: dict[int, bytes] = field(default_factory=dict)
 
 
 @dataclass
@@ -103,6 +119,7 @@ class Bucket:
     weather: Weather = field(default_factory=Weather)
     objects: dict[str, StoredObject] = field(default_factory=dict)
     uploads: dict[int, Upload] = field(default_factory=dict)
+    completed: set[int] = field(default_factory=set)
     requests: set[int] = field(default_factory=set)
     counts: Counter[str] = field(default_factory=Counter)
     _keys: list[str] = field(default_factory=list)
@@ -199,7 +216,7 @@ class Bucket:
     def _apply(self, request: Request) -> None:
         try:
             answer = request.apply()
-        except DestinationUnavailable as error:
+        except DestinationError as error:
             if not request.is_ghost:
                 request.error = error
             return
@@ -249,21 +266,50 @@ class Bucket:
         """The object's body is another one now."""
         self.objects[key] = replace(self.objects[key], body=b"damaged")
 
-    def begin_upload(self, key: str) -> int:
+    def begin_upload(self, key: str, metadata: Mapping[str, str]) -> int:
         number = self.next_number()
-        self.uploads[number] = Upload(key, self.now_us())
+        self.uploads[number] = Upload(key, self.now_us(), dict(metadata))
         return number
 
+    def put_part(self, upload: int, number: int, body: bytes) -> StagedPart:
+        """Keep a part of an upload that is still there."""
+        found = self.uploads.get(upload)
+        if found is None:
+            self.counts["part of no upload"] += 1
+            raise UploadGone("no such upload")
+        found.parts[number] = body
+        crc32 = crc32_text(zlib.crc32(body))
+        return StagedPart(number, f'"{crc32}"', crc32, len(body))
+
     def complete_upload(
-        self, upload: int, sender: Process, kind: str, body: bytes, metadata: Mapping[str, str]
-    ) -> bool:
-        if upload not in self.uploads:
+        self, upload: int, sender: Process, parts: Sequence[StagedPart], crc32: str
+    ) -> Completion:
+        """Make the object of the upload's parts, unless the key is taken."""
+        if upload in self.completed:
+            self.counts["completed again"] += 1
+            return self.rnd.choice(tuple(Completion))
+        found = self.uploads.get(upload)
+        if found is None:
             self.counts["no such upload"] += 1
-            raise DestinationUnavailable("no such upload", code="NoSuchUpload")
-        if self.put(sender, kind, self.uploads[upload].key, body, metadata):
-            del self.uploads[upload]
-            return True
-        return False
+            return Completion.GONE
+        body = b"".join(self._named(found, parts))
+        if crc32_text(zlib.crc32(body)) != crc32:
+            raise DestinationUnavailable("another body than that", code="BadDigest")
+        if not self.put(sender, kind_of(found.key), found.key, body, found.metadata):
+            return Completion.TAKEN
+        del self.uploads[upload]
+        self.completed.add(upload)
+        return Completion.CREATED
+
+    def _named(self, upload: Upload, parts: Sequence[StagedPart]) -> list[bytes]:
+        """The bodies of these parts, in the order of their numbers."""
+        bodies = []
+        for part in sorted(parts, key=lambda part: part.number):
+            body = upload.parts.get(part.number)
+            if body is None or crc32_text(zlib.crc32(body)) != part.crc32:
+                raise DestinationUnavailable("another part than that", code="InvalidPart")
+            bodies.append(body)
+        return bodies
 
     def page(self, prefix: str, after: str, size: int) -> list[ListedObject]:
         """The first keys with the prefix behind `after`."""
@@ -277,19 +323,24 @@ class Bucket:
             page.append(ListedObject(key, len(self.objects[key].body)))
         return page
 
-    def abort_older(
-        self, sender: Process, prefix: str, is_ours: Callable[[str], bool], before_us: int
-    ) -> int:
-        older = [
-            number
+    def uploads_page(self, prefix: str, after: int, size: int) -> list[ListedUpload]:
+        """The first uploads of keys with the prefix that were begun after that one."""
+        page = [
+            ListedUpload(upload.key, str(number), upload.begun_us)
             for number, upload in self.uploads.items()
-            if upload.key.startswith(prefix) and is_ours(upload.key) and upload.begun_us < before_us
+            if number > after and upload.key.startswith(prefix)
         ]
-        self.watcher.aborts(sender, [self.uploads[number].key for number in older])
-        for number in older:
-            del self.uploads[number]
-        self.counts["uploads aborted"] += len(older)
-        return len(older)
+        return page[:size]
+
+    def abort_upload(self, sender: Process, upload: int) -> bool:
+        """Throw an upload away; whether it was there."""
+        found = self.uploads.get(upload)
+        if found is None:
+            return False
+        self.watcher.aborts(sender, [found.key])
+        del self.uploads[upload]
+        self.counts["uploads aborted"] += 1
+        return True
 
 
 def kind_of(key: str) -> str:
@@ -339,14 +390,21 @@ class SimulatedStore:
                 says=said_by(body) if kind == "journal" else "",
             )
             return bool(answer)
-        upload = await self._ask("begin", key, lambda: bucket.begin_upload(key))
-        assert isinstance(upload, int)
-        answer = await self._ask(
-            "completion",
-            key,
-            lambda: bucket.complete_upload(upload, process, kind, body, metadata),
-        )
-        return bool(answer)
+        upload_id = await self.begin_upload(key, content_type=content_type, metadata=metadata)
+        crc32 = crc32_text(zlib.crc32(body))
+        part = StagedPart(1, f'"{crc32}"', crc32, len(body))
+
+        def complete() -> Completion:
+            # A part's own request would say nothing new: it comes with the completion.
+            found = bucket.uploads.get(int(upload_id))
+            if found is not None:
+                found.parts[part.number] = body
+            return bucket.complete_upload(int(upload_id), process, [part], crc32)
+
+        answer = await self._ask("completion", key, complete)
+        if answer is Completion.GONE:
+            raise DestinationUnavailable("no such upload", code="NoSuchUpload")
+        return answer is Completion.CREATED
 
     async def get(self, key: str) -> bytes | None:
         bucket = self._bucket
@@ -383,10 +441,11 @@ class SimulatedStore:
             page = await self._ask("list", prefix, partial(bucket.page, prefix, after, size))
             assert isinstance(page, list)
             for listed in page:
+                assert isinstance(listed, ListedObject)
                 yield listed
+                after = listed.key
             if len(page) < size:
                 return
-            after = page[-1].key
 
     async def folders(self, prefix: str) -> tuple[str, ...]:
         bucket = self._bucket
@@ -395,12 +454,52 @@ class SimulatedStore:
         rests = [listed.key.removeprefix(prefix) for listed in page]
         return tuple(sorted({f"{prefix}{rest.split('/')[0]}/" for rest in rests if "/" in rest}))
 
-    async def abort_uploads(
-        self, prefix: str, *, is_ours: Callable[[str], bool], before_us: int
-    ) -> int:
+    async def begin_upload(
+        self, key: str, *, content_type: str, metadata: Mapping[str, str]
+    ) -> str:
+        bucket = self._bucket
+        upload = await self._ask("begin", key, lambda: bucket.begin_upload(key, metadata))
+        assert isinstance(upload, int)
+        return str(upload)
+
+    async def put_part(
+        self, key: str, upload_id: str, number: int, body: bytes | memoryview
+    ) -> StagedPart:
+        bucket, content = self._bucket, bytes(body)
+        answer = await self._ask(
+            "part", key, lambda: bucket.put_part(int(upload_id), number, content)
+        )
+        assert isinstance(answer, StagedPart)
+        return answer
+
+    async def complete_upload(
+        self, key: str, upload_id: str, parts: Sequence[StagedPart], *, crc32: str
+    ) -> Completion:
         bucket, process = self._bucket, self._process
         answer = await self._ask(
-            "abort", prefix, lambda: bucket.abort_older(process, prefix, is_ours, before_us)
+            "completion",
+            key,
+            lambda: bucket.complete_upload(int(upload_id), process, parts, crc32),
         )
-        assert isinstance(answer, int)
+        assert isinstance(answer, Completion)
         return answer
+
+    async def abort_upload(self, key: str, upload_id: str) -> bool:
+        bucket, process = self._bucket, self._process
+        answer = await self._ask("abort", key, lambda: bucket.abort_upload(process, int(upload_id)))
+        return bool(answer)
+
+    async def list_uploads(self, prefix: str) -> AsyncIterator[ListedUpload]:
+        bucket, after = self._bucket, 0
+        while True:
+            size = bucket.rnd.choice((1, 3, 1000))
+            page = await self._ask(
+                "uploads", prefix, partial(bucket.uploads_page, prefix, after, size)
+            )
+            assert isinstance(page, list)
+            for listed in page:
+                assert isinstance(listed, ListedUpload)
+                yield listed
+                after = int(listed.upload_id)
+            if len(page) < size:
+                return

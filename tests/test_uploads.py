@@ -1,0 +1,108 @@
+"""Which unfinished uploads a start throws away."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from engine.journal.uploads import abort_uploads
+from engine.model.errors import DestinationUnavailable
+from engine.model.interfaces import ListedUpload
+from memory_store import MemoryStore
+from staged_objects import RECORDS, complete, staged
+
+TABLE = "database=shop/schema=public/table=orders/version=0001"
+KEY = (
+    f"lake/{TABLE}/year=2026/month=11/day=28/hour=21/0001.0000000000000001.0000000000000001.000000"
+)
+NOW_US = 1_795_000_000_000_000
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore(now_us=NOW_US)
+
+
+async def begin(store: MemoryStore, key: str) -> str:
+    return await store.begin_upload(key, content_type=RECORDS, metadata={})
+
+
+async def test_older_uploads_of_the_prefix_are_aborted_and_counted(store: MemoryStore) -> None:
+    for key in (f"{KEY}.ndjson.gz", f"{KEY}.ndjson.gz", f"lake/{TABLE}/schema.json"):
+        await begin(store, key)
+
+    assert await abort_uploads(store, "lake", before_us=NOW_US + 1, spared=()) == 3
+    assert store.uploads == {}
+
+
+async def test_uploads_that_began_at_that_time_or_later_stay(store: MemoryStore) -> None:
+    young = await begin(store, f"{KEY}.ndjson.gz")
+
+    assert await abort_uploads(store, "lake", before_us=NOW_US, spared=()) == 0
+    assert set(store.uploads) == {young}
+
+
+async def test_what_the_journal_names_is_spared(store: MemoryStore) -> None:
+    named, _, also_named = [await begin(store, f"{KEY}.ndjson.gz") for _ in range(3)]
+
+    count = await abort_uploads(
+        store, "lake", before_us=NOW_US + 1, spared=frozenset({named, also_named, "elsewhere"})
+    )
+
+    assert count == 1
+    assert set(store.uploads) == {named, also_named}
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        f"lake-photos/{TABLE}/schema.json",
+        f"lake/inner/{TABLE}/schema.json",
+        "lake/scratch/cat.jpg",
+        f"{TABLE}/schema.json",
+    ],
+)
+async def test_what_is_somebody_elses_stays(store: MemoryStore, key: str) -> None:
+    theirs = await begin(store, key)
+
+    assert await abort_uploads(store, "lake", before_us=NOW_US + 1, spared=()) == 0
+    assert set(store.uploads) == {theirs}
+
+
+async def test_without_a_prefix_the_shape_of_a_key_says_whose_it_is(store: MemoryStore) -> None:
+    await begin(store, f"{TABLE}/schema.json")
+    theirs = await begin(store, f"lake/{TABLE}/schema.json")
+
+    assert await abort_uploads(store, "", before_us=NOW_US + 1, spared=()) == 1
+    assert set(store.uploads) == {theirs}
+
+
+async def test_an_upload_that_is_completed_meanwhile_is_not_counted() -> None:
+    class RacingStore(MemoryStore):
+        async def list_uploads(self, prefix: str) -> AsyncIterator[ListedUpload]:
+            listed = [upload async for upload in super().list_uploads(prefix)]
+            await complete(self, first)
+            for upload in listed:
+                yield upload
+
+    store = RacingStore(now_us=NOW_US)
+    first = await staged(store, f"{KEY}.ndjson.gz", b"{}\n")
+    await staged(store, f"{KEY}.ndjson.gz", b"{}\n")
+
+    assert await abort_uploads(store, "lake", before_us=NOW_US + 1, spared=()) == 1
+    assert store.objects[first.key].body == b"{}\n"
+
+
+async def test_an_abort_without_an_answer_ends_it_and_leaves_the_rest() -> None:
+    class SlowStore(MemoryStore):
+        async def abort_upload(self, key: str, upload_id: str) -> bool:
+            if upload_id == "upload-2":
+                raise DestinationUnavailable("abort: SlowDown", code="SlowDown")
+            return await super().abort_upload(key, upload_id)
+
+    store = SlowStore(now_us=NOW_US)
+    for _ in range(3):
+        await begin(store, f"{KEY}.ndjson.gz")
+
+    with pytest.raises(DestinationUnavailable, match="SlowDown"):
+        await abort_uploads(store, "lake", before_us=NOW_US + 1, spared=())
+    assert set(store.uploads) == {"upload-2", "upload-3"}
