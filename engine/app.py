@@ -75,7 +75,9 @@ async def run(
     """Run one pipeline until `stop` is requested or, with `until_caught_up`, everything is durable.
 
     `on_start` is given the status provider before anything is connected. `source` stands in for the
-    one that the configuration names. Raises the TailraceError that ended it.
+    one that the configuration names. Raises the TailraceError that ended it. Cancellation ends the
+    pipeline at once, as a kill would: what was read and is not planned is forgotten, and the next
+    engine reads it again.
     """
     # `engine.journal.retry` says itself what failed, less often.
     set_on_retry_hooks(())
@@ -105,7 +107,10 @@ async def run(
 
 @asynccontextmanager
 async def open_bucket(destination: DestinationConfiguration) -> AsyncIterator[ObjectStore]:
-    """The bucket alone, for commands that only read it."""
+    """The bucket alone, for commands that only read it.
+
+    Leaving the block, also by cancellation, closes all connections to it.
+    """
     # The reader says itself what failed, less often.
     set_on_retry_hooks(())
     async with S3ObjectStore(s3_settings(destination)) as store:
@@ -260,7 +265,10 @@ class CheckStep:
 
 
 async def check(configuration: Configuration) -> AsyncIterator[CheckStep]:
-    """Look at source and bucket, one step at a time. Writes nothing but `_tailrace/check/` keys."""
+    """Look at source and bucket, one step at a time. Writes nothing but `_tailrace/check/` keys.
+
+    Cancellation leaves those keys, which the next check takes for its own.
+    """
     identity: SourceIdentity | None = None
 
     async def look_at_source() -> str:

@@ -74,7 +74,7 @@ async def until(
 ) -> _T:
     """The first answer of `look` that is something (neither None nor False).
 
-    Raises TimeoutError that says `what` did not come.
+    Raises TimeoutError that says `what` did not come. Cancellation changes nothing.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
@@ -161,13 +161,16 @@ class EngineProcess:
             self._process.send_signal(number)
 
     async def stop(self, *, seconds: float = _START_SECONDS_MAX) -> None:
-        """SIGTERM, and the good end that has to follow."""
+        """Send SIGTERM and wait for the good end that has to follow.
+
+        Cancellation leaves it draining.
+        """
         self.send(signal.SIGTERM)
         code = await self.ended(seconds=seconds)
         assert code == 0, self.complaint
 
     async def ended(self, *, seconds: float = _START_SECONDS_MAX) -> int:
-        """The exit code, once there is one."""
+        """The exit code, once there is one. Raises TimeoutError. Cancellation changes nothing."""
 
         async def look() -> bool:
             return not self.is_running
@@ -177,7 +180,10 @@ class EngineProcess:
         return self._process.returncode
 
     async def reaches(self, *phases: str, seconds: float = _START_SECONDS_MAX) -> dict[str, Any]:
-        """`/status` in one of `phases`. Fails when the process ends before."""
+        """`/status`, once it is in one of `phases`. Fails when the process ends before.
+
+        Cancellation changes nothing.
+        """
 
         async def look() -> dict[str, Any] | None:
             if not self.is_running:
@@ -199,17 +205,23 @@ class EngineProcess:
             self._cpu_seconds = usage.ru_utime + usage.ru_stime
 
     async def status(self) -> dict[str, Any] | None:
-        """`/status`, None where nobody answers."""
+        """`/status`, None where nobody answers. Cancellation closes the request's connection."""
         answer = await self.get("/status")
         return None if answer is None else json.loads(answer[1])
 
     async def readiness(self) -> tuple[int, dict[str, Any]] | None:
-        """Code and document of `/readyz`, None where nobody answers."""
+        """Code and document of `/readyz`, None where nobody answers.
+
+        Cancellation closes the request's connection.
+        """
         answer = await self.get("/readyz")
         return None if answer is None else (answer[0], json.loads(answer[1]))
 
     async def get(self, path: str) -> tuple[int, bytes] | None:
-        """Code and body of an answer, None where there is none within seconds."""
+        """Code and body of an answer, None where there is none within seconds.
+
+        Cancellation closes the request's connection.
+        """
         try:
             async with asyncio.timeout(_ANSWER_SECONDS_MAX):
                 reader, writer = await asyncio.open_connection(LOOPBACK, self.http_port)

@@ -55,7 +55,11 @@ class EngineProcess:
         return self._process.pid
 
     async def start(self) -> None:
-        """Start it. It is not ready yet."""
+        """Start it. It is not ready yet.
+
+        Cancellation may leave a process that nobody here knows of. Its watchdog ends it with this
+        process at the latest.
+        """
         self._process = await asyncio.to_thread(ServerProcess, self._command())
 
     async def ready(self) -> Status:
@@ -75,7 +79,10 @@ class EngineProcess:
             raise self._failed(f"is not ready after {_READY_SECONDS_MAX:.0f} s") from error
 
     async def status(self) -> Status | None:
-        """What it says about itself; None while it does not answer."""
+        """What it says about itself; None while it does not answer.
+
+        Cancellation changes nothing.
+        """
         limit = aiohttp.ClientTimeout(total=_STATUS_SECONDS_MAX)
         try:
             async with self._http.get(
@@ -91,14 +98,14 @@ class EngineProcess:
             raise self._failed(f"ended by itself, with exit code {self._process.exit_code}")
 
     async def kill(self) -> None:
-        """End it by SIGKILL, at whatever it is doing."""
+        """End it by SIGKILL, at whatever it is doing. Cancellation does not stop that."""
         assert self._process is not None, "not started"
         await asyncio.to_thread(self._process.end, (signal.SIGKILL,))
 
     async def drain(self) -> float:
         """Ask it to stop by SIGTERM; the answer is how many seconds it took to publish the rest.
 
-        Raises EngineFailed if it does not end with exit code 0.
+        Raises EngineFailed if it does not end with exit code 0. Cancellation leaves it draining.
         """
         assert self._process is not None, "not started"
         loop = asyncio.get_running_loop()

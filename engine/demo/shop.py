@@ -125,7 +125,7 @@ _ROWS_AN_ORDER = 3
 
 
 async def connect(dsn: str) -> Connection:
-    """Open a connection for a writer."""
+    """Open a connection for a writer. Cancellation leaves none."""
     return await psycopg.AsyncConnection.connect(dsn, application_name="tailrace demo")
 
 
@@ -140,19 +140,25 @@ async def create_tables(connection: Connection) -> None:
 
 
 async def newest_key(connection: Connection) -> int:
-    """The greatest key that is in use."""
+    """The greatest key that is in use. Cancellation leaves the transaction to be rolled back."""
     [(key,)] = await (await connection.execute(_NEWEST_KEY)).fetchall()
     return int(key)
 
 
 async def committed(connection: Connection) -> Tally:
-    """What was ever committed in the shop, by all writers, whoever else came to it by hand too."""
+    """What was ever committed in the shop: by all writers, and by hand.
+
+    Cancellation leaves the transaction to be rolled back.
+    """
     rows = await (await connection.execute(_COMMITTED)).fetchall()
     return {(table, op): count for table, op, count in rows}
 
 
 async def orders_fingerprint(connection: Connection) -> tuple[int, str, str]:
-    """How many orders there are, their total, and a hash over key, status and total of each."""
+    """How many orders there are, their total, and a hash over key, status and total of each.
+
+    Cancellation leaves the transaction to be rolled back.
+    """
     [(count, total, digest)] = await (await connection.execute(_ORDERS_FINGERPRINT)).fetchall()
     return count, total, digest or ""
 
@@ -185,7 +191,11 @@ class _Keys:
 
 
 class Clerk:
-    """One writer in the shop, in one transaction at a time."""
+    """One writer in the shop, in one transaction at a time.
+
+    Each method that changes rows has the same contract. Cancellation leaves the transaction
+    unfinished and of no further use: only `roll_back` may follow, or the connection's end.
+    """
 
     def __init__(self, connection: Connection, dice: Random, first: int, step: int) -> None:
         self._connection = connection
@@ -208,63 +218,87 @@ class Clerk:
         await way(size)
 
     async def register(self, count: int) -> None:
-        """New customers."""
+        """Add `count` customers. Cancellation leaves the transaction to be rolled back."""
         await self._change("customers", "c", _REGISTER, self._customers.new(count))
 
     async def move(self, count: int) -> None:
-        """Customers' addresses."""
+        """Change the addresses of about `count` customers.
+
+        Cancellation leaves the transaction to be rolled back.
+        """
         keys = self._customers.some(self._dice, count)
         await self._change("customers", "u", _MOVE, keys)
 
     async def place(self, count: int) -> None:
-        """New orders and their items, about `count` rows."""
+        """Place new orders with their items, about `count` rows.
+
+        Cancellation leaves the transaction to be rolled back.
+        """
         keys = self._orders.new(max(1, count // _ROWS_AN_ORDER))
         await self._change("orders", "c", _PLACE, keys)
         await self._change("order_items", "c", _ADD_ITEMS, keys)
 
     async def advance(self, count: int) -> None:
-        """Orders on their way."""
+        """Move about `count` orders on their way.
+
+        Cancellation leaves the transaction to be rolled back.
+        """
         await self._change("orders", "u", _ADVANCE, self._orders.some(self._dice, count))
 
     async def reprice(self, count: int) -> None:
-        """Other prices of some orders' items."""
+        """Change the prices of some orders' items, about `count` rows.
+
+        Cancellation leaves the transaction to be rolled back.
+        """
         keys = self._orders.some(self._dice, max(1, count // _ROWS_AN_ORDER))
         await self._change("order_items", "u", _REPRICE, keys)
 
     async def cancel(self, count: int) -> None:
-        """Old orders and their items, gone."""
+        """Delete old orders and their items, about `count` rows.
+
+        Cancellation leaves the transaction to be rolled back.
+        """
         keys = self._orders.drop(max(1, count // _ROWS_AN_ORDER))
         await self._change("order_items", "d", _REMOVE_ITEMS, keys)
         await self._change("orders", "d", _REMOVE, keys)
 
     async def record(self, count: int) -> None:
-        """New events."""
+        """Add `count` events. Cancellation leaves the transaction to be rolled back."""
         await self._change("events", "c", _RECORD, self._events.new(count))
 
     async def forget(self, count: int) -> None:
-        """Old events, gone."""
+        """Delete about `count` old events.
+
+        Cancellation leaves the transaction to be rolled back.
+        """
         await self._change("events", "d", _FORGET, self._events.drop(count))
 
     async def think_again(self) -> None:
-        """Place an order and roll it back, to a savepoint."""
+        """Place an order and roll back to the savepoint before it.
+
+        Cancellation leaves the transaction to be rolled back.
+        """
         changed = dict(self._changed)
         async with self._connection.transaction(force_rollback=True):
             await self.place(1)
         self._changed = changed
 
     async def insert_lsn(self) -> Lsn:
-        """Where the log ends now: before this transaction's commit, after all that are done."""
+        """Where the log ends now: before this transaction's commit, after all that are done.
+
+        Cancellation leaves the transaction to be rolled back.
+        """
         [(lsn,)] = await (await self._connection.execute(_INSERT_LSN)).fetchall()
         return Lsn(lsn)
 
     async def commit(self) -> Tally:
-        """Commit; the answer is what was changed."""
+        """Commit; the answer is what was changed. Cancellation leaves the commit in doubt."""
         changed, self._changed = self._changed, {}
         await self._connection.commit()
         return changed
 
     async def roll_back(self) -> None:
-        """Undo the transaction."""
+        """Undo the transaction. Cancellation leaves that to the connection's end."""
         self._changed = {}
         await self._connection.rollback()
 

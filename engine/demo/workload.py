@@ -54,7 +54,7 @@ async def write_last(dsn: str, written: Written) -> Lsn:
     """Commit one more change, after all others.
 
     The answer lies before its commit and after all others: who has read beyond it has read
-    everything.
+    everything. Cancellation leaves it in doubt whether the change was committed.
     """
     async with await shop.connect(dsn) as connection:
         clerk = Clerk(connection, Random(), await shop.newest_key(connection) + 1, 1)  # noqa: S311

@@ -36,6 +36,10 @@ class SlicedBody(Payload):
         return bytes(self._view).decode(encoding, errors)
 
     async def write(self, writer: "AbstractStreamWriter") -> None:
+        """Write all of it. Raises ClientConnectionError when it was written before.
+
+        Cancellation leaves a part of it written, and the body of no further use.
+        """
         if self._is_sent:
             raise aiohttp.ClientConnectionError("a body is not sent twice")
         self._is_sent = True
@@ -47,7 +51,10 @@ class SlicedBody(Payload):
     async def write_with_length(
         self, writer: "AbstractStreamWriter", content_length: int | None
     ) -> None:
-        """Write all of it: the length was computed from this very body."""
+        """Write all of it, as `write` does: the length was computed from this very body.
+
+        Cancellation leaves a part of it written, and the body of no further use.
+        """
         if content_length not in (None, self._size):
             raise InvariantBroken(f"a body of {self._size} bytes is sent as {content_length}")
         await self.write(writer)

@@ -98,7 +98,10 @@ class S3Connection:
             return failure
 
     async def read(self, **parameters: Any) -> bytes:
-        """An object's whole body, its checksum compared where the store keeps one."""
+        """An object's whole body, its checksum compared where the store keeps one.
+
+        Cancellation closes the request's connection and changes nothing in the bucket.
+        """
         response = await self.client.get_object(**parameters, ChecksumMode="ENABLED")
         body = response["Body"]
         # Entering gives aiohttp's response, whose `read` compares nothing.
@@ -106,7 +109,10 @@ class S3Connection:
             return await body.read()
 
     async def read_tail(self, **parameters: Any) -> tuple[int, dict[str, str], bytes]:
-        """Size and metadata of an object, and the bytes of the range that is asked for."""
+        """Size and metadata of an object, and the bytes of the range that is asked for.
+
+        Cancellation closes the request's connection and changes nothing in the bucket.
+        """
         response = await self.client.get_object(**parameters)
         body = response["Body"]
         async with body:
@@ -119,7 +125,10 @@ class S3Connection:
 
 @asynccontextmanager
 async def connect(settings: S3Settings) -> AsyncIterator[S3Connection]:
-    """A connection for `settings`. Nothing is sent yet, not even for credentials."""
+    """A connection for `settings`. Nothing is sent yet, not even for credentials.
+
+    Leaving the block, also by cancellation, closes every connection of the pool.
+    """
     region = settings.region or os.environ.get("AWS_REGION")
     if region is None and settings.endpoint_url:
         region = (

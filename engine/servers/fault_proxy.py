@@ -214,7 +214,10 @@ class Hold:
         return self._reached.is_set()
 
     async def wait_reached(self, seconds: float = 20.0) -> Request:
-        """The held request, once there is one. Raises TimeoutError."""
+        """The held request, once there is one. Raises TimeoutError.
+
+        Cancellation changes nothing.
+        """
         async with asyncio.timeout(seconds):
             await self._reached.wait()
         assert self.request is not None
@@ -228,6 +231,7 @@ class Hold:
         self.request = request
 
     async def pass_gate(self) -> None:
+        """Wait at the gate, in the proxy's name. Cancellation leaves the gate as it is."""
         self._reached.set()
         await self._released.wait()
 

@@ -34,7 +34,10 @@ class Child:
         self._is_given_up = False
 
     async def lines(self) -> AsyncIterator[bytes]:
-        """What it says, until it ends. Raises ChildFailed unless it ends with 0."""
+        """What it says, until it ends. Raises ChildFailed unless it ends with 0.
+
+        Cancellation leaves it running.
+        """
         assert self._process.stdout is not None
         while line := await self._process.stdout.readline():
             yield line
@@ -48,7 +51,7 @@ class Child:
         self._process.stdin.close()
 
     async def give_up(self) -> None:
-        """Kill it, which is no failure of its own."""
+        """Kill it, which is no failure of its own. Cancellation comes after the kill."""
         self._is_given_up = True
         self._process.kill()
         await self._process.wait()
@@ -56,7 +59,11 @@ class Child:
 
 @asynccontextmanager
 async def running(module: str, order: msgspec.Struct) -> AsyncIterator[Child]:
-    """Start `module` and tell it its order, one line of JSON. At the block's end it has ended."""
+    """Start `module` and tell it its order, one line of JSON.
+
+    At the block's end it is asked to finish, and killed if that takes too long. Cancellation kills
+    it.
+    """
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",

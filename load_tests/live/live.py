@@ -105,6 +105,7 @@ class Live:
         """Write until `Load.finished`, or until the block's end.
 
         Where the load only fills tables, nothing is measured under it, and it may be late.
+        Cancellation kills the writer.
         """
         order = generator.Order(
             dsn=self.ground.dsn,
@@ -129,6 +130,7 @@ class Live:
         """Stop the engine by SIGTERM, which has to end well, and balance the account.
 
         Of an engine in another one's place only the memory is added, where that is more.
+        Cancellation leaves the engine draining.
         """
         began = time.monotonic()
         peak_rss_bytes = self.engine.memory_bytes_max()
@@ -149,7 +151,10 @@ class Live:
         )
 
     async def restarted(self) -> float:
-        """Stop the engine and start another in its place: after how many seconds that streamed."""
+        """Stop the engine and start another in its place: after how many seconds that streamed.
+
+        Cancellation leaves one of the two, or none; whoever observes kills it.
+        """
         await self.stop()
         folder, name = self.engine.file.parent, f"{self.engine.name}-again"
         began = time.monotonic()
@@ -158,7 +163,10 @@ class Live:
         return time.monotonic() - began
 
     async def rows_read(self, row_count: int, *, seconds: float = 60.0) -> float:
-        """Wait until the engine has read so many rows: when it was seen to, in Unix time."""
+        """Wait until the engine has read so many rows: when it was seen to, in Unix time.
+
+        Cancellation changes nothing.
+        """
 
         async def look() -> float | None:
             last = self.sampler.last
@@ -167,7 +175,10 @@ class Live:
         return await until(look, f"{row_count:,} rows read", seconds=seconds)
 
     async def settled(self) -> None:
-        """Wait until all that is committed now is durable."""
+        """Wait until all that is committed now is durable.
+
+        Cancellation leaves at most a message in the log that stands for no row.
+        """
         async with await psycopg.AsyncConnection.connect(
             self.ground.dsn, autocommit=True
         ) as connection:
@@ -207,7 +218,10 @@ class Load:
     async def read(
         self, lines: AsyncIterator[bytes], keep: Callable[[generator.Progress], None]
     ) -> None:
-        """Follow the generator to its end. Raises ChildFailed where that is not a good one."""
+        """Follow the generator to its end. Raises ChildFailed where that is not a good one.
+
+        Cancellation keeps what was read.
+        """
         async for line in lines:
             self.newest = msgspec.json.decode(line, type=generator.Progress)
             keep(self.newest)
@@ -225,9 +239,10 @@ async def observed(
 ) -> AsyncIterator[Live]:
     """Make the ground, start the engine and all observers; see the module.
 
-    Raises RunFailed where the engine ends by itself, does not end well, or never gets there.
-    `show` is told what goes on; `keep` is given all that was measured before it is verified, which
-    takes long after a long run and may fail.
+    Raises RunFailed where the engine ends by itself, does not end well, or never gets there. `show`
+    is told what goes on; `keep` is given all that was measured before it is verified, which takes
+    long after a long run and may fail. Leaving, also by cancellation, ends the engine and all
+    observers.
     """
     try:
         async with AsyncExitStack() as stack:

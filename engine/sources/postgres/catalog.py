@@ -245,7 +245,11 @@ class Catalog:
             await self.read(session, oids[start : start + _PAGE_TABLES])
 
     async def read(self, session: Session, oids: Iterable[int]) -> None:
-        """Read these tables anew; those that are gone are forgotten."""
+        """Read these tables anew; those that are gone are forgotten.
+
+        Cancellation leaves the tables' columns as they were, or read while their types or defaults
+        are not: then they have to be read again.
+        """
         wanted = list(oids)
         found = await session.rows(_COLUMNS, wanted, doing="reading the tables' columns")
         seen_lsn = await _now(session)
@@ -262,13 +266,12 @@ class Catalog:
     async def read_defaults(self, session: Session, oids: Iterable[int]) -> None:
         """Read these tables' defaults, of those that nobody has locked; never waits for a lock.
 
-        The others are `unread_defaults` from now on, and have none.
+        The others are `unread_defaults` from now on, and have none. Cancellation leaves what was
+        known.
         """
         wanted = set(oids)
         locked = await session.rows(_LOCKED, list(wanted), doing="looking for locked tables")
         free = wanted - {oid for (oid,) in locked}
-        for oid in wanted:
-            self._defaults.pop(oid, None)
         try:
             found = await session.rows(
                 _DEFAULTS_OF, _LOCK_TIMEOUT, list(free), doing="reading the tables' defaults"
@@ -276,12 +279,17 @@ class Catalog:
         except SourceFailed:
             # Locked since, or dropped: all of them later.
             found, free = [], set()
+        for oid in wanted:
+            self._defaults.pop(oid, None)
         for oid, name, default in found:
             self._defaults.setdefault(oid, {})[name] = default
         self.unread_defaults = (self.unread_defaults - wanted) | (wanted - free)
 
     async def read_for(self, session: Session, message: RelationMessage) -> None:
-        """Read a streamed table anew, and the names of types that it no longer has."""
+        """Read a streamed table anew, and the names of types that it no longer has.
+
+        Cancellation leaves a part of it read: it has to be asked for again.
+        """
         await self.read(session, [message.oid])
         if self.knows(message):
             return
@@ -293,12 +301,15 @@ class Catalog:
         await self._read_types(session, set(oids))
 
     async def names(self, session: Session, oids: Iterable[int]) -> list[TableName]:
-        """The names of the tables that are there now."""
+        """The names of the tables that are there now. Cancellation changes nothing."""
         found = await session.rows(_NAMES, list(oids), doing="reading the tables' names")
         return [TableName(*row) for row in found]
 
     async def gone(self, session: Session, oids: Iterable[int]) -> tuple[set[int], Lsn]:
-        """Which of these tables are there no more, and a position that the last row is before."""
+        """Which of these tables are there no more, and a position that the last row is before.
+
+        Cancellation changes nothing.
+        """
         wanted = list(oids)
         found = await session.rows(_THERE, wanted, doing="looking for tables that are gone")
         return set(wanted) - {oid for (oid,) in found}, await _now(session)

@@ -237,7 +237,7 @@ async def judge(
 ) -> tuple[str, str]:
     """What `prepare` would do, in words, and what an operator should know; makes nothing.
 
-    Raises what `prepare` would raise.
+    Raises what `prepare` would raise. Cancellation changes nothing.
     """
     found = await _read(session, slot_name, configuration, is_first=is_first)
     slot = found.slot
@@ -332,7 +332,7 @@ async def judge_names(
     """Which columns have a name that the flat envelope would use, as text; empty for none.
 
     Raises ConfigurationError for them where nothing was written yet. Later ones must not end a
-    pipeline that works: its own names give way then.
+    pipeline that works: its own names give way then. Cancellation changes nothing.
     """
     if configuration.envelope != "flat":
         return ""

@@ -284,7 +284,10 @@ class Session:
         return self._connection is not None
 
     async def close(self) -> None:
-        """Close; the next question would open it again."""
+        """Close; the next question would open it again.
+
+        It never waits, so nothing can cancel it.
+        """
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()

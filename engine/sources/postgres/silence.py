@@ -56,7 +56,10 @@ class Look:
 
 
 async def look_at_walsender(session: Session, slot: str, pid: int) -> Look:
-    """What the walsender of that process does for the slot. Raises SourceError."""
+    """What the walsender of that process does for the slot. Raises SourceError.
+
+    Cancellation changes nothing.
+    """
     found = await session.rows(_WALSENDER, slot, doing="looking at the silent walsender")
     if not found or found[0][0] != pid:
         return Look(Doing.GONE, "")

@@ -176,13 +176,19 @@ def wal_level_refusal(wal_level: str) -> SourceRefused:
 
 
 async def read_slot(session: Session, name: str) -> Slot:
-    """The slot as it stands, `exists` False where there is none. Raises SourceError."""
+    """The slot as it stands, `exists` False where there is none. Raises SourceError.
+
+    Cancellation changes nothing.
+    """
     [row] = await session.rows(_SLOT, name, doing="reading the replication slot")
     return Slot(name, row[0] or "", *row[1:])
 
 
 async def start_failure(session: Session, error: psycopg.Error, name: str) -> SourceError:
-    """Why START_REPLICATION was refused: what the slot says, else what the SQLSTATE means."""
+    """Why START_REPLICATION was refused: what the slot says, else what the SQLSTATE means.
+
+    Cancellation changes nothing.
+    """
     state = error.sqlstate or ""
     found = translated(error, "starting the stream", session.place)
     if ends_connection(state):
@@ -204,7 +210,7 @@ async def ready_slot(session: Session, name: str) -> Slot:
     """Look at the slot before it is asked for. Raises SourceError where it cannot be had.
 
     A START_REPLICATION that fails writes a line into the server's log, and an engine that stands by
-    tries every two seconds.
+    tries every two seconds. Cancellation changes nothing.
     """
     slot = await read_slot(session, name)
     if fault := slot.fault():

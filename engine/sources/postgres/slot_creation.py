@@ -182,6 +182,9 @@ async def _watch(session: Session, name: str, alarms: Alarms, doing: str) -> Non
 
 
 async def waited_for(session: Session, name: str) -> Waiting | None:
-    """What the slot's making waits for now; None where nobody makes it. Raises SourceError."""
+    """What the slot's making waits for now; None where nobody makes it. Raises SourceError.
+
+    Cancellation changes nothing.
+    """
     found = await session.rows(_WAITED_FOR, name, doing="looking at what the slot waits for")
     return Waiting(*found[0]) if found and found[0][0] is not None else None

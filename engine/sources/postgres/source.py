@@ -94,7 +94,10 @@ class PostgresSource:
             return await judge(session, self._slot, self._configuration, is_first=is_first)
 
     async def commits_warning(self) -> tuple[str, str] | None:
-        """Whether commits on the server will wait for us: what is wrong, and what to set."""
+        """Whether commits on the server will wait for us: what is wrong, and what to set.
+
+        Cancellation changes nothing.
+        """
         async with Session(self._dsn) as session:
             return await commits_warning(session)
 

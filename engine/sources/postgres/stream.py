@@ -315,9 +315,10 @@ class PostgresStream:
     async def take_leave(self) -> None:
         """Tell the server what was acknowledged last, if it does not know, and have it read that.
 
-        Closing a socket that holds unread bytes resets the connection, and what was sent last may
-        be lost; so the copy is ended and its rest read away, for `LEAVE_SECONDS_MAX`. A server that
-        takes longer or is gone learns it from the next engine.
+        When a socket that holds unread bytes is closed, the connection is reset, and what was sent
+        last may be lost. So the copy is ended, and what the server still sends is read and thrown
+        away, for `LEAVE_SECONDS_MAX`. A server that takes longer or is gone learns the position
+        from the next engine. The same holds after a cancellation.
         """
         if self._may_be_told == self._told or self._failure is not None:
             return

@@ -46,7 +46,7 @@ def is_listed(setting: str, application_name: str) -> bool:
 async def watch_commits(session: Session, walsender_pid: int, alarms: Alarms) -> None:
     """Alarm where commits wait for that walsender, and end the alarm where not.
 
-    Raises SourceError.
+    Raises SourceError. Cancellation leaves the alarm as it was.
     """
     found = await session.rows(_SYNC_STATE, walsender_pid, doing="reading pg_stat_replication")
     cause = _cause(*found[0]) if found else None
@@ -85,7 +85,7 @@ def _hint(setting: str) -> str:
 async def commits_warning(session: Session) -> tuple[str, str] | None:
     """What is wrong and what to set, where commits will wait for us once we stream; else None.
 
-    Raises SourceError.
+    Raises SourceError. Cancellation changes nothing.
     """
     [(setting, name)] = await session.rows(_NAMES, doing="reading synchronous_standby_names")
     if not is_listed(setting, name):

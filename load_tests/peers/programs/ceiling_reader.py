@@ -105,7 +105,10 @@ class Stream:
         self._server.flush()
 
     async def leave(self) -> None:
-        """End the copy as the protocol has it: the slot is free when this returns."""
+        """End the copy as the protocol has it: the slot is free when this returns.
+
+        Cancellation leaves the copy open: the connection's end is then what frees the slot.
+        """
         self._server.put_copy_end()
         self._server.flush()
         while (drained := self._gulps.drain(self._discard)) is not Drained.END:
