@@ -4,15 +4,13 @@ Strategy: from a parsed configuration to a running pipeline, a look at what can 
 opened bucket. Nothing here decides anything about rows or the journal.
 """
 
-import asyncio
 import hashlib
 import os
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -27,23 +25,14 @@ from engine.config import (
     resolve_memory_limit,
     resolve_row_limit,
 )
-from engine.config.model import MIB
 from engine.destinations.s3 import S3ObjectStore
 from engine.destinations.s3_settings import S3Settings
 from engine.flow.chunk import ChunkLimits
 from engine.journal.entry import Writer
-from engine.journal.journal import Journal
-from engine.journal.prefix import Prefix
 from engine.journal.settings import Settings
 from engine.lines.writer import CODEC_VERSION
-from engine.model.errors import (
-    DestinationRefused,
-    DestinationUnavailable,
-    SourceUnavailable,
-    TailraceError,
-)
-from engine.model.interfaces import ObjectStore, Source, SourceIdentity
-from engine.model.plural import counted
+from engine.model.errors import SourceUnavailable
+from engine.model.interfaces import ObjectStore, Source
 from engine.model.record import RecordConfiguration
 from engine.operate import logs
 from engine.operate.alarms import Alarms
@@ -52,15 +41,17 @@ from engine.operate.http_server import HttpServer
 from engine.operate.listener import ConnectionLimits
 from engine.operate.metrics import Metrics
 from engine.operate.status import StatusProvider
+from engine.pipeline.check import CheckStep
+from engine.pipeline.check import check as checked
 from engine.pipeline.pipeline import Pipeline
 from engine.pipeline.stop import StopSignal
+from engine.pipeline.wiring import World
 from engine.sources.postgres.dsn import Dsn
 from engine.sources.postgres.settings import SHAPING_SETTINGS
 from engine.sources.postgres.source import MEASURES, PostgresSource
 
 _log = structlog.get_logger(__name__)
 
-_CHECK_SECONDS = 30.0
 _TASK_ENVIRONMENT = "ECS_CONTAINER_METADATA_URI_V4"
 
 
@@ -103,6 +94,27 @@ async def run(
         limits = _connection_limits(configuration)
         async with HttpServer(configuration.http.listen, pipeline.status, registry, limits):
             await pipeline.run()
+
+
+async def check(configuration: Configuration) -> AsyncIterator[CheckStep]:
+    """Try what `run` needs, one step at a time. Writes nothing but `_tailrace/check/` keys.
+
+    Cancellation leaves those keys, which the next check takes for its own.
+    """
+    metrics = Metrics(CollectorRegistry(), release=__version__, measures=MEASURES)
+    async with S3ObjectStore(s3_settings(configuration.destination)) as store:
+        world = World(
+            source=_source(configuration),
+            store=store,
+            clock=wall_clock,
+            settings=pipeline_settings(configuration),
+            configuration=record_configuration(configuration),
+            writer=_writer(configuration.engine.name),
+            metrics=metrics,
+            alarms=Alarms(wall_clock),
+        )
+        async for step in checked(world, configuration.http.listen):
+            yield step
 
 
 @asynccontextmanager
@@ -245,153 +257,3 @@ def _writer(name: str) -> Writer:
     metadata_uri = os.environ.get(_TASK_ENVIRONMENT, "")
     place = metadata_uri.rsplit("/", 1)[-1] or socket.gethostname()
     return Writer(id=secrets.token_hex(8), task=f"{name}@{place}", release=__version__)
-
-
-# --- check
-
-
-@dataclass(frozen=True, slots=True)
-class CheckStep:
-    """One thing that was looked at: whether it holds, the facts, and what to do if not.
-
-    A hint of one that holds is a warning: `run` starts all the same.
-    """
-
-    name: str
-    is_ok: bool
-    detail: str
-    hint: str = ""
-    exit_code: int = 0
-
-
-async def check(configuration: Configuration) -> AsyncIterator[CheckStep]:
-    """Look at source and bucket, one step at a time. Writes nothing but `_tailrace/check/` keys.
-
-    Cancellation leaves those keys, which the next check takes for its own.
-    """
-    identity: SourceIdentity | None = None
-
-    async def look_at_source() -> str:
-        nonlocal identity
-        identity = await _source(configuration).identify()
-        return (
-            f"database {identity.database} on system {identity.facts['system_identifier']}, "
-            f"timeline {identity.branch}"
-        )
-
-    yield await _checked("source", look_at_source)
-    if identity is not None:
-        yield await _check_commits(configuration)
-    async with S3ObjectStore(s3_settings(configuration.destination)) as store:
-        prefix = configuration.destination.prefix
-        bucket = await _checked("bucket", lambda: _check_bucket(store, prefix))
-        yield bucket
-        if not bucket.is_ok:
-            return
-        yield await _checked("conditional writes", lambda: _check_writes(store, configuration))
-        journal = _journal(store, configuration)
-        loaded = await _checked("journal", lambda: _check_journal(journal, store, identity))
-        yield loaded
-        if identity is not None and loaded.is_ok:
-            is_first = journal.state.seq < 0
-            yield await _check_tables(configuration, is_first=is_first)
-            yield await _checked("rows", lambda: _check_rows(configuration, is_first=is_first))
-
-
-async def _checked(name: str, look: Callable[[], Awaitable[str]]) -> CheckStep:
-    try:
-        return CheckStep(name, is_ok=True, detail=await look())
-    except TailraceError as error:
-        return _failed_step(name, error)
-
-
-def _failed_step(name: str, error: TailraceError) -> CheckStep:
-    return CheckStep(
-        name, is_ok=False, detail=str(error), hint=error.hint, exit_code=error.exit_code
-    )
-
-
-async def _check_commits(configuration: Configuration) -> CheckStep:
-    """No reason not to start, but the application feels it."""
-    try:
-        warning = await _source(configuration).commits_warning()
-    except TailraceError as error:
-        return CheckStep("commits", is_ok=True, detail=f"not known: {error}", hint=error.hint)
-    if warning is None:
-        return CheckStep("commits", is_ok=True, detail="do not wait for this engine")
-    return CheckStep("commits", is_ok=True, detail=warning[0], hint=warning[1])
-
-
-async def _check_tables(configuration: Configuration, *, is_first: bool) -> CheckStep:
-    """The same judges as at a start."""
-    try:
-        text, warning = await _source(configuration).judge(is_first=is_first)
-    except TailraceError as error:
-        return _failed_step("tables", error)
-    return CheckStep("tables", is_ok=True, detail=text, hint=warning)
-
-
-async def _check_rows(configuration: Configuration, *, is_first: bool) -> str:
-    size = resolve_row_limit(configuration.source.max_row_bytes)
-    is_left_out = configuration.source.on_unrepresentable == "gap"
-    text = (
-        f"up to {size / MIB:,.0f} MiB each (source.max_row_bytes), three times that in memory; "
-        f"others {'are left out, as gaps' if is_left_out else 'stop the engine'}"
-    )
-    clashes = await _source(configuration).judge_names(is_first=is_first)
-    if clashes:
-        text += f"; flat_prefix is repeated for {clashes}"
-    return text
-
-
-async def _check_bucket(store: S3ObjectStore, prefix: str) -> str:
-    await store.check_bucket(prefix)
-    return f"answers, prefix {prefix or '(none)'} can be listed"
-
-
-async def _check_writes(store: ObjectStore, configuration: Configuration) -> str:
-    prefix = Prefix(store, configuration.destination.prefix, _unheard)
-    try:
-        async with asyncio.timeout(_CHECK_SECONDS):
-            await prefix.prove_write(_check_name(configuration.destination))
-    except TimeoutError as error:
-        raise DestinationUnavailable(
-            f"no object could be created within {_CHECK_SECONDS:g} s",
-            hint="Check the network between this engine and the bucket.",
-        ) from error
-    return "If-None-Match is honoured, objects may be created"
-
-
-def _unheard(_: DestinationUnavailable | DestinationRefused) -> None:
-    """Nobody counts the failures of a check."""
-
-
-def _journal(store: ObjectStore, configuration: Configuration) -> Journal:
-    return Journal(
-        store,
-        configuration.destination.prefix,
-        _writer(configuration.engine.name),
-        Metrics(CollectorRegistry(), release=__version__),
-    )
-
-
-async def _check_journal(
-    journal: Journal, store: ObjectStore, identity: SourceIdentity | None
-) -> str:
-    """Without an identity the source did not answer, and was told of already."""
-    await journal.load()
-    if journal.state.seq < 0:
-        prefix = Prefix(store, journal.prefix, _unheard)
-        if identity is not None:
-            await prefix.refuse_orphans(identity.database)
-        await prefix.refuse_neighbours()
-        return "empty: the first run begins it"
-    if identity is not None:
-        journal.refuse_foreign(identity)
-    durable = journal.state.durable
-    at = f"durable at {durable.resume}" if durable is not None else "nothing durable"
-    compared = "" if identity is not None else "; not compared with the source"
-    return (
-        f"{counted(journal.state.seq + 1, 'entry', 'entries')}, epoch {journal.state.epoch}, {at}"
-        f"{compared}"
-    )

@@ -1,6 +1,6 @@
 """A source that does what its test says: the doubles of the pipeline's unit tests begin here."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from engine.model.interfaces import (
     SourceIdentity,
     SourceMeasures,
     Standing,
+    Trial,
 )
 from engine.model.log_point import LogPoint
 from engine.model.position import LOG_BEGIN, LogPosition
@@ -62,6 +63,12 @@ class StillSource:
 
     async def prepare(self, *, is_first: bool) -> None:
         """Nothing is needed."""
+
+    def trials(self, *, is_first: bool) -> Mapping[str, Trial]:
+        return {}
+
+    def describe(self, identity: SourceIdentity) -> str:
+        return f"database {identity.database}"
 
     @property
     def keeper(self) -> str:

@@ -334,6 +334,21 @@ def test_run_on_a_port_in_use_exits_78_and_names_the_port(file: Path) -> None:
     assert "hint: " in result.stderr
 
 
+def test_check_tries_the_port_first(file: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = Address("127.0.0.1", taken.getsockname()[1])
+
+        result = tailrace(
+            "check", "--json", "-c", str(file), variables={"TAILRACE_HTTP__LISTEN": str(address)}
+        )
+
+    [_, port, *_] = json.loads(result.stdout)["steps"]
+    assert result.returncode == 78, result.stderr
+    assert (port["name"], port["ok"]) == ("port", False)
+    assert "the port is in use" in port["detail"]
+    assert port["hint"]
+
+
 def test_an_interrupt_outside_a_drain_exits_130(tmp_path: Path) -> None:
     # A server that takes connections and never answers: the check waits for it.
     with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -13,7 +13,6 @@ ABOUT_POSTGRES = (
     "demo/",
     "cli/",
     "config/",
-    "operate/check.py",
     "app.py",
 )
 

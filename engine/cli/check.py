@@ -15,7 +15,7 @@ from engine.model.errors import ConfigurationError
 from engine.model.printable import printable
 
 if TYPE_CHECKING:
-    from engine.app import CheckStep
+    from engine.pipeline.check import CheckStep
 
 Offline = Annotated[
     bool,

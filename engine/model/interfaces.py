@@ -4,7 +4,7 @@ The journal, recovery and publisher know only these; a database and S3 stand beh
 production, a simulated world in the protocol's tests.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -169,6 +169,18 @@ class ChangeStream(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one step of a check found, in words. A `hint` warns: a start succeeds all the same."""
+
+    text: str
+    hint: str = ""
+
+
+Trial = Callable[[], Awaitable[Finding]]
+"""One step of a check. Makes nothing, and raises the TailraceError that a start would end with."""
+
+
 class Source(Protocol):
     """A database whose log can be read from a position again and again."""
 
@@ -182,6 +194,14 @@ class Source(Protocol):
         What keeps the log for us is made only when `is_first` (no journal knows it yet); where it
         is missing else, PositionLost is raised.
         """
+        ...
+
+    def trials(self, *, is_first: bool) -> Mapping[str, Trial]:
+        """What `prepare` would refuse or warn of, step by step, each under a short name."""
+        ...
+
+    def describe(self, identity: SourceIdentity) -> str:
+        """Whose changes these are, in the source's own words for a message."""
         ...
 
     @property

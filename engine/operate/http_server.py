@@ -32,7 +32,7 @@ from prometheus_client.samples import Sample
 from engine.config import Address
 from engine.model.errors import ConfigurationError
 from engine.model.printable import printable_json
-from engine.operate.listener import ConnectionLimits, Listener, Noise
+from engine.operate.listener import ConnectionLimits, Listener, Noise, listening_sockets
 from engine.operate.status import Phase, Status, StatusProvider
 
 SHUTDOWN_SECONDS = 1.0
@@ -151,6 +151,20 @@ class HttpServer:
         except Exception:  # noqa: BLE001 - a bug of one answer is not the engine's end
             self._failed.add()
             return _json({"error": "internal error"}, code=500)
+
+
+async def try_listening(listen: Address) -> None:
+    """Listen where `HttpServer` would, answer nobody, and stop at once.
+
+    Raises ConfigurationError where the address cannot be had. Cancellation leaves nothing
+    listening.
+    """
+    try:
+        sockets = await listening_sockets(listen)
+    except OSError as error:
+        raise _refused(listen, error) from error
+    for each in sockets:
+        each.close()
 
 
 class _RequestLogger(logging.Logger):

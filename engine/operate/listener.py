@@ -98,19 +98,7 @@ class Listener:
         return Address(host, port)
 
     async def __aenter__(self) -> Self:
-        loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(
-            self._address.host,
-            self._address.port,
-            type=socket.SOCK_STREAM,
-            flags=socket.AI_PASSIVE,
-        )
-        try:
-            for family, *_, address in dict.fromkeys(found):
-                self._sockets.append(_listening(family, address))
-        except OSError:
-            self._close()
-            raise
+        self._sockets = await listening_sockets(self._address)
         await self._group.__aenter__()
         self._tasks = [self._group.create_task(self._accept(each)) for each in self._sockets]
         self._tasks.append(self._group.create_task(self._sweep()))
@@ -215,6 +203,25 @@ def _abort(connection: _Connection) -> None:
     if connection.transport is not None:
         # Not `close`: that waits until the peer has read everything.
         connection.transport.abort()
+
+
+async def listening_sockets(address: Address) -> list[socket.socket]:
+    """Sockets that listen on each address that its host has; the caller closes them.
+
+    Raises OSError where one of them cannot be had. Then, and after a cancellation, nothing listens.
+    """
+    found = await asyncio.get_running_loop().getaddrinfo(
+        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    sockets: list[socket.socket] = []
+    try:
+        for family, *_, place in dict.fromkeys(found):
+            sockets.append(_listening(family, place))
+    except OSError:
+        for each in sockets:
+            each.close()
+        raise
+    return sockets
 
 
 def _listening(family: int, address: tuple[object, ...]) -> socket.socket:

@@ -22,17 +22,14 @@ import structlog
 
 from engine.journal.entry import Durable, Writer, time_text, time_us_of
 from engine.journal.gaps import GapRegister
-from engine.journal.prefix import NEIGHBOUR_HINT, Prefix
-from engine.journal.retry import Failure
+from engine.journal.prefix import NEIGHBOUR_HINT
 from engine.journal.settings import Settings
 from engine.journal.uploads import abort_uploads
 from engine.model.errors import (
     DestinationUnavailable,
-    JournalError,
     SourceChanged,
     SourceUnavailable,
     Superseded,
-    TailraceError,
     first_cause,
 )
 from engine.model.history import Landmark
@@ -43,6 +40,7 @@ from engine.model.schema import Relation, TableVersion
 from engine.operate.alarms import Alarms
 from engine.operate.metrics import Metrics
 from engine.operate.status import Phase, Status
+from engine.pipeline.needs import Needs
 from engine.pipeline.stop import StopSignal
 from engine.pipeline.streaming import Streaming
 from engine.pipeline.wiring import Life, World, begin, recovery, streaming_parts
@@ -199,60 +197,22 @@ class Pipeline:
                 await asyncio.sleep(_RESTART_SECONDS)
 
     async def _prepare(self) -> None:
-        seconds, clock = self._settings.start_seconds_max, asyncio.get_running_loop().time
-        try:
-            async with asyncio.timeout(seconds) as limit:
-                # A long journal takes longer: what is limited is a start that does not get on.
-                await self._reach(lambda: limit.reschedule(clock() + seconds))
-        except TimeoutError as error:
-            raise self._unanswered() from error
+        await self._reach()
         # Not timed: a source may have to wait for every transaction that is open on the server.
         await self._world.source.prepare(is_first=self._journal.state.seq < 0)
         if self._settings.is_until_caught_up:
             self._caught_up = (await self._world.source.end()).position
 
-    def _unanswered(self) -> TailraceError:
-        seconds = self._settings.start_seconds_max
-        if self._identity is None:
-            return SourceUnavailable(
-                f"the source gave no answer within {seconds:g} s of the start",
-                hint="Check the network between this engine and the database, and source.dsn.",
-            )
-        return DestinationUnavailable(
-            f"the bucket gave no usable answer within {seconds:g} s of the start",
-            hint="Check the network between this engine and the bucket, destination.region and"
-            " destination.endpoint_url.",
-        )
-
-    async def _reach(self, on_progress: Callable[[], None]) -> None:
-        self._identity = await self._world.source.identify()
-        await self._journal.load(on_progress)
-        self._identity = await self._lease.identify()
-        await self._look_at_prefix(self._identity.database)
-
-    async def _look_at_prefix(self, database: str) -> None:
-        """Refuse, or say, what is wrong with it, while the source retains no log for us."""
-        prefix = Prefix(self._world.store, self._settings.prefix, self._failed)
-        if self._journal.state.seq < 0:
-            await self._refuse_orphans(prefix, database)
-            await prefix.refuse_neighbours()
-        elif self._is_first_life:
-            for other in await prefix.neighbours():
-                _log.warning(
-                    "prefixes nested", error=prefix.neighbour_text(other), hint=NEIGHBOUR_HINT
-                )
-        await prefix.prove_write(self._settings.check_name)
-
-    async def _refuse_orphans(self, prefix: Prefix, database: str) -> None:
-        try:
-            await prefix.refuse_orphans(database)
-        except JournalError:
-            # Unless another engine has begun the journal since we read it.
-            if not await self._journal.follow():
-                raise
-
-    def _failed(self, error: Failure) -> None:
-        self._world.metrics.publish_error(error.code, retryable=error.retryable)
+    async def _reach(self) -> None:
+        """Refuse what cannot work, while the source retains no log for us."""
+        needs = Needs(self._life)
+        self._identity = await needs.source()
+        await needs.journal()
+        self._identity = await needs.own_source()
+        for neighbour in await needs.prefix(self._identity.database):
+            if self._is_first_life:
+                _log.warning("prefixes nested", error=neighbour, hint=NEIGHBOUR_HINT)
+        await needs.writes()
 
     async def _take_over(self, start: "_Connection") -> None:
         """First the lease, then the journal, then what a predecessor planned and left missing."""

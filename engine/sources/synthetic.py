@@ -10,7 +10,7 @@ makes again what its predecessor planned.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
 
@@ -32,6 +32,7 @@ from engine.model.interfaces import (
     SourceIdentity,
     SourceMeasures,
     Standing,
+    Trial,
 )
 from engine.model.log_point import LogPoint
 from engine.model.position import LogPosition, Position, log_position
@@ -93,6 +94,15 @@ class SyntheticSource:
 
     async def prepare(self, *, is_first: bool) -> None:
         """See Source: nothing is needed."""
+
+    def trials(self, *, is_first: bool) -> Mapping[str, Trial]:
+        """See Source: nothing is needed."""
+        del is_first
+        return {}
+
+    def describe(self, identity: SourceIdentity) -> str:
+        """See Source."""
+        return f"a computed log, {identity.facts['log']}"
 
     @property
     def keeper(self) -> str:

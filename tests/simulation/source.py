@@ -20,7 +20,7 @@ import hashlib
 import json
 import random
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -41,6 +41,7 @@ from engine.model.interfaces import (
     SourceMeasures,
     Standing,
     TableLook,
+    Trial,
 )
 from engine.model.log_point import LogPoint
 from engine.model.position import LogPosition, Position, commit_of, log_position, make_position
@@ -971,6 +972,12 @@ class SimulatedSource:
                 raise PositionLost("the slot is gone")
             self._server.make_slot()
         await self._way()
+
+    def trials(self, *, is_first: bool) -> Mapping[str, Trial]:
+        raise AssertionError("no engine checks itself")
+
+    def describe(self, identity: SourceIdentity) -> str:
+        raise AssertionError("no engine checks itself")
 
     async def fork(self, branch: str) -> LogPosition:
         await self._way()

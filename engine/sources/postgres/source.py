@@ -1,13 +1,21 @@
 """PostgreSQL as a source: who answers, what it needs before it streams, and its streams."""
 
+import functools
 import time
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 
 import psycopg
 
-from engine.model.errors import PositionLost
+from engine.model.errors import PositionLost, TailraceError
 from engine.model.history import Landmark
-from engine.model.interfaces import ChangeStream, SourceIdentity, SourceMeasures
+from engine.model.interfaces import (
+    ChangeStream,
+    Finding,
+    SourceIdentity,
+    SourceMeasures,
+    Trial,
+)
 from engine.model.log_point import LogPoint
 from engine.model.position import LogPosition, log_position
 from engine.model.record import RecordConfiguration
@@ -88,10 +96,38 @@ class PostgresSource:
                 alarms=self._alarms,
             )
 
-    async def judge(self, *, is_first: bool) -> tuple[str, str]:
-        """See `preparation.judge`. Cancellation leaves nothing behind."""
+    def trials(self, *, is_first: bool) -> Mapping[str, Trial]:
+        """See Source."""
+        found: dict[str, Trial] = {
+            "commits": self._try_commits,
+            "tables": functools.partial(self._try_tables, is_first=is_first),
+        }
+        if self._configuration.envelope == "flat":
+            found["names"] = functools.partial(self._try_names, is_first=is_first)
+        return found
+
+    async def _try_commits(self) -> Finding:
+        """No reason not to start, but the application feels it."""
+        try:
+            warning = await self.commits_warning()
+        except TailraceError as error:
+            return Finding(f"not known: {error}", error.hint)
+        if warning is None:
+            return Finding("do not wait for this engine")
+        return Finding(*warning)
+
+    async def _try_tables(self, *, is_first: bool) -> Finding:
         async with Session(self._dsn) as session:
-            return await judge(session, self._slot, self._configuration, is_first=is_first)
+            return Finding(
+                *await judge(session, self._slot, self._configuration, is_first=is_first)
+            )
+
+    async def _try_names(self, *, is_first: bool) -> Finding:
+        async with Session(self._dsn) as session:
+            clashes = await judge_names(session, self._configuration, is_first=is_first)
+        if not clashes:
+            return Finding("no column is called as a field of the flat envelope")
+        return Finding(f"flat_prefix is repeated for {clashes}")
 
     async def commits_warning(self) -> tuple[str, str] | None:
         """Whether commits on the server will wait for us: what is wrong, and what to set.
@@ -101,10 +137,12 @@ class PostgresSource:
         async with Session(self._dsn) as session:
             return await commits_warning(session)
 
-    async def judge_names(self, *, is_first: bool) -> str:
-        """See `preparation.judge_names`. Cancellation leaves nothing behind."""
-        async with Session(self._dsn) as session:
-            return await judge_names(session, self._configuration, is_first=is_first)
+    def describe(self, identity: SourceIdentity) -> str:
+        """See Source."""
+        return (
+            f"database {identity.database} on system {identity.facts['system_identifier']}, "
+            f"timeline {identity.branch}"
+        )
 
     @property
     def keeper(self) -> str:

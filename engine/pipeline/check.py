@@ -1,0 +1,140 @@
+"""The check: everything that a start needs, tried step by step.
+
+Strategy: the judges are those of a start: `needs` asks source, bucket and prefix, the source itself
+tries what it would be asked to prepare, and the port is taken as the server takes it. A step that
+fails is told, and the next one is tried as long as it can say something.
+
+Invariant: nothing is changed but one object under `_tailrace/check/`, and that is made once.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from engine.config import Address
+from engine.config.model import MIB
+from engine.journal.prefix import NEIGHBOUR_HINT
+from engine.model.errors import TailraceError
+from engine.model.interfaces import Finding, SourceIdentity, Trial
+from engine.model.plural import counted
+from engine.operate.http_server import try_listening
+from engine.operate.status import Phase
+from engine.pipeline.needs import Needs
+from engine.pipeline.wiring import World, begin
+
+
+@dataclass(frozen=True, slots=True)
+class CheckStep:
+    """One thing that was looked at: whether it holds, the facts, and what to do if not.
+
+    A hint of one that holds is a warning: `run` starts all the same.
+    """
+
+    name: str
+    is_ok: bool
+    detail: str
+    hint: str = ""
+    exit_code: int = 0
+
+
+async def check(world: World, listen: Address | None) -> AsyncIterator[CheckStep]:
+    """Try what a start of `world` needs whose port is `listen`, one step at a time.
+
+    Cancellation leaves at most the key of `writes`, which the next check takes for its own.
+    """
+    tried = _Check(world, listen)
+    yield await _tried("port", tried.port)
+    yield await _tried("source", tried.source)
+    bucket = await _tried("bucket", tried.bucket)
+    yield bucket
+    if not bucket.is_ok:
+        return
+    yield await _tried("conditional writes", tried.writes)
+    journal = await _tried("journal", tried.journal)
+    yield journal
+    if not (tried.is_source_known and journal.is_ok):
+        return
+    yield await _tried("rows", tried.rows)
+    for name, trial in world.source.trials(is_first=tried.is_first).items():
+        yield await _tried(name, trial)
+
+
+async def _tried(name: str, trial: Trial) -> CheckStep:
+    try:
+        found = await trial()
+    except TailraceError as error:
+        return CheckStep(
+            name, is_ok=False, detail=str(error), hint=error.hint, exit_code=error.exit_code
+        )
+    return CheckStep(name, is_ok=True, detail=found.text, hint=found.hint)
+
+
+class _Check:
+    """One check's steps, and what they learned."""
+
+    def __init__(self, world: World, listen: Address | None) -> None:
+        self._world = world
+        self._listen = listen
+        life = begin(world, _nobody_is_told)
+        self._journal, self._needs = life.journal, Needs(life)
+        self._identity: SourceIdentity | None = None
+
+    @property
+    def is_source_known(self) -> bool:
+        return self._identity is not None
+
+    @property
+    def is_first(self) -> bool:
+        """Whether no journal is there yet."""
+        return self._journal.state.seq < 0
+
+    async def port(self) -> Finding:
+        if self._listen is None:
+            return Finding('none: http.listen = "off"')
+        await try_listening(self._listen)
+        return Finding(f"http.listen = {self._listen} is free")
+
+    async def source(self) -> Finding:
+        self._identity = await self._needs.source()
+        return Finding(self._world.source.describe(self._identity))
+
+    async def bucket(self) -> Finding:
+        await self._needs.bucket()
+        return Finding(f"answers, prefix {self._world.settings.prefix or '(none)'} can be listed")
+
+    async def writes(self) -> Finding:
+        await self._needs.writes()
+        return Finding("If-None-Match is honoured, objects may be created")
+
+    async def journal(self) -> Finding:
+        """Without an identity the source did not answer, and was told of already."""
+        await self._needs.journal()
+        database = None
+        if self._identity is not None:
+            database = (await self._needs.own_source()).database
+        neighbours = await self._needs.prefix(database)
+        return Finding(
+            "; ".join((self._journal_text(), *neighbours)), NEIGHBOUR_HINT if neighbours else ""
+        )
+
+    def _journal_text(self) -> str:
+        if self.is_first:
+            return "empty: the first run begins it"
+        state = self._journal.state
+        at = (
+            f"durable at {state.durable.resume}" if state.durable is not None else "nothing durable"
+        )
+        compared = "" if self.is_source_known else "; not compared with the source"
+        return f"{counted(state.seq + 1, 'entry', 'entries')}, epoch {state.epoch}, {at}{compared}"
+
+    async def rows(self) -> Finding:
+        configuration = self._world.configuration
+        is_left_out = configuration.on_unrepresentable == "gap"
+        return Finding(
+            f"up to {configuration.row_bytes_max / MIB:,.0f} MiB each (source.max_row_bytes), "
+            "three times that in memory; others "
+            f"{'are left out, as gaps' if is_left_out else 'stop the engine'}"
+        )
+
+
+def _nobody_is_told(_: Phase) -> None:
+    """A check has no phases."""

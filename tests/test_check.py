@@ -1,0 +1,357 @@
+"""What `check` tries: the judges of a start, one step at a time, and nothing changed."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+import msgspec
+import pytest
+from prometheus_client import CollectorRegistry
+
+from configured import make_settings
+from engine.config import Address
+from engine.journal.entry import Writer
+from engine.journal.journal import Journal
+from engine.model.errors import (
+    DestinationRefused,
+    DestinationUnavailable,
+    SourceRefused,
+    SourceUnavailable,
+    TailraceError,
+)
+from engine.model.interfaces import Finding, ListedObject, SourceIdentity, Trial
+from engine.model.layout import check_folder, journal_key
+from engine.model.record import RecordConfiguration
+from engine.operate.alarms import Alarms
+from engine.operate.metrics import Metrics
+from engine.pipeline.check import CheckStep, check
+from engine.pipeline.pipeline import Pipeline
+from engine.pipeline.stop import StopSignal
+from engine.pipeline.wiring import World
+from log_points import durable, identity
+from memory_store import MemoryStore, StoredObject
+from still_source import StillSource
+
+PREFIX = "lake"
+NOW_US = 1_800_000_000_000_000
+CONFIGURATION = RecordConfiguration(through="tailrace", tables=("public.*",))
+ORPHAN = f"{PREFIX}/database=shop/schema=public/table=orders/version=0001/schema.json"
+
+
+def clock() -> int:
+    return NOW_US
+
+
+class AskedSource(StillSource):
+    """Answers with `error`, if there is one; `findings` are what its trials find or raise."""
+
+    def __init__(self, **findings: Finding | TailraceError) -> None:
+        super().__init__()
+        self.error: TailraceError | None = None
+        self.findings = findings
+        self.asked_first: list[bool] = []
+
+    async def identify(self) -> SourceIdentity:
+        if self.error is not None:
+            raise self.error
+        return await super().identify()
+
+    def trials(self, *, is_first: bool) -> Mapping[str, Trial]:
+        self.asked_first.append(is_first)
+        return {name: self._trial(found) for name, found in self.findings.items()}
+
+    def _trial(self, found: Finding | TailraceError) -> Trial:
+        async def trial() -> Finding:
+            if isinstance(found, TailraceError):
+                raise found
+            return found
+
+        return trial
+
+
+@dataclass
+class RefusingStore(MemoryStore):
+    """A bucket that refuses with `on_create` or `on_list`, where there is one."""
+
+    on_create: TailraceError | None = None
+    on_list: TailraceError | None = None
+    is_create_only: bool = True
+
+    async def create(
+        self,
+        key: str,
+        body: bytes,
+        *,
+        content_type: str,
+        metadata: Mapping[str, str],
+        in_one_request: bool = False,
+    ) -> bool:
+        if self.on_create is not None:
+            raise self.on_create
+        if not self.is_create_only:
+            self.objects.pop(key, None)
+        return await super().create(key, body, content_type=content_type, metadata=metadata)
+
+    async def list(self, prefix: str, *, after: str = "") -> AsyncIterator[ListedObject]:
+        if self.on_list is not None:
+            raise self.on_list
+        async for listed in super().list(prefix, after=after):
+            yield listed
+
+
+@dataclass
+class Rig:
+    """A source and a bucket, to be checked and to be started on."""
+
+    source: AskedSource
+    store: RefusingStore
+    configuration: RecordConfiguration = CONFIGURATION
+    start_seconds_max: float = 30.0
+
+    def world(self) -> World:
+        metrics = Metrics(CollectorRegistry())
+        return World(
+            source=self.source,
+            store=self.store,
+            clock=clock,
+            settings=make_settings(prefix=PREFIX, start_seconds_max=self.start_seconds_max),
+            configuration=self.configuration,
+            writer=Writer("a", "a", "test"),
+            metrics=metrics,
+            alarms=Alarms(clock, metrics),
+        )
+
+    async def steps(self, listen: Address | None = None) -> dict[str, CheckStep]:
+        return {step.name: step async for step in check(self.world(), listen)}
+
+    async def started(self) -> TailraceError:
+        """What a start ends with."""
+        world = self.world()
+        pipeline = Pipeline(
+            source=world.source,
+            store=world.store,
+            clock=clock,
+            settings=world.settings,
+            configuration=world.configuration,
+            writer=world.writer,
+            metrics=world.metrics,
+            stop=StopSignal(),
+        )
+        with pytest.raises(TailraceError) as caught:
+            async with asyncio.timeout(10):
+                await pipeline.run()
+        return caught.value
+
+    async def begun(self, source_type: str = "fake") -> None:
+        """A journal of one entry."""
+        writer = Writer("b", "b", "test")
+        journal = Journal(self.store, PREFIX, writer, Metrics(CollectorRegistry()))
+        await journal.load()
+        await journal.open(identity(source_type), self.configuration, durable(100, seq=-1))
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return Rig(AskedSource(tables=Finding("1 table captured")), RefusingStore())
+
+
+def put(rig: Rig, key: str) -> None:
+    rig.store.objects[key] = StoredObject(b"{}", {})
+
+
+async def test_every_step_is_told_in_order_and_only_the_write_leaves_something(rig: Rig) -> None:
+    steps = await rig.steps()
+
+    names = ["port", "source", "bucket", "conditional writes", "journal", "rows", "tables"]
+    assert list(steps) == names
+    assert all(step.is_ok and not step.hint for step in steps.values())
+    assert steps["source"].detail == "database shop"
+    assert steps["journal"].detail == "empty: the first run begins it"
+    assert steps["tables"].detail == "1 table captured"
+    assert [key.startswith(check_folder(PREFIX)) for key in rig.store.objects] == [True]
+
+
+async def test_a_journal_that_is_there_is_told_and_the_source_knows_it_is_not_the_first(
+    rig: Rig,
+) -> None:
+    await rig.begun()
+
+    steps = await rig.steps()
+
+    assert steps["journal"].detail == "1 entry, epoch 1, durable at 0/64"
+    assert rig.source.asked_first == [False]
+
+
+# --- the same judges as a start's
+
+
+Trouble = Callable[[Rig], Awaitable[str]]
+"""Makes it, and names the step that finds it."""
+
+
+async def lose_the_journal(rig: Rig) -> str:
+    put(rig, ORPHAN)
+    return "journal"
+
+
+async def nest(rig: Rig) -> str:
+    put(rig, journal_key(f"{PREFIX}/inner", 0))
+    return "journal"
+
+
+async def be_another_source(rig: Rig) -> str:
+    await rig.begun("other")
+    return "journal"
+
+
+async def refuse_writes(rig: Rig) -> str:
+    rig.store.on_create = DestinationRefused("create: AccessDenied", hint="grant s3:PutObject")
+    return "conditional writes"
+
+
+async def overwrite(rig: Rig) -> str:
+    rig.store.is_create_only = False
+    return "conditional writes"
+
+
+async def refuse_lists(rig: Rig) -> str:
+    rig.store.on_list = DestinationRefused("list: AccessDenied", hint="grant s3:ListBucket")
+    return "bucket"
+
+
+async def refuse_us(rig: Rig) -> str:
+    rig.source.error = SourceRefused("no such role", hint="make it")
+    return "source"
+
+
+async def never_answer(rig: Rig) -> str:
+    async def never(_: str) -> None:
+        await asyncio.Event().wait()
+
+    rig.start_seconds_max = 0.05
+    rig.store.before_list = never
+    return "bucket"
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        lose_the_journal,
+        nest,
+        be_another_source,
+        refuse_writes,
+        overwrite,
+        refuse_lists,
+        refuse_us,
+        never_answer,
+    ],
+)
+async def test_check_says_of_a_trouble_what_a_start_says(rig: Rig, trouble: Trouble) -> None:
+    name = await trouble(rig)
+
+    steps = await rig.steps()
+    error = await rig.started()
+
+    assert not steps[name].is_ok
+    told = (steps[name].detail, steps[name].hint, steps[name].exit_code)
+    assert told == (str(error), error.hint, error.exit_code)
+
+
+async def test_nothing_is_asked_of_a_bucket_that_does_not_answer(rig: Rig) -> None:
+    rig.store.on_list = DestinationUnavailable("list: no route")
+
+    steps = await rig.steps()
+
+    assert list(steps) == ["port", "source", "bucket"]
+    assert steps["bucket"].exit_code == 69
+
+
+async def test_a_bucket_is_looked_at_where_the_source_does_not_answer(rig: Rig) -> None:
+    rig.source.error = SourceUnavailable("no route")
+    await rig.begun()
+
+    steps = await rig.steps()
+
+    assert list(steps) == ["port", "source", "bucket", "conditional writes", "journal"]
+    assert not steps["source"].is_ok
+    assert steps["journal"].is_ok
+    assert steps["journal"].detail.endswith("not compared with the source")
+
+
+async def test_a_newcomer_inside_the_prefix_is_a_warning_where_there_is_a_journal(
+    rig: Rig,
+) -> None:
+    await rig.begun()
+    await nest(rig)
+
+    steps = await rig.steps()
+
+    assert steps["journal"].is_ok
+    assert "is around 'lake/inner'" in steps["journal"].detail
+    assert "prefix of its own" in steps["journal"].hint
+
+
+async def test_a_step_that_fails_keeps_no_other_from_being_told(rig: Rig) -> None:
+    rig.source.findings = {
+        "first": SourceRefused("no table matches", hint="name one"),
+        "second": Finding("there", "but see to it"),
+    }
+
+    steps = await rig.steps()
+
+    assert (steps["first"].is_ok, steps["first"].exit_code) == (False, 78)
+    assert (steps["second"].is_ok, steps["second"].hint) == (True, "but see to it")
+
+
+async def test_what_becomes_of_a_row_that_is_too_large_is_told(rig: Rig) -> None:
+    rig.configuration = msgspec.structs.replace(
+        CONFIGURATION, row_bytes_max=3 << 20, on_unrepresentable="gap"
+    )
+
+    steps = await rig.steps()
+
+    assert steps["rows"].detail.startswith("up to 3 MiB each (source.max_row_bytes)")
+    assert steps["rows"].detail.endswith("left out, as gaps")
+
+
+# --- the port
+
+
+async def test_a_free_port_is_told_and_given_back(rig: Rig) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as lent:
+        port = lent.getsockname()[1]
+
+    steps = await rig.steps(Address("127.0.0.1", port))
+
+    assert steps["port"].is_ok
+    assert steps["port"].detail == f"http.listen = 127.0.0.1:{port} is free"
+    with socket.create_server(("127.0.0.1", port)):
+        pass
+
+
+async def test_a_port_in_use_fails_as_it_fails_a_start(rig: Rig) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = Address("127.0.0.1", taken.getsockname()[1])
+
+        steps = await rig.steps(address)
+
+    assert (steps["port"].is_ok, steps["port"].exit_code) == (False, 78)
+    assert steps["port"].detail == f"cannot listen on http.listen = {address}: the port is in use"
+    assert "another engine may run here" in steps["port"].hint
+    assert steps["tables"].is_ok, "the rest is told all the same"
+
+
+async def test_an_address_of_another_machine_is_refused(rig: Rig) -> None:
+    # TEST-NET-1 of RFC 5737: nobody's.
+    steps = await rig.steps(Address("192.0.2.1", 0))
+
+    assert not steps["port"].is_ok
+    assert "this machine has no such address" in steps["port"].detail
+
+
+async def test_no_port_is_asked_for_where_nothing_is_served(rig: Rig) -> None:
+    steps = await rig.steps(None)
+
+    assert steps["port"].is_ok
+    assert 'http.listen = "off"' in steps["port"].detail
