@@ -24,11 +24,10 @@ from engine.journal.entry import (
     decode_entry,
     encode_entry,
     encode_state,
-    operations_named,
 )
 from engine.journal.journal import Journal
 from engine.journal.publisher import object_metadata
-from engine.model.batch import Batch, Operations
+from engine.model.batch import Batch, Operations, operations_named
 from engine.model.layout import TableLayout, hour_of, journal_key, state_key
 from engine.model.position import Position
 from engine.model.record import Compression, Envelope, Layout, RecordConfiguration

@@ -22,11 +22,10 @@ from engine.journal.entry import (
     decode_state,
     encode_entry,
     encode_state,
-    operations_named,
     time_text,
     time_us_of,
 )
-from engine.model.batch import Operations
+from engine.model.batch import Operations, operations_named
 from engine.model.errors import JournalError
 from engine.model.position import LOG_BEGIN, NOWHERE, Position
 from engine.model.record import RecordConfiguration

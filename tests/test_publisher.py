@@ -5,7 +5,10 @@ from collections.abc import Mapping
 
 import pytest
 
+from engine.journal.lanes import Lanes
 from engine.journal.publisher import PlannedPut, Publisher
+from engine.journal.retry import Patience
+from engine.journal.schema_files import SchemaFiles
 from memory_store import MemoryStore
 from small_bucket import ODD, ORDERS, Piece, SmallBucket
 
@@ -52,7 +55,7 @@ class NobodyWatches:
 async def test_the_schemas_that_are_known_to_be_there_are_bounded(
     monkeypatch: pytest.MonkeyPatch, known_max: int, asked: int
 ) -> None:
-    monkeypatch.setattr("engine.journal.publisher.SCHEMAS_KNOWN_MAX", known_max)
+    monkeypatch.setattr("engine.journal.schema_files.SCHEMAS_KNOWN_MAX", known_max)
     store = CountingStore()
     bucket = SmallBucket(store)
     await bucket.take_over("writer-1")
@@ -62,17 +65,19 @@ async def test_the_schemas_that_are_known_to_be_there_are_bounded(
     seen: list[str] = []
 
     async with asyncio.TaskGroup() as group:
+        lanes, patience = Lanes(group, 1), Patience(lambda _: None)
         publisher = Publisher(
             store=store,
             journal=bucket.journal,
             clock=lambda: 0,
-            concurrency=1,
             observer=NobodyWatches(),
-            group=group,
+            lanes=lanes,
+            schema_files=SchemaFiles(store, bucket.journal, patience),
+            patience=patience,
         )
         for piece in pieces:
             publisher.publish(published(bucket, piece), lambda put: seen.append(put.planned.key))
-            await publisher.idle()
+            await lanes.idle()
 
     # Asked for once more where it was forgotten, and everything is there all the same.
     assert len(store.schemas) == asked

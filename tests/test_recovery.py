@@ -18,6 +18,7 @@ from log_points import boundary
 
 if TYPE_CHECKING:
     from engine.journal.journal import Journal
+    from engine.journal.lanes import Lanes
     from engine.journal.lease import Lease
     from engine.journal.publisher import Publisher
     from engine.journal.settings import Settings
@@ -91,6 +92,7 @@ async def test_a_pass_that_was_read_ends_what_is_known_of_a_failure(
         journal=cast("Journal", JournalDouble()),
         lease=cast("Lease", lease),
         publisher=cast("Publisher", None),
+        lanes=cast("Lanes", None),
         settings=cast("Settings", None),
         on_pass=lambda: lease.told.append("redo"),
     )

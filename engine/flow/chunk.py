@@ -242,6 +242,19 @@ class ChunkBuilder:
         else:
             self.held_bytes += len(lines)
 
+    @property
+    def compressed_bytes(self) -> int:
+        """How much of the body is there: what was taken counts no more."""
+        return self._compressed_bytes
+
+    def take_compressed(self) -> bytes:
+        """What is compressed so far, which is let go: the body that `seal` gives is the rest."""
+        self._join_pieces()
+        body, self._parts = b"".join(self._parts), []
+        self.held_bytes -= len(body)
+        self._compressed_bytes = 0
+        return body
+
     def is_full(self, limits: ChunkLimits) -> CutReason | None:
         """Why the chunk takes no more rows, or None."""
         if self._compressed_bytes >= limits.bytes_max:

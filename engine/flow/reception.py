@@ -14,7 +14,7 @@ from functools import lru_cache
 from engine.flow.ledger import Ledger
 from engine.model.position import LogPosition, Position
 from engine.model.record import RecordConfiguration
-from engine.model.schema import Relation, TableName, TableVersion, decide_version
+from engine.model.schema import Relation, TableName, TableVersion, decide_version, snapshot_version
 
 DIGESTS_MAX = 16_384
 """Of the tables used last: one that was forgotten is computed anew."""
@@ -56,6 +56,24 @@ class Reception:
             self._configuration.flat_prefix_of(table, relation.columns),
         )
         if version.first == position and version not in versions:
+            self._provisional[table] = (*self.provisional(table), version)
+        return version
+
+    def snapshot_version(self, relation: Relation) -> TableVersion:
+        """The version of a snapshot's rows: the newest one of their shape, or one of their own.
+
+        One of its own has no first position, so no streamed row takes it. It is provisional, and
+        its number is above all others: they are to be journalled before it, or with it.
+        """
+        table = relation.table
+        versions = self.versions_of(table)
+        version = snapshot_version(
+            versions,
+            relation,
+            self._record_digest(table),
+            self._configuration.flat_prefix_of(table, relation.columns),
+        )
+        if version not in versions:
             self._provisional[table] = (*self.provisional(table), version)
         return version
 

@@ -18,13 +18,16 @@ import structlog
 from engine.flow.chunk import SealedChunk
 from engine.flow.ledger import Ledger
 from engine.flow.router import Router
-from engine.journal.entry import Durable, Gap
+from engine.journal.completer import Completer
+from engine.journal.entry import Durable, Gap, Snapshot
 from engine.journal.gaps import GapRegister
 from engine.journal.journal import Journal
+from engine.journal.lanes import Lanes
 from engine.journal.planner import EntryPlan, Planner
 from engine.journal.publisher import PlannedPut, Publisher
 from engine.journal.schedule import AppendSchedule
 from engine.journal.settings import Settings
+from engine.journal.snapshots import SnapshotRegister
 from engine.journal.watcher import Watcher
 from engine.model.errors import Superseded
 from engine.model.interfaces import Clock
@@ -71,6 +74,9 @@ class Committer:
         schedule: AppendSchedule,
         router: Router,
         publisher: Publisher,
+        lanes: Lanes,
+        snapshots: SnapshotRegister,
+        completer: Completer,
         layout: TableLayout,
         settings: Settings,
         clock: Clock,
@@ -88,6 +94,9 @@ class Committer:
         self._schedule = schedule
         self._router = router
         self._publisher = publisher
+        self._lanes = lanes
+        self._snapshots = snapshots
+        self._completer = completer
         self._layout = layout
         self._settings = settings
         self._clock = clock
@@ -136,7 +145,7 @@ class Committer:
             plan = await self._plan(chunks)
         is_last = self._schedule.is_draining and not chunks and self._is_everything_visible()
         durable = self._durable_due(now)
-        if plan.planned or durable is not None or self._is_stated or is_last:
+        if plan.planned or plan.snapshots or durable is not None or self._is_stated or is_last:
             await self._append(plan, durable, is_last=is_last)
             return True
         if now - self._last_look >= self._settings.probe_interval:
@@ -158,11 +167,13 @@ class Committer:
         draft = self._planner.draft()
         for some in _slices(chunks):
             draft.add(some)
+            for chunk in some:
+                self._snapshots.capture(chunk.table)
             await asyncio.sleep(0)
             if draft.is_full:
                 break
         await self._state_much()
-        return draft.plan()
+        return draft.plan(self._snapshots.pending)
 
     async def _state_much(self) -> None:
         """Append by themselves what is too much to state beside a plan: the rest has place there.
@@ -184,14 +195,17 @@ class Committer:
         return bool(self._gaps.pending) or self._watcher.watch.pending is not None
 
     def _is_everything_visible(self) -> bool:
-        return self._ledger.is_empty and self._publisher.is_idle
+        is_published = self._ledger.is_empty and self._lanes.is_idle
+        return is_published and self._completer.is_idle
 
     def _durable_due(self, now: float) -> Durable | None:
         is_idle_due = now - self._last_durable >= self._settings.idle_interval
-        if not (self._is_progress or is_idle_due or self._schedule.is_draining):
+        is_due = self._is_progress or is_idle_due or self._schedule.is_draining
+        if not (is_due or self._is_list_changed):
             return None
         durable = self._planner.durable(
-            self._publisher.oldest_pending_seq,
+            self._oldest_pending_seq,
+            unfinished=self._snapshots.unfinished,
             looked=self._watcher.looked,
             watched=self._watcher.watch.watched,
         )
@@ -201,6 +215,19 @@ class Committer:
             # behind any number of looks.
             self._watcher.want_up_to(newest.position, rest_seconds=self._settings.idle_interval)
         return durable
+
+    @property
+    def _is_list_changed(self) -> bool:
+        """Whether other tables are unfinished than the journal says."""
+        durable = self._journal.state.durable
+        return durable is not None and (
+            durable.unfinished != self._snapshots.unfinished(durable.position)
+        )
+
+    @property
+    def _oldest_pending_seq(self) -> int | None:
+        seqs = (self._lanes.oldest_pending_seq, self._snapshots.oldest_pending_seq)
+        return min((seq for seq in seqs if seq is not None), default=None)
 
     async def _append(self, plan: EntryPlan, durable: Durable | None, *, is_last: bool) -> None:
         if durable is not None:
@@ -215,6 +242,7 @@ class Committer:
             planned=plan.planned,
             landmark=self._planner.landmark(plan),
             durable=durable,
+            snapshots=plan.snapshots,
             gaps=gaps,
             watch=watch,
             release=is_last,
@@ -225,9 +253,11 @@ class Committer:
         self._planner.journalled(plan)
         self._count_schema_changes(plan)
         self._publish(plan, seq)
+        self._complete(plan.snapshots, seq)
         if durable is not None:
             self._last_durable = self._last_append
             self._ledger.forget(durable.position)
+            self._snapshots.forget(durable.position)
             self._acknowledge(durable.point)
             self._metrics.durable(durable.point.commit_us, self._clock())
         if is_last:
@@ -254,6 +284,12 @@ class Committer:
                 PlannedPut(planned, seq, chunk.body.whole(), chunk.last_commit_us, self._layout),
                 self._visible,
             )
+
+    def _complete(self, snapshots: Sequence[Snapshot], seq: int) -> None:
+        self._snapshots.journalled(snapshots, seq)
+        for snapshot in snapshots:
+            if snapshot.state == "whole":
+                self._completer.complete(snapshot, seq, self._journal.state.epoch)
 
     def _count_schema_changes(self, plan: EntryPlan) -> None:
         for version in plan.schemas:

@@ -11,12 +11,11 @@ import gzip
 import hashlib
 import zlib
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 from isal import igzip
 
-from engine.model.batch import Operations
 from engine.model.commit_time import within_reason
 from engine.model.errors import JournalError, NewerFormat
 from engine.model.history import Landmark, newest
@@ -25,6 +24,7 @@ from engine.model.log_point import LogPoint
 from engine.model.position import LOG_BEGIN, NOWHERE, LogPosition, Position, require_log_position
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName, TableVersion
+from engine.model.staged_object import StagedObject
 
 FORMAT = 1
 _NO_ENTRY = -1
@@ -185,6 +185,36 @@ class Watch(msgspec.Struct, frozen=True, omit_defaults=True):
         return Watch(self.through, self.selection, self.marks, tables, at=self.at, away=away)
 
 
+SnapshotState = Literal["wanted", "started", "whole", "void"]
+
+
+class Snapshot(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One statement about the snapshot of a table. The table's next one takes its place.
+
+    `state` says how far it is. *wanted*: the table is captured, and the rows that it has already
+    are to be read. *started*: attempt number `attempt` reads them as they were before `point`.
+    *whole*: all of them are staged as `objects`, which become visible from now on. *void*: not all
+    of those could become visible; another attempt has to be made. A *started* one of an earlier
+    epoch is given up: what its snapshot saw is gone with its writer.
+
+    Attempts count from 1 over the table's whole history. `version` is the one that its rows have,
+    `hour` the one in its keys. Within a range `objects` are in order, and follow each other.
+    """
+
+    table: str
+    state: SnapshotState
+    attempt: int = 0
+    point: LogPosition = LOG_BEGIN
+    version: int = 0
+    hour: str = ""
+    objects: tuple[StagedObject, ...] = ()
+
+    @property
+    def table_name(self) -> TableName:
+        """The table, parsed."""
+        return TableName.parse(self.table)
+
+
 class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One entry. `previous_sha256` is the hash of the previous entry's bytes, empty for entry 0.
 
@@ -202,6 +232,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     planned: tuple[Planned, ...] = ()
     landmark: Landmark | None = None
     durable: Durable | None = None
+    snapshots: tuple[Snapshot, ...] = ()
     gaps: tuple[Gap, ...] = ()
     watch: Watch | None = None
     release: bool = False
@@ -214,6 +245,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             "schemas": bool(self.schemas),
             "planned": bool(self.planned),
             "durable": self.durable is not None,
+            "snapshots": bool(self.snapshots),
             "gaps": bool(self.gaps),
             "watch": self.watch is not None,
             "release": self.release,
@@ -236,6 +268,19 @@ class Frontier(msgspec.Struct, frozen=True):
     hour: str
 
 
+class StatedSnapshot(msgspec.Struct, frozen=True):
+    """The newest statement about a table's snapshot, with the entry and the epoch that made it.
+
+    `is_visible`: it is whole, and all of its objects are known to be there. Their names are
+    forgotten then.
+    """
+
+    snapshot: Snapshot
+    epoch: int
+    seq: int
+    is_visible: bool = False
+
+
 class _Format(msgspec.Struct):
     format: int
 
@@ -244,7 +289,9 @@ class JournalState(msgspec.Struct):
     """The journal folded up to and including entry `seq`.
 
     `landmark` is the newest commit that it speaks of. `plans` holds only plans whose first
-    statement came after `durable.seq`: those whose object may be missing.
+    statement came after `durable.seq`: those whose object may be missing. `frontiers` are those of
+    the tables' streams: a snapshot moves none. `attempts` has the number of each table's newest
+    attempt to take a snapshot, also where `snapshots` knows nothing of it any more.
     """
 
     format: int = FORMAT
@@ -259,6 +306,8 @@ class JournalState(msgspec.Struct):
     plans: dict[str, tuple[Statement, ...]] = {}
     configurations: dict[int, RecordConfiguration] = {}
     versions: dict[str, tuple[TableVersion, ...]] = {}
+    snapshots: dict[str, StatedSnapshot] = {}
+    attempts: dict[str, int] = {}
     gaps: dict[int, Gap] = {}
     watch: Watch | None = None
     released: bool = False
@@ -292,6 +341,26 @@ class JournalState(msgspec.Struct):
         """Where `table` ends; before its first object: nowhere."""
         return self.frontiers.get(str(table), Frontier(NOWHERE, ""))
 
+    def unfinished(self, durable: LogPosition) -> tuple[str, ...]:
+        """The tables that everything before `durable` is not known of: see `Durable.unfinished`."""
+        return tuple(
+            sorted(
+                table
+                for table, stated in self.snapshots.items()
+                if not stated.is_visible or stated.snapshot.point > durable
+            )
+        )
+
+    @property
+    def named_uploads(self) -> frozenset[str]:
+        """The uploads that an entry names and whose objects may not be visible yet."""
+        return frozenset(
+            staged.upload_id
+            for stated in self.snapshots.values()
+            if stated.snapshot.state == "whole"
+            for staged in stated.snapshot.objects
+        )
+
     def versions_of(self, table: TableName) -> tuple[TableVersion, ...]:
         """The journalled versions of `table`."""
         return self.versions.get(str(table), ())
@@ -311,11 +380,14 @@ class JournalState(msgspec.Struct):
             self.writer = entry.writer
             self.source = entry.open.source
             self.configurations[entry.epoch] = entry.open.configuration
+            self._forget_snapshots(entry.open.configuration)
         for version in entry.schemas:
             table = str(version.relation.table)
             self.versions[table] = (*self.versions.get(table, ()), version)
         for planned in entry.planned:
             self._absorb_plan(Statement(planned, entry.epoch, entry.seq))
+        for snapshot in entry.snapshots:
+            self._absorb_snapshot(StatedSnapshot(snapshot, entry.epoch, entry.seq))
         for gap in entry.gaps:
             self.gaps[gap.number] = gap
         if entry.watch is not None:
@@ -337,12 +409,40 @@ class JournalState(msgspec.Struct):
         if known is None or planned.last > known.last:
             self.frontiers[planned.table] = Frontier(planned.last, planned.hour)
 
+    def _absorb_snapshot(self, stated: StatedSnapshot) -> None:
+        snapshot = stated.snapshot
+        self.snapshots[snapshot.table] = stated
+        self.attempts[snapshot.table] = max(snapshot.attempt, self.attempts.get(snapshot.table, 0))
+
+    def _forget_snapshots(self, configuration: RecordConfiguration) -> None:
+        """What an `open` gives up: a table that it does not capture loses changes from here on.
+
+        Where it takes no snapshots, those that are not finished are not wanted any more.
+        """
+        self.snapshots = {
+            table: stated
+            for table, stated in self.snapshots.items()
+            if configuration.captures(stated.snapshot.table_name)
+            and (stated.is_visible or configuration.snapshot != "never")
+        }
+
+    def _finish_snapshots(self, durable_seq: int) -> None:
+        for table, stated in self.snapshots.items():
+            snapshot = stated.snapshot
+            if snapshot.state == "whole" and not stated.is_visible and stated.seq <= durable_seq:
+                nameless = msgspec.structs.replace(snapshot, objects=())
+                self.snapshots[table] = msgspec.structs.replace(
+                    stated, snapshot=nameless, is_visible=True
+                )
+
     def _forget_finished(self, durable_seq: int) -> None:
+        self._finish_snapshots(durable_seq)
         finished = [key for key, plan in self.plans.items() if plan[0].seq <= durable_seq]
         for key in finished:
             del self.plans[key]
         # A plan is made again under the configuration of the epoch that first stated it.
         needed = {plan[0].epoch for plan in self.plans.values()} | {self.epoch}
+        needed |= {stated.epoch for stated in self.snapshots.values() if not stated.is_visible}
         for epoch in [epoch for epoch in self.configurations if epoch not in needed]:
             del self.configurations[epoch]
 
@@ -386,11 +486,6 @@ def _decode(content: bytes, key: str, kind: type[_Kind]) -> _Kind:
             f"{key} is not what this engine writes: {error}",
             hint="Somebody changed objects under _tailrace/.",
         ) from error
-
-
-def operations_named(operations: Operations) -> dict[str, int]:
-    """Rows per op, those that occur."""
-    return {op: count for op, count in operations._asdict().items() if count}
 
 
 def time_text(time_us: int) -> str:

@@ -11,6 +11,8 @@ table's frontier.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from engine.flow.chunk import SealedChunk, crc32_text
 from engine.flow.ledger import Ledger
 from engine.flow.reception import Reception
@@ -19,9 +21,10 @@ from engine.journal.entry import (
     Frontier,
     JournalState,
     Planned,
-    operations_named,
+    Snapshot,
     time_text,
 )
+from engine.model.batch import operations_named
 from engine.model.errors import InvariantBroken
 from engine.model.history import Landmark
 from engine.model.interfaces import Clock
@@ -39,11 +42,19 @@ _COLUMN_BYTES = 250
 
 @dataclass(frozen=True, slots=True)
 class EntryPlan:
-    """What an entry will say: chunks in the order of their plans, and the versions they need."""
+    """What an entry will say: chunks in the order of their plans, statements about snapshots.
+
+    `schemas` are the versions that both need.
+    """
 
     chunks: tuple[SealedChunk, ...]
     planned: tuple[Planned, ...]
     schemas: tuple[TableVersion, ...]
+    snapshots: tuple[Snapshot, ...] = ()
+
+
+def _none_unfinished(_: LogPosition) -> tuple[str, ...]:
+    return ()
 
 
 class Planner:
@@ -123,22 +134,29 @@ class Planner:
         *,
         looked: LogPosition | None = None,
         watched: LogPosition = LOG_BEGIN,
+        unfinished: Callable[[LogPosition], tuple[str, ...]] = _none_unfinished,
     ) -> Durable | None:
         """What became durable since the journal last said so, or None.
 
-        `oldest_pending_seq` is the oldest entry of which a planned object is not known to be
-        visible. `looked` and `watched` are those of the catalog watch.
+        `oldest_pending_seq` is the oldest entry of which an object that it names is not known to be
+        visible. `looked` and `watched` are those of the catalog watch. `unfinished` says which
+        tables' snapshots are not finished beside a position: where the list is another one, it is
+        stated although the position is not.
         """
         boundary = self._ledger.durable_boundary(looked)
-        if boundary is None or boundary.position <= self._state.durable_position:
-            return None
         last_seq = self._state.seq if oldest_pending_seq is None else oldest_pending_seq - 1
+        before = self._state.durable
+        if boundary is None or boundary.position <= self._state.durable_position:
+            if before is None or before.unfinished == (tables := unfinished(before.position)):
+                return None
+            return replace(before, seq=max(before.seq, last_seq), unfinished=tables)
         commit_us = self._state.within_reason(boundary.point.commit_us, self._clock())
         return Durable(
             position=boundary.position,
             resume=boundary.point.resume,
             commit_time=time_text(commit_us),
             seq=last_seq,
+            unfinished=unfinished(boundary.position),
             watched=min(watched, boundary.position),
             landmark=boundary.landmark,
         )
@@ -199,12 +217,16 @@ class Draft:
             if version.number <= chunk.version
         )
 
-    def plan(self) -> EntryPlan:
-        """Everything that was added, with the versions that it needs."""
+    def plan(self, snapshots: tuple[Snapshot, ...] = ()) -> EntryPlan:
+        """Everything that was added, and `snapshots`, with the versions that they need."""
+        for snapshot in snapshots:
+            if snapshot.state == "started":
+                table = snapshot.table_name
+                self._versions[table] = max(snapshot.version, self._versions.get(table, 0))
         schemas = tuple(
             version
             for table, newest in self._versions.items()
             for version in self._reception.provisional(table)
             if version.number <= newest
         )
-        return EntryPlan(tuple(self._chunks), tuple(self._planned), schemas)
+        return EntryPlan(tuple(self._chunks), tuple(self._planned), schemas, snapshots)

@@ -1,33 +1,29 @@
 """The publisher: makes planned objects visible, each exactly once.
 
-Strategy: a table's objects are put one after the other, tables concurrently, at most
-`concurrency` at a time; every put is create-only and repeated with the same bytes until it is
-answered. A key that is taken is success only if the object there equals a statement of its plan.
+Strategy: objects go through their table's lane, one after the other. Every put is create-only and
+repeated with the same bytes until it is answered. A key that is taken is success only if the object
+there equals a statement of its plan.
 
 Invariant: nothing is put before its plan is in the journal and its version's schema.json exists.
 Nothing is deleted.
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from engine.journal.entry import Planned, Statement
 from engine.journal.journal import Journal
-from engine.journal.retry import Failure, Patience
+from engine.journal.lanes import Lanes
+from engine.journal.retry import Patience
+from engine.journal.schema_files import SchemaFiles
 from engine.model.errors import JournalError, Superseded
 from engine.model.interfaces import Clock, ObjectStore
+from engine.model.lane import Lane
 from engine.model.layout import TableLayout
-from engine.model.schema import TableName
-from engine.model.schema_document import schema_document
-
-SCHEMAS_KNOWN_MAX = 16_384
-"""So many versions are known to have their schema.json; then it is asked for each anew."""
 
 _RECORDS = "application/x-ndjson"
-_JSON = "application/json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +63,8 @@ def _nobody(_: PlannedPut) -> None:
     pass
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    put: PlannedPut
-    on_visible: OnVisible
-
-
 class Publisher:
-    """Puts objects. Its tasks live in the TaskGroup that is given to it."""
+    """Puts objects, each in its lane."""
 
     def __init__(
         self,
@@ -82,73 +72,30 @@ class Publisher:
         store: ObjectStore,
         journal: Journal,
         clock: Clock,
-        concurrency: int,
         observer: PublisherObserver,
-        group: asyncio.TaskGroup,
+        lanes: Lanes,
+        schema_files: SchemaFiles,
+        patience: Patience,
     ) -> None:
         self.in_flight = 0
         self._store = store
         self._journal = journal
         self._clock = clock
         self._observer = observer
-        self._group = group
-        self._places = asyncio.Semaphore(concurrency)
-        self._queues: dict[str, deque[_Waiting]] = {}
-        self._schemas: set[tuple[str, int, str]] = set()
-        self._progress = asyncio.Event()
-        self._patience = Patience(self._failed)
-
-    @property
-    def oldest_pending_seq(self) -> int | None:
-        """The oldest entry of which a planned object is not known to be visible."""
-        return min((queue[0].put.seq for queue in self._queues.values()), default=None)
-
-    @property
-    def pending_count(self) -> int:
-        """Objects that are not known to be visible."""
-        return sum(map(len, self._queues.values()))
-
-    @property
-    def failure(self) -> Failure | None:
-        """Why an object's request has no answer yet; None where none is being repeated."""
-        return self._patience.failure
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether every object that was given is visible."""
-        return not self._queues
+        self._lanes = lanes
+        self._schema_files = schema_files
+        self._patience = patience
 
     def publish(self, put: PlannedPut, on_visible: OnVisible = _nobody) -> None:
-        """Queue an object whose plan is in the journal. Never waits.
+        """Make an object visible whose plan is in the journal. Never waits.
 
         `on_visible` is called, in each table's order, when the object is there.
         """
-        table, waiting = put.planned.table, _Waiting(put, on_visible)
-        queue = self._queues.get(table)
-        if queue is None:
-            self._queues[table] = deque([waiting])
-            self._group.create_task(self._publish_table(table))
-        else:
-            queue.append(waiting)
+        self._lanes.submit(
+            Lane(put.planned.table_name), put.seq, lambda: self._put(put), lambda: on_visible(put)
+        )
 
-    async def idle(self) -> None:
-        """Wait until every object that was given is visible."""
-        while not self.is_idle:
-            self._progress.clear()
-            await self._progress.wait()
-
-    async def _publish_table(self, table: str) -> None:
-        queue = self._queues[table]
-        while queue:
-            async with self._places:
-                await self._publish_first(queue[0].put)
-            visible = queue.popleft()
-            if not queue:
-                del self._queues[table]
-            visible.on_visible(visible.put)
-            self._progress.set()
-
-    async def _publish_first(self, put: PlannedPut) -> None:
+    async def _put(self, put: PlannedPut) -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
         self._count_in_flight(1)
@@ -171,7 +118,7 @@ class Publisher:
 
     async def _make_visible(self, put: PlannedPut) -> None:
         planned = put.planned
-        await self._ensure_schema(planned, put.layout)
+        await self._schema_files.ensure(planned.table_name, planned.version, put.layout)
         metadata = object_metadata(planned, self._journal.writer.id, len(put.body))
         is_created = await self._patience.answered(
             lambda: self._store.create(
@@ -201,29 +148,6 @@ class Publisher:
             f"{key} holds another object than the journal plans",
             hint="Something else writes under this prefix: give it a prefix of its own.",
         )
-
-    async def _ensure_schema(self, planned: Planned, layout: TableLayout) -> None:
-        known = (planned.table, planned.version, layout.style)
-        if known in self._schemas:
-            return
-        table = TableName.parse(planned.table)
-        versions = {v.number: v for v in self._journal.state.versions_of(table)}
-        version = versions[planned.version]
-        content = schema_document(version, versions.get(version.number - 1), layout.database)
-        key = layout.schema_key(table, version.number)
-        # Taken is fine: it follows from the journal alone, whoever wrote it.
-        await self._patience.answered(
-            lambda: self._store.create(
-                key, content, content_type=_JSON, metadata={}, in_one_request=True
-            )
-        )
-        if len(self._schemas) >= SCHEMAS_KNOWN_MAX:
-            # Tables come and go. Whoever is still there pays one request, and nothing changes.
-            self._schemas.clear()
-        self._schemas.add(known)
-
-    def _failed(self, error: Failure) -> None:
-        self._observer.publish_error(error.code, retryable=error.retryable)
 
 
 SIZE = "size-bytes"

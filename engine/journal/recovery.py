@@ -20,6 +20,7 @@ import structlog
 from engine.flow.chunk import PIECE_BYTES_MAX, ChunkBuilder, SealedChunk, crc32_text
 from engine.journal.entry import Planned, Statement
 from engine.journal.journal import Journal
+from engine.journal.lanes import Lanes
 from engine.journal.lease import Lease
 from engine.journal.publisher import PlannedPut, Publisher
 from engine.journal.settings import Settings
@@ -55,6 +56,7 @@ class Recovery:
         journal: Journal,
         lease: Lease,
         publisher: Publisher,
+        lanes: Lanes,
         settings: Settings,
         on_pass: Callable[[], None],
     ) -> None:
@@ -63,6 +65,7 @@ class Recovery:
         self._journal = journal
         self._lease = lease
         self._publisher = publisher
+        self._lanes = lanes
         self._settings = settings
 
     async def missing(self) -> list[Plan]:
@@ -151,7 +154,7 @@ class Recovery:
             self._publisher.publish(
                 PlannedPut(planned, plan[0].seq, chunk.body.whole(), chunk.last_commit_us, layout)
             )
-        await self._publisher.idle()
+        await self._lanes.idle()
 
     def _statement(self, plan: Plan, chunk: SealedChunk) -> tuple[Planned, bool]:
         """The plan's statement for our codec, and whether it has to be journalled first."""

@@ -30,6 +30,11 @@ class Operations(NamedTuple):
         return Operations(self.c + c, self.u + u, self.d + d, self.r + r, self.t + t)
 
 
+def operations_named(operations: Operations) -> dict[str, int]:
+    """Rows per op, those that occur."""
+    return {op: count for op, count in operations._asdict().items() if count}
+
+
 # Batches refer to nothing that refers to them, so the garbage collector need not look: with 5,000
 # tables it spent a sixth of the time on them.
 class Batch(msgspec.Struct, frozen=True, gc=False):

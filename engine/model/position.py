@@ -33,6 +33,11 @@ PART_DIGITS = (16, 16, 6)
 
 _GENERATION_MAX = 9999
 
+_RANGE_BITS = 40
+_RANGE_DIGITS = _RANGE_BITS // 4
+_RANGE_MAX = (1 << _RANGE_BITS) - 1
+_ATTEMPT_MAX = (1 << 24) - 1
+
 _LOG_POSITION_SIZE = len("0001.0123456789ABCDEF")
 _LOG_POSITION = re.compile(r"[0-9]{4}\.[0-9A-F]{16}")
 _POSITION = re.compile(_LOG_POSITION.pattern + r"\.[0-9A-F]{16}\.[0-9A-F]{6}")
@@ -53,6 +58,36 @@ def log_position(generation: int, order: int) -> LogPosition:
 def make_position(generation: int, order: int, change: int, n: int) -> Position:
     """The position of one change."""
     return Position(f"{generation:04d}.{order:016X}.{change:016X}.{n:06X}")
+
+
+def snapshot_range(attempt: int, range_number: int) -> int:
+    """What stands for the change in the positions of a snapshot's rows.
+
+    Of two attempts that see the same commits the later one's rows sort behind the earlier one's.
+    Raises ValueError beyond 2**24 - 1 attempts or 2**40 - 1 ranges.
+    """
+    if not 0 < attempt <= _ATTEMPT_MAX or not 0 <= range_number <= _RANGE_MAX:
+        raise ValueError(f"attempt {attempt}, range {range_number} are out of bounds")
+    return attempt << _RANGE_BITS | range_number
+
+
+def snapshot_attempt(point: LogPosition, attempt: int) -> str:
+    """How the positions of all rows of an attempt begin: see `snapshot_lane`."""
+    return snapshot_lane(point, attempt, 0)[: -_RANGE_DIGITS - 1]
+
+
+def snapshot_lane(point: LogPosition, attempt: int, range_number: int) -> str:
+    """How the positions of all rows of a range begin, read as of everything before `point`.
+
+    They sort behind every change of the commits that the snapshot sees, and before all others.
+    """
+    generation, order = int(point[:4]), int(point[5:], 16) - 1
+    return f"{generation:04d}.{order:016X}.{snapshot_range(attempt, range_number):016X}."
+
+
+def snapshot_position(point: LogPosition, attempt: int, range_number: int, row: int) -> Position:
+    """The position of one row of a snapshot; `row` counts from 0 within its range."""
+    return Position(f"{snapshot_lane(point, attempt, range_number)}{row:06X}")
 
 
 def commit_of(position: Position) -> LogPosition:

@@ -20,6 +20,7 @@ JsonMode = Literal["embed", "string"]
 Layout = Literal["hive", "plain"]
 Compression = Literal["gzip", "zstd"]
 OnUnrepresentable = Literal["stop", "gap"]
+SnapshotMode = Literal["initial", "never"]
 
 FLAT_PREFIX = "_"
 FLAT_FIELDS = ("op", "position", "commit_ts", "version", "unchanged", "json_null")
@@ -45,7 +46,8 @@ class RecordConfiguration(msgspec.Struct, frozen=True):
     `tables` matches and none of `exclude`. `stream` holds the source's protocol options and session
     settings that shape values, as (name, value) pairs. A row that is larger than `row_bytes_max` as
     text or as a line, or that no record can hold, stops the stream or is left out, as
-    `on_unrepresentable` says: a replay leaves out the same.
+    `on_unrepresentable` says: a replay leaves out the same. `snapshot` says whether the rows that
+    a table has already are read too.
 
     The defaults are the journal's format: what a field means that an entry leaves out. They decide
     nothing for an operator: `engine.app` sets every field from the configuration.
@@ -64,6 +66,7 @@ class RecordConfiguration(msgspec.Struct, frozen=True):
     flat_prefix: str = FLAT_PREFIX
     row_bytes_max: int = ROW_BYTES_MAX
     on_unrepresentable: OnUnrepresentable = "stop"
+    snapshot: SnapshotMode = "never"
 
     def captures(self, table: TableName) -> bool:
         """Whether changes of `table` are wanted."""

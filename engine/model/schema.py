@@ -145,6 +145,20 @@ def decide_version(
     return TableVersion(number, position, record, relation, flat_prefix)
 
 
+def snapshot_version(
+    versions: tuple[TableVersion, ...], relation: Relation, record: str, flat_prefix: str = ""
+) -> TableVersion:
+    """The version of a snapshot's rows: the newest one that is alike, else a new one.
+
+    A new one has no first position: a replay of the stream decides as if it were not there.
+    """
+    alike = [v for v in versions if _is_alike(v, relation) and v.record == record]
+    if alike:
+        return max(alike, key=_number)
+    number = 1 + max(map(_number, versions), default=0)
+    return TableVersion(number, None, record, relation, flat_prefix)
+
+
 def _is_alike(version: TableVersion, relation: Relation) -> bool:
     known = version.relation
     return known.shape == relation.shape and known.key == relation.key

@@ -264,7 +264,7 @@ class Pipeline:
                 self._world.store,
                 self._settings.prefix,
                 before_us=self._world.clock(),
-                spared=frozenset(),
+                spared=self._journal.state.named_uploads,
             )
         except DestinationUnavailable as error:
             # Leftover parts cost storage, nothing else; the next start tries again.

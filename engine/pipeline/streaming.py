@@ -65,6 +65,10 @@ class Streaming:
         self._router = parts.router
         self._watcher = parts.watcher
         self._publisher = parts.publisher
+        self._lanes = parts.lanes
+        self._patience = parts.patience
+        self._snapshots = parts.snapshots
+        self._completer = parts.completer
         self._committer = parts.committer
         self._group = group
         self._caught_up = caught_up
@@ -89,6 +93,7 @@ class Streaming:
         ]
         if self._caught_up is not None:
             beside.append(self._group.create_task(self._ask_keepalives()))
+        taking = self._take_snapshots()
         failure: UnrepresentableRow | None = None
         try:
             is_caught_up = await interruptible(self._read(connection))
@@ -96,6 +101,9 @@ class Streaming:
             # What was read before it is published, as at any other stop.
             is_caught_up, failure = False, error
         self._enter("draining")
+        if taking is not None:
+            # What no entry names is given up: the next engine starts other attempts.
+            taking.cancel()
         limit = None if is_caught_up else self._world.settings.drain_seconds
         try:
             async with asyncio.timeout(limit):
@@ -108,13 +116,19 @@ class Streaming:
         if failure is not None:
             raise failure
 
+    def _take_snapshots(self) -> asyncio.Task[None] | None:
+        """Complete what a predecessor left whole, and take the snapshots that are needed."""
+        self._completer.resume()
+        take = self._world.take_snapshots
+        return self._group.create_task(take(self._snapshots)) if take is not None else None
+
     @property
     def is_hurried(self) -> bool:
         """Whether the committer's newest wait ended before its interval, because rows waited."""
         return self._schedule.is_hurried
 
     def _stop_limit(self) -> StopLimit:
-        count, failure = self._publisher.pending_count, self._destination_failure
+        count, failure = self._lanes.pending_count, self._destination_failure
         waiting = f"; planned objects not known to be visible: {count}" if count else ""
         because = f"; what fails: {failure}" if failure is not None else ""
         return StopLimit(
@@ -125,7 +139,7 @@ class Streaming:
 
     @property
     def _destination_failure(self) -> Failure | None:
-        return self._publisher.failure or self._journal.failure
+        return self._patience.failure or self._journal.failure
 
     def status(self, base: Status) -> Status:
         """`base` with what streaming knows."""

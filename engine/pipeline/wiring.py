@@ -8,7 +8,7 @@ Invariant: parts know each other only by what they are given here. Nothing is lo
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 
 from engine.flow.budget import MemoryBudget
@@ -16,15 +16,20 @@ from engine.flow.ledger import Ledger
 from engine.flow.reception import Reception
 from engine.flow.router import Router
 from engine.journal.committer import Committer
+from engine.journal.completer import Completer
 from engine.journal.entry import Writer
 from engine.journal.gaps import GapRegister
 from engine.journal.journal import Journal
+from engine.journal.lanes import Lanes
 from engine.journal.lease import Lease
 from engine.journal.planner import Planner
 from engine.journal.publisher import Publisher
 from engine.journal.recovery import Recovery
+from engine.journal.retry import Failure, Patience
 from engine.journal.schedule import AppendSchedule
+from engine.journal.schema_files import SchemaFiles
 from engine.journal.settings import Settings
+from engine.journal.snapshots import SnapshotRegister
 from engine.journal.watcher import Watcher
 from engine.model.interfaces import ChangeStream, Clock, ObjectStore, Source
 from engine.model.layout import TableLayout
@@ -37,6 +42,10 @@ from engine.operate.status import Phase
 
 Enter = Callable[[Phase], None]
 """Who is told that the engine enters a phase."""
+
+
+TakeSnapshots = Callable[[SnapshotRegister], Coroutine[None, None, None]]
+"""Takes the snapshots that the register needs, beside the stream, until it is cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +61,7 @@ class World:
     metrics: Metrics
     alarms: Alarms
     make_nonce: Callable[[], str] | None = None
+    take_snapshots: TakeSnapshots | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +91,12 @@ def begin(world: World, enter: Enter) -> Life:
 
 def recovery(life: Life, group: asyncio.TaskGroup, on_pass: Callable[[], None]) -> Recovery:
     """What makes missing objects again; its requests run in `group`."""
+    visibility = _visibility(life, group)
     return Recovery(
         journal=life.journal,
         lease=life.lease,
-        publisher=_publisher(life, group),
+        publisher=_publisher(life, visibility),
+        lanes=visibility.lanes,
         settings=life.world.settings,
         on_pass=on_pass,
     )
@@ -115,6 +127,10 @@ class StreamingParts:
     reception: Reception
     watcher: Watcher
     publisher: Publisher
+    lanes: Lanes
+    patience: Patience
+    snapshots: SnapshotRegister
+    completer: Completer
     committer: Committer
 
 
@@ -162,7 +178,25 @@ def streaming_parts(life: Life, database: str, group: asyncio.TaskGroup) -> Stre
         codec_version=settings.codec_version,
         clock=world.clock,
     )
-    publisher = _publisher(life, group)
+    visibility = _visibility(life, group)
+    publisher = _publisher(life, visibility)
+    snapshots = SnapshotRegister(
+        state=state,
+        reception=reception,
+        configuration=configuration,
+        clock=world.clock,
+        wake=schedule.wake,
+    )
+    completer = Completer(
+        store=world.store,
+        journal=life.journal,
+        register=snapshots,
+        lanes=visibility.lanes,
+        schema_files=visibility.schema_files,
+        patience=visibility.patience,
+        prefix=settings.prefix,
+        group=group,
+    )
     committer = Committer(
         journal=life.journal,
         ledger=ledger,
@@ -172,6 +206,9 @@ def streaming_parts(life: Life, database: str, group: asyncio.TaskGroup) -> Stre
         schedule=schedule,
         router=router,
         publisher=publisher,
+        lanes=visibility.lanes,
+        snapshots=snapshots,
+        completer=completer,
         layout=layout,
         settings=settings,
         clock=world.clock,
@@ -189,17 +226,45 @@ def streaming_parts(life: Life, database: str, group: asyncio.TaskGroup) -> Stre
         reception=reception,
         watcher=watcher,
         publisher=publisher,
+        lanes=visibility.lanes,
+        patience=visibility.patience,
+        snapshots=snapshots,
+        completer=completer,
         committer=committer,
     )
 
 
-def _publisher(life: Life, group: asyncio.TaskGroup) -> Publisher:
+@dataclass(frozen=True, slots=True)
+class _Visibility:
+    """What everybody shares who makes objects visible."""
+
+    lanes: Lanes
+    schema_files: SchemaFiles
+    patience: Patience
+
+
+def _visibility(life: Life, group: asyncio.TaskGroup) -> _Visibility:
+    world = life.world
+
+    def failed(error: Failure) -> None:
+        world.metrics.publish_error(error.code, retryable=error.retryable)
+
+    patience = Patience(failed)
+    return _Visibility(
+        Lanes(group, world.settings.concurrency),
+        SchemaFiles(world.store, life.journal, patience),
+        patience,
+    )
+
+
+def _publisher(life: Life, visibility: _Visibility) -> Publisher:
     world = life.world
     return Publisher(
         store=world.store,
         journal=life.journal,
         clock=world.clock,
-        concurrency=world.settings.concurrency,
         observer=world.metrics,
-        group=group,
+        lanes=visibility.lanes,
+        schema_files=visibility.schema_files,
+        patience=visibility.patience,
     )

@@ -94,8 +94,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "5.1 one object of a table at a time",
         Edit(
             "engine.journal.publisher",
-            "table, waiting = put.planned.table, ",
-            "table, waiting = put.planned.key, ",
+            "Lane(put.planned.table_name), put.seq,",
+            "Lane(put.planned.key), put.seq,",
         ),
     ),
     mutant(
@@ -273,8 +273,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         Edit(
             "engine.journal.recovery",
-            "        await self._publisher.idle()\n",
-            "        await self._publisher.idle()\n"
+            "        await self._lanes.idle()\n",
+            "        await self._lanes.idle()\n"
             "        await self._journal.append(durable=self.durable)\n",
         ),
     ),
@@ -615,8 +615,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "8   schema.json before the first object",
         Edit(
             "engine.journal.publisher",
-            "        await self._ensure_schema(planned, put.layout)\n",
-            "",
+            "await self._schema_files.ensure(planned.table_name, planned.version, put.layout)",
+            "pass",
         ),
     ),
     mutant(
