@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
-from engine.journal.entry import Writer
+from engine.journal.entry import Snapshot, Writer
 from engine.journal.journal import Journal
 from engine.journal.lease import Lease
 from engine.model.errors import (
@@ -140,6 +140,16 @@ async def test_another_source_is_refused() -> None:
 
     with pytest.raises(ForeignPrefix, match="system identifier 'other'"):
         await rig.lease.identify()
+
+
+async def test_a_fork_before_what_a_named_snapshot_saw_is_refused() -> None:
+    rig = await Rig().opened()
+    seen = Snapshot("public.orders", "whole", 1, place(E + 10), 1, "2026-11-28T09")
+    await rig.journal.append(snapshots=(seen,))
+
+    rig.lease.refuse_fork(place(E + 10))
+    with pytest.raises(PositionLost, match="history"):
+        rig.lease.refuse_fork(place(E + 9))
 
 
 async def test_a_fork_before_e_is_refused_and_one_behind_it_starts_over() -> None:

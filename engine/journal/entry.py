@@ -291,7 +291,8 @@ class JournalState(msgspec.Struct):
     `landmark` is the newest commit that it speaks of. `plans` holds only plans whose first
     statement came after `durable.seq`: those whose object may be missing. `frontiers` are those of
     the tables' streams: a snapshot moves none. `attempts` has the number of each table's newest
-    attempt to take a snapshot, also where `snapshots` knows nothing of it any more.
+    attempt to take a snapshot, also where `snapshots` knows nothing of it any more. Rows that
+    commits before `snapshot_position` wrote may be in the bucket as a snapshot's.
     """
 
     format: int = FORMAT
@@ -308,6 +309,7 @@ class JournalState(msgspec.Struct):
     versions: dict[str, tuple[TableVersion, ...]] = {}
     snapshots: dict[str, StatedSnapshot] = {}
     attempts: dict[str, int] = {}
+    snapshot_position: LogPosition = LOG_BEGIN
     gaps: dict[int, Gap] = {}
     watch: Watch | None = None
     released: bool = False
@@ -412,6 +414,8 @@ class JournalState(msgspec.Struct):
     def _absorb_snapshot(self, stated: StatedSnapshot) -> None:
         snapshot = stated.snapshot
         self.snapshots[snapshot.table] = stated
+        if snapshot.state == "whole":
+            self.snapshot_position = max(self.snapshot_position, snapshot.point)
         self.attempts[snapshot.table] = max(snapshot.attempt, self.attempts.get(snapshot.table, 0))
 
     def _forget_snapshots(self, configuration: RecordConfiguration) -> None:

@@ -299,10 +299,11 @@ class Lease:
         state = self._journal.state
         frontiers = state.frontiers.values()
         planned = max((frontier.last for frontier in frontiers), default=NOWHERE)
-        if planned >= fork or state.durable_position > fork:
+        seen = max(state.durable_position, state.snapshot_position)
+        if planned >= fork or seen > fork:
             raise PositionLost(
                 f"the server left the journal's branch of its history at {fork}, "
-                f"changes up to {planned or state.durable_position} are in the bucket",
+                f"changes up to {max(planned, seen)} are in the bucket",
                 hint="The failover lost changes that were streamed. Start a new prefix.",
             )
 
