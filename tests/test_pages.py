@@ -127,8 +127,19 @@ def test_the_code_map_names_every_module_once() -> None:
     assert modules <= set(rooms)
 
 
+def decisions() -> list[Path]:
+    return sorted((PAGE.parent / "decisions").glob("[0-9]*.md"))
+
+
+def test_the_index_of_decisions_names_every_record_once() -> None:
+    index = (PAGE.parent / "decisions" / "README.md").read_text()
+    named = re.findall(r"^\| \[(\d{4})\]\((\1-[\w-]+\.md)\) \|", index, re.MULTILINE)
+
+    assert sorted(name for _, name in named) == [record.name for record in decisions()]
+
+
 def test_every_decision_has_its_own_number_and_says_context_decision_and_consequence() -> None:
-    records = sorted((PAGE.parent / "decisions").glob("*.md"))
+    records = decisions()
     numbers = [record.name[:4] for record in records]
 
     assert len(numbers) == len(set(numbers))
