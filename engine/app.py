@@ -11,7 +11,6 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -21,7 +20,8 @@ from engine import __version__
 from engine.config import (
     Configuration,
     DestinationConfiguration,
-    SourceConfiguration,
+    OwnConfiguration,
+    PostgresConfiguration,
     resolve_memory_limit,
     resolve_row_limit,
 )
@@ -31,8 +31,7 @@ from engine.flow.chunk import ChunkLimits
 from engine.journal.entry import Writer
 from engine.journal.settings import Settings
 from engine.lines.writer import CODEC_VERSION
-from engine.model.errors import SourceUnavailable
-from engine.model.interfaces import ObjectStore, Source
+from engine.model.interfaces import ObjectStore, Source, SourceMeasures
 from engine.model.record import RecordConfiguration
 from engine.operate import logs
 from engine.operate.alarms import Alarms
@@ -46,7 +45,7 @@ from engine.pipeline.check import check as checked
 from engine.pipeline.pipeline import Pipeline
 from engine.pipeline.stop import StopSignal
 from engine.pipeline.wiring import World
-from engine.sources.postgres.dsn import Dsn
+from engine.sources.postgres.dsn import dsn_of
 from engine.sources.postgres.settings import SHAPING_SETTINGS
 from engine.sources.postgres.source import MEASURES, PostgresSource
 
@@ -73,7 +72,7 @@ async def run(
     # `engine.journal.retry` says itself what failed, less often.
     set_on_retry_hooks(())
     registry = CollectorRegistry()
-    measures = source.measures if source is not None else MEASURES
+    measures = source.measures if source is not None else _measures(configuration.source.own)
     metrics = Metrics(registry, release=__version__, measures=measures)
     alarms = Alarms(wall_clock, metrics)
     metrics.log_lines_dropped(logs.dropped_total)
@@ -101,10 +100,11 @@ async def check(configuration: Configuration) -> AsyncIterator[CheckStep]:
 
     Cancellation leaves those keys, which the next check takes for its own.
     """
-    metrics = Metrics(CollectorRegistry(), release=__version__, measures=MEASURES)
+    source = _source(configuration)
+    metrics = Metrics(CollectorRegistry(), release=__version__, measures=source.measures)
     async with S3ObjectStore(s3_settings(configuration.destination)) as store:
         world = World(
-            source=_source(configuration),
+            source=source,
             store=store,
             clock=wall_clock,
             settings=pipeline_settings(configuration),
@@ -138,7 +138,7 @@ def record_configuration(configuration: Configuration) -> RecordConfiguration:
     """Everything of `configuration` that shapes a line, a key, or which changes are read."""
     source, destination = configuration.source, configuration.destination
     return RecordConfiguration(
-        through=source.publication,
+        through=_through(source.own),
         tables=source.tables,
         exclude=source.exclude,
         rules=source.rules,
@@ -147,7 +147,7 @@ def record_configuration(configuration: Configuration) -> RecordConfiguration:
         json=destination.json,
         layout=destination.layout,
         compression=configuration.chunk.compression,
-        stream=SHAPING_SETTINGS,
+        stream=_stream_options(source.own),
         flat_prefix=destination.flat_prefix,
         row_bytes_max=resolve_row_limit(source.max_row_bytes),
         on_unrepresentable=source.on_unrepresentable,
@@ -171,38 +171,6 @@ def s3_settings(destination: DestinationConfiguration) -> S3Settings:
         tags=destination.tags,
         concurrency=destination.concurrency,
     )
-
-
-def _source(configuration: Configuration, alarms: Alarms | None = None) -> PostgresSource:
-    return PostgresSource(
-        dsn=_dsn(configuration.source),
-        slot=configuration.source.slot,
-        configuration=record_configuration(configuration),
-        alarms=alarms,
-        batch_rows_max=configuration.chunk.max_rows,
-    )
-
-
-def _dsn(source: SourceConfiguration) -> Dsn:
-    if (file := source.dsn_file) is None:
-        return source.dsn.reveal()
-    return lambda: _read_dsn(file)
-
-
-def _read_dsn(file: Path) -> str:
-    """The file as it is now: a rotated credential counts from the next connection on."""
-    try:
-        text = file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SourceUnavailable(
-            f"source.dsn_file {file} cannot be read: {type(error).__name__}",
-            hint="it is tried again; see who may read the file, and what rotates it",
-        ) from None
-    if not text:
-        raise SourceUnavailable(
-            f"source.dsn_file {file} is empty", hint="it is tried again; see what rotates the file"
-        )
-    return text
 
 
 def pipeline_settings(
@@ -257,3 +225,38 @@ def _writer(name: str) -> Writer:
     metadata_uri = os.environ.get(_TASK_ENVIRONMENT, "")
     place = metadata_uri.rsplit("/", 1)[-1] or socket.gethostname()
     return Writer(id=secrets.token_hex(8), task=f"{name}@{place}", release=__version__)
+
+
+# --- what each kind of source is made of: a new kind adds its case to each
+
+
+def _source(configuration: Configuration, alarms: Alarms | None = None) -> Source:
+    match configuration.source.own:
+        case PostgresConfiguration() as own:
+            return PostgresSource(
+                dsn=dsn_of(own),
+                slot=own.slot,
+                configuration=record_configuration(configuration),
+                alarms=alarms,
+                batch_rows_max=configuration.chunk.max_rows,
+            )
+
+
+def _measures(own: OwnConfiguration) -> SourceMeasures:
+    match own:
+        case PostgresConfiguration():
+            return MEASURES
+
+
+def _through(own: OwnConfiguration) -> str:
+    """What the log is read through."""
+    match own:
+        case PostgresConfiguration():
+            return own.publication
+
+
+def _stream_options(own: OwnConfiguration) -> tuple[tuple[str, str], ...]:
+    """What shapes the lines beside the configuration: how the source's sessions are set."""
+    match own:
+        case PostgresConfiguration():
+            return SHAPING_SETTINGS

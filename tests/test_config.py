@@ -4,7 +4,7 @@ import json
 import sys
 import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,14 @@ from engine.config import (
     load,
     load_destination,
     model,
+    postgres,
     resolve_memory_limit,
 )
 from engine.config.json_schema import make_json_schema
-from engine.config.keys import KEYS, REQUIRED, SOURCE_KEYS
+from engine.config.key import REQUIRED
+from engine.config.keys import KEYS
 from engine.config.memory import available_memory_bytes
+from engine.config.sources import SOURCES
 from engine.config.toml_lines import key_lines
 from engine.destinations.s3_settings import S3Settings
 from engine.journal.settings import Settings
@@ -71,8 +74,8 @@ def only_problem(tmp_path: Path, text: str, environment: Mapping[str, str] | Non
 def test_a_minimal_file_takes_every_default(tmp_path: Path) -> None:
     configuration = loaded(tmp_path, MINIMAL).configuration
 
-    assert configuration.source.dsn.reveal() == "host=db dbname=shop"
-    assert configuration.source.slot == "tailrace"
+    assert configuration.source.own.dsn.reveal() == "host=db dbname=shop"
+    assert configuration.source.own.slot == "tailrace"
     assert configuration.source.tables == ("public.*",)
     assert configuration.destination.layout == "hive"
     assert configuration.destination.concurrency == 16
@@ -451,7 +454,7 @@ concurrency = "${CONCURRENCY}"
 
     configuration = loaded(tmp_path, text, environment).configuration
 
-    assert configuration.source.dsn.reveal() == (
+    assert configuration.source.own.dsn.reveal() == (
         "postgresql://u:p$${w}@db/shop?application_name=${x}"
     )
     assert configuration.source.tables == ("sales.*",)
@@ -477,7 +480,7 @@ def test_a_variable_in_the_environment_itself_is_taken_as_it_stands(tmp_path: Pa
 
     configuration = loaded(tmp_path, MINIMAL, environment).configuration
 
-    assert configuration.source.dsn.reveal() == "password=a${HOME}b"
+    assert configuration.source.own.dsn.reveal() == "password=a${HOME}b"
 
 
 def test_the_dsn_is_read_from_its_file_beside_the_configuration(tmp_path: Path) -> None:
@@ -487,7 +490,8 @@ def test_the_dsn_is_read_from_its_file_beside_the_configuration(tmp_path: Path) 
         tmp_path, MINIMAL.replace('dsn = "host=db dbname=shop"', 'dsn_file = "dsn"')
     ).configuration
 
-    assert configuration.source.dsn.reveal() == "postgresql://u:secret@db/shop"
+    assert configuration.source.own.dsn.reveal() == "postgresql://u:secret@db/shop"
+    assert configuration.source.own.dsn_file == tmp_path / "dsn"
 
 
 def test_a_dsn_file_that_cannot_be_read_is_a_problem(tmp_path: Path) -> None:
@@ -507,13 +511,14 @@ def test_a_dsn_of_the_environment_wins_over_a_dsn_file_of_the_file(tmp_path: Pat
 
     configuration = loaded(tmp_path, text, {"TAILRACE_SOURCE__DSN": "host=x"}).configuration
 
-    assert configuration.source.dsn.reveal() == "host=x"
+    assert configuration.source.own.dsn.reveal() == "host=x"
+    assert configuration.source.own.dsn_file is None
 
 
 def test_without_a_dsn_libpqs_environment_has_to_name_a_server(tmp_path: Path) -> None:
     text = MINIMAL.replace('dsn = "host=db dbname=shop"\n', "")
 
-    assert loaded(tmp_path, text, {"PGHOST": "db"}).configuration.source.dsn.reveal() == ""
+    assert loaded(tmp_path, text, {"PGHOST": "db"}).configuration.source.own.dsn.reveal() == ""
     assert "source.dsn is missing" in only_problem(tmp_path, text)
 
 
@@ -581,7 +586,7 @@ def test_no_configuration_shows_a_secret(tmp_path: Path) -> None:
     result = loaded(tmp_path, text, {"ID": "geheim"})
 
     assert "geheim" not in repr(result)
-    assert "geheim" not in str(result.configuration.source.dsn)
+    assert "geheim" not in str(result.configuration.source.own.dsn)
     external_id = result.configuration.destination.external_id
     assert external_id is not None
     assert external_id.reveal() == "geheim"
@@ -784,11 +789,13 @@ def test_keys_after_any_values_are_found_on_their_lines(values: list[Any]) -> No
 def test_no_struct_of_the_model_has_a_default() -> None:
     structs = [
         found
-        for found in vars(model).values()
-        if isinstance(found, msgspec.StructMeta) and found.__module__ == model.__name__
+        for module in (model, postgres)
+        for found in vars(module).values()
+        if isinstance(found, msgspec.StructMeta) and found.__module__ == module.__name__
     ]
 
-    assert {struct.__name__ for struct in structs} >= {"Configuration", "LogConfiguration"}
+    names = {struct.__name__ for struct in structs}
+    assert names >= {"Configuration", "LogConfiguration", "PostgresConfiguration"}
     assert [struct.__name__ for struct in structs if struct.__struct_defaults__] == []
 
 
@@ -830,16 +837,29 @@ def test_the_known_kinds_of_source_are_those_that_have_a_table(tmp_path: Path) -
     problem = only_problem(tmp_path, MINIMAL.replace("[source]", '[source]\ntype = "oracle"'))
 
     kind = next(key.kind for key in KEYS if key.path == "source.type")
-    assert kind.schema["enum"] == list(SOURCE_KEYS)
-    assert all(f'"{name}"' in problem for name in SOURCE_KEYS)
+    assert kind.schema["enum"] == list(SOURCES)
+    assert all(f'"{name}"' in problem for name in SOURCES)
 
 
 def test_a_key_of_another_kind_of_source_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    others = {"postgres": (), "mysql": SOURCE_KEYS["postgres"]}
-    monkeypatch.setattr(sys.modules["engine.config.load"], "SOURCE_KEYS", others)
+    known = SOURCES["postgres"]
+    others = {"postgres": replace(known, keys=()), "mysql": known}
+    monkeypatch.setattr(sys.modules["engine.config.load"], "SOURCES", others)
 
     problem = only_problem(tmp_path, MINIMAL)
 
     assert 'source.dsn = (not shown) is not a key with type = "postgres"' in problem
+
+
+def test_what_a_kind_has_of_its_own_is_left_to_its_section(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = replace(SOURCES["postgres"], make=lambda parsed: parsed.value("source", "slot"))
+    monkeypatch.setattr(sys.modules["engine.config.load"], "SOURCES", {"postgres": section})
+
+    source: Any = loaded(tmp_path, MINIMAL).configuration.source
+
+    assert source.own == "tailrace"
+    assert set(source.__struct_fields__).isdisjoint(key.name for key in section.keys)

@@ -78,7 +78,7 @@ def _dsn_step(configuration: Configuration) -> _Told:
     """Whether libpq can read the dsn, and where it leads."""
     from engine.sources.postgres.dsn import parsed, place_of  # noqa: PLC0415 - see `_checked`
 
-    dsn = configuration.source.dsn.reveal()
+    dsn = configuration.source.own.dsn.reveal()
     try:
         parsed(dsn)
     except ConfigurationError as error:

@@ -3,7 +3,6 @@
 from engine.config.load import Loaded, Setting, default_log, load, load_destination
 from engine.config.memory import resolve_memory_limit, resolve_row_limit
 from engine.config.model import (
-    Address,
     ChunkConfiguration,
     Configuration,
     DestinationConfiguration,
@@ -11,10 +10,12 @@ from engine.config.model import (
     HttpConfiguration,
     LogConfiguration,
     QueueConfiguration,
-    Secret,
     SourceConfiguration,
 )
+from engine.config.postgres import PostgresConfiguration
 from engine.config.problems import ConfigurationProblems, Origin, Problem
+from engine.config.scalars import Address, Secret
+from engine.config.sources import OwnConfiguration
 
 __all__ = [
     "Address",
@@ -27,6 +28,8 @@ __all__ = [
     "Loaded",
     "LogConfiguration",
     "Origin",
+    "OwnConfiguration",
+    "PostgresConfiguration",
     "Problem",
     "QueueConfiguration",
     "Secret",

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.config.keys import BY_PATH, KEYS, SECTIONS, Key
+from engine.config.key import Key
+from engine.config.keys import BY_PATH, KEYS, SECTIONS
 from engine.config.problems import HIDDEN, Origin, Problem, shown
 from engine.config.toml_lines import Path as KeyPath
 from engine.config.toml_lines import key_lines

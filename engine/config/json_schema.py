@@ -6,7 +6,8 @@ Nothing is required in it, because any key may come from the environment instead
 from collections.abc import Iterable
 from typing import Any
 
-from engine.config.keys import KEYS, REQUIRED, SECTIONS, TABLE_RULE_KEYS, Key
+from engine.config.key import REQUIRED, Key
+from engine.config.keys import KEYS, SECTIONS, TABLE_RULE_KEYS
 
 _EXPANSION = {"type": "string", "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*\}"}
 

@@ -4,27 +4,22 @@ Strategy: loading, the JSON Schema and `config show` all follow from these table
 cannot be known to one and not to another. No other module has a default for a key: the structs of
 `engine.config.model` have none, nor has what is made of them.
 
-Each kind of source has a table of the keys that only it has, by its `source.type` (`SOURCE_KEYS`).
-A new kind adds its table there.
-
-Invariant: `is_shown` is an allow-list. A key is never printed unless it says here that it may be;
-a new key is hidden until somebody decides.
+The keys that only one kind of source has stand with that kind's section: `engine.config.sources`.
+A name that stands in two sections is the same key in both.
 """
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 from engine.config import values
-from engine.config.model import MIB
-from engine.config.values import Kind, Unfit
+from engine.config.key import REQUIRED, Key, check_not_empty
+from engine.config.scalars import MIB
+from engine.config.sources import SOURCES
+from engine.config.values import Unfit
 
 GIB = 1024 * MIB
-
-REQUIRED: Final = object()
-"""The default of a key that has to be given."""
 
 SNAPSHOT_TEXT = (
     "this release cannot take snapshots: it streams the changes committed after its slot was made, "
@@ -33,58 +28,8 @@ SNAPSHOT_TEXT = (
 SNAPSHOT_HINT = 'write snapshot = "never" under [source] to say that this is what you want'
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
-    """One key. `default` is written as an operator would write it; None: no value."""
-
-    section: str
-    name: str
-    kind: Kind
-    text: str
-    default: Any = None
-    is_shown: bool = False
-
-    @property
-    def path(self) -> str:
-        """`section.name`, as messages name it."""
-        return f"{self.section}.{self.name}"
-
-    @property
-    def variable(self) -> str:
-        """The environment variable that overrides it."""
-        return f"TAILRACE_{self.section.upper()}__{self.name.upper()}"
-
-
-def _check_not_empty(value: str) -> None:
-    if not value.strip():
-        raise Unfit("is empty")
-
-
-def _check_dsn(value: str) -> None:
-    _check_not_empty(value)
-    if value.startswith("jdbc:"):
-        raise Unfit("is a JDBC URL", 'libpq\'s form is "postgresql://user@host:5432/database"')
-    if not value.startswith(("postgresql://", "postgres://")) and "=" not in value:
-        raise Unfit(
-            "is not a libpq connection string",
-            'write it as "postgresql://user@host:5432/database" or "host=… dbname=… user=…"',
-        )
-
-
-def _check_slot(value: str) -> None:
-    if not re.fullmatch(r"[a-z0-9_]{1,63}", value):
-        raise Unfit(
-            "is not a slot name", "PostgreSQL takes lower-case letters, digits and _, 63 at most"
-        )
-
-
-def _check_publication(value: str) -> None:
-    if not 1 <= len(value.encode()) <= 63:
-        raise Unfit("is not a publication name", "PostgreSQL takes 1 to 63 bytes")
-
-
 def _check_pattern(value: str) -> None:
-    _check_not_empty(value)
+    check_not_empty(value)
     if value.startswith('"'):
         raise Unfit("holds a quoted name", "patterns match raw names: write them without quotes")
     if value.startswith(".") or value.endswith("."):
@@ -171,53 +116,14 @@ _LATER = "leave it out for now"
 
 _STORAGE_COLD = "objects there cannot be read back without a restore, and the journal must be"
 
-POSTGRES_KEYS: Final[tuple[Key, ...]] = (
-    Key(
-        "source",
-        "dsn",
-        values.text(_check_dsn),
-        "How to connect: a libpq string or URI. Never shown. Without dsn and dsn_file, libpq's own "
-        "environment (PGHOST, PGSERVICE, …) has to say it.",
-    ),
-    Key(
-        "source",
-        "dsn_file",
-        values.text(_check_not_empty),
-        "A file that holds the dsn, such as a mounted secret; relative to this file's folder.",
-        is_shown=True,
-    ),
-    Key(
-        "source",
-        "slot",
-        values.text(_check_slot, pattern="^[a-z0-9_]{1,63}$"),
-        "The replication slot, one a pipeline; made at the first start where it is missing.",
-        default="tailrace",
-        is_shown=True,
-    ),
-    Key(
-        "source",
-        "publication",
-        values.text(_check_publication),
-        "The publication; it is made from `tables` when it is missing.",
-        default="tailrace",
-        is_shown=True,
-    ),
-)
-
-SOURCE_KEYS: Final[Mapping[str, tuple[Key, ...]]] = {"postgres": POSTGRES_KEYS}
-"""The keys that a kind of source has of its own, by `source.type`: the known kinds are these.
-
-A name that stands in two tables is the same key in both.
-"""
-
-_OWN_KEYS = {key.name: key for keys in SOURCE_KEYS.values() for key in keys}
+_OWN_KEYS = {key.name: key for section in SOURCES.values() for key in section.keys}
 
 KEYS: Final[tuple[Key, ...]] = (
     Key(
         "source",
         "type",
         values.choice(
-            *SOURCE_KEYS, later={"synthetic": "a generated source comes with a later release"}
+            *SOURCES, later={"synthetic": "a generated source comes with a later release"}
         ),
         "What kind of database the source is.",
         default="postgres",
@@ -347,7 +253,7 @@ KEYS: Final[tuple[Key, ...]] = (
     Key(
         "destination",
         "external_id",
-        values.text(_check_not_empty),
+        values.text(check_not_empty),
         "What the role's trust policy asks for. Never shown.",
     ),
     Key(
@@ -367,7 +273,7 @@ KEYS: Final[tuple[Key, ...]] = (
     Key(
         "destination",
         "kms_key_id",
-        values.text(_check_not_empty),
+        values.text(check_not_empty),
         'Which KMS key, with sse = "kms"; without it, the account\'s aws/s3 key.',
         is_shown=True,
     ),
@@ -498,7 +404,7 @@ KEYS: Final[tuple[Key, ...]] = (
     Key(
         "engine",
         "name",
-        values.text(_check_not_empty),
+        values.text(check_not_empty),
         "What this pipeline calls itself in logs.",
         default="tailrace",
         is_shown=True,
@@ -571,7 +477,7 @@ TABLE_RULE_KEYS: Final[tuple[Key, ...]] = (
     Key(
         "source.table",
         "include",
-        values.texts(_check_not_empty, example='["id", "total"]'),
+        values.texts(check_not_empty, example='["id", "total"]'),
         "The columns that are written; all others are not.",
         default=[],
         is_shown=True,
@@ -579,7 +485,7 @@ TABLE_RULE_KEYS: Final[tuple[Key, ...]] = (
     Key(
         "source.table",
         "exclude",
-        values.texts(_check_not_empty, example='["password"]'),
+        values.texts(check_not_empty, example='["password"]'),
         "The columns that are not written.",
         default=[],
         is_shown=True,

@@ -6,22 +6,13 @@ problems at once.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from engine.config.gather import Gathered, Given, gather
-from engine.config.keys import (
-    BY_PATH,
-    KEYS,
-    REQUIRED,
-    SECTIONS,
-    SNAPSHOT_HINT,
-    SNAPSHOT_TEXT,
-    SOURCE_KEYS,
-    TABLE_RULE_KEYS,
-    Key,
-)
+from engine.config.key import REQUIRED, Key
+from engine.config.keys import KEYS, SECTIONS, SNAPSHOT_HINT, SNAPSHOT_TEXT, TABLE_RULE_KEYS
 from engine.config.model import (
     ChunkConfiguration,
     Configuration,
@@ -30,14 +21,14 @@ from engine.config.model import (
     HttpConfiguration,
     LogConfiguration,
     QueueConfiguration,
-    Secret,
     SourceConfiguration,
 )
-from engine.config.problems import HIDDEN, ConfigurationProblems, Origin, Problem, shown
+from engine.config.parsed import Parsed
+from engine.config.problems import ConfigurationProblems, Origin, Problem, shown
+from engine.config.scalars import Secret
+from engine.config.sources import SOURCES, SourceSection
 from engine.config.values import Unfit, from_text, nearest
 from engine.model.record import TableRule
-
-_LIBPQ_VARIABLES = ("PGHOST", "PGHOSTADDR", "PGSERVICE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +71,7 @@ def load(path: Path | None, environment: Mapping[str, str]) -> Loaded:
         http=HttpConfiguration(listen=parsed.value("http", "listen")),
         log=_log(parsed),
     )
-    return Loaded(configuration, parsed.settings(), parsed.gathered.file)
+    return Loaded(configuration, _settings(parsed), parsed.gathered.file)
 
 
 def load_destination(path: Path | None, environment: Mapping[str, str]) -> DestinationConfiguration:
@@ -94,47 +85,20 @@ def default_log() -> LogConfiguration:
     return _log(_parse(Gathered(None, {}, {}, ()), {}, ("log",)))
 
 
-@dataclass(slots=True)
-class _Parsed:
-    """Typed values by key, and what went wrong on the way."""
-
-    gathered: Gathered
-    environment: Mapping[str, str]
-    values: dict[tuple[str, str], Any] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
-    dsn_file: Path | None = None
-
-    def value(self, section: str, name: str) -> Any:
-        return self.values[section, name]
-
-    def section(self, wanted: str) -> dict[str, Any]:
-        return {name: value for (section, name), value in self.values.items() if section == wanted}
-
-    def given(self, section: str, name: str) -> Given | None:
-        return self.gathered.givens.get((section, name))
-
-    def complain(
-        self, section: str, name: str, text: str, hint: str, *, is_secret: bool = False
-    ) -> None:
-        """A problem of a key that may or may not have been given."""
-        given = self.given(section, name)
-        origin = given.origin if given else self.gathered.missing_origin(section)
-        as_given = (HIDDEN if is_secret else given.shown) if given else None
-        self.problems.append(Problem(origin, f"{section}.{name}", text, hint, as_given))
-
-    def settings(self) -> tuple[Setting, ...]:
-        return tuple(self._setting(key) for key in KEYS if not _is_others(self, key))
-
-    def _setting(self, key: Key) -> Setting:
-        given = self.given(key.section, key.name)
-        if given is not None:
-            return Setting(key.path, given.shown, given.origin)
-        as_default = "" if key.default is None else shown(key.default)
-        return Setting(key.path, as_default, Origin("default", "default"))
+def _settings(parsed: Parsed) -> tuple[Setting, ...]:
+    return tuple(_setting(parsed, key) for key in KEYS if not _is_others(parsed, key))
 
 
-def _parse(gathered: Gathered, environment: Mapping[str, str], sections: Sequence[str]) -> _Parsed:
-    parsed = _Parsed(gathered, environment, problems=list(gathered.problems))
+def _setting(parsed: Parsed, key: Key) -> Setting:
+    given = parsed.given(key.section, key.name)
+    if given is not None:
+        return Setting(key.path, given.shown, given.origin)
+    as_default = "" if key.default is None else shown(key.default)
+    return Setting(key.path, as_default, Origin("default", "default"))
+
+
+def _parse(gathered: Gathered, environment: Mapping[str, str], sections: Sequence[str]) -> Parsed:
+    parsed = Parsed(gathered, environment, problems=list(gathered.problems))
     for key in KEYS:
         if key.section not in sections:
             continue
@@ -143,8 +107,8 @@ def _parse(gathered: Gathered, environment: Mapping[str, str], sections: Sequenc
         else:
             _parse_key(parsed, key)
     if "source" in sections:
-        if not _is_others(parsed, BY_PATH["source", "dsn"]):
-            _check_connection(parsed)
+        for section in _sections_looked_at(parsed):
+            section.settle(parsed)
         _check_times(parsed)
         _check_memory(parsed)
     _check_destination(parsed)
@@ -153,21 +117,27 @@ def _parse(gathered: Gathered, environment: Mapping[str, str], sections: Sequenc
     return parsed
 
 
-def _is_others(parsed: _Parsed, key: Key) -> bool:
+def _is_others(parsed: Parsed, key: Key) -> bool:
     """Whether only other kinds of source than the chosen one have `key`."""
     chosen = parsed.values.get(("source", "type"))
-    having = [kind for kind, keys in SOURCE_KEYS.items() if key in keys]
+    having = [kind for kind, section in SOURCES.items() if key in section.keys]
     # Where the kind is wrong, every key is looked at: all problems are told at once.
     return chosen is not None and bool(having) and chosen not in having
 
 
-def _refuse_others(parsed: _Parsed, key: Key) -> None:
+def _sections_looked_at(parsed: Parsed) -> tuple[SourceSection, ...]:
+    """The chosen kind's; all where the kind is wrong."""
+    chosen = parsed.values.get(("source", "type"))
+    return tuple(SOURCES.values()) if chosen is None else (SOURCES[chosen],)
+
+
+def _refuse_others(parsed: Parsed, key: Key) -> None:
     if parsed.given(key.section, key.name) is not None:
         chosen = parsed.value("source", "type")
         parsed.complain(key.section, key.name, f'is not a key with type = "{chosen}"', "drop it")
 
 
-def _parse_key(parsed: _Parsed, key: Key) -> None:
+def _parse_key(parsed: Parsed, key: Key) -> None:
     path = (key.section, key.name)
     given = parsed.given(*path)
     if given is None:
@@ -183,7 +153,7 @@ def _parse_key(parsed: _Parsed, key: Key) -> None:
         parsed.values[path] = _rules(parsed, value, given)
 
 
-def _take_default(parsed: _Parsed, key: Key) -> None:
+def _take_default(parsed: Parsed, key: Key) -> None:
     path = (key.section, key.name)
     if key.default is not REQUIRED:
         parsed.values[path] = None if key.default is None else key.kind.parse(key.default)
@@ -196,7 +166,7 @@ def _take_default(parsed: _Parsed, key: Key) -> None:
         parsed.complain(*path, "is missing", f"set it there, or {key.variable}: {key.text}")
 
 
-def _rules(parsed: _Parsed, tables: Any, given: Given) -> tuple[TableRule, ...]:
+def _rules(parsed: Parsed, tables: Any, given: Given) -> tuple[TableRule, ...]:
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         parsed.complain("source", "table", "is not a list of tables", "write [[source.table]]")
         return ()
@@ -204,7 +174,7 @@ def _rules(parsed: _Parsed, tables: Any, given: Given) -> tuple[TableRule, ...]:
     return tuple(rule for rule in rules if rule is not None)
 
 
-def _rule(parsed: _Parsed, table: dict[str, Any], given: Given, index: int) -> TableRule | None:
+def _rule(parsed: Parsed, table: dict[str, Any], given: Given, index: int) -> TableRule | None:
     def origin(name: str | None) -> Origin:
         path = ("source", "table", index) if name is None else ("source", "table", index, name)
         line = parsed.gathered.lines.get(path, 0)
@@ -251,47 +221,7 @@ def _refuse_empty_include(name: str, value: Any) -> None:
         raise Unfit("is empty", "leave it out to write all columns")
 
 
-def _check_connection(parsed: _Parsed) -> None:
-    dsn, file = parsed.given("source", "dsn"), parsed.given("source", "dsn_file")
-    if dsn is None and file is None:
-        is_known = any(problem.key.startswith("source.dsn") for problem in parsed.problems)
-        if not is_known and not any(parsed.environment.get(name) for name in _LIBPQ_VARIABLES):
-            parsed.complain(
-                "source",
-                "dsn",
-                "is missing",
-                f"set it, dsn_file, {BY_PATH['source', 'dsn'].variable}, or libpq's own PGHOST",
-            )
-    elif dsn is not None and file is not None and dsn.origin.kind == file.origin.kind:
-        parsed.complain("source", "dsn_file", "is given beside source.dsn", "keep one of them")
-    elif file is not None and (dsn is None or file.origin.kind == "environment"):
-        _read_dsn_file(parsed)
-
-
-def _read_dsn_file(parsed: _Parsed) -> None:
-    """What the file holds takes the place of the dsn."""
-    name = parsed.values.get(("source", "dsn_file"))
-    if name is None:
-        return
-    folder = parsed.gathered.file.parent if parsed.gathered.file else Path()
-    parsed.dsn_file = folder / name
-    try:
-        text = parsed.dsn_file.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        parsed.complain("source", "dsn_file", f"cannot be read: {error.strerror}", "")
-        return
-    except UnicodeDecodeError:
-        parsed.complain("source", "dsn_file", "is not UTF-8 text", "")
-        return
-    try:
-        parsed.values["source", "dsn"] = BY_PATH["source", "dsn"].kind.parse(text)
-    except Unfit as unfit:
-        parsed.complain(
-            "source", "dsn_file", f"names a file whose content {unfit.text}", unfit.hint
-        )
-
-
-def _check_times(parsed: _Parsed) -> None:
+def _check_times(parsed: Parsed) -> None:
     age = parsed.values.get(("chunk", "max_age"))
     interval = parsed.values.get(("engine", "append_interval"))
     if age is not None and interval is not None and age < interval:
@@ -303,7 +233,7 @@ def _check_times(parsed: _Parsed) -> None:
         )
 
 
-def _check_memory(parsed: _Parsed) -> None:
+def _check_memory(parsed: Parsed) -> None:
     queue = parsed.values.get(("queue", "max_bytes"))
     limit = parsed.values.get(("engine", "memory_limit"))
     if queue is not None and limit is not None and queue > limit:
@@ -312,7 +242,7 @@ def _check_memory(parsed: _Parsed) -> None:
         )
 
 
-def _check_destination(parsed: _Parsed) -> None:
+def _check_destination(parsed: Parsed) -> None:
     values = parsed.section("destination")
     if values.get("kms_key_id") is not None and values.get("sse") != "kms":
         parsed.complain("destination", "kms_key_id", 'needs sse = "kms"', "set it, or drop the key")
@@ -320,13 +250,10 @@ def _check_destination(parsed: _Parsed) -> None:
         parsed.complain("destination", "external_id", "needs role_arn", "set the role it is for")
 
 
-def _source(parsed: _Parsed) -> SourceConfiguration:
+def _source(parsed: Parsed) -> SourceConfiguration:
+    section = SOURCES[parsed.value("source", "type")]
     return SourceConfiguration(
-        type=parsed.value("source", "type"),
-        dsn=Secret(parsed.value("source", "dsn") or ""),
-        dsn_file=parsed.dsn_file,
-        slot=parsed.value("source", "slot"),
-        publication=parsed.value("source", "publication"),
+        own=section.make(parsed),
         tables=parsed.value("source", "tables"),
         exclude=parsed.value("source", "exclude"),
         rules=tuple(parsed.value("source", "table")),
@@ -336,7 +263,7 @@ def _source(parsed: _Parsed) -> SourceConfiguration:
     )
 
 
-def _destination(parsed: _Parsed) -> DestinationConfiguration:
+def _destination(parsed: Parsed) -> DestinationConfiguration:
     values = parsed.section("destination")
     external_id = values.pop("external_id")
     return DestinationConfiguration(
@@ -344,7 +271,7 @@ def _destination(parsed: _Parsed) -> DestinationConfiguration:
     )
 
 
-def _log(parsed: _Parsed) -> LogConfiguration:
+def _log(parsed: Parsed) -> LogConfiguration:
     return LogConfiguration(
         level=parsed.value("log", "level"), format=parsed.value("log", "format")
     )

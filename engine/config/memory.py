@@ -8,7 +8,7 @@ are put. The process itself needs about as much again, so the ceiling keeps it u
 import os
 from pathlib import Path
 
-from engine.config.model import MIB
+from engine.config.scalars import MIB
 from engine.model.record import ROW_BYTES_MAX
 
 AUTO_MEMORY_SHARE = 8

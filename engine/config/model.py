@@ -7,12 +7,12 @@ Invariants: frozen, and no secret shows in a `repr`. No field has a default: wha
 nobody gave stands in `engine.config.keys`.
 """
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import msgspec
 
+from engine.config.scalars import Address, Secret
+from engine.config.sources import OwnConfiguration
 from engine.model.record import (
     Compression,
     Envelope,
@@ -27,51 +27,16 @@ Encryption = Literal["s3", "kms"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "json", "text"]
 
-MIB = 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Secret:
-    """Text that shows itself only when asked by name."""
-
-    text: str
-
-    def reveal(self) -> str:
-        """The text itself: for the call that needs it, never for a message."""
-        return self.text
-
-    def __repr__(self) -> str:
-        return "Secret(…)" if self.text else "Secret('')"
-
-    __str__ = __repr__
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a server listens. `host` has no brackets; port 0 means a free one."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
-
 
 class SourceConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     """Where changes come from.
 
-    `dsn` is a libpq string or URI, whatever it was read from (`dsn_file`, if it was one, which is
-    read again at each connect); empty: libpq's own environment
-    (PGHOST, …) says it all. `rules` are the `[[source.table]]` tables in their order.
-    `max_row_bytes`: None is `"auto"`, see `resolve_row_limit`.
+    `own` is what only this kind of source has: its class says which kind it is. `rules` are the
+    `[[source.table]]` tables in their order. `max_row_bytes`: None is `"auto"`, see
+    `resolve_row_limit`.
     """
 
-    type: Literal["postgres"]
-    dsn: Secret
-    dsn_file: Path | None
-    slot: str
-    publication: str
+    own: OwnConfiguration
     tables: tuple[str, ...]
     exclude: tuple[str, ...]
     rules: tuple[TableRule, ...]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from engine.config.model import Address
+from engine.config.scalars import Address
 
 Parser = Callable[[Any], Any]
 

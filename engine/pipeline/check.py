@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from engine.config import Address
-from engine.config.model import MIB
+from engine.config.scalars import MIB
 from engine.journal.prefix import NEIGHBOUR_HINT
 from engine.model.errors import TailraceError
 from engine.model.interfaces import Finding, SourceIdentity, Trial

@@ -11,13 +11,15 @@ they are never passed on.
 
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Final, TypeAlias
 
 import psycopg
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict
 
-from engine.model.errors import ConfigurationError, TailraceError
+from engine.config import PostgresConfiguration
+from engine.model.errors import ConfigurationError, SourceUnavailable, TailraceError
 
 Dsn: TypeAlias = str | Callable[[], str]
 """A libpq string or URI; or where to read it at each connect, for credentials that are rotated."""
@@ -53,6 +55,29 @@ _ALLOWED: Final[Mapping[str, re.Pattern[str]]] = {
     "tcp_user_timeout": _NUMBER,
 }
 """What is shown, or quoted by libpq's and psycopg's own errors, has to look like what it is."""
+
+
+def dsn_of(configuration: PostgresConfiguration) -> Dsn:
+    """Where the configuration has it: a file is read at each connect."""
+    if (file := configuration.dsn_file) is None:
+        return configuration.dsn.reveal()
+    return lambda: _read(file)
+
+
+def _read(file: Path) -> str:
+    """The file as it is now: a rotated credential counts from the next connection on."""
+    try:
+        text = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceUnavailable(
+            f"source.dsn_file {file} cannot be read: {type(error).__name__}",
+            hint="it is tried again; see who may read the file, and what rotates it",
+        ) from None
+    if not text:
+        raise SourceUnavailable(
+            f"source.dsn_file {file} is empty", hint="it is tried again; see what rotates the file"
+        )
+    return text
 
 
 def text_of(dsn: Dsn) -> str:

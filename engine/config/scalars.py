@@ -1,0 +1,33 @@
+"""What values of keys are made of: a secret, an address, a unit."""
+
+from dataclasses import dataclass
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """Text that shows itself only when asked by name."""
+
+    text: str
+
+    def reveal(self) -> str:
+        """The text itself: for the call that needs it, never for a message."""
+        return self.text
+
+    def __repr__(self) -> str:
+        return "Secret(…)" if self.text else "Secret('')"
+
+    __str__ = __repr__
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a server listens. `host` has no brackets; port 0 means a free one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
