@@ -193,10 +193,9 @@ def test_each_gap_is_logged_once_and_very_many_as_a_count(loop: VirtualLoop) -> 
             group.create_task(pipeline.run())
             for numbers in (range(1), range(1, 2), range(2, 102)):
                 await asyncio.sleep(10.0)
-                gaps = pipeline.gaps
-                assert gaps is not None
+                assert pipeline._streaming is not None
                 for number in numbers:
-                    state(gaps, number)
+                    state(pipeline._streaming.gaps, number)
             await asyncio.sleep(10.0)
             stop.request("test")
 

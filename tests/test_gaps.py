@@ -237,9 +237,9 @@ async def entries_with_a_gap_at(seconds: float, gap_count: int = 1) -> list[Entr
     async with asyncio.TaskGroup() as group:
         group.create_task(pipeline.run())
         await asyncio.sleep(seconds)
-        assert pipeline.gaps is not None
+        assert pipeline._streaming is not None
         for _ in range(gap_count):
-            stated(pipeline.gaps)
+            stated(pipeline._streaming.gaps)
         await asyncio.sleep(2.5)
         stop.request("test")
     journal = sorted(key for key in store.objects if "/journal/" in key)

@@ -71,11 +71,6 @@ class Ledger:
         """Whether everything that was read is visible."""
         return not self._spans
 
-    @property
-    def held_count(self) -> int:
-        """Spans and boundaries in memory."""
-        return len(self._boundaries) + sum(map(len, self._spans.values()))
-
     def read(self, intake: Intake) -> None:
         """Count an intake, whole, before anything is done with it."""
         for batch in intake.batches:

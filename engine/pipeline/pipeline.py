@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 import structlog
 
 from engine.journal.entry import Durable, Writer, time_text, time_us_of
-from engine.journal.gaps import GapRegister
 from engine.journal.prefix import NEIGHBOUR_HINT
 from engine.journal.settings import Settings
 from engine.journal.uploads import abort_uploads
@@ -130,19 +129,6 @@ class Pipeline:
         self._journal, self._lease = self._life.journal, self._life.lease
         self._identity = None
         self._streaming = None
-
-    @property
-    def is_hurried(self) -> bool | None:
-        """Whether the newest append may have come before its interval, because rows waited.
-
-        None while nothing streams, as at a start over after a failover.
-        """
-        return self._streaming.is_hurried if self._streaming is not None else None
-
-    @property
-    def gaps(self) -> GapRegister | None:
-        """Where losses are stated; None while nothing streams."""
-        return self._streaming.gaps if self._streaming is not None else None
 
     def status(self) -> Status:
         """The engine as it is now."""

@@ -122,11 +122,6 @@ class Streaming:
         take = self._world.take_snapshots
         return self._group.create_task(take(self._snapshots)) if take is not None else None
 
-    @property
-    def is_hurried(self) -> bool:
-        """Whether the committer's newest wait ended before its interval, because rows waited."""
-        return self._schedule.is_hurried
-
     def _stop_limit(self) -> StopLimit:
         count, failure = self._lanes.pending_count, self._destination_failure
         waiting = f"; planned objects not known to be visible: {count}" if count else ""

@@ -238,12 +238,12 @@ class EngineProcess:
         A tenth of the interval is enough where rows waited for it.
         """
         assert self._pipeline is not None
-        is_hurried = self._pipeline.is_hurried
+        streaming = self._pipeline._streaming
         # None: the request of a life that a failover ended.
-        is_streaming = self.phase in _STREAMING and is_hurried is not None
+        is_streaming = self.phase in _STREAMING and streaming is not None
         gap = now - self._appended_at
         least = self.profile.append_seconds
-        if is_hurried:
+        if streaming is not None and streaming._schedule.is_hurried:
             least *= schedule.HURRIED_SHARE
         if is_streaming and self._was_streaming and gap < least - 0.001:
             raise Violation("two appends within an interval")
