@@ -108,7 +108,8 @@ class Journal:
     async def load(self, on_progress: Callable[[], None] = lambda: None) -> None:
         """Read the newest good state file and every entry behind it. Raises JournalError.
 
-        `on_progress` is called for each entry.
+        `on_progress` is called for each entry. Cancellation leaves a part of it read: it has to be
+        loaded anew.
         """
         seqs = await self._reader.state_seqs()
         self.state = await self._newest_good_state(seqs)
@@ -185,7 +186,10 @@ class Journal:
         )
 
     async def follow(self) -> bool:
-        """Absorb what is there after the last known entry. True when there was something."""
+        """Absorb what is there after the last known entry. True when there was something.
+
+        Cancellation keeps what was absorbed.
+        """
         found = False
         while (content := await self._next()) is not None:
             self._absorb(content, journal_key(self.prefix, self.state.next_seq))
@@ -193,12 +197,18 @@ class Journal:
         return found
 
     async def tail_moved(self) -> bool:
-        """Whether somebody has written the entry after the last one known here."""
+        """Whether somebody has written the entry after the last one known here.
+
+        Cancellation changes nothing.
+        """
         async with self._appending:
             return await self._next() is not None
 
     async def quiet(self) -> None:
-        """Wait until no append is under way: its answer may be what the caller has to know."""
+        """Wait until no append is under way: its answer may be what the caller has to know.
+
+        Cancellation changes nothing.
+        """
         async with self._appending:
             return
 
@@ -241,7 +251,8 @@ class Journal:
 
         `first` becomes durable when the journal is empty. `check` raises when `state` must not be
         taken over; it is asked again after each entry that was absorbed. Raises Superseded when
-        another writer opened first.
+        another writer opened first. Cancellation leaves the append in doubt: the journal must then
+        be loaded anew.
         """
         epoch = self.state.epoch + 1
         async with self._appending:

@@ -130,7 +130,8 @@ class Lease:
         """Hold the lease for the first time, standing by while another engine holds it.
 
         The stream is entered into `stack` and not compared yet: the journal has to be opened first.
-        Raises ForeignPrefix, PositionLost.
+        Raises ForeignPrefix, PositionLost. Cancellation leaves no stream open, and `stack` as
+        it was.
         """
         wait = _RETRY_SECONDS_FIRST
         while True:
@@ -188,9 +189,9 @@ class Lease:
     ) -> ChangeStream:
         """Hold the lease again while the journal is ours; waits for it.
 
-        `received` is the newest commit of which this process has read anything.
-        The stream, compared, is entered into `stack`. Raises Superseded, PositionLost,
-        SourceChanged.
+        `received` is the newest commit of which this process has read anything. The stream,
+        compared, is entered into `stack`. Raises Superseded, PositionLost, SourceChanged.
+        Cancellation leaves no stream open, and `stack` as it was.
         """
         wait = _RETRY_SECONDS_FIRST
         await asyncio.sleep(self._recurrence.pause_seconds)
@@ -253,7 +254,8 @@ class Lease:
         """Raise PositionLost when the source contradicts the journal; else acknowledge E.
 
         Past E while the journal's tail is still ours means that changes are lost; if it is not
-        ours, a successor took them and we are superseded.
+        ours, a successor took them and we are superseded. Cancellation comes before anything is
+        acknowledged.
         """
         standing = await stream.standing()
         durable = self._journal.state.durable_point
@@ -274,7 +276,10 @@ class Lease:
         stream.acknowledge(durable)
 
     async def identify(self) -> SourceIdentity:
-        """Who answers now. Raises ForeignPrefix; PositionLost where its history lost changes."""
+        """Who answers now. Raises ForeignPrefix; PositionLost where its history lost changes.
+
+        Cancellation changes nothing.
+        """
         identity = await self._source.identify()
         self._journal.refuse_foreign(identity)
         self.refuse_fork(await self._fork(identity))

@@ -45,8 +45,9 @@ class Prefix:
     async def prove_write(self, name: str) -> None:
         """Create one object of that name, as tables' objects are made. Raises DestinationRefused.
 
-        A key that is taken proves the right too, and that nothing is overwritten. Where objects
-        are made otherwise (another key, class or tag), `name` has to be another one.
+        A key that is taken proves the right too, and that nothing is overwritten. Where objects are
+        made otherwise (another key, class or tag), `name` has to be another one. Cancellation
+        leaves in doubt whether the object is there, which does no harm.
         """
         key = check_folder(self._prefix) + name
         if await self._create(key) and await self._create(key):
@@ -63,7 +64,10 @@ class Prefix:
         )
 
     async def refuse_orphans(self, database: str) -> None:
-        """Raise JournalError where tables' objects are there, and so a journal was."""
+        """Raise JournalError where tables' objects are there, and so a journal was.
+
+        Cancellation changes nothing.
+        """
         plain = TableLayout(self._prefix, database, "plain").database_folder()
         for folder in (f"{below(self._prefix)}database=", plain):
             key = await self._first_of_ours(folder)
@@ -85,7 +89,8 @@ class Prefix:
     async def neighbours(self) -> tuple[str, ...]:
         """Other pipelines' prefixes that this one lies in, and those directly inside it.
 
-        Found as far as the role may list, and among the first folders only.
+        Found as far as the role may list, and among the first folders only. Cancellation changes
+        nothing.
         """
         others = [*_parents(self._prefix), *await self._children()]
         async with asyncio.TaskGroup() as group:
@@ -93,7 +98,10 @@ class Prefix:
         return tuple(other for other, look in zip(others, looks, strict=True) if look.result())
 
     async def refuse_neighbours(self) -> None:
-        """Raise ForeignPrefix where another pipeline's prefix holds this one, or lies in it."""
+        """Raise ForeignPrefix where another pipeline's prefix holds this one, or lies in it.
+
+        Cancellation changes nothing.
+        """
         found = await self.neighbours()
         if found:
             raise ForeignPrefix(self.neighbour_text(found[0]), hint=NEIGHBOUR_HINT)

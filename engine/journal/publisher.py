@@ -131,8 +131,8 @@ class Publisher:
     async def is_there(self, key: str) -> bool:
         """Whether the planned object `key` is visible, as one of its plan's statements says.
 
-        Raises Superseded when a successor may have restated it, JournalError when a stranger
-        wrote it.
+        Raises Superseded when a successor may have restated it, JournalError when a stranger wrote
+        it. Cancellation changes nothing.
         """
         head = await self._patience.answered(lambda: self._store.head(key))
         if head is None:

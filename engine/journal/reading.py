@@ -42,7 +42,10 @@ class JournalReader:
         self._answered = answered
 
     async def keys(self, folder: str, after: str = "") -> AsyncIterator[str]:
-        """The keys that begin with `folder` and sort after `after`, in order."""
+        """The keys that begin with `folder` and sort after `after`, in order.
+
+        Cancellation changes nothing.
+        """
         while keys := await self._answered(partial(self._page, folder, after)):
             for key in keys:
                 yield key
@@ -57,13 +60,16 @@ class JournalReader:
         return keys
 
     async def state_seqs(self) -> "array[int]":
-        """The numbers of all state files, ascending."""
+        """The numbers of all state files, ascending. Cancellation changes nothing."""
         keys = self.keys(state_folder(self._prefix))
         found = (state_seq(self._prefix, key) async for key in keys)
         return array("Q", [seq async for seq in found if seq is not None])
 
     async def entry_seqs(self, after: int) -> AsyncIterator[int]:
-        """The numbers of the listed entries behind entry `after`, ascending."""
+        """The numbers of the listed entries behind entry `after`, ascending.
+
+        Cancellation changes nothing.
+        """
         after_key = journal_key(self._prefix, after) if after >= 0 else ""
         async for key in self.keys(journal_folder(self._prefix), after_key):
             seq = entry_seq(self._prefix, key)
@@ -71,7 +77,7 @@ class JournalReader:
                 yield seq
 
     async def get(self, key: str) -> bytes | None:
-        """The object's bytes, or None where it is not there."""
+        """The object's bytes, or None where it is not there. Cancellation changes nothing."""
         return await self._answered(lambda: self._store.get(key))
 
 

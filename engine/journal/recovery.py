@@ -71,8 +71,8 @@ class Recovery:
     async def missing(self) -> list[Plan]:
         """The plans whose objects are not there, oldest first.
 
-        Raises JournalError when another object is under a planned key, Superseded when a
-        successor restated it.
+        Raises JournalError when another object is under a planned key, Superseded when a successor
+        restated it. Cancellation changes nothing.
         """
         plans = sorted(self._journal.state.plans.values(), key=_plan_order)
         missing: list[Plan] = []
@@ -87,7 +87,10 @@ class Recovery:
         return missing
 
     async def redo(self, missing: list[Plan]) -> None:
-        """Make each of `missing` visible. Raises JournalError where the log gives other rows."""
+        """Make each of `missing` visible. Raises JournalError where the log gives other rows.
+
+        Cancellation leaves some of them visible, and some to whoever redoes next.
+        """
         while missing:
             configuration = self._configuration_of(missing[0])
             chosen = self._choose(missing, configuration)

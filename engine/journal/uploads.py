@@ -35,8 +35,9 @@ async def abort_attempt(
     """Abort the uploads of one attempt to take a table's snapshot, and say how many.
 
     Its keys lie in the table's `folder`, and their names begin with `lanes_begin`. `spared` are the
-    ids of uploads that the journal names. A worker that is still at it gets UploadGone. Raises and
-    leaves as `abort_uploads`.
+    ids of uploads that the journal names. A worker that is still at it gets UploadGone. Raises
+    DestinationUnavailable at the first request without a usable answer. That and cancellation leave
+    some of them.
     """
     aborted_count = 0
     async for upload in store.list_uploads(folder):

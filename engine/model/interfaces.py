@@ -153,7 +153,7 @@ class ChangeStream(Protocol):
         """What is published now of the tables that the stream's configuration captures.
 
         None where the source has nothing that somebody could change behind the stream. Waits for
-        nobody's lock. Raises SourceUnavailable.
+        nobody's lock. Raises SourceUnavailable. Cancellation leaves nothing behind.
         """
         ...
 
@@ -185,14 +185,18 @@ class Source(Protocol):
     """A database whose log can be read from a position again and again."""
 
     async def identify(self) -> SourceIdentity:
-        """Who answers at the other end. Raises SourceUnavailable or SourceRefused."""
+        """Who answers at the other end. Raises SourceUnavailable or SourceRefused.
+
+        Cancellation leaves nothing behind.
+        """
         ...
 
     async def prepare(self, *, is_first: bool) -> None:
         """Make sure that what streaming needs is there.
 
         What keeps the log for us is made only when `is_first` (no journal knows it yet); where it
-        is missing else, PositionLost is raised.
+        is missing else, PositionLost is raised. Cancellation may leave some of it made; the next
+        call makes the rest.
         """
         ...
 
@@ -312,20 +316,27 @@ class ObjectStore(Protocol):
         """Create the object if the key is free: True, or False where the key was taken (412).
 
         A large body may travel in parts, and two engines may then both be told that they created
-        it: some stores let two completions win. `in_one_request` forbids parts.
+        it: some stores let two completions win. `in_one_request` forbids parts. Cancellation leaves
+        the request in doubt: the object may be there.
         """
         ...
 
     async def get(self, key: str) -> bytes | None:
-        """The body, or None where there is no such object."""
+        """The body, or None where there is no such object. Cancellation changes nothing."""
         ...
 
     async def head(self, key: str) -> ObjectHead | None:
-        """Size and metadata, or None where there is no such object."""
+        """Size and metadata, or None where there is no such object.
+
+        Cancellation changes nothing.
+        """
         ...
 
     async def tail(self, key: str, size_bytes: int) -> ObjectTail | None:
-        """What `head` tells and the last bytes, so many at most. None: no such object."""
+        """What `head` tells and the last bytes, so many at most. None: no such object.
+
+        Cancellation changes nothing.
+        """
         ...
 
     def list(self, prefix: str, *, after: str = "") -> AsyncIterator[ListedObject]:
@@ -333,7 +344,10 @@ class ObjectStore(Protocol):
         ...
 
     async def folders(self, prefix: str) -> tuple[str, ...]:
-        """What the keys that begin with `prefix` have up to the next slash: the first of them."""
+        """What the keys that begin with `prefix` have up to the next slash: the first of them.
+
+        Cancellation changes nothing.
+        """
         ...
 
     async def begin_upload(
@@ -343,7 +357,8 @@ class ObjectStore(Protocol):
 
         The object's metadata are these; nothing changes them later. Nothing is visible under the
         key before the upload is completed, and any number of uploads may be begun for one key.
-        After a lost answer an upload may be there that nobody knows: a listing finds it.
+        After a lost answer or a cancellation an upload may be there that nobody knows: a listing
+        finds it.
         """
         ...
 
@@ -353,7 +368,8 @@ class ObjectStore(Protocol):
         """Store one part, from 1 to 10,000; all but the last have at least 5 MiB.
 
         Parts may come in any order. A number that is put again replaces the part. Raises UploadGone
-        where the upload was completed or aborted.
+        where the upload was completed or aborted. Cancellation leaves the request in doubt: the
+        part may be stored.
         """
         ...
 
@@ -371,9 +387,9 @@ class ObjectStore(Protocol):
         that they created it, as with `create`.
 
         A refusal for now is DestinationUnavailable like every doubt. These codes may stay however
-        often the completion is repeated, and ask for a new upload: ConditionalRequestConflict
-        (S3 wants the parts again), InvalidPart and BadDigest (the store has other parts than
-        these).
+        often the completion is repeated, and ask for a new upload: ConditionalRequestConflict (S3
+        wants the parts again), InvalidPart and BadDigest (the store has other parts than these).
+        Cancellation leaves the request in doubt: look, as after GONE.
         """
         ...
 
@@ -382,6 +398,7 @@ class ObjectStore(Protocol):
 
         False: there was no such upload, or the store does not let us; the right is optional. True
         does not prove that there was one: a store may say it to an upload that is gone.
+        Cancellation leaves the request in doubt: the upload may be gone.
         """
         ...
 

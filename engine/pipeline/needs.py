@@ -24,7 +24,7 @@ from engine.pipeline.wiring import Life
 
 
 class Needs:
-    """The steps of a start of `life`. Cancellation of any of them changes nothing."""
+    """The steps of a start of `life`. None of them makes anything in the source."""
 
     def __init__(self, life: Life) -> None:
         self._life = life
@@ -32,7 +32,7 @@ class Needs:
         self._prefix = Prefix(life.world.store, life.world.settings.prefix, self._failed)
 
     async def source(self) -> SourceIdentity:
-        """Who answers. Raises SourceUnavailable, SourceRefused."""
+        """Who answers. Raises SourceUnavailable, SourceRefused. Cancellation changes nothing."""
         async with self._timed(_source_is_silent):
             return await self._world.source.identify()
 
@@ -40,14 +40,17 @@ class Needs:
         """One request, made once, that shows whether the prefix may be listed.
 
         `journal` needs as much, and waits for a bucket that does not answer. Raises
-        DestinationUnavailable, DestinationRefused.
+        DestinationUnavailable, DestinationRefused. Cancellation changes nothing.
         """
         async with self._timed(_bucket_is_silent):
             async for _ in self._world.store.list(self._world.settings.prefix):
                 break
 
     async def journal(self) -> None:
-        """Read the journal into the life's. Raises JournalError, DestinationUnavailable."""
+        """Read the journal into the life's. Raises JournalError, DestinationUnavailable.
+
+        Cancellation leaves a part of it read: it has to be read anew.
+        """
         async with self._timed(_bucket_is_silent) as gets_on:
             # A long journal takes longer: what is limited is a start that does not get on.
             await self._life.journal.load(gets_on)
@@ -55,7 +58,8 @@ class Needs:
     async def own_source(self) -> SourceIdentity:
         """Who answers, where the journal is this source's and goes nowhere that it does not know.
 
-        Raises ForeignPrefix, PositionLost, SourceUnavailable, SourceRefused.
+        Raises ForeignPrefix, PositionLost, SourceUnavailable, SourceRefused. Cancellation changes
+        nothing.
         """
         async with self._timed(_source_is_silent):
             return await self._life.lease.identify()
@@ -65,6 +69,7 @@ class Needs:
 
         Where the journal is empty they are refused: ForeignPrefix. So are tables' objects of a
         journal that is gone, unless it is not known which `database` is read: JournalError.
+        Cancellation changes nothing in the bucket.
         """
         async with self._timed(_bucket_is_silent):
             if self._life.journal.state.seq >= 0:
@@ -83,7 +88,10 @@ class Needs:
                 raise
 
     async def writes(self) -> None:
-        """Prove that objects may be created and are not overwritten. Raises DestinationRefused."""
+        """Prove that objects may be created and are not overwritten. Raises DestinationRefused.
+
+        Cancellation leaves in doubt whether the object is there, which does no harm.
+        """
         async with self._timed(_bucket_is_silent):
             await self._prefix.prove_write(self._world.settings.check_name)
 
