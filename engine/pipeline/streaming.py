@@ -52,21 +52,21 @@ class Streaming:
         caught_up: LogPosition | None,
     ) -> None:
         """Tasks run in `group`. `caught_up` ends it when all before it is read."""
-        self.gaps = parts.gaps
-        self.reception = parts.reception
+        self.gaps = parts.flow.gaps
+        self.reception = parts.flow.reception
         self._world = life.world
         self._journal = life.journal
         self._lease = life.lease
         self._enter = life.enter
         self._reader = parts.reader
-        self._ledger = parts.ledger
-        self._budget = parts.budget
-        self._schedule = parts.schedule
-        self._router = parts.router
-        self._watcher = parts.watcher
+        self._ledger = parts.flow.ledger
+        self._budget = parts.flow.budget
+        self._schedule = parts.flow.schedule
+        self._router = parts.flow.router
+        self._watcher = parts.flow.watcher
         self._publisher = parts.publisher
-        self._lanes = parts.lanes
-        self._patience = parts.patience
+        self._lanes = parts.visibility.lanes
+        self._patience = parts.visibility.patience
         self._snapshots = parts.snapshots
         self._completer = parts.completer
         self._committer = parts.committer

@@ -115,10 +115,9 @@ class Reader:
 
 
 @dataclass(frozen=True, slots=True)
-class StreamingParts:
-    """What streams: from the socket to the journal's entries and the visible objects."""
+class Flow:
+    """What takes rows from the socket up to cut chunks."""
 
-    reader: Reader
     ledger: Ledger
     gaps: GapRegister
     budget: MemoryBudget
@@ -126,9 +125,25 @@ class StreamingParts:
     router: Router
     reception: Reception
     watcher: Watcher
-    publisher: Publisher
+
+
+@dataclass(frozen=True, slots=True)
+class Visibility:
+    """What everybody shares who makes objects visible."""
+
     lanes: Lanes
+    schema_files: SchemaFiles
     patience: Patience
+
+
+@dataclass(frozen=True, slots=True)
+class StreamingParts:
+    """What streams: from the socket to the journal's entries and the visible objects."""
+
+    reader: Reader
+    flow: Flow
+    visibility: Visibility
+    publisher: Publisher
     snapshots: SnapshotRegister
     completer: Completer
     committer: Committer
@@ -137,12 +152,54 @@ class StreamingParts:
 def streaming_parts(life: Life, database: str, group: asyncio.TaskGroup) -> StreamingParts:
     """Parts that begin where the journal ends; its `open` has to be ours already."""
     world, state = life.world, life.journal.state
+    reader, flow, visibility = Reader(), _flow(life), _visibility(life, group)
+    publisher = _publisher(life, visibility)
+    snapshots = SnapshotRegister(
+        state=state,
+        reception=flow.reception,
+        configuration=world.configuration,
+        clock=world.clock,
+        wake=flow.schedule.wake,
+    )
+    completer = Completer(
+        store=world.store,
+        journal=life.journal,
+        register=snapshots,
+        lanes=visibility.lanes,
+        schema_files=visibility.schema_files,
+        patience=visibility.patience,
+        prefix=world.settings.prefix,
+        group=group,
+    )
+    layout = TableLayout(world.settings.prefix, database, world.configuration.layout)
+    committer = Committer(
+        journal=life.journal,
+        ledger=flow.ledger,
+        gaps=flow.gaps,
+        watcher=flow.watcher,
+        planner=_planner(life, flow, layout),
+        schedule=flow.schedule,
+        router=flow.router,
+        publisher=publisher,
+        lanes=visibility.lanes,
+        snapshots=snapshots,
+        completer=completer,
+        layout=layout,
+        settings=world.settings,
+        clock=world.clock,
+        metrics=world.metrics,
+        acknowledge=reader.acknowledge,
+    )
+    return StreamingParts(reader, flow, visibility, publisher, snapshots, completer, committer)
+
+
+def _flow(life: Life) -> Flow:
+    world, state = life.world, life.journal.state
     settings, configuration = world.settings, world.configuration
-    layout = TableLayout(settings.prefix, database, configuration.layout)
-    reader = Reader()
     ledger = Ledger({TableName.parse(name): known.last for name, known in state.frontiers.items()})
     gaps = GapRegister(state, world.clock)
     budget = MemoryBudget(settings.memory_bytes_max)
+    world.metrics.queue_capacity(settings.memory_bytes_max)
     schedule = AppendSchedule(settings.append_interval)
     router = Router(
         queue_bytes_max=settings.queue_bytes_max,
@@ -169,95 +226,37 @@ def streaming_parts(life: Life, database: str, group: asyncio.TaskGroup) -> Stre
         interval=settings.watch_interval,
         wake=schedule.wake,
     )
-    planner = Planner(
-        state=state,
-        ledger=ledger,
-        reception=reception,
-        configuration=configuration,
+    return Flow(ledger, gaps, budget, schedule, router, reception, watcher)
+
+
+def _planner(life: Life, flow: Flow, layout: TableLayout) -> Planner:
+    world = life.world
+    return Planner(
+        state=life.journal.state,
+        ledger=flow.ledger,
+        reception=flow.reception,
+        configuration=world.configuration,
         layout=layout,
-        codec_version=settings.codec_version,
+        codec_version=world.settings.codec_version,
         clock=world.clock,
     )
-    visibility = _visibility(life, group)
-    publisher = _publisher(life, visibility)
-    snapshots = SnapshotRegister(
-        state=state,
-        reception=reception,
-        configuration=configuration,
-        clock=world.clock,
-        wake=schedule.wake,
-    )
-    completer = Completer(
-        store=world.store,
-        journal=life.journal,
-        register=snapshots,
-        lanes=visibility.lanes,
-        schema_files=visibility.schema_files,
-        patience=visibility.patience,
-        prefix=settings.prefix,
-        group=group,
-    )
-    committer = Committer(
-        journal=life.journal,
-        ledger=ledger,
-        gaps=gaps,
-        watcher=watcher,
-        planner=planner,
-        schedule=schedule,
-        router=router,
-        publisher=publisher,
-        lanes=visibility.lanes,
-        snapshots=snapshots,
-        completer=completer,
-        layout=layout,
-        settings=settings,
-        clock=world.clock,
-        metrics=world.metrics,
-        acknowledge=reader.acknowledge,
-    )
-    world.metrics.queue_capacity(settings.memory_bytes_max)
-    return StreamingParts(
-        reader=reader,
-        ledger=ledger,
-        gaps=gaps,
-        budget=budget,
-        schedule=schedule,
-        router=router,
-        reception=reception,
-        watcher=watcher,
-        publisher=publisher,
-        lanes=visibility.lanes,
-        patience=visibility.patience,
-        snapshots=snapshots,
-        completer=completer,
-        committer=committer,
-    )
 
 
-@dataclass(frozen=True, slots=True)
-class _Visibility:
-    """What everybody shares who makes objects visible."""
-
-    lanes: Lanes
-    schema_files: SchemaFiles
-    patience: Patience
-
-
-def _visibility(life: Life, group: asyncio.TaskGroup) -> _Visibility:
+def _visibility(life: Life, group: asyncio.TaskGroup) -> Visibility:
     world = life.world
 
     def failed(error: Failure) -> None:
         world.metrics.publish_error(error.code, retryable=error.retryable)
 
     patience = Patience(failed)
-    return _Visibility(
+    return Visibility(
         Lanes(group, world.settings.concurrency),
         SchemaFiles(world.store, life.journal, patience),
         patience,
     )
 
 
-def _publisher(life: Life, visibility: _Visibility) -> Publisher:
+def _publisher(life: Life, visibility: Visibility) -> Publisher:
     world = life.world
     return Publisher(
         store=world.store,

@@ -153,7 +153,7 @@ MUTANTS: tuple[Mutant, ...] = (
         Edit(
             "engine.pipeline.wiring",
             "acknowledge=reader.acknowledge,",
-            "acknowledge=lambda _: reader.acknowledge(ledger.newest_boundary.point),",
+            "acknowledge=lambda _: reader.acknowledge(flow.ledger.newest_boundary.point),",
         ),
     ),
     mutant(
@@ -365,8 +365,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         Edit(
             "engine.pipeline.wiring",
-            "    planner = Planner(\n",
-            "    reception._state = state\n    planner = Planner(\n",
+            "    watcher = Watcher(\n",
+            "    reception._state = state\n    watcher = Watcher(\n",
         ),
         Edit(
             "engine.flow.ledger",
