@@ -1,20 +1,25 @@
 """From frames to batches: the part of a stream that knows no socket.
 
-Strategy: `drain` lets the frame reader run, which hands rows to the tuple reader in compiled code
-and stops for everything that is not a matter of nanoseconds: an unbound relation, a full buffer, an
-hour that ends, a control message. A frame is handled wholly or not at all: one that needs the
-catalog is kept, `drain` says which tables to look up, and the next `drain` begins with it. So
-awaiting in between changes no order.
+Strategy: `drain` lets the frame reader run. The frame reader hands rows to the tuple reader in
+compiled code. It stops for everything that takes longer: an unbound relation, a full buffer, the
+end of an hour, a control message.
 
-The batcher binds a relation when its first wanted row comes; it is let go of when the stream shows
-it changed, or when another relation takes its name: relations are known by OID, versions and
-batches by name, and a name passes from one OID to another and back (a table renamed away, another
-made under its name and dropped, the first one renamed back). Which name a table's rows come under
-is told where it may have changed, at the first such row: also of rows that are passed over. Where
-the stream does not show a table's key, it is also asked for again as soon as the catalog's word
-about it is no guess any more, and when that word changes. Rows that are not wanted are counted by
-the line writer all the same: a position's last part counts all changes of the table, wanted or not,
-or a replay would number the wanted ones otherwise.
+A frame is handled wholly or not at all. A frame that needs the catalog is kept, `drain` says which
+tables to look up, and the next `drain` begins with that frame. So awaiting in between changes no
+order.
+
+The batcher binds a relation when its first wanted row comes. It lets go of the relation when the
+stream shows that it changed, or when another relation takes its name. Relations are known by OID,
+versions and batches by name, and a name passes from one OID to another and back: a table is renamed
+away, another one is made under its name and dropped, and the first one is renamed back. The name
+under which a table's rows come is told at the first row after it may have changed, also where the
+rows are passed over.
+
+Where the stream does not show a table's key, the catalog's word about it is a guess at first. The
+batcher asks again when that word is no guess any more, and when it changes.
+
+The line writer counts rows that are not wanted as well. A position's last part counts all changes
+of the table, wanted or not. Otherwise a replay would number the wanted ones differently.
 
 Invariant: the boundary only grows, and everything before it is in this intake or an earlier one.
 """
@@ -58,10 +63,10 @@ from engine.sources.postgres.tuples import TupleReader
 from engine.sources.postgres.types import form_of, kind_number
 
 ROWS_MAX: Final = 1_000_000_000
-"""Of one batch, where nobody wants fewer."""
+"""Rows of one batch, where nobody asks for fewer."""
 
 LEFT_OUT: Final = -1
-"""Beside the frame reader's reasons: a row was left out."""
+"""A reason beside those of the frame reader: a row was left out."""
 
 _NEVER: Final = Lsn(1 << 64)
 
@@ -87,14 +92,14 @@ STOPS: Final = {
     END: Drained.END,
     FAILED: Drained.FAILED,
 }
-"""By the frame readers' reasons, as far as those end a drain."""
+"""What ends a drain, by the frame reader's reasons."""
 
 
 @dataclass(slots=True)
 class _Streamed:
-    """A relation as the stream last showed it; `relation` once described.
+    """A relation as the stream last showed it, and its description once there is one.
 
-    `is_told` from its first row on: under which name its rows come.
+    `is_told` is true from its first row on: by then it was told under which name its rows come.
     """
 
     message: RelationMessage
@@ -125,8 +130,8 @@ class _LsnJudge:
 class Assembler:
     """One stream's state between frames and intakes.
 
-    `lookups` names the relations that `Drained.LOOKUP` waits for, `last_described` the table whose
-    relation the server sent last.
+    `lookups` names the relations that have to be looked up after `Drained.LOOKUP`. `last_described`
+    is the table whose relation the server sent last.
     """
 
     def __init__(
@@ -168,7 +173,8 @@ class Assembler:
         self._named: list[Named] = []
         self._failure: UnrepresentableRow | None = None
         self._is_row_pending = False
-        # Bound relations whose key is a guess, until the stream is past what the catalog has seen.
+        # Bound relations whose key is a guess. They leave when the stream has passed the position
+        # up to which the catalog was seen.
         self._guessed: dict[int, Lsn] = {}
         self._settle_lsn = _NEVER
         self.lookups: tuple[RelationMessage, ...] = ()
@@ -183,7 +189,7 @@ class Assembler:
 
     @property
     def is_judging(self) -> bool:
-        """Whether it is still open if the log is the one that the journal tells of."""
+        """Whether it is still being judged if this is the log that the journal knows."""
         return self._reader.judge is not None
 
     def take_reply_wish(self) -> bool:
@@ -245,14 +251,17 @@ class Assembler:
                 hint=hint.removeprefix("; or "),
             )
             return
-        # It counts all the same, or later rows would be numbered otherwise.
+        # It counts all the same. Otherwise a replay would number the later rows differently.
         self._lines.skip(oid, change_lsn)
         if self._single_rows:
             self._batcher.let_go(oid)
         self._left_out.append(LeftOut(table, position, error.reason, error.key))
 
     def intake(self, held_seconds: float = 0.0) -> Intake:
-        """Everything so far, what is still in the line writer too, held so long at most."""
+        """Everything so far, including what is still in the line writer.
+
+        `held_seconds` is how long its oldest row was held at most.
+        """
         self._batcher.hand_over_all()
         boundary = self._boundary()
         if boundary is not None:
@@ -335,11 +344,11 @@ class Assembler:
         known = self._relations.get(message.oid)
         if known is not None:
             if known.message == message:
-                # Sent again because something about the table changed that the message has no word
-                # for, or for no reason.
+                # It was sent again for no reason, or because something changed that the message
+                # does not show.
                 if known.is_captured and not shows_key(message):
                     self._is_key_doubtful = True
-                # It may have had its other name meanwhile.
+                # It may have had another name meanwhile.
                 known.is_told = False
                 return
             self._let_go(message.oid)
@@ -477,7 +486,7 @@ class Assembler:
     def _with_known_key(
         self, oid: int, streamed: _Streamed, relation: Relation, position: Position
     ) -> Relation:
-        """The relation; its key is no guess where the row commits after the catalog's look."""
+        """The relation. Its key is no guess where the row commits after the catalog's look."""
         known_from = self._catalog.key_known_from(oid) if relation.is_key_guessed else None
         if known_from is None or position < log_position(self._generation, known_from):
             return relation
@@ -491,7 +500,7 @@ class Assembler:
             self._settle_lsn = min(self._settle_lsn, known_from)
 
     def _settle_guesses(self) -> None:
-        """Past what the catalog has seen: what was bound by a guess asks again, once."""
+        """Unbind what was bound by a guess, once the stream is past what the catalog has seen."""
         received = self.received_lsn
         if received < self._settle_lsn:
             return

@@ -1,23 +1,23 @@
 """What PostgreSQL's catalog adds to the stream: names of types, primary keys, defaults.
 
-Strategy: everything is asked of pg_catalog by OID. `Catalog` keeps what it read of a table until
-told to read it anew, and all publication's tables are read in pages right after connecting, so that
-a stream's first rows wait for no look-up.
+Strategy: everything is asked of pg_catalog by OID. `Catalog` keeps what it read of a table until it
+is told to read it anew. Right after connecting, all tables of the publication are read in pages, so
+that a stream's first rows wait for no look-up.
 
 Nothing here waits for a lock that somebody holds on a table. Tables, columns and keys are read from
-the catalog's own rows. Functions that open the table (`pg_get_expr` in every release,
-`pg_get_publication_tables` from 16 on, `pg_partition_tree`) would wait for the end of a migration,
-and the stream of all other tables with them. Only a default needs such a function: defaults are
-read apart, for tables that nobody has locked, and later for the others.
+the catalog's own rows. Some functions open the table: `pg_get_expr` in every release,
+`pg_get_publication_tables` from 16 on, `pg_partition_tree`. They would wait for the end of a
+migration, and the stream of all other tables with them. Only a default needs such a function. So
+defaults are read apart: at once for tables that nobody has locked, and later for the others.
 
 The catalog may be ahead of the stream: a column may have been dropped, renamed or retyped since the
-rows at hand were written. `describe` therefore takes names, types and order from the stream and
-only decorates them.
+rows at hand were written. So `describe` takes names, types and order from the stream, and only adds
+to them.
 
-A key that the stream does not show (under REPLICA IDENTITY FULL a Relation flags every column,
-under NOTHING none) is the primary key's, and that may change without any word in the stream. So
-keys are looked at again, and each look has the position at which it was taken: what it saw holds
-for rows that commit from there on. For rows before it the key is a guess.
+Where the stream does not show a key (under REPLICA IDENTITY FULL a Relation flags every column,
+under NOTHING none), the key is the primary key. It may change without any word in the stream, so
+keys are looked at again. Each look has the position at which it was taken. What it saw holds for
+rows that commit from there on. For rows before it, the key is a guess.
 
 Invariant: a Relation's shape never depends on the catalog, nor its key where the stream shows one.
 """
@@ -49,7 +49,7 @@ SELECT p.oid::pg_catalog.int8, p.puballtables, p.pubviaroot,
 FROM pg_catalog.pg_publication p WHERE p.pubname OPERATOR(pg_catalog.=) %s
 """
 
-# Too many are no harm: what is never streamed is described for nothing.
+# Too many tables do no harm: those that are never streamed are described for nothing.
 _EVERY_TABLE: Final = """
 SELECT c.oid::pg_catalog.int8 FROM pg_catalog.pg_class c
 WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog."char"[])
@@ -96,7 +96,7 @@ WHERE c.oid OPERATOR(pg_catalog.=) ANY(%s::pg_catalog.oid[])
 ORDER BY c.oid, a.attnum
 """
 
-# Whoever holds it, or waits for it, keeps everybody else waiting, a reader of defaults too.
+# Whoever holds this lock, or waits for it, keeps everybody else waiting, also a reader of defaults.
 _LOCKED: Final = """
 SELECT DISTINCT l.relation::pg_catalog.int8 FROM pg_catalog.pg_locks l
 JOIN pg_catalog.pg_database d ON d.oid OPERATOR(pg_catalog.=) l.database
@@ -144,7 +144,8 @@ JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
 WHERE c.oid OPERATOR(pg_catalog.=) ANY(%s::pg_catalog.oid[])
 """
 
-# Not the flushed end: with synchronous_commit off, a commit is seen before it is flushed.
+# The flushed end would be too early: with synchronous_commit off, a commit is seen before it is
+# flushed.
 _NOW: Final = """
 SELECT (CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
              ELSE pg_catalog.pg_current_wal_insert_lsn() END)::pg_catalog.text
@@ -195,7 +196,10 @@ class CatalogTable:
     seen_lsn: Lsn = NO_LSN
 
     def fits(self, message: RelationMessage) -> bool:
-        """Whether all columns that the stream names are there with their types, among others."""
+        """Whether all columns that the stream names are there, with their types.
+
+        There may be others.
+        """
         return all(self._has(column) for column in message.columns)
 
     def _has(self, column: RelationColumn) -> bool:
@@ -210,7 +214,8 @@ class CatalogTable:
 class Catalog:
     """What was read of the catalog, by OID. `read…` awaits; the rest never does.
 
-    `unread_defaults` are the tables whose defaults could not be read: somebody has them locked.
+    `unread_defaults` are the tables whose defaults could not be read, because somebody has them
+    locked.
     """
 
     unread_defaults: set[int] = field(default_factory=set)
@@ -277,7 +282,7 @@ class Catalog:
                 _DEFAULTS_OF, _LOCK_TIMEOUT, list(free), doing="reading the tables' defaults"
             )
         except SourceFailed:
-            # Locked since, or dropped: all of them later.
+            # A table was locked or dropped since. All of them are read later.
             found, free = [], set()
         for oid in wanted:
             self._defaults.pop(oid, None)
@@ -365,7 +370,7 @@ class Catalog:
         if known is not None and (known.type_oid, known.type_modifier) != type_at:
             known = None
         is_included = configuration.is_included(_name(message), streamed.name)
-        # What a column defaults to is a value of it: one that is left out leaves that out too.
+        # A default is a value. A column that is excluded does not show it either.
         defaults = self._defaults.get(message.oid, {}) if known and is_included else {}
         return _shared_column(
             streamed.name,
@@ -381,7 +386,8 @@ class Catalog:
         )
 
     async def _read_types(self, session: Session, oids: set[int]) -> None:
-        # A domain leads to its base, an array to its element: a few rounds at most.
+        # A domain leads to its base type, and an array to the type of its elements. That takes a
+        # few rounds at most.
         wanted = {oid for oid in oids if oid >= FIRST_USER_OID} - self._user_types.keys()
         while wanted:
             found = await session.rows(_USER_TYPES, list(wanted), doing="reading the types")
@@ -412,7 +418,7 @@ def _in_order(key: list[tuple[int, str]]) -> tuple[str, ...]:
 
 
 async def _now(session: Session) -> Lsn:
-    """The end of the log, asked after what was seen: whatever was seen commits before it."""
+    """The end of the log, asked after a look. Whatever the look saw commits before it."""
     [(text,)] = await session.rows(_NOW, doing="reading the end of the log")
     return parse_lsn(text)
 

@@ -1,11 +1,12 @@
 """The dsn: read at each connect, parsed by libpq alone, shown as host, port and database.
 
-Strategy: libpq parses, so what it connects with and what is shown are the same. What libpq takes
-without a complaint and nobody can have meant is refused before it is used: a URI whose password
-holds an unescaped `@` or `/` has the password's rest where host, port or database belong.
+Strategy: libpq parses the dsn. So what it connects with and what is shown are the same. libpq takes
+some dsns that nobody can have meant: in a URI whose password holds an unescaped `@` or `/`, the
+rest of the password stands where host, port or database belong. Those are refused before they are
+used.
 
 Invariant: no message made here repeats any part of a dsn but a host, a port and a database that
-passed these checks; a refused dsn is not repeated at all. libpq's own complaints quote values, so
+passed these checks. A refused dsn is not repeated at all. libpq's own complaints quote values, so
 they are never passed on.
 """
 
@@ -30,7 +31,8 @@ _ESCAPE_HINT: Final = (
     " inside user, password and database; or use the form host=… user=… password='…'"
 )
 
-# As libpq cuts a URI: up to the first @, if no / comes before it, are user and password.
+# libpq cuts a URI in this way: what comes before the first @ is user and password, if no / comes
+# before it.
 _URI: Final = re.compile(
     r"postgres(?:ql)?://(?:[^@/]*@)?(?P<places>[^/?@]*)(?:/(?P<database>[^/?@]*))?(?:\?.*)?",
     re.DOTALL,
@@ -44,7 +46,7 @@ _ALLOWED: Final[Mapping[str, re.Pattern[str]]] = {
     "host": re.compile(r"[\w.:%-]+|/[^@\x00-\x1f]*|@[\w./-]+"),
     "hostaddr": re.compile(r"[0-9A-Fa-f.:]+(?:%[\w.-]+)?"),
     "port": re.compile(r"\s*[0-9]{1,5}\s*"),
-    # A whole dsn would be sent to the server as a name, and come back in its error.
+    # Otherwise a whole dsn could be sent to the server as a name, and come back in its error.
     "dbname": re.compile(r"(?!.*://)[^=\x00-\x1f]*"),
     "service": re.compile(r"[\w.-]+"),
     "connect_timeout": _NUMBER,
@@ -54,7 +56,8 @@ _ALLOWED: Final[Mapping[str, re.Pattern[str]]] = {
     "keepalives_count": _NUMBER,
     "tcp_user_timeout": _NUMBER,
 }
-"""What is shown, or quoted by libpq's and psycopg's own errors, has to look like what it is."""
+"""What is shown, or quoted by errors of libpq and psycopg, has to look like a host, a port or a
+database."""
 
 
 def dsn_of(configuration: PostgresConfiguration) -> Dsn:

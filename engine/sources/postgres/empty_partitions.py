@@ -1,14 +1,14 @@
 """Partitions that were attached and never had a row: nothing came with them.
 
-Strategy: only VACUUM, TRUNCATE and a rewrite make a table's file shorter. A table that still has
-its first file (its number is the table's OID; TRUNCATE and a rewrite give another) and that was
-never vacuumed or analyzed (`reltuples` is -1) has a file of no bytes only if it never had a row
-that anybody else could see. The catalog alone does not tell the length, so it is asked for, once
-of each attachment, and of the newest tables only.
+Strategy: only VACUUM, TRUNCATE and a rewrite make a table's file shorter. A table still has its
+first file if the file's number is the table's OID: TRUNCATE and a rewrite give it another number.
+It was never vacuumed or analyzed if `reltuples` is -1. If both hold and the file has no bytes, the
+table never had a row that anybody else could see. The catalog alone does not tell the file's
+length, so it is asked for, once for each attachment, and for the newest tables only.
 
-Whoever asks for it opens the table, which takes an ACCESS SHARE lock for a moment. Tables that
-somebody has locked, or waits to lock, are left out, and a limit is there for a lock that somebody
-takes in between.
+Asking opens the table, which takes an ACCESS SHARE lock for a moment. Tables that somebody has
+locked, or waits to lock, are left out. A time limit is there for a lock that somebody takes in
+between.
 
 Invariant: what cannot be told at once counts as not empty.
 """
@@ -20,7 +20,7 @@ from engine.model.errors import SourceFailed
 from engine.sources.postgres.session import Session
 
 ASKED_MAX: Final = 100
-"""Tables a look. Whoever attaches more at once has a gap."""
+"""Tables that one look asks about. If more are attached at once, the others are gaps."""
 
 _LOCK_TIMEOUT: Final = "50ms"
 

@@ -1,10 +1,10 @@
 """A socket of frames, read in gulps: to its end, and then left alone for a pause.
 
-Strategy: the walsender calls `send()` once a message, and waking for each is what slows both sides
-(measured: 180 against 285 thousand rows a second). So on TCP the socket is left alone for a pause
-after it was read to its end: `Pacing`. On a UNIX socket a pause only costs. Who waits for the
-socket, and what becomes of the frames, is the caller's: the stream gives them to its assembler, and
-the load tests' yardstick throws them away (0090).
+Strategy: the walsender calls `send()` once for each message. A reader that wakes up for each of
+them slows both sides (measured: 180 against 285 thousand rows a second). So on TCP the socket is
+left alone for a pause after it was read to its end: `Pacing`. On a UNIX socket a pause only costs.
+The caller waits for the socket and decides what becomes of the frames. The stream gives them to its
+assembler, and the load tests' yardstick throws them away (0090).
 """
 
 import asyncio
@@ -91,9 +91,9 @@ class Gulps:
         self._fd = pgconn.socket
         self._loop = asyncio.get_running_loop()
         self._pacing = Pacing(is_used=not _is_unix(self._fd))
-        # With TLS, bytes can wait inside libpq while the socket is quiet: a record of 16 KiB is
-        # passed on in pieces of at least 8 KiB, so that the end is reached when three readings in a
-        # row gave no frame.
+        # With TLS, bytes can wait inside libpq while the socket is quiet. A TLS record of 16 KiB is
+        # passed on in pieces of at least 8 KiB. So the end is reached when three readings in a row
+        # gave no frame.
         self._empty_reads_max = 3 if pgconn.ssl_in_use else 1
 
     async def pause(self) -> None:

@@ -1,12 +1,12 @@
 """The catalog kept up to date beside a stream: keys that the stream does not show, and defaults.
 
-Strategy: looks at an interval, and soon after the stream hints at a change. A look asks for the
-primary keys of the tables whose key only the catalog knows, and tells the assembler which are
-others now. Defaults that could not be read, because somebody had the table locked, are tried again
-sooner; a table that is locked for longer than that is named in an alarm. Tables that are gone are
-forgotten at the next look by which the stream is past this one.
+Strategy: looks are taken at an interval, and soon after the stream hints at a change. A look asks
+for the primary keys of the tables whose key only the catalog knows, and tells the assembler which
+ones changed. Defaults that could not be read because somebody had the table locked are tried again
+sooner. A table that stays locked for longer is named in an alarm. A table that is gone is forgotten
+at a later look, once the stream has passed the look that missed it.
 
-Invariant: no row waits for a look, and a look that fails ends nothing: the next one asks again.
+Invariant: no row waits for a look. A look that fails ends nothing: the next one asks again.
 """
 
 import asyncio
@@ -100,7 +100,7 @@ class CatalogKeeper:
     async def _locked(self) -> list[Holder]:
         names = await self._catalog.names(self._session, self._catalog.unread_defaults)
         found = await holders(self._session, names, STOPS_READING)
-        # Backwards: the oldest of a table's holders stays.
+        # The order is reversed so that each table keeps its oldest holder.
         return list({holder.table: holder for holder in reversed(found)}.values())
 
 

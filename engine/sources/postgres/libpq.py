@@ -1,10 +1,10 @@
 """The libpq that psycopg is linked with, for compiled code.
 
 psycopg makes a tuple, a memoryview and a buffer object of every frame of a COPY. The compiled frame
-reader calls `PQgetCopyData` itself instead, by its address. It has to be the very library that made
-the connection: a wheel of psycopg carries its own, and other modules of the process may have loaded
-another. Looking a name up in a module that is linked against a library finds it there (dlsym(3):
-the search goes through the dependencies).
+reader calls `PQgetCopyData` itself instead, by its address. The address has to be that of the very
+library that made the connection. A wheel of psycopg carries its own libpq, and other modules of the
+process may have loaded another one. A look-up of a name in a module that is linked against a
+library finds it there (dlsym(3): the search goes through the dependencies).
 """
 
 import ctypes
@@ -19,7 +19,7 @@ from engine.sources.postgres.frames import LibpqFrames
 
 def frames_of(pgconn: PGconn) -> LibpqFrames:
     """The frames of a connection that is in COPY BOTH. It must outlive them."""
-    # psycopg's protocol class leaves out what all its implementations have.
+    # All implementations have this attribute, but psycopg's protocol class leaves it out.
     pointer: int | None = pgconn.pgconn_ptr  # type: ignore[attr-defined]
     assert pointer is not None, "an open connection"
     library = _library()

@@ -1,14 +1,15 @@
 """A look at what a publication publishes: everything in the catalog that decides what arrives.
 
-Strategy: one query reads the rows of pg_publication and of what hangs on it under one snapshot,
-with their `xmin`: an ALTER that was set back leaves the same values under another xmin. Publication
-and filters are compared as they are stored. Partitions are read from pg_inherits. Nothing here asks
-a function that opens a table, because that would wait for somebody's lock. (What is asked of new
-partitions is apart, and left out where somebody has them locked.)
+Strategy: queries read the rows of pg_publication and of what hangs on it, with their `xmin`. An
+ALTER that was set back leaves the same values under another xmin. Publication and filters are
+compared as they are stored. Partitions are read from pg_inherits. Nothing here asks a function that
+opens a table, because that would wait for somebody's lock. (New partitions are asked about apart.
+One that somebody has locked is left out there.)
 
-The query's snapshot may lack a transaction whose commit is already in the log (its COMMIT may wait
-for a standby). So a look shows everything that committed before an earlier look's end of log only
-where no transaction that was to come then is still under way: `Horizon`.
+A snapshot may lack a transaction whose commit is already in the log, because that COMMIT waits for
+a standby. So a look cannot simply claim to show everything up to the end of the log. It shows
+everything that committed before the end of the log at an earlier look, if every transaction that
+had begun by then is over: `Horizon`.
 
 Invariant: a look waits for nobody's lock, and changes nothing. The only tables that it opens are
 partitions that were attached and may be empty: `EmptyPartitions`.
@@ -82,9 +83,10 @@ WHERE c.relkind OPERATOR(pg_catalog.=) ANY (ARRAY['r', 'p']::pg_catalog."char"[]
     ARRAY['pg_catalog', 'information_schema', 'pg_toast']::pg_catalog.name[])
 """
 
-# A table's type has its name: the type's row is as old as the table's own unless somebody renamed
-# the table, gave it another schema or, which looks the same, another owner. The table's dependency
-# on its schema is as old unless somebody gave it another schema (15 and 18: tried).
+# A table's type has the table's name. The type's row is as old as the table's own, unless somebody
+# renamed the table, gave it another schema, or (which looks the same) another owner. The table's
+# dependency on its schema is as old as the table, unless somebody gave it another schema (15 and
+# 18: tried).
 _MADE: Final = """
 SELECT c.oid::pg_catalog.int8,
        t.xmin OPERATOR(pg_catalog.=) a.xmin AND t.cmin OPERATOR(pg_catalog.=) a.cmin,
@@ -109,8 +111,8 @@ JOIN pg_catalog.pg_publication p ON p.oid OPERATOR(pg_catalog.=) s.pnpubid
 WHERE p.pubname OPERATOR(pg_catalog.=) %s
 """
 
-# CREATE TABLE … PARTITION OF makes the columns in another command of the same transaction than the
-# row of pg_inherits; ATTACH PARTITION changes all of them in the same command (15 and 18: seen).
+# CREATE TABLE … PARTITION OF makes the columns and the row of pg_inherits in two commands of one
+# transaction. ATTACH PARTITION changes all of them in one command (15 and 18: seen).
 _PARTITIONS: Final = """
 WITH RECURSIVE tree(root, parent, child, xmin, cmin) AS (
   SELECT i.inhparent, i.inhparent, i.inhrelid, i.xmin, i.cmin
@@ -197,15 +199,15 @@ async def look(
     doing = "looking at what is published"
     name = configuration.through
     [(flushed, _, version)] = await session.rows(_END_OF_LOG, doing=doing)
-    # Each query has a snapshot of its own. The first is the oldest: what a later one shows more
-    # than it is looked at again next time, and the end of the log is read behind the last.
+    # Each query has a snapshot of its own, and the first one is the oldest. What a later snapshot
+    # shows beyond it is looked at again next time. The end of the log is read after the last query.
     [head] = await session.rows(_SNAPSHOT, name, doing=doing)
     found = await session.rows(_TABLES, name, doing=doing)
     schemas = await session.rows(_SCHEMAS, name, doing=doing) if version >= 150000 else []
     partitions = await session.rows(_PARTITIONS, doing=doing)
     empty = await horizon.empty.among(session, _attached(configuration, found, partitions))
     partitions = [(*row[:5], row[5] or row[1] in empty) for row in partitions]
-    # With thousands of tables, milliseconds of work.
+    # With thousands of tables this is milliseconds of work.
     captured, others = await asyncio.to_thread(_selected, configuration, found)
     oids = [row[0] for _, row in captured]
     made = await session.rows(_MADE, oids, doing=doing)
@@ -324,7 +326,7 @@ def _table_look(
     is_member = member is not None and is_except != "true"
     schema_mark = publication.schemas.get(schema)
     is_whole = is_except != "true" and (publication.is_all_tables or schema_mark is not None)
-    # What it got in a schema that is not published was not sent.
+    # Rows that it got while it was in a schema that is not published were not sent.
     is_whole_since_made = is_whole and (publication.is_all_tables or birth.is_unmoved)
     pieces = roots.get(oid, _Pieces())
     marks, fresh = dict(pieces.marks), set(pieces.fresh)

@@ -1,11 +1,11 @@
-"""What streaming needs on the server, made where it is missing and permitted: publication and slot.
+"""What streaming needs on the server, publication and slot: made where missing and permitted.
 
 Strategy: read everything first, judge it in pure functions, act last. What we may not make is
-refused with the very statement that makes it.
+refused, and the error says which statement makes it.
 
 Invariant: nothing here makes the application's statements fail. PostgreSQL refuses UPDATE and
-DELETE of a published table without a replica identity, so a publication that we create leaves such
-tables out, by name.
+DELETE of a published table without a replica identity. So a publication that we create leaves such
+tables out, and names them.
 """
 
 import asyncio
@@ -39,7 +39,8 @@ PRIMARY_HINT: Final = "(with several hosts in source.dsn: target_session_attrs=p
 _LISTED_MAX: Final = 20
 
 _LOCK_TIMEOUT: Final = "2s"
-"""Longer than deadlock_timeout's default: by then an autovacuum in the way was cancelled."""
+"""It is longer than the default of deadlock_timeout: by then the server has cancelled an autovacuum
+that is in the way."""
 
 _LOCK_PAUSE_SECONDS: Final = 1.0
 
@@ -370,7 +371,7 @@ async def _read_captured(
     if not captured:
         existing = _listed(table.name for table in tables) or "no tables at all"
         if not is_first:
-            # All of them were dropped: the log still has their rows, and tables may come again.
+            # All of them were dropped. The log still has their rows, and tables may come again.
             _log.warning("no table is captured", reason=f"no name matches; there is: {existing}")
             return []
         raise SourceRefused(
@@ -418,8 +419,8 @@ async def _create_publication(session: Session, name: str, tables: Sequence[Tabl
 async def _create_without_waiting(session: Session, name: str, keyed: Sequence[TableName]) -> None:
     """Create the publication, once nobody has one of its tables locked.
 
-    A migration may hold a lock for hours. Waiting in the server's queue, we would keep everybody
-    waiting who wants such a lock after us; so we ask for a moment, say who is in the way, and ask
+    A migration may hold a lock for hours. If we waited in the server's queue, everybody who wants
+    such a lock after us would wait too. So we ask for a moment, say who is in the way, and ask
     again.
     """
     statement = sql.SQL(creation_statement(name, keyed))
@@ -449,8 +450,8 @@ async def _create_without_waiting(session: Session, name: str, keyed: Sequence[T
 
 async def _create_slot(session: Session, server: Server, slot: Slot, alarms: Alarms) -> None:
     name = slot.name
-    # A slot that a standby may copy survives a failover; without such standbys the flag means
-    # nothing. A standby itself cannot make one.
+    # A slot that a standby may copy survives a failover. Without such standbys the flag means
+    # nothing. A standby itself cannot make such a slot.
     is_failover = server.version >= 170000 and not server.is_standby
     query: Query = "SELECT pg_catalog.pg_create_logical_replication_slot(%s, 'pgoutput')"
     if is_failover:
@@ -488,7 +489,7 @@ _Warning: TypeAlias = tuple[str, list[TableName], list[str]]
 
 
 def _missing_from(publication: Publication, tables: Sequence[Table]) -> list[_Warning]:
-    """What the catalog watch alarms, from its first look on: `run` leaves it to that."""
+    """What the catalog watch alarms from its first look on. `run` leaves it to the watch."""
     missing = [table for table in tables if not publication.has(table.name)]
     if not missing:
         return []
@@ -499,7 +500,7 @@ def _missing_from(publication: Publication, tables: Sequence[Table]) -> list[_Wa
 
 
 def _warnings_of(publication: Publication, tables: Sequence[Table]) -> list[_Warning]:
-    """What nobody alarms, because it may be its owner's wish."""
+    """What nobody alarms, because the publication's owner may want it so."""
     found: list[_Warning] = []
     name = quoted(publication.name)
     published = [table for table in tables if publication.has(table.name)]
@@ -551,8 +552,8 @@ def _listed(names: Iterable[object]) -> str:
 
 
 def _sql_list(tables: Iterable[TableName]) -> str:
-    # ONLY: without it the tables that inherit come along, asked for or not, keyed or not.
-    # Partitions come along all the same.
+    # Without ONLY, tables that inherit come along, whether they were asked for or not, and whether
+    # they have a replica identity or not. Partitions come along in any case.
     return ", ".join(f"ONLY {_sql_name(table)}" for table in tables)
 
 

@@ -1,12 +1,12 @@
 """Sessions with a PostgreSQL server: how they are opened, and how its errors become ours.
 
-Strategy: the dsn goes to libpq as it is (TLS, authentication, several hosts); what we add goes
+Strategy: the dsn goes to libpq as it is (TLS, authentication, several hosts). What we add goes
 through connection parameters, so that the settings that shape values are in force before the first
-byte. psycopg's own connect keeps the loop free (name resolution included). Every psycopg error
+byte. psycopg's own connect keeps the loop free, name resolution included. Every psycopg error
 passes `translated`.
 
-Invariant: no message made here holds a password, and none the DETAIL of a server's error: that may
-carry row values.
+Invariant: no message made here holds a password, and none holds the DETAIL of a server's error,
+which may carry row values.
 """
 
 import asyncio
@@ -249,9 +249,10 @@ def primary_message(error: psycopg.Error) -> str:
 
 
 class Session:
-    """A plain session for questions beside the stream; opened when needed, again when lost.
+    """A plain session for questions beside the stream.
 
-    Not behind its block: a question that is still asked then ends with SourceUnavailable.
+    It is opened when it is needed, and again when it was lost. After its block, a question that is
+    still being asked ends with SourceUnavailable.
     """
 
     def __init__(self, dsn: Dsn, **overrides: str) -> None:

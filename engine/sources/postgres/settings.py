@@ -1,14 +1,16 @@
 """The settings of our sessions: each one that a role, a database, a server or a dsn could change.
 
-Strategy: what shapes values, how long something may take, which function runs, and what the server
-writes down is pinned in the start of every session, so that it is in force before the first answer.
-A setting given there wins over postgresql.conf, ALTER DATABASE, ALTER ROLE, and the dsn's own
-`options`, which come before ours. A setting that older servers do not know would end the
-connection there; it is set right after, where the server's version has it.
+Strategy: four kinds of setting are pinned at the start of every session: those that shape values,
+limit times, decide which function runs, or decide what the server writes down. So they are in force
+before the first answer. A setting that is given at the start wins over postgresql.conf, ALTER
+DATABASE, ALTER ROLE, and over the dsn's own `options`, which come before ours. A setting that older
+servers do not know would end the connection there. It is set right afterwards, if the server's
+version has it.
 
-Only settings that every role may set are here: one that only superusers may set would end an
-ordinary role's connection. Those are the server administrator's own (`log_statement`, say), and our
-SQL holds no row's value that they could show. docs/settings.md has the table and the reasons.
+Only settings that every role may set are here, because one that only superusers may set would end
+an ordinary role's connection. Those (`log_statement`, say) belong to the server's administrator,
+and our SQL holds no row's value that they could show. docs/settings.md has the table and the
+reasons.
 """
 
 from collections.abc import Mapping
@@ -22,7 +24,7 @@ SHAPING_SETTINGS: Final[tuple[tuple[str, str], ...]] = (
     ("extra_float_digits", "3"),
     ("lc_monetary", "C"),
     # Values of regclass, regtype and their like leave the schema out where the path finds the
-    # object without it. With pg_temp last nothing temporary goes before PostgreSQL's own names.
+    # object without it. With pg_temp last, no temporary object comes before PostgreSQL's own names.
     ("search_path", "pg_catalog, pg_temp"),
     ("quote_all_identifiers", "off"),
 )
@@ -39,14 +41,14 @@ _PATIENCE: Final[Mapping[str, str]] = {
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
 }
-"""Time limits: ours are kept on our side, where they are known."""
+"""The server's time limits. Ours are kept on our side."""
 
 _TRANSACTIONS: Final[Mapping[str, str]] = {
     "default_transaction_read_only": "off",
     # A standby has no serializable transactions, and deferrable ones wait for others.
     "default_transaction_isolation": "read committed",
     "default_transaction_deferrable": "off",
-    # Where our own stream is a synchronous standby, a commit of ours would wait for ourselves.
+    # Our own stream may be a synchronous standby. Then a commit of ours would wait for ourselves.
     "synchronous_commit": "local",
     "exit_on_error": "off",
     # A policy is then an error instead of fewer rows.
@@ -76,7 +78,7 @@ _READING: Final[Mapping[str, str]] = {
     "lc_time": "C",
     "local_preload_libraries": "",
 }
-"""How SQL and constants are read, by which code."""
+"""How SQL and constants are read, and by which code."""
 
 _PLANS: Final[Mapping[str, str]] = {
     "plan_cache_mode": "auto",
@@ -133,8 +135,8 @@ def later_statement(server_version: int) -> str:
 def _words(options: str) -> list[str]:
     """As the server splits options: at white space that no backslash precedes.
 
-    What a backslash precedes is meant literally. One at the very end would take our first option
-    into the dsn's last one; like the server, we pass over it.
+    A backslash makes the character behind it literal. One at the very end would join our first
+    option to the dsn's last one. The server passes over such a backslash, and so do we.
     """
     words: list[str] = []
     word: list[str] | None = None

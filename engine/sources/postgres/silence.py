@@ -1,11 +1,12 @@
 """A walsender that says nothing: it works, or it is gone.
 
 Strategy: silence alone is no evidence. PostgreSQL 15 says nothing for minutes while it skips a
-table that was rewritten, and every release while it decodes one expensive change; a stream that is
-cut then begins again and never arrives. So after a while another session is asked. The walsender
-that still holds our slot and is busy with something is at work: wait, and say so. One that waits
-for us, or for more log, would have answered us: its words do not arrive. Where that session gets
-no answer either, the server or the way to it is gone.
+table that was rewritten. Every release says nothing while it decodes one expensive change. If such
+a stream is cut, it begins again and never arrives. So after a while another session is asked.
+
+- A walsender that still holds our slot and is busy is at work: we wait, and say so.
+- A walsender that waits for us, or for more log, would have answered us. Its words do not arrive.
+- Where the other session gets no answer either, the server or the way to it is gone.
 
 Invariant: no stream is given up while the server says that it works for it.
 """

@@ -1,12 +1,12 @@
 """Making the replication slot, and saying what that waits for.
 
-Strategy: PostgreSQL makes a slot when every transaction that was open before has ended: a prepared
+Strategy: PostgreSQL makes a slot when every transaction that was open before has ended. A prepared
 transaction that somebody forgot, or a session left open overnight, holds it up for as long. So a
 second session looks while the first one waits, and an alarm names the transaction, its age and its
 owner. The same is said where another process makes the slot: an engine that was killed meanwhile
 leaves its backend behind, which goes on waiting and holds the slot's name.
 
-Invariant: a slot that is still being made is nobody's: no engine stands by behind it.
+Invariant: a slot that is still being made belongs to nobody: no engine stands by behind it.
 """
 
 import asyncio

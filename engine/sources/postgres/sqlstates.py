@@ -1,12 +1,12 @@
-"""What an SQLSTATE means to us: to be tried again, to be mended first, or to be asked of the slot.
+"""What an SQLSTATE means to us: try again, refuse, or ask the slot.
 
-Strategy: one table. A code that is named decides, else its class (its first two characters), else
-it is tried again: what nobody has listed may pass, and a failure that does not pass is alarmed
-where it repeats. docs/errors.md shows the same table.
+Strategy: one table. A code that is listed decides, else its class (its first two characters). What
+is not listed is tried again, because it may pass. A failure that does not pass is alarmed where it
+repeats. docs/errors.md shows the same table.
 
-Invariant: no SQLSTATE says that changes are lost. Some say that the slot has to be looked at: its
-own words (`wal_status`, `invalidation_reason`, `conflicting`) or a comparison of positions decide.
-The texts here are ours, so they hold no values of rows.
+Invariant: no SQLSTATE says that changes are lost. Some say that the slot has to be looked at. Then
+its own words (`wal_status`, `invalidation_reason`, `conflicting`) or a comparison of positions
+decide. The texts here are ours, so they hold no values of rows.
 """
 
 from collections.abc import Mapping

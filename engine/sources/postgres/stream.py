@@ -1,14 +1,14 @@
 """One connection that holds the slot: a socket that is read in gulps, and feedback beside it.
 
-Strategy. *Reading.* libpq speaks the wire; we watch its socket, let libpq read, and hand every
+Strategy. *Reading.* libpq speaks the wire. We watch its socket, let libpq read, and hand every
 whole frame to the assembler. After the socket was read to its end it is left alone for a pause:
 `Gulps`. The first message on a quiet stream is read at once.
 
-*Feedback* has its own task: on a timer and soon after `acknowledge`, never from `receive`, so that
-it keeps flowing while nobody reads. Flush and apply repeat what was acknowledged; write says what
-was received, else the server asks again at once, thousands of times a second. Before the first
-acknowledge a status update names no position, which the server takes as a sign of life and nothing
-else.
+*Feedback* has a task of its own. It sends on a timer and soon after `acknowledge`, never from
+`receive`, so it keeps flowing while nobody reads. Flush and apply repeat what was acknowledged.
+Write says what was received; otherwise the server would ask again at once, thousands of times a
+second. Before the first acknowledge a status update names no position. The server takes that as a
+sign of life and nothing else.
 
 Invariants: only `acknowledge` moves the slot. The feedback task never waits for the reader, nor the
 reader for it. A failure of either is raised by `receive`, as a SourceError.
@@ -174,7 +174,8 @@ class PostgresStream:
         if self._holding.is_on(now, assembler.buffered_bytes):
             if not assembler.has_full_batches:
                 return None
-            # Some of what is full may have come just now: older is the safe side of an age.
+            # Some of what is full may have come just now. An age that is too high is on the safe
+            # side.
             return assembler.full_batches(held_seconds)
         if not assembler.has_intake:
             return None
@@ -241,10 +242,10 @@ class PostgresStream:
             raise self._failure
 
     def _notice(self, notice: Diagnostic) -> None:
-        # PostgreSQL 18 passes over the changes of a time without the publication, and says so in a
-        # warning alone; earlier ones end the stream. Another warning of the same SQLSTATE is about
-        # a standby that is away, so it is told by the server's function, which no language changes.
-        # What was lost is then found by the look.
+        # PostgreSQL 18 passes over changes that were written while the publication did not exist,
+        # and says so only in a warning. Earlier releases end the stream. Another warning, about a
+        # standby that is away, has the same SQLSTATE. So the warning is told by the server's
+        # function, whose name does not depend on the language. The look then finds what was lost.
         if notice.sqlstate == "55000" and notice.source_function == "LoadPublications":
             self._is_look_wanted = True
 
@@ -298,7 +299,8 @@ class PostgresStream:
 
     @property
     def _may_be_told(self) -> Lsn:
-        # A slot that stands before E is the witness of what lies there, until the log is judged.
+        # A slot that stands before E is the evidence of what lies there. It must not move before
+        # the log is judged.
         return NO_LSN if self._assembler.is_judging else self._acknowledged
 
     def _status(self) -> bytes:
@@ -426,9 +428,10 @@ class PostgresStream:
         """Let a server stop that waits for us.
 
         A server that shuts down waits, without a limit, until its walsenders' readers have flushed
-        everything; we flush when the bucket has it. All the while it sends flagged keepalives,
-        which our regular feedback leaves no other reason for; while nobody reads, they are not
-        seen. Its other sessions it ended before.
+        everything. We flush when the bucket has it. While the server waits, it sends flagged
+        keepalives, and our regular feedback leaves no other reason for them. While nobody reads,
+        those keepalives are not seen, so the question is asked at an interval. The server ended its
+        other sessions before, so the side session tells whether it goes on.
         """
         now = self._loop.time()
         is_unread = self._reading is None and now - self._heard_at > self._quiet_seconds
@@ -444,7 +447,7 @@ class PostgresStream:
         except TimeoutError:
             return
         except SourceUnavailable as error:
-            # Without an earlier session there may only be no room for one more.
+            # If no session was open before, the server may just have no room for one more.
             if was_open:
                 raise SourceUnavailable(
                     f"PostgreSQL is shutting down: {error}",
@@ -454,7 +457,8 @@ class PostgresStream:
     def _fail(self, failure: SourceError) -> None:
         self._failure = failure
         self._wake()
-        # The server must not wait until somebody comes to receive. The descriptor stays ours.
+        # The socket is shut at once, so that the server does not wait until somebody calls
+        # `receive`. The descriptor itself stays open.
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._fd)) as duplicate:
             duplicate.shutdown(socket.SHUT_RDWR)
 
@@ -557,7 +561,7 @@ async def open_stream(
     Leaving, also by cancellation, closes the connections; the slot is free as soon as the server
     notices.
     """
-    # What was planned under other settings is made again under those.
+    # Objects that were planned under other settings are made again under those settings.
     settings = dict(configuration.stream)
     settings["wal_sender_timeout"] = f"{wal_sender_timeout * 1000:.0f}ms"
     async with Session(dsn) as session:
@@ -569,8 +573,8 @@ async def open_stream(
         await _take_bytes_as_they_are(connection)
         async with Session(dsn, **beside(connection)) as session:
             await _start(connection, session, slot, lsn_of(judge.start), configuration.through)
-            # As the server calls it, and so the journal: it cuts a dsn's name to 63 bytes, and a
-            # pooler may know it by another one.
+            # The server's own name for the database is what the journal has. The server cuts the
+            # dsn's name to 63 bytes, and a pooler may use another name.
             [(database,)] = await session.rows(_DATABASE, doing="asking for the database's name")
             catalog = Catalog()
             assembler = Assembler(
@@ -650,8 +654,8 @@ def _relation_of(frame: memoryview) -> bytes | None:
 async def _take_bytes_as_they_are(connection: Connection) -> None:
     """Let a server that knows no encoding send what it has.
 
-    It would check every value for UTF-8 and end the stream at the first that is none, with no word
-    of table or row. The tuple reader checks as well, and names them.
+    Otherwise it would check every value for UTF-8, and end the stream at the first that is none,
+    without naming table or row. The tuple reader checks as well, and names them.
     """
     if connection.pgconn.parameter_status(b"server_encoding") == b"SQL_ASCII":
         try:

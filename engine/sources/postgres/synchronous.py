@@ -1,9 +1,10 @@
 """Whether commits on the server wait for us: its synchronous standbys, and our name among them.
 
-Strategy: the server counts a walsender among its synchronous standbys by application_name alone, a
-reader of logical changes like a real standby. Each COMMIT then waits until we have acknowledged it,
-which is when the bucket has it. `sync_state` says so while we stream; before that, the setting is
-read as the server reads it (manual, chapter 19.6.2, and syncrep_scanner.l).
+Strategy: the server counts a walsender among its synchronous standbys by application_name alone. It
+makes no difference between a reader of logical changes and a real standby. Each COMMIT then waits
+until we have acknowledged it, which is when the bucket has it. While we stream, `sync_state` says
+whether that is so. Before, the setting is read as the server reads it (manual, chapter 19.6.2, and
+syncrep_scanner.l).
 """
 
 import re

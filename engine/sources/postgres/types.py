@@ -1,11 +1,12 @@
-"""PostgreSQL's types as the readers of rows and a schema's reader know them.
+"""PostgreSQL's types as the readers of rows know them, and as a schema names them.
 
-A type kind is the name that a schema carries (`integer`, `timestamptz`, `integer[]`): how a value
-is written, not what it is called. One table maps kinds to numbers, another the numbers to the forms
-that the compiled readers know (values.pxd), which the modes of numeric and json decide too; arrays
-append `[]` and are told by a flag. A domain is its base type; what is not listed is text.
+A type kind is the name that a schema carries (`integer`, `timestamptz`, `integer[]`). It says how a
+value is written, not what its type is called. One table maps kinds to numbers. Another one maps the
+numbers to the forms that the compiled readers know (values.pxd); there the modes of numeric and
+json decide too. Arrays append `[]` and are told by a flag. A domain is its base type. A type that
+is not listed is text.
 
-Invariant: a kind depends on the type's OID alone (a domain's base type cannot change), so a replay
+Invariant: a kind depends on the type's OID alone (a domain's base type cannot change). So a replay
 binds as the first reading did.
 """
 
@@ -69,7 +70,7 @@ _FORMS: Final = {
     KIND_TIMESTAMPTZ: values.FORM_TIMESTAMPTZ,
     KIND_BYTEA: values.FORM_BYTEA,
 }
-"""As what a kind is read, whatever the modes; text where it is in none."""
+"""The form in which a kind is read, whatever the modes. A kind that is not listed is text."""
 
 _KINDS_BY_NAME: Final[Mapping[str, int]] = {
     "text": KIND_TEXT,
