@@ -1,9 +1,9 @@
 """One bucket of Amazon S3, or of a store that speaks its protocol, as an `ObjectStore`.
 
-Strategy: each method is one attempt and says honestly what came of it; repeating the attempt is
-the caller's. What is written is create-only (`If-None-Match: *`), carries its CRC32, and is never
+Strategy: each method makes one attempt and says honestly what came of it. The caller repeats
+attempts. What is written is create-only (`If-None-Match: *`), carries its CRC32, and is never
 overwritten or deleted. The client library lives behind `s3_connection`, which is imported on
-entering: importing this module costs next to nothing.
+entering. So importing this module costs next to nothing.
 
 Invariant: an answer that says "taken" or "missing" came from the store about this very key.
 Everything doubtful raises DestinationUnavailable.
@@ -26,11 +26,11 @@ from engine.model.staging import Completion, StagedPart
 if TYPE_CHECKING:
     from engine.destinations.s3_connection import S3Connection
 
-# Only these take the configured storage class: the journal, its states and the schemas are small
-# and read at each start, and an archive class would lock them away.
+# Only these objects take the configured storage class. The journal, its states and the schemas are
+# small and are read at each start: an archive class would lock them away.
 DATA_CONTENT_TYPE: Final = "application/x-ndjson"
 
-# Silence is bounded by the connection's read timeout; this bounds a body that drips.
+# The connection's read timeout bounds silence. This bounds a body that comes in drops.
 _GET_SECONDS: Final = 600.0
 
 
@@ -89,13 +89,13 @@ class S3ObjectStore:
     ) -> bool:
         """Create the object if the key is free.
 
-        True: created by this request. False: the key was taken (412). Above the part size the body
-        goes as a multipart upload, completed under the same precondition, unless `in_one_request`:
-        then one PUT carries it, of up to 5 GiB. Metadata names and values are printable ASCII: they
-        travel as headers.
+        True: created by this request. False: the key was taken (412). A body above the part size
+        goes as a multipart upload, which is completed under the same precondition. With
+        `in_one_request` one PUT carries it, of up to 5 GiB. Metadata names and values are printable
+        ASCII, because they travel as headers.
 
-        Cancellation leaves in doubt whether the object was created. Of a multipart upload that was
-        not being completed yet nothing stays, as far as the store could still be told.
+        Cancellation leaves in doubt whether the object was created. A multipart upload that was not
+        being completed yet is aborted, as far as the store can still be told.
         """
         attributes = self._attributes_of(key, content_type, metadata)
         if len(body) > self._settings.part_bytes and not in_one_request:
@@ -140,8 +140,9 @@ class S3ObjectStore:
         )
         if isinstance(response, Failure):
             if response.is_bare:
-                # An answer to HEAD has no body: 404 may be the bucket's, 400 expired credentials
-                # or a wrong region. The same question as a listing is answered in full.
+                # An answer to HEAD has no body. A 404 may be about the bucket; a 400 may mean
+                # expired credentials or a wrong region. A listing of the same key is answered in
+                # full.
                 await self.check_bucket(key)
                 if response.status == 404:
                     return None

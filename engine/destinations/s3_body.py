@@ -11,11 +11,11 @@ from engine.model.errors import InvariantBroken
 if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
 
-# One write to the transport. Large enough to cost little, small enough for the loop to turn in
-# between.
+# The size of one write to the transport. It is large enough to cost little, and small enough for
+# the loop to turn in between.
 _WRITE_BYTES: Final = 256 * 1024
-# After so much the loop gets its turn, although the kernel may take more: on loopback it takes
-# megabytes at once.
+# We yield to the loop after each MiB. The kernel may take several megabytes in one send, on
+# loopback.
 _TURN_BYTES: Final = 1024 * 1024
 
 
@@ -23,7 +23,8 @@ class SlicedBody(Payload):
     """A body that goes out in slices, and only once.
 
     aiohttp would hand a large body to the transport in one piece, which copies it and stops the
-    loop meanwhile. Were the HTTP layer to send it again after all, this breaks that connection.
+    loop meanwhile. If the HTTP layer should send the body again after all, this breaks that
+    connection.
     """
 
     def __init__(self, body: memoryview) -> None:

@@ -2,14 +2,14 @@
 
 Importing it costs 0.1 to 0.3 s: import it late.
 
-Strategy: one request, one attempt. The client library sends requests again in four places (its
-retry handlers, its region redirector, and below it aiohttp: on a connection that was kept alive,
-and on a redirect), each of which would hide that an answer was lost; all are off. `ask` turns
-whatever the library raises into one `Failure`.
+Strategy: one request, one attempt. The client library sends requests again in four places: in its
+retry handlers, in its region redirector, and twice in aiohttp below it (on a connection that was
+kept alive, and on a redirect). Each of them would hide that an answer was lost, so all are off.
+`ask` turns whatever the library raises into one `Failure`.
 
-Credentials come from AWS's default chain and stay there: each request is signed with what the
-chain's own provider says at that moment, never with a copy, so rotation by the container agent,
-IMDS or STS is seen before it expires.
+Credentials come from AWS's default chain and stay there. Each request is signed with what the
+chain's own provider says at that moment, never with a copy. So a rotation by the container agent,
+IMDS or STS is seen before the credentials expire.
 """
 
 import asyncio
@@ -50,8 +50,8 @@ _T = TypeVar("_T")
 
 ENDPOINT_PARAMETERS_UNUSED: Final = ("Key", "Prefix", "CopySource")
 
-# What the library raises before or instead of an answer, and which may be otherwise at the next
-# attempt. Everything else of its own making is a missing or wrong setting.
+# What the library raises before or instead of an answer, and may not raise at the next attempt.
+# Every other error of its own is a missing or wrong setting.
 _TRANSPORT_ERRORS: Final = (
     exceptions.HTTPClientError,
     exceptions.ConnectionError,
@@ -154,7 +154,7 @@ async def connect(settings: S3Settings) -> AsyncIterator[S3Connection]:
 
 
 def _session() -> AioSession:
-    """A session of its own, but for the models, which take a third of a second to read."""
+    """A session of its own. Only the models are shared: they take a third of a second to read."""
     session = AioSession()
     session.register_component("data_loader", shared_models())
     return session
@@ -164,8 +164,9 @@ def _session() -> AioSession:
 def shared_models() -> Loader:
     """The models' reader, and what it has read."""
     loader = _Models(file_loader=_ModelFiles())
-    # Where to send a request is kept for each set of parameters. The rules of S3 ask for none of
-    # these, and with them every key is a new set: a quarter of what a small PUT costs.
+    # botocore caches where to send a request, by the set of parameters. S3's rules ask for none of
+    # these three. With them, every key is a new set, and working it out is a quarter of what a
+    # small PUT costs.
     parameters = loader.load_service_model("s3", "endpoint-rule-set-1")["parameters"]
     for name in ENDPOINT_PARAMETERS_UNUSED:
         parameters.pop(name, None)
@@ -231,18 +232,18 @@ def _client_configuration(settings: S3Settings) -> AioConfig:
         connect_timeout=settings.connect_seconds,
         read_timeout=settings.silence_seconds,
         max_pool_connections=settings.connection_count_max,
-        # Repeating belongs to those who can tell an applied request from a lost one.
+        # Only a caller that can tell an applied request from a lost one may repeat it.
         retries={"total_max_attempts": 1, "mode": "standard"},
         # Every body carries a CRC32 of ours already.
         request_checksum_calculation="when_required",
         # Ours are typed; the check walks every parameter of every request.
         parameter_validation=False,
-        # In full: the library's own is put together anew for each request.
+        # It is given in full, because the library puts its own together anew for each request.
         user_agent=f"tailrace/{__version__} aiobotocore/{aiobotocore.__version__}",
         s3={
             "addressing_style": "path" if settings.endpoint_url else "auto",
-            # Over TLS nobody can touch the body, and the CRC32 in the signed headers covers
-            # accidents: hashing it once more costs 0.7 ms a MiB.
+            # Over TLS nobody can change the body, and the CRC32 in the signed headers covers
+            # accidents. Hashing the body once more would cost 0.7 ms a MiB.
             "payload_signing_enabled": _is_wire_exposed(settings.endpoint_url),
         },
     )
@@ -257,10 +258,10 @@ def _is_wire_exposed(endpoint_url: str | None) -> bool:
 class _ChainCredentials:
     """AWS's default chain, and the role to assume on top of it, asked at each signature.
 
-    Stands where botocore expects both the chain (`load_credentials`) and what it finds
-    (`get_frozen_credentials`). The providers renew in time by themselves; `forget` is for the store
-    that says they have run out already, which happens to static ones from a file or with a skewed
-    clock: the chain is then walked anew.
+    It stands where botocore expects both the chain (`load_credentials`) and what the chain finds
+    (`get_frozen_credentials`). The providers renew credentials in time by themselves. `forget` is
+    for a store that says they have expired already. That happens to static ones from a file, or
+    with a wrong clock. The chain is then walked anew.
     """
 
     method = "tailrace-chain"
@@ -292,7 +293,8 @@ class _ChainCredentials:
         try:
             frozen: ReadOnlyCredentials = await current.get_frozen_credentials()
         except RuntimeError as error:
-            # Renewed, and expired all the same: what botocore says of a provider that lags behind.
+            # botocore raises this where credentials were renewed and are expired all the same,
+            # because their provider lags behind.
             raise exceptions.CredentialRetrievalError(
                 provider=current.method, error_msg=str(error)
             ) from error
@@ -310,7 +312,7 @@ class _ChainCredentials:
             extra["ExternalId"] = self._settings.external_id
 
         def sts_client(_service: str, **keys: Any) -> Any:
-            # STS answers the same question again without harm: botocore's retries stay on here.
+            # Asking STS twice does no harm, so botocore's retries stay on here.
             configuration = AioConfig(connect_timeout=5, read_timeout=10)
             return session.create_client(
                 "sts", region_name=self._region, config=configuration, **keys
@@ -332,14 +334,15 @@ class _SingleAttemptSession(AIOHTTPSession):
 
     async def _get_session(self, proxy_url: str | None) -> Any:
         session = await super()._get_session(proxy_url)  # type: ignore[misc]  # Not in the stubs.
-        # A PUT on a connection that was kept alive and breaks is sent again, and then answers 412
-        # for the object that its first sending made. aiohttp has no public switch.
+        # aiohttp sends a PUT again when a connection that was kept alive breaks. The second sending
+        # is then answered with 412 for the object that the first one made. aiohttp has no public
+        # switch for that.
         session._retry_connection = False  # noqa: SLF001 - a test counts the requests.
         return _NoRedirects(session)
 
 
 class _NoRedirects:
-    """A session of aiohttp that gives redirects back as answers: what is signed has one address."""
+    """A session of aiohttp that returns redirects as answers: a signed request has one address."""
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
@@ -354,7 +357,10 @@ def _slice_body(request: Any, **_: Any) -> None:
 
 
 def _forbid_redirect(context: dict[str, Any], **_: Any) -> None:
-    """Keep botocore from following a bucket to its region: a wrong one is named instead."""
+    """Keep botocore from following a bucket to its region.
+
+    A wrong region is an error that names it.
+    """
     context.setdefault("s3_redirect", {})["redirected"] = True
 
 

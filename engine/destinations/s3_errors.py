@@ -1,12 +1,12 @@
 """What S3's refusals and silences mean: a failed request becomes one of the destination errors.
 
-Strategy: a table over S3's error codes, then over the status, because stores that only resemble S3
-agree on statuses more than on codes, and answers to HEAD carry no code at all. Pure: the client's
-exceptions were taken apart before (`s3_connection`), so that every row can be tested without a
-server.
+Strategy: a table of S3's error codes decides, and then a table of statuses. Stores that only
+resemble S3 agree on statuses more than on codes, and answers to HEAD carry no code at all. This
+module is pure. `s3_connection` takes the client's exceptions apart before, so every row can be
+tested without a server.
 
-Invariant: in doubt a request is *unavailable*, and the same bytes are sent again. Refused is only
-what was certainly not applied and will not be until somebody changes a right, a name or a setting.
+Invariant: in doubt a request is *unavailable*, and the same bytes are sent again. *Refused* is only
+what was certainly not applied, and will not be until somebody changes a right, a name or a setting.
 """
 
 from dataclasses import dataclass
@@ -91,8 +91,8 @@ _EXPIRED_CODES = frozenset(
     {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
 )
 
-# Answered with 4xx, and yet the thing asked for may have happened: a completion that was applied
-# before takes its upload away.
+# These are answered with 4xx, and yet what was asked for may have happened: a completion that was
+# applied before takes its upload away.
 _DOUBTFUL_CODES = frozenset({"NoSuchUpload", "RequestTimeout"})
 
 # Answers that time heals although their status does not say so. Codes with a 5xx status need no
@@ -120,8 +120,9 @@ _PASSING_HINTS = {
     "IncompleteBody": "",
     "XAmzContentSHA256Mismatch": "",
     "XAmzContentChecksumMismatch": "",
-    # The upload is gone: completed by an earlier attempt, or aborted by somebody. A new attempt
-    # with an upload of its own answers which: 412 if it was completed, else the object is made.
+    # The upload is gone: an earlier attempt completed it, or somebody aborted it. A new attempt
+    # with an upload of its own tells which. It gets 412 if the upload was completed, and makes the
+    # object otherwise.
     "NoSuchUpload": "",
     "InvalidPart": "",
     "KMS.ThrottlingException": "",

@@ -1,11 +1,11 @@
 """A PUT without most of what the client library does between its parameters and the socket.
 
 Strategy: the library prepares the request (parameters, endpoint, region) and asks its `before-call`
-handlers whether one of them has the answer. This one has: it signs with botocore's signer, sends
-through the library's own HTTP session, and has anything but a plain success read by the library's
+handlers whether one of them has the answer. This one has. It signs with botocore's signer and sends
+through the library's own HTTP session. Any answer but a plain success is read by the library's
 parser. What is left out serves others: requests that handlers may change, retries, and the reading
-of what nobody asks. Where the endpoint wants another signature than S3's usual one, the library
-goes on by itself.
+of fields that nobody asks for. Where the endpoint wants another signature than S3's usual one, the
+library goes on by itself.
 
 Invariant: one request is sent at most, by the same session as all others, with the credentials that
 the chain gives at this moment.
@@ -43,7 +43,8 @@ class PutSender:
     """Answers `before-call.s3.PutObject` for one client."""
 
     def __init__(self, client: Any, credentials: Credentials) -> None:
-        # aiobotocore names it nowhere in public; `connect` fails at once were it called otherwise.
+        # aiobotocore has no public name for it. If a later release renames it, `connect` fails at
+        # once.
         self._http = client._endpoint.http_session  # noqa: SLF001
         self._events = client.meta.events
         self._credentials = credentials

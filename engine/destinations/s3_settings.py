@@ -23,15 +23,15 @@ _TAG_TEXT: Final = re.compile(r"[\w\s+\-=.:/@]*")
 class S3Settings:
     """Where objects go, and how. None: not sent, the service's or the bucket's own default holds.
 
-    `part_bytes` is the largest body of one request; what is larger goes in parts. Just above a full
-    chunk, so that only snapshots and large chunks pay the three requests more. `concurrency` bounds
-    the parts under way and sizes the pool: a request that has to wait for a connection waits with a
-    signature that ages.
+    `part_bytes` is the largest body of one request; what is larger goes in parts. It is just above
+    a full chunk, so only snapshots and large chunks pay for the three more requests. `concurrency`
+    bounds the parts under way and sizes the pool. The pool has a connection for each request,
+    because a request that waits for one has a signature that ages.
 
-    A request has `connect_seconds` + `answer_seconds` altogether, and for its body as long as a
-    line takes that carries `body_bytes_per_second_min`; a drain's 25 s have room for a second
-    attempt at a small one. `silence_seconds` is how long no byte may come of an answer, and all
-    that bounds the reading of an object but ten minutes.
+    A request has `connect_seconds` + `answer_seconds` altogether. For its body it also has the time
+    that a line of `body_bytes_per_second_min` takes. So a drain's 25 s have room for a second
+    attempt at a small request. `silence_seconds` is how long no byte of an answer may come. Apart
+    from ten minutes in all, nothing else bounds the reading of an object.
     """
 
     bucket: str

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 # An upload that could not be aborted in this time is left to the next start.
 _ABORT_SECONDS: Final = 5.0
 
-# From here on a checksum takes longer than a thread's turn, 31 us.
+# From this size on, a checksum takes longer than handing it to a thread, which takes 31 us.
 _THREAD_BYTES: Final = 1024 * 1024
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

@@ -1,13 +1,14 @@
 """Chunks: one table's records, compressed as they come, until they are cut into an object.
 
-Strategy: lines are compressed in pieces, each by a compressor of its own, so that a chunk holds
-none: one that is open for 30 s would keep 114 KB (measured, isal at level 1), and there may be
-thousands of tables. Pieces grow with the chunk, because each begins without the text before it: 16
-KiB alone compress to an eighth, 256 KiB to a ninth and more. Deflate allows it: a piece ends at a
-byte's end (a sync flush), the next one goes on, and all are one stream of one gzip member.
+Strategy: lines are compressed in pieces, each by a compressor of its own. So an open chunk holds no
+compressor. One that is open for 30 s would keep 114 KB (measured, isal at level 1), and there may
+be thousands of tables. Each piece begins without the text before it, so a small piece compresses
+worse: 16 KiB alone compress to an eighth, 256 KiB to a ninth and more. Therefore pieces grow with
+the chunk. Deflate allows pieces: a piece ends at a byte's end (a sync flush), the next one goes on,
+and all are one stream of one gzip member.
 
 A chunk has one version and begins in one hour. The length and the CRC32 that the journal names are
-those of the uncompressed lines: compressed bytes depend on how they were fed.
+those of the uncompressed lines, because compressed bytes depend on how the lines were fed.
 """
 
 from collections.abc import Iterable, Iterator
@@ -27,14 +28,16 @@ from engine.model.schema import TableName
 
 PIECE_BYTES_MIN = 16 * 1024
 PIECE_BYTES_MAX = 256 * 1024
-# Small pieces that live for seconds among lines that live for a moment leave holes between them.
+# Small pieces live for seconds, and the lines around them only for a moment. Such pieces would
+# leave holes in memory.
 PART_BYTES = 512 * 1024
-# A compressor is given no more at once: one call's output grows by doubling.
+# A compressor gets no more than this at once, because the output of one call grows by doubling.
 FEED_BYTES = 1024 * 1024
 LARGE_BYTES = 2 * 1024 * 1024
-"""A batch of one large row takes 10 ms to compress from here on (measured): work for a thread."""
+"""From this size on, compressing takes 10 ms or more (measured), which is work for a thread."""
 
-# A compressor that stays open keeps so much (measured, zstandard at level 1 after 80 KB).
+# So much memory is kept by a compressor that stays open (measured, zstandard at level 1 after 80
+# KB).
 ZSTD_STATE_BYTES = 175_000
 GZIP_LEVEL = 1
 ZSTD_LEVEL = 1
@@ -73,7 +76,7 @@ class _Gzip:
 
 
 class _Zstd:
-    # Not in pieces: not every reader goes on behind a frame's end.
+    # zstd is not compressed in pieces, because not every reader goes on behind a frame's end.
     header = b""
     state_bytes = ZSTD_STATE_BYTES
 
@@ -115,10 +118,10 @@ class ChunkLimits:
 
 
 class Body:
-    """An object's bytes, in the parts that they came in until somebody asks for the whole.
+    """An object's bytes, in the parts in which they came, until somebody asks for the whole.
 
-    `len` is their number. Joining 16 MiB takes 9 ms (measured): enough for a thread, and from a
-    MiB on CPython does not hold its lock meanwhile.
+    `len` is the number of bytes. Joining 16 MiB takes 9 ms (measured), which is enough for a
+    thread. From a MiB on, CPython does not hold its lock meanwhile.
     """
 
     __slots__ = ("_parts", "_size_bytes")
@@ -192,7 +195,7 @@ class ChunkBuilder:
         self.row_count = 0
         self.held_bytes = 0
         self._compression = compression
-        # Not the batch: it would keep its lines.
+        # The batch itself is not kept, because it would keep its lines.
         self._table = batch.table
         self._version = batch.version
         self._first_position = batch.first
@@ -248,7 +251,7 @@ class ChunkBuilder:
         return self._compressed_bytes
 
     def take_compressed(self) -> bytes:
-        """What is compressed so far, which is let go: the body that `seal` gives is the rest."""
+        """Hand over what is compressed so far. The body that `seal` gives is the rest."""
         self._join_pieces()
         body, self._parts = b"".join(self._parts), []
         self.held_bytes -= len(body)

@@ -1,15 +1,16 @@
 """The ledger: what has left the socket and is not yet durable.
 
-Strategy: per table, the spans (first and last position) of its batches in the order in which they
-were read; a span leaves when an object that covers it is visible. Beside them the boundaries that
-were read. The newest boundary at or below the oldest span's commit is what may become durable.
+Strategy: for each table the ledger keeps the spans (first and last position) of its batches, in the
+order in which they were read. A span leaves when an object that covers it is visible. The ledger
+also keeps the boundaries that were read. The newest boundary at or below the oldest span's commit
+may become durable.
 
-Memory is bounded, because while S3 stalls a row can be smaller compressed than its span: beyond a
-few spans a table's newest one grows, and of too many boundaries every other one is forgotten. Both
-only make `durable` come in larger steps, never too early.
+Memory is bounded. While S3 stalls, a compressed row can be smaller than its span. So beyond a few
+spans, a table's newest span grows instead. Of too many boundaries every other one is forgotten.
+Both only make `durable` come in larger steps, never too early.
 
-Invariant: a change counts from the moment it leaves the socket, not from when a chunk closes.
-Computed from closed chunks, `durable` was wrong in three of four simulated runs.
+Invariant: a change counts from the moment it leaves the socket, not from when a chunk closes. When
+`durable` was computed from closed chunks, it was wrong in three of four simulated runs.
 """
 
 from collections import deque
@@ -25,12 +26,13 @@ from engine.model.position import NOWHERE, LogPosition, Position, commit_of
 from engine.model.schema import TableName
 
 _SPANS_MAX = 8
-"""Spans of one table: a quiet table's rows keep their own; those of 5,000 tables take 10 MB."""
+"""Spans of one table. The rows of a quiet table keep spans of their own. Those of 5,000 tables take
+10 MB."""
 
 _BOUNDARIES_MAX = 4096
 
 RECEIVED_MIN = 1024
-"""So many tables' received positions are kept whatever they are."""
+"""So many tables keep their received position in any case."""
 
 
 class Ledger:
@@ -43,7 +45,8 @@ class Ledger:
         self._forget_at = RECEIVED_MIN
         self._boundaries: deque[Boundary] = deque()
         self._newest: Boundary | None = None
-        # Beside the others: a keepalive takes an older one's place while a look is under way.
+        # It is kept beside the others, because a newer keepalive takes the place of an older one
+        # while a look is under way.
         self._looked: Boundary | None = None
         self._last = NOWHERE
         self._last_commit_us = 0
@@ -100,12 +103,12 @@ class Ledger:
         # After a reconnect the source shows boundaries again that were read before.
         if self._newest is not None and boundary.position <= self._newest.position:
             return
-        # And a stream knows only the commits that it showed itself.
+        # A stream knows only the commits that it showed itself.
         self._landmark = newest(self._landmark, boundary.landmark)
         boundary = msgspec.structs.replace(boundary, landmark=self._landmark)
-        # An idle source sends a keepalive every few seconds for days: one that follows another
-        # with no row between them takes its place. A commit's end stays until the next one, because
-        # a keepalive's position may have to wait for a look.
+        # An idle source sends a keepalive every few seconds for days. So a keepalive takes the
+        # place of the one before it, if no row came between them. A commit's end stays until the
+        # next one, because a keepalive's position may have to wait for a look.
         last = self._boundaries[-1] if self._boundaries else boundary
         is_replaced = last.is_keepalive or not boundary.is_keepalive
         if self._boundaries and is_replaced and not self._is_row_since_boundary:
@@ -118,7 +121,7 @@ class Ledger:
         self._is_row_since_boundary = False
 
     def looked(self, boundary: Boundary) -> None:
-        """Keep a boundary that was read before a look was taken which is judged now."""
+        """Keep this boundary: it was read before a look was taken, and that look is judged now."""
         self._looked = boundary
 
     def visible(self, table: TableName, last: Position) -> None:
@@ -127,7 +130,7 @@ class Ledger:
         while spans and spans[0][1] <= last:
             del spans[0]
         if spans and spans[0][0] <= last:
-            # What is still pending of it comes after `last`, at that commit at the earliest.
+            # What is still pending of the table comes after `last`, at that commit at the earliest.
             spans[0] = (last, spans[0][1])
         if spans is not None and not spans:
             del self._spans[table]
@@ -135,8 +138,9 @@ class Ledger:
     def forget(self, durable: LogPosition) -> None:
         """Forget what was received of tables of which nothing is pending and all is durable.
 
-        Tables come and go. What commits before `durable` is dropped by that alone when it is
-        read again. Looked for when there are twice as many tables as were left the last time.
+        Tables come and go. When changes that commit before `durable` are read again, they are
+        dropped by their position alone. Such tables are looked for when there are twice as many
+        tables as were left the last time.
         """
         if len(self._received) <= self._forget_at:
             return
@@ -150,7 +154,7 @@ class Ledger:
     def durable_boundary(self, looked: LogPosition | None = None) -> Boundary | None:
         """The newest known boundary such that everything which commits before it is in S3.
 
-        A keepalive's position counts up to `looked` only (None: all do): up to there a look at
+        A keepalive's position counts only up to `looked` (None: all count): up to there a look at
         what the source publishes was judged. Boundaries older than the answer are forgotten.
         """
         oldest = self._oldest_pending()

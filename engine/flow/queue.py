@@ -1,7 +1,7 @@
 """A table's queue: batches that were read and are not yet in a chunk, bounded in bytes.
 
-The bound is soft by one intake: the router takes what the socket gave, whole, and the reader
-reads no more while any queue is over its bound.
+The bound is soft by one intake. The router takes whole what the socket gave, and the reader reads
+no more while any queue is over its bound.
 """
 
 from collections import deque

@@ -17,7 +17,7 @@ from engine.model.record import RecordConfiguration
 from engine.model.schema import Relation, TableName, TableVersion, decide_version, snapshot_version
 
 DIGESTS_MAX = 16_384
-"""Of the tables used last: one that was forgotten is computed anew."""
+"""So many are kept, of the tables that were used last. One that was forgotten is computed anew."""
 
 
 class Reception:

@@ -1,8 +1,8 @@
 """The router: fans intakes out to the tables' writers and collects the chunks that are due.
 
-Strategy: an intake is taken whole, without waiting; waiting is the reader's, before it reads the
-next one, until there is room in the budget and in every queue. Under memory pressure the largest
-open chunks are cut. A writer that holds nothing any more is forgotten: tables come and go.
+Strategy: an intake is taken whole, without waiting. The reader waits instead: before it reads the
+next intake, until there is room in the budget and in every queue. Under memory pressure the largest
+open chunks are cut. A writer that holds nothing any more is forgotten, because tables come and go.
 """
 
 import asyncio
@@ -19,9 +19,9 @@ from engine.model.schema import TableName
 class Router:
     """The writers of all tables that hold something, made when a batch comes.
 
-    `on_cut` is called whenever a chunk was cut or room is wanted, `on_waiting` when rows wait for a
-    plan: in a queue behind a chunk that was cut, or still in the source until chunks are cut to
-    make room.
+    `on_cut` is called whenever a chunk was cut or room is wanted. `on_waiting` is called when rows
+    wait for a plan: in a queue behind a chunk that was cut, or still in the source until chunks are
+    cut to make room.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class Router:
     def cut_largest(self) -> None:
         """Where the budget is full, cut the largest open chunks, until half of it is on its way.
 
-        A queue that is full alone waits for its own table's objects: nothing cut makes room there.
+        If only a queue is full, nothing is cut: that queue waits for its own table's objects.
         """
         if not self._budget.is_full:
             return

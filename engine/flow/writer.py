@@ -1,9 +1,9 @@
 """A table's writer: from its queue into chunks, cut where a limit, an hour or a version says so.
 
 Strategy: everything is synchronous. A batch goes from the queue into the open chunk at once, as
-long as few cut chunks wait to become visible; then it stays in the queue, which bounds the table.
-The writer keeps the memory budget's books for its table: raw bytes are charged when they come,
-and then only shrink.
+long as few cut chunks wait to become visible. Otherwise it stays in the queue, whose bound then
+holds the table back. The writer does the memory budget's accounts for its table: raw bytes are
+charged when they come, and after that they only shrink.
 
 Invariant: queue, open chunk and cut chunks hold the table's rows without gap, in order.
 """
@@ -15,11 +15,11 @@ from engine.model.batch import Batch
 from engine.model.record import Compression
 from engine.model.schema import TableName
 
-# One being published, one waiting for its plan while the next one grows.
+# One is being published, and one waits for its plan, while the next one grows.
 UNPUBLISHED_CHUNKS_MAX = 2
 
-# What a batch keeps beside its lines, positions and tuples: measured 400 bytes. Queues of small
-# batches would hold three times what their lines say.
+# What a batch keeps beside its lines: positions and tuples, 400 bytes (measured). Without this,
+# queues of small batches would hold three times what their lines say.
 BATCH_BYTES = 400
 
 

@@ -1,11 +1,11 @@
 """From lines to batches: what every source does around the rows that it reads.
 
-Strategy: a source numbers its tables, and gives rows to the line writer, itself or through a
+Strategy: a source numbers its tables. It gives rows to the line writer, itself or through a
 compiled reader. A table is bound when its first wanted row comes, to the version that `decide`
-names, and stays bound until the source lets go of it, or until another number takes its name: a
-name passes from one table to another and back without a new word about either. Lines leave as
-batches: of one table when it is full or let go of, of all tables before a transaction of another
-hour and at the end of a drain.
+names. It stays bound until the source lets go of it, or until another number takes its name. (A
+name may pass from one table to another and back, and nothing in the source's log need say so about
+either.) Lines leave as batches: those of one table when it is full or let go of, and those of all
+tables before a transaction of another hour and at the end of a drain.
 
 Invariants: a name has one bound table at most; the batches of a table leave in commit order; a
 batch lies within one hour of commit time and under one version.
@@ -92,15 +92,15 @@ class Batcher:
         self.size_max = 0 if is_single_rows else BATCH_SIZE_MAX
         """A table with more bytes of lines than this is full: see `hand_over`."""
         self._bound: dict[int, tuple[TableName, int]] = {}
-        # Who has a name now: the table whose row came last under it.
+        # Which table has a name now: the one whose row came last under it.
         self._owners: dict[TableName, int] = {}
         self._batches: list[Batch] = []
 
     def bind(self, number: int, relation: Relation, position: Position) -> TableVersion | None:
-        """Bind the table for its next row, at `position`; None where that is not wanted.
+        """Bind the table for its next row, at `position`; None where that row is not wanted.
 
-        Whoever had its name before is let go of. That is so for each row that is asked about: a
-        source that says what it said before may have lost the name meanwhile.
+        Whatever table had its name before is let go of. This holds for every row that is asked
+        about, because a source that repeats what it said before may have lost the name meanwhile.
         """
         table = relation.table
         owner = self._owners.get(table, number)

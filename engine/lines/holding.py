@@ -9,9 +9,8 @@ from typing import Final
 
 HELD_SECONDS: Final = 1.0
 """How long rows are held where many tables are busy at once. With 5,000 tables, of which 1 % have
-nine tenths of 200,000 rows a second, a quiet table has four rows in that time. Chunks reckon their
-age from when the first row was read, so nothing becomes visible later than else.
-"""
+nine tenths of 200,000 rows a second, a quiet table gets four rows in that time. Chunks reckon their
+age from when the first row was read, so nothing becomes visible later than otherwise."""
 
 HELD_BATCHES_MIN: Final = 64
 """Fewer batches than this are handed over at once, after every drain."""
@@ -42,6 +41,6 @@ class Holding:
         return True
 
     def handed_over(self, now: float, batch_count: int) -> None:
-        """Everything was: what comes next is held where those were many."""
+        """Everything was handed over. If that was many batches, what comes next is held."""
         self._since = None
         self.until = now + HELD_SECONDS if batch_count > HELD_BATCHES_MIN else 0.0
