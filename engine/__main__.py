@@ -26,7 +26,7 @@ def _code_before_start(number: int) -> int:
 
 
 def _end(number: int, _: object) -> None:
-    # Nothing is there that wants to be closed; and an import may be anywhere.
+    # Nothing has to be closed yet, and an import may be at any place.
     os._exit(_code_before_start(number))
 
 
@@ -39,7 +39,8 @@ def _take_signals() -> None:
                 signal.signal(number, _end)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
     except ValueError:
-        # Imported by a thread of another program: its signals are its own.
+        # Here a thread of another program has imported this module. That program's signals are its
+        # own.
         return
 
 
@@ -48,7 +49,7 @@ _take_signals()
 import gc  # noqa: E402
 import io  # noqa: E402
 
-# What is imported stays: 40 looks for garbage among it find none.
+# What is imported stays. Garbage would be looked for 40 times among it, and none found.
 gc.disable()
 
 from engine.cli.application import main as run_command_line  # noqa: E402
@@ -80,10 +81,10 @@ def _leave_signals() -> None:
 
 
 def _open_standard_streams() -> None:
-    """Where a caller closed stdin, stdout or stderr, let it lead nowhere.
+    """Where a caller closed stdin, stdout or stderr, open it to lead nowhere.
 
-    Otherwise the next socket gets its number: uvloop aborts the process when it closes that, and
-    what was meant for a log would go to a server.
+    Otherwise the next socket would get its number. uvloop aborts the process when it closes that,
+    and what was meant for a log would go to a server.
     """
     for number in _STANDARD_STREAMS:
         try:

@@ -1,8 +1,8 @@
 """What a command prints: results on stdout, everything else on stderr.
 
-Invariant: with `--json`, stdout gets exactly one JSON object and a line end. An error is told as
-what happened, then what to do; tracebacks are for the debug level. Nothing that a name could hold
-acts on the terminal or begins a line.
+Invariant: with `--json`, stdout gets exactly one JSON object and a line end. An error says what
+happened, then what to do; tracebacks are for the debug level. Nothing that a name could hold acts
+on the terminal or begins a line.
 """
 
 import contextlib
@@ -62,14 +62,14 @@ def _write(text: str) -> None:
 
 
 def say_last(step: str) -> None:
-    """As `say_next`, at the end of work that is done: who does not listen does not undo it."""
+    """As `say_next`, at the end of work that is done. If nobody listens, the work is still done."""
     with contextlib.suppress(OSError, ValueError, ResultUnwritten):
         say_next(step)
         sys.stdout.flush()
 
 
 def complain(text: str, hint: str = "", *, keep: str = "") -> None:
-    """What went wrong, and what to do about it. Where nobody listens, the exit code still says."""
+    """What went wrong, and what to do about it. If nobody listens, the exit code still says it."""
     lines = [f"error: {printable(text, keep=keep)}\n"]
     lines += [f"hint: {printable(hint, keep=keep)}\n"] * bool(hint)
     writing = threading.Thread(target=_write_error, args=("".join(lines),), daemon=True)

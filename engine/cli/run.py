@@ -30,11 +30,13 @@ def run(*, config: ConfigFile = None, until_caught_up: UntilCaughtUp = False) ->
     engine.drain_seconds; a second signal ends it at once, and the next start makes again what was
     not published.
     """
-    # Until the engine has started: drivers and the S3 client's models are 120,000 objects that stay
-    # and 3,000 that do not, and to look for these again and again takes 0.2 s of 0.65 s CPU.
+    # Garbage is not looked for until the engine has started. Drivers and the S3 client's models are
+    # 120,000 objects that stay, and 3,000 that do not. Looking for those again and again takes 0.2
+    # s of 0.65 s CPU.
     gc.disable()
     loaded = load(config, os.environ)
-    # Only now: a wrong configuration is told in a tenth of the time that the drivers take to load.
+    # The drivers are loaded only now. So a wrong configuration is told in a tenth of the time that
+    # they take.
     with lean_imports():
         from engine.cli.process import run_engine  # noqa: PLC0415
 

@@ -1,8 +1,8 @@
 """What a command pays before the engine runs: imports, and what they do that nobody needs.
 
-Strategy: everything that is left out is left out here, through switches that the libraries or the
-interpreter document, and only while the engine is imported. Should a library change, the start
-becomes dearer again and nothing else: a test says so.
+Strategy: everything that is left out is left out here, and only while the engine is imported. The
+switches are ones that the libraries or the interpreter document. If a library changes, a start
+costs more again, and nothing else happens. A test says so.
 
 Invariant: what was switched is as before after the block, whatever happened inside.
 """
@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-# structlog draws tracebacks with it where it is installed, and it always is: the command line
-# brings it. Our logs have no such tracebacks.
+# structlog draws tracebacks with rich where that is installed. It always is, because the command
+# line needs it. Our logs have no such tracebacks.
 _NOT_NEEDED: Final = "rich"
 
 # OpenSSL's name for the file of certificates that it trusts by default.
@@ -30,10 +30,11 @@ def lean_imports() -> Iterator[None]:
 
 @contextmanager
 def _without_certificates() -> Iterator[None]:
-    """Make a context that trusts nobody of what aiohttp makes when it is imported.
+    """Let aiohttp, when it is imported, make a TLS context without certificates: it trusts nobody.
 
-    It reads the system's 140 certificates, a tenth of all that the engine needs to start. Nothing
-    uses that context: the S3 client brings its own. Were it used, it would refuse every server.
+    aiohttp would read the system's 140 certificates, a tenth of all that the engine needs to start.
+    Nothing uses that context: the S3 client brings its own. If it were used, it would refuse every
+    server.
     """
     before = os.environ.get(_CERTIFICATES)
     os.environ[_CERTIFICATES] = os.devnull

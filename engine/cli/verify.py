@@ -95,7 +95,7 @@ def _progress(*, is_quiet: bool) -> SilentProgress | LineProgress | TerminalProg
 
 
 def _doubts(verdict: "Verdict") -> int:
-    """What `--strict` takes for a failure: the journal keeps its promise all the same."""
+    """What `--strict` takes for a failure, although the journal keeps its promise."""
     return len(verdict.unmended_gaps) + len(verdict.warnings)
 
 
@@ -126,7 +126,8 @@ def _say_problem(mark: str, problem: "Problem") -> None:
 
 
 def _say_tables(verdict: "Verdict") -> None:
-    # Two positions of 45 characters do not fit a terminal; a commit compares with "durable up to".
+    # Two positions of 45 characters do not fit a terminal. A commit's part compares with "durable
+    # up to".
     rows = [("table", "objects", "rows", "pending", "versions", "last commit")]
     rows += [
         (
@@ -143,7 +144,7 @@ def _say_tables(verdict: "Verdict") -> None:
         return
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     if sys.stdout.isatty():
-        # Piped, a name is whole, however long: it is searched for.
+        # In a pipe a name is never shortened, because somebody may search for it.
         room = shutil.get_terminal_size().columns - sum(widths[1:]) - 2 * (len(widths) - 1)
         widths[0] = min(widths[0], max(room, TABLE_NAME_MIN))
     for row in rows:

@@ -1,10 +1,10 @@
 """What was given, and where: the file, then the environment over it.
 
-Strategy: nothing is typed here. Each known key that was given becomes a `Given` with its value
-after `${VAR}` was replaced, its text before that, and its origin; each key that nobody knows
-becomes a problem.
+Strategy: nothing is typed here. Each known key that was given becomes a `Given`: its value after
+`${VAR}` was replaced, its text before that, and its origin. Each key that nobody knows becomes a
+problem.
 
-Expansion is for values of the file. A variable's own value is taken as it stands: its shell has
+Only values of the file are expanded. A variable's own value is taken as it is: its shell has
 expanded it already, and a password may hold a dollar sign.
 """
 
@@ -32,7 +32,7 @@ _EXPANSION = re.compile(r"\$\$\{|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)\}|\$\{")
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """One key's value; `is_text`: whatever its kind, it came as text that stands for the value."""
+    """One key's value. `is_text`: it came as text that stands for the value, whatever its kind."""
 
     value: Any
     shown: str
@@ -223,8 +223,8 @@ def _parse(file: Path, text: str) -> dict[str, Any]:
             f"{file} nests lists or tables too deep", hint="no key needs more than two levels"
         ) from None
     except tomllib.TOMLDecodeError as error:
-        # The parser says "… (at line 3, column 5)"; its text holds no values, but maybe one
-        # character.
+        # The parser says "… (at line 3, column 5)". Its text holds no values, but at most one
+        # character of one.
         match = re.search(r"(.*) \(at line (\d+), column (\d+)\)", str(error))
         what, line = (match[1], int(match[2])) if match else (str(error), 0)
         if "at end of document" in str(error):

@@ -1,7 +1,7 @@
 """One key of the configuration: its name, its kind of value, its default, its help.
 
-Invariant: `is_shown` is an allow-list. A key is never printed unless it says here that it may be;
-a new key is hidden until somebody decides.
+Invariant: `is_shown` is an allow-list. A key is never printed unless it says here that it may be. A
+new key is hidden until somebody decides.
 """
 
 from dataclasses import dataclass

@@ -1,11 +1,11 @@
 """Every key of the configuration, declared once, with its default.
 
-Strategy: loading, the JSON Schema and `config show` all follow from these tables, so that a key
-cannot be known to one and not to another. No other module has a default for a key: the structs of
+Strategy: loading, the JSON Schema and `config show` all follow from these tables. So no key can be
+known to one of them and not to another. No other module has a default for a key: the structs of
 `engine.config.model` have none, nor has what is made of them.
 
-The keys that only one kind of source has stand with that kind's section: `engine.config.sources`.
-A name that stands in two sections is the same key in both.
+The keys that only one kind of source has stand with that kind's section: `engine.config.sources`. A
+name that stands in two sections is the same key in both.
 """
 
 import re

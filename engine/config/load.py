@@ -1,7 +1,7 @@
 """From what was given to types: everything is parsed, then the whole is built or refused.
 
-Strategy: `gather` finds the values, each key's kind parses its own, then the few rules that need
-two keys are checked, and only when nothing is wrong are the structs made. So an operator sees all
+Strategy: `gather` finds the values, and each key's kind parses its own. Then the few rules that
+need two keys are checked. The structs are made only when nothing is wrong. So an operator sees all
 problems at once.
 """
 

@@ -1,8 +1,9 @@
 """How much the engine may buffer when `memory_limit = "auto"`.
 
-An eighth of what the container (cgroup v2 or v1) or else the machine has, at least 16 MiB, at
-most 96 MiB. More does not make it faster: the budget only has to cover what is read while objects
-are put. The process itself needs about as much again, so the ceiling keeps it under 256 MiB.
+It is an eighth of what the container (cgroup v2 or v1) or else the machine has, at least 16 MiB and
+at most 96 MiB. More does not make the engine faster: the budget only has to cover what is read
+while objects are put. The process itself needs about as much again, so the ceiling keeps it under
+256 MiB.
 """
 
 import os

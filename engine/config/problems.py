@@ -1,6 +1,6 @@
 """What is wrong with a configuration: all of it at once, each with its place and a way out.
 
-Invariant: a problem shows a value only as it was given (never what `${VAR}` stood for) and only
+Invariant: a problem shows a value only as it was given (never what `${VAR}` stood for), and only
 for keys that may be shown.
 """
 

@@ -1,8 +1,8 @@
 """Where each key stands in a TOML text.
 
-Strategy: `tomllib` parses and checks, this module only finds lines, so it reads text that is
-known to be valid TOML 1.0 and walks over values without understanding them. No maintained library
-gives both values and lines without a native parser.
+Strategy: `tomllib` parses and checks. This module only finds lines. So it reads text that is known
+to be valid TOML 1.0, and walks over values without understanding them. No maintained library gives
+both values and lines without a native parser.
 
 Invariant: every key, table header and array element of the document has a path here. A path holds
 names, and numbers where an array is indexed.

@@ -1,11 +1,11 @@
 """Kinds of values: how one value of the configuration becomes its type.
 
-Strategy: a `Kind` is a parser and the JSON Schema of what it accepts. A parser gets what TOML
-gave (text, number, boolean, list, table) and answers the typed value or raises `Unfit`, whose
+Strategy: a `Kind` is a parser, and the JSON Schema of what the parser accepts. A parser gets what
+TOML gave (text, number, boolean, list, table). It answers the typed value, or raises `Unfit`, whose
 text says what would fit.
 
-Invariant: no parser repeats the value it was given; whether it may be shown is the caller's to
-decide.
+Invariant: no parser repeats the value that it was given. The caller decides whether it may be
+shown.
 """
 
 import re

@@ -1,8 +1,8 @@
 """The demonstration: a database at work, a bucket, the engine between them, and the proof.
 
-Strategy: everything is real and from this machine: the servers from wheels, the engine as the
-process that an operator would run. The workload is stopped first, then the engine reads what is
-left of it and drains; only then are the accounts taken.
+Strategy: everything is real and from this machine: the servers come from wheels, and the engine is
+the process that an operator would run. The workload is stopped first. Then the engine reads what is
+left of it, and drains. Only then are the accounts taken.
 
 The first Ctrl-C ends the workload early, and all that follows is the same. The second one ends the
 process at once: servers and engine die with it, by their watchdogs.
@@ -79,7 +79,7 @@ async def demonstrate(wishes: Wishes, console: Console) -> int:
         progress.say("Stopped before anything was written.")
         return EXIT_ABORTED
     ending = Ending(console, workspace)
-    # What failed is to be looked at, wanted or not.
+    # After a failure the folder is kept for inspection, whether that was asked for or not.
     if wishes.is_kept or not proof.is_ok:
         ending.places()
         ending.next_steps()

@@ -1,8 +1,7 @@
 """The engine as the operator runs it: a process with a configuration file, signals and `/status`.
 
-Strategy: `python -m engine run` under the servers' watchdog, so that it never outlives the
-demonstration, and the terminal's Ctrl-C does not reach it: the demonstration decides when it
-drains.
+Strategy: `python -m engine run` under the servers' watchdog. So it never outlives the
+demonstration. The terminal's Ctrl-C does not reach it: the demonstration decides when it drains.
 """
 
 import asyncio
@@ -25,8 +24,8 @@ _STATUS_SECONDS_MAX = 2.0
 _END_SECONDS_MAX = 40.0
 _ENDING_INTERVAL = 0.05
 
-# What the interpreter and the libraries need of ours. Not all of it: the watchdog is told the
-# environment in its arguments, which every user of the machine can read.
+# What the interpreter and the libraries need of our environment. The rest is not passed on, because
+# the watchdog gets the environment in its arguments, which every user of the machine can read.
 _INHERITED = ("HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "VIRTUAL_ENV")
 _INHERITED_PREFIXES = ("PYTHON", "COVERAGE")
 

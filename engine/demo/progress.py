@@ -1,7 +1,7 @@
 """What one sees while it runs: a picture that changes in place in a terminal, lines elsewhere.
 
-Strategy: the demonstration shows moments; a moment is drawn when it is shown and never by a
-thread of its own, so nothing flickers and nothing is torn by what is printed above it.
+Strategy: the demonstration shows moments. A moment is drawn when it is shown, and never by a thread
+of its own. So nothing flickers, and nothing is torn by what is printed above it.
 """
 
 from collections import deque
@@ -186,10 +186,10 @@ def _heading(moment: Moment, width: int) -> RenderableType:
 def _figures(moment: Moment, rate: float) -> RenderableType:
     figures = Table.grid(padding=(0, 2))
     figures.add_column(style="dim", no_wrap=True)
-    # As wide as a number gets, so that nothing moves when one grows.
+    # The column is as wide as a number gets, so that nothing moves when one grows.
     figures.add_column(justify="right", style="bold", no_wrap=True, min_width=10)
     figures.add_column(no_wrap=True)
-    # Only this one may give way to a narrow terminal.
+    # Only this column is shortened in a narrow terminal.
     figures.add_column(style="dim")
     for label, number, unit, detail in _figure_rows(moment, rate):
         short = Text(detail, no_wrap=True, overflow="ellipsis")

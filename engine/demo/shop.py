@@ -1,11 +1,11 @@
 """The demonstration's database: a shop with columns of many types, and what happens in it.
 
-Strategy: a transaction changes many rows with few statements, so that it is the server that works
-and not this process. Each writer has keys of its own, hence none waits for another's locks.
+Strategy: a transaction changes many rows with few statements. So the server does the work, and not
+this process. Each writer has keys of its own, so none waits for another's locks.
 
 Invariant: triggers write into `demo.committed` how many rows each statement changed, and that is
-committed with them. So what was committed is known for certain, whoever wrote it and whatever ended
-the writer.
+committed with the rows. So what was committed is known for certain, whoever wrote it and whatever
+ended the writer.
 """
 
 from random import Random
@@ -53,7 +53,8 @@ CREATE OR REPLACE FUNCTION demo.count_changed() RETURNS trigger LANGUAGE plpgsql
     RETURN NULL;
 END $$;
 """
-# By table and kind of statement. After the first rows, which no engine will see.
+# One trigger for each table and kind of statement. They are made after the first rows, which no
+# engine will see.
 _COUNTING = """
 CREATE OR REPLACE TRIGGER count_{op} AFTER {statement} ON {table}
 REFERENCING {side} TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION demo.count_changed('{op}')

@@ -1,7 +1,8 @@
 """The workload: writers that change the shop at a given rate until told to stop.
 
-Strategy: a few connections at once, their transactions of very different sizes, some rolled back
-whole or to a savepoint: what was rolled back must never be seen anywhere.
+Strategy: a few connections write at once, in transactions of very different sizes. Some
+transactions are rolled back, whole or to a savepoint. What was rolled back must never be seen
+anywhere.
 """
 
 import asyncio

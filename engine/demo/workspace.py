@@ -32,7 +32,7 @@ from engine.servers.servers import FAST_SETTINGS, EmbeddedPostgres, EmbeddedS3
 BUCKET: Final = "tailrace-demo"
 PREFIX: Final = "demo"
 
-# Measured: 220 bytes of WAL a change, as much again in tables, 30 in the bucket.
+# Measured: a change takes 220 bytes of WAL, as much again in tables, and 30 in the bucket.
 _BYTES_A_CHANGE: Final = 600
 _BYTES_AT_LEAST: Final = 400 * 1024 * 1024
 
@@ -143,7 +143,7 @@ class Workspace:
                     data_directory=self.folder / "postgres", settings=dict(FAST_SETTINGS)
                 )
             )
-            # Leaving its `with` is a crash; in order is better for data that stay.
+            # Leaving its `with` block is a crash. Data that stay are better stopped in order.
             stack.callback(postgres.stop)
             s3 = stack.enter_context(EmbeddedS3(data_directory=self.folder / "s3"))
             s3.create_bucket(BUCKET)
@@ -206,7 +206,7 @@ def _made(directory: Path | None) -> Path:
         directory.mkdir(parents=True, exist_ok=True)
         return directory.resolve()
     folder = Path(tempfile.mkdtemp(prefix="tailrace-demo-"))
-    # Root's PostgreSQL runs as another account, which has to pass through.
+    # For root, PostgreSQL runs as another account, which has to pass through this folder.
     folder.chmod(0o755)
     return folder.resolve()
 

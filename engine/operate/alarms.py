@@ -1,9 +1,9 @@
 """Alarms: conditions that stand until somebody mends them.
 
-Strategy: who sees a condition sets its alarm, again at each look or once; who sees that it is over
-clears it. An alarm is told apart by its code and its subject (a table; empty where there is
-only one). It is logged once when it begins and once when it ends; in between `/status`, the page
-and a gauge show it. So the log of a condition that lasts for days has two lines.
+Strategy: whoever sees a condition sets its alarm, once or again at each look. Whoever sees that it
+is over clears the alarm. Alarms are told apart by code and subject (a table; empty where there is
+only one). An alarm is logged once when it begins and once when it ends. In between `/status`, the
+page and a gauge show it. So the log of a condition that lasts for days has two lines.
 
 Invariant: neither text nor hint carries row values or secrets, so whoever can reach the port may
 read them.
@@ -21,7 +21,8 @@ SHOWN_MAX: Final = 100
 """Alarms that `/status` lists; `alarms_total` counts all of them."""
 
 _LOGGED_AT_ONCE_MAX: Final = 20
-"""Lines for one call of `replace`: 5,000 tables that are not published make one more, not 5,000."""
+"""Lines that one call of `replace` logs. If 5,000 tables are not published, one more line gives the
+rest as a number."""
 
 _log = structlog.get_logger(__name__)
 

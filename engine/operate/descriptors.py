@@ -1,7 +1,7 @@
 """File descriptors: how many this process may have, and what they are for.
 
-Strategy: the soft limit is raised to the hard one, which takes no right. The engine's own need is
-set aside first; the port gets what is left, up to what it can use.
+Strategy: the soft limit is raised to the hard one, which needs no right. The engine's own need is
+set aside first. The port gets what is left, up to what it can use.
 
 Invariant: `port_share` and what the engine needs are together within the limit.
 """
@@ -10,10 +10,11 @@ import resource
 from typing import Final
 
 LIMIT_MAX: Final = 65_536
-"""More is of no use, and some libraries walk over all that a process may have."""
+"""A higher limit is of no use, and some libraries walk over all descriptors that a process may
+have."""
 
-# The interpreter, the loop, streams, listening sockets, the source's sessions, look-ups of names:
-# a streaming engine has 31 open, one that reconnects a few more.
+# These are for the interpreter, the loop, streams, listening sockets, the source's sessions and
+# look-ups of names. A streaming engine has 31 open, and one that reconnects a few more.
 _ENGINE_BASE: Final = 64
 
 _PORT_MAX: Final = 64

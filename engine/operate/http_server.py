@@ -1,9 +1,9 @@
 """What the engine serves over HTTP: metrics, health, status, and a page for a human.
 
-Strategy: everything is read from a `StatusProvider` and a registry; nothing can be changed
-through it. The exposition of a thousand tables takes 60 to 110 ms, so it is made in a thread, and
-that lets the loop go on after every few samples: whoever waits for the interpreter's lock waits for
-up to 5 ms at each of the loop's system calls.
+Strategy: everything is read from a `StatusProvider` and a registry, and nothing can be changed
+through the port. The exposition of a thousand tables takes 60 to 110 ms, so it is made in a thread.
+That thread pauses after every few samples. Otherwise the loop, which wants the interpreter's lock
+back after each of its system calls, would wait for up to 5 ms each time.
 
 Invariant: no answer waits for the source or the bucket, so a health check never hangs with them.
 Whatever is asked, the engine goes on: connections have limits (`engine.operate.listener`),
@@ -44,7 +44,7 @@ The drain must not wait for a scrape.
 # So 64 connections hold at most 17 MiB of what is not a request yet.
 _HEADERS_MAX: Final = 32
 
-# What a version in an Accept header may be; the library fails at "1.x" and at "\"1.0.0\"".
+# What a version in an Accept header may be. The library fails at "1.x" and at "\"1.0.0\"".
 _VERSION: Final = re.compile(r"(\d{1,3}(\.\d{1,3}){0,2})?")
 
 _log = structlog.get_logger(__name__)
@@ -53,8 +53,9 @@ _Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _Guard = Callable[[web.Request, _Answer], Awaitable[web.StreamResponse]]
 
 _SAMPLES_A_SLICE = 50
-"""Written in about a third of a millisecond. Turns of a busy loop a millisecond meanwhile: 220 with
-pauses, 95 without (two cores that others used too, medians of three)."""
+"""Samples between two pauses: they are written in about a third of a millisecond. In the meantime a
+busy loop turned 220 times a millisecond with pauses, and 95 times without (two cores that others
+used too, medians of three)."""
 
 _PAUSE_SECONDS = 0.0005
 
@@ -105,7 +106,8 @@ class HttpServer:
             # The listener has a clock for each connection.
             keepalive_timeout=0x7FFFFFFF,
             max_headers=_HEADERS_MAX,
-            # Nobody's body is read: what follows a refused request is not waited for, nor unpacked.
+            # No request's body is read. What follows a refused request is not waited for and not
+            # unpacked.
             lingering_time=0.0,
             auto_decompress=False,
         )
@@ -146,7 +148,7 @@ class HttpServer:
         try:
             return await answer(request)
         except web.HTTPException as response:
-            # Its text may repeat what was asked for.
+            # The error's text may repeat what was asked for, so it is not logged.
             return _json({"error": response.reason}, code=response.status, allow=response.headers)
         except Exception:  # noqa: BLE001 - a bug of one answer is not the engine's end
             self._failed.add()
@@ -168,7 +170,7 @@ async def try_listening(listen: Address) -> None:
 
 
 class _RequestLogger(logging.Logger):
-    """What aiohttp logs of requests that are none. It would be an ERROR each, without end."""
+    """What aiohttp logs of malformed requests. It would be an ERROR for each, without end."""
 
     def __init__(self, malformed: Noise) -> None:
         super().__init__("engine.http.requests", logging.WARNING)
@@ -216,7 +218,7 @@ class _Answers:
         self._exposition = _Exposition(registry)
 
     async def livez(self, request: web.Request) -> web.Response:
-        """That this runs at all says that the loop turns."""
+        """An answer at all says that the event loop turns."""
         del request
         return _json({"live": True})
 
@@ -235,7 +237,7 @@ class _Answers:
         return _json(judged | msgspec.to_builtins(status))
 
     async def metrics(self, request: web.Request) -> web.Response:
-        """OpenMetrics, or the older text format for who does not ask for OpenMetrics."""
+        """OpenMetrics, or the older text format for whoever does not ask for OpenMetrics."""
         body, content_type = await self._exposition.made(request.headers.getall("Accept", []))
         return web.Response(body=body, headers={"Content-Type": content_type})
 
@@ -249,8 +251,9 @@ class _Answers:
 class _Exposition:
     """The metrics as text, made one at a time.
 
-    Whoever asks while one is being made gets the next one, and shares it with all who wait for it:
-    many who ask at once cost two expositions and one thread, the pool's others are the engine's.
+    Whoever asks while one is being made gets the next one, and shares it with all who wait for it.
+    So many who ask at once cost two expositions and one thread. The pool's other threads are left
+    to the engine.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -323,7 +326,7 @@ def _reason(status: Status) -> str:
     text = _REASONS.get(status.phase, status.phase)
     detail = status.last_error
     if not detail and status.phase == "starting" and status.alarms:
-        # What holds a start up, such as transactions that are open on the server.
+        # What holds up a start, such as transactions that are open on the server.
         detail = status.alarms[-1].text
     return f"{text}: {detail}" if detail else text
 

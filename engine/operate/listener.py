@@ -1,9 +1,9 @@
 """The port's connections: how many there may be, and for how long.
 
-Strategy: connections are accepted one at a time. At the limit the one goes that has waited longest
-without a request being answered, so a health check is answered however many others sit idle. One
-clock a connection: it starts when the connection is accepted, and again with each request. Who has
-not sent a whole request by then, or has not read the answer, is cut off.
+Strategy: connections are accepted one at a time. At the limit, the connection goes that has waited
+longest without a request being answered. So a health check is answered, however many others sit
+idle. Each connection has one clock, which starts when the connection is accepted, and again with
+each request. It cuts off whoever has not sent a whole request by then, or has not read the answer.
 
 Invariant: the port never holds more than `connections_max` descriptors and one. The rest of the
 process's limit belongs to the engine, and nobody who can reach the port can take it.
@@ -29,10 +29,11 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """Times are seconds.
+    """How many connections, and for how long. Times are seconds.
 
     `request_seconds`: from the accept to the end of the first request's headers. `idle_seconds`:
-    from one request's begin to the next one's; its answer has to be read within it.
+    from the beginning of one request to the beginning of the next; the answer has to be read within
+    it.
     """
 
     connections_max: int = 64
@@ -108,7 +109,7 @@ class Listener:
         for task in self._tasks:
             task.cancel()
         try:
-            # First the tasks: uvloop still watches a socket that was closed under its feet.
+            # The tasks end first, because uvloop goes on watching a socket that was closed before.
             await self._group.__aexit__(None, None, None)
         finally:
             self._close()
@@ -139,14 +140,15 @@ class Listener:
                 accepted, _ = await loop.sock_accept(listening)
             except OSError as error:
                 if error.errno != errno.ECONNABORTED:
-                    # No descriptor or no memory: who wants something waits in the backlog.
+                    # There is no descriptor or no memory. Whoever wants something waits in the
+                    # backlog.
                     self._unaccepted.add()
                     await asyncio.sleep(self._limits.accept_pause)
                 continue
             try:
                 await self._admit(accepted)
             except OSError:
-                # It was gone before it was here.
+                # The client had gone before the connection was accepted.
                 accepted.close()
 
     async def _admit(self, accepted: socket.socket) -> None:
@@ -157,7 +159,7 @@ class Listener:
             if not self._displace():
                 accepted.close()
                 return
-            # The descriptor of who was displaced is closed in the loop's next turn.
+            # The descriptor of the displaced connection is closed in the loop's next turn.
             await asyncio.sleep(0)
         protocol = self._server()
         connection = self._connections[protocol] = _Connection(loop.time())
@@ -201,7 +203,7 @@ class Listener:
 
 def _abort(connection: _Connection) -> None:
     if connection.transport is not None:
-        # Not `close`: that waits until the peer has read everything.
+        # `close` would wait until the peer has read everything.
         connection.transport.abort()
 
 

@@ -1,8 +1,8 @@
-"""Log lines on their way to stderr, without the event loop waiting for who reads them.
+"""Log lines on their way to stderr. The event loop does not wait for whoever reads them.
 
-Strategy: a thread of its own writes. Between it and everybody who logs is a queue of limited size;
-when it is full, new lines are dropped and counted, and the next line that is written says how many.
-The last word belongs to the process: at its end it waits a moment for the queue.
+Strategy: a thread of its own writes. Between it and everybody who logs is a queue of limited size.
+When the queue is full, new lines are dropped and counted, and the next line that is written says
+how many. At its end the process waits a moment for the queue.
 
 Invariant: whoever logs never waits. A pipe that nobody reads costs log lines, not the stream.
 """
@@ -21,7 +21,7 @@ FLUSH_SECONDS: Final = 1.0
 
 
 def write_whole(descriptor: int, text: str) -> None:
-    """Write to a descriptor itself: a stream's lock would be held while nobody reads.
+    """Write to the descriptor itself. While nobody reads, a stream's lock would stay held.
 
     Raises OSError.
     """
@@ -31,9 +31,9 @@ def write_whole(descriptor: int, text: str) -> None:
 
 
 class LogWriter:
-    """Stands where a stream is expected. `describe` makes the line that tells of dropped ones.
+    """Stands where a stream is expected. `describe` makes the line that tells of dropped lines.
 
-    Closing is not needed: the thread ends with the process.
+    It need not be closed: the thread ends with the process.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class LogWriter:
                     lines.append(self._describe(self._dropped))
                     self._dropped = 0
                 self._is_writing = True
-            # Where the stream is gone, the lines are: nobody is left to be told.
+            # If the stream is gone, so are the lines: nobody is left to be told.
             with contextlib.suppress(OSError):
                 write_whole(self._descriptor, "".join(lines))
             with self._changed:

@@ -1,12 +1,13 @@
 """Logs: constant lower-case text plus fields, to stderr, as JSON or as text.
 
-Strategy: our modules log through structlog, libraries through the standard library; both end in
-one place, with one format. Steady state is silent; WARNING means recovered and nothing lost,
-ERROR that an operator must act.
+Strategy: our modules log through structlog, libraries through the standard library. Both end in one
+place, with one format. Steady state is silent. WARNING means: recovered, and nothing lost. ERROR
+means: an operator must act.
 
 Invariant: fields are shown by an allow-list. A field that is not named here is written as `(not
-shown)`: a new one has to be decided upon before its value leaves the process. What libraries log
-is never below WARNING (the S3 client's debug log holds signatures) and is cut to one line.
+shown)`, so somebody has to decide on a new field before its value leaves the process. What
+libraries log is never below WARNING (the S3 client's debug log holds signatures), and is cut to one
+line.
 """
 
 import json
@@ -124,8 +125,8 @@ def _writer(configuration: LogConfiguration, stream: TextIO) -> LogWriter:
 def trace_text(error: BaseException) -> str:
     """The error, its causes and where each was raised; texts of our own errors only.
 
-    Each error is told once, however they refer to each other: `raise cause from group` makes a
-    ring of a group, its member and that member's cause.
+    Each error is told once, however they refer to each other. `raise cause from group` makes a
+    ring: the group, its member, and that member's cause, which is the group again.
     """
     lines: list[str] = []
     told: set[int] = set()
@@ -137,7 +138,7 @@ def trace_text(error: BaseException) -> str:
         told.add(id(cause))
         lines.append(indent + _named(cause))
         lines.extend(f"{indent}  {frame}" for frame in _frames(cause))
-        # Members first: the last that is put here is told next.
+        # A group's members are told first: what is put here last is told next.
         before = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
         if before is not None:
             waiting.append((before, indent))
@@ -147,7 +148,8 @@ def trace_text(error: BaseException) -> str:
 
 
 def _frames(error: BaseException) -> list[str]:
-    # The innermost ones: a recursion without end has a thousand. No line of any source is read.
+    # Only the innermost frames are told: an endless recursion has a thousand. No line of any source
+    # is read.
     frames = traceback.StackSummary.extract(
         traceback.walk_tb(error.__traceback__), limit=-TRACE_FRAMES_MAX, lookup_lines=False
     )
@@ -219,6 +221,6 @@ def _json(event_dict: EventDict, **_: Any) -> str:
     try:
         text = orjson.dumps(first | rest, default=str).decode()
     except TypeError:
-        # Half of a surrogate pair is no UTF-8; a file's name may hold one.
+        # Half of a surrogate pair cannot be written in UTF-8. A file's name may hold one.
         return json.dumps(first | rest, default=str)
     return printable_json(text)

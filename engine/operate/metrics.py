@@ -44,7 +44,8 @@ OTHER: Final = "_other"
 
 _MICROSECONDS = 1_000_000
 _PUBLISH_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-# Dense around chunk ages of 5 s and 30 s, the default: the promise is chunk age + 0.5 s.
+# The buckets are dense around chunk ages of 5 s and 30 s (the default), because the promise is the
+# chunk's age + 0.5 s.
 _VISIBLE_SECONDS = (
     0.1,
     0.25,
@@ -108,7 +109,7 @@ class Metrics:
         self._durability = _DurabilityMetrics(registry)
         self._durability.lag.set_function(self._durable_lag)
         self._durable_commit_us: int | None = None
-        # Of tables with a label of their own; the others share theirs, and are not kept.
+        # Only tables with a label of their own are kept here. The others share one label.
         self._row_counters: dict[TableName, list[Counter | None]] = {}
         self._other_row_counters: list[Counter | None] = [None] * len(Operations._fields)
 
@@ -202,7 +203,8 @@ class Metrics:
 
     def durable(self, commit_us: int, now_us: int) -> None:
         """The journal says durable up to a commit of that time: from then on the lag grows."""
-        # The lag is computed when it is read: a stalled engine must not freeze its own alarm.
+        # The lag is computed when it is read. Otherwise a stalled engine would show a lag that no
+        # longer grows.
         del now_us
         self._durable_commit_us = commit_us
         self._durability.timestamp.set(commit_us / _MICROSECONDS)

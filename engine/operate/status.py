@@ -36,7 +36,8 @@ Health = Literal["good", "wait", "bad"]
 """good: ready, and no alarm stands. bad: stopped, or an alarm stands. wait: everything else."""
 
 READY_PHASES: frozenset[Phase] = frozenset({"standby", "streaming"})
-"""A standby is ready: a rolling deploy waits for the new engine before it stops the old one."""
+"""A standby counts as ready, because a rolling deploy waits for the new engine before it stops the
+old one."""
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):

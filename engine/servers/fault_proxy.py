@@ -1,19 +1,19 @@
 """Proxies on loopback that do to a connection what networks and servers do on a bad day.
 
-`HttpFaultProxy` stands before a real S3 server and understands requests: faults are chosen by
-method, key, count or chance; its line to the server may be long and thin. `TcpFaultProxy` knows
-only bytes and connections (PostgreSQL).
+`HttpFaultProxy` stands before a real S3 server and understands requests. Faults are chosen by
+method, key, count or chance. Its line to the server may be given a latency and a rate.
+`TcpFaultProxy` knows only bytes and connections (PostgreSQL).
 
 Strategy: bytes pass as they came, header for header, so signatures stay valid (`Host` is the
-proxy's, for sender and server alike); only `Expect: 100-continue` is answered here. A fault is a
-value; a rule says when it strikes and counts how often it did. Where a fault concerns an answer,
-the server's whole answer is awaited first, so "applied, but never heard of it" is certain and not a
-race. Nothing here sleeps to make something likely: holds are gates.
+proxy's, for sender and server alike). Only `Expect: 100-continue` is answered here. A fault is a
+value. A rule says when it strikes, and counts how often it did. Where a fault concerns an answer,
+the proxy first awaits the server's whole answer. So "applied, but the sender never heard of it" is
+certain, and not a race. Nothing here sleeps to make something likely: holds are gates.
 
 With `tls` clients speak TLS to the proxy, and the server behind it does not.
 
-Both run in the loop of who measures or tests. Clients in other processes reach them as any server;
-code that blocks that loop blocks the proxy.
+Both run in the event loop of whoever measures or tests. Clients in other processes reach them like
+any server. Code that blocks that loop blocks the proxy.
 """
 
 import asyncio
@@ -198,8 +198,8 @@ class Rule:
 class Hold:
     """One request that waits at a gate, whole and in the proxy's hands.
 
-    Until `release` its sender hears nothing; the sender may die meanwhile, and the request still
-    goes to the server on release: the late packet of a dead client.
+    Until `release` its sender hears nothing. The sender may die meanwhile, and the request still
+    goes to the server on release: it is the late packet of a dead client.
     """
 
     def __init__(self, when: When, *, applied: bool) -> None:
@@ -527,7 +527,8 @@ class _Exchange:
                 answer = await self._apply(request, head)
                 end = answer.index(b"\r\n\r\n") + 4 + fault.body_bytes
                 await self._proxy.send(self._writer, answer[:end])
-                # A reset overtakes what the client has not read: close the sending side instead.
+                # A reset would overtake what the client has not read yet. So only the sending side
+                # is closed.
                 self._writer.close()
                 return False
             case _:
@@ -579,7 +580,8 @@ class _Exchange:
             pieces = answer.answer_body(reader, request.method)
             async for piece in _paced(pieces, line.bytes_per_second):
                 await self._proxy.send(self._writer, piece)
-            # A server may answer before it has read all: what is left of the body has no meaning.
+            # A server may answer before it has read the whole body. What is left of the body then
+            # has no meaning.
             body_task.cancel()
             return answer
 

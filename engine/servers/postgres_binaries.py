@@ -1,8 +1,8 @@
 """Where PostgreSQL's programs are, and which account may run them.
 
 PostgreSQL refuses to run as root. So root runs it as `nobody`, who must be able to reach the
-programs: a virtual environment under /root is closed to others, hence a copy of the wheel's files
-in the system's temporary folder, made once per version and shared by all processes.
+programs. A virtual environment under /root is closed to others. Hence the wheel's files are copied
+into the system's temporary folder, once for each version, and all processes share the copy.
 """
 
 import fcntl

@@ -1,8 +1,8 @@
 """A real PostgreSQL server on loopback: from the wheel, or from a folder of programs.
 
 Strategy: initdb once, then the bare `postgres` program under a watchdog, its settings written anew
-at each start. The server is ready when it answers *and* says that it serves our data directory: a
-port found free may have been taken by another server meanwhile, and nobody must write into that
+at each start. The server is ready when it answers *and* says that it serves our data directory. A
+port that was free may have been taken by another server meanwhile, and nobody must write into that
 one.
 """
 
@@ -47,8 +47,8 @@ _DEFAULT_SETTINGS = {
     "max_wal_senders": "20",
     "max_replication_slots": "20",
 }
-# A test's server never has to survive a power cut. It survives kill -9 all the same: the kernel has
-# it.
+# A test's server never has to survive a power cut. Without fsync it still survives kill -9, because
+# the kernel has what was written.
 FAST_SETTINGS = {"fsync": "off", "full_page_writes": "off"}
 
 
@@ -148,7 +148,8 @@ class EmbeddedPostgres:
             try:
                 self._start_on(port)
             except ServerError:
-                # Somebody was quicker to take the port; any other reason is the same next time.
+                # Perhaps somebody was quicker to take the port. Any other reason fails in the same
+                # way next time.
                 if attempt == _START_ATTEMPTS_MAX or "in use" not in log_tail(self.log):
                     raise
             else:
@@ -218,7 +219,8 @@ class EmbeddedPostgres:
             capture_output=True,
             text=True,
             check=False,
-            # The terminal's Ctrl-C is for us alone: what ends halfway leaves half a folder.
+            # The terminal's Ctrl-C must not reach initdb: if it ends halfway, it leaves half a
+            # folder.
             start_new_session=True,
             user=None if self._account is None else self._account.user,
             group=None if self._account is None else self._account.group,

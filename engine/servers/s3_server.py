@@ -1,8 +1,8 @@
 """A real S3 server on loopback: SeaweedFS from its wheel, all in one process.
 
-Strategy: SeaweedFS is a cluster in a program (master, volume, filer, admin, gateway); each part
-gets two free ports of ours, so that nothing listens on a port that somebody else may expect. It is
-ready when an object goes through to a volume *and* the gateway accepts our signature.
+Strategy: SeaweedFS is a cluster in one program (master, volume, filer, admin, gateway). Each part
+gets two free ports that we choose, so that nothing listens on a port that somebody else may expect.
+The server is ready when an object goes through to a volume *and* the gateway accepts our signature.
 
 The gateway enforces signatures and rights. The filer does not, but it is on loopback like
 everything else.
@@ -108,7 +108,8 @@ class EmbeddedS3:
             try:
                 self._start_on(ports)
             except ServerError:
-                # Somebody was quicker to take a port; any other reason is the same next time.
+                # Perhaps somebody was quicker to take a port. Any other reason fails in the same
+                # way next time.
                 if attempt == _START_ATTEMPTS_MAX or "in use" not in log_tail(self.log):
                     raise
             else:

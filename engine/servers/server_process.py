@@ -1,10 +1,10 @@
-"""A server program as our child: it ends when we end, and its log says why when it does not start.
+"""A server program as our child: it ends when we end, and its log says why it did not start.
 
-Strategy: every server runs under `watchdog.py`, in a session of its own. So it outlives a Ctrl-C,
-which the terminal sends to our whole process group while the engine still drains into it, but no
-way of ending this process leaves a server behind.
+Strategy: every server runs under `watchdog.py`, in a session of its own. A Ctrl-C goes from the
+terminal to our whole process group. The server outlives it, because the engine still drains into
+the server. But no way of ending this process leaves a server behind.
 
-The calls are synchronous and may be made from any thread; async callers use `asyncio.to_thread`.
+The calls are synchronous and may be made from any thread. Async callers use `asyncio.to_thread`.
 """
 
 import json

@@ -1,16 +1,16 @@
 """Run one server, and end it when the process that wanted it is gone. A script, never imported.
 
 Strategy: the owner starts this script with a pipe on its standard input and keeps the other end.
-However the owner ends, `kill -9` included, the kernel closes the pipe, and end of file here means:
-end the server, remove its temporary files. (PR_SET_PDEATHSIG from the owner itself would not
-do: it fires when the *thread* that forked ends, and asyncio.to_thread's threads come and go.)
-Should this script be killed, PR_SET_PDEATHSIG ends the server: here the forking thread is the main
-one, which stays.
+However the owner ends, `kill -9` included, the kernel closes the pipe. End of file here means: end
+the server, and remove its temporary files. (PR_SET_PDEATHSIG from the owner itself would not do. It
+fires when the *thread* that forked ends, and asyncio.to_thread's threads come and go.) If this
+script is killed, PR_SET_PDEATHSIG ends the server: here the forking thread is the main one, which
+stays.
 
 Protocol: one argument, a JSON object as `server_process.ServerProcess` writes it. Standard output:
 the server's process id on a line. Standard input: signal numbers, one a line, each sent to the
-server and then repeated on standard output. The exit code is the server's, 128 + n where signal n
-ended it.
+server and then repeated on standard output. The exit code is the server's, or 128 + n where signal
+n ended it.
 """
 
 import ctypes
