@@ -30,7 +30,7 @@ from engine.journal.publisher import object_metadata
 from engine.model.batch import Batch, Operations, operations_named
 from engine.model.layout import TableLayout, hour_of, journal_key, state_key
 from engine.model.position import Position
-from engine.model.record import Compression, Envelope, Layout, RecordConfiguration
+from engine.model.record import Compression, Envelope, Layout, RecordConfiguration, SnapshotMode
 from engine.model.schema import Column, Relation, TableName, TableVersion
 from engine.model.schema_document import previous_version, schema_document
 from engine.sources.postgres.types import KIND_INTEGER, KIND_TEXT
@@ -77,6 +77,7 @@ class SmallBucket:
         compression: Compression = "gzip",
         layout: Layout = "hive",
         flat_prefix: str = "_",
+        snapshot: SnapshotMode = "never",
     ) -> None:
         self.store = store or MemoryStore()
         self.prefix = prefix
@@ -88,10 +89,11 @@ class SmallBucket:
             compression=compression,
             layout=layout,
             flat_prefix=flat_prefix,
+            snapshot=snapshot,
         )
         self.layout = TableLayout(prefix, DATABASE, layout)
         self.journal = self._journal("writer-1")
-        self._commit = 0x1000
+        self.commit = 0x1000
         self._tails: dict[TableName, Planned] = {}
         self._versions: dict[TableName, tuple[TableVersion, ...]] = {}
 
@@ -120,12 +122,12 @@ class SmallBucket:
         return version
 
     def next_position(self) -> Position:
-        commit = self._commit + 0x100
+        commit = self.commit + 0x100
         return Position(f"0001.{commit:016X}.{commit - 0x80:016X}.000000")
 
-    def batches(self, table: TableName, ops: str) -> Iterable[Batch]:
-        """A transaction a row, as the source would give them."""
-        version = self._versions[table][-1]
+    def codec(self, version: TableVersion) -> RowCodec:
+        """A codec that writes rows of `version`, which are those of relation 7."""
+        table = version.relation.table
         codec = RowCodec(1)
         codec.bind(
             7,
@@ -143,13 +145,19 @@ class SmallBucket:
             json="embed",
             flat_prefix=version.flat_prefix,
         )
+        return codec
+
+    def batches(self, table: TableName, ops: str) -> Iterable[Batch]:
+        """A transaction a row, as the source would give them."""
+        version = self._versions[table][-1]
+        codec = self.codec(version)
         for op in ops:
-            self._commit += 0x100
-            codec.begin(self._commit, self._time_us(), 700 + self._commit)
+            self.commit += 0x100
+            codec.begin(self.commit, self.time_us(), 700 + self.commit)
             if op == "t":
-                codec.truncate(7, self._commit - 0x80)
+                codec.truncate(7, self.commit - 0x80)
             else:
-                codec.encode(_frame(op, self._commit - 0x80, len(version.relation.columns)))
+                codec.encode(_frame(op, self.commit - 0x80, len(version.relation.columns)))
             rows = codec.take(7)
             assert rows is not None
             yield Batch(
@@ -160,12 +168,12 @@ class SmallBucket:
                 Operations(*rows.operations),
                 Position(rows.first_position),
                 Position(rows.last_position),
-                self._time_us(),
-                self._time_us(),
+                self.time_us(),
+                self.time_us(),
             )
 
-    def _time_us(self) -> int:
-        return START_US + (self._commit >> 11) * HOUR_US
+    def time_us(self) -> int:
+        return START_US + (self.commit >> 11) * HOUR_US
 
     def piece(self, table: TableName, ops: str) -> Piece:
         """The table's next object, with a row for each letter of `ops`."""
@@ -217,7 +225,7 @@ class SmallBucket:
     def durable(self, seq: int | None = None) -> Durable:
         """Everything up to the last commit that was made."""
         up_to = self.journal.state.seq if seq is None else seq
-        return durable(self._commit + 0x10, "2026-11-22T09:51:55.000000Z", seq=up_to)
+        return durable(self.commit + 0x10, "2026-11-22T09:51:55.000000Z", seq=up_to)
 
 
 async def make_bucket(

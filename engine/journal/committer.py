@@ -220,9 +220,10 @@ class Committer:
     def _is_list_changed(self) -> bool:
         """Whether other tables are unfinished than the journal says."""
         durable = self._journal.state.durable
-        return durable is not None and (
-            durable.unfinished != self._snapshots.unfinished(durable.position)
-        )
+        if durable is None:
+            return False
+        seq = self._planner.visible_seq(self._oldest_pending_seq)
+        return durable.unfinished != self._snapshots.unfinished(durable.position, seq)
 
     @property
     def _oldest_pending_seq(self) -> int | None:
@@ -257,7 +258,7 @@ class Committer:
         if durable is not None:
             self._last_durable = self._last_append
             self._ledger.forget(durable.position)
-            self._snapshots.forget(durable.position)
+            self._snapshots.forget(durable.position, durable.seq)
             self._acknowledge(durable.point)
             self._metrics.durable(durable.point.commit_us, self._clock())
         if is_last:

@@ -53,7 +53,7 @@ class EntryPlan:
     snapshots: tuple[Snapshot, ...] = ()
 
 
-def _none_unfinished(_: LogPosition) -> tuple[str, ...]:
+def _none_unfinished(_position: LogPosition, _seq: int) -> tuple[str, ...]:
     return ()
 
 
@@ -134,32 +134,41 @@ class Planner:
         *,
         looked: LogPosition | None = None,
         watched: LogPosition = LOG_BEGIN,
-        unfinished: Callable[[LogPosition], tuple[str, ...]] = _none_unfinished,
+        unfinished: Callable[[LogPosition, int], tuple[str, ...]] = _none_unfinished,
     ) -> Durable | None:
         """What became durable since the journal last said so, or None.
 
-        `oldest_pending_seq` is the oldest entry of which an object that it names is not known to be
-        visible. `looked` and `watched` are those of the catalog watch. `unfinished` says which
-        tables' snapshots are not finished beside a position: where the list is another one, it is
-        stated although the position is not.
+        `oldest_pending_seq` is as in `visible_seq`. `looked` and `watched` are those of the catalog
+        watch. `unfinished` says which tables' snapshots are not finished beside a position and the
+        entry up to which every object is visible: where the list is another one, it is stated
+        although the position is not.
         """
         boundary = self._ledger.durable_boundary(looked)
-        last_seq = self._state.seq if oldest_pending_seq is None else oldest_pending_seq - 1
+        seq = self.visible_seq(oldest_pending_seq)
         before = self._state.durable
         if boundary is None or boundary.position <= self._state.durable_position:
-            if before is None or before.unfinished == (tables := unfinished(before.position)):
+            if before is None or before.unfinished == (tables := unfinished(before.position, seq)):
                 return None
-            return replace(before, seq=max(before.seq, last_seq), unfinished=tables)
+            return replace(before, seq=seq, unfinished=tables)
         commit_us = self._state.within_reason(boundary.point.commit_us, self._clock())
         return Durable(
             position=boundary.position,
             resume=boundary.point.resume,
             commit_time=time_text(commit_us),
-            seq=last_seq,
-            unfinished=unfinished(boundary.position),
+            seq=seq,
+            unfinished=unfinished(boundary.position, seq),
             watched=min(watched, boundary.position),
             landmark=boundary.landmark,
         )
+
+    def visible_seq(self, oldest_pending_seq: int | None) -> int:
+        """The entry up to which every object that is named is visible.
+
+        `oldest_pending_seq` is the oldest entry of which an object that it names is not known to be
+        visible.
+        """
+        last_seq = self._state.seq if oldest_pending_seq is None else oldest_pending_seq - 1
+        return max(last_seq, self._state.durable_seq)
 
     def landmark(self, plan: EntryPlan) -> Landmark | None:
         """The newest commit of which `plan` has rows."""

@@ -48,6 +48,10 @@ class _Open:
     seq: int | None
     is_visible: bool = False
 
+    def is_finished(self, durable: LogPosition, seq: int) -> bool:
+        is_vouched = self.is_visible and self.seq is not None and self.seq <= seq
+        return is_vouched and self.snapshot.point <= durable
+
 
 class SnapshotRegister:
     """What this writer knows of snapshots. `wake` is called when there is something to append."""
@@ -179,22 +183,26 @@ class SnapshotRegister:
         )
         return min(seqs, default=None)
 
-    def unfinished(self, durable: LogPosition) -> tuple[str, ...]:
-        """What `Durable.unfinished` says beside that position, in the entry made now."""
+    def unfinished(self, durable: LogPosition, seq: int) -> tuple[str, ...]:
+        """What `Durable.unfinished` says beside that position and `seq`, in the entry made now.
+
+        It is what the fold of that entry gives: an attempt counts as visible once `seq` says so to
+        everybody, although this writer may know it before.
+        """
         return tuple(
             sorted(
                 known.snapshot.table
                 for known in self._open.values()
-                if not known.is_visible or known.snapshot.point > durable
+                if not known.is_finished(durable, seq)
             )
         )
 
-    def forget(self, durable: LogPosition) -> None:
-        """Forget the tables that were finished at `durable`, which is journalled."""
+    def forget(self, durable: LogPosition, seq: int) -> None:
+        """Forget the tables that were finished beside these two, which are journalled."""
         self._open = {
             table: known
             for table, known in self._open.items()
-            if not known.is_visible or known.snapshot.point > durable
+            if not known.is_finished(durable, seq)
         }
 
     # --- for whoever completes uploads

@@ -1,0 +1,218 @@
+"""Staging: a range becomes objects in parts, bounded in memory, and none of them is visible."""
+
+import itertools
+import zlib
+from collections.abc import AsyncIterator, Iterable
+
+import pytest
+
+from engine.flow.chunk import PIECE_BYTES_MAX, crc32_text
+from engine.journal.snapshots import Attempt
+from engine.model.batch import Batch, Operations
+from engine.model.errors import UploadGone
+from engine.model.position import NOWHERE, snapshot_position
+from engine.model.record import Compression
+from engine.model.staged_object import is_staged_as
+from engine.model.staging import Completion, StagedPart
+from engine.snapshot.staging import stage
+from memory_store import MemoryStore
+from small_bucket import ORDERS, SmallBucket, decompressed
+from small_snapshot import Snapshots
+
+PART_BYTES = 100_000
+
+
+async def an_attempt(compression: Compression = "gzip") -> tuple[Snapshots, Attempt]:
+    bucket = SmallBucket(snapshot="initial", compression=compression)
+    await bucket.take_over("writer-1")
+    snapshots = Snapshots(bucket)
+    return snapshots, snapshots.start(ORDERS)
+
+
+def noise(row: int, size_bytes: int) -> bytes:
+    """A line that hardly compresses; the same for the same row."""
+    state, words = row + 1, bytearray()
+    while len(words) < size_bytes:
+        state = (state * 6364136223846793005 + 1442695040888963407) & (2**64 - 1)
+        words += b"%016x" % state
+    return b'{"row":"' + bytes(words[:size_bytes]) + b'"}\n'
+
+
+async def large_batches(attempt: Attempt, lines: Iterable[bytes]) -> AsyncIterator[Batch]:
+    for row, line in enumerate(lines):
+        at = snapshot_position(attempt.point.position, attempt.number, 1, row)
+        commit_us = attempt.point.commit_us
+        yield Batch(ORDERS, 1, line, 1, Operations(r=1), at, at, commit_us, commit_us)
+
+
+def staged_bytes(store: MemoryStore, upload_id: str) -> bytes:
+    return b"".join(body for _, body in sorted(store.uploads[upload_id].parts.items()))
+
+
+async def test_a_range_becomes_an_upload_of_which_nothing_is_visible() -> None:
+    snapshots, attempt = await an_attempt()
+    store = snapshots.bucket.store
+    before = set(store.objects)
+
+    (staged,) = await snapshots.stage(attempt, {0: "trr"})
+
+    assert set(store.objects) == before
+    assert store.uploads[staged.upload_id].key == staged.key
+    assert (staged.range_number, staged.rows, staged.ops) == (0, 3, {"t": 1, "r": 2})
+    assert staged.previous == NOWHERE
+    begin = attempt.point.position
+    assert staged.first == snapshot_position(begin, 1, 0, 0)
+    assert staged.last == snapshot_position(begin, 1, 0, 2)
+    assert staged.key == snapshots.bucket.layout.object_key(
+        ORDERS, attempt.version.number, attempt.hour, staged.first, "gzip"
+    )
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+async def test_the_parts_are_one_body_of_the_ranges_lines(compression: Compression) -> None:
+    snapshots, attempt = await an_attempt(compression)
+    store = snapshots.bucket.store
+    lines = [noise(row, 20_000) for row in range(80)]
+
+    (staged,) = await stage(
+        store,
+        snapshots.task(attempt, 1),
+        large_batches(attempt, lines),
+        make_nonce=snapshots.nonce,
+        part_bytes=PART_BYTES,
+    )
+
+    body = staged_bytes(store, staged.upload_id)
+    assert decompressed(body, staged.key) == b"".join(lines)
+    assert (staged.raw_bytes, staged.raw_crc32) == (
+        sum(map(len, lines)),
+        crc32_text(zlib.crc32(b"".join(lines))),
+    )
+    assert (staged.size_bytes, staged.crc32) == (len(body), crc32_text(zlib.crc32(body)))
+    assert [part.number for part in staged.parts] == list(range(1, len(staged.parts) + 1))
+    assert len(staged.parts) > 3
+    assert all(part.size_bytes >= PART_BYTES for part in staged.parts[:-1])
+    assert sum(part.size_bytes for part in staged.parts) == staged.size_bytes
+
+
+async def test_what_is_sent_is_let_go_so_a_part_bounds_the_memory() -> None:
+    held: list[int] = []
+
+    class WatchedStore(MemoryStore):
+        async def put_part(
+            self, key: str, upload_id: str, number: int, body: bytes | memoryview
+        ) -> StagedPart:
+            held.append(len(body))
+            return await super().put_part(key, upload_id, number, body)
+
+    snapshots, attempt = await an_attempt()
+
+    (staged,) = await stage(
+        WatchedStore(),
+        snapshots.task(attempt, 1, bytes_max=1 << 30),
+        large_batches(attempt, (noise(row, 20_000) for row in range(120))),
+        make_nonce=snapshots.nonce,
+        part_bytes=PART_BYTES,
+    )
+
+    assert len(held) == len(staged.parts)
+    # A part is what came until it was large enough, never what was sent before.
+    assert max(held) < PART_BYTES + PIECE_BYTES_MAX < sum(held) / 3
+
+
+async def test_an_object_is_cut_at_its_size_and_the_next_one_goes_on_behind_it() -> None:
+    snapshots, attempt = await an_attempt()
+    lines = [noise(row, 50_000) for row in range(9)]
+
+    staged = await stage(
+        snapshots.bucket.store,
+        snapshots.task(attempt, 1, bytes_max=60_000),
+        large_batches(attempt, lines),
+        make_nonce=snapshots.nonce,
+    )
+
+    assert len(staged) > 1
+    assert staged[0].previous == NOWHERE
+    for before, after in itertools.pairwise(staged):
+        assert after.previous == before.last < after.first
+    assert sum(one.rows for one in staged) == 9
+    # Of nine rows one object less than one a row: each holds as many as it has room for.
+    assert all(one.size_bytes >= 60_000 for one in staged[:-1])
+    store = snapshots.bucket.store
+    bodies = [decompressed(staged_bytes(store, one.upload_id), one.key) for one in staged]
+    assert b"".join(bodies) == b"".join(lines)
+    assert len({one.nonce for one in staged}) == len({one.key for one in staged}) == len(staged)
+
+
+async def test_a_cut_counts_what_was_sent_in_parts_before() -> None:
+    snapshots, attempt = await an_attempt()
+
+    staged = await stage(
+        snapshots.bucket.store,
+        snapshots.task(attempt, 1, bytes_max=200_000),
+        large_batches(attempt, (noise(row, 50_000) for row in range(30))),
+        make_nonce=snapshots.nonce,
+        part_bytes=60_000,
+    )
+
+    assert len(staged) > 1
+    assert all(len(one.parts) > 1 and one.size_bytes < 300_000 for one in staged[:-1])
+
+
+async def test_a_range_without_rows_stages_nothing() -> None:
+    snapshots, attempt = await an_attempt()
+
+    assert await snapshots.stage(attempt, {1: ""}) == ()
+    assert snapshots.bucket.store.uploads == {}
+
+
+async def test_an_object_says_of_itself_what_its_statement_says() -> None:
+    snapshots, attempt = await an_attempt()
+    store = snapshots.bucket.store
+
+    one, two = await snapshots.stage(attempt, {0: "t", 1: "r"})
+    await store.complete_upload(one.key, one.upload_id, one.parts, crc32=one.crc32)
+    metadata = store.objects[one.key].metadata
+
+    assert metadata == {
+        "first-position": one.first,
+        "version": "1",
+        "codec": "1",
+        "attempt": "1",
+        "nonce": one.nonce,
+        "writer": "writer-1",
+    }
+    assert is_staged_as(metadata, one, version=1, attempt=1)
+    assert not is_staged_as(metadata, two, version=1, attempt=1)
+    assert not is_staged_as(metadata, one, version=2, attempt=1)
+    assert not is_staged_as(metadata, one, version=1, attempt=2)
+
+
+async def test_two_workers_at_one_range_make_objects_that_can_be_told_apart() -> None:
+    snapshots, attempt = await an_attempt()
+    store = snapshots.bucket.store
+
+    (first,) = await snapshots.stage(attempt, {1: "rr"})
+    (second,) = await snapshots.stage(attempt, {1: "rr"})
+    completion = await store.complete_upload(
+        second.key, second.upload_id, second.parts, crc32=second.crc32
+    )
+
+    assert completion is Completion.CREATED
+    assert first.key == second.key
+    metadata = store.objects[first.key].metadata
+    assert is_staged_as(metadata, second, version=1, attempt=1)
+    assert not is_staged_as(metadata, first, version=1, attempt=1)
+
+
+async def test_an_upload_that_somebody_aborted_ends_the_range() -> None:
+    snapshots, attempt = await an_attempt()
+    store = snapshots.bucket.store
+
+    async def interrupted() -> AsyncIterator[Batch]:
+        async for batch in snapshots.batches(attempt, 1, "rr"):
+            yield batch
+            store.uploads.clear()
+
+    with pytest.raises(UploadGone):
+        await stage(store, snapshots.task(attempt, 1), interrupted(), make_nonce=snapshots.nonce)

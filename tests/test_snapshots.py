@@ -1,0 +1,430 @@
+"""The snapshot register: every step of a table's snapshot, and what it refuses."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import msgspec
+import pytest
+
+from engine.journal.entry import Snapshot
+from engine.model.errors import InvariantBroken
+from engine.model.position import LOG_BEGIN, log_position
+from engine.model.record import SnapshotMode
+from engine.model.staged_object import StagedObject
+from log_points import point
+from small_bucket import ODD, ORDERS, SmallBucket
+from small_snapshot import Snapshots, relation
+
+
+async def opened(snapshot: SnapshotMode = "initial") -> Snapshots:
+    bucket = SmallBucket(snapshot=snapshot)
+    await bucket.take_over("writer-1")
+    return Snapshots(bucket)
+
+
+def states(snapshots: Sequence[Snapshot]) -> list[tuple[str, str, int]]:
+    return [(stated.table, stated.state, stated.attempt) for stated in snapshots]
+
+
+def journalled(snapshots: Snapshots) -> Snapshot:
+    return snapshots.bucket.journal.state.snapshots[str(ORDERS)].snapshot
+
+
+async def successor(before: Snapshots, snapshot: SnapshotMode = "initial") -> Snapshots:
+    """Another writer of the same bucket, which has nothing but the journal."""
+    bucket = SmallBucket(before.bucket.store, snapshot=snapshot)
+    bucket.commit = before.bucket.commit
+    await bucket.take_over("writer-2")
+    return Snapshots(bucket)
+
+
+# --- from one state to the next
+
+
+async def test_a_captured_table_is_wanted_and_needed_once() -> None:
+    snapshots = await opened()
+    register = snapshots.register
+
+    register.capture(ORDERS)
+    register.capture(ORDERS)
+
+    assert states(register.pending) == [(str(ORDERS), "wanted", 0)]
+    assert register.needed() == (ORDERS,)
+    assert snapshots.woken == 1
+
+
+async def test_where_snapshots_are_off_a_captured_table_wants_nothing() -> None:
+    snapshots = await opened("never")
+
+    snapshots.register.capture(ORDERS)
+
+    assert snapshots.register.pending == ()
+    assert snapshots.register.needed() == ()
+
+
+async def test_tables_are_needed_by_name() -> None:
+    snapshots = await opened()
+
+    snapshots.register.capture(ORDERS)
+    snapshots.register.capture(ODD)
+
+    assert snapshots.register.needed() == tuple(sorted((ODD, ORDERS)))
+
+
+async def test_a_start_takes_the_next_number_the_point_a_version_and_an_hour() -> None:
+    snapshots = await opened()
+
+    attempt = snapshots.start(ORDERS)
+    await snapshots.append()
+
+    assert (attempt.number, attempt.version.number, attempt.version.first) == (1, 1, None)
+    assert snapshots.register.needed() == ()
+    assert journalled(snapshots) == Snapshot(
+        str(ORDERS), "started", 1, attempt.point.position, 1, attempt.hour
+    )
+    assert snapshots.bucket.journal.state.versions_of(ORDERS) == (attempt.version,)
+
+
+async def test_a_start_waits_for_the_entry_that_says_so() -> None:
+    snapshots = await opened()
+    attempt = snapshots.start(ORDERS)
+
+    async with asyncio.TaskGroup() as group:
+        waiting = group.create_task(snapshots.register.started(attempt))
+        await asyncio.sleep(0)
+        is_early = waiting.done()
+        await snapshots.append()
+
+    assert not is_early
+
+
+async def test_an_attempt_that_is_whole_is_pending_until_it_is_visible() -> None:
+    snapshots = await opened()
+    register = snapshots.register
+
+    objects = await snapshots.make_whole(ORDERS)
+    whole = journalled(snapshots)
+    seqs = [register.oldest_pending_seq]
+    register.visible(whole)
+    seqs.append(register.oldest_pending_seq)
+
+    assert (whole.state, whole.objects) == ("whole", objects)
+    assert seqs == [snapshots.bucket.journal.state.seq, None]
+    assert register.needed() == ()
+    assert register.pending == ()
+
+
+async def test_a_void_attempt_is_stated_and_then_another_one_is_needed() -> None:
+    snapshots = await opened()
+    register = snapshots.register
+    await snapshots.make_whole(ORDERS)
+    whole = journalled(snapshots)
+
+    register.void(whole)
+    before = register.needed()
+    await snapshots.append()
+
+    assert before == ()
+    assert journalled(snapshots) == msgspec.structs.replace(whole, state="void", objects=())
+    assert register.needed() == (ORDERS,)
+    assert register.oldest_pending_seq is None
+    assert snapshots.start(ORDERS).number == 2
+
+
+async def test_an_attempt_that_is_given_up_is_started_again_under_the_next_number() -> None:
+    snapshots = await opened()
+    register = snapshots.register
+    attempt = snapshots.start(ORDERS)
+
+    register.give_up(attempt)
+    before = register.needed()
+    await snapshots.append()
+
+    # First the journal says what became of it.
+    assert before == ()
+    assert register.needed() == (ORDERS,)
+    assert snapshots.start(ORDERS).number == 2
+
+
+async def test_giving_up_what_is_over_changes_nothing() -> None:
+    snapshots = await opened()
+    register = snapshots.register
+    first = snapshots.start(ORDERS)
+    register.give_up(first)
+    await snapshots.append()
+    second = snapshots.start(ORDERS)
+    await snapshots.append()
+
+    register.give_up(first)
+
+    assert register.needed() == ()
+    register.give_up(second)
+    assert register.needed() == (ORDERS,)
+
+
+# --- what is refused
+
+
+async def test_a_start_that_nobody_needs_is_refused() -> None:
+    snapshots = await opened()
+    register = snapshots.register
+
+    with pytest.raises(InvariantBroken, match="has to be started"):
+        register.start(ORDERS, point(0x2000), relation(ORDERS))
+    snapshots.start(ORDERS)
+    with pytest.raises(InvariantBroken, match="has to be started"):
+        register.start(ORDERS, point(0x2000), relation(ORDERS))
+
+
+async def test_a_whole_is_refused_before_its_start_is_journalled_and_once_it_is_over() -> None:
+    snapshots = await opened()
+    register = snapshots.register
+    attempt = snapshots.start(ORDERS)
+    objects = await snapshots.stage(attempt)
+
+    with pytest.raises(InvariantBroken, match="not under way"):
+        register.whole(attempt, objects)
+    await snapshots.append()
+    register.give_up(attempt)
+    with pytest.raises(InvariantBroken, match="not under way"):
+        register.whole(attempt, objects)
+
+
+Objects = list[StagedObject]
+
+
+def without_range_0(objects: Objects) -> Objects:
+    return [staged for staged in objects if staged.range_number != 0]
+
+
+def with_a_hole(objects: Objects) -> Objects:
+    return [staged for staged in objects if staged is not objects[2]]
+
+
+def with_an_object_twice(objects: Objects) -> Objects:
+    return [*objects, objects[-1]]
+
+
+def out_of_order(objects: Objects) -> Objects:
+    return [objects[0], objects[2], objects[1], *objects[3:]]
+
+
+def of_another_range(objects: Objects) -> Objects:
+    return [*objects[:-1], msgspec.structs.replace(objects[-1], range_number=7)]
+
+
+def that_end_in_another_lane(objects: Objects) -> Objects:
+    return [msgspec.structs.replace(objects[0], last=objects[1].last), *objects[1:]]
+
+
+def that_end_before_they_begin(objects: Objects) -> Objects:
+    first, last = objects[1].last, objects[1].first
+    wrong = msgspec.structs.replace(objects[2], previous=first, last=last)
+    return [*objects[:2], wrong, *objects[3:]]
+
+
+def of_one_upload(objects: Objects) -> Objects:
+    upload_id = objects[0].upload_id
+    return [*objects[:-1], msgspec.structs.replace(objects[-1], upload_id=upload_id)]
+
+
+@pytest.mark.parametrize(
+    ("damage", "text"),
+    [
+        (without_range_0, "no range 0"),
+        (with_a_hole, "the lane ended at"),
+        (with_an_object_twice, "the lane ended at"),
+        (out_of_order, "the lane ended at"),
+        (of_another_range, "the lane ended at nothing"),
+        (that_end_in_another_lane, "the lane ended at nothing"),
+        (that_end_before_they_begin, "the lane ended at"),
+        (of_one_upload, "names an upload twice"),
+    ],
+)
+async def test_broken_lanes_are_refused_and_the_attempt_goes_on(
+    damage: Callable[[Objects], Objects], text: str
+) -> None:
+    snapshots = await opened()
+    attempt = snapshots.start(ORDERS)
+    await snapshots.append()
+    objects = list(await snapshots.stage(attempt, {0: "t", 1: "RRR", 2: "r"}, bytes_max=1))
+    assert len(objects) == 5
+
+    with pytest.raises(InvariantBroken, match=text):
+        snapshots.register.whole(attempt, damage(objects))
+
+    snapshots.register.whole(attempt, objects)
+    assert states(snapshots.register.pending) == [(str(ORDERS), "whole", 1)]
+
+
+# --- while an entry is under way
+
+
+async def test_what_is_stated_while_an_entry_is_under_way_is_for_the_next_one() -> None:
+    snapshots = await opened()
+    register = snapshots.register
+    register.capture(ORDERS)
+    wanted = register.pending
+
+    attempt = snapshots.start(ORDERS)
+    register.journalled(wanted, 1)
+
+    assert states(register.pending) == [(str(ORDERS), "started", 1)]
+    assert register.needed() == ()
+    register.journalled(register.pending, 2)
+    assert register.pending == ()
+    register.give_up(attempt)
+    assert register.needed() == (ORDERS,)
+
+
+async def test_a_void_that_comes_while_an_entry_is_under_way_is_not_taken_for_stated() -> None:
+    snapshots = await opened()
+    register = snapshots.register
+    await snapshots.make_whole(ORDERS)
+    whole = journalled(snapshots)
+    in_flight = register.pending
+    assert in_flight == ()
+
+    register.void(whole)
+    register.journalled(in_flight, 9)
+
+    assert states(register.pending) == [(str(ORDERS), "void", 1)]
+    assert register.needed() == ()
+
+
+async def test_an_answer_about_an_attempt_that_is_over_changes_nothing() -> None:
+    snapshots = await opened()
+    register = snapshots.register
+    await snapshots.make_whole(ORDERS)
+    first = journalled(snapshots)
+    register.void(first)
+    await snapshots.append()
+    attempt = snapshots.start(ORDERS)
+
+    register.visible(first)
+    register.void(first)
+
+    assert states(register.pending) == [(str(ORDERS), "started", 2)]
+    assert register.unfinished(attempt.point.position, 100) == (str(ORDERS),)
+
+
+# --- which tables are unfinished
+
+
+async def test_a_table_is_unfinished_from_its_capture_until_everything_says_it_is_finished() -> (
+    None
+):
+    snapshots = await opened()
+    register = snapshots.register
+    far = log_position(1, 0x9000)
+
+    register.capture(ORDERS)
+    seen = [register.unfinished(far, 100)]
+    await snapshots.make_whole(ORDERS)
+    whole = journalled(snapshots)
+    seq = snapshots.bucket.journal.state.seq
+    seen.append(register.unfinished(far, seq))
+    register.visible(whole)
+
+    assert seen == [(str(ORDERS),), (str(ORDERS),)]
+    # Something older is not visible: nobody but this writer knows that this is.
+    assert register.unfinished(far, seq - 1) == (str(ORDERS),)
+    # What the snapshot saw is not all durable.
+    assert register.unfinished(log_position(1, int(whole.point[5:], 16) - 1), seq) == (str(ORDERS),)
+    assert register.unfinished(whole.point, seq) == ()
+
+
+async def test_a_finished_table_is_forgotten_and_no_sooner() -> None:
+    snapshots = await opened()
+    register = snapshots.register
+    await snapshots.make_whole(ORDERS)
+    whole, seq = journalled(snapshots), snapshots.bucket.journal.state.seq
+    register.visible(whole)
+
+    register.forget(LOG_BEGIN, seq)
+    register.forget(whole.point, seq - 1)
+    before = register.unfinished(LOG_BEGIN, seq)
+    register.forget(whole.point, seq)
+
+    assert before == (str(ORDERS),)
+    assert register.unfinished(LOG_BEGIN, 0) == ()
+    register.capture(ORDERS)
+    assert register.pending == ()
+
+
+async def test_the_list_is_what_the_fold_of_its_entry_gives_at_every_step() -> None:
+    snapshots = await opened()
+    state = snapshots.bucket.journal.state
+
+    async def stated() -> tuple[str, ...]:
+        oldest = snapshots.register.oldest_pending_seq
+        durable = snapshots.durable(state.seq if oldest is None else oldest - 1)
+        await snapshots.append(durable)
+        assert durable.unfinished == state.unfinished(durable.position)
+        return durable.unfinished
+
+    snapshots.register.capture(ORDERS)
+    seen = [await stated()]
+    snapshots.start(ODD)
+    seen.append(await stated())
+    await snapshots.make_whole(ORDERS)
+    snapshots.register.give_up(snapshots.register._attempts[ODD])
+    await snapshots.make_whole(ODD)
+    seen.append(await stated())
+    # The younger one is visible first.
+    snapshots.register.visible(state.snapshots[str(ODD)].snapshot)
+    seen.append(await stated())
+    snapshots.register.visible(journalled(snapshots))
+    await snapshots.bucket.journal.append()
+    seen.append(await stated())
+
+    both = tuple(sorted((str(ODD), str(ORDERS))))
+    assert seen == [(str(ORDERS),), both, both, both, ()]
+
+
+# --- after a takeover
+
+
+async def test_a_successor_gives_up_what_was_started_and_counts_on() -> None:
+    before = await opened()
+    before.start(ORDERS)
+    await before.append()
+
+    after = await successor(before)
+
+    assert after.register.needed() == (ORDERS,)
+    assert after.register.unfinished(log_position(1, 0x9000), 100) == (str(ORDERS),)
+    assert after.start(ORDERS).number == 2
+
+
+async def test_a_successor_waits_for_what_is_whole_and_wants_no_finished_one_again() -> None:
+    before = await opened()
+    await before.make_whole(ORDERS)
+
+    after = await successor(before)
+    seq = after.register.oldest_pending_seq
+    needed = after.register.needed()
+    await after.complete()
+    after.bucket.commit += 0x100
+    await after.append(after.durable())
+    last = await successor(after)
+    last.register.capture(ORDERS)
+
+    assert seq == before.bucket.journal.state.seq
+    assert needed == ()
+    assert after.bucket.journal.state.snapshots[str(ORDERS)].is_visible
+    assert last.register.pending == ()
+    assert last.register.unfinished(LOG_BEGIN, 0) == ()
+
+
+async def test_a_successor_that_takes_no_snapshots_forgets_what_is_not_finished() -> None:
+    before = await opened()
+    await before.make_whole(ORDERS)
+
+    after = await successor(before, "never")
+
+    assert after.register.needed() == ()
+    assert after.register.oldest_pending_seq is None
+    assert after.register.unfinished(LOG_BEGIN, 0) == ()
+    back = await successor(after)
+    assert back.start(ORDERS).number == 2
