@@ -18,7 +18,7 @@ from engine.model.record import RecordConfiguration
 from engine.operate.metrics import Metrics
 from engine.pipeline.pipeline import Pipeline
 from engine.pipeline.stop import StopSignal
-from engine.sources.postgres.source import PostgresSource
+from engine.sources.postgres.source import MEASURES, PostgresSource
 from memory_store import MemoryStore
 
 CONFIGURATION = RecordConfiguration(through="tailrace", tables=("public.*",))
@@ -43,7 +43,7 @@ def pipeline_of(dsn: str, store: MemoryStore, start_seconds_max: float) -> Pipel
         settings=replace(SETTINGS, start_seconds_max=start_seconds_max),
         configuration=CONFIGURATION,
         writer=Writer("1", "test", "test"),
-        metrics=Metrics(CollectorRegistry(), release="test"),
+        metrics=Metrics(CollectorRegistry(), release="test", measures=MEASURES),
         stop=StopSignal(),
     )
 

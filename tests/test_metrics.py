@@ -11,6 +11,7 @@ from prometheus_client.openmetrics.exposition import generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from engine.model.batch import Operations
+from engine.model.errors import InvariantBroken
 from engine.model.schema import TableName
 from engine.operate.metrics import ERROR_CODES_MAX, OTHER, TABLE_LABELS_MAX, Metrics
 from engine.sources.postgres.source import MEASURES
@@ -191,6 +192,11 @@ def test_a_source_measures_itself_under_its_own_names(
     assert without == math.inf
     assert registry.get_sample_value("tailrace_slot_safe_bytes") == 100
     assert registry.get_sample_value("tailrace_slot_retained_bytes") == 4096
+
+
+def test_a_measure_that_the_source_did_not_declare_is_named(metrics: Metrics) -> None:
+    with pytest.raises(InvariantBroken, match="backlog_bytes, which it does not declare"):
+        metrics.source_gauges({"backlog_bytes": 1})
 
 
 def test_gauges_and_counters_take_what_they_are_given(

@@ -31,6 +31,7 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily
 
 from engine.model.batch import Operations
+from engine.model.errors import InvariantBroken
 from engine.model.interfaces import NO_MEASURES, SourceMeasures
 from engine.model.printable import printable
 from engine.model.schema import TableName
@@ -94,6 +95,7 @@ class Metrics:
         ProcessCollector(registry=registry)
         Info("tailrace_build", "The running release", registry=registry).info({"release": release})
         self.registry = registry
+        self.measures = measures
         self._clock = clock
         self._table_labels = _BoundedLabels(TABLE_LABELS_MAX)
         self._code_labels = _BoundedLabels(ERROR_CODES_MAX)
@@ -139,9 +141,12 @@ class Metrics:
         self._source.lag.set(lag)
 
     def source_gauges(self, values: Mapping[str, float]) -> None:
-        """Measures of the source's own, by the names that it declared."""
+        """Measures of the source's own. Raises InvariantBroken for one that it did not declare."""
         for name, value in values.items():
-            self._source.own[name].set(value)
+            gauge = self._source.own.get(name)
+            if gauge is None:
+                raise InvariantBroken(f"the source measures {name}, which it does not declare")
+            gauge.set(value)
 
     def rows(self, table: TableName, operations: Operations) -> None:
         """Rows read from the source, once a batch."""

@@ -31,6 +31,7 @@ from engine.journal.schema_files import SchemaFiles
 from engine.journal.settings import Settings
 from engine.journal.snapshots import SnapshotRegister
 from engine.journal.watcher import Watcher
+from engine.model.errors import InvariantBroken
 from engine.model.interfaces import ChangeStream, Clock, ObjectStore, Source
 from engine.model.layout import TableLayout
 from engine.model.log_point import LogPoint
@@ -62,6 +63,11 @@ class World:
     alarms: Alarms
     make_nonce: Callable[[], str] | None = None
     take_snapshots: TakeSnapshots | None = None
+
+    def __post_init__(self) -> None:
+        """Raise InvariantBroken where the metrics were made for another kind of source."""
+        if self.metrics.measures != self.source.measures:
+            raise InvariantBroken("the metrics do not declare what the source measures")
 
 
 @dataclass(frozen=True, slots=True)
