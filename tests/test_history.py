@@ -77,9 +77,9 @@ def test_the_first_commit_after_what_is_durable_ends_the_judging_too() -> None:
 @pytest.mark.parametrize(
     ("commit_lsn", "time_us", "found"),
     [
-        (150, TIME_US + 1, "a commit at 0001.0000000000000096 of 2026"),
-        (151, TIME_US, "a commit at 0001.0000000000000097 of 2026"),
-        (150, 2**63 - 1, "a commit at 0001.0000000000000096 of 9223372036854775807 us"),
+        (150, TIME_US + 1, "a commit at 0/96 (position 0001.0000000000000096) of 2026"),
+        (151, TIME_US, "a commit at position 0001.0000000000000097 of 2026"),
+        (150, 2**63 - 1, "(position 0001.0000000000000096) of 9223372036854775807 us"),
     ],
 )
 def test_another_commit_in_the_landmarks_place_is_refused(
@@ -97,8 +97,10 @@ def test_another_commit_in_the_landmarks_place_is_refused(
 def test_no_commit_in_the_landmarks_place_is_refused() -> None:
     judged = judge(durable=200, confirmed=100, known=landmark(150))
 
-    with pytest.raises(PositionLost, match="has none there"):
+    with pytest.raises(PositionLost, match="has none there") as caught:
         judged.reached(place(151))
+
+    assert f"{point(150).resume} (position {place(150)})" in str(caught.value)
 
 
 @pytest.mark.parametrize("known", [landmark(150), landmark(90), landmark(90, None)])
@@ -108,8 +110,10 @@ def test_a_commit_that_the_journal_does_not_know_is_refused(known: Landmark) -> 
     if known.position >= judged.start.position:
         judged.began(known.position, TIME_US)
 
-    with pytest.raises(PositionLost, match="knows nothing"):
+    with pytest.raises(PositionLost, match="knows nothing") as caught:
         judged.began(place(170), TIME_US)
+
+    assert f"durable up to {point(200).resume} (position {place(200)})" in str(caught.value)
 
 
 def test_what_is_planned_past_what_is_durable_has_to_be_there_again() -> None:

@@ -17,7 +17,7 @@ from engine.journal.settings import Settings
 from engine.model.batch import Batch, Intake, Operations
 from engine.model.errors import JournalError, SourceFailed
 from engine.model.interfaces import ChangeStream
-from engine.model.position import LogPosition, Position
+from engine.model.position import Position
 from engine.model.record import RecordConfiguration
 from engine.model.schema import Decide, Relation, TableName, TableVersion
 from log_points import boundary
@@ -78,7 +78,7 @@ class LeaseDouble:
     async def retake(self, stack: AsyncExitStack, *_: object, **__: object) -> ChangeStream:
         return cast("ChangeStream", Stream(is_broken=self.told.count("failed") < 2))
 
-    def failed(self, error: SourceFailed, position: LogPosition) -> None:
+    def failed(self, error: SourceFailed) -> None:
         self.told.append("failed")
 
     def caught_up(self) -> None:

@@ -204,6 +204,9 @@ async def test_a_source_that_fails_at_one_place_is_failing_until_it_is_passed(
     [alarm] = failing.alarms
     assert alarm.code == "source-failing"
     assert "a value cannot be sent" in alarm.text
+    # A first start that is refused knows no place yet.
+    where = "" if is_refusing else f" at {point(100).resume} (position {place(100)})"
+    assert alarm.text.startswith(f"the source fails{where} again and again: ")
     assert alarm.hint == "mend the value"
     assert "a value cannot be sent" in failing.last_error
     assert still.phase == "failing"

@@ -33,7 +33,8 @@ from engine.model.errors import (
 )
 from engine.model.history import Landmark, newest
 from engine.model.interfaces import ChangeStream, Source, SourceIdentity, Standing
-from engine.model.position import NOWHERE, LogPosition
+from engine.model.log_point import LogPoint, place_text
+from engine.model.position import LOG_BEGIN, NOWHERE, LogPosition
 from engine.model.record import RecordConfiguration
 from engine.model.schema import Decide
 from engine.operate.alarms import Alarms
@@ -94,21 +95,30 @@ class Lease:
         """Whether the source fails with the same error at the same position."""
         return self._recurrence.is_standing
 
-    def failed(self, error: SourceUnavailable, position: LogPosition) -> None:
-        """The source gave up on us after everything before `position` was read."""
+    def failed(self, error: SourceUnavailable, read: LogPoint | None = None) -> None:
+        """The source gave up on us when everything durable, or before `read`, was read."""
         self.failure = error
-        self._recurrence.failed(error, position)
+        point = self._furthest(read)
+        self._recurrence.failed(error, point.position if point is not None else LOG_BEGIN)
         if not self.is_failing:
             return
         self._on_phase("failing")
         if isinstance(error, SourceFailed):
-            text = f"the source fails at {position} again and again: {error}"
+            at = f" at {place_text(point.position, point.resume)}" if point is not None else ""
+            text = f"the source fails{at} again and again: {error}"
             self._alarms.set(FAILING, text, hint=error.hint)
 
-    def reached(self, position: LogPosition) -> None:
-        """Everything before `position` was read: a failure in front of it is over."""
-        self._recurrence.reached(position)
+    def reached(self, read: LogPoint | None) -> None:
+        """Everything before `read`, and what is durable, was read: a failure there is over."""
+        if (point := self._furthest(read)) is not None:
+            self._recurrence.reached(point.position)
         self._end_alarm()
+
+    def _furthest(self, read: LogPoint | None) -> LogPoint | None:
+        durable = self._journal.state.durable_point
+        if read is None or (durable is not None and durable.position > read.position):
+            return durable
+        return read
 
     def caught_up(self) -> None:
         """Everything that the source has was read: no failure waits."""
@@ -166,7 +176,7 @@ class Lease:
         if self._is_standing_by:
             self._on_phase("reconnecting")
         self._log_failure(error)
-        self.failed(error, self._journal.state.durable_position)
+        self.failed(error)
 
     async def _stand_by(self, held: LeaseHeld) -> None:
         _log.debug("standing by", reason=str(held))
@@ -230,7 +240,7 @@ class Lease:
         self.failure = error
         self._log_failure(error)
         if isinstance(error, SourceUnavailable):
-            self.failed(error, self._journal.state.durable_position)
+            self.failed(error)
 
     def _log_failure(self, error: SourceError) -> None:
         # A failure that stands has its alarm.

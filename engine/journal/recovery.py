@@ -130,7 +130,7 @@ class Recovery:
                     await replay.read(stream)
                 except SourceUnavailable as error:
                     _log.warning("redo pass starts again", error=str(error))
-                    self._lease.failed(error, self._journal.state.durable_position)
+                    self._lease.failed(error)
             if replay.is_complete:
                 # What failed before, at whichever place of the pass, was read now.
                 self._lease.caught_up()

@@ -23,7 +23,7 @@ from typing import Final
 import msgspec
 
 from engine.model.errors import PositionLost
-from engine.model.log_point import LogPoint
+from engine.model.log_point import LogPoint, place_text
 from engine.model.position import LOG_BEGIN, LogPosition
 
 HINT: Final = (
@@ -69,6 +69,9 @@ class Judge:
         if landmark is None:
             return
         self._durable = durable.position if durable is not None else LOG_BEGIN
+        self._resumes = {landmark.position: landmark.resume}
+        if durable is not None:
+            self._resumes[durable.position] = durable.resume
         self._time_us = landmark.time_us
         self._position = position = landmark.position
         is_behind = (confirmed.position if confirmed is not None else LOG_BEGIN) < self._durable
@@ -96,11 +99,11 @@ class Judge:
             if commit == self._position and commit_us == self._time_us:
                 self._is_awaited = False
             elif commit >= self._position:
-                raise self._contradiction(f"a commit at {_moment(commit, commit_us)}")
+                raise self._contradiction(f"a commit at {self._moment(commit, commit_us)}")
         elif commit < self._durable and not self._is_landmark(commit, commit_us):
             raise self._contradiction(
-                f"a commit at {_moment(commit, commit_us)}, of which the journal, durable up to"
-                f" {self._durable}, knows nothing"
+                f"a commit at {self._moment(commit, commit_us)}, of which the journal, durable"
+                f" up to {self._place_text(self._durable)}, knows nothing"
             )
         self._conclude(commit)
 
@@ -120,9 +123,9 @@ class Judge:
 
     def _contradiction(self, found: str) -> PositionLost:
         known = (
-            f"a commit at {_moment(self._position, self._time_us)}"
+            f"a commit at {self._moment(self._position, self._time_us)}"
             if self._time_us is not None
-            else f"no commit since {self._position}"
+            else f"no commit since {self._place_text(self._position)}"
         )
         return PositionLost(
             f"the server's history went back: the journal knows {known}, the server's log has"
@@ -130,11 +133,13 @@ class Judge:
             hint=HINT,
         )
 
+    def _moment(self, position: LogPosition, time_us: int) -> str:
+        try:
+            text = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=time_us)).isoformat()
+        except OverflowError:
+            # An origin may set any time.
+            text = f"{time_us} us"
+        return f"{self._place_text(position)} of {text}"
 
-def _moment(position: LogPosition, time_us: int) -> str:
-    try:
-        text = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=time_us)).isoformat()
-    except OverflowError:
-        # An origin may set any time.
-        text = f"{time_us} us"
-    return f"{position} of {text}"
+    def _place_text(self, position: LogPosition) -> str:
+        return place_text(position, self._resumes.get(position, ""))

@@ -20,3 +20,8 @@ class LogPoint(msgspec.Struct, frozen=True, gc=False):
     position: LogPosition
     resume: str
     commit_us: int
+
+
+def place_text(position: LogPosition, resume: str) -> str:
+    """A place as an operator is told it: in the source's own words where they are known."""
+    return f"{resume} (position {position})" if resume else f"position {position}"

@@ -240,7 +240,7 @@ class Pipeline:
         except SourceUnavailable as error:
             # The journal is ours: whoever reads next takes the lease again, and compares.
             _log.warning("connection to the source lost", error=str(error))
-            self._lease.failed(error, self._journal.state.durable_position)
+            self._lease.failed(error)
             await start.connection.aclose()
 
     async def _abort_uploads(self) -> None:

@@ -10,7 +10,6 @@ Invariant: an intake is counted whole, in one step with no await, before anythin
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
@@ -21,12 +20,10 @@ from engine.journal.watcher import ROWS_LEFT_OUT, left_out_cause
 from engine.model.batch import Intake, LeftOut
 from engine.model.errors import SourceError, SourceUnavailable, StopLimit, UnrepresentableRow
 from engine.model.interfaces import ChangeStream
+from engine.model.log_point import LogPoint
 from engine.model.position import LogPosition, commit_of
 from engine.operate.status import Status
 from engine.pipeline.wiring import Life, StreamingParts
-
-if TYPE_CHECKING:
-    from engine.model.log_point import LogPoint
 
 _KEEPALIVE_INTERVAL = 0.1
 _STANDING_INTERVAL = 15.0
@@ -209,22 +206,22 @@ class Streaming:
 
     def _lost(self, error: SourceUnavailable) -> None:
         self._connection_error = error
-        self._lease.failed(error, self._read_position)
+        self._lease.failed(error, self._read_point)
         # One that stands has its alarm.
         if not self._lease.is_failing:
             self._enter("reconnecting")
             _log.warning("connection to the source lost", error=str(error))
 
     @property
-    def _read_position(self) -> LogPosition:
+    def _read_point(self) -> LogPoint | None:
         """Everything that commits before it was read."""
-        newest, durable = self._ledger.newest_boundary, self._journal.state.durable_position
-        return max(newest.position, durable) if newest is not None else durable
+        newest = self._ledger.newest_boundary
+        return newest.point if newest is not None else None
 
     def _reached(self) -> None:
         """What a source that fails gives all the same may be what lies behind the failure."""
         lease = self._lease
-        lease.reached(self._read_position)
+        lease.reached(self._read_point)
         if not lease.is_failing:
             self._enter_streaming()
 
