@@ -1,0 +1,170 @@
+"""Exported snapshots: what they see, what is held for them, and when they are stale."""
+
+from collections.abc import Callable
+from typing import Any, LiteralString
+
+import psycopg
+import pytest
+
+from databases import Database
+from engine.model.schema import TableName
+from engine.sources.postgres import exported
+from engine.sources.postgres.exported import SnapshotStale, export
+from engine.sources.postgres.images import Image
+from engine.sources.postgres.lsn import lsn_of
+
+A, TREE = TableName("public", "a"), TableName("public", "tree")
+HELD: LiteralString = """
+    SELECT DISTINCT l.relation::regclass::text, l.mode FROM pg_locks l
+    JOIN pg_class c ON c.oid = l.relation
+    WHERE l.pid <> pg_backend_pid() AND c.relkind IN ('r', 'p')
+    AND c.relnamespace = 'public'::regnamespace
+"""
+KEEPERS: LiteralString = """
+    SELECT pid FROM pg_stat_activity WHERE datname = current_database()
+    AND state = 'idle in transaction' ORDER BY backend_start
+"""
+
+
+@pytest.fixture
+def tables(any_database: Database) -> Database:
+    """A table with three rows, and one with two partitions and a row in each."""
+    with any_database.connect() as connection:
+        connection.execute("CREATE TABLE a (id int PRIMARY KEY, x text, y text)")
+        connection.execute("INSERT INTO a SELECT n, 'x', 'y' FROM generate_series(1, 3) AS n")
+        connection.execute("CREATE TABLE tree (id int PRIMARY KEY) PARTITION BY RANGE (id)")
+        connection.execute("CREATE TABLE leaf1 PARTITION OF tree FOR VALUES FROM (0) TO (10)")
+        connection.execute("CREATE TABLE leaf2 PARTITION OF tree FOR VALUES FROM (10) TO (20)")
+        connection.execute("INSERT INTO tree VALUES (5), (15)")
+    return any_database
+
+
+def seen(database: Database, name: str, query: LiteralString) -> list[tuple[Any, ...]]:
+    """The rows of a query under an exported snapshot."""
+    with database.connect(autocommit=False) as connection:
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        connection.execute(f"SET TRANSACTION SNAPSHOT '{name}'".encode())
+        return connection.execute(query).fetchall()
+
+
+def end_keepers(database: Database, count: int) -> None:
+    for (pid,) in database.execute(KEEPERS)[:count]:
+        database.execute("SELECT pg_terminate_backend(%s, 5000)", pid)
+
+
+async def test_it_sees_what_commits_before_its_point_and_nothing_else(tables: Database) -> None:
+    [[before]] = tables.execute("SELECT pg_current_wal_insert_lsn() - '0/0'")
+    async with export(tables.dsn, [A, TREE], generation=1) as snapshot:
+        tables.execute("INSERT INTO a VALUES (4)")
+        tables.execute("DELETE FROM a WHERE id = 1")
+        [[after]] = tables.execute("SELECT pg_current_wal_insert_lsn() - '0/0'")
+
+        for name in snapshot.names:
+            assert seen(tables, name, "SELECT id FROM a ORDER BY id") == [(1,), (2,), (3,)]
+        assert before <= lsn_of(snapshot.point) < after
+        assert [leaf.name for leaf in snapshot.images[TREE].leaves] == ["leaf1", "leaf2"]
+        assert [leaf.name for leaf in snapshot.images[A].leaves] == ["a"]
+
+
+async def test_it_holds_access_share_locks_and_nothing_else_and_no_slot(tables: Database) -> None:
+    async with export(tables.dsn, [A, TREE], generation=1):
+        locks = set(tables.execute(HELD))
+        slots = tables.execute(
+            "SELECT slot_name FROM pg_replication_slots WHERE database = current_database()"
+        )
+
+    assert locks == {(name, "AccessShareLock") for name in ("a", "tree", "leaf1", "leaf2")}
+    assert not slots
+    assert not tables.execute(HELD)
+
+
+async def test_one_keeper_is_enough(tables: Database) -> None:
+    async with export(tables.dsn, [A], generation=1) as snapshot:
+        assert await snapshot.ping() == 2
+        end_keepers(tables, 1)
+        tables.execute("INSERT INTO a VALUES (4)")
+
+        assert await snapshot.ping() == 1
+        assert seen(tables, snapshot.names[1], "SELECT count(*) FROM a") == [(3,)]
+        with pytest.raises(psycopg.Error):
+            seen(tables, snapshot.names[0], "SELECT 1")
+        end_keepers(tables, 1)
+        with pytest.raises(SnapshotStale, match="both sessions"):
+            await snapshot.ping()
+
+
+@pytest.mark.parametrize(
+    ("statement", "text"),
+    [
+        ("VACUUM FULL a", "a was rewritten or truncated"),
+        ("CLUSTER a USING a_pkey", "a was rewritten or truncated"),
+        ("TRUNCATE a", "a was rewritten or truncated"),
+        ("ALTER TABLE a ALTER id TYPE bigint", "a has other columns"),
+        ("ALTER TABLE a ADD COLUMN t timestamptz DEFAULT clock_timestamp()", "a has other columns"),
+        ("ALTER TABLE a RENAME x TO z; ALTER TABLE a RENAME y TO x", "a has other columns"),
+        ("DROP TABLE a", "dropped, made or renamed"),
+        ("DROP TABLE a; CREATE TABLE a (id int)", "dropped and made anew"),
+        ("TRUNCATE leaf1", "leaf1 was rewritten or truncated"),
+        ("CREATE TABLE leaf3 PARTITION OF tree FOR VALUES FROM (20) TO (30)", "a partition was"),
+        ("ALTER TABLE tree DETACH PARTITION leaf2", "a partition was"),
+    ],
+)
+async def test_what_changes_before_the_locks_are_had_makes_it_stale(
+    tables: Database, monkeypatch: pytest.MonkeyPatch, statement: LiteralString, text: str
+) -> None:
+    monkeypatch.setattr(exported, "_keep", before_the_first(exported._keep, tables, statement))
+
+    with pytest.raises(SnapshotStale, match=text):
+        async with export(tables.dsn, [A, TREE], generation=1):
+            pytest.fail("it was not compared")
+
+    assert not tables.execute(HELD)
+
+
+def before_the_first(
+    keep: Callable[..., Any], database: Database, statement: LiteralString
+) -> Callable[..., Any]:
+    """`keep`, with a change committed between the snapshot and the first lock."""
+    statements = [part.strip() for part in statement.split(";")]
+
+    async def changed(
+        keeper: object, snapshot: str, tables: dict[TableName, Image], place: str
+    ) -> object:
+        while statements:
+            database.execute(statements.pop(0))
+        names = {table: image for table, image in tables.items() if exists(database, table)}
+        return await keep(keeper, snapshot, names, place)
+
+    return changed
+
+
+def exists(database: Database, table: TableName) -> bool:
+    return database.execute("SELECT to_regclass(%s)", str(table)) != [(None,)]
+
+
+async def test_a_partition_that_is_attached_later_is_found_when_it_is_compared_again(
+    tables: Database,
+) -> None:
+    async with export(tables.dsn, [A, TREE], generation=1) as snapshot:
+        await snapshot.compare()
+        tables.execute("CREATE TABLE other (id int PRIMARY KEY)")
+        tables.execute("ALTER TABLE tree ATTACH PARTITION other FOR VALUES FROM (20) TO (30)")
+
+        with pytest.raises(SnapshotStale, match="a partition was attached"):
+            await snapshot.compare()
+
+
+async def test_a_table_that_somebody_changes_just_now_is_not_waited_for(tables: Database) -> None:
+    with tables.connect(autocommit=False) as migration:
+
+        async def locked(*arguments: Any) -> object:
+            migration.execute("LOCK TABLE a IN ACCESS EXCLUSIVE MODE")
+            return await keep(*arguments)
+
+        keep = exported._keep
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(exported, "_keep", locked)
+            with pytest.raises(SnapshotStale, match="could not obtain lock"):
+                async with export(tables.dsn, [A, TREE], generation=1):
+                    pytest.fail("it was locked")
+        migration.rollback()
