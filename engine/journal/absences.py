@@ -1,11 +1,11 @@
-"""Absences: tables whose rows go by under names that are not captured, and since when.
+"""Absences: tables whose rows come under names that are not captured, and since when.
 
-Strategy: the stream says under which name rows of a table come, a look says which tables have names
+Strategy: the stream says under which name rows of a table come. A look says which tables have names
 that are not captured. A table that was captured once is away from then on, until it comes under a
-captured name again: that is in the journal, because another engine may see it come back. Of a table
-that never was, it is known in this life only.
+captured name again. That is in the journal, because another engine may see the table come back. Of
+a table that was never captured, it is known only while this engine lives.
 
-What is read again after a reconnect tells of the past: a table is back only where it comes at or
+What is read again after a reconnect tells of the past. So a table is back only where it comes at or
 behind the newest point at which it was away.
 
 Invariant: pure. An absence of a table that was captured ends only by `came` or `returned`, whose
@@ -47,7 +47,10 @@ class Absences:
         return self._away.get(identity)
 
     def left(self, identity: str, at: str) -> bool:
-        """Rows of the table came at `at` and were passed over; whether that was not known."""
+        """Rows of the table came at `at` and were passed over.
+
+        Whether that was not known before.
+        """
         known = self._away.get(identity)
         if known is None:
             name = self._names.get(identity)
@@ -70,7 +73,7 @@ class Absences:
         self._away[identity] = Absence(table, since, seen)
 
     def came(self, identity: str, table: str, at: str) -> Absence | None:
-        """Rows of the table come as `table` at `at`: the absence that ends so, if any."""
+        """Rows of the table come as `table` at `at`. The absence that ends by that, if any."""
         self._names[identity] = _Name(table, at)
         known = self._away.get(identity)
         if known is None or at < known.seen:

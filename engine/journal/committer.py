@@ -1,9 +1,9 @@
 """The committer: group commit of plans and of what became durable.
 
 Strategy: one append serves all chunks that are due, when the schedule says so. After the append the
-planned objects go to the publisher; when they are visible, the next entry states `durable`, and
-then E is acknowledged. While there is nothing to say, the journal's next entry is looked at, to
-learn that another writer took over.
+planned objects go to the publisher. When they are visible, the next entry states `durable`, and
+then E is acknowledged. While there is nothing to say, the committer looks whether somebody has
+written the journal's next entry, to learn that another writer took over.
 
 Invariant: plan before publish, durable before acknowledge; both only after the append was answered.
 Every entry holds all gaps that were stated before it was made.
@@ -36,17 +36,19 @@ from engine.model.log_point import LogPoint
 from engine.model.schema_document import change_kinds, previous_version
 from engine.operate.metrics import Metrics
 
-# Cutting and planning one chunk takes 20 us: with 5,000 tables due at once, one turn took 110 ms.
+# Chunks that are cut and planned in one turn of the loop. One takes 20 us: with 5,000 tables due at
+# once, a turn took 110 ms.
 CHUNKS_A_TURN = 250
 
-# Of statements of gaps in one entry, beside its plans: it is one request.
+# Bytes of statements of gaps in one entry, beside its plans: an entry is one request.
 GAPS_BYTES_MAX = 1024 * 1024
 
 # Every object that becomes visible wakes the committer, which then looks at all tables that are not
-# durable, mostly for nothing: with 5,000 of them a sixth of a drain's CPU.
+# durable, mostly for nothing. With 5,000 tables that took a sixth of a drain's CPU.
 PAUSE_SECONDS = 0.02
 
-# Of one entry: 5,000 tables that are no longer published make one line more, not 5,000.
+# Log lines about gaps of one entry. If 5,000 tables are no longer published, one more line gives
+# the rest as a number.
 GAPS_LOGGED_MAX = 20
 
 # From here on joining a body takes longer than a thread's turn.
@@ -211,7 +213,7 @@ class Committer:
         )
         newest = self._ledger.newest_boundary
         if is_idle_due and durable is None and newest is not None and newest.is_keepalive:
-            # An idle source's position waits for a look; rows that are pending may hold it back
+            # An idle source's position waits for a look. Rows that are pending may hold it back
             # behind any number of looks.
             self._watcher.want_up_to(newest.position, rest_seconds=self._settings.idle_interval)
         return durable

@@ -1,9 +1,10 @@
 """The completer: staged objects that the journal names become visible, or their attempt is void.
 
-Strategy: once an entry names an attempt as whole, each of its uploads is completed, lane by lane,
-create-only, and again until there is an answer. The lane of range 0 comes last: its first record
-says that everything before it is superseded, so whoever sees it sees the rest. A completion's
-answer may be lost, so an upload that is gone says nothing: only then is the object looked for.
+Strategy: once an entry names an attempt as whole, each of its uploads is completed, create-only,
+lane by lane. A completion is asked for again until there is an answer. The lane of range 0 comes
+last: its first record says that everything before it is superseded, so whoever sees that record
+sees the rest. A completion's answer may be lost. So an upload that is gone proves nothing by
+itself: the object is looked for then.
 
 Invariant: no upload is completed before the entry that names it is in the journal. An attempt is
 void only where an upload is gone and its object is not there.

@@ -1,8 +1,8 @@
 """Journal entries: what one object of the journal says, and the journal folded up to an entry.
 
-Strategy: entries are JSON by way of msgspec Structs; `JournalState.absorb` is the only place that
+Strategy: entries are JSON by way of msgspec Structs. `JournalState.absorb` is the only place that
 gives them meaning, for a writer, a standby and `verify` alike. A state file is the folded journal
-itself, so that a start reads one object and the entries behind it.
+itself, so a start reads one object and the entries behind it.
 
 Invariant: absorbing the same entries gives the same state, and a state file's bytes follow from it.
 """

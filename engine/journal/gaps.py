@@ -25,12 +25,14 @@ LEFT_OUT: Final = "unrepresentable"
 """The reason of a gap that is one row."""
 
 LEFT_OUT_ROWS_MAX: Final = 10_000
-"""Of one table. More are no exceptions any more, and the journal's state has to hold each."""
+"""Rows of one table that may be left out. More would be no exceptions any more, and the journal's
+state has to hold each of them."""
 
 PUBLISHED_AFTER_ALL: Final = "the row was read again under other limits and is published"
 
 GAPS_APART_MAX: Final = 16
-"""Of one table and reason: beyond them the newest one goes on, over what lies between."""
+"""Gaps of one table and reason. Beyond these the newest one goes on, and covers what lies between.
+"""
 
 # What a statement takes beside its texts.
 _STATEMENT_BYTES = 150
@@ -46,8 +48,8 @@ class GapRegister:
         self._next_number = max(state.gaps, default=0) + 1
         # By table, the positions of rows that were left out.
         self._left_out: dict[str, set[str]] = {}
-        # By table, those of an earlier engine behind the frontier, with their numbers: the row is
-        # read again, and under another limit it may fit.
+        # By table, rows that an earlier engine left out and that lie behind the frontier, with
+        # their gaps' numbers. Such a row is read again, and may fit under another limit.
         self._read_again: dict[str, dict[str, int]] = {}
         # By table and reason: how many of the others there are, and the newest one's number.
         self._apart: dict[tuple[str, str], tuple[int, int]] = {}
@@ -151,9 +153,10 @@ class GapRegister:
         self.state(table, after=after, until=until, reason=reason, text=text)
 
     def leave_out(self, row: LeftOut) -> int:
-        """State that a row was left out, unless that was stated before: a replay reads it again.
+        """State that a row was left out. Returns how many rows of its table are.
 
-        How many rows of its table are. Raises UnrepresentableRow when that would be too many.
+        A replay reads the row again, so it may have been stated before: then nothing is added.
+        Raises UnrepresentableRow when there would be too many.
         """
         table = str(row.table)
         positions = self._left_out.setdefault(table, set())
@@ -182,8 +185,9 @@ class GapRegister:
     def planned(self, table: str, first: Position, last: Position) -> None:
         """An object is planned in the journal's next entry: mend the gaps of rows that it has.
 
-        That is a row between `first` and `last` which an earlier engine left out and this one did
-        not. It is called before the entry is made: the journal never says one without the other.
+        Such a row lies between `first` and `last`; an earlier engine left it out, and this one did
+        not. This is called before the entry is made, so the journal never says one without the
+        other.
         """
         again = self._read_again.get(table)
         for position in [p for p in again or () if first <= p <= last]:

@@ -1,12 +1,12 @@
 """The journal: the append-only log in the bucket that orders everything.
 
-Strategy: entry `seq` is created with If-None-Match, so an append is a compare-and-swap and all
-engines agree on one history without leases or clocks. This module loads it, follows it and
-appends to it; what entries mean is journal_entry's.
+Strategy: entry `seq` is created with If-None-Match. So an append is a compare-and-swap, and all
+engines agree on one history without leases or clocks. This module loads the journal, follows it and
+appends to it. What entries mean is said in `entry`.
 
 Invariant: `state` holds exactly the entries that are known to be in the bucket, in order. At most
-one append is under way. A lost answer is asked for again with the same bytes under the same key;
-a key that is taken is ours when the bytes are, else another writer's.
+one append is under way. After a lost answer the same bytes are sent again under the same key. A key
+that is taken is ours if the bytes there are ours; otherwise it is another writer's.
 """
 
 import asyncio
@@ -48,8 +48,9 @@ from engine.model.layout import journal_key, state_key
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableVersion
 
-# A state file is written when so many entries came since the last one, or, with the next entry,
-# when it is so old: what a lifecycle rule may take away is covered, however slow the pipeline.
+# A state file is written when so many entries came since the last one. It is also written with the
+# next entry when the last one is so old. So what a lifecycle rule may take away is covered, however
+# slow the pipeline is.
 STATE_INTERVAL = 500
 STATE_SECONDS = 3600.0
 _LOGGED_EVERY_SECONDS = 5.0
@@ -154,7 +155,7 @@ class Journal:
             entry = await self._reader.get(journal_key(self.prefix, seq))
         except ObjectArchived:
             entry = None
-        # Where it is gone, the next one still names its hash.
+        # If that entry is gone, the next one still names its hash.
         if entry is not None and hashlib.sha256(entry).hexdigest() != state.sha256:
             raise JournalError(f"{key} does not follow from entry {seq}")
         return state
@@ -162,7 +163,7 @@ class Journal:
     async def _take_listed(self, seq: int, content: bytes | None, loading: "_Loading") -> None:
         key = journal_key(self.prefix, seq)
         while seq > self.state.next_seq:
-            # Left out by the listing: only an answer about the key itself says that it is gone.
+            # The listing left it out. Only an answer about the key itself says that it is gone.
             missing = await self._next()
             if missing is None:
                 raise self._missing(seq)
@@ -342,10 +343,11 @@ class Journal:
         key = self._next_key()
         if not await self._create_once(key, content, _JSON):
             winner = await self._present(key)
-            # The same nonce: an earlier request of ours was applied and its answer lost.
+            # The same bytes, nonce included: an earlier request of ours was applied, and its answer
+            # was lost.
             if winner != content:
                 return winner
-        # Not decoded again: what others hold of the entry is shared with the state.
+        # The entry is not decoded again, so the state shares with others what they hold of it.
         self.state.absorb(entry, content)
         for kind in entry.kinds:
             self._observer.journal_entry(kind)
@@ -361,7 +363,7 @@ class Journal:
         return entries >= STATE_INTERVAL or now - self._state_at >= STATE_SECONDS
 
     async def _write_state(self) -> None:
-        # A state follows from the entries alone: whoever wrote it first wrote the same.
+        # A state follows from the entries alone. Whoever wrote it first wrote the same bytes.
         seq = self.state.seq
         await self._create_once(state_key(self.prefix, seq), encode_state(self.state), _GZIP)
         self._state_seq = seq

@@ -1,8 +1,9 @@
 """The planner: what the next journal entry says about streamed rows.
 
-Strategy: cut chunks become plans that follow their table's frontier, with the versions that they
-need and the journal does not have; the ledger's newest reached boundary becomes `durable`. All of
-it is synchronous: between looking at the state and building the entry nothing else runs.
+Strategy: cut chunks become plans that follow their table's frontier, together with the versions
+that they need and the journal does not have. The ledger's newest reached boundary becomes
+`durable`. All of it is synchronous: nothing else runs between looking at the state and building the
+entry.
 
 Invariant: a version is journalled with the first plan that needs it, so it begins at or before its
 table's frontier.
@@ -33,8 +34,9 @@ from engine.model.position import LOG_BEGIN, LogPosition, commit_of
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName, TableVersion, version_at
 
-# An entry is one request, never parts: it is to be sent, and sent again, in seconds. A plan is
-# estimated at its names and the rest of its JSON, a version at its columns.
+# An entry is one request, never parts, so that it can be sent, and sent again, in seconds. The
+# length of a plan is estimated by its names and the rest of its JSON, that of a version by its
+# columns.
 ENTRY_BYTES_MAX = 4 * 1024 * 1024
 _PLAN_BYTES = 500
 _COLUMN_BYTES = 250

@@ -1,9 +1,11 @@
 """The prefix: what has to be so before anything is made for it.
 
-Strategy: asked at each start, before anything is made in the source, because a source that nobody
-reads retains the source's log. Objects may be created, and are not overwritten; a prefix with
-objects and without a journal has lost it; a prefix inside another pipeline's, or around one, is
-refused while it is still empty.
+Strategy: these questions are asked at each start, before anything is made in the source, because a
+source that nobody reads retains its log.
+
+- Objects may be created, and are not overwritten.
+- A prefix with tables' objects and without a journal has lost its journal.
+- A prefix inside another pipeline's, or around one, is refused while it is still empty.
 
 Invariant: nothing is written but one object under `_tailrace/check/`, and that only once.
 """
@@ -25,10 +27,11 @@ from engine.model.layout import (
     prefix_of,
 )
 
-# Storage class, encryption, ACL and tags are those of tables' objects only with their type.
+# The proof has the content type of tables' objects, because only those take the storage class.
 _RECORDS = "application/x-ndjson"
 _PROOF = b"tailrace check\n"
-# One page: whoever wrote here before wrote more than one object, and ours come first in a folder.
+# Keys of one page are enough: whoever wrote here before wrote more than one object, and ours come
+# first in a folder.
 _KEYS_LOOKED_AT = 1000
 _FOLDERS_LOOKED_AT = 32
 
@@ -121,7 +124,7 @@ class Prefix:
                 if entry_seq(prefix, key) is not None:
                     return True
         except DestinationRefused:
-            # A role that may list its own prefix only: what it cannot see it cannot judge.
+            # This role may list only its own prefix. What it cannot see it cannot judge.
             pass
         return False
 

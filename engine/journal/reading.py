@@ -1,10 +1,10 @@
 """Reading the journal's objects: listed page by page, read ahead, handed over in order.
 
-Strategy: as many reads are under way as may be, all the time: the next one begins when the oldest
-was handed over. A listing that fails on its way goes on from the last key seen.
+Strategy: as many reads as allowed are under way all the time. The next one begins when the oldest
+was handed over. A listing that fails half-way goes on from the last key seen.
 
-Invariant: memory is bounded by one page of keys and the reads under way, however long the journal.
-Other people's keys between ours are left out.
+Invariant: memory is bounded by one page of keys and the reads under way, however long the journal
+is. Other people's keys between ours are left out.
 """
 
 import asyncio
@@ -105,7 +105,7 @@ async def read_in_order(
             for _, task in under_way:
                 task.cancel()
     except BaseExceptionGroup as errors:
-        # All are about the same walk: the first is as good as any.
+        # All errors are about the same walk. The first is as good as any.
         raise errors.exceptions[0] from errors.exceptions[0].__cause__
 
 

@@ -1,12 +1,12 @@
 """The same failure at the same place: what tells trouble that passes from trouble that stays.
 
 Strategy: a source that answers with an error of its own is asked again at the last durable
-position. Where it gives the same error before anything new was read, a third attempt is unlikely to
-help: the failure *stands*. It is still tried again, since somebody may mend the source, with pauses
-that double. Reading past the place ends it, and so does a source with nothing left to give.
+position. If it gives the same error before anything new was read, a third attempt is unlikely to
+help: the failure *stands*. It is still tried again, with pauses that double, because somebody may
+mend the source. Reading past the place ends it. So does a source that has nothing left to give.
 
-Invariant: a lost connection never stands, however often it comes: the source said nothing about
-its reasons.
+Invariant: a lost connection never stands, however often it comes: the source said nothing about its
+reasons.
 """
 
 from engine.model.errors import SourceFailed, SourceUnavailable

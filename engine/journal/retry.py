@@ -1,6 +1,6 @@
 """Patience: how a request to the bucket is repeated.
 
-One attempt is the adapter's; here the same bytes are sent again for as long as it takes, with
+The adapter makes one attempt. Here the same bytes are sent again for as long as it takes, with
 jittered back-off, because an answer that never came is neither success nor failure.
 """
 
@@ -13,7 +13,8 @@ import structlog
 
 from engine.model.errors import DestinationRefused, DestinationUnavailable
 
-# Short beside the 25 s that a drain has, and still one request in 2 s where a store wants peace.
+# The pauses are short beside the 25 s that a drain has. A store that is overloaded still gets only
+# one request in 2 s.
 WAIT_SECONDS_MAX = 2.0
 _WAIT_SECONDS_FIRST = 0.1
 # A request that goes on failing says so at once, after 5, 10, 20, 40 and 80 s, and then once a

@@ -1,8 +1,8 @@
 """When the committer appends next: it waits here, and whoever has something for it says so.
 
 Strategy: one append in an interval, which bounds what the journal's requests cost. Where rows wait
-because a chunk before them is not planned yet, the interval would bound the rate as well, of one
-table to two chunks a second: then a tenth of it is enough. A drain waits for nothing.
+because a chunk before them is not planned yet, the interval would also bound the rate of one table,
+to two chunks a second. Then the wait is only a tenth of it. A drain waits for nothing.
 
 Invariant: what was said while the committer was at work is not forgotten: it waits less the next
 time.
@@ -55,8 +55,9 @@ class AppendSchedule:
         if not self._draining.is_set():
             self.is_hurried = await _wait_for(self._hurried, until=last_append + self._interval)
             self._hurried.clear()
-        # A chunk that grows old wakes nobody: the wait ends when the first one is to be planned.
-        # Were it an interval long, a chunk could be planned an interval after its time.
+        # A chunk that grows old wakes nobody, so the wait ends when the first chunk has to be
+        # planned. If every wait were an interval long, a chunk could be planned an interval after
+        # its time.
         until = asyncio.get_running_loop().time() + self._interval
         if earliest_chunk is not None:
             until = min(until, earliest_chunk - self._interval)

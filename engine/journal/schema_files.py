@@ -37,13 +37,14 @@ class SchemaFiles:
         versions = {version.number: version for version in self._journal.state.versions_of(table)}
         content = schema_document(versions[number], versions.get(number - 1), layout.database)
         key = layout.schema_key(table, number)
-        # Taken is fine: it follows from the journal alone, whoever wrote it.
+        # A key that is taken is fine: the file follows from the journal alone, whoever wrote it.
         await self._patience.answered(
             lambda: self._store.create(
                 key, content, content_type=_JSON, metadata={}, in_one_request=True
             )
         )
         if len(self._known) >= SCHEMAS_KNOWN_MAX:
-            # Tables come and go. Whoever is still there pays one request, and nothing changes.
+            # Tables come and go. For a table that is still there this costs one request, and
+            # nothing changes.
             self._known.clear()
         self._known.add(known)

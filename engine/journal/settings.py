@@ -13,10 +13,11 @@ class Settings:
     with a default are no keys of the configuration.
 
     `codec_version` says how lines are written (`engine.lines.writer`). `probe_interval` is how
-    often an idle writer looks whether it was superseded; `idle_interval` how often an idle
-    source's position becomes durable; `standby_interval` how often a standby tries for the lease;
-    `watch_interval` how often what the source publishes is looked at. `check_name` names the object
-    that proves the right to write: another one for each way in which objects are made.
+    often an idle writer looks whether it was superseded. `idle_interval` is how often an idle
+    source's position becomes durable. `standby_interval` is how often a standby tries for the
+    lease. `watch_interval` is how often what the source publishes is looked at. `check_name` names
+    the object that proves the right to write. It is another name for each way in which objects are
+    made.
     """
 
     prefix: str

@@ -1,16 +1,20 @@
 """The catalog watch: what a look at the source's catalog means for what is in the bucket.
 
-Strategy: the journal holds what is agreed, the way in which each captured table's changes arrive
-while nothing is lost. A look is compared with it, table by table. What arrives less of than agreed
-is a gap that stays open until it arrives again. What was touched and is as before (what publishes
-it was dropped and made anew, say) is a gap that ended: whatever happened meanwhile may be missing.
-A gap begins at the last log point up to which looks have judged, so it may be too long, never too
-short. What arrives more of than agreed is agreed from then on.
+Strategy: the journal holds what is agreed: the way in which each captured table's changes arrive
+while nothing is lost. A look is compared with it, table by table.
 
-Tables are told apart by their identity, so a rename among captured names loses nothing; the stream
-shows it. A table that had a name for a while that is not captured lost what it got there, and one
+- If less arrives than was agreed, that is a gap. It stays open until all of it arrives again.
+- If something was touched and is as before (what publishes the table was dropped and made anew,
+  say), that is a gap that ended: whatever happened meanwhile may be missing.
+- If more arrives than was agreed, that is agreed from then on.
+
+A gap begins at the last log point up to which looks have judged. So it may be too long, never too
+short.
+
+Tables are told apart by their identity. So a rename among captured names loses nothing, and the
+stream shows it. A table that had an uncaptured name for a while lost what it got there. A table
 that took a captured name later lacks what it got before. The stream says both exactly where rows
-came; a look sees it where none did: see `absences`.
+came. A look sees it where no rows came: see `absences`.
 
 Invariant: pure. What is agreed changes only together with the gaps that explain the change, and
 both wait for the same journal entry.
@@ -52,7 +56,7 @@ _CAME_BACK = (
 )
 
 WATCH_BYTES_MAX = 4 * 1024 * 1024
-"""Of what one entry states of tables, beside its plans and its gaps: it is one request."""
+"""Bytes that one entry states of tables, beside its plans and its gaps: an entry is one request."""
 
 # Beside their texts.
 _TABLE_BYTES = 60
@@ -96,13 +100,14 @@ class CatalogWatch:
         self._journalled = known or Watch("", "")
         self._agreed = dict(self._journalled.tables)
         self._marks = dict(self._journalled.marks)
-        # Through something else, nothing is known. Under another selection a table may be new to us
-        # and not to the source, and one that we no longer see may still be there.
+        # If the log is read through something else, nothing is known. Under another selection of
+        # tables, a table may be new to us and not to the source, and one that we no longer see may
+        # still be there.
         self._is_first = known is None or known.through != self._through
         self._is_other_selection = self._is_first or self._journalled.selection != self._selection
         # An entry may state what is agreed before any states how far looks have judged.
         self._watched = state.durable.watched or LogPosition(self._journalled.at)
-        # A failover may have taken back what was judged; it never takes back what is durable.
+        # A failover may have taken back what was judged. It never takes back what is durable.
         durable = state.durable_position
         self._clean = min(self._watched, durable) if self._watched else durable
         self._pending: Watch | None = None
@@ -176,8 +181,9 @@ class CatalogWatch:
         if is_same and not (changed or gone or away or back):
             return None
         if (part := _part(changed)) != changed:
-            # Whose they are comes with the last part. Until then a successor takes the other tables
-            # for what they were: it may state a gap twice, and begins no gap too late.
+            # Whose tables these are comes with the last part. Until then a successor takes the
+            # other tables for what they were. So it may state a gap twice, but begins no gap too
+            # late.
             self._is_much = True
             return Watch(known.through, known.selection, known.marks, part, at=known.at)
         return Watch(*whose, self._marks, changed, gone, self._clean, away, back)

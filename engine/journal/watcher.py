@@ -2,11 +2,11 @@
 
 Strategy: a task beside the reader. It looks at each connect, at an interval, when the stream says
 that something was changed or truncated, and when an idle source's position waits to become durable.
-A look is ahead of a stream that lags, so it is judged only when the stream has passed it. What
-stands is alarmed at once.
+A look may be ahead of a stream that lags, so it is judged only when the stream has passed it. A
+loss that stands is alarmed at once.
 
-Invariant: a keepalive's position counts as durable only up to `looked`: what committed before
-it was in a look that was judged.
+Invariant: a keepalive's position counts as durable only up to `looked`: what committed before it
+was in a look that was judged.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ _FAILURES_TOLD = 3
 _KEEPALIVE_SECONDS = 1.0
 
 TRUNCATED_SECONDS = 1.0
-"""From a truncation until a look: one serves all that come meanwhile."""
+"""Seconds from a truncation until a look. One look serves all truncations that come meanwhile."""
 
 _log = structlog.get_logger(__name__)
 

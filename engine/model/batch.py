@@ -35,8 +35,8 @@ def operations_named(operations: Operations) -> dict[str, int]:
     return {op: count for op, count in operations._asdict().items() if count}
 
 
-# Batches refer to nothing that refers to them, so the garbage collector need not look: with 5,000
-# tables it spent a sixth of the time on them.
+# Batches refer to nothing that refers back to them, so the garbage collector need not look at them.
+# With 5,000 tables it spent a sixth of the time on that.
 class Batch(msgspec.Struct, frozen=True, gc=False):
     """One table's contiguous records.
 
@@ -87,8 +87,8 @@ class Named(msgspec.Struct, frozen=True, gc=False):
 class Boundary(msgspec.Struct, frozen=True, gc=False):
     """Everything that commits before `point` has left the socket, with this intake at the latest.
 
-    It is a commit's end or a keepalive's position. `landmark` is the newest commit before `point`
-    that this stream showed.
+    A boundary is a commit's end or a keepalive's position. `landmark` is the newest commit before
+    `point` that this stream showed.
     """
 
     point: LogPoint
@@ -105,11 +105,11 @@ class Intake(msgspec.Struct, frozen=True, gc=False):
     """What the socket gave, with the newest boundary that it passed, if any.
 
     Batches of the same table are in commit order. Rows after the boundary's commit may be among
-    them: they belong to a transaction whose end is still to come. The oldest of them left the
-    socket `held_seconds` ago. `is_look_wanted`: the source said that what it publishes was changed.
-    A row in `left_out` was read before every later row of its table is handed over. `named` says in
-    the stream's order under which names rows came; it is handed over no later than the next
-    boundary behind those rows.
+    them: they belong to a transaction whose end is still to come. The oldest row left the socket
+    `held_seconds` ago. `is_look_wanted`: the source said that what it publishes was changed. A row
+    in `left_out` is told before any later row of its table. `named` says, in the stream's order,
+    under which names rows came. It is handed over no later than the next boundary behind those
+    rows.
     """
 
     batches: tuple[Batch, ...]

@@ -1,7 +1,7 @@
-"""The seams: what the protocol asks of a source, of a bucket and of a clock.
+"""The interfaces: what the protocol asks of a source, of a bucket and of a clock.
 
-The journal, recovery and publisher know only these; a database and S3 stand behind them in
-production, a simulated world in the protocol's tests.
+Journal, recovery and publisher know only these. In production a database and S3 stand behind them.
+In the protocol's tests it is a simulated world.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -26,11 +26,11 @@ Clock = Callable[[], int]
 class SourceIdentity(msgspec.Struct, frozen=True):
     """Whose changes these are.
 
-    `facts` tell one source from another, each by the source's own name for it; `lease` names what
-    is held by whoever reads. A journal belongs to one type, database, lease and set of facts.
-    `branch` is the branch of the source's history that the server is on now: another one after a
-    failover that may have lost something. `through` is what the log is read through. `generation`
-    begins the log's positions; it grows only where the log stops being continuous.
+    `facts` tell one source from another, each by the source's own name for it. `lease` names what
+    the reader holds. A journal belongs to one type, database, lease and set of facts. `branch` is
+    the branch of the source's history that the server is on now. It is another one after a failover
+    that may have lost something. `through` is what the log is read through. `generation` begins the
+    log's positions; it grows only where the log stops being continuous.
     """
 
     type: str
@@ -84,14 +84,18 @@ class Reason:
 class TableLook:
     """What decides which changes of one captured table arrive, as the source has it now.
 
-    `identity` stays while the table is the same one, also under another name. `keeps` says for each
-    aspect (a stable word in kebab case) what of it arrives; an aspect that is absent arrives whole.
-    Its aspect `NOT_PUBLISHED` is there, with nothing kept, where no change arrives at all.
-    `marks` change whenever somebody touched what they stand for; the aspect is what comes before a
-    colon. A mark in `fresh` may appear without a loss: what it stands for is whole since it exists.
-    `PUBLISHED_LATE` is in `fresh` where the table itself is. Marks of the aspect `REWRITTEN` change
-    also with a truncation that the stream shows. `reasons` explains what is not kept.
-    `is_as_made`: it surely never had another name.
+    `identity` stays while the table is the same one, also under another name.
+
+    `keeps` says for each aspect (a stable word in kebab case) what of it arrives. An aspect that is
+    absent arrives whole. Where no change arrives at all, the aspect `NOT_PUBLISHED` is there, with
+    nothing kept. `reasons` explains what is not kept.
+
+    `marks` change whenever somebody touched what they stand for. A mark's aspect is what comes
+    before its colon. A mark in `fresh` may appear without a loss, because what it stands for has
+    been whole since it exists. `PUBLISHED_LATE` is in `fresh` where the table itself is new. Marks
+    of the aspect `REWRITTEN` also change with a truncation that the stream shows.
+
+    `is_as_made`: the table surely never had another name.
     """
 
     identity: str
@@ -128,7 +132,7 @@ class Look:
 
 
 NO_MEASURES = SourceMeasures()
-"""Of a source that has nothing of its own to measure, and counts its log in bytes."""
+"""The measures of a source that has no gauges of its own and counts its log in bytes."""
 
 
 class ChangeStream(Protocol):

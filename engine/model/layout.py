@@ -1,9 +1,9 @@
 """Keys: where everything lies under the prefix.
 
-Strategy: one `Layout` per prefix and database makes every key, and nothing else joins strings
-into one. Names are percent-encoded outside `A-Z a-z 0-9 - _`, dots too, so no name can leave its
-folder and two names never share one. A key stays within S3's 1,024 bytes: beyond that, long names
-end in `~` and a hash, a mark that no encoded name contains.
+Strategy: one `TableLayout` per prefix and database makes the keys of tables' objects, and nothing
+else joins strings into one. Names are percent-encoded outside `A-Z a-z 0-9 - _`, dots too. So no
+name can leave its folder, and two names never share one. A key stays within S3's 1,024 bytes.
+Beyond that, a long name ends in `~` and a hash, a mark that no encoded name contains.
 """
 
 import hashlib

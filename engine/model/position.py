@@ -8,9 +8,9 @@ alone, so a replay assigns the same ones.
 A commit's place is the beginning of its changes' positions, `{generation:04d}.{order:016X}`: a
 `LogPosition`. As text it sorts before all of them, and after every change of an earlier commit.
 
-Invariant: comparing two positions as strings compares them as changes. Only this module makes or
-splits one; everybody else treats them as opaque. The compiled writer of lines has the start of all
-positions of a generation, and the widths of what follows, from here.
+Invariant: comparing two positions as strings compares them as changes. Only this module makes a
+position or takes one apart. Everybody else treats positions as opaque. The compiled line writer
+gets the start of all positions of a generation from here, and the widths of what follows.
 """
 
 import re

@@ -1,7 +1,7 @@
 """Foreign text as it may be printed: whatever would act on a terminal or a line is spelled out.
 
-A table may be called anything: a name with a line end would forge a line of a log, one with an
-escape sequence would colour or erase what an operator reads, one with a bidirectional override
+A table may be called anything. A name with a line end would forge a line of a log. One with an
+escape sequence would colour or erase what an operator reads. One with a bidirectional override
 would show letters in another order.
 
 Invariant: what `printable` answers is one line of visible characters (and those of `keep`).

@@ -4,13 +4,13 @@ Strategy: the document follows from the journalled version, the one before it, a
 name, and from nothing else. So whoever writes it first (a publisher, a successor, a late packet of
 a dead engine) writes the same bytes, and `verify` can make them again.
 
-It describes records: columns that they do not hold are left out, and so are their changes, but for
-the fact that there was one. (The journal has their names and types, without which nobody could make
-an object again; it never has their defaults, which are values.) A key may name such a column:
-without it, it would be no key.
+It describes records. Columns that they do not hold are left out. So are the changes of those
+columns, but for the fact that there was one. (The journal has their names and types, because nobody
+could make an object again without them. It never has their defaults, which are values.) A key may
+name such a column: without it, it would be no key.
 
-Invariant: the same arguments give the same bytes. A rename cannot be proved from the stream (it
-carries no column numbers), so it shows as a column dropped and one added.
+Invariant: the same arguments give the same bytes. A rename cannot be proved from the stream, which
+carries no column numbers. So it shows as one column dropped and one added.
 """
 
 from collections.abc import Iterator

@@ -1,8 +1,8 @@
 """How a running engine is asked to stop.
 
-Strategy: whoever owns the process (its signals) calls `request`; whoever runs the pipeline waits
-on `requested` and drains. Asking twice is the same as asking once here: what a second signal does
-is the process's affair.
+Strategy: whoever owns the process (its signals) calls `request`. Whoever runs the pipeline waits on
+`requested`, and drains. Asking twice is the same as asking once here. What a second signal does is
+decided in the process.
 """
 
 import asyncio

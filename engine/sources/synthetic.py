@@ -1,9 +1,9 @@
 """A source without a database: a log that is computed, for measuring the engine alone.
 
-Strategy: row `i` of the log follows from `i`. The values of a thousand rows are made once; a
-transaction is the same values under its own place in the log, handed to the line writer, as the
-reader of a real stream does. So everything from the line writer on is the engine's own work, and
-nothing waits for a database.
+Strategy: row `i` of the log follows from `i`. The values of a thousand rows are made once. A
+transaction is the same values under its own place in the log. They are handed to the line writer,
+as the reader of a real stream does. So everything from the line writer on is the engine's own work,
+and nothing waits for a database.
 
 Invariant: the log is the same for everybody who asks for it with the same arguments: a successor
 makes again what its predecessor planned.
@@ -41,7 +41,7 @@ from engine.model.schema import Column, Decide, Relation, TableName
 
 ROWS_A_TRANSACTION: Final = 1_000
 _TRANSACTIONS_AN_INTAKE: Final = 2
-"""About what a drain of a socket gives: 1.2 MiB of lines."""
+"""Transactions in one intake: about what a drain of a socket gives, 1.2 MiB of lines."""
 
 _END_SECONDS: Final = 0.1
 

@@ -1,8 +1,8 @@
 """Proof from the bucket alone that every change is there once, in order, and nothing was altered.
 
-The journal is read whole and folded as every engine folds it (`journal_audit`); each object that it
-plans is looked up and, at full depth, read (`object_audit`); at last everything under the prefix
-must be named (`inspection`). What is wrong has a code and a remedy (`problem`).
+The journal is read whole and folded as every engine folds it (`journal_audit`). Each object that it
+plans is looked up and, at full depth, read (`object_audit`). At last the journal must name
+everything under the prefix (`inspection`). What is wrong has a code and a remedy (`problem`).
 """
 
 from engine.reader.verify.inspection import Depth, Progress, verify

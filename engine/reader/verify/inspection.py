@@ -1,13 +1,16 @@
 """The walk through the bucket: the journal first, then its objects, then everything that is there.
 
 Strategy: the journal is read in order, and ahead, while workers look up the objects that it says
-are durable: keys are listed page by page, so memory does not grow with the number of entries or
-objects, but for one number a planned object. Where the first entries are gone or archived, as a
-lifecycle rule leaves them, the walk begins at the oldest good state file behind which all is there,
-and says so. Plans that are not durable at its end are `pending`:
-their objects may be absent, and what is there must be right. The listing comes last. An engine may
-run all the while: whatever the journal as read does not explain is judged again after reading the
-entries that came since, because every plan is in the journal before its object is visible.
+are durable. Keys are listed page by page. So memory does not grow with the number of entries or
+objects, but for one number a planned object.
+
+The first entries may be gone or archived, as a lifecycle rule leaves them. Then the walk begins at
+the oldest good state file behind which all is there, and says so. Plans that are not durable at the
+journal's end are `pending`: their objects may be absent, and what is there must be right.
+
+The listing comes last. An engine may run all the while. Every plan is in the journal before its
+object is visible. So whatever the journal as read does not explain is judged again, after the
+entries that came since were read.
 
 Invariant: nothing is written. At most twice `concurrency` requests are under way, and at full depth
 at most `BODIES_AT_ONCE` bodies are in memory.

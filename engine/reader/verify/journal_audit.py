@@ -1,6 +1,6 @@
 """The journal against itself: entries that follow each other, plans that leave nothing out.
 
-Strategy: entries are fed in order and folded by `JournalState`, as every engine folds them; beside
+Strategy: entries are fed in order and folded by `JournalState`, as every engine folds them. Beside
 the fold this module keeps what only a proof needs: each table's end as planned, the plans that are
 not durable yet, and the set of all planned keys. After a broken entry it goes on from the next one,
 so that one damage does not hide another.

@@ -1,7 +1,8 @@
 """A set of keys that only ever grows, at 12 to 24 bytes a key.
 
-Strategy: of each key its 64-bit hash, in a table with open addressing; Python's own set of numbers
-takes 70 to 100. Two keys share a hash once in some 10^7 journals of a million objects.
+Strategy: the 64-bit hash of each key stands in a table with open addressing. Python's own set of
+numbers takes 70 to 100 bytes a key. Two keys share a hash once in some 10^7 journals of a million
+objects.
 """
 
 from array import array

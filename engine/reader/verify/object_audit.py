@@ -1,8 +1,8 @@
 """One object against its plan: what it says of itself, and what its records say.
 
-Strategy: the body is decompressed piece by piece and cut into lines, so that memory stays near one
-piece and one line beyond the compressed body. Per object the first problem of each code is kept: a
-body out of order is one finding, not a million.
+Strategy: the body is decompressed piece by piece and cut into lines. So memory stays near one piece
+and one line beyond the compressed body. Of each code, only the first problem of an object is kept:
+a body out of order is one finding, not a million.
 
 Invariant: pure; nothing but the arguments decides.
 """
@@ -38,7 +38,8 @@ _GZIP_TRAILER = Struct("<II")
 TRAILER_BYTES = _GZIP_TRAILER.size
 # The library's stub calls the class an instance.
 _GzipError = cast("type[Exception]", isal_zlib.IsalError)
-# The standard library's parser takes as many as Python calls may nest, less those that run.
+# The standard library's parser takes as many levels as Python calls may nest, less the calls that
+# run.
 _LENIENT_DEPTH_MAX = 200
 _DIGITS_MAX = 20
 _BRACKET_OR_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]')
