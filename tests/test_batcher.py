@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from engine.lines.batcher import BATCH_SIZE_MAX, Batcher
+from engine.lines.batcher import BATCH_SIZE_MAX, BATCHES_A_TURN, Batcher
 from engine.lines.holding import HELD_BATCHES_MIN, HELD_BYTES_MAX, HELD_SECONDS, Holding
 from engine.lines.writer import OP_CREATE, VALUE_NUMBER, VALUE_TEXT, LineWriter
 from engine.model.batch import Batch
@@ -199,6 +199,39 @@ def test_lines_are_as_the_configuration_says() -> None:
     assert (line["id"], line["_op"], "note" in line) == (1, "c", False)
 
 
+def test_lines_of_many_tables_leave_in_several_turns_each_table_once() -> None:
+    source = Source()
+    tables = [TableName("public", f"table_{number}") for number in range(2 * BATCHES_A_TURN + 1)]
+    for number, table in enumerate(tables):
+        source.row(number, table)
+
+    turns = []
+    source.batcher.hand_over_some()
+    while source.batcher.is_handing_over:
+        turns.append(source.batcher.taken())
+        source.batcher.hand_over_some()
+    turns.append(source.batcher.taken())
+
+    assert [len(batches) for batches in turns] == [BATCHES_A_TURN, BATCHES_A_TURN, 1]
+    assert [batch.table for batches in turns for batch in batches] == tables
+    assert source.lines.buffered == 0
+
+
+def test_a_table_that_is_let_go_of_between_two_turns_leaves_once() -> None:
+    source = Source()
+    for number in range(BATCHES_A_TURN + 2):
+        source.row(number, TableName("public", f"table_{number}"))
+    source.batcher.hand_over_some()
+    source.batcher.taken()
+
+    source.batcher.let_go(BATCHES_A_TURN)
+    source.batcher.hand_over_some()
+
+    left = [batch.table.table for batch in source.batcher.taken()]
+    assert left == [f"table_{BATCHES_A_TURN}", f"table_{BATCHES_A_TURN + 1}"]
+    assert not source.batcher.is_handing_over
+
+
 # ------------------------------------------------------------------------------------ holding
 
 
@@ -206,7 +239,7 @@ def test_lines_are_held_after_many_batches_and_no_longer_than_a_second() -> None
     holding = Holding()
     before = holding.is_on(100.0, 1)
 
-    holding.handed_over(100.0, HELD_BATCHES_MIN + 1)
+    holding.handed_over(100.0, HELD_BATCHES_MIN + 1, is_all=True)
 
     assert not before
     assert holding.is_on(100.25, 1)
@@ -217,11 +250,22 @@ def test_lines_are_held_after_many_batches_and_no_longer_than_a_second() -> None
     assert not holding.is_on(100.5, 0)
 
 
+def test_batches_of_several_turns_count_together() -> None:
+    holding = Holding()
+
+    holding.handed_over(100.0, HELD_BATCHES_MIN, is_all=False)
+    before = holding.is_on(100.0, 1)
+    holding.handed_over(100.0, 1, is_all=True)
+
+    assert not before
+    assert holding.is_on(100.25, 1)
+
+
 def test_lines_are_not_held_after_few_batches() -> None:
     holding = Holding()
-    holding.handed_over(100.0, HELD_BATCHES_MIN + 1)
+    holding.handed_over(100.0, HELD_BATCHES_MIN + 1, is_all=True)
 
-    holding.handed_over(100.5, HELD_BATCHES_MIN)
+    holding.handed_over(100.5, HELD_BATCHES_MIN, is_all=True)
 
     assert not holding.is_on(100.5, 1)
     assert holding.seconds(100.5) == 0.0

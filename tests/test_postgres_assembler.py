@@ -5,6 +5,7 @@ import struct
 
 import pytest
 
+from engine.lines.batcher import BATCHES_A_TURN
 from engine.model.batch import Batch, Intake
 from engine.model.errors import DecodeError, UnrepresentableRow
 from engine.model.position import Position
@@ -89,6 +90,33 @@ def fed(to: Assembler, *frames: bytes) -> Intake:
 
 def rows_of(batches: tuple[Batch, ...]) -> list[tuple[str, int]]:
     return [(batch.table.table, batch.row_count) for batch in batches]
+
+
+def test_only_the_last_of_a_drains_intakes_has_the_boundary() -> None:
+    count = BATCHES_A_TURN + 1
+    oids = range(1, count + 1)
+    assembling = assembler()
+    frames = ListedFrames(
+        [
+            *(relation(oid, f"t{oid}", "id") for oid in oids),
+            begin(count + 100),
+            *(insert(oid, oid, 1) for oid in oids),
+            commit(count + 100),
+        ]
+    )
+    while assembling.drain(frames, BUDGET) is Drained.LOOKUP:
+        pass
+
+    first = assembling.intake()
+    was_handing_over = assembling.is_handing_over
+    last = assembling.intake()
+
+    assert was_handing_over
+    assert not assembling.is_handing_over
+    assert (len(first.batches), first.boundary, first.named) == (BATCHES_A_TURN, None, ())
+    assert len(last.batches) == 1
+    assert last.boundary is not None
+    assert len(last.named) == count
 
 
 def test_a_batch_ends_where_the_hour_of_commit_changes() -> None:

@@ -64,7 +64,7 @@ def run_engine(
 ) -> int:
     """Run the engine to its end; the answer is the exit code. Raises what the engine raised."""
     logs.configure(configuration.log, in_thread=True)
-    _keep_memory()
+    keep_memory()
     taken = _taken_signals()
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -94,7 +94,7 @@ async def _supervised(
         loop.add_signal_handler(number, ending.on_signal, number)
     try:
         await engine(
-            configuration, until_caught_up=until_caught_up, stop=stop, on_start=_settle_memory
+            configuration, until_caught_up=until_caught_up, stop=stop, on_start=settle_memory
         )
     finally:
         ending.cancel()
@@ -170,7 +170,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     return uvloop.new_event_loop
 
 
-def _keep_memory() -> None:
+def keep_memory() -> None:
     """Have malloc keep what a chunk leaves, up to `_KEPT_BYTES`, for the next one.
 
     By default it gives every block of over 128 KiB back to the system, and the next chunk's pages
@@ -185,7 +185,7 @@ def _keep_memory() -> None:
         mallopt(_M_ARENA_MAX, 1)
 
 
-def _settle_memory(_: StatusProvider) -> None:
+def settle_memory(_: StatusProvider) -> None:
     """Collect garbage from now on, but never look again at what was imported.
 
     A full collection of these 120,000 objects takes 60 ms, more than the loop may stall at all; so

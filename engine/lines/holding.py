@@ -27,6 +27,7 @@ class Holding:
         """When everything has to be handed over."""
         # When the oldest row that is held was read; None while none is.
         self._since: float | None = None
+        self._batch_count = 0
 
     def seconds(self, now: float) -> float:
         """How long the oldest row has been held."""
@@ -40,7 +41,13 @@ class Holding:
             self._since = now
         return True
 
-    def handed_over(self, now: float, batch_count: int) -> None:
-        """Everything was handed over. If that was many batches, what comes next is held."""
-        self._since = None
-        self.until = now + HELD_SECONDS if batch_count > HELD_BATCHES_MIN else 0.0
+    def handed_over(self, now: float, batch_count: int, *, is_all: bool) -> None:
+        """So many batches were handed over; with `is_all`, nothing is left.
+
+        If they were many, all together, what comes next is held.
+        """
+        self._batch_count += batch_count
+        if is_all:
+            self._since = None
+            self.until = now + HELD_SECONDS if self._batch_count > HELD_BATCHES_MIN else 0.0
+            self._batch_count = 0

@@ -63,6 +63,8 @@ cdef struct Binding:
     int envelope
     uint8_t forms      # all columns' forms, or-ed
     size_t fixed_max
+    size_t fetched_columns  # bytes of `columns` and `memory` that a row is sure to need
+    size_t fetched_memory
     Piece[5] heads     # what follows the row itself, by op; see the `put_..._tail` functions
     Piece middle
     Piece end

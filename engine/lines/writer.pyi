@@ -154,3 +154,6 @@ class LineWriter:
 
     def take_all(self) -> list[tuple[int, Lines]]:
         """Hand over everything that is buffered, by table number, in the order of first lines."""
+
+    def take_some(self, table_count: int) -> list[tuple[int, Lines]]:
+        """As `take_all`, but of so many tables at most: those whose first lines came first."""

@@ -180,7 +180,8 @@ class SyntheticStream:
     async def receive(self) -> Intake:
         """See ChangeStream. At the log's end there is nothing but the boundary, again and again."""
         loop, batcher, holding = asyncio.get_running_loop(), self._batcher, self._holding
-        while True:
+        now, held_seconds = loop.time(), holding.seconds(loop.time())
+        while not batcher.is_handing_over:
             await asyncio.sleep(_END_SECONDS if self._is_at_end else 0)
             for _ in range(_TRANSACTIONS_AN_INTAKE):
                 if not self._is_at_end:
@@ -191,10 +192,10 @@ class SyntheticStream:
                 break
             if batcher.has_batches:
                 return Intake(batcher.taken(), None, held_seconds)
-        batcher.hand_over_all()
-        batches = batcher.taken()
-        holding.handed_over(now, len(batches))
-        boundary = Boundary(end_of(self._next))
+        batcher.hand_over_some()
+        batches, is_all = batcher.taken(), not batcher.is_handing_over
+        holding.handed_over(now, len(batches), is_all=is_all)
+        boundary = Boundary(end_of(self._next)) if is_all else None
         return Intake(batches, boundary, held_seconds)
 
     @property

@@ -719,10 +719,9 @@ class _Lines:
         rows = self._rows.pop(number, None)
         return _Taken(tuple(rows)) if rows else None
 
-    def take_all(self) -> list[tuple[int, _Taken]]:
-        taken = [(number, _Taken(tuple(rows))) for number, rows in self._rows.items()]
-        self._rows.clear()
-        return taken
+    def take_some(self, table_count: int) -> list[tuple[int, _Taken]]:
+        numbers = [*self._rows][:table_count]
+        return [(number, _Taken(tuple(self._rows.pop(number)))) for number in numbers]
 
 
 class SimulatedStream:

@@ -260,9 +260,13 @@ class Assembler:
     def intake(self, held_seconds: float = 0.0) -> Intake:
         """Everything so far, including what is still in the line writer.
 
-        `held_seconds` is how long its oldest row was held at most.
+        `held_seconds` is how long its oldest row was held at most. Lines of very many tables take
+        several intakes, and only the last one has the boundary. While `is_handing_over` is true,
+        the next intake has to be taken before anything is drained.
         """
-        self._batcher.hand_over_all()
+        self._batcher.hand_over_some()
+        if self.is_handing_over:
+            return self.full_batches(held_seconds)
         boundary = self._boundary()
         if boundary is not None:
             self._reader.forget_boundary()
@@ -302,6 +306,11 @@ class Assembler:
     def has_full_batches(self) -> bool:
         """Whether `full_batches` would hold anything."""
         return self._batcher.has_batches
+
+    @property
+    def is_handing_over(self) -> bool:
+        """Whether the newest `intake` was not the last one of what was drained."""
+        return self._batcher.is_handing_over
 
     @property
     def buffered_bytes(self) -> int:

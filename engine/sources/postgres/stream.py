@@ -158,8 +158,9 @@ class PostgresStream:
         """See ChangeStream. Cancellation keeps what was read for the next call."""
         self._is_received = True
         while True:
-            await self._until_worth_reading()
-            self._drain()
+            if not self._assembler.is_handing_over:
+                await self._until_worth_reading()
+                self._drain()
             intake = self._intake()
             if intake is not None:
                 return intake
@@ -171,7 +172,8 @@ class PostgresStream:
             return Intake((), None, is_look_wanted=True)
         assembler, now = self._assembler, self._loop.time()
         held_seconds = self._holding.seconds(now)
-        if self._holding.is_on(now, assembler.buffered_bytes):
+        is_handing_over = assembler.is_handing_over
+        if not is_handing_over and self._holding.is_on(now, assembler.buffered_bytes):
             if not assembler.has_full_batches:
                 return None
             # Some of what is full may have come just now. An age that is too high is on the safe
@@ -180,7 +182,8 @@ class PostgresStream:
         if not assembler.has_intake:
             return None
         intake = assembler.intake(held_seconds)
-        self._holding.handed_over(now, len(intake.batches))
+        is_all = not assembler.is_handing_over
+        self._holding.handed_over(now, len(intake.batches), is_all=is_all)
         return intake
 
     async def _until_worth_reading(self) -> None:
