@@ -1,10 +1,10 @@
 """A scenario that reads a backlog to its end, by the engine into S3 and by each peer.
 
-Strategy: all readers read copies of the same slot over TCP, one after the other, in an order that
-turns with each round so that none always follows the same other. Peers that are much slower than
-the walsender read only from the newest server and are not warmed up.
+Strategy: all readers read copies of the same slot over TCP, one after the other. Their order turns
+with each round, so that none always follows the same other one. Peers that are much slower than the
+walsender read only from the newest server, and are not warmed up.
 
-Invariant: a fast wrong answer does not count: what the engine's last run published is verified, and
+Invariant: a fast wrong answer does not count. What the engine's last run published is verified, and
 must be the whole backlog.
 """
 
@@ -42,10 +42,10 @@ FIRST_ROWS = f"{ENGINE}, first rows"
 """The reader of runs that read the tables' first rows alone."""
 
 FURTHER_ROW_CPU = "further_row_cpu_us"
-"""The figure of runs of workloads whose tables are met first: what a row costs beyond that."""
+"""The figure of workloads whose tables' first rows are read apart: what a further row costs."""
 
-# For the estimates of durations, in which nothing else is decided: on two quiet cores. The engine's
-# as of docs/performance.md, the servers' starts and stops together.
+# These are only for the estimates of durations, on two quiet cores. The engine's are from
+# docs/performance.md. The last is for all starts and stops of servers together.
 _ENGINE_ROW_US = 4.0
 _ENGINE_START_SECONDS = 0.7
 _VERIFY_ROW_US = 4.0
@@ -193,7 +193,10 @@ def _with_rows(plan: Plan, rows: int) -> Plan:
 
 
 def order(readers: Sequence[str], number: int) -> tuple[str, ...]:
-    """Two take turns to be first; more are turned round and shifted, so that neighbours change."""
+    """Two readers take turns to be first.
+
+    More are reversed and shifted, so that neighbours change.
+    """
     shift = number // 2 * 2 % len(readers)
     shifted = (*readers[shift:], *readers[:shift])
     return shifted[::-1] if number % 2 else shifted

@@ -1,8 +1,8 @@
 """One engine as a process of its own: started, asked, killed.
 
-Strategy: everything waits by polling with a deadline and never blocks the loop, in which the fault
-proxies run. What an engine says goes to a file, so that no pipe fills up. What it used is what the
-kernel accounts to it at its end, its libraries' threads too.
+Strategy: everything waits by polling with a deadline. Nothing blocks the event loop, because the
+fault proxies run in it. What an engine says goes to a file, so that no pipe fills up. What it used
+is what the kernel accounts to it at its end, the threads of its libraries included.
 """
 
 import asyncio
@@ -112,7 +112,7 @@ class EngineProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=log,
-                # The terminal's Ctrl-C is for who started it, who decides how it ends.
+                # The terminal's Ctrl-C must not reach it: whoever started it decides how it ends.
                 start_new_session=True,
             )
         self._cpu_seconds = 0.0
@@ -135,7 +135,7 @@ class EngineProcess:
 
     @property
     def cpu_seconds(self) -> float:
-        """User and system time, so far or, in the end, of all its life."""
+        """User and system time so far; of its whole life once it has ended."""
         if self.is_running:
             return cpu_seconds(self.process_id)
         return self._cpu_seconds
@@ -151,7 +151,7 @@ class EngineProcess:
         return [line for line in parsed if line.get("event") == name]
 
     def kill(self) -> None:
-        """`kill -9`; back when it is gone."""
+        """Kill it by SIGKILL. Returns when it is gone."""
         self.send(signal.SIGKILL)
         if self.is_running:
             self._reap(0)

@@ -1,8 +1,9 @@
 """One process run from its start to its end, and everything that it used.
 
 Strategy: the process's own CPU is what the kernel accounts to it at its end (wait4), so nothing of
-it is lost; what must be seen while it lives (its memory, the walsender's CPU) a thread samples from
-/proc. The sampler asks the database who the walsender is until it knows, and nothing after that.
+it is lost. What must be seen while it lives (its memory, the walsender's CPU) is sampled from /proc
+by a thread. The sampler asks the database who the walsender is until it knows, and nothing after
+that.
 
 Invariant: the process is in a session of its own and never outlives `measure`.
 """
@@ -27,8 +28,8 @@ from load_tests.processes import cpu_seconds, machine_cpu_seconds, peak_rss_byte
 from load_tests.run import Series, Usage
 from load_tests.servers import Bucket, Database
 
-# The last sample is at most so old when a process ends: below 1 % of a run of several seconds. A
-# sample costs 0.1 ms.
+# When a process ends, the last sample is at most so old, which is below 1 % of a run of several
+# seconds. A sample costs 0.1 ms.
 _SAMPLE_INTERVAL: Final = 0.02
 # Of the memory over time: one point a tenth of a second.
 _SERIES_SAMPLES: Final = 5

@@ -1,7 +1,7 @@
 """The quantities of a run that are compared, shown and held against targets, by name.
 
-Strategy: one table; a name that is not in it is looked up in the run's own figures, so a scenario
-compares its own figures as it compares a rate. None where a run does not have it.
+Strategy: one table. A name that is not in it is looked up in the run's own figures, so a scenario
+compares its own figures as it compares a rate. A quantity is None where a run does not have it.
 """
 
 from collections.abc import Callable

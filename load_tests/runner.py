@@ -1,6 +1,6 @@
 """All scenarios of one invocation, one after the other.
 
-Strategy: a scenario that fails is recorded, and the next one is measured all the same; only an
+Strategy: a scenario that fails is recorded, and the next one is measured all the same. Only an
 interrupt ends everything.
 
 Invariant: every scenario that was asked for is in the result, with what came of it.

@@ -1,8 +1,8 @@
 """What a scenario is, and which of them fit the time.
 
-Strategy: scenarios come in order of value. Each estimates its own duration from its size; before
-each one the time that is left decides: whole, smaller where that still means something, or not at
-all. What is named is measured whatever it takes.
+Strategy: scenarios come in order of value. Each estimates its own duration from its size. Before
+each one, the time that is left decides whether it is measured whole, smaller (where that still
+means something), or not at all. A scenario that is named is measured, whatever it takes.
 """
 
 from typing import Protocol

@@ -1,8 +1,9 @@
 """The database and the bucket that a scenario measures against: ours, or external ones by URL.
 
 Strategy: both kinds look the same to a scenario. Everything that it makes is in one schema, one
-publication, slots and prefixes of a recognisable name; our own servers are thrown away whole, on an
-external one exactly these are dropped, at the beginning too where an earlier run was killed.
+publication, and slots and prefixes of a recognisable name. Our own servers are thrown away whole.
+On an external server exactly these things are dropped, also at the beginning where an earlier run
+was killed.
 
 Invariant: nothing else on an external server is written, and no password is on a command line.
 """
@@ -34,7 +35,7 @@ _INACTIVE_SECONDS_MAX: Final = 10.0
 _INACTIVE_PAUSE_SECONDS: Final = 0.1
 _SETTINGS = {
     # Neither a checkpoint nor autovacuum may fall into one reader's run and not into the other's.
-    # Reading needs no fsync: only writing the backlog is quicker for it.
+    # Without fsync only the writing of the backlog is quicker; reading does not need it.
     **FAST_SETTINGS,
     "max_wal_size": "8GB",
     "checkpoint_timeout": "1h",

@@ -11,8 +11,8 @@ from load_tests.quantities import QUANTITIES, Quantity, quantity
 from load_tests.result import ENGINE, Depth, Group, ScenarioResult, Spread, Verdict
 from load_tests.run import Phases, Run
 
-# Of the machine's CPU: room for the kernel's own work and the sampler's. With two thirds taken by
-# others, the ratio of one pair was 0.8, of the next 1.0.
+# The share of the machine's CPU that others may use: room for the kernel's own work and the
+# sampler's. When others took two thirds, the ratio of one pair was 0.8, and of the next 1.0.
 _FOREIGN_SHARE_MAX = 0.1
 # With fewer, what the drain does once is most of it.
 _OBJECTS_LEAST = 50

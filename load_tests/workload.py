@@ -54,9 +54,8 @@ class Workload:
     make_tables: Callable[[Database, Connection], None] | None = None
     """In place of statements."""
     meet: Write | None = None
-    """Writes the first rows of the tables. The engine reads these alone once, before the others are
-    written, so that what it takes to meet so many tables can be told from what a row costs.
-    """
+    """Writes the first rows of the tables. The engine reads these alone, before the others are
+    written. So what it costs to meet so many tables can be told from what a row costs."""
     variant: str = ""
     is_sampled: bool = True
     """Whether the changes' size may be sampled: that decodes the first transaction whole."""

@@ -46,8 +46,8 @@ RECORD = Path(__file__).with_suffix(".json")
 _COUNTED = "tailrace_counted"
 _RELATION = 16_400
 _CHANGE_LSN = 0x134EBC00
-# Instructions are the same every time, so a few rows will do: what they grow the buffer to (under
-# 128 KiB) is kept between the uncounted rows and the counted ones, and no growth is counted.
+# Instructions are the same every time, so a few rows will do. The uncounted rows grow the buffer
+# (under 128 KiB), and it is kept for the counted ones. So no growth is counted.
 _ROWS = 8
 RATIO_MAX = 1.3
 # A codec this much cheaper would be free to lose what it gained: the record is to be renewed.

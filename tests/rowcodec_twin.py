@@ -1,8 +1,8 @@
 """The row codec's oracle: the same contract in plain Python, written for reading, not for speed.
 
-It shares nothing with `engine/rowcodec.pyx` but the kinds' numbers. It parses a message to Python
-values first and renders them afterwards, with `json.dumps` and regular expressions, where the codec
-does both in one walk over the bytes.
+It shares nothing with the compiled modules but the kinds' numbers. It parses a message to Python
+values first, and renders them afterwards with `json.dumps` and regular expressions. The codec does
+both in one walk over the bytes.
 """
 
 import base64

@@ -1,8 +1,8 @@
 """A canary in every secret, every value and every name, looked for in all that anybody is shown.
 
 One pipeline lives through a good run, faults and every command. Whatever it printed, logged, served
-and stored is searched: secrets stand nowhere, values only in the objects that are there for them,
-and names nowhere in a form that acts on a terminal or forges a line.
+and stored is searched. Secrets must stand nowhere. Values must stand only in the objects that are
+there for them. Names must stand nowhere in a form that acts on a terminal or forges a line.
 """
 
 import gzip

@@ -1,15 +1,15 @@
 """A backlog drained by the engine, against pg_recvlogical: what a row costs must not grow unseen.
 
 Strategy: the load tests' own scenario, small, with everything on one processor: both servers, both
-readers, the harness. There a reader's rate says what its rows cost all processes together, and who
-else wants the processor slows both readers alike. Each reader's best run counts, so a disturbance
-has to last for all rounds of one and none of the other to be seen.
+readers, the harness. There a reader's rate says what its rows cost all processes together. Whoever
+else wants the processor slows both readers alike. Each reader's best run counts. So a disturbance
+is seen only if it lasts for all rounds of one reader and none of the other.
 
-Why so, measured on two processors that others kept busy, 150,000 rows, round by round: spread over
-both, the engine's rate was 0.7 to 1.6 of the peer's; on one, 0.75 to 1.24, whether a busy loop ran
-on that processor, on the other, on both or nowhere, and 0.86 at least by the best runs. Own CPU is
-no better a witness: the peer's fell from 1.0 to 0.6 µs a row beside a busy loop, since it then
-finds more at a time.
+Both choices follow from measurements, on two processors that others kept busy, with 150,000 rows,
+round by round. Spread over both processors, the engine's rate was 0.7 to 1.6 of the peer's. On one
+it was 0.75 to 1.24, whether a busy loop ran on that processor, on the other, on both or nowhere. By
+the best runs it was at least 0.86. Own CPU is no better a measure: beside a busy loop the peer's
+fell from 1.0 to 0.6 µs a row, because it then finds more at a time.
 """
 
 import json
@@ -25,8 +25,8 @@ import pytest
 _ROOT = Path(__file__).parent.parent
 _ROWS = 150_000
 _ROUNDS = 3
-# Of the peer's rate. Measured with busy work added for each row: 0.72 with 1 µs, 0.5 to 0.57 with
-# 3 µs, 0.3 to 0.4 with 5 µs, 0.25 with 10 µs.
+# A share of the peer's rate. With busy work added for each row, it was 0.72 with 1 µs, 0.5 to 0.57
+# with 3 µs, 0.3 to 0.4 with 5 µs, and 0.25 with 10 µs (measured).
 _RATE_MIN = 0.6
 
 

@@ -1,8 +1,8 @@
 """`kill -9` of the engine at any moment, under load: nothing lost, nothing doubled.
 
-Half of the kills are aimed: the proxy holds one request or its answer, so that the engine dies with
-certainty inside a window of the protocol. The others fall where a seeded clock lets them. Each is
-judged afterwards from what is left, and every window has to have been struck.
+Half of the kills are aimed: the proxy holds one request or its answer, so the engine dies with
+certainty inside a window of the protocol. The others come at times of a seeded clock. Each is
+judged afterwards from what is left. Every window has to have been hit.
 """
 
 import asyncio

@@ -137,7 +137,7 @@ def peak_bytes(entries: int) -> tuple[int, Verdict]:
 
 @pytest.mark.timeout(120)
 def test_memory_does_not_grow_with_the_journal_but_for_a_number_an_object() -> None:
-    # With fewer entries, pages and the window of reads ahead are not full yet. A peak swings by
+    # With fewer entries, pages and the window of reads ahead are not full yet. A peak varies by
     # some 300,000 bytes from one measurement to the next, so the two lengths are far apart.
     small, _ = peak_bytes(4_000)
     large, verdict = peak_bytes(14_000)

@@ -1,7 +1,7 @@
 """A module of ours as a process of its own: an order in, lines of JSON out.
 
-Invariant: the process ends when its standard input does, so it outlives neither the block nor,
-however that ends, the harness.
+Invariant: the process ends when its standard input does. So it does not outlive the block, nor the
+harness, however that ends.
 """
 
 import asyncio

@@ -1,10 +1,10 @@
 """The load: committed transactions at a given rate, whatever the database does. A process.
 
-Strategy: open loop. Transaction k is due at a time that is known before; one that is late is begun
-at once and moves no later one, so a database that stalls meets all that was due meanwhile. A few
-connections, a thread each, take the transactions in turn.
+Strategy: open loop. The time at which transaction k is due is known before. One that is late is
+begun at once, and moves no later one. So a database that stalls gets all that was due meanwhile.
+There are a few connections, with a thread each, which take the transactions in turn.
 
-Protocol: an `Order` on standard input, then `Progress` on standard output a few times a second and
+Protocol: an `Order` on standard input, then `Progress` on standard output a few times a second, and
 a last one when everything is committed. The end of standard input ends the load early.
 """
 

@@ -1,8 +1,8 @@
 """One engine at work, observed: what a scenario's script is given.
 
-Strategy: `observed` starts everything and, when the script is done, waits until all that was
-committed is durable, stops the engine by SIGTERM and has the bucket verified. So a script only says
-what happens: which load, when the bucket stalls, what to measure in between.
+Strategy: `observed` starts everything. When the script is done, it waits until all that was
+committed is durable, stops the engine by SIGTERM, and has the bucket verified. So a script only
+says what happens: which load, when the bucket stalls, what to measure in between.
 
 Invariant: whatever ends the block, no process started here is left.
 """

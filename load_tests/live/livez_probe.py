@@ -1,11 +1,13 @@
 """How long the engine's event loop takes to answer, from outside. A process.
 
 Strategy: GET /livez on one kept connection, every few milliseconds, one at a time. While an answer
-is late no other request is sent, but those that were due meanwhile count too, each by what it would
-have waited: a stall of a second is a second's worth of latencies, not one, and requests do not
-queue up behind each other as if that were the loop's doing. The answer needs nothing but a turn of
-the loop, so a latency is an upper bound of the loop's stall: the two processes' waiting for a CPU
-is in it, and the loop's own work for the request (about 0.2 ms).
+is late, no other request is sent. But those that were due meanwhile count too, each with the time
+that it would have waited. So a stall of a second counts as a second's worth of latencies, not as
+one, and requests do not queue up behind each other as if that were the loop's doing.
+
+The answer needs nothing but a turn of the loop. So a latency is an upper bound of the loop's stall.
+It includes the time that the two processes wait for a CPU, and the loop's own work for the request
+(about 0.2 ms).
 
 Protocol: an `Order` on standard input, then `Latencies` on standard output about once a second. The
 end of standard input ends it.

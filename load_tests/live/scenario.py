@@ -1,7 +1,7 @@
 """A live scenario: what is observed, and what happens meanwhile.
 
 Strategy: an `Order` and a script. The script awaits the load, turns the proxy, and returns figures
-of its own; everything else (observing, settling, the good end, verification) is the same for all.
+of its own. Everything else (observing, settling, the good end, verification) is the same for all.
 """
 
 import asyncio

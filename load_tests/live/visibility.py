@@ -1,7 +1,8 @@
 """From a row's commit to its visibility: every record of every object that was seen is read.
 
-Strategy: a record carries the time of its commit, by the database's clock in milliseconds; the
-watcher knows by ours when its object was first seen. The machine is the same.
+Strategy: a record carries the time of its commit, by the database's clock, in milliseconds. The
+watcher knows when the record's object was first seen, by our clock. Both clocks are the same
+machine's.
 """
 
 import asyncio

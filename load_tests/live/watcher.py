@@ -1,10 +1,11 @@
 """When each object of the bucket was first seen, by listing it: what any consumer could know.
 
-Strategy: every folder that is watched is listed a few times a second, from behind the newest key
-that was seen a good while ago; keys of a table's folder sort as its objects follow each other, and
-none comes so late that it would be missed. A last listing of everything finds it if one did.
+Strategy: every folder that is watched is listed a few times a second. A listing begins behind the
+newest key that was seen a good while ago. Keys of a table's folder sort as its objects follow each
+other, and none comes so late that it would be missed. If one did, a last listing of everything
+finds it.
 
-Invariant: a key counts as seen when the answer that named it was read, so a latency that follows
+Invariant: a key counts as seen when the answer that named it was read. So a latency that follows
 from it is too long by up to one listing interval, and never too short.
 """
 
@@ -17,8 +18,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
 
-# Longer than any outage of a scenario: an object that S3 did not take for so long is found by the
-# last listing only.
+# This is longer than any outage of a scenario. An object that S3 did not take for so long is found
+# only by the last listing.
 _SETTLED_SECONDS = 120.0
 _SUFFIX = ".ndjson.gz"
 

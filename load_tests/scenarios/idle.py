@@ -1,9 +1,9 @@
 """Scenario `idle`: what an engine costs that has nothing to do but knows 5,000 tables.
 
-Strategy: every table gets one row, so that each is known, published and in the journal; then
-nothing is written and nobody asks the engine anything, but for the kernel's account of its CPU.
-After that `/metrics` is asked for, several times; then the engine is started again, and `--help`,
-each as a whole process.
+Strategy: every table gets one row, so that each is known, published and in the journal. Then
+nothing is written, and nobody asks the engine anything. Only the kernel's account of its CPU is
+read. After that `/metrics` is asked for several times. Then the engine is started again, and so is
+`--help`, each as a whole process.
 """
 
 import asyncio

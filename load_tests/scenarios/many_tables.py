@@ -11,8 +11,9 @@ from load_tests.workload import MIXED_COLUMNS, MIXED_VALUES, Connection, Workloa
 _TABLES_A_STATEMENT = 200
 _ROWS_A_TRANSACTION = 1_000
 
-# Every row goes to a table of its own choice: neighbours in the log hardly ever share one, which is
-# the hardest for a reader that gathers rows by table. The seed makes all servers' choices the same.
+# Every row goes to a table that is drawn for it. So neighbours in the log hardly ever share a
+# table, which is the hardest case for a reader that gathers rows by table. The seed makes the same
+# choices on all servers.
 _WRITE = f"""
 DO $$
 DECLARE

@@ -9,8 +9,8 @@ from load_tests.plan import Plan
 TABLE_COUNT = 5_000
 ROWS_PER_SECOND = 20_000
 SECONDS = 45.0
-"""Longer than the default chunk age, 30 s: the memory's peak is where chunks are as old as they
-get, and all tables have one."""
+"""This is longer than the default chunk age, 30 s. The memory's peak is where chunks are as old as
+they get, and all tables have one."""
 TRANSACTIONS_PER_SECOND = 50.0
 TABLES_A_TRANSACTION = 20
 

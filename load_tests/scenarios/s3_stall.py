@@ -1,13 +1,13 @@
 """Scenario `s3-stall`: the bucket falls silent at full speed, and comes back.
 
-Strategy: a backlog is read, so that the rate is the engine's own; the same rate is measured before
-the silence and after it, over stretches in which there was backlog left. Its rows compress badly:
-the default memory would hold millions of others, and the engine would never have to stop reading.
-A small load goes on throughout, so that the source's lag is seen to grow while nothing can be
+Strategy: a backlog is read, so that the rate is the engine's own. The rate is measured before the
+silence and after it, over stretches in which there was backlog left. The rows compress badly.
+Otherwise the default memory would hold millions of them, and the engine would never have to stop
+reading. A small load goes on throughout. So the source's lag is seen to grow while nothing can be
 acknowledged.
 
-Bytes stop in both directions, connections stay open: what a lost route looks like. The engine's
-requests time out and are sent again.
+Bytes stop in both directions, and connections stay open: that is what a lost route looks like. The
+engine's requests time out and are sent again.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """Scenario `soak`: hours of a steady load; what grows that should not?
 
-Strategy: the slope of a least-squares line over all but the first part of the run, times the time
-it was measured for: what the line grew by, which noise moves little, not what it would grow by in a
-day, which a short run says nothing about.
+Strategy: a least-squares line is laid over all but the first part of the run. Its slope, times the
+time that was measured, is what the figure grew by. Noise moves that little. What the figure would
+grow by in a day is not computed, because a short run says nothing about it.
 """
 
 from load_tests.live.live import Live, Order

@@ -1,8 +1,8 @@
 """A twin of the engine's slot: the same changes, read by SQL and decoded beside the engine.
 
-Strategy: `pg_logical_slot_peek_binary_changes` on a slot made at the same point, with the same
-publication, gives pgoutput's messages in order. Positions, keys and values are worked out here
-anew, from the manual's message formats and the design's rule of positions, so that whatever the
+Strategy: `pg_logical_slot_peek_binary_changes` gives pgoutput's messages in order, from a slot that
+was made at the same point, with the same publication. Positions, keys and values are worked out
+here anew, from the manual's message formats and the design's rule of positions. So whatever the
 engine lost, doubled, moved or altered differs from the twin.
 """
 

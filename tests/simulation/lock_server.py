@@ -1,8 +1,8 @@
-"""The other flavour of a database: no slot, a named lock, and two servers of one history.
+"""The other kind of database: no slot, a named lock, and two servers of one history.
 
-Strategy: nothing is confirmed to it: the log is kept from one place on, and whoever reads has to
-know where he was. A reader holds a lock on the server that he reads, so after a switch to the
-other server two may read at once. That server may lag behind. Orders are the transactions'
+Strategy: nothing is confirmed to this database. It keeps the log from one place on, and the reader
+has to know where it was. A reader holds a lock on the server that it reads. So after a switch to
+the other server, two may read at once. That server may lag behind. Orders are the transactions'
 ordinals, which begin anew with each generation: only both together sort. A resume text means the
 same on both servers.
 

@@ -1,11 +1,11 @@
 """The monitor: what must hold after every creation and every status update.
 
-Strategy: it reads the journal's objects as a stranger would, from their JSON, with a fold of its
-own, and compares what they claim with what is visible and with the server's log. It knows which
-process created what, and nothing else about the engines.
+Strategy: it reads the journal's objects as a stranger would, from their JSON, and folds them with
+code of its own. It compares what they claim with what is visible, and with the server's log. It
+knows which process created what, and nothing else about the engines.
 
-Invariant: whatever it raises is a broken promise of the design; it has no opinion on how an
-engine works.
+Invariant: whatever it raises is a broken promise of the design. It does not judge how an engine
+works.
 """
 
 import bisect

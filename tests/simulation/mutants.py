@@ -1,6 +1,6 @@
 """Mutants: the real code with one rule taken away.
 
-Strategy: a mutant is an exact piece of a module's source and what stands there instead. It is put
+Strategy: a mutant is an exact piece of a module's source, and what stands there instead. It is put
 in when the module is imported, in a process of its own. Each piece must occur exactly once: a
 mutant that no longer fits its module fails loudly instead of testing nothing.
 """

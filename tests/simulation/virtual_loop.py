@@ -1,13 +1,13 @@
 """An asyncio event loop whose time is virtual and whose processes can be frozen and killed.
 
-Strategy: when nothing is ready, time jumps to the next timer, so hours pass in milliseconds and a
-run depends on its seed alone. Every callback belongs to the process whose context it was
-scheduled from (a context variable). Callbacks of a frozen process are held back until it is
-resumed (SIGSTOP); those of a killed one are dropped (kill -9: no handler, no `finally`, no last
+Strategy: when nothing is ready, time jumps to the next timer. So hours pass in milliseconds, and a
+run depends on its seed alone. Every callback belongs to the process from whose context it was
+scheduled (a context variable). Callbacks of a frozen process are held back until it is resumed
+(SIGSTOP). Those of a killed process are dropped (kill -9: no handler, no `finally`, no last
 request). What belongs to no process is the outside world.
 
-Invariant: time never goes back, and two runs of the same program schedule the same callbacks in
-the same order.
+Invariant: time never goes back, and two runs of the same program schedule the same callbacks in the
+same order.
 """
 
 import asyncio

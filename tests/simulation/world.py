@@ -1,11 +1,11 @@
 """The world: one schedule of one seed, from the first engine to the last settled row.
 
-Strategy: transactions and faults come at random times for a while; then faults cease and
+Strategy: transactions and faults come at random times for a while. Then faults cease, and
 everything has to settle. Faults are what an operating system, a network, a database server, a
-bucket and an operator can do. Beside random times, an engine may be killed at the very moment one
-of its requests is applied.
+bucket and an operator can do. An engine may also be killed at the very moment when one of its
+requests is applied.
 
-Invariant: everything random is drawn from the seed; a schedule can be replayed.
+Invariant: everything random is drawn from the seed, so a schedule can be replayed.
 """
 
 import asyncio

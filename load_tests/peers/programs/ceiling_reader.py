@@ -1,14 +1,15 @@
 """Read a slot as the engine does, and throw everything away: what the walsender can deliver.
 
-Strategy: session, socket and pauses are the engine's own code (`Gulps`), and so is where frames
-come from. They are given to `FrameCounter`, which is compiled as the engine's frame reader is and
-decodes no row. So what the engine does with a row is all that it does more.
+Strategy: session, socket, pauses (`Gulps`) and the place where frames come from are the engine's
+own code. The frames are given to `FrameCounter`, which is compiled as the engine's frame reader is,
+and decodes no row. So the engine's only additional work is what it does with a row.
 
-Streaming begins with the first bytes, not with the start of replication: until those come, the
-server reads itself in, which it does for the engine while that opens its journal.
+Streaming begins with the first bytes, not with the start of replication. Until those come, the
+server is still finding its place in the log. For the engine it does that while the engine opens its
+journal.
 
-Says when it streamed in the lines of the engine's log, and at the end how many changes it read.
-Ends with 0 only when everything before `--end-lsn` was read.
+It says when it streamed in the lines of the engine's log, and at the end how many changes it read.
+It ends with 0 only when everything before `--end-lsn` was read.
 """
 
 import argparse
