@@ -17,6 +17,7 @@ from engine.journal.entry import (
     JournalState,
     Open,
     Planned,
+    Snapshot,
     Writer,
     decode_entry,
     decode_state,
@@ -402,3 +403,48 @@ def test_a_time_has_this_very_text() -> None:
 
 def test_a_durable_is_a_log_point_by_which_the_source_is_read_again() -> None:
     assert DURABLE.point == point(0x134EBCB0, time_us_of(DURABLE.commit_time))
+
+
+# --- snapshots
+
+TAKING = msgspec.structs.replace(
+    OPEN, configuration=msgspec.structs.replace(OPEN.configuration, snapshot="initial")
+)
+LEAVING_OUT = msgspec.structs.replace(
+    TAKING, configuration=msgspec.structs.replace(TAKING.configuration, exclude=("public.orders",))
+)
+
+
+def finished(state: JournalState) -> None:
+    started = Snapshot("public.orders", "started", 1, place(5), 1, "2026-11-22T09")
+    absorb(state, snapshots=(started,))
+    absorb(state, snapshots=(msgspec.structs.replace(started, state="whole"),))
+    absorb(state, durable=msgspec.structs.replace(DURABLE, seq=state.seq))
+
+
+def test_an_open_that_takes_snapshots_wants_one_of_a_table_that_has_none() -> None:
+    state = opened()
+    absorb(state, planned=(PLANNED,))
+    before = state.unfinished(state.durable_position)
+
+    absorb(state, epoch=2, open=TAKING)
+
+    assert before == ()
+    assert state.unfinished(state.durable_position) == ("public.orders",)
+    assert state.snapshots["public.orders"].snapshot == Snapshot("public.orders", "wanted")
+
+
+def test_a_table_that_was_left_out_for_a_while_is_unfinished_from_its_open_on() -> None:
+    state = opened()
+    absorb(state, epoch=2, open=TAKING)
+    finished(state)
+    absorb(state, epoch=3, open=TAKING)
+    stays = state.unfinished(state.durable_position)
+    absorb(state, epoch=4, open=LEAVING_OUT)
+    left_out = state.unfinished(state.durable_position)
+
+    absorb(state, epoch=5, open=TAKING)
+
+    assert stays == left_out == ()
+    assert state.unfinished(state.durable_position) == ("public.orders",)
+    assert state.snapshots["public.orders"].snapshot.attempt == 1

@@ -383,6 +383,7 @@ class JournalState(msgspec.Struct):
             self.source = entry.open.source
             self.configurations[entry.epoch] = entry.open.configuration
             self._forget_snapshots(entry.open.configuration)
+            self._want_snapshots(entry)
         for version in entry.schemas:
             table = str(version.relation.table)
             self.versions[table] = (*self.versions.get(table, ()), version)
@@ -429,6 +430,21 @@ class JournalState(msgspec.Struct):
             if configuration.captures(stated.snapshot.table_name)
             and (stated.is_visible or configuration.snapshot != "never")
         }
+
+    def _want_snapshots(self, entry: Entry) -> None:
+        """What an `open` begins to want: of a table that is known already, changes may be missing.
+
+        It may have been left out for a while, or had no snapshot so far. So it is unfinished from
+        this entry on, before anybody comes across it.
+        """
+        assert entry.open is not None
+        configuration = entry.open.configuration
+        if configuration.snapshot == "never":
+            return
+        for table in sorted(self.frontiers.keys() | self.attempts.keys()):
+            if table not in self.snapshots and configuration.captures(TableName.parse(table)):
+                wanted = Snapshot(table, "wanted", self.attempts.get(table, 0))
+                self._absorb_snapshot(StatedSnapshot(wanted, entry.epoch, entry.seq))
 
     def _finish_snapshots(self, durable_seq: int) -> None:
         for table, stated in self.snapshots.items():

@@ -42,7 +42,14 @@ from engine.operate.status import Phase, Status
 from engine.pipeline.needs import Needs
 from engine.pipeline.stop import StopSignal
 from engine.pipeline.streaming import Streaming
-from engine.pipeline.wiring import Life, World, begin, recovery, streaming_parts
+from engine.pipeline.wiring import (
+    Life,
+    TakeSnapshots,
+    World,
+    begin,
+    recovery,
+    streaming_parts,
+)
 
 if TYPE_CHECKING:
     from engine.journal.journal import Journal
@@ -69,6 +76,7 @@ class Pipeline:
         stop: StopSignal,
         make_nonce: Callable[[], str] | None = None,
         alarms: Alarms | None = None,
+        take_snapshots: TakeSnapshots | None = None,
     ) -> None:
         self._world = World(
             source=source,
@@ -80,6 +88,7 @@ class Pipeline:
             metrics=metrics,
             alarms=alarms or Alarms(clock, metrics),
             make_nonce=make_nonce,
+            take_snapshots=take_snapshots,
         )
         self._settings = settings
         self._stop = stop

@@ -8,6 +8,7 @@ Invariant: a process touches the world only through its store and its source.
 """
 
 import random
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,18 +21,20 @@ from prometheus_client import CollectorRegistry
 from engine.flow import ledger
 from engine.flow.chunk import ChunkLimits
 from engine.flow.writer import BATCH_BYTES
-from engine.journal import committer, journal, recurrence, retry, schedule
+from engine.journal import committer, completer, journal, recurrence, retry, schedule
 from engine.journal.entry import Writer
 from engine.journal.settings import Settings
 from engine.model.batch import Intake
 from engine.model.position import LOG_BEGIN
-from engine.model.record import RecordConfiguration, TableRule
+from engine.model.record import RecordConfiguration, SnapshotMode, TableRule
 from engine.operate.metrics import Metrics
 from engine.pipeline.pipeline import Pipeline
 from engine.pipeline.stop import StopSignal
-from simulation.monitor import Violation
+from engine.pipeline.wiring import TakeSnapshots
+from simulation.snapshots import Coordinator
 from simulation.source import Change, Server, SimulatedSource
 from simulation.store import Bucket, SimulatedStore
+from simulation.violation import Violation
 from simulation.virtual_loop import Process, VirtualLoop
 
 if TYPE_CHECKING:
@@ -57,6 +60,7 @@ SMALL_LIMITS = (
     (committer, "CHUNKS_A_TURN", 2),
     # Longer than the engine's: what comes late then comes later, and meets more.
     (retry, "WAIT_SECONDS_MAX", 5.0),
+    (completer, "REFUSALS_MAX", 3),
 )
 
 
@@ -103,7 +107,9 @@ class Profile:
     is_until_caught_up: bool
 
 
-def draw_profile(rnd: random.Random, *, is_uniform: bool, is_joined: bool) -> Profile:
+def draw_profile(
+    rnd: random.Random, *, is_uniform: bool, is_joined: bool, snapshot: SnapshotMode = "never"
+) -> Profile:
     """A profile; in a uniform world all engines write the same records under the same keys."""
     rules: tuple[TableRule, ...] = ()
     codec = 1
@@ -121,6 +127,7 @@ def draw_profile(rnd: random.Random, *, is_uniform: bool, is_joined: bool) -> Pr
         rules=rules,
         compression=compression,  # type: ignore[arg-type]
         layout=layout,  # type: ignore[arg-type]
+        snapshot=snapshot,
     )
     return Profile(
         configuration=configuration,
@@ -145,8 +152,12 @@ class Surroundings(Protocol):
     rnd: random.Random
     bucket: Bucket
     server: Server
+    counts: Counter[str]
+    is_calm: bool
 
     def now_us(self) -> int: ...
+
+    def trace(self, text: str) -> None: ...
 
     def ended(self, engine: "EngineProcess", error: BaseException | None) -> None: ...
 
@@ -182,8 +193,9 @@ class EngineProcess:
     async def _main(self) -> None:
         world, profile = self._world, self.profile
         self._stop = StopSignal()
+        source = SimulatedSource(world.server, self.process, profile.codec)
         self._pipeline = Pipeline(
-            source=SimulatedSource(world.server, self.process, profile.codec),
+            source=source,
             store=SimulatedStore(world.bucket, self.process),
             clock=lambda: world.now_us() + profile.clock_skew_us,
             settings=self._settings(),
@@ -192,6 +204,7 @@ class EngineProcess:
             metrics=METRICS,
             stop=self._stop,
             make_nonce=lambda: f"{self._nonces.getrandbits(64):x}",
+            take_snapshots=self._coordinator(source),
         )
         error: BaseException | None = None
         try:
@@ -200,6 +213,19 @@ class EngineProcess:
             error = raised
         if self.process.is_alive:
             world.ended(self, error)
+
+    def _coordinator(self, source: SimulatedSource) -> TakeSnapshots | None:
+        profile = self.profile
+        if profile.configuration.snapshot == "never":
+            return None
+        return Coordinator(
+            self._world,
+            self.process.name,
+            source,
+            profile.configuration,
+            codec=profile.codec,
+            seed=self._nonces.random(),
+        ).take
 
     def _settings(self) -> Settings:
         profile = self.profile

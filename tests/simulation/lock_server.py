@@ -87,6 +87,9 @@ class LockServer(Server):
     def end_of_log(self) -> int:
         return self.applied[self.reading]
 
+    def _consistent_address(self) -> int:
+        return self.end_of_log()
+
     def limit_of(self, connection: Connection) -> int:
         return self.applied[connection.member]
 

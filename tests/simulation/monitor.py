@@ -23,8 +23,10 @@ import orjson
 import zstandard
 
 from engine.model.batch import Intake
+from engine.model.position import LogPosition
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
+from simulation.snapshot_monitor import SnapshotMonitor, SnapshotReading, Stated
 from simulation.source import (
     HIDDEN,
     HOUR_US,
@@ -35,13 +37,10 @@ from simulation.source import (
     record_writer,
 )
 from simulation.store import Bucket, StoredObject, kind_of
+from simulation.violation import Violation
 from simulation.virtual_loop import Process
 
 Json = dict[str, Any]
-
-
-class Violation(Exception):
-    """A promise does not hold, or an engine stopped without cause."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +80,9 @@ class Reading:
     frontier: dict[str, tuple[str, str]] = field(default_factory=dict)
     configurations: dict[int, RecordConfiguration] = field(default_factory=dict)
     versions: defaultdict[str, list[Version]] = field(default_factory=lambda: defaultdict(list))
+    snapshots: SnapshotReading = field(default_factory=SnapshotReading)
+    unfinished: list[str] = field(default_factory=list)
+    vouched_snapshots: list[Stated] = field(default_factory=list)
 
     def read(self, entry: Json, body: bytes) -> None:
         """Take in the next entry."""
@@ -90,6 +92,7 @@ class Reading:
             self.configurations[self.epoch] = msgspec.convert(
                 entry["open"]["configuration"], RecordConfiguration
             )
+            self.snapshots.opened(self.configuration, self.frontier, self.epoch, entry["seq"])
         for version in entry.get("schemas", ()):
             self._read_version(version)
         for planned in entry.get("planned", ()):
@@ -101,6 +104,8 @@ class Reading:
             if planned["last"] > last:
                 last, hour = planned["last"], planned["hour"]
             self.frontier[planned["table"]] = (last, hour)
+        for snapshot in entry.get("snapshots", ()):
+            self.snapshots.read(snapshot, entry["epoch"], entry["seq"])
         for gap in entry.get("gaps", ()):
             self.gaps[gap["number"]] = gap
         if "durable" in entry:
@@ -110,9 +115,16 @@ class Reading:
             self.vouched = [k for k, p in self.pending.items() if p[0].seq <= self.durable_seq]
             for key in self.vouched:
                 del self.pending[key]
+            self.vouched_snapshots = self.snapshots.vouch(self.durable_seq)
+            self.unfinished = entry["durable"].get("unfinished", [])
         self.is_released = entry.get("release", False)
         self.seq = entry["seq"]
         self.sha256 = hashlib.sha256(body).hexdigest()
+
+    @property
+    def configuration(self) -> RecordConfiguration:
+        """The newest writer's."""
+        return self.configurations[self.epoch]
 
     def _read_version(self, version: Json) -> None:
         relation = version["relation"]
@@ -144,8 +156,17 @@ class Reading:
                 for table, versions in sorted(self.versions.items())
                 if versions
             },
-            "configurations": sorted({p[0].epoch for p in self.pending.values()} | {self.epoch}),
+            "configurations": sorted(self._needed_epochs()),
+            "snapshots": {
+                table: stated.summary() for table, stated in sorted(self.snapshots.stated.items())
+            },
+            "attempts": dict(sorted(self.snapshots.attempts.items())),
+            "snapshot_position": self.snapshots.furthest,
         }
+
+    def _needed_epochs(self) -> set[int]:
+        staged = {s.epoch for s in self.snapshots.stated.values() if not s.is_visible}
+        return {plan[0].epoch for plan in self.pending.values()} | staged | {self.epoch}
 
 
 def summary_of_state(body: bytes) -> Json:
@@ -171,6 +192,12 @@ def summary_of_state(body: bytes) -> Json:
             for table, versions in sorted(state["versions"].items())
         },
         "configurations": sorted(int(epoch) for epoch in state["configurations"]),
+        "snapshots": {
+            table: Stated(**stated).summary()
+            for table, stated in sorted(state["snapshots"].items())
+        },
+        "attempts": dict(sorted(state["attempts"].items())),
+        "snapshot_position": state["snapshot_position"],
     }
 
 
@@ -197,7 +224,9 @@ class Monitor:
         self.is_doomed = False
         self._timeline = 1
         self.largest_planned = 0
+        self.snapshot_versions: set[tuple[str, int]] = set()
         self.read: dict[Process, dict[str, str]] = {}
+        self._snapshots = SnapshotMonitor(self.counts)
         self._clock_us_max = clock_us_max
         self._trace = trace
         self._bucket: Bucket
@@ -213,6 +242,7 @@ class Monitor:
         """What to compare the journal with."""
         self._bucket = bucket
         self._server = server
+        self._snapshots.watch(bucket, server)
 
     # --- the bucket
 
@@ -248,10 +278,12 @@ class Monitor:
             raise Violation(f"overwritten: {kind_of(stored.key)}")
         self.counts["overwritten with its own bytes"] += 1
 
-    def aborts(self, sender: Process, keys: list[str]) -> None:
-        """Uploads of these keys are about to be aborted."""
-        if any(not key.startswith("lake/") or "scratch" in key for key in keys):
+    def aborts(self, sender: Process, key: str, upload_id: str) -> None:
+        """An engine's abort of that upload of that key is about to be applied."""
+        if not key.startswith("lake/") or "scratch" in key:
             raise Violation("an upload of somebody else aborted")
+        if not self.is_doomed:
+            self._snapshots.aborts(upload_id, self.journal.snapshots.stated)
         if sender not in self.openers and not self.is_doomed:
             raise Violation("uploads aborted by an engine that did not open")
 
@@ -274,6 +306,8 @@ class Monitor:
             return
         self._check_sequence(entry, stored)
         before, frontier = self.journal.durable, dict(self.journal.frontier)
+        if not self._is_past_fork():
+            self._check_statements(entry)
         self.journal.read(entry, stored.body)
         if "watch" in entry and not self._first_looked:
             self._first_looked = self._server.wal
@@ -307,10 +341,69 @@ class Monitor:
     ) -> None:
         for planned in entry.get("planned", ()):
             self._check_plan(planned, frontier)
+        for snapshot in entry.get("snapshots", ()):
+            self._check_snapshot_version(snapshot)
         if "durable" in entry:
             self._check_durable(before)
             self._check_arrived(creator)
+            self._check_snapshots_durable(entry)
+        if self.journal.durable is not None and ("durable" in entry or "open" in entry):
+            self._check_cut(entry)
         self.summaries[self.journal.seq] = self.journal.summary()
+
+    def _check_statements(self, entry: Json) -> None:
+        """What an entry says of snapshots follows from what the entries before it said."""
+        reading = self.journal.snapshots
+        for snapshot in entry.get("snapshots", ()):
+            table = snapshot["table"]
+            self._snapshots.check_statement(
+                snapshot,
+                reading.stated.get(table),
+                reading.attempts.get(table, 0),
+                entry["epoch"],
+                self.journal.configuration,
+            )
+
+    def _check_snapshot_version(self, snapshot: Json) -> None:
+        """Its rows' version is that of the table as it was at C."""
+        if snapshot["state"] != "started":
+            return
+        table, read = snapshot["table"], self._snapshots.relation_at(snapshot)
+        known = self.journal.versions[table]
+        version = next((v for v in known if v.number == snapshot["version"]), None)
+        if version is None:
+            raise Violation("a snapshot under a version that the journal does not know")
+        columns = tuple(column.name for column in read.relation.columns)
+        if (version.oid, version.columns) != (int(read.relation.identity), columns):
+            raise Violation("a snapshot under another relation's version")
+        digests = record_writer(self.journal.configuration).digests
+        if version.record != digests[read.relation.table]:
+            raise Violation("a snapshot under another configuration's version")
+        self.snapshot_versions.add((table, version.number))
+
+    def _check_snapshots_durable(self, entry: Json) -> None:
+        """The list is what follows from the statements and from what is there."""
+        journal = self.journal
+        e, reading = journal.durable or "", journal.snapshots
+        for stated in journal.vouched_snapshots:
+            if not self._snapshots.is_visible(stated):
+                raise Violation("a snapshot's object up to durable's entry is missing")
+        if not set(journal.unfinished) <= set(reading.unfinished(e)):
+            raise Violation("a table is called unfinished that is finished")
+        for table, stated in reading.stated.items():
+            is_there = stated.state == "whole" and stated.point <= e
+            if table not in journal.unfinished and not (
+                is_there and self._snapshots.is_visible(stated)
+            ):
+                raise Violation("a table is not called unfinished that is")
+
+    def _check_cut(self, entry: Json) -> None:
+        journal = self.journal
+        e = LogPosition(journal.durable or "")
+        unfinished = journal.unfinished if "durable" in entry else journal.snapshots.unfinished(e)
+        self._snapshots.check_cut(
+            e, unfinished, journal.snapshots, journal.configuration, journal.frontier
+        )
 
     @staticmethod
     def _timeline_of(entry: Json) -> int:
@@ -322,7 +415,8 @@ class Monitor:
             return False
         fork = self._server.forks[self._timeline - 1]
         planned = max((last for last, _ in self.journal.frontier.values()), default="")
-        return planned >= fork or (self.journal.durable or "") > fork
+        named = self.journal.snapshots.furthest
+        return planned >= fork or max(self.journal.durable or "", named) > fork
 
     def failed_over(self) -> None:
         """The server has another history now."""
@@ -399,7 +493,8 @@ class Monitor:
             raise Violation("durable went back")
         if e > self._server.place(self._server.wal):
             raise Violation("durable past the log's end")
-        self._check_lost()
+        if e > before:
+            self._check_lost()
         self._check_hidden(e)
         captured = record_writer(journal.configurations[journal.epoch]).captured
         for change in self._between(before, e):
@@ -504,6 +599,9 @@ class Monitor:
 
     def _object_created(self, stored: StoredObject) -> None:
         statements = self.journal.plans.get(stored.key)
+        if "nonce" in stored.metadata:
+            self._staged_created(stored)
+            return
         if statements is None:
             raise Violation("visible, not named by the journal")
         planned = statements[0].planned
@@ -517,6 +615,13 @@ class Monitor:
         for change in changes:
             self._check_row(change, planned, records)
         self.counts["changes"] += len(changes)
+        self._snapshots.streamed(table, changes)
+
+    def _staged_created(self, stored: StoredObject) -> None:
+        named = self._snapshots.created(stored)
+        if self._schema_key(stored.key) not in self._bucket.objects:
+            raise Violation("object before schema.json")
+        self._snapshots.check_content(named, decompressed(stored))
 
     @staticmethod
     def _schema_key(key: str) -> str:
@@ -606,6 +711,10 @@ class Monitor:
             "between durable and acknowledge": self._is_unconfirmed,
             "in a redo": any(plan[-1].epoch < journal.epoch for plan in missing),
         }
+        for stated in journal.snapshots.stated.values():
+            is_started = stated.state == "whole" or stated.epoch == journal.epoch
+            if is_started and not stated.is_visible and (at := self._snapshots.phase(stated)):
+                found[at] = True
         return [window for window, is_hit in found.items() if is_hit]
 
     @property
@@ -636,6 +745,8 @@ class Monitor:
         for plan in self.journal.plans.values():
             if self._is_missing(plan):
                 raise Violation("planned, never visible")
+        if self.journal.snapshots.unfinished(self.journal.durable or ""):
+            raise Violation("a snapshot is never finished")
         self._check_versions_used()
         if is_uniform:
             for table in TABLES:
@@ -648,16 +759,23 @@ class Monitor:
             for index, change in enumerate(changes)
             if index == 0 or changes[index - 1].relation.shape != change.relation.shape
         )
-        if len(self.journal.versions[str(table)]) > runs:
+        versions = [v for v in self.journal.versions[str(table)] if v.first is not None]
+        if len(versions) > runs:
             raise Violation("more versions than relations")
 
     def _check_versions_used(self) -> None:
-        """A version that no object has would change what a replay decides."""
+        """A version that no object has would change what a replay decides.
+
+        A snapshot's version is journalled with its attempt, and those before it.
+        """
         used = {
             (p[0].planned["table"], p[0].planned["version"]) for p in self.journal.plans.values()
         }
         for table, versions in self.journal.versions.items():
-            if any((table, version.number) not in used for version in versions):
+            numbers = (n for name, n in self.snapshot_versions if name == table)
+            newest = max(numbers, default=0)
+            unused = [v for v in versions if (table, v.number) not in used]
+            if any(version.number > newest for version in unused):
                 raise Violation("a version that no object has")
 
 

@@ -15,6 +15,7 @@ configuration and the codec version; LSNs are even, and commit LSNs never go bac
 """
 
 import asyncio
+import bisect
 import functools
 import hashlib
 import json
@@ -92,6 +93,29 @@ class Transaction:
     changes: tuple[Change, ...]
 
 
+Row = tuple[int, Position]
+"""A row's key and its value: the position of the change that wrote it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableRead:
+    """A table as a transaction sees it that sees everything before an address."""
+
+    relation: Relation
+    shape: int
+    rows: tuple[Row, ...]
+
+
+def fold_one(rows: dict[int, Position], op: str, key: int, value: Position) -> None:
+    """Let one change happen to a table's rows."""
+    if op == "t":
+        rows.clear()
+    elif op == "d":
+        rows.pop(key, None)
+    else:
+        rows[key] = value
+
+
 class RecordWriter:
     """Writes records under one configuration: everything that shapes a real line shapes these."""
 
@@ -119,6 +143,18 @@ class RecordWriter:
             f'{{"position":"{change.position}","op":"{change.op}","key":{change.key},'
             f'"columns":{self._columns[change.table, change.shape]},"version":{version},'
             f'"shaped":"{self.digests[change.table]}","codec":{codec},"pad":"{pad}"}}\n'
+        ).encode()
+
+    def snapshot_line(
+        self, read: "TableRead", position: str, row: "Row | None", version: int, codec: int
+    ) -> bytes:
+        """The record of a row that a snapshot read; of no row: the truncate record."""
+        table = read.relation.table
+        key, value = ("null", "") if row is None else row
+        return (
+            f'{{"position":"{position}","op":"{"t" if row is None else "r"}","key":{key},'
+            f'"value":"{value}","columns":{self._columns[table, read.shape]},"version":{version},'
+            f'"shaped":"{self.digests[table]}","codec":{codec}}}\n'
         ).encode()
 
 
@@ -206,6 +242,17 @@ class Server:
     renamed: set[int] = field(default_factory=set)
     # By OID, every captured name that the table ever had.
     had: defaultdict[int, set[str]] = field(default_factory=lambda: defaultdict(set))
+    # By name, all changes in order, sent or lost: what the rows of the table follow from.
+    history: defaultdict[TableName, list[Change]] = field(default_factory=lambda: defaultdict(list))
+    # By place, the address of each snapshot.
+    points: dict[str, int] = field(default_factory=dict)
+    # By name, from which address on it is which table in which shape.
+    shown: defaultdict[TableName, list[tuple[int, int, int]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+
+    def __post_init__(self) -> None:
+        self._note_shown(0)
 
     def hide_tables(self, seed: int) -> None:
         """From now on a table has the hidden name, and others take it and give it back."""
@@ -255,6 +302,54 @@ class Server:
         """The catalog, and what was lost, as another history has them."""
         self.memberships = [known for known in self.memberships if known.lsn < fork]
         self.lost = [change for change in self.lost if change.commit_lsn < fork]
+        for table in TABLES:
+            history = self.history[table]
+            del history[bisect.bisect_left(history, fork, key=lambda c: c.commit_lsn) :]
+            self.shown[table] = [one for one in self.shown[table] if one[0] < fork]
+        self._note_shown(fork)
+
+    # --- what a transaction sees
+
+    def _note_shown(self, address: int) -> None:
+        """From that address on tables look as they do now."""
+        for table in TABLES:
+            oid = self.oids[table]
+            shown, now = self.shown[table], (oid, self.shape[oid])
+            if not shown or shown[-1][1:] != now:
+                shown.append((address, *now))
+
+    def rows_before(self, table: TableName, place: LogPosition) -> dict[int, Position]:
+        """The rows of the table, as the commits before that place left them."""
+        rows: dict[int, Position] = {}
+        for change in self.history[table]:
+            if change.position >= place:
+                break
+            fold_one(rows, change.op, change.key, change.position)
+        return rows
+
+    def relation_before(self, table: TableName, address: int) -> tuple[Relation, int]:
+        """How the table looked to those commits, and the number of its shape."""
+        shown = [one for one in self.shown[table] if one[0] < address]
+        _, oid, shape = shown[-1]
+        return relation_of(table, oid, shape), shape
+
+    def read_before(self, table: TableName, address: int) -> TableRead:
+        """What a transaction reads of the table that sees everything before the address."""
+        relation, shape = self.relation_before(table, address)
+        rows = self.rows_before(table, self.place(address))
+        return TableRead(relation, shape, tuple(sorted(rows.items())))
+
+    def consistent_address(self) -> int:
+        """Where a snapshot that is taken now sees everything before."""
+        address = self._consistent_address()
+        self.points[self.place(address)] = address
+        return address
+
+    def _consistent_address(self) -> int:
+        """Taking one logs a record."""
+        self.wal += 2
+        self.notify()
+        return self.wal
 
     # --- the log
 
@@ -288,7 +383,9 @@ class Server:
             change = Change(table, position, commit_lsn, commit_us, key, op, oid, self.shape[oid])
             is_lost = self.membership(table) is None
             (self.lost if is_lost else changes).append(change)
+            self.history[table].append(change)
         self._alter(rnd.choice(TABLES), 0.03)
+        self._note_shown(commit_lsn)
         self.wal = commit_lsn + 2 * rnd.randint(1, 3)
         self.transactions.append(
             Transaction(log_position(*order), commit_lsn, self.wal, commit_us, tuple(changes))
@@ -368,6 +465,10 @@ class Server:
     def address_of(self, place: str) -> int:
         """The address of a place; 0 where there is none."""
         return (int(place[5:], 16) - _ORDER_FIRST) // _ORDERS_AN_ADDRESS if place else 0
+
+    def address_of_point(self, place: str) -> int:
+        """The address at which a snapshot was taken."""
+        return self.points[place]
 
     @property
     def generation(self) -> int:
@@ -936,6 +1037,7 @@ class SimulatedSource:
         self._server = server
         self._process = process
         self._codec = codec
+        self._branch = ""
 
     async def _way(self) -> None:
         """One way to the server, which may be down or out of reach."""
@@ -946,7 +1048,7 @@ class SimulatedSource:
 
     async def identify(self) -> SourceIdentity:
         await self._way()
-        branch = str(self._server.timeline)
+        self._branch = branch = str(self._server.timeline)
         generation = self._server.generation
         return SourceIdentity(
             "simulated", "shop", "tailrace", {"system": "7"}, branch, "tailrace", generation
@@ -959,6 +1061,11 @@ class SimulatedSource:
     @property
     def measures(self) -> SourceMeasures:
         return NO_MEASURES
+
+    @property
+    def branch(self) -> str:
+        """The branch of the server's history that it named last."""
+        return self._branch
 
     def distance(self, begin: LogPoint, end: LogPoint) -> int:
         server = self._server

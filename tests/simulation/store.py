@@ -67,6 +67,7 @@ class Request:
     apply: Callable[[], Answer]
     future: "asyncio.Future[Answer]"
     says: str = ""
+    upload: str = ""
     is_ghost: bool = False
     answer: Answer = None
     error: DestinationError | None = None
@@ -89,7 +90,7 @@ class BucketWatcher(Protocol):
 
     def taken(self, kind: str, old: StoredObject, body: bytes, sender: Process) -> None: ...
 
-    def aborts(self, sender: Process, keys: list[str]) -> None: ...
+    def aborts(self, sender: Process, key: str, upload_id: str) -> None: ...
 
     def is_late(self, kind: str, sender: Process) -> bool: ...
 
@@ -120,6 +121,10 @@ class Bucket:
     objects: dict[str, StoredObject] = field(default_factory=dict)
     uploads: dict[int, Upload] = field(default_factory=dict)
     completed: set[int] = field(default_factory=set)
+    # By upload: completions that were refused with a code that may last.
+    refusals: Counter[str] = field(default_factory=Counter)
+    # Completions of these uploads are refused again and again.
+    cursed: set[str] = field(default_factory=set)
     requests: set[int] = field(default_factory=set)
     counts: Counter[str] = field(default_factory=Counter)
     _keys: list[str] = field(default_factory=list)
@@ -139,9 +144,10 @@ class Bucket:
         apply: Callable[[], Answer],
         *,
         says: str = "",
+        upload: str = "",
     ) -> "asyncio.Future[Answer]":
         """Put a request on its way. The future is answered or fails."""
-        request = Request(sender, kind, key, apply, self.loop.create_future(), says)
+        request = Request(sender, kind, key, apply, self.loop.create_future(), says, upload)
         number = self.next_number()
         self.requests.add(number)
         self.counts["requests"] += 1
@@ -177,6 +183,8 @@ class Bucket:
             self.requests.discard(number)
         elif self.weather.is_out or rnd.random() < trouble:
             self._refuse(request, number)
+        elif request.upload in self.cursed:
+            self._refuse(request, number, "ConditionalRequestConflict")
         else:
             self._apply(request)
             if request.error is None and rnd.random() < trouble:
@@ -184,8 +192,11 @@ class Bucket:
                 request.error = DestinationUnavailable("answer lost", code="Timeout")
             self.loop.later(self.delay(), self._give_answer, request, number)
 
-    def _refuse(self, request: Request, number: int) -> None:
-        code = self.rnd.choice(("SlowDown", "ConditionalRequestConflict", "Timeout", "Timeout"))
+    def _refuse(self, request: Request, number: int, code: str = "") -> None:
+        if not code:
+            code = self.rnd.choice(("SlowDown", "ConditionalRequestConflict", "Timeout", "Timeout"))
+        if request.upload and code == "ConditionalRequestConflict":
+            self.refusals[request.upload] += 1
         request.error = DestinationUnavailable("refused", code=code)
         self.loop.later(self.delay(), self._give_answer, request, number)
         if code == "Timeout" and not self.weather.is_out:
@@ -286,8 +297,9 @@ class Bucket:
     ) -> Completion:
         """Make the object of the upload's parts, unless the key is taken."""
         if upload in self.completed:
-            self.counts["completed again"] += 1
-            return self.rnd.choice(tuple(Completion))
+            answer = self.rnd.choice(tuple(Completion))
+            self.counts[f"completed again: {answer.name}"] += 1
+            return answer
         found = self.uploads.get(upload)
         if found is None:
             self.counts["no such upload"] += 1
@@ -337,7 +349,7 @@ class Bucket:
         found = self.uploads.get(upload)
         if found is None:
             return False
-        self.watcher.aborts(sender, [found.key])
+        self.watcher.aborts(sender, found.key, str(upload))
         del self.uploads[upload]
         self.counts["uploads aborted"] += 1
         return True
@@ -365,11 +377,17 @@ class SimulatedStore:
         self._process = process
 
     async def _ask(
-        self, kind: str, key: str, apply: Callable[[], Answer], *, says: str = ""
+        self,
+        kind: str,
+        key: str,
+        apply: Callable[[], Answer],
+        *,
+        says: str = "",
+        upload: str = "",
     ) -> Answer:
         if not self._process.is_alive:
             raise DestinationUnavailable("dead")
-        return await self._bucket.send(self._process, kind, key, apply, says=says)
+        return await self._bucket.send(self._process, kind, key, apply, says=says, upload=upload)
 
     async def create(
         self,
@@ -480,6 +498,7 @@ class SimulatedStore:
             "completion",
             key,
             lambda: bucket.complete_upload(int(upload_id), process, parts, crc32),
+            upload=upload_id,
         )
         assert isinstance(answer, Completion)
         return answer

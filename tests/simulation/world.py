@@ -18,15 +18,18 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import orjson
+
 from engine.model.batch import Intake
 from engine.model.errors import PositionLost, SourceUnavailable, StopLimit, Superseded
 from engine.model.layout import journal_key, state_key
 from engine.model.position import LogPosition
 from simulation.engines import EngineProcess, draw_profile
 from simulation.lock_server import LockServer
-from simulation.monitor import Monitor, Violation
+from simulation.monitor import Monitor
 from simulation.source import TABLES, Change, Server
 from simulation.store import Bucket, StoredObject, Upload, kind_of
+from simulation.violation import Violation
 from simulation.virtual_loop import DeadlockError, Process, VirtualLoop
 
 EPOCH_US = 1_795_341_480_000_000  # 2026-11-22T09:58:00Z: most schedules cross an hour.
@@ -34,6 +37,8 @@ CLOCK_SKEW_US = 3_000_000
 SETTLE_SECONDS = 1_200
 LATE_PLANS = 0.15  # In a world with failovers.
 LATE_OBJECTS = 0.015
+SNAPSHOTS = (("never", "initial", "mixed"), (60, 34, 6))
+"""Which engines take snapshots: none, all, or every other one; and how often."""
 CLOCK_SETTINGS_US = (0, -30_000_000, 5_000_000, 1_800_000_000, 7_200_000_000)
 
 
@@ -88,6 +93,7 @@ class World:
         self.monitor.watch(self.bucket, self.server)
         # Apart from the seed's other chances, which say what the engines meet.
         self._rules = random.Random(seed)
+        self._snapshot_chances = random.Random(seed)
         if self.is_hiding:
             self.server.hide_tables(seed)
         self._begin_foreign_uploads()
@@ -119,6 +125,8 @@ class World:
         self.commit_seconds = rnd.choice((0.5, 1.5, 4))
         self.fault_seconds = rnd.choice((0.7, 2, 5))
         self.horizon = rnd.choice((10, 20, 40))
+        # Apart from the seed's other chances.
+        self.snapshots = random.Random(self.seed).choices(*SNAPSHOTS)[0]
         self.trouble = rnd.choice((0.0, 0.02, 0.08, 0.2))
         self.snipe = rnd.choice((0.0, 0.01, 0.05))
 
@@ -274,6 +282,8 @@ class World:
             return f"durable {journal.durable} of {server.place(server.wal)}"
         if server.is_confirming and server.confirmed != server.wal:
             return f"acknowledged {server.confirmed} of {server.wal}"
+        if journal.snapshots.unfinished(journal.durable) or journal.unfinished:
+            return f"unfinished are {journal.snapshots.unfinished(journal.durable)}"
         return self._unsettled_engines()
 
     def _unsettled_engines(self) -> str:
@@ -298,10 +308,29 @@ class World:
         engine = self._engine_of(stored.creator)
         if engine is not None and kind_of(stored.key) == "journal":
             self._judge(lambda: engine.check_interval(self.loop.time()))
+        if kind_of(stored.key) == "journal" and not self.is_calm:
+            self._hurt_named(stored)
         is_sniped = not self.is_calm and self.rnd.random() < self.snipe
         if is_sniped and engine is not None and engine.is_alive:
             self.counts["sniped"] += 1
             self.loop.later(self.rnd.choice((0.0, 0.0, 0.1)), self.kill, engine)
+
+    def _hurt_named(self, entry: StoredObject) -> None:
+        """Now and then, what an entry names as whole is lost to its engine, or its engine is."""
+        chance, engine = self._snapshot_chances, self._engine_of(entry.creator)
+        if b'"state":"whole"' not in entry.body or chance.random() >= 0.15:
+            return
+        snapshots = orjson.loads(entry.body)["snapshots"]
+        staged = chance.choice([o for s in snapshots for o in s.get("objects", ())])
+        match chance.choice(("abort", "refuse", "kill", "kill")):
+            case "abort":
+                self.counts["a rule aborts a named upload"] += 1
+                self.bucket.uploads.pop(int(staged["upload_id"]), None)
+            case "refuse":
+                self.bucket.cursed.add(staged["upload_id"])
+            case _:
+                assert engine is not None
+                self.loop.later(chance.choice((0.0, 0.05, 0.2)), self.kill, engine)
 
     def taken(self, kind: str, old: StoredObject, body: bytes, sender: Process) -> None:
         self._judge(lambda: self.monitor.taken(kind, old, body, sender))
@@ -309,8 +338,8 @@ class World:
     def overwritten(self, old: StoredObject, stored: StoredObject) -> None:
         self._judge(lambda: self.monitor.overwritten(old, stored))
 
-    def aborts(self, sender: Process, keys: list[str]) -> None:
-        self._judge(lambda: self.monitor.aborts(sender, keys))
+    def aborts(self, sender: Process, key: str, upload_id: str) -> None:
+        self._judge(lambda: self.monitor.aborts(sender, key, upload_id))
 
     def is_late(self, kind: str, sender: Process) -> bool:
         """Whether that plan or object is on its way while its writer dies.
@@ -416,7 +445,13 @@ class World:
             or self.is_hiding
             or (count % 2 == 0 if self.is_toggling else rnd.random() < 0.7)
         )
-        profile = draw_profile(rnd, is_uniform=self.is_uniform, is_joined=is_joined)
+        is_taking = self.snapshots == "initial" or (self.snapshots == "mixed" and count % 2 == 0)
+        profile = draw_profile(
+            rnd,
+            is_uniform=self.is_uniform,
+            is_joined=is_joined,
+            snapshot="initial" if is_taking else "never",
+        )
         if self.is_calm:
             profile = dataclasses.replace(profile, is_until_caught_up=False)
         engine = EngineProcess(f"engine-{count}", self, profile)

@@ -1,0 +1,373 @@
+"""What must hold of snapshots: their statements, their objects, and the cut at what is durable.
+
+Strategy: a fold of the journal's statements of its own, and beside it what the server's tables held
+at each attempt's point. What becomes visible of a table is kept by position, from its stream and
+its snapshots alike: folded up to E it has to be the server's rows at E, wherever the journal does
+not call the table unfinished.
+
+Invariant: it judges promises. Which range has which rows is the workers' business.
+"""
+
+import bisect
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from engine.journal.completer import REFUSALS_MAX
+from engine.model.position import LogPosition, Position, snapshot_position
+from engine.model.record import RecordConfiguration
+from engine.model.schema import TableName
+from simulation.source import TABLES, Change, Server, TableRead, fold_one, record_writer
+from simulation.store import Bucket, StoredObject
+from simulation.violation import Violation
+
+Json = dict[str, Any]
+Visible = tuple[str, str, int, str]
+"""A change that is visible: position, op, key, value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """The newest statement about a table's snapshot. `is_visible`: `durable` vouches for it."""
+
+    snapshot: Json
+    epoch: int
+    seq: int
+    is_visible: bool = False
+
+    @property
+    def state(self) -> str:
+        return str(self.snapshot["state"])
+
+    @property
+    def point(self) -> str:
+        return str(self.snapshot.get("point", ""))
+
+    @property
+    def attempt(self) -> int:
+        return int(self.snapshot.get("attempt", 0))
+
+    @property
+    def objects(self) -> list[Json]:
+        return list(self.snapshot.get("objects", ()))
+
+    def summary(self) -> list[object]:
+        """What a state file has to say of it."""
+        nonces = [] if self.is_visible else [staged["nonce"] for staged in self.objects]
+        what = [self.state, self.attempt, self.point, self.snapshot.get("version", 0)]
+        return [*what, self.epoch, self.seq, self.is_visible, nonces]
+
+
+@dataclass
+class SnapshotReading:
+    """The journal's statements about snapshots, read by a stranger."""
+
+    stated: dict[str, Stated] = field(default_factory=dict)
+    attempts: dict[str, int] = field(default_factory=dict)
+    # The furthest point of which rows may be visible.
+    furthest: str = ""
+
+    def opened(
+        self, configuration: RecordConfiguration, planned: Iterable[str], epoch: int, seq: int
+    ) -> None:
+        """A writer opened the journal. `planned` are the tables that have planned objects."""
+        is_on = configuration.snapshot != "never"
+        self.stated = {
+            table: stated
+            for table, stated in self.stated.items()
+            if configuration.captures(TableName.parse(table)) and (is_on or stated.is_visible)
+        }
+        for table in {*planned, *self.attempts} if is_on else ():
+            if table not in self.stated and configuration.captures(TableName.parse(table)):
+                attempt = self.attempts.get(table, 0)
+                wanted = {"table": table, "state": "wanted", "attempt": attempt}
+                self.stated[table] = Stated(wanted, epoch, seq)
+                self.attempts[table] = attempt
+
+    def read(self, snapshot: Json, epoch: int, seq: int) -> None:
+        """Take in the next statement."""
+        table = snapshot["table"]
+        self.stated[table] = stated = Stated(snapshot, epoch, seq)
+        self.attempts[table] = max(stated.attempt, self.attempts.get(table, 0))
+        if stated.state == "whole":
+            self.furthest = max(self.furthest, stated.point)
+
+    def vouch(self, durable_seq: int) -> list[Stated]:
+        """Everything up to that entry is visible; those that were not known to be."""
+        found = []
+        for table, stated in self.stated.items():
+            if stated.state == "whole" and not stated.is_visible and stated.seq <= durable_seq:
+                found.append(stated)
+                self.stated[table] = Stated(stated.snapshot, stated.epoch, stated.seq, True)
+        return found
+
+    def unfinished(self, e: str) -> list[str]:
+        """The tables that everything before E is not known of, from the statements alone."""
+        return sorted(t for t, s in self.stated.items() if not s.is_visible or s.point > e)
+
+
+@dataclass(eq=False, slots=True)
+class Named:
+    """One object of a snapshot that an entry names, and what the server's table held."""
+
+    staged: Json
+    snapshot: Json
+    read: TableRead
+    records: RecordConfiguration
+    is_visible: bool = False
+    rows: tuple[str, ...] = ()
+
+
+class SnapshotMonitor:
+    """Judges snapshots. `counts` are the monitor's."""
+
+    def __init__(self, counts: Counter[str]) -> None:
+        self._counts = counts
+        self._bucket: Bucket
+        self._server: Server
+        self._named: defaultdict[str, list[Named]] = defaultdict(list)
+        self._attempts: defaultdict[tuple[str, int], list[Named]] = defaultdict(list)
+        self._uploads: dict[str, Named] = {}
+        self._visible: defaultdict[str, list[Visible]] = defaultdict(list)
+        self._with_rows: set[str] = set()
+
+    def watch(self, bucket: Bucket, server: Server) -> None:
+        """What to compare the journal with."""
+        self._bucket = bucket
+        self._server = server
+
+    # --- statements
+
+    def check_statement(
+        self,
+        snapshot: Json,
+        before: Stated | None,
+        attempts: int,
+        epoch: int,
+        configuration: RecordConfiguration,
+    ) -> None:
+        """Judge a statement that follows `before`, after so many attempts."""
+        now = Stated(snapshot, epoch, 0)
+        self._counts[f"snapshot {now.state}"] += 1
+        match now.state:
+            case "wanted":
+                is_next = before is None and now.attempt == attempts
+            case "started":
+                is_next = self._is_start(now, before, attempts)
+            case "whole":
+                is_own = before is not None and (before.state, before.epoch) == ("started", epoch)
+                is_next = is_own and self._is_same(now, before)
+            case _:
+                is_next = before is not None and before.state == "whole"
+                is_next = is_next and self._is_same(now, before)
+                if is_next and not self._missing(now):
+                    raise Violation("void, and every object of it is there")
+        if not is_next:
+            self._counts[f"snapshot {now.state} after {before.state if before else None}"] += 1
+            raise Violation(f"a snapshot is {now.state} that cannot be")
+        if now.state == "whole":
+            self._name(now, configuration)
+
+    @staticmethod
+    def _is_start(now: Stated, before: Stated | None, attempts: int) -> bool:
+        is_void = before is None or before.state != "whole"
+        return is_void and now.attempt == attempts + 1 and bool(now.point)
+
+    @staticmethod
+    def _is_same(now: Stated, before: Stated | None) -> bool:
+        names = ("attempt", "point", "version", "hour")
+        return before is not None and all(
+            now.snapshot.get(name) == before.snapshot.get(name) for name in names
+        )
+
+    def _name(self, whole: Stated, configuration: RecordConfiguration) -> None:
+        table = TableName.parse(whole.snapshot["table"])
+        read = self._server.read_before(table, self._server.address_of_point(whole.point))
+        for staged in whole.objects:
+            named = Named(staged, whole.snapshot, read, configuration)
+            self._named[staged["key"]].append(named)
+            self._attempts[str(table), whole.attempt].append(named)
+            if staged["upload_id"] in self._uploads:
+                raise Violation("an upload is named twice")
+            self._uploads[staged["upload_id"]] = named
+
+    def relation_at(self, snapshot: Json) -> TableRead:
+        """The table as it was at the statement's point."""
+        table = TableName.parse(snapshot["table"])
+        return self._server.read_before(table, self._server.address_of_point(snapshot["point"]))
+
+    def _missing(self, stated: Stated) -> list[Named]:
+        named = self._attempts[stated.snapshot["table"], stated.attempt]
+        return [one for one in named if not one.is_visible]
+
+    def is_visible(self, stated: Stated) -> bool:
+        """Whether all objects that a whole statement names are there."""
+        return not self._missing(stated)
+
+    def phase(self, stated: Stated) -> str:
+        """Where between its entry and `durable` a table's snapshot is."""
+        if stated.state != "whole":
+            return {"started": "while staging"}.get(stated.state, "")
+        named = self._attempts[stated.snapshot["table"], stated.attempt]
+        missing = len(self._missing(stated))
+        if missing == len(named):
+            return "between whole and completion"
+        return "between two completions" if missing else "between completion and durable"
+
+    # --- objects
+
+    def created(self, stored: StoredObject) -> Named:
+        """An object became visible that is no stream's."""
+        nonce = stored.metadata["nonce"]
+        named = next((one for one in self._named[stored.key] if one.staged["nonce"] == nonce), None)
+        if named is None:
+            raise Violation("visible, not named by the journal")
+        self._check_metadata(stored, named)
+        self._check_order(named)
+        named.is_visible = True
+        return named
+
+    @staticmethod
+    def _check_metadata(stored: StoredObject, named: Named) -> None:
+        staged, snapshot = named.staged, named.snapshot
+        expected = {
+            "first-position": staged["first"],
+            "version": str(snapshot["version"]),
+            "codec": str(staged["codec"]),
+            "attempt": str(snapshot["attempt"]),
+            "nonce": staged["nonce"],
+        }
+        if any(stored.metadata.get(name) != value for name, value in expected.items()):
+            raise Violation("a staged object whose metadata is not the journal's")
+        is_same = len(stored.body) == staged["size_bytes"]
+        if not is_same or f"{zlib.crc32(stored.body):08x}" != staged["crc32"]:
+            raise Violation("a staged object of another length or checksum than the journal's")
+        if f"/version={snapshot['version']:04d}/" not in stored.key and (
+            f"/{snapshot['version']:04d}/" not in stored.key
+        ):
+            raise Violation("a staged object under another version's folder")
+
+    def _check_order(self, named: Named) -> None:
+        """Objects of a lane follow each other, and the marker comes behind all rows."""
+        snapshot, staged = named.snapshot, named.staged
+        for other in self._attempts[snapshot["table"], snapshot["attempt"]]:
+            if other.is_visible:
+                continue
+            number = other.staged["range_number"]
+            if number == staged["range_number"] and other.staged["first"] < staged["first"]:
+                raise Violation("a snapshot's lane is visible out of order")
+            if not staged["range_number"] and number:
+                raise Violation("a marker before the rows that it makes place for")
+
+    def check_content(self, named: Named, lines: bytes) -> None:
+        """The object's lines are rows of the table at C, one after the other in its range."""
+        snapshot, staged, read = named.snapshot, named.staged, named.read
+        records = record_writer(named.records)
+        rows = dict(read.rows)
+        table, changes = TableName.parse(snapshot["table"]), []
+        number = staged["range_number"]
+        row = int(staged["previous"][-6:], 16) + 1 if staged["previous"] else 0
+        for line in lines.splitlines(keepends=True):
+            found = orjson.loads(line)
+            position = snapshot_position(snapshot["point"], snapshot["attempt"], number, row)
+            key = found["key"]
+            is_marker = found["op"] == "t"
+            if is_marker != (number == row == 0) or (not is_marker and key not in rows):
+                raise Violation("a snapshot's row that the table did not have")
+            what = None if is_marker else (key, rows[key])
+            version, codec = snapshot["version"], staged["codec"]
+            if line != records.snapshot_line(read, position, what, version, codec):
+                raise Violation("a snapshot's row is not the table's")
+            changes.append((str(position), found["op"], key or 0, found["value"]))
+            row += 1
+        if not changes or (changes[0][0], changes[-1][0]) != (staged["first"], staged["last"]):
+            raise Violation("a staged object has other rows than the journal says")
+        if len(changes) != staged["rows"]:
+            raise Violation("a staged object has another row count than the journal says")
+        named.rows = tuple(str(change[2]) for change in changes if change[1] == "r")
+        self._keep(str(table), changes)
+        self._with_rows.add(str(table))
+        self._check_whole(snapshot, read)
+
+    def _check_whole(self, snapshot: Json, read: TableRead) -> None:
+        """All objects together have every row, once."""
+        named = self._attempts[snapshot["table"], snapshot["attempt"]]
+        if any(not one.is_visible for one in named):
+            return
+        keys = sorted(key for one in named for key in one.rows)
+        if keys != sorted(str(key) for key, _ in read.rows):
+            raise Violation("a snapshot has not every row of its table once")
+        self._counts["snapshots visible"] += 1
+
+    def streamed(self, table: TableName, changes: Iterable[Change]) -> None:
+        """Changes of a table's stream became visible."""
+        self._keep(str(table), [(c.position, c.op, c.key, c.position) for c in changes])
+
+    def _keep(self, table: str, changes: Iterable[Visible]) -> None:
+        visible = self._visible[table]
+        for change in changes:
+            bisect.insort(visible, change)
+
+    # --- uploads
+
+    def aborts(self, upload_id: str, stated: dict[str, Stated]) -> None:
+        """An engine aborts that upload."""
+        named = self._uploads.get(upload_id)
+        if named is None:
+            return
+        now = stated.get(named.snapshot["table"])
+        is_live = now is not None and now.state == "whole" and not now.is_visible
+        if not is_live or now is None or now.attempt != named.snapshot["attempt"]:
+            return
+        if self._bucket.refusals[upload_id] >= REFUSALS_MAX:
+            self._counts["given up after refusals"] += 1
+        elif all(self._is_possible(one) for one in self._missing(now)):
+            raise Violation("an upload aborted that the journal names")
+
+    def _is_possible(self, named: Named) -> bool:
+        """Whether an object that is missing may still be made of its upload."""
+        return int(named.staged["upload_id"]) in self._bucket.uploads
+
+    # --- the cut
+
+    def check_cut(
+        self,
+        e: LogPosition,
+        unfinished: Iterable[str],
+        reading: SnapshotReading,
+        configuration: RecordConfiguration,
+        planned: Iterable[str],
+    ) -> None:
+        """What is visible before E folds to the server's rows at E, of each table that is whole."""
+        names = {*planned, *reading.attempts}
+        for table in TABLES:
+            name = str(table)
+            stated = reading.stated.get(name)
+            is_claimed = stated is not None or (configuration.snapshot != "never" and name in names)
+            if not is_claimed or name in unfinished or not configuration.captures(table):
+                continue
+            point = stated.point if stated is not None else ""
+            if any(point <= change.position < e for change in self._lost(table)):
+                self._counts["cuts not checked for a gap"] += 1
+                continue
+            self._counts["cuts checked"] += 1
+            if self._folded(name, e) != self._server.rows_before(table, e):
+                raise Violation("the cut is not complete")
+
+    def _lost(self, table: TableName) -> list[Change]:
+        return [change for change in self._server.lost if change.table == table]
+
+    def _folded(self, table: str, e: LogPosition) -> dict[int, Position]:
+        rows: dict[int, Position] = {}
+        is_snapshot = False
+        for position, op, key, value in self._visible[table]:
+            if position >= e:
+                break
+            is_snapshot |= op == "r"
+            fold_one(rows, op, key, Position(value))
+        self._counts["cuts checked with a snapshot's rows"] += is_snapshot
+        return rows
