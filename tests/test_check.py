@@ -16,11 +16,12 @@ from engine.journal.journal import Journal
 from engine.model.errors import (
     DestinationRefused,
     DestinationUnavailable,
+    InvariantBroken,
     SourceRefused,
     SourceUnavailable,
     TailraceError,
 )
-from engine.model.interfaces import Finding, ListedObject, SourceIdentity, Trial
+from engine.model.interfaces import Finding, ListedObject, SourceIdentity, SourceMeasures, Trial
 from engine.model.layout import check_folder, journal_key
 from engine.model.record import RecordConfiguration
 from engine.operate.alarms import Alarms
@@ -355,3 +356,18 @@ async def test_no_port_is_asked_for_where_nothing_is_served(rig: Rig) -> None:
 
     assert steps["port"].is_ok
     assert 'http.listen = "off"' in steps["port"].detail
+
+
+# --- what an engine is given
+
+
+def test_metrics_that_do_not_declare_what_the_source_measures_are_refused(rig: Rig) -> None:
+    class Measuring(AskedSource):
+        @property
+        def measures(self) -> SourceMeasures:
+            return SourceMeasures("transactions", {"backlog": "What waits"})
+
+    rig.source = Measuring()
+
+    with pytest.raises(InvariantBroken, match="do not declare what the source measures"):
+        rig.world()
