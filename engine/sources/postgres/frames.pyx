@@ -1,14 +1,14 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The hot loop of a stream: frames from libpq into the tuple reader, without a Python object a frame.
 
-Strategy: `read` asks for a frame, gives a row to the tuple reader, notes a Begin, a Commit or a keepalive,
-and asks for the next one. Everything else (a Relation, a table's buffer that is full, a row of an
-unbound relation, an hour of commit time that ends) stops it, with the reason and what the caller
-needs to know; the caller does its part in Python and calls again. Those are one frame in hundreds.
+Strategy: `read` asks for a frame. It gives a row to the tuple reader, notes a Begin, a Commit or a
+keepalive, and asks for the next frame. Everything else stops it, with the reason and what the caller
+needs to know: a Relation, a table's buffer that is full, a row of an unbound relation, the end of an
+hour of commit time. The caller does its part in Python and calls again. That is one frame in hundreds.
 
-libpq is the one that psycopg is linked with: it hands over the address of `PQgetCopyData`, so TLS,
-notices and errors stay where they are. Measured on a million rows of 12 columns, with batches and
-start made cheaper on the same day: the engine took 1.96 CPU-seconds, 2.52 with the loop in Python.
+libpq is the one that psycopg is linked with. It is called by the address of its `PQgetCopyData`, so
+TLS, notices and errors stay where they are. Measured on a million rows of 12 columns: the engine took
+1.96 CPU-seconds, and 2.52 with the loop in Python. (Batches and the start became cheaper in between.)
 
 Invariant: a frame is handled wholly, or handed out; `drained_bytes` counts both.
 
@@ -231,7 +231,7 @@ cdef class FrameReader:
     cdef int stopped_at(
         self, Frames frames, const uint8_t* frame, Py_ssize_t size, Py_ssize_t buffered
     ) except -1:
-        # A row that may be hundreds of megabytes: it is not copied, and let go as soon as it can be.
+        # A row may have hundreds of megabytes. It is not copied, and it is let go as soon as it can be.
         self.relation_id = tr_be32(frame + 26)
         if buffered >= 0:
             frames.let_go()
@@ -243,7 +243,7 @@ cdef class FrameReader:
         return STOP_UNBOUND
 
     cdef bint begin(self, const uint8_t* frame) except -1:
-        # False: rows of another hour have to be taken before; the frame is kept.
+        # False: rows of another hour have to be taken before. The frame is kept meanwhile.
         cdef uint64_t commit_lsn = tr_be64(frame + 26)
         cdef int64_t commit_us = time_of(frame + 34)
         if self.tuples.lines.holds_another_hour_than(commit_us):
@@ -266,8 +266,8 @@ cdef class FrameReader:
         cdef uint64_t end_lsn = tr_be64(frame + 1)
         if frame[17]:
             self.is_reply_wanted = True
-        # A keepalive says what was sent. It never passes a commit that is still to come; should it
-        # do so in the middle of a transaction, that transaction's end is the boundary.
+        # A keepalive says what was sent, and never passes a commit that is still to come. Should one
+        # do so in the middle of a transaction, the boundary is that transaction's end.
         if not 0 < self.open_commit_lsn < end_lsn:
             self.reach(end_lsn, time_of(frame + 9), True)
         return 0

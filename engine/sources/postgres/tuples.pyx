@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """The native reader of pgoutput's rows: one Insert, Update or Delete in, one line out.
 
-Strategy: a frame is walked once; the line writer's pieces and the values go behind one another into
-the room that it gives for the worst case that the frame's length allows.
+Strategy: a frame is walked once. The line writer gives room for the longest line that a frame of this
+length can have. Its pieces and the frame's values are written into that room, one behind the other.
 
 Reading never trusts a length: every step compares with the frame's end. Reads of 8 and 16 bytes at a
 time stay inside the frame too.
@@ -68,7 +68,7 @@ cdef enum:
     TUPLE_OLD = 2
     TUPLE_NEW = 3
 
-# A frame of so many bytes is overwritten by its line as it is read, where it may be.
+# A frame of so many bytes is overwritten by its own line while it is read, if its owner allows that.
 cdef size_t LARGE_MIN = 1024 * 1024
 
 cdef enum:

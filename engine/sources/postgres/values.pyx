@@ -21,8 +21,8 @@ from engine.lines.writer cimport Binding, LineWriter
 cdef enum:
     ARRAY_DEPTH_MAX = 6
 
-# Rows up to this size get room for six times their length unseen; in longer ones the bytes that
-# grow are counted first (0.3 ns a byte at -O3), so that a huge row asks for little more than it needs.
+# Rows up to this size simply get room for six times their length. In longer ones the bytes that will
+# grow are counted first (0.3 ns a byte at -O3), so that a huge row gets little more than it needs.
 cdef size_t COUNTED_FROM = 4096
 
 cdef dict _FAULTS = {
@@ -303,8 +303,8 @@ cdef uint8_t* put_array(
 
 
 cdef size_t worst_case(const uint8_t* p, size_t size, const Binding* binding) noexcept nogil:
-    # A byte of text becomes at most 6 (`\u0001`). An element of an array gets at most four bytes more
-    # (`f` becomes `false`, others quotes), and ends with a comma or a brace.
+    # A byte of text becomes at most 6 bytes (`\u0001`). An element of an array grows by at most four
+    # bytes (`f` becomes `false`, others get quotes), and ends with a comma or a brace.
     cdef size_t i
     cdef size_t controls = 0
     cdef size_t marks = 0
