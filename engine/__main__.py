@@ -49,7 +49,7 @@ _take_signals()
 import gc  # noqa: E402
 import io  # noqa: E402
 
-# What is imported stays. Garbage would be looked for 40 times among it, and none found.
+# What is imported stays. The collector would look through it 40 times and find no garbage.
 gc.disable()
 
 from engine.cli.application import main as run_command_line  # noqa: E402

@@ -173,10 +173,10 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 def keep_memory() -> None:
     """Have malloc keep what a chunk leaves, up to `_KEPT_BYTES`, for the next one.
 
-    By default it gives every block of over 128 KiB back to the system, and the next chunk's pages
-    are made anew: a million rows took 12,000 page faults more, at 4 us each on a virtual machine.
-    Threads take from the same heap: in one of their own, what a chunk leaves would serve nobody.
-    Only glibc has this; elsewhere nothing is done.
+    By default malloc gives every block of over 128 KiB back to the system, and the next chunk's
+    pages are made anew. A million rows then took 12,000 more page faults, at 4 us each on a virtual
+    machine. Threads take from the same heap. If they had one of their own, nobody could use what a
+    chunk leaves there. Only glibc has these settings. Elsewhere nothing is done.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -188,9 +188,10 @@ def keep_memory() -> None:
 def settle_memory(_: StatusProvider) -> None:
     """Collect garbage from now on, but never look again at what was imported.
 
-    A full collection of these 120,000 objects takes 60 ms, more than the loop may stall at all; so
-    they are not even collected once. Batches have no cycles and are not tracked; what is grows with
-    the number of tables, and to look at it for every 700 objects more costs more than it frees.
+    A full collection of these 120,000 objects takes 60 ms, which is more than the loop may stall at
+    all. So they are not even collected once. Batches have no cycles and are not tracked. The number
+    of tracked objects grows with the number of tables. A look at them for every 700 new objects
+    costs more than it frees.
     """
     gc.freeze()
     gc.set_threshold(_GC_OBJECTS)

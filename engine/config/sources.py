@@ -37,4 +37,4 @@ class SourceSection:
 SOURCES: Final[Mapping[str, SourceSection]] = {
     "postgres": SourceSection(postgres.KEYS, postgres.settle, postgres.make)
 }
-"""By `source.type`: the known kinds are these."""
+"""The known kinds, by `source.type`."""

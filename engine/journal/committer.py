@@ -55,7 +55,7 @@ PAUSE_SECONDS = 0.02
 # the rest as a number.
 GAPS_LOGGED_MAX = 20
 
-# From here on joining a body takes longer than a thread's turn.
+# From this size on, joining a body takes longer than handing it to a thread.
 THREAD_BYTES = 1024 * 1024
 
 _Item = TypeVar("_Item")
@@ -145,7 +145,8 @@ class Committer:
                 await asyncio.to_thread(chunk.body.whole)
         plan = await self._plan(chunks)
         while len(plan.chunks) < len(chunks):
-            # More than one entry should hold. Each is valid on its own, whoever writes the next.
+            # This is more than one entry should hold. Each entry is valid on its own, whoever
+            # writes the next one.
             await self._append(plan, None, is_last=False)
             chunks = chunks[len(plan.chunks) :]
             plan = await self._plan(chunks)

@@ -32,7 +32,7 @@ from engine.model.staged_object import StagedObject, is_staged_as
 from engine.model.staging import Completion
 
 REFUSALS_MAX = 20
-"""So often the store may ask for the parts again; then the upload is given up."""
+"""How often the store may ask for the parts again. After that the upload is given up."""
 
 # The store will not make the object of this upload, however often it is asked.
 _LASTING_CODES = frozenset({"ConditionalRequestConflict", "InvalidPart", "BadDigest"})

@@ -479,7 +479,7 @@ def decode_entry(content: bytes, key: str) -> Entry:
 
 def encode_state(state: JournalState) -> bytes:
     """The bytes of a state file: gzip of JSON, the same for the same state."""
-    # For 5,000 tables of 20 columns 3 ms; zlib takes 80 for a file 7 % smaller.
+    # For 5,000 tables of 20 columns this takes 3 ms. zlib takes 80 ms, and the file is 7 % smaller.
     return igzip.compress(msgspec.json.encode(state), compresslevel=1, mtime=0)
 
 

@@ -34,7 +34,7 @@ GAPS_APART_MAX: Final = 16
 """Gaps of one table and reason. Beyond these the newest one goes on, and covers what lies between.
 """
 
-# What a statement takes beside its texts.
+# Bytes of a statement beside its texts.
 _STATEMENT_BYTES = 150
 
 

@@ -132,7 +132,7 @@ class Recovery:
                     _log.warning("redo pass starts again", error=str(error))
                     self._lease.failed(error)
             if replay.is_complete:
-                # What failed before, at whichever place of the pass, was read now.
+                # Whatever failed before, at any place of the pass, was read now.
                 self._lease.caught_up()
                 self._on_pass()
                 return replay.chunks()

@@ -42,7 +42,8 @@ class Recurrence:
         if not isinstance(error, SourceFailed):
             return
         is_same = (error.code, position) == (self._code, self._position)
-        # What stands goes on standing, whatever else comes along, until something new was read.
+        # A failure that stands goes on standing until something new was read, whatever else fails
+        # meanwhile.
         if is_same or self.is_standing:
             self._count += 1
         else:

@@ -12,7 +12,8 @@ from engine.model.schema import TableName
 from engine.model.schema_document import schema_document
 
 SCHEMAS_KNOWN_MAX = 16_384
-"""So many versions are known to have their schema.json; then it is asked for each anew."""
+"""How many versions are remembered to have their schema.json. Beyond that all are forgotten, and
+each is asked for anew."""
 
 _JSON = "application/json"
 

@@ -58,7 +58,7 @@ _CAME_BACK = (
 WATCH_BYTES_MAX = 4 * 1024 * 1024
 """Bytes that one entry states of tables, beside its plans and its gaps: an entry is one request."""
 
-# Beside their texts.
+# Bytes beside their texts.
 _TABLE_BYTES = 60
 _MARK_BYTES = 6
 

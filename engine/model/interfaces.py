@@ -198,8 +198,8 @@ class Source(Protocol):
     async def prepare(self, *, is_first: bool) -> None:
         """Make sure that what streaming needs is there.
 
-        What keeps the log for us is made only when `is_first` (no journal knows it yet); where it
-        is missing else, PositionLost is raised. Cancellation may leave some of it made; the next
+        What keeps the log for us is made only when `is_first`: no journal knows it yet. If it is
+        missing otherwise, PositionLost is raised. Cancellation may leave some of it made; the next
         call makes the rest.
         """
         ...
@@ -249,15 +249,16 @@ class Source(Protocol):
     ) -> AbstractAsyncContextManager[ChangeStream]:
         """Take the lease and read from `start` (None: from what was confirmed last).
 
-        With a `landmark` the log is compared with what the journal knows of it, see `history`:
-        `receive` raises PositionLost where they differ, and until they agree it gives no boundary
-        and nothing is acknowledged. The stream may begin before `start` for that.
+        With a `landmark` the log is compared with what the journal knows of it, see `history`.
+        Where they differ, `receive` raises PositionLost. Until they agree, it gives no boundary and
+        nothing is acknowledged. The stream may begin before `start` for that.
 
-        `decide` is asked at the first row after the start, after a relation changed, and again
-        for every row for which it answered None; rows that it does not want are skipped. Leaving
-        sends the last acknowledgement. With `single_rows` each row is a batch of its own and
-        `decide` is asked for each. Entering raises LeaseHeld, PositionLost, SourceRefused or
-        SourceUnavailable. Leaving closes the connection and frees the lease.
+        `decide` is asked at the first row after the start, after a relation changed, and again for
+        every row for which it answered None. Rows that it does not want are skipped. With
+        `single_rows` each row is a batch of its own, and `decide` is asked for each.
+
+        Entering raises LeaseHeld, PositionLost, SourceRefused or SourceUnavailable. Leaving sends
+        the last acknowledgement, closes the connection and frees the lease.
         """
         ...
 

@@ -82,12 +82,13 @@ class Relation(msgspec.Struct, frozen=True, omit_defaults=True):
     """A table as the stream showed it, described by the catalog.
 
     `identity` stays while it is the same table, also under another name. `key` names the columns
-    that `before` always holds; where that is the whole row or nothing, those of the primary key,
-    which only the catalog knows. `facts` are whatever else the source says of the table, each under
-    its own name for it: schema.json shows them, and another value is another version.
-    `is_key_guessed` says that the catalog was looked at after the row was written, or knows the
-    table no more: what it says of the key may have come later. A version's relation is never
-    guessed.
+    that `before` always holds. Where that is the whole row or nothing, `key` names those of the
+    primary key, which only the catalog knows. `facts` are whatever else the source says of the
+    table, each under its own name for it. schema.json shows them, and another value is another
+    version.
+
+    `is_key_guessed`: the catalog was looked at after the row was written, or knows the table no
+    more. So what it says of the key may have come later. A version's relation is never guessed.
     """
 
     table: TableName

@@ -41,7 +41,7 @@ SHUTDOWN_SECONDS = 1.0
 The drain must not wait for a scrape.
 """
 
-# So 64 connections hold at most 17 MiB of what is not a request yet.
+# With these limits, 64 connections hold at most 17 MiB of bytes that are not a whole request yet.
 _HEADERS_MAX: Final = 32
 
 # What a version in an Accept header may be. The library fails at "1.x" and at "\"1.0.0\"".

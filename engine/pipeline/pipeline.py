@@ -193,7 +193,8 @@ class Pipeline:
 
     async def _prepare(self) -> None:
         await self._reach()
-        # Not timed: a source may have to wait for every transaction that is open on the server.
+        # This has no time limit: a source may have to wait for every transaction that is open on
+        # the server.
         await self._world.source.prepare(is_first=self._journal.state.seq < 0)
         if self._settings.is_until_caught_up:
             self._caught_up = (await self._world.source.end()).position
@@ -231,7 +232,8 @@ class Pipeline:
             "journal opened", epoch=state.epoch, seq=state.seq, position=state.durable_position
         )
         if state.durable is not None:
-            # From now on the lag is ours to alarm, also where the bucket stalls before an append.
+            # From now on this engine reports the lag, also where the bucket stalls before the first
+            # append.
             self._world.metrics.durable(time_us_of(state.durable.commit_time), self._world.clock())
         if self._lease.is_outdated(taken):
             # A predecessor wrote on while we took the lease: the stream knows too little of it.

@@ -812,7 +812,7 @@ class TcpFaultProxy(_LoopbackProxy):
                 tasks.create_task(self._pump_to_server(reader, server_writer))
                 tasks.create_task(self._pump_to_client(server_reader, writer))
         except ExceptionGroup as group:
-            # What one side suffered the other is to suffer too.
+            # What happens to one side has to happen to the other side too.
             _reset(server_writer)
             raise _lost_connection(group) from group
         finally:

@@ -98,5 +98,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    # Not sys.exit: the interpreter's end would stumble over the thread that reads standard input.
+    # sys.exit would not do: at its end the interpreter would fail on the thread that still reads
+    # standard input.
     os._exit(main())

@@ -194,7 +194,8 @@ class _Walk:
             return None
         if first == 0 and (await self._content(journal_key(self._prefix, 0)))[0] is not None:
             return None
-        # What is readable is the newer end: the oldest state file behind which it begins.
+        # The readable part is the newer end of the journal. The walk begins at the oldest state
+        # file in that part.
         low = bisect_left(self._states, max(first - 1, 0))
         high = len(self._states) - 1
         while low < high:

@@ -149,7 +149,7 @@ class JournalAudit:
             self._note_missing(seq)
         entry = self._decoded(key, content)
         if entry is None:
-            # What it said is lost; the next one still names this one's hash.
+            # What this entry said is lost. The next one still names its hash.
             self.state.seq = seq
             self.state.sha256 = ""
             return ()

@@ -28,8 +28,8 @@ def frames_of(pgconn: PGconn) -> LibpqFrames:
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    # Of psycopg's three implementations, the one in plain Python has loaded the library itself;
-    # that is found by the same search in the process.
+    # psycopg has three implementations. The one in plain Python has loaded the library itself, and
+    # the same search in the process finds it.
     module = sys.modules[pq.PGconn.__module__]
     path = module.__file__
     if path is None or path.endswith(".py"):

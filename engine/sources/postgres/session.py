@@ -80,7 +80,7 @@ _UNFIT: Final = re.compile(
     r"invalid (?:\w+ value|port number)|(?:could not|cannot) match|bad value for"
 )
 
-# What passes when somebody lets go; the server still runs and can be reached.
+# These pass when somebody closes a connection. The server still runs and can be reached.
 _PASSING: Final = (
     ("max_wal_senders", WAL_SENDERS_HINT),
     ("too many clients", CONNECTIONS_HINT),

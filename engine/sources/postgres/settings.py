@@ -106,7 +106,8 @@ PINNED_SETTINGS: Final[Mapping[str, str]] = {
     **_READING,
     **_PLANS,
 }
-"""In force from the start of every session; every role may set each, since 14."""
+"""These are in force from the start of every session. Every role may set each of them, since
+PostgreSQL 14."""
 
 _LATER_SETTINGS: Final[tuple[tuple[int, str, str], ...]] = (
     # `immediate` is for PostgreSQL's own tests: it spills every change to disk.

@@ -21,10 +21,11 @@ ALARM: Final = "source-silent"
 """The alarm while the server works and says nothing."""
 
 SILENCE_SECONDS: Final = 30.0
-"""So long without a word, although asked for one every second, and another session is asked."""
+"""Seconds without a word, although the server is asked for one every second. After that another
+session is asked."""
 
 ANSWER_SECONDS_MAX: Final = 10.0
-"""So long for an answer of the other session: a busy server has other sessions' queries to do."""
+"""Seconds for the other session's answer. A busy server may be slow to answer it."""
 
 IDLE_LOOKS: Final = 2
 """Looks in a row that find it idle: at the first one its answer may be on its way."""

@@ -39,7 +39,8 @@ LEFT JOIN pg_catalog.pg_replication_slots AS s
 """
 
 PASSES_OVER_VERSION: Final = 180000
-"""From here on the server passes over the changes of a time without the publication."""
+"""From this version on, the server passes over changes that were written while the publication did
+not exist."""
 
 GAP_HINT: Final = (
     "changes are lost; drop what is left of the slot and start anew under another prefix"

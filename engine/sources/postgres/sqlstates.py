@@ -167,7 +167,7 @@ CODES: Final[Mapping[str, Judgement]] = {
 """Five characters: codes that mean something else than their class, or can be said better."""
 
 UNKNOWN: Final = _retry("the server, or a program before it, gave an error of its own")
-"""For a code of no class that PostgreSQL has."""
+"""The judgement of a code whose class PostgreSQL does not have."""
 
 _ENDED_CONNECTIONS: Final = frozenset({"57P01", "57P02", "57P03", "57P04", "57P05", "25P03"})
 
