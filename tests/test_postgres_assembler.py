@@ -119,6 +119,27 @@ def test_only_the_last_of_a_drains_intakes_has_the_boundary() -> None:
     assert len(last.named) == count
 
 
+def test_as_many_tables_as_a_turn_takes_are_one_intake_in_mid_transaction_too() -> None:
+    oids = range(1, BATCHES_A_TURN + 1)
+    assembling = assembler()
+    frames = ListedFrames(
+        [
+            *(relation(oid, f"t{oid}", "id") for oid in oids),
+            begin(1_000),
+            *(insert(oid, oid, 1) for oid in oids),
+        ]
+    )
+    while assembling.drain(frames, BUDGET) is Drained.LOOKUP:
+        pass
+
+    intake = assembling.intake()
+
+    # A next intake would have nothing, not even a boundary: nobody may wait for it.
+    assert len(intake.batches) == BATCHES_A_TURN
+    assert not assembling.is_handing_over
+    assert not assembling.has_intake
+
+
 def test_a_batch_ends_where_the_hour_of_commit_changes() -> None:
     last_us = NOON_US + HOUR_US - 1
 

@@ -69,6 +69,8 @@ class LineStore(Protocol):
     ) -> None: ...
     def unbind(self, number: int) -> None: ...
     def holds_another_hour(self, commit_time_us: int) -> bool: ...
+    @property
+    def buffered(self) -> int: ...
     def take(self, number: int) -> TakenLines | None: ...
     def take_some(self, table_count: int) -> Sequence[tuple[int, TakenLines]]: ...
 
@@ -172,10 +174,10 @@ class Batcher:
 
     def hand_over_some(self) -> None:
         """Make batches of all lines, in as many calls as it takes: see `is_handing_over`."""
-        taken = self._lines.take_some(BATCHES_A_TURN)
-        for number, lines in taken:
+        for number, lines in self._lines.take_some(BATCHES_A_TURN):
             self._add(number, lines)
-        self.is_handing_over = len(taken) == BATCHES_A_TURN
+        # Not by the count of tables: whoever waits for a next part that has nothing waits for ever.
+        self.is_handing_over = self._lines.buffered > 0
 
     def make_way(self, commit_us: int) -> None:
         """A transaction of this time comes: lines of another hour leave before."""

@@ -816,6 +816,10 @@ class _Lines:
         rows.append((change, line))
         return len(rows)
 
+    @property
+    def buffered(self) -> int:
+        return len(self._rows)
+
     def take(self, number: int) -> _Taken | None:
         rows = self._rows.pop(number, None)
         return _Taken(tuple(rows)) if rows else None
