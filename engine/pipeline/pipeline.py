@@ -205,8 +205,8 @@ class Pipeline:
         self._identity = await needs.source()
         await needs.journal()
         self._identity = await needs.own_source()
-        for neighbour in await needs.prefix(self._identity.database):
-            if self._is_first_life:
+        if self._is_first_life or self._journal.state.seq < 0:
+            for neighbour in await needs.prefix(self._identity.database):
                 _log.warning("prefixes nested", error=neighbour, hint=NEIGHBOUR_HINT)
         await needs.writes()
 
