@@ -129,13 +129,17 @@ class Router:
         writers = self._writers.values()
         if until is None:
             return list(writers)
-        return [writer for writer in writers if _is_due(writer, until)]
+        return [
+            writer
+            for writer in writers
+            if (due_at := writer.due_at) is not None and due_at <= until
+        ]
 
     @property
     def earliest_due(self) -> float | None:
         """When the first open chunk reaches its age, in the event loop's seconds."""
-        times = (writer.due_at for writer in self._writers.values())
-        return min((due_at for due_at in times if due_at is not None), default=None)
+        times = [writer.due_at for writer in self._writers.values()]
+        return min([due_at for due_at in times if due_at is not None], default=None)
 
     def cut(self, writers: Iterable[TableWriter], reason: CutReason) -> None:
         """Cut the open chunks of `writers`; batches that wait begin the next ones."""
@@ -166,8 +170,3 @@ class Router:
             if writer.sealed:
                 chunks.extend(writer.take_sealed())
         return chunks
-
-
-def _is_due(writer: TableWriter, until: float) -> bool:
-    due_at = writer.due_at
-    return due_at is not None and due_at <= until

@@ -32,6 +32,7 @@ class TableWriter:
         "_limits",
         "_open",
         "_unpublished",
+        "due_at",
         "queue",
         "sealed",
         "table",
@@ -49,6 +50,12 @@ class TableWriter:
         self.table = table
         self.queue = TableQueue(queue_bytes_max)
         self.sealed: list[SealedChunk] = []
+        self.due_at: float | None = None
+        """When the open chunk reaches its age, in the event loop's seconds; None without one.
+
+        A plain attribute: the committer looks at those of all tables every 20 ms, and with 5,000 of
+        them a property took 2 ms.
+        """
         self._limits = limits
         self._compression = compression
         self._budget = budget
@@ -64,13 +71,6 @@ class TableWriter:
     def is_idle(self) -> bool:
         """Whether nothing is held and nothing waits to become visible."""
         return not self.queue and self._open is None and not self._unpublished
-
-    @property
-    def due_at(self) -> float | None:
-        """When the open chunk reaches its age, in the event loop's seconds; None without one."""
-        if self._open is None:
-            return None
-        return self._open.opened_at + self._limits.age_seconds_max
 
     def put(self, batch: Batch, now: float) -> None:
         """Take a batch that came at `now` (seconds of the event loop)."""
@@ -105,6 +105,7 @@ class TableWriter:
     def _add(self, batch: Batch, came_at: float, *, charged_bytes: int) -> None:
         if self._open is None:
             self._open = ChunkBuilder(batch, self._compression, came_at)
+            self.due_at = came_at + self._limits.age_seconds_max
         else:
             charged_bytes += self._open.held_bytes
             self._open.add(batch)
@@ -119,7 +120,7 @@ class TableWriter:
             return
         held = self._open.held_bytes
         chunk = self._open.seal(reason)
-        self._open = None
+        self._open = self.due_at = None
         self._budget.charge(len(chunk.body) - held)
         self._unpublished += 1
         self.sealed.append(chunk)
