@@ -151,6 +151,7 @@ def record_configuration(configuration: Configuration) -> RecordConfiguration:
         flat_prefix=destination.flat_prefix,
         row_bytes_max=resolve_row_limit(source.max_row_bytes),
         on_unrepresentable=source.on_unrepresentable,
+        snapshot=source.snapshot,
     )
 
 

@@ -361,7 +361,7 @@ cdef Binding* make_binding(list prefixes, list pieces, int envelope) except NULL
 
 
 cdef class LineWriter:
-    """Encodes the rows of one stream. See rowcodec.pyi for the contract."""
+    """Encodes the rows of one stream. See writer.pyi for the contract."""
 
     def __cinit__(self, int generation, *, str connector, row_bytes_max=1 << 30, rows_max=1 << 62):
         start = positions.generation_prefix(generation).encode()

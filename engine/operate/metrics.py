@@ -181,7 +181,7 @@ class Metrics:
         self._buffers.backpressure.inc(seconds)
 
     def chunk(self, table: str, reason: str, size_bytes: int) -> None:
-        """A chunk was cut: why, and its compressed size."""
+        """A chunk's plan is in the journal: why it was cut, and its compressed size."""
         self._buffers.chunks.child(self._table_labels.bounded(table), reason).inc()
         self._buffers.chunk_bytes.observe(size_bytes)
 
