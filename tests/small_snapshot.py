@@ -19,7 +19,7 @@ from engine.journal.schema_files import SchemaFiles
 from engine.journal.snapshots import Attempt, SnapshotRegister
 from engine.model.batch import Batch, Operations
 from engine.model.position import Position, snapshot_range
-from engine.model.schema import Column, Relation, TableName
+from engine.model.schema import Column, Relation, TableName, TableVersion
 from engine.model.staged_object import StagedObject
 from engine.snapshot.staging import StagingTask, stage
 from log_points import point
@@ -66,16 +66,19 @@ class Snapshots:
         self.woken += 1
 
     async def append(
-        self, durable: Durable | None = None, planned: tuple[Planned, ...] = ()
+        self,
+        durable: Durable | None = None,
+        planned: tuple[Planned, ...] = (),
+        schemas: tuple[TableVersion, ...] = (),
     ) -> int:
-        """An entry with everything that is pending."""
+        """An entry with everything that is pending. `schemas` are those of `planned`."""
         snapshots = self.register.pending
         tables = {snapshot.table_name for snapshot in snapshots}
-        schemas = tuple(v for table in sorted(tables) for v in self.reception.provisional(table))
+        own = tuple(v for table in sorted(tables) for v in self.reception.provisional(table))
         seq = await self.bucket.journal.append(
-            schemas=schemas, planned=planned, snapshots=snapshots, durable=durable
+            schemas=(*schemas, *own), planned=planned, snapshots=snapshots, durable=durable
         )
-        self.reception.journalled(schemas)
+        self.reception.journalled(own)
         self.register.journalled(snapshots, seq)
         if durable is not None:
             self.register.forget(durable.position, durable.seq)

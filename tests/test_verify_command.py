@@ -89,6 +89,7 @@ def test_a_bucket_that_is_right_ends_with_0_and_one_json_object(
         "problems": [],
         "gaps": [],
         "warnings": [],
+        "snapshots": [],
     }
     assert code == 0
 

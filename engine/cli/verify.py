@@ -19,10 +19,11 @@ from engine.model.printable import printable
 
 if TYPE_CHECKING:
     from engine.journal.entry import Gap
-    from engine.reader.verify import Problem, Verdict
+    from engine.reader.verify import Problem, TableVerdict, Verdict
 
 PROBLEMS_SHOWN_MAX = 50
 GAPS_SHOWN_MAX = 50
+UNFINISHED_SHOWN_MAX = 50
 TABLE_NAME_MIN = 12
 
 DepthOption = Annotated[
@@ -54,7 +55,7 @@ def verify(
     """Prove from the bucket alone that nothing is missing or doubled.
 
     Needs only [destination] of the configuration, and the right to list and read. Judges up to the
-    last durable entry of the journal; objects planned later are pending. Gaps that the journal
+    last durable entry of the journal; objects named later are pending. Gaps that the journal
     states are listed: what they name is missing, and the journal says so. Exit code 1: problems.
     """
     destination = load_destination(config, os.environ)
@@ -112,6 +113,7 @@ def _say(
         _say_problem("WARNING", warning)
     _say_remedies((*verdict.problems, *verdict.warnings))
     _say_gaps(verdict.unmended_gaps)
+    _say_unfinished(verdict.unfinished)
     if verdict.is_ok and is_strict and _doubts(verdict):
         say(f"failed, as --strict asks: {_counts(verdict)}")
         say_next(f"do what is said above, then tailrace verify --strict{option}")
@@ -132,8 +134,8 @@ def _say_tables(verdict: "Verdict") -> None:
     rows += [
         (
             printable(table.table),
-            str(table.objects),
-            str(table.rows),
+            str(table.objects + table.snapshot_objects),
+            str(table.rows + table.snapshot_rows),
             str(table.pending),
             _ranges(table.versions) or "-",
             commit_of(table.last) if table.last else "-",
@@ -199,6 +201,15 @@ def _say_gaps(gaps: "tuple[Gap, ...]") -> None:
         say()
 
 
+def _say_unfinished(tables: "tuple[TableVerdict, ...]") -> None:
+    for table in tables[:UNFINISHED_SHOWN_MAX]:
+        say(f"unfinished  {printable(table.table)}  its snapshot is {table.snapshot}")
+    if len(tables) > UNFINISHED_SHOWN_MAX:
+        say(f"… and {len(tables) - UNFINISHED_SHOWN_MAX} more: `tailrace verify --json` has all")
+    if tables:
+        say()
+
+
 def _summary(verdict: "Verdict") -> str:
     counts = _counts(verdict)
     if verdict.is_ok:
@@ -216,6 +227,8 @@ def _counts(verdict: "Verdict") -> str:
         counts += f"; durable up to {verdict.durable_position} ({verdict.durable_time})"
     if verdict.pending:
         counts += f"; {counted(verdict.pending, 'object')} pending"
+    if count := len(verdict.unfinished):
+        counts += f"; {counted(count, 'table')} unfinished"
     if count := len(verdict.unmended_gaps):
         counts += f"; {counted(count, 'gap')} not mended"
     if count := len(verdict.warnings):
@@ -250,6 +263,16 @@ def _as_json(verdict: "Verdict") -> dict[str, object]:
         "warnings": [
             {"code": str(warning.code), "key": warning.key, "text": warning.text}
             for warning in verdict.warnings
+        ],
+        "snapshots": [
+            {
+                "table": table.table,
+                "state": table.snapshot,
+                "objects": table.snapshot_objects,
+                "rows": table.snapshot_rows,
+            }
+            for table in verdict.tables
+            if table.snapshot != "none"
         ],
     }
 

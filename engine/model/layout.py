@@ -82,6 +82,11 @@ def check_folder(prefix: str) -> str:
     return f"{own_folder(prefix)}check/"
 
 
+def requests_folder(prefix: str) -> str:
+    """What the keys of those objects begin with by which somebody asks an engine for something."""
+    return f"{own_folder(prefix)}requests/"
+
+
 def below(prefix: str) -> str:
     """What every key under the prefix begins with: never that of `photos-2026` for `photos`."""
     return f"{prefix}/" if prefix else ""
@@ -120,7 +125,7 @@ _SHAPES = tuple(
     for shape in (
         r"_tailrace/journal/\d{12,}\.json",
         r"_tailrace/state/\d{12,}\.json\.gz",
-        r"_tailrace/check/[^/]+",
+        r"_tailrace/(?:check|requests)/[^/]+",
         f"{_HIVE_VERSION}(?:schema\\.json|{_HIVE_DATE}{_OBJECT_NAME})",
         f"{_PLAIN_VERSION}(?:schema\\.json|{_PLAIN_DATE}{_OBJECT_NAME})",
     )

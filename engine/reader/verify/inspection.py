@@ -2,14 +2,15 @@
 
 Strategy: the journal is read in order, and ahead, while workers look up the objects that it says
 are durable. Keys are listed page by page. So memory does not grow with the number of entries or
-objects, but for one number a planned object.
+objects, but for one number a named object.
 
 The first entries may be gone or archived, as a lifecycle rule leaves them. Then the walk begins at
-the oldest good state file behind which all is there, and says so. Plans that are not durable at the
-journal's end are `pending`: their objects may be absent, and what is there must be right.
+the oldest good state file behind which all is there, and says so. Objects that are named and not
+durable at the journal's end are `pending`: they may be absent, and what is there must be right. So
+may those of a snapshot that was given up.
 
-The listing comes last. An engine may run all the while. Every plan is in the journal before its
-object is visible. So whatever the journal as read does not explain is judged again, after the
+The listing comes last. An engine may run all the while. Every object is in the journal before
+it is visible. So whatever the journal as read does not explain is judged again, after the
 entries that came since were read.
 
 Invariant: nothing is written. At most twice `concurrency` requests are under way, and at full depth
@@ -39,6 +40,7 @@ from engine.model.layout import (
     journal_key,
     own_folder,
     prefix_of,
+    requests_folder,
     state_key,
     state_seq,
 )
@@ -46,7 +48,7 @@ from engine.model.plural import counted
 from engine.reader.verify.journal_audit import JournalAudit
 from engine.reader.verify.object_audit import (
     TRAILER_BYTES,
-    PlannedObject,
+    NamedObject,
     judge_body,
     judge_head,
     judge_trailer,
@@ -173,7 +175,7 @@ class _Walk:
         if begun_at is not None:
             text = (
                 f"entries up to {begun_at} are gone or archived, and this state file covers them; "
-                f"{counted(self._unprovable, 'object')} that they planned cannot be proved: "
+                f"{counted(self._unprovable, 'object')} that they named cannot be proved: "
                 "neither that all are there nor that none was altered"
             )
             key = state_key(self._prefix, begun_at)
@@ -225,7 +227,7 @@ class _Walk:
         await _aside(self._audit.begin, state)
         return True
 
-    async def _read_journal(self, judge: Callable[[PlannedObject], Awaitable[None]]) -> None:
+    async def _read_journal(self, judge: Callable[[NamedObject], Awaitable[None]]) -> None:
         count = 0
 
         async def take(seq: int, read: _Read) -> bool:
@@ -234,8 +236,8 @@ class _Walk:
             if read.is_archived:
                 self._audit.skip(key, seq, "it is archived: restore it, and verify again")
                 return True
-            for planned in await self._read_entry(key, seq, read.content or b""):
-                await judge(planned)
+            for named in await self._read_entry(key, seq, read.content or b""):
+                await judge(named)
             if self._audit.is_readable and read.state is not None:
                 await self._judge_state(seq, read.state)
             count += 1
@@ -264,7 +266,7 @@ class _Walk:
         except ObjectArchived:
             return None, True
 
-    async def _read_entry(self, key: str, seq: int, content: bytes) -> tuple[PlannedObject, ...]:
+    async def _read_entry(self, key: str, seq: int, content: bytes) -> tuple[NamedObject, ...]:
         return await _aside(self._audit.read, key, seq, content)
 
     async def _judge_state(self, seq: int, content: bytes) -> None:
@@ -273,9 +275,9 @@ class _Walk:
         if problem is not None:
             self._problems.append(problem)
 
-    async def _follow(self) -> dict[str, PlannedObject]:
+    async def _follow(self) -> dict[str, NamedObject]:
         """Read the entries that were appended since; the objects that became durable, by key."""
-        finished: dict[str, PlannedObject] = {}
+        finished: dict[str, NamedObject] = {}
         while self._audit.is_readable:
             seq = self._audit.state.next_seq
             key = journal_key(self._prefix, seq)
@@ -288,9 +290,9 @@ class _Walk:
     # --- objects
 
     @asynccontextmanager
-    async def _workers(self) -> AsyncIterator[Callable[[PlannedObject], Awaitable[None]]]:
+    async def _workers(self) -> AsyncIterator[Callable[[NamedObject], Awaitable[None]]]:
         """Workers that judge durable objects; what is yielded waits for room and hands one over."""
-        queue: asyncio.Queue[PlannedObject | None] = asyncio.Queue(2 * self._concurrency)
+        queue: asyncio.Queue[NamedObject | None] = asyncio.Queue(2 * self._concurrency)
         async with asyncio.TaskGroup() as group:
             for _ in range(self._concurrency):
                 group.create_task(self._work(queue))
@@ -298,38 +300,40 @@ class _Walk:
             for _ in range(self._concurrency):
                 await queue.put(None)
 
-    async def _work(self, queue: "asyncio.Queue[PlannedObject | None]") -> None:
-        while (planned := await queue.get()) is not None:
-            problems = await self._judge_object(planned)
+    async def _work(self, queue: "asyncio.Queue[NamedObject | None]") -> None:
+        while (named := await queue.get()) is not None:
+            problems = await self._judge_object(named)
+            if problems is None and named.may_be_absent:
+                continue
             if problems is None:
-                text = f"planned by entry {planned.seq} and durable, and not there"
-                problems = [Problem(Code.OBJECT_MISSING, planned.key, text)]
-                await self._judge_schema(planned.schema_key)
+                text = f"named by entry {named.seq} and durable, and not there"
+                problems = [Problem(Code.OBJECT_MISSING, named.key, text)]
+                await self._judge_schema(named.schema_key)
             self._problems.extend(problems)
 
-    async def _judge_object(self, planned: PlannedObject) -> list[Problem] | None:
+    async def _judge_object(self, named: NamedObject) -> list[Problem] | None:
         """What is wrong with the object; None where it is not there."""
-        tail = await _answered(lambda: self._store.tail(planned.key, TRAILER_BYTES))
+        tail = await _answered(lambda: self._store.tail(named.key, TRAILER_BYTES))
         self._judged += 1
         self._progress.reached("objects", self._judged, None)
         if tail is None:
             return None
-        await self._judge_schema(planned.schema_key)
-        problems = judge_head(planned, tail, self._audit.known_writers)
-        found = judge_trailer(planned, tail)
+        await self._judge_schema(named.schema_key)
+        problems = judge_head(named, tail, self._audit.known_writers)
+        found = judge_trailer(named, tail)
         if self._depth == "full":
-            told = await self._judge_body(planned)
+            told = await self._judge_body(named)
             codes = {problem.code for problem in told}
             found = (*(problem for problem in found if problem.code not in codes), *told)
         return [*problems, *found]
 
-    async def _judge_body(self, planned: PlannedObject) -> tuple[Problem, ...]:
+    async def _judge_body(self, named: NamedObject) -> tuple[Problem, ...]:
         async with self._bodies:
-            body, is_archived = await self._content(planned.key)
+            body, is_archived = await self._content(named.key)
             if is_archived:
                 text = "it is archived: restore it to have its records judged"
-                return (Problem(Code.OBJECT_ARCHIVED, planned.key, text),)
-            return await _aside(judge_body, planned, body or b"")
+                return (Problem(Code.OBJECT_ARCHIVED, named.key, text),)
+            return await _aside(judge_body, named, body or b"")
 
     async def _judge_schema(self, key: str | None) -> None:
         """The schema.json of a version that has objects."""
@@ -347,25 +351,25 @@ class _Walk:
             self._problems.append(_schema_problem(key))
 
     async def _judge_pending(self) -> None:
-        """Objects that are planned and not durable: absent or right."""
-        doubtful: list[PlannedObject] = []
+        """Objects that are named and not durable: absent or right."""
+        doubtful: list[NamedObject] = []
         places = asyncio.Semaphore(self._concurrency)
 
-        async def judge(planned: PlannedObject) -> None:
+        async def judge(named: NamedObject) -> None:
             async with places:
-                if await self._judge_object(planned):
-                    doubtful.append(planned)
+                if await self._judge_object(named):
+                    doubtful.append(named)
 
         async with asyncio.TaskGroup() as group:
-            for planned in self._audit.pending:
-                group.create_task(judge(planned))
+            for named in self._audit.pending:
+                group.create_task(judge(named))
         if not doubtful:
             return
         # Another engine may have stated the plan anew after we read the journal.
         finished = await self._follow()
         for known in doubtful:
-            planned = finished.get(known.key) or self._audit.pending_at(known.key) or known
-            self._problems.extend(await self._judge_object(planned) or ())
+            named = finished.get(known.key) or self._audit.pending_at(known.key) or known
+            self._problems.extend(await self._judge_object(named) or ())
 
     # --- everything that is there
 
@@ -397,7 +401,7 @@ class _Walk:
     async def _is_named(self, key: str) -> bool:
         if key.startswith(own_folder(self._prefix)):
             return self._is_own(key)
-        if self._audit.is_planned(key):
+        if self._audit.is_named(key):
             return True
         expected = self._audit.schema(key)
         if expected is None:
@@ -409,7 +413,7 @@ class _Walk:
         return True
 
     def _is_own(self, key: str) -> bool:
-        if key.startswith(check_folder(self._prefix)):
+        if key.startswith((check_folder(self._prefix), requests_folder(self._prefix))):
             return True
         seq = entry_seq(self._prefix, key)
         if seq is None:
@@ -417,7 +421,7 @@ class _Walk:
         return seq is not None and seq < self._audit.state.next_seq
 
     async def _is_not_ours_to_judge(self, key: str) -> bool:
-        """Whether an entry that is gone may have planned it, or another pipeline inside did."""
+        """Whether an entry that is gone may have named it, or another pipeline inside did."""
         prefix = prefix_of(key)
         if prefix == self._prefix:
             is_expired = self._audit.may_be_expired(key)

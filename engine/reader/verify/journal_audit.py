@@ -2,14 +2,15 @@
 
 Strategy: entries are fed in order and folded by `JournalState`, as every engine folds them. Beside
 the fold this module keeps what only a proof needs: each table's end as planned, the plans that are
-not durable yet, and the set of all planned keys. After a broken entry it goes on from the next one,
-so that one damage does not hide another.
+not durable yet, and the set of all keys that were named. Snapshots are judged by `snapshot_audit`.
+After a broken entry it goes on from the next one, so that one damage does not hide another.
 
-Invariant: memory is bounded by the plans not yet durable, the tables, and one number a planned
+Invariant: memory is bounded by the plans not yet durable, the tables, and one number a named
 object. Pure: bytes in, problems and finished plans out.
 """
 
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
@@ -19,10 +20,10 @@ from engine.journal.entry import (
     Gap,
     JournalState,
     Planned,
-    Statement,
     decode_entry,
     decode_state,
 )
+from engine.journal.publisher import stated_metadata
 from engine.model.batch import Operations
 from engine.model.errors import DecodeError, JournalError
 from engine.model.layout import TableLayout, journal_key
@@ -34,13 +35,21 @@ from engine.model.position import (
     require_log_position,
     require_position,
 )
-from engine.model.record import FLAT_PREFIX, Compression, RecordConfiguration
+from engine.model.record import Compression
 from engine.model.record import Layout as LayoutStyle
 from engine.model.schema import TableName, TableVersion, version_at
 from engine.model.schema_document import previous_version, schema_document
 from engine.reader.verify.key_set import KeySet
-from engine.reader.verify.object_audit import PlannedObject
+from engine.reader.verify.naming import Naming
+from engine.reader.verify.object_audit import NamedObject
 from engine.reader.verify.problem import Code, Problem
+from engine.reader.verify.snapshot_audit import (
+    SnapshotAudit,
+    SnapshotCount,
+    expired_end,
+    progress_of,
+    require_snapshot,
+)
 from engine.reader.verify.verdict import TableVerdict
 
 # Version, year, month, day, hour and the object's own name.
@@ -81,11 +90,12 @@ class JournalAudit:
         self._durable = LOG_BEGIN
         self._schemas: dict[str, tuple[TableVersion, TableVersion | None, str]] = {}
         self._tails: dict[str, _Tail] = {}
-        self._open: dict[str, PlannedObject] = {}
+        self._open: dict[str, NamedObject] = {}
         self._names = KeySet()
         self._begun_at: JournalState | None = None
-        self._expired: dict[str, Position] = {}
+        self._expired: dict[str, str] = {}
         self._highest_gap = 0
+        self._snapshots = SnapshotAudit(prefix, self._names, self._note)
 
     # --- reading
 
@@ -100,16 +110,18 @@ class JournalAudit:
         self._durable = state.durable_position
         self._highest_gap = max(state.gaps, default=0)
         for name, frontier in state.frontiers.items():
-            table = TableName.parse(name)
-            version = version_at(state.versions_of(table), frontier.last)
+            version = version_at(state.versions_of(TableName.parse(name)), frontier.last)
             self._tails[name] = _Tail(
                 last=frontier.last,
                 hour=frontier.hour,
                 version=version.number if version is not None else 0,
             )
+        for name in state.frontiers.keys() | state.attempts.keys():
+            table = TableName.parse(name)
             for style in _STYLES:
                 layout = TableLayout(self.prefix, self._database, style)
-                self._expired[layout.table_folder(table)] = frontier.last
+                end = max(state.frontier(table).last, expired_end(name, state))
+                self._expired[layout.table_folder(table)] = end
         for name, versions in state.versions.items():
             for known in versions:
                 for style in _STYLES:
@@ -117,20 +129,10 @@ class JournalAudit:
                     self._name_schema(TableName.parse(name), known.number, layout)
         for key, plan in state.plans.items():
             self._names.add(key)
-            self._open[key] = self._as_planned(plan)
-
-    def _as_planned(self, plan: tuple[Statement, ...]) -> PlannedObject:
-        first = plan[0].planned
-        configuration = self.state.configurations.get(plan[0].epoch)
-        layout = self._layout(configuration)
-        return PlannedObject(
-            statements=tuple(statement.planned for statement in plan),
-            seq=plan[0].seq,
-            database=self._database,
-            envelope=configuration.envelope if configuration is not None else None,
-            schema_key=layout.schema_key(first.table_name, first.version) if layout else None,
-            flat_prefix=self._flat_prefix(first),
-        )
+            naming = Naming(self.prefix, state, plan[0].epoch)
+            statements = tuple(statement.planned for statement in plan)
+            self._open[key] = naming.planned(statements, plan[0].seq)
+        self._snapshots.begin(state)
 
     def skip(self, key: str, seq: int, text: str) -> None:
         """Leave out the entry numbered `seq`, which is there and cannot be read."""
@@ -140,10 +142,11 @@ class JournalAudit:
         self.state.seq = seq
         self.state.sha256 = ""
 
-    def read(self, key: str, seq: int, content: bytes) -> tuple[PlannedObject, ...]:
-        """Take in the entry numbered `seq` by its key; the planned objects that became durable.
+    def read(self, key: str, seq: int, content: bytes) -> tuple[NamedObject, ...]:
+        """Take in the entry numbered `seq` by its key; the objects that became durable.
 
-        After an entry of a newer format `is_readable` is False and nothing more may be fed.
+        Among them are those of snapshots that were given up: they may be absent. After an entry of
+        a newer format `is_readable` is False and nothing more may be fed.
         """
         if seq > self.state.next_seq:
             self._note_missing(seq)
@@ -164,14 +167,21 @@ class JournalAudit:
         self._judge_source(key, entry)
         self._judge_versions(key, entry)
         self._judge_gaps(key, entry)
+        self._snapshots.judge(key, entry, self.state, is_whole=self._is_whole)
         self._absorb(seq, entry, content)
         self._judge_durable(key, seq, entry)
-        layout = self._layout(self.state.configurations.get(self.state.epoch))
+        self._take_names(seq, entry)
+        snapshots = self._snapshots.absorbed(key, entry, self.state)
+        return (*(self._finished() if entry.durable is not None else ()), *snapshots)
+
+    def _take_names(self, seq: int, entry: Entry) -> None:
+        naming = Naming(self.prefix, self.state, self.state.epoch)
         for version in entry.schemas:
-            self._name_schema(version.relation.table, version.number, layout)
+            self._name_schema(version.relation.table, version.number, naming.layout)
+        for snapshot in entry.snapshots:
+            self._name_schema(snapshot.table_name, snapshot.version, naming.layout)
         for planned in entry.planned:
-            self._judge_planned(seq, planned)
-        return self._finished() if entry.durable is not None else ()
+            self._judge_planned(seq, planned, naming)
 
     def _decoded(self, key: str, content: bytes) -> Entry | None:
         try:
@@ -294,24 +304,26 @@ class JournalAudit:
             text = f"durable up to entry {entry.durable.seq}, which is still to come"
             self._note(Code.DURABLE_AHEAD, key, text)
         self._durable = max(self._durable, position)
+        if self._is_whole:
+            self._snapshots.judge_unfinished(key, entry.durable, self.state)
 
-    def _finished(self) -> tuple[PlannedObject, ...]:
+    def _finished(self) -> tuple[NamedObject, ...]:
         durable_seq = self.state.durable_seq
-        finished = tuple(p for p in self._open.values() if p.seq <= durable_seq)
-        for planned in finished:
-            del self._open[planned.key]
-            plan = planned.plan
-            tail = self._tails[plan.table]
+        finished = tuple(named for named in self._open.values() if named.seq <= durable_seq)
+        for named in finished:
+            del self._open[named.key]
+            plan = named.plan
+            tail = self._tails[str(named.table)]
             tail.first = tail.first or plan.first
             tail.objects += 1
             tail.rows += plan.rows
             tail.durable_last = plan.last
-            tail.versions.add(plan.version)
+            tail.versions.add(named.version)
         return finished
 
     # --- plans
 
-    def _judge_planned(self, seq: int, planned: Planned) -> None:
+    def _judge_planned(self, seq: int, planned: Planned, naming: Naming) -> None:
         known = self._open.get(planned.key)
         if known is not None:
             self._open[planned.key] = self._restated(known, planned)
@@ -321,44 +333,30 @@ class JournalAudit:
             self._note(Code.RESTATED_LATE, planned.key, text)
             return
         self._names.add(planned.key)
-        configuration = self.state.configurations.get(self.state.epoch)
-        layout = self._layout(configuration)
         tail = self._tails.setdefault(planned.table, _Tail())
         self._judge_counts(planned)
         self._judge_position(planned, tail)
         self._judge_version(planned, tail)
         self._judge_hour(planned, tail)
-        if configuration is not None and layout is not None:
-            self._judge_key(planned, layout, configuration.compression)
+        if naming.configuration is not None and naming.layout is not None:
+            self._judge_key(planned, naming.layout, naming.configuration.compression)
+        if self._is_whole:
+            self._snapshots.judge_asked(planned.key, planned.table, self.state)
         tail.last = max(tail.last, planned.last)
         tail.version = planned.version
         tail.hour = max(tail.hour, planned.hour)
-        self._open[planned.key] = PlannedObject(
-            statements=(planned,),
-            seq=seq,
-            database=self._database,
-            envelope=configuration.envelope if configuration is not None else None,
-            schema_key=layout.schema_key(planned.table_name, planned.version) if layout else None,
-            flat_prefix=self._flat_prefix(planned),
-        )
-        self._name_schema(planned.table_name, planned.version, layout)
+        self._open[planned.key] = naming.planned((planned,), seq)
+        self._name_schema(planned.table_name, planned.version, naming.layout)
 
-    def _flat_prefix(self, planned: Planned) -> str:
-        versions = self.state.versions_of(planned.table_name)
-        prefixes = [known.flat_prefix for known in versions if known.number == planned.version]
-        return prefixes[0] if prefixes and prefixes[0] else FLAT_PREFIX
-
-    def _restated(self, known: PlannedObject, planned: Planned) -> PlannedObject:
+    def _restated(self, known: NamedObject, planned: Planned) -> NamedObject:
+        assert isinstance(known.plan, Planned)
         if _lasting(known.plan) != _lasting(planned):
             text = "stated again with another table, position, row count, version or hour"
             self._note(Code.RESTATEMENT_DIFFERS, planned.key, text)
-        return PlannedObject(
+        return replace(
+            known,
             statements=(*known.statements, planned),
-            seq=known.seq,
-            database=known.database,
-            envelope=known.envelope,
-            schema_key=known.schema_key,
-            flat_prefix=known.flat_prefix,
+            metadata=(*known.metadata, stated_metadata(planned)),
         )
 
     def _judge_counts(self, planned: Planned) -> None:
@@ -437,11 +435,6 @@ class JournalAudit:
             previous = previous_version(versions, version)
             self._schemas[key] = (version, previous, layout.database)
 
-    def _layout(self, configuration: RecordConfiguration | None) -> TableLayout | None:
-        if configuration is None or not self._database:
-            return None
-        return TableLayout(self.prefix, self._database, configuration.layout)
-
     # --- what was read
 
     @property
@@ -450,16 +443,18 @@ class JournalAudit:
         return tuple(gap for _, gap in sorted(self.state.gaps.items()))
 
     @property
-    def pending(self) -> tuple[PlannedObject, ...]:
-        """The planned objects that are not durable, the oldest first."""
-        return tuple(self._open.values())
+    def pending(self) -> tuple[NamedObject, ...]:
+        """The objects that are named and not durable, the oldest first; snapshots' come last."""
+        return (*self._open.values(), *self._snapshots.pending)
 
-    def pending_at(self, key: str) -> PlannedObject | None:
+    def pending_at(self, key: str) -> NamedObject | None:
         """The pending object `key` with all statements read so far."""
-        return self._open.get(key)
+        if key in self._open:
+            return self._open[key]
+        return next((named for named in self._snapshots.pending if named.key == key), None)
 
-    def is_planned(self, key: str) -> bool:
-        """Whether an entry plans `key`."""
+    def is_named(self, key: str) -> bool:
+        """Whether an entry plans `key`, or names it for a snapshot."""
         return key in self._names
 
     def may_be_expired(self, key: str) -> bool:
@@ -500,21 +495,24 @@ class JournalAudit:
 
     def tables(self) -> tuple[TableVerdict, ...]:
         """Each table with its durable objects, by name."""
-        pending: dict[str, int] = {}
-        for planned in self._open.values():
-            table = planned.plan.table
-            pending[table] = pending.get(table, 0) + 1
-        return tuple(
-            TableVerdict(
-                table=name,
-                objects=tail.objects,
-                rows=tail.rows,
-                pending=pending.get(name, 0),
-                first=tail.first if tail.objects else NOWHERE,
-                last=tail.durable_last,
-                versions=tuple(sorted(tail.versions)),
-            )
-            for name, tail in sorted(self._tails.items())
+        pending = Counter(str(named.table) for named in self._open.values())
+        names = self._tails.keys() | self._snapshots.counts.keys() | self.state.snapshots.keys()
+        return tuple(self._table(name, pending[name]) for name in sorted(names))
+
+    def _table(self, name: str, pending_of_stream: int) -> TableVerdict:
+        tail = self._tails.get(name, _Tail())
+        count = self._snapshots.counts.get(name, SnapshotCount())
+        return TableVerdict(
+            table=name,
+            objects=tail.objects,
+            rows=tail.rows,
+            pending=pending_of_stream + self._snapshots.pending_of(name),
+            first=tail.first if tail.objects else NOWHERE,
+            last=tail.durable_last,
+            versions=tuple(sorted(tail.versions)),
+            snapshot=progress_of(name, self.state),
+            snapshot_objects=count.objects,
+            snapshot_rows=count.rows,
         )
 
     @property
@@ -535,6 +533,8 @@ def _require_values(entry: Entry) -> None:
         TableLayout("", "", "hive").object_key(
             planned.table_name, planned.version, planned.hour, planned.first, "gzip"
         )
+    for snapshot in entry.snapshots:
+        require_snapshot(snapshot)
 
 
 def _lasting(planned: Planned) -> tuple[object, ...]:

@@ -1,4 +1,4 @@
-"""One object against its plan: what it says of itself, and what its records say.
+"""One object against what the journal says of it: its metadata, and what its records say.
 
 Strategy: the body is decompressed piece by piece and cut into lines. So memory stays near one piece
 and one line beyond the compressed body. Of each code, only the first problem of an object is kept:
@@ -22,11 +22,13 @@ from isal import isal_zlib
 
 from engine.flow.chunk import crc32_text
 from engine.journal.entry import Planned
-from engine.journal.publisher import SIZE, stated_metadata
+from engine.journal.publisher import SIZE
 from engine.model.errors import DecodeError
 from engine.model.interfaces import ObjectHead, ObjectTail
 from engine.model.plural import counted
 from engine.model.record import FLAT_PREFIX, Envelope
+from engine.model.schema import TableName
+from engine.model.staged_object import StagedObject
 from engine.reader.verify.problem import Code, Problem
 
 # Compressed bytes fed at a time. Deflate expands at most 1,032 times: 66 MiB of lines at once.
@@ -50,23 +52,30 @@ _PRESENT_AFTER = frozenset("cur")
 
 
 @dataclass(frozen=True, slots=True)
-class PlannedObject:
-    """An object as the journal plans it.
+class NamedObject:
+    """An object as the journal names it: planned for a stream, or staged for a snapshot.
 
-    `statements` are all wordings of its plan, the oldest first, from entry `seq` on. `envelope` is
-    None where the journal lost the configuration that says so. `database` is the source's,
-    `flat_prefix` what the flat envelope's own names begin with in this version.
+    `statements` are all that the journal says of it, the oldest first, from entry `seq` on;
+    `metadata` is what the object says of itself, by each of them. `size_bytes` is None where only
+    the writer knows it. `envelope` is None where the journal lost the configuration that says so.
+    `database` is the source's, `flat_prefix` what the flat envelope's own names begin with in this
+    version. `may_be_absent`: the journal no longer promises it, but it may be there.
     """
 
-    statements: tuple[Planned, ...]
+    statements: tuple[Planned | StagedObject, ...]
+    metadata: tuple[Mapping[str, str], ...]
+    table: TableName
+    version: int
     seq: int
     database: str
     envelope: Envelope | None
     schema_key: str | None
     flat_prefix: str = FLAT_PREFIX
+    size_bytes: int | None = None
+    may_be_absent: bool = False
 
     @property
-    def plan(self) -> Planned:
+    def plan(self) -> Planned | StagedObject:
         """The first statement: key, positions and rows are the same in all."""
         return self.statements[0]
 
@@ -75,58 +84,59 @@ class PlannedObject:
         return self.statements[0].key
 
 
-def judge_head(planned: PlannedObject, head: ObjectHead, writers: set[str] | None) -> list[Problem]:
+def judge_head(named: NamedObject, head: ObjectHead, writers: set[str] | None) -> list[Problem]:
     """What the look-up of an object that is there shows.
 
     `writers` are the ids of all writers that opened the journal; None where they are not known.
     """
     problems = []
     if head.size == 0:
-        problems.append(Problem(Code.OBJECT_EMPTY, planned.key, "the object has no bytes"))
-    differences = [_difference(head.metadata, stated) for stated in planned.statements]
+        problems.append(Problem(Code.OBJECT_EMPTY, named.key, "the object has no bytes"))
+    differences = [_difference(head.metadata, stated) for stated in named.metadata]
     if all(differences):
-        problems.append(Problem(Code.METADATA_DIFFERS, planned.key, differences[-1]))
+        problems.append(Problem(Code.METADATA_DIFFERS, named.key, differences[-1]))
     elif writers is not None and head.metadata.get(_WRITER) not in writers:
         text = f"written by {head.metadata.get(_WRITER)!r}, a writer that never opened the journal"
-        problems.append(Problem(Code.METADATA_DIFFERS, planned.key, text))
-    if head.size and (stated_size := head.metadata.get(SIZE, "")) != str(head.size):
+        problems.append(Problem(Code.METADATA_DIFFERS, named.key, text))
+    stated_size = head.metadata.get(SIZE, "") if named.size_bytes is None else named.size_bytes
+    if head.size and str(stated_size) != str(head.size):
         text = f"it has {counted(head.size, 'byte')}, its writer put {stated_size or 'no number'}"
-        problems.append(Problem(Code.SIZE_DIFFERS, planned.key, text))
+        problems.append(Problem(Code.SIZE_DIFFERS, named.key, text))
     return problems
 
 
-def judge_trailer(planned: PlannedObject, tail: ObjectTail) -> tuple[Problem, ...]:
+def judge_trailer(named: NamedObject, tail: ObjectTail) -> tuple[Problem, ...]:
     """What the last bytes show: a gzip trailer states length and CRC32 of the lines.
 
     So an object that was cut off or exchanged is found by the journal's word, without its body.
     """
-    if planned.key.endswith(_ZSTD_SUFFIX) or tail.last is None or not tail.size:
+    if named.key.endswith(_ZSTD_SUFFIX) or tail.last is None or not tail.size:
         return ()
     if len(tail.last) == TRAILER_BYTES:
         crc, raw_bytes = _GZIP_TRAILER.unpack(tail.last)
-        stated = {(s.raw_crc32, s.raw_bytes & 0xFFFFFFFF) for s in planned.statements}
+        stated = {(s.raw_crc32, s.raw_bytes & 0xFFFFFFFF) for s in named.statements}
         if (crc32_text(crc), raw_bytes) in stated:
             return ()
     text = "its last bytes are not the gzip trailer of the planned lines"
-    return (Problem(Code.CONTENT_DIFFERS, planned.key, text),)
+    return (Problem(Code.CONTENT_DIFFERS, named.key, text),)
 
 
-def _difference(metadata: Mapping[str, str], stated: Planned) -> str:
-    """Where `metadata` is not what `stated` says, as text; empty where it is."""
-    for name, value in stated_metadata(stated).items():
+def _difference(metadata: Mapping[str, str], stated: Mapping[str, str]) -> str:
+    """Where `metadata` is not what is `stated`, as text; empty where it is."""
+    for name, value in stated.items():
         if metadata.get(name, "") != value:
-            return f"its metadata says {name} {metadata.get(name)!r}, the plan {value!r}"
+            return f"its metadata says {name} {metadata.get(name)!r}, the journal {value!r}"
     return ""
 
 
-def judge_body(planned: PlannedObject, body: bytes) -> tuple[Problem, ...]:
+def judge_body(named: NamedObject, body: bytes) -> tuple[Problem, ...]:
     """What the body shows: that it can be read, its lines' CRC32 and length, and every record."""
-    lines = _Lines(planned)
+    lines = _Lines(named)
     try:
-        for piece in _decompressed(body, planned.key):
+        for piece in _decompressed(body, named.key):
             lines.feed(piece)
     except DecodeError as error:
-        return (Problem(Code.BODY_UNREADABLE, planned.key, str(error)),)
+        return (Problem(Code.BODY_UNREADABLE, named.key, str(error)),)
     return lines.finish()
 
 
@@ -170,11 +180,12 @@ class _Record:
 class _Lines:
     """The lines of one body, as they come."""
 
-    def __init__(self, planned: PlannedObject) -> None:
-        self._planned = planned
-        self._plan = planned.plan
-        self._read = _reader(planned.envelope, planned.flat_prefix)
-        self._place = _expected_place(planned)
+    def __init__(self, named: NamedObject) -> None:
+        self._named = named
+        self._plan = named.plan
+        self._read = _reader(named.envelope, named.flat_prefix)
+        self._is_staged = isinstance(named.plan, StagedObject)
+        self._place = _expected_place(named)
         self._fragments: list[bytes] = []
         self._found: dict[Code, Problem] = {}
         self._ops: Counter[str] = Counter()
@@ -204,15 +215,18 @@ class _Lines:
             # No message may carry a value of the row.
             is_json = isinstance(error, KeyError | TypeError)
             kind = "no such record" if is_json else "no JSON"
-            self._note(Code.LINE_MALFORMED, f"{kind} in the {self._planned.envelope} envelope")
+            self._note(Code.LINE_MALFORMED, f"{kind} in the {self._named.envelope} envelope")
             return
         if record is not None:
             self._record(record)
 
     def _record(self, record: _Record) -> None:
         self._ops[record.op] += 1
+        if record.op == "t" and self._is_staged and self._rows > 1:
+            # A snapshot's truncate record supersedes whatever sorts before it.
+            self._note(Code.TRUNCATE_WRONG, "a truncate record behind rows of the snapshot")
         if record.place != self._place:
-            self._note(Code.RECORD_MISPLACED, f"it says {record.place}, the plan {self._place}")
+            self._note(Code.RECORD_MISPLACED, f"it says {record.place}, the journal {self._place}")
         if record.position <= self._last:
             self._note(
                 Code.POSITION_ORDER, f"position {record.position} does not follow {self._last}"
@@ -222,16 +236,16 @@ class _Lines:
 
     def _note(self, code: Code, text: str) -> None:
         if code not in self._found:
-            self._found[code] = Problem(code, self._planned.key, f"line {self._rows}: {text}")
+            self._found[code] = Problem(code, self._named.key, f"line {self._rows}: {text}")
 
     def finish(self) -> tuple[Problem, ...]:
         if self._fragments:
             self._rows += 1
             self._note(Code.LINE_MALFORMED, "it does not end in a newline")
-        key, plan = self._planned.key, self._plan
+        key, plan = self._named.key, self._plan
         problems = list(self._found.values())
         content = (self._raw_bytes, crc32_text(self._crc))
-        if not any((s.raw_bytes, s.raw_crc32) == content for s in self._planned.statements):
+        if not any((s.raw_bytes, s.raw_crc32) == content for s in self._named.statements):
             text = (
                 f"its lines have {counted(content[0], 'byte')} and CRC32 {content[1]}, planned "
                 f"were {plan.raw_bytes} and {plan.raw_crc32}"
@@ -245,7 +259,7 @@ class _Lines:
         return tuple(problems)
 
     def _judge_records(self) -> Iterator[Problem]:
-        key, plan = self._planned.key, self._plan
+        key, plan = self._named.key, self._plan
         if dict(self._ops) != plan.ops:
             text = f"its rows by op are {dict(self._ops)}, planned were {plan.ops}"
             yield Problem(Code.OPS_DIFFER, key, text)
@@ -299,20 +313,20 @@ def _no_constant(name: str) -> Never:
 _LENIENT = json.JSONDecoder(parse_int=_whole_number, parse_float=str, parse_constant=_no_constant)
 
 
-def _expected_place(planned: PlannedObject) -> tuple[object, ...]:
+def _expected_place(named: NamedObject) -> tuple[object, ...]:
     """What every record of the object must say of its table and version, as its envelope can."""
-    name, version = planned.plan.table_name, planned.plan.version
-    match planned.envelope:
+    name, version = named.table, named.version
+    match named.envelope:
         case "standard":
-            return (planned.database, name.schema, name.table, version)
+            return (named.database, name.schema, name.table, version)
         case "debezium":
-            return (planned.database, name.schema, name.table)
+            return (named.database, name.schema, name.table)
         case "flat":
             return (version,)
         case None:
             return ()
         case _:
-            assert_never(planned.envelope)
+            assert_never(named.envelope)
 
 
 def _reader(envelope: Envelope | None, flat_prefix: str) -> Callable[[Any], _Record] | None:

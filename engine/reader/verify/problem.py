@@ -37,6 +37,15 @@ class Code(StrEnum):
     RESTATEMENT_DIFFERS = "restatement_differs"
     RESTATED_LATE = "restated_late"
     GAP_WRONG = "gap_wrong"
+    SNAPSHOT_ORDER = "snapshot_order"
+    SNAPSHOT_ATTEMPT = "snapshot_attempt"
+    SNAPSHOT_DIFFERS = "snapshot_differs"
+    SNAPSHOT_UNCAPTURED = "snapshot_uncaptured"
+    SNAPSHOT_UNASKED = "snapshot_unasked"
+    LANE_BROKEN = "lane_broken"
+    TRUNCATE_WRONG = "truncate_wrong"
+    NAMED_TWICE = "named_twice"
+    UNFINISHED_WRONG = "unfinished_wrong"
     OBJECT_MISSING = "object_missing"
     OBJECT_EMPTY = "object_empty"
     OBJECT_ARCHIVED = "object_archived"
@@ -119,6 +128,15 @@ REMEDIES: Final[Mapping[Code, str]] = {
             Code.RESTATEMENT_DIFFERS,
             Code.RESTATED_LATE,
             Code.GAP_WRONG,
+            Code.SNAPSHOT_ORDER,
+            Code.SNAPSHOT_ATTEMPT,
+            Code.SNAPSHOT_DIFFERS,
+            Code.SNAPSHOT_UNCAPTURED,
+            Code.SNAPSHOT_UNASKED,
+            Code.LANE_BROKEN,
+            Code.TRUNCATE_WRONG,
+            Code.NAMED_TWICE,
+            Code.UNFINISHED_WRONG,
         ),
         _REPORT,
     ),

@@ -1,15 +1,25 @@
 """What a verification found, as values: a command prints them, a test compares them."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from engine.journal.entry import Gap
 from engine.model.position import Position
 from engine.reader.verify.problem import Problem
 
+SnapshotProgress = Literal["none", "wanted", "started", "whole", "void", "finished"]
+"""*none*: the journal speaks of none. *finished*: its objects are there, and everything before the
+point that it was taken at is durable. The rest are the journal's own words."""
+
 
 @dataclass(frozen=True, slots=True)
 class TableVerdict:
-    """One table's durable objects by their plans; `pending` counts the ones planned later."""
+    """One table's durable objects as the journal names them.
+
+    `objects` and `rows` are its stream's, like `first`, `last` and `versions`. `snapshot_objects`
+    and `snapshot_rows` are those of its snapshots. `pending` counts objects of both that are named
+    and not durable. `snapshot` says how far its newest snapshot is: see `SnapshotProgress`.
+    """
 
     table: str
     objects: int
@@ -18,13 +28,21 @@ class TableVerdict:
     first: Position
     last: Position
     versions: tuple[int, ...]
+    snapshot: SnapshotProgress = "none"
+    snapshot_objects: int = 0
+    snapshot_rows: int = 0
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether rows that the table had before its changes may be missing."""
+        return self.snapshot not in {"none", "finished"}
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """The whole bucket, judged up to the last durable entry.
 
-    `objects` and `rows` are those that the journal says are durable, `pending` the objects planned
+    `objects` and `rows` are those that the journal says are durable, `pending` the objects named
     after that. `entries` is how many entries were read, `durable_position` where E
     is. `gaps` are those that the journal states: they are no contradiction, so they are no
     problems. `warnings` name what could not be proved though nothing contradicts it.
@@ -47,12 +65,16 @@ class Verdict:
         return tuple(gap for gap in self.gaps if not gap.mended)
 
     @property
+    def unfinished(self) -> tuple[TableVerdict, ...]:
+        return tuple(table for table in self.tables if table.is_unfinished)
+
+    @property
     def objects(self) -> int:
-        return sum(table.objects for table in self.tables)
+        return sum(table.objects + table.snapshot_objects for table in self.tables)
 
     @property
     def rows(self) -> int:
-        return sum(table.rows for table in self.tables)
+        return sum(table.rows + table.snapshot_rows for table in self.tables)
 
     @property
     def pending(self) -> int:
