@@ -232,6 +232,20 @@ def test_a_table_that_is_let_go_of_between_two_turns_leaves_once() -> None:
     assert not source.batcher.is_handing_over
 
 
+def test_nothing_is_left_to_hand_over_once_the_last_tables_are_let_go_of() -> None:
+    source = Source()
+    for number in range(BATCHES_A_TURN + 1):
+        source.row(number, TableName("public", f"table_{number}"))
+    source.batcher.hand_over_some()
+    was_handing_over = source.batcher.is_handing_over
+
+    source.batcher.let_go(BATCHES_A_TURN)
+
+    assert was_handing_over
+    assert not source.batcher.is_handing_over
+    assert len(source.batcher.taken()) == BATCHES_A_TURN + 1
+
+
 # ------------------------------------------------------------------------------------ holding
 
 

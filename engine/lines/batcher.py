@@ -104,8 +104,7 @@ class Batcher:
         # Which table has a name now: the one whose row came last under it.
         self._owners: dict[TableName, int] = {}
         self._batches: list[Batch] = []
-        self.is_handing_over = False
-        """Whether `hand_over_some` is to be called again before anything else is read."""
+        self._is_handing_over = False
 
     def bind(self, number: int, relation: Relation, position: Position) -> TableVersion | None:
         """Bind the table for its next row, at `position`; None where that row is not wanted.
@@ -168,7 +167,7 @@ class Batcher:
 
     def hand_over_all(self) -> None:
         """Make batches of all lines."""
-        self.is_handing_over = False
+        self._is_handing_over = False
         for number, lines in self._lines.take_some(sys.maxsize):
             self._add(number, lines)
 
@@ -176,8 +175,14 @@ class Batcher:
         """Make batches of all lines, in as many calls as it takes: see `is_handing_over`."""
         for number, lines in self._lines.take_some(BATCHES_A_TURN):
             self._add(number, lines)
-        # Not by the count of tables: whoever waits for a next part that has nothing waits for ever.
-        self.is_handing_over = self._lines.buffered > 0
+        self._is_handing_over = self._lines.buffered > 0
+
+    @property
+    def is_handing_over(self) -> bool:
+        """Whether `hand_over_some` is to be called again before anything else is read."""
+        # Nobody may wait for a next part that has nothing. The last lines may have gone another
+        # way, because their tables were let go of.
+        return self._is_handing_over and self._lines.buffered > 0
 
     def make_way(self, commit_us: int) -> None:
         """A transaction of this time comes: lines of another hour leave before."""
