@@ -222,6 +222,7 @@ class Monitor:
         self.deaf: set[Process] = set()
         self.newest_planned: dict[str, int] = {}
         self.is_doomed = False
+        self.is_restored = False
         self._timeline = 1
         self.largest_planned = 0
         self.snapshot_versions: set[tuple[str, int]] = set()
@@ -394,6 +395,8 @@ class Monitor:
     def _check_cut(self, entry: Json) -> None:
         journal = self.journal
         e = LogPosition(journal.durable or "")
+        if self.is_restored:
+            return  # The server has forgotten what it had at E.
         unfinished = journal.unfinished if "durable" in entry else journal.snapshots.unfinished(e)
         self._snapshots.check_cut(
             e, unfinished, journal.snapshots, journal.configuration, journal.frontier

@@ -31,9 +31,9 @@ def mutant(rule: str, text: str, *edits: Edit) -> Mutant:
 
 
 NOT_APPLICABLE = {
-    "open_unfinished": "snapshots are off in this world: no table is ever unfinished",
     "version_number": "a journalled version begins at or before its table's frontier, so "
     "numbers and first positions grow together: the newest is the highest either way",
+    "nonce": "no two uploads of one key are ever named: the nonce shows what strangers write",
 }
 
 
@@ -743,6 +743,240 @@ MUTANTS: tuple[Mutant, ...] = (
             "engine.journal.lease",
             "return known if known is None or known.through == configuration.through else None",
             "return None",
+        ),
+    ),
+    mutant(
+        "shared_upload",
+        "7   every worker stages under an upload of its own",
+        Edit(
+            "simulation.store",
+            "        self.uploads[number] = Upload(key, self.now_us(), dict(metadata))\n",
+            "        for other, upload in self.uploads.items():\n"
+            "            if upload.key == key:\n"
+            "                return other\n"
+            "        self.uploads[number] = Upload(key, self.now_us(), dict(metadata))\n",
+        ),
+    ),
+    mutant(
+        "worker_completes",
+        "7   a worker never completes an upload",
+        Edit(
+            "engine.snapshot.staging",
+            "        return self._staged(chunk)\n",
+            "        staged = self._staged(chunk)\n"
+            "        await self.store.complete_upload(\n"
+            "            self.key, self.upload_id, staged.parts, crc32=staged.crc32\n"
+            "        )\n"
+            "        return staged\n",
+        ),
+    ),
+    mutant(
+        "whole_first",
+        "7   complete only after the `whole` entry",
+        Edit(
+            "engine.journal.committer",
+            "        seq = await self._journal.append(\n",
+            "        state = self._journal.state\n"
+            "        for snapshot in plan.snapshots:\n"
+            "            if snapshot.state == 'whole':\n"
+            "                self._completer.complete(snapshot, state.next_seq, state.epoch)\n"
+            "        seq = await self._journal.append(\n",
+        ),
+    ),
+    mutant(
+        "whole_unfinished",
+        "7   a table is unfinished until its objects are visible",
+        Edit(
+            "engine.journal.snapshots",
+            "is_vouched = self.is_visible and self.seq is not None and self.seq <= seq",
+            "is_vouched = self.snapshot.state == 'whole'",
+        ),
+    ),
+    mutant(
+        "c_before_e",
+        "7   a table is unfinished while its C is past E",
+        Edit(
+            "engine.journal.snapshots",
+            "return is_vouched and self.snapshot.point <= durable",
+            "return is_vouched",
+        ),
+    ),
+    mutant(
+        "captured_unfinished",
+        "7   a captured table without a snapshot is unfinished",
+        Edit("engine.journal.committer", "self._snapshots.capture(chunk.table)", "pass"),
+    ),
+    mutant(
+        "open_unfinished",
+        "5   an open that captures a table more makes it unfinished",
+        Edit("engine.journal.entry", "            self._want_snapshots(entry)\n", ""),
+    ),
+    mutant(
+        "durable_unfinished",
+        "5.4 a changed list of unfinished tables is appended although E stays",
+        Edit(
+            "engine.journal.planner",
+            "before.unfinished == (tables := unfinished(before.position, seq)):",
+            "True:",
+        ),
+    ),
+    mutant(
+        "durable_seq",
+        "5.4 the entry that durable vouches for names no snapshot's object that is missing",
+        Edit(
+            "engine.journal.committer",
+            "seqs = (self._lanes.oldest_pending_seq, self._snapshots.oldest_pending_seq)",
+            "seqs = (self._lanes.oldest_pending_seq,)",
+        ),
+    ),
+    mutant(
+        "look_after",
+        "7   complete first; NoSuchUpload: then look whether the object is there",
+        Edit(
+            "engine.journal.completer",
+            "        answer = await self._patience.answered(_Asking(self._store, staged).ask)\n"
+            "        if answer is Completion.CREATED"
+            " or await self._is_there(attempt.snapshot, staged):\n",
+            "        seen = await self._is_there(attempt.snapshot, staged)\n"
+            "        answer = await self._patience.answered(_Asking(self._store, staged).ask)\n"
+            "        if answer is Completion.CREATED or seen:\n",
+        ),
+    ),
+    mutant(
+        "void",
+        "7   NoSuchUpload and absent starts again",
+        Edit(
+            "engine.journal.completer",
+            "            return\n        attempt.is_void = True\n",
+            "            return\n",
+        ),
+    ),
+    mutant(
+        "marker",
+        "7   a snapshot begins with a truncate record",
+        Edit(
+            "simulation.snapshot_monitor",
+            'changes.append((str(position), found["op"], key or 0, found["value"]))',
+            'op = "d" if is_marker else found["op"]\n'
+            '            changes.append((str(position), op, key or 0, found["value"]))',
+        ),
+    ),
+    mutant(
+        "marker_last",
+        "7   the range with the truncate record becomes visible last",
+        Edit(
+            "engine.journal.completer",
+            "_all_visible(attempt, rows) and await self._all_visible(attempt, marker):",
+            "_all_visible(attempt, marker) and await self._all_visible(attempt, rows):",
+        ),
+    ),
+    mutant(
+        "snapshot_serial",
+        "7   objects of a range become visible one after the other",
+        Edit(
+            "engine.journal.completer",
+            "lane = Lane(snapshot.table_name, snapshot.attempt, staged.range_number)",
+            "lane = Lane(staged.key, snapshot.attempt, staged.range_number)",
+        ),
+    ),
+    mutant(
+        "named_uploads",
+        "7   a takeover aborts no upload that an entry names",
+        Edit(
+            "engine.pipeline.pipeline",
+            "spared=self._journal.state.named_uploads,",
+            "spared=(),",
+        ),
+    ),
+    mutant(
+        "new_c",
+        "7   a crash before `whole` starts again under a new C",
+        Edit(
+            "engine.journal.snapshots",
+            "        number = self._attempt_count(table) + 1\n",
+            "        known = self._open[table].snapshot\n"
+            "        is_old = known.state == 'started'\n"
+            "        number = self._attempt_count(table) + (not is_old)\n"
+            "        if is_old:\n"
+            "            point = LogPoint(known.point, point.resume, point.commit_us)\n",
+        ),
+    ),
+    mutant(
+        "snapshot_version",
+        "8   a snapshot's version has no first position",
+        Edit(
+            "engine.model.schema",
+            "    return TableVersion(number, None, record, relation, flat_prefix)\n",
+            "    return TableVersion(number, Position('0000'), record, relation, flat_prefix)\n",
+        ),
+    ),
+    mutant(
+        "snapshot_shape",
+        "8   a snapshot takes the version of its own shape, not the stream's newest",
+        Edit(
+            "engine.model.schema",
+            "alike = [v for v in versions if _is_alike(v, relation) and v.record == record]",
+            "alike = [v for v in versions if v.first is not None]",
+        ),
+    ),
+    mutant(
+        "snapshot_frontier",
+        "7   snapshot objects do not move the frontier",
+        Edit(
+            "engine.journal.entry",
+            "            self.snapshot_position = max(self.snapshot_position, snapshot.point)\n",
+            "            self.snapshot_position = max(self.snapshot_position, snapshot.point)\n"
+            "            last = max((o.last for o in snapshot.objects), default=NOWHERE)\n"
+            "            if last > self.frontier(snapshot.table_name).last:\n"
+            "                self.frontiers[snapshot.table] = Frontier(last, snapshot.hour)\n",
+        ),
+    ),
+    mutant(
+        "keep_stream",
+        "7   no streamed change is dropped because of a snapshot",
+        Edit(
+            "engine.journal.snapshots",
+            "        self._attempts[table] = attempt\n",
+            "        self._attempts[table] = attempt\n"
+            "        self._reception.points[table] = point.position\n",
+        ),
+        Edit(
+            "engine.flow.reception",
+            "        self._durable = durable\n",
+            "        self._durable = durable\n        self.points = {}\n",
+        ),
+        Edit(
+            "engine.flow.reception",
+            "if position < self._durable():",
+            "if position < max(self._durable(), self.points.get(table, '')):",
+        ),
+    ),
+    mutant(
+        "snapshot_schema_json",
+        "8   schema.json before a snapshot's first object",
+        Edit(
+            "engine.journal.completer",
+            "await self._schema_files.ensure(snapshot.table_name, snapshot.version, layout)",
+            "pass",
+        ),
+    ),
+    mutant(
+        "snapshot_configuration",
+        "7   the configuration is kept under which an attempt was staged",
+        Edit(
+            "engine.journal.entry",
+            "        needed |= {stated.epoch for stated in self.snapshots.values()"
+            " if not stated.is_visible}\n",
+            "",
+        ),
+    ),
+    mutant(
+        "fork_snapshot",
+        "6   another timeline, forked before what a named snapshot saw, is refused",
+        Edit(
+            "engine.journal.lease",
+            "seen = max(state.durable_position, state.snapshot_position)",
+            "seen = state.durable_position",
         ),
     ),
 )

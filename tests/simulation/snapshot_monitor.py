@@ -17,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from engine.journal.completer import REFUSALS_MAX
+from engine.journal import completer
 from engine.model.position import LogPosition, Position, snapshot_position
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
@@ -323,7 +323,7 @@ class SnapshotMonitor:
         is_live = now is not None and now.state == "whole" and not now.is_visible
         if not is_live or now is None or now.attempt != named.snapshot["attempt"]:
             return
-        if self._bucket.refusals[upload_id] >= REFUSALS_MAX:
+        if self._bucket.refusals[upload_id] >= completer.REFUSALS_MAX:
             self._counts["given up after refusals"] += 1
         elif all(self._is_possible(one) for one in self._missing(now)):
             raise Violation("an upload aborted that the journal names")

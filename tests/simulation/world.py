@@ -242,7 +242,7 @@ class World:
         """The server comes back as it was before: no engine may go on as if it had not."""
         is_grown = self.rnd.random() < 0.5
         self.counts["restored disk that grew past E" if is_grown else "restored disk"] += 1
-        self.is_moved_by_hand = True
+        self.is_moved_by_hand = self.monitor.is_restored = True
         self.server.restore(is_grown=is_grown)
         for _ in range(60):
             if self.is_named:
