@@ -16,6 +16,7 @@ from engine.model.errors import SourceUnavailable
 from engine.model.history import Landmark
 from engine.model.log_point import LogPoint
 from engine.model.record import RecordConfiguration
+from engine.model.schema import TableName
 from simulation.source import Connection, Server
 from simulation.virtual_loop import Process
 
@@ -60,8 +61,8 @@ class LockServer(Server):
 
     # --- the log
 
-    def commit(self) -> None:
-        super().commit()
+    def commit(self, *, truncated: TableName | None = None) -> None:
+        super().commit(truncated=truncated)
         self._replicate()
 
     def write_something_else(self) -> None:

@@ -178,7 +178,7 @@ class Coordinator:
             prefix="lake",
             database="shop",
             writer=self._name,
-            bytes_max=self._rnd.choice((1, 1 << 30, 1 << 30)),
+            bytes_max=self._rnd.choice((0, 0, 1 << 30)),  # 0: an object for each batch.
         )
 
 
@@ -246,7 +246,7 @@ class Worker:
         begin = 0
         while begin < len(rows):
             await asyncio.sleep(self._rnd.uniform(0.001, 0.05))
-            end = begin + self._rnd.choice((1, 3, 100))
+            end = begin + self._rnd.choice((1, 2, 100))
             yield self._batch(begin, rows[begin:end])
             begin = end
 

@@ -151,10 +151,12 @@ class RecordWriter:
         """The record of a row that a snapshot read; of no row: the truncate record."""
         table = read.relation.table
         key, value = ("null", "") if row is None else row
+        # So much is compressed at once: it may leave as a part of its own.
+        pad = "x" * 17_000 if key == LARGE_KEY else ""
         return (
             f'{{"position":"{position}","op":"{"t" if row is None else "r"}","key":{key},'
             f'"value":"{value}","columns":{self._columns[table, read.shape]},"version":{version},'
-            f'"shaped":"{self.digests[table]}","codec":{codec}}}\n'
+            f'"shaped":"{self.digests[table]}","codec":{codec},"pad":"{pad}"}}\n'
         ).encode()
 
 
@@ -353,8 +355,8 @@ class Server:
 
     # --- the log
 
-    def commit(self) -> None:
-        """One transaction, its shapes changing on the way."""
+    def commit(self, *, truncated: TableName | None = None) -> None:
+        """One transaction, its shapes changing on the way; perhaps with a table truncated."""
         rnd = self.rnd
         count = rnd.choice((0, 1, 1, 2, 3, 8))
         commit_lsn = self.wal + 2 * rnd.choice((0, 0, 1, 3, 12))
@@ -380,6 +382,8 @@ class Server:
             numbers[table, change_lsn] = n + 1
             position = make_position(*order, change_lsn, n)
             key, op, oid = rnd.randint(1, 60), rnd.choice("cccuuudt"), self.oids[table]
+            if table == truncated:
+                op = "t"
             change = Change(table, position, commit_lsn, commit_us, key, op, oid, self.shape[oid])
             is_lost = self.membership(table) is None
             (self.lost if is_lost else changes).append(change)

@@ -24,6 +24,7 @@ from engine.model.batch import Intake
 from engine.model.errors import PositionLost, SourceUnavailable, StopLimit, Superseded
 from engine.model.layout import journal_key, state_key
 from engine.model.position import LogPosition
+from engine.model.schema import TableName
 from simulation.engines import EngineProcess, draw_profile
 from simulation.lock_server import LockServer
 from simulation.monitor import Monitor
@@ -126,7 +127,10 @@ class World:
         self.fault_seconds = rnd.choice((0.7, 2, 5))
         self.horizon = rnd.choice((10, 20, 40))
         # Apart from the seed's other chances.
-        self.snapshots = random.Random(self.seed).choices(*SNAPSHOTS)[0]
+        chance = random.Random(self.seed)
+        self.snapshots = chance.choices(*SNAPSHOTS)[0]
+        if self.snapshots != "never" and not self.is_uniform:
+            self.is_toggling = chance.random() < 0.5
         self.trouble = rnd.choice((0.0, 0.02, 0.08, 0.2))
         self.snipe = rnd.choice((0.0, 0.01, 0.05))
 
@@ -200,7 +204,14 @@ class World:
         while True:
             await asyncio.sleep(self.rnd.expovariate(1 / self.commit_seconds))
             for _ in range(self.rnd.choice((1, 1, 1, 1, 5))):
-                self.server.commit()
+                self.server.commit(truncated=self._left_out())
+
+    def _left_out(self) -> TableName | None:
+        """A table that loses its rows while no engine captures it: only a snapshot can tell."""
+        journal, table = self.monitor.journal, TABLES[-1]
+        if self.snapshots == "never" or not journal.epoch:
+            return None
+        return None if journal.configuration.captures(table) else table
 
     async def _hurt_for_ever(self) -> None:
         while True:
