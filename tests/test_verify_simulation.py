@@ -23,8 +23,6 @@ class PhotographedWorld(World):
         self.photographs: list[MemoryStore] = []
         self._moments = random.Random(seed)
         super().__init__(seed)
-        # verify does not know snapshots yet.
-        self.snapshots = "never"
 
     def created(self, stored: SimulatedObject) -> None:
         super().created(stored)

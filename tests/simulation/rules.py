@@ -503,8 +503,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         Edit(
             "simulation.source",
-            "Landmark(commit.position, commit_us, self._through, commit.resume)",
-            "Landmark(commit.position, commit_us, self._through)",
+            "Landmark(place, commit_us, self._through, commit.resume)",
+            "Landmark(place, commit_us, self._through)",
         ),
     ),
     mutant(

@@ -753,7 +753,9 @@ class Connection:
         self.index, self.offset = self.index + 1, 0
         server, commit_us = self.server, transaction.commit_us
         commit = server.point(transaction.commit_lsn, commit_us)
-        landmark = Landmark(commit.position, commit_us, self._through, commit.resume)
+        # The first commit of a generation is behind the place at which it began.
+        place = transaction.place
+        landmark = Landmark(place, commit_us, self._through, commit.resume)
         return Boundary(server.point(transaction.end_lsn, commit_us), landmark=landmark)
 
 
