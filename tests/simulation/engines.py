@@ -194,17 +194,18 @@ class EngineProcess:
         world, profile = self._world, self.profile
         self._stop = StopSignal()
         source = SimulatedSource(world.server, self.process, profile.codec)
+        writer = Writer(f"{self._nonces.getrandbits(64):x}", self.process.name, "simulation")
         self._pipeline = Pipeline(
             source=source,
             store=SimulatedStore(world.bucket, self.process),
             clock=lambda: world.now_us() + profile.clock_skew_us,
             settings=self._settings(),
             configuration=profile.configuration,
-            writer=Writer(f"{self._nonces.getrandbits(64):x}", self.process.name, "simulation"),
+            writer=writer,
             metrics=METRICS,
             stop=self._stop,
             make_nonce=lambda: f"{self._nonces.getrandbits(64):x}",
-            take_snapshots=self._coordinator(source),
+            take_snapshots=self._coordinator(source, writer),
         )
         error: BaseException | None = None
         try:
@@ -214,13 +215,14 @@ class EngineProcess:
         if self.process.is_alive:
             world.ended(self, error)
 
-    def _coordinator(self, source: SimulatedSource) -> TakeSnapshots | None:
+    def _coordinator(self, source: SimulatedSource, writer: Writer) -> TakeSnapshots | None:
         profile = self.profile
         if profile.configuration.snapshot == "never":
             return None
         return Coordinator(
             self._world,
             self.process.name,
+            writer.id,
             source,
             profile.configuration,
             codec=profile.codec,

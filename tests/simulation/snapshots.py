@@ -54,6 +54,7 @@ class Coordinator:
         self,
         world: Surroundings,
         name: str,
+        writer: str,
         source: SimulatedSource,
         configuration: RecordConfiguration,
         *,
@@ -62,6 +63,7 @@ class Coordinator:
     ) -> None:
         self._world = world
         self._name = name
+        self._writer = writer
         self._source = source
         self._configuration = configuration
         self._codec = codec
@@ -177,7 +179,7 @@ class Coordinator:
             layout=self._configuration.layout,
             prefix="lake",
             database="shop",
-            writer=self._name,
+            writer=self._writer,
             bytes_max=self._rnd.choice((0, 0, 1 << 30)),  # 0: an object for each batch.
         )
 
