@@ -377,6 +377,8 @@ class Server:
                     passed = Change(HIDDEN, position, commit_lsn, commit_us, 1, "c", oid, 0)
                     changes.append(passed)
             table = rnd.choice(self.weights)
+            if truncated is not None and not numbers:
+                table = truncated
             self._alter(table, self.alter_rate)
             n = numbers[table, change_lsn]
             numbers[table, change_lsn] = n + 1
@@ -575,14 +577,17 @@ class Server:
     def timeline(self) -> int:
         return 1 + len(self.forks)
 
-    def fail_over(self) -> None:
-        """A standby takes over; it may lack the last transactions, old connections have them."""
+    def fail_over(self, *, is_record_lost: bool = False) -> None:
+        """A standby takes over; it may lack the last transactions, old connections have them.
+
+        With `is_record_lost` it lacks only what was logged behind them.
+        """
         count = len(self.transactions)
-        kept = max(1, count - self.rnd.choice((0, 1, 2, 4)))
+        kept = count if is_record_lost else max(1, count - self.rnd.choice((0, 1, 2, 4)))
         while kept < count and self.transactions[kept - 1].end_lsn < self._fork:
             kept += 1
-        if kept < count:
-            self.wal = self.transactions[kept - 1].end_lsn
+        if kept < count or is_record_lost:
+            self.wal = max(self.transactions[kept - 1].end_lsn, self._fork)
         self._fork = self.wal
         self.broken = None  # It was this server's trouble.
         self.end_connections()

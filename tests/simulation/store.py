@@ -125,6 +125,8 @@ class Bucket:
     refusals: Counter[str] = field(default_factory=Counter)
     # Completions of these uploads are refused again and again.
     cursed: set[str] = field(default_factory=set)
+    # The answer of the next completion of these uploads is lost.
+    muted: set[str] = field(default_factory=set)
     requests: set[int] = field(default_factory=set)
     counts: Counter[str] = field(default_factory=Counter)
     _keys: list[str] = field(default_factory=list)
@@ -187,7 +189,9 @@ class Bucket:
             self._refuse(request, number, "ConditionalRequestConflict")
         else:
             self._apply(request)
-            if request.error is None and rnd.random() < trouble:
+            is_muted = request.upload in self.muted
+            self.muted.discard(request.upload)
+            if request.error is None and (is_muted or rnd.random() < trouble):
                 self.counts[f"answer lost: {request.kind}"] += 1
                 request.error = DestinationUnavailable("answer lost", code="Timeout")
             self.loop.later(self.delay(), self._give_answer, request, number)

@@ -94,7 +94,7 @@ class World:
         self.monitor.watch(self.bucket, self.server)
         # Apart from the seed's other chances, which say what the engines meet.
         self._rules = random.Random(seed)
-        self._snapshot_chances = random.Random(seed)
+        self._snapshot_chances = random.Random(f"faults of snapshots {seed}")
         if self.is_hiding:
             self.server.hide_tables(seed)
         self._begin_foreign_uploads()
@@ -127,7 +127,7 @@ class World:
         self.fault_seconds = rnd.choice((0.7, 2, 5))
         self.horizon = rnd.choice((10, 20, 40))
         # Apart from the seed's other chances.
-        chance = random.Random(self.seed)
+        chance = random.Random(f"snapshots {self.seed}")
         self.snapshots = chance.choices(*SNAPSHOTS)[0]
         if self.snapshots != "never" and not self.is_uniform:
             self.is_toggling = chance.random() < 0.5
@@ -211,7 +211,8 @@ class World:
         journal, table = self.monitor.journal, TABLES[-1]
         if self.snapshots == "never" or not journal.epoch:
             return None
-        return None if journal.configuration.captures(table) else table
+        is_left_out = not journal.configuration.captures(table)
+        return table if is_left_out and self._snapshot_chances.random() < 0.5 else None
 
     async def _hurt_for_ever(self) -> None:
         while True:
@@ -329,11 +330,19 @@ class World:
     def _hurt_named(self, entry: StoredObject) -> None:
         """Now and then, what an entry names as whole is lost to its engine, or its engine is."""
         chance, engine = self._snapshot_chances, self._engine_of(entry.creator)
-        if b'"state":"whole"' not in entry.body or chance.random() >= 0.15:
+        if b'"state":"whole"' not in entry.body or chance.random() >= 0.5:
             return
         snapshots = orjson.loads(entry.body)["snapshots"]
         staged = chance.choice([o for s in snapshots for o in s.get("objects", ())])
-        match chance.choice(("abort", "refuse", "kill", "kill")):
+        faults: tuple[str, ...] = ("abort", "refuse", "mute", "kill", "kill", "kill")
+        if self.is_failover_allowed and chance.random() < 0.7:
+            faults = ("failover",)
+        match chance.choice(faults):
+            case "failover":
+                self.counts["failover behind a named snapshot"] += 1
+                self.server.fail_over(is_record_lost=True)
+            case "mute":
+                self.bucket.muted.add(staged["upload_id"])
             case "abort":
                 self.counts["a rule aborts a named upload"] += 1
                 self.bucket.uploads.pop(int(staged["upload_id"]), None)
