@@ -26,6 +26,7 @@ class StandInAssembler:
 
     in_codec: int = 0
     full: list[Batch] = field(default_factory=list)
+    is_handing_over: bool = False
 
     @property
     def buffered_bytes(self) -> int:

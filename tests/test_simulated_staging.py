@@ -32,8 +32,8 @@ class _Watcher:
     def created(self, stored: StoredObject) -> None:
         self.made.append(stored)
 
-    def aborts(self, _sender: Process, keys: list[str]) -> None:
-        self.aborted += keys
+    def aborts(self, _sender: Process, key: str, _upload_id: str) -> None:
+        self.aborted.append(key)
 
     def __getattr__(self, _name: str) -> Callable[..., bool]:
         return lambda *_: False
@@ -106,7 +106,8 @@ def test_whatever_the_weather_the_staged_object_is_made_once() -> None:
 
     # A completion whose answer was lost is answered in each of the three ways when it is repeated.
     assert set(answers) == set(Completion)
-    assert counts["completed again"] > 10
+    again = sum(count for name, count in counts.items() if name.startswith("completed again"))
+    assert again > 10
     assert counts["applied late: part"] > 10
     assert counts["applied late: completion"] > 1
 

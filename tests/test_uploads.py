@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from engine.journal.uploads import abort_uploads
+from engine.journal.uploads import abort_uploads, uploads_of
 from engine.model.errors import DestinationUnavailable
 from engine.model.interfaces import ListedUpload
 from memory_store import MemoryStore
@@ -26,27 +26,34 @@ async def begin(store: MemoryStore, key: str) -> str:
     return await store.begin_upload(key, content_type=RECORDS, metadata={})
 
 
+async def abort_all(store: MemoryStore, prefix: str) -> int:
+    return await abort_uploads(store, await uploads_of(store, prefix), spared=())
+
+
 async def test_older_uploads_of_the_prefix_are_aborted_and_counted(store: MemoryStore) -> None:
     for key in (f"{KEY}.ndjson.gz", f"{KEY}.ndjson.gz", f"lake/{TABLE}/schema.json"):
         await begin(store, key)
 
-    assert await abort_uploads(store, "lake", before_us=NOW_US + 1, spared=()) == 3
+    assert await abort_all(store, "lake") == 3
     assert store.uploads == {}
 
 
-async def test_uploads_that_began_at_that_time_or_later_stay(store: MemoryStore) -> None:
-    young = await begin(store, f"{KEY}.ndjson.gz")
+async def test_what_begins_after_the_listing_stays_whenever_it_is_aborted(
+    store: MemoryStore,
+) -> None:
+    await begin(store, f"{KEY}.ndjson.gz")
+    left = await uploads_of(store, "lake")
+    successors = await begin(store, f"{KEY}.ndjson.gz")
 
-    assert await abort_uploads(store, "lake", before_us=NOW_US, spared=()) == 0
-    assert set(store.uploads) == {young}
+    assert await abort_uploads(store, left, spared=()) == 1
+    assert set(store.uploads) == {successors}
 
 
 async def test_what_the_journal_names_is_spared(store: MemoryStore) -> None:
     named, _, also_named = [await begin(store, f"{KEY}.ndjson.gz") for _ in range(3)]
 
-    count = await abort_uploads(
-        store, "lake", before_us=NOW_US + 1, spared=frozenset({named, also_named, "elsewhere"})
-    )
+    left = await uploads_of(store, "lake")
+    count = await abort_uploads(store, left, spared=frozenset({named, also_named, "elsewhere"}))
 
     assert count == 1
     assert set(store.uploads) == {named, also_named}
@@ -64,7 +71,7 @@ async def test_what_the_journal_names_is_spared(store: MemoryStore) -> None:
 async def test_what_is_somebody_elses_stays(store: MemoryStore, key: str) -> None:
     theirs = await begin(store, key)
 
-    assert await abort_uploads(store, "lake", before_us=NOW_US + 1, spared=()) == 0
+    assert await abort_all(store, "lake") == 0
     assert set(store.uploads) == {theirs}
 
 
@@ -72,7 +79,7 @@ async def test_without_a_prefix_the_shape_of_a_key_says_whose_it_is(store: Memor
     await begin(store, f"{TABLE}/schema.json")
     theirs = await begin(store, f"lake/{TABLE}/schema.json")
 
-    assert await abort_uploads(store, "", before_us=NOW_US + 1, spared=()) == 1
+    assert await abort_all(store, "") == 1
     assert set(store.uploads) == {theirs}
 
 
@@ -88,7 +95,7 @@ async def test_an_upload_that_is_completed_meanwhile_is_not_counted() -> None:
     first = await staged(store, f"{KEY}.ndjson.gz", b"{}\n")
     await staged(store, f"{KEY}.ndjson.gz", b"{}\n")
 
-    assert await abort_uploads(store, "lake", before_us=NOW_US + 1, spared=()) == 1
+    assert await abort_all(store, "lake") == 1
     assert store.objects[first.key].body == b"{}\n"
 
 
@@ -104,5 +111,5 @@ async def test_an_abort_without_an_answer_ends_it_and_leaves_the_rest() -> None:
         await begin(store, f"{KEY}.ndjson.gz")
 
     with pytest.raises(DestinationUnavailable, match="SlowDown"):
-        await abort_uploads(store, "lake", before_us=NOW_US + 1, spared=())
+        await abort_all(store, "lake")
     assert set(store.uploads) == {"upload-2", "upload-3"}

@@ -1,30 +1,46 @@
 """Uploads that nobody will complete: what dead writers began in parts, thrown away at a start.
 
-Invariant: an upload is aborted only where its key has the shape of this very prefix's, it is older
-than the caller says, and the journal does not name it.
+Strategy: a writer lists the uploads before its `open` is in the journal, and aborts them behind it.
+So it knows none that a successor began. A writer that is frozen in between may abort what it listed
+whenever it wakes: whoever began those uploads lost the journal at this writer's `open`, and names
+none of them any more.
+
+Invariant: an upload is aborted only where its key has the shape of this very prefix's, it was there
+before our `open`, and the journal does not name it.
 """
 
 from collections.abc import Collection
 
-from engine.model.interfaces import ObjectStore
+from engine.model.interfaces import ListedUpload, ObjectStore
 from engine.model.layout import below, prefix_of
 
 
-async def abort_uploads(
-    store: ObjectStore, prefix: str, *, before_us: int, spared: Collection[str]
-) -> int:
-    """Abort the prefix's uploads that began before that time, and say how many.
+async def uploads_of(store: ObjectStore, prefix: str) -> tuple[ListedUpload, ...]:
+    """The prefix's unfinished uploads.
 
-    `spared` are the ids of uploads that stay: those that the journal names. Other pipelines'
-    prefixes that begin alike, or lie inside this one, keep theirs. A missing right is no error.
+    Other pipelines' prefixes that begin alike, or lie inside this one, have theirs. A missing right
+    is no error: nothing is listed. Raises DestinationUnavailable. Cancellation changes nothing.
+    """
+    return tuple(
+        [
+            upload
+            async for upload in store.list_uploads(below(prefix))
+            if prefix_of(upload.key) == prefix
+        ]
+    )
+
+
+async def abort_uploads(
+    store: ObjectStore, uploads: Collection[ListedUpload], *, spared: Collection[str]
+) -> int:
+    """Abort `uploads`, but for those whose ids are `spared`, and say how many.
+
     Raises DestinationUnavailable at the first request without a usable answer. That and
     cancellation leave some of them.
     """
     aborted_count = 0
-    async for upload in store.list_uploads(below(prefix)):
-        is_ours = prefix_of(upload.key) == prefix
-        is_left = upload.begun_us < before_us and upload.upload_id not in spared
-        if is_ours and is_left:
+    for upload in uploads:
+        if upload.upload_id not in spared:
             aborted_count += await store.abort_upload(upload.key, upload.upload_id)
     return aborted_count
 

@@ -23,7 +23,7 @@ import structlog
 from engine.journal.entry import Durable, Writer, time_text, time_us_of
 from engine.journal.prefix import NEIGHBOUR_HINT
 from engine.journal.settings import Settings
-from engine.journal.uploads import abort_uploads
+from engine.journal.uploads import abort_uploads, uploads_of
 from engine.model.errors import (
     DestinationUnavailable,
     SourceChanged,
@@ -32,7 +32,14 @@ from engine.model.errors import (
     first_cause,
 )
 from engine.model.history import Landmark
-from engine.model.interfaces import ChangeStream, Clock, ObjectStore, Source, SourceIdentity
+from engine.model.interfaces import (
+    ChangeStream,
+    Clock,
+    ListedUpload,
+    ObjectStore,
+    Source,
+    SourceIdentity,
+)
 from engine.model.position import LogPosition, Position
 from engine.model.record import RecordConfiguration
 from engine.model.schema import Relation, TableVersion
@@ -221,6 +228,7 @@ class Pipeline:
         place = Landmark(confirmed.position, None, through, confirmed.resume)
         now = time_text(self._world.clock())
         first = Durable(confirmed.position, confirmed.resume, now, seq=-1, landmark=place)
+        left = await self._uploads_left()
         await self._journal.open(
             self._identity,
             self._world.configuration,
@@ -240,7 +248,7 @@ class Pipeline:
             await start.connection.aclose()
         else:
             await self._compare(start, taken.stream)
-        await self._abort_uploads()
+        await self._abort_uploads(left)
         async with asyncio.TaskGroup() as group:
             await self._recover(start, group)
 
@@ -254,14 +262,19 @@ class Pipeline:
             self._lease.failed(error)
             await start.connection.aclose()
 
-    async def _abort_uploads(self) -> None:
+    async def _uploads_left(self) -> tuple[ListedUpload, ...]:
+        """What was begun in parts before our `open`: what a successor will begin is not there."""
+        try:
+            return await uploads_of(self._world.store, self._settings.prefix)
+        except DestinationUnavailable as error:
+            _log.warning("old uploads not listed", error=str(error))
+            return ()
+
+    async def _abort_uploads(self, left: tuple[ListedUpload, ...]) -> None:
         """What a dead writer began in parts. Its objects are planned: they will be looked up."""
         try:
             aborted = await abort_uploads(
-                self._world.store,
-                self._settings.prefix,
-                before_us=self._world.clock(),
-                spared=self._journal.state.named_uploads,
+                self._world.store, left, spared=self._journal.state.named_uploads
             )
         except DestinationUnavailable as error:
             # Leftover parts cost storage, nothing else; the next start tries again.

@@ -718,8 +718,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "4   a start aborts uploads of its own prefix and key shapes, none else",
         Edit(
             "engine.journal.uploads",
-            "is_ours = prefix_of(upload.key) == prefix",
-            "is_ours = True",
+            "            if prefix_of(upload.key) == prefix\n",
+            "",
         ),
     ),
     mutant(
@@ -732,8 +732,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         Edit(
             "engine.journal.uploads",
-            "is_ours = prefix_of(upload.key) == prefix",
-            "is_ours = prefix_of(upload.key) is not None",
+            "            if prefix_of(upload.key) == prefix\n",
+            "            if prefix_of(upload.key) is not None\n",
         ),
     ),
     mutant(
@@ -884,8 +884,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "7   a takeover aborts no upload that an entry names",
         Edit(
             "engine.pipeline.pipeline",
-            "spared=self._journal.state.named_uploads,",
-            "spared=(),",
+            "spared=self._journal.state.named_uploads",
+            "spared=()",
         ),
     ),
     mutant(
