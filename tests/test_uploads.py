@@ -1,13 +1,24 @@
 """Which unfinished uploads a start throws away."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from prometheus_client import CollectorRegistry
 
+from engine.flow.chunk import ChunkLimits
+from engine.journal.entry import Writer
+from engine.journal.settings import Settings
 from engine.journal.uploads import abort_uploads, uploads_of
 from engine.model.errors import DestinationUnavailable
 from engine.model.interfaces import ListedUpload
+from engine.model.record import RecordConfiguration
+from engine.operate.metrics import Metrics
+from engine.pipeline.pipeline import Pipeline
+from engine.pipeline.stop import StopSignal
+from engine.sources.synthetic import SyntheticSource
 from memory_store import MemoryStore
+from simulation.virtual_loop import VirtualLoop
 from staged_objects import RECORDS, complete, staged
 
 TABLE = "database=shop/schema=public/table=orders/version=0001"
@@ -15,6 +26,16 @@ KEY = (
     f"lake/{TABLE}/year=2026/month=11/day=28/hour=21/0001.0000000000000001.0000000000000001.000000"
 )
 NOW_US = 1_795_000_000_000_000
+SETTINGS = Settings(
+    prefix="lake",
+    codec_version=1,
+    limits=ChunkLimits(1 << 20, 1_000, 1.0),
+    queue_bytes_max=1 << 20,
+    memory_bytes_max=1 << 24,
+    concurrency=4,
+    append_interval=0.5,
+    drain_seconds=5.0,
+)
 
 
 @pytest.fixture
@@ -113,3 +134,48 @@ async def test_an_abort_without_an_answer_ends_it_and_leaves_the_rest() -> None:
     with pytest.raises(DestinationUnavailable, match="SlowDown"):
         await abort_all(store, "lake")
     assert set(store.uploads) == {"upload-2", "upload-3"}
+
+
+class WatchedStore(MemoryStore):
+    """Notes how many journal entries were there whenever uploads were listed."""
+
+    def __init__(self) -> None:
+        super().__init__(now_us=NOW_US)
+        self.entry_counts: list[int] = []
+
+    async def list_uploads(self, prefix: str) -> AsyncIterator[ListedUpload]:
+        self.entry_counts.append(sum("/journal/" in key for key in self.objects))
+        async for upload in super().list_uploads(prefix):
+            yield upload
+
+
+def test_a_start_lists_uploads_before_its_open_and_aborts_them_behind_it() -> None:
+    loop, store = VirtualLoop(), WatchedStore()
+    left = f"{KEY}.ndjson.gz"
+
+    async def live() -> None:
+        await begin(store, left)
+        stop = StopSignal()
+        pipeline = Pipeline(
+            source=SyntheticSource(row_count=10),
+            store=store,
+            clock=lambda: NOW_US,
+            settings=SETTINGS,
+            configuration=RecordConfiguration(through="", tables=("*.*",)),
+            writer=Writer("a", "first", "test"),
+            metrics=Metrics(CollectorRegistry()),
+            stop=stop,
+        )
+        async with asyncio.TaskGroup() as group:
+            group.create_task(pipeline.run())
+            await asyncio.sleep(5.0)
+            stop.request("test")
+
+    try:
+        loop.run_until_complete(live())
+    finally:
+        loop.dispose()
+
+    # An engine that is frozen behind its `open` knows no upload that a successor begins.
+    assert store.entry_counts == [0]
+    assert store.uploads == {}

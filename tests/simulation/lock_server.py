@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from engine.model.errors import SourceUnavailable
 from engine.model.history import Landmark
 from engine.model.log_point import LogPoint
+from engine.model.position import LogPosition
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
 from simulation.source import Connection, Server
@@ -29,6 +30,8 @@ class LockServer(Server):
     applied: list[int] = field(default_factory=lambda: [0x100, 0x100])
     restarts: list[int] = field(default_factory=list)
     others: list[Connection] = field(default_factory=list)
+    # By the text of a log point, its position.
+    positions: dict[str, LogPosition] = field(default_factory=dict)
 
     # --- log points
 
@@ -60,6 +63,11 @@ class LockServer(Server):
             self.counts["generation begun"] += 1
 
     # --- the log
+
+    def point(self, address: int, commit_us: int = 0) -> LogPoint:
+        found = super().point(address, commit_us)
+        self.positions[found.resume] = found.position
+        return found
 
     def commit(self, *, truncated: TableName | None = None) -> None:
         super().commit(truncated=truncated)
@@ -97,6 +105,12 @@ class LockServer(Server):
     def _forget_after(self, fork: int) -> None:
         super()._forget_after(fork)
         self.restarts = [begin for begin in self.restarts if begin <= len(self.transactions)]
+        # A resume text stands for the commits before it, not for an address. Where the new history
+        # has all of them, it goes on behind them.
+        end = self.place(self.wal)
+        for resume, position in self.positions.items():
+            if position <= end:
+                self._addresses[resume] = min(self._addresses[resume], self.wal)
         self.applied = [self.wal, self.wal]
 
     # --- connections

@@ -206,7 +206,9 @@ MUTANTS: tuple[Mutant, ...] = (
             "        taken = await self._lease.take(",
             "        if self._journal.state.durable is not None:\n"
             "            await self._journal.open(\n"
-            "                self._identity, self._configuration, self._journal.state.durable\n"
+            "                self._identity,\n"
+            "                self._world.configuration,\n"
+            "                self._journal.state.durable,\n"
             "            )\n"
             "        taken = await self._lease.take(",
         ),

@@ -68,7 +68,11 @@ LARGE_KEY = 7
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One row's change, as the log holds it."""
+    """One row's change, as the log holds it.
+
+    `renames` counts how often the table had got another name: a source shows its relation anew
+    after each, also where no row came in between.
+    """
 
     table: TableName
     position: Position
@@ -78,6 +82,7 @@ class Change:
     op: str
     oid: int
     shape: int
+    renames: int = 0
 
     @property
     def relation(self) -> Relation:
@@ -242,6 +247,7 @@ class Server:
     hiding: random.Random | None = None
     hide_rate: float = 0.0
     renamed: set[int] = field(default_factory=set)
+    renames: Counter[int] = field(default_factory=Counter)
     # By OID, every captured name that the table ever had.
     had: defaultdict[int, set[str]] = field(default_factory=lambda: defaultdict(set))
     # By name, all changes in order, sent or lost: what the rows of the table follow from.
@@ -374,7 +380,9 @@ class Server:
                     numbers[HIDDEN, change_lsn] = n + 1
                     position = make_position(*order, change_lsn, n)
                     oid = self.oids[HIDDEN]
-                    passed = Change(HIDDEN, position, commit_lsn, commit_us, 1, "c", oid, 0)
+                    passed = Change(
+                        HIDDEN, position, commit_lsn, commit_us, 1, "c", oid, 0, self.renames[oid]
+                    )
                     changes.append(passed)
             table = rnd.choice(self.weights)
             if truncated is not None and not numbers:
@@ -386,7 +394,8 @@ class Server:
             key, op, oid = rnd.randint(1, 60), rnd.choice("cccuuudt"), self.oids[table]
             if table == truncated:
                 op = "t"
-            change = Change(table, position, commit_lsn, commit_us, key, op, oid, self.shape[oid])
+            shape, renames = self.shape[oid], self.renames[oid]
+            change = Change(table, position, commit_lsn, commit_us, key, op, oid, shape, renames)
             is_lost = self.membership(table) is None
             (self.lost if is_lost else changes).append(change)
             self.history[table].append(change)
@@ -411,6 +420,7 @@ class Server:
         if chance.random() < self.hide_rate:
             table = chance.choice(TABLES)
             self.renamed |= {self.oids[table], self.oids[HIDDEN]}
+            self.renames.update((self.oids[table], self.oids[HIDDEN]))
             self.oids[table], self.oids[HIDDEN] = self.oids[HIDDEN], self.oids[table]
             self._note_names()
             self.counts["names: hidden"] += 1
@@ -430,6 +440,7 @@ class Server:
             self.next_oid += 1
         if act != "make":
             self.renamed |= {before, self.oids[table]}
+            self.renames.update((before, self.oids[table]))
         self._note_names()
         self.counts[f"names: {act}"] += 1
 
@@ -864,7 +875,7 @@ class SimulatedStream:
         self._is_single_rows = is_single_rows
         # By OID: as a relation was shown when it was bound.
         self._bound: dict[int, Relation] = {}
-        self._told: dict[int, TableName] = {}
+        self._told: dict[int, tuple[TableName, int]] = {}
         self._acknowledged: LogPoint | None = None
         self._landmark: Landmark | None = None
 
@@ -914,8 +925,9 @@ class SimulatedStream:
         hiding = self._connection.server.hiding
         if hiding is None:
             return
-        if self._told.get(change.oid) != change.table or hiding.random() < 0.1:
-            self._told[change.oid] = change.table
+        shown = (change.table, change.renames)
+        if self._told.get(change.oid) != shown or hiding.random() < 0.1:
+            self._told[change.oid] = shown
             is_captured = change.table != HIDDEN
             yield Named(str(change.oid), change.table, is_captured, commit_of(change.position))
 
