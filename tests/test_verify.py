@@ -7,7 +7,6 @@ import json
 import re
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from damages import Damage, Damages
 from engine.journal.entry import Durable, Entry, Gap, JournalState, encode_state
 from engine.model.errors import DestinationRefused, DestinationUnavailable
 from engine.model.interfaces import ListedObject, ObjectHead
@@ -147,28 +147,8 @@ async def test_an_unlooked_for_restatement_is_as_good_as_the_first_statement() -
 
 Break = Callable[[SmallBucket], None]
 
-
-@dataclass(frozen=True)
-class Damage:
-    """A way to break a bucket; the codes that it must give, and those more at full depth."""
-
-    name: str
-    apply: Break
-    light: set[Code]
-    more: set[Code]
-
-
-DAMAGES: list[Damage] = []
-
-
-def damage(
-    light: set[Code] | None = None, more: set[Code] | None = None
-) -> Callable[[Break], Break]:
-    def add(apply: Break) -> Break:
-        DAMAGES.append(Damage(apply.__name__, apply, light or set(), more or set()))
-        return apply
-
-    return add
+DAMAGES = Damages[SmallBucket]()
+damage = DAMAGES
 
 
 def entry(bucket: SmallBucket, seq: int) -> StoredObject:
@@ -793,7 +773,7 @@ def two_objects_change_bodies(bucket: SmallBucket) -> None:
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.name)
-async def test_each_damage_is_found_by_its_codes(damage: Damage) -> None:
+async def test_each_damage_is_found_by_its_codes(damage: Damage[SmallBucket]) -> None:
     bucket = await make_bucket()
     damage.apply(bucket)
 

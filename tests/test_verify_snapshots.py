@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from damages import Damage, Damages
 from engine.cli.verify import _as_json, _say_unfinished
 from engine.flow.chunk import crc32_text
 from engine.journal.entry import Durable, Entry, Open, Snapshot, encode_state
@@ -305,30 +306,8 @@ def test_people_read_which_tables_are_unfinished(capsys: pytest.CaptureFixture[s
 
 # --- every way to break it
 
-Break = Callable[[Made], None]
-
-
-@dataclass(frozen=True)
-class Damage:
-    """A way to break a bucket; the codes that it must give, and those more at full depth."""
-
-    name: str
-    apply: Break
-    light: set[Code]
-    more: set[Code]
-
-
-DAMAGES: list[Damage] = []
-
-
-def damage(
-    light: set[Code] | None = None, more: set[Code] | None = None
-) -> Callable[[Break], Break]:
-    def add(apply: Break) -> Break:
-        DAMAGES.append(Damage(apply.__name__, apply, light or set(), more or set()))
-        return apply
-
-    return add
+DAMAGES = Damages[Made]()
+damage = DAMAGES
 
 
 def expire(made: Made) -> int:
@@ -733,7 +712,7 @@ _MADE = asyncio.run(make_bucket())
 
 @pytest.mark.parametrize("depth", ["light", "full"])
 @pytest.mark.parametrize("found", DAMAGES, ids=lambda found: found.name)
-async def test_every_damage_is_found_by_its_code(found: Damage, depth: Depth) -> None:
+async def test_every_damage_is_found_by_its_code(found: Damage[Made], depth: Depth) -> None:
     made = copy.deepcopy(_MADE)
 
     found.apply(made)

@@ -101,7 +101,6 @@ class Completer:
                 self._store,
                 folder,
                 snapshot_attempt(snapshot.point, snapshot.attempt),
-                spared=(),
             )
         except DestinationUnavailable as error:
             # It costs storage, nothing else; the next engine's start tries again.

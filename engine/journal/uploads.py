@@ -45,19 +45,16 @@ async def abort_uploads(
     return aborted_count
 
 
-async def abort_attempt(
-    store: ObjectStore, folder: str, lanes_begin: str, *, spared: Collection[str]
-) -> int:
+async def abort_attempt(store: ObjectStore, folder: str, lanes_begin: str) -> int:
     """Abort the uploads of one attempt to take a table's snapshot, and say how many.
 
-    Its keys lie in the table's `folder`, and their names begin with `lanes_begin`. `spared` are the
-    ids of uploads that the journal names. A worker that is still at it gets UploadGone. Raises
+    Its keys lie in the table's `folder`, and their names begin with `lanes_begin`. The attempt has
+    to be visible, void or given up. A worker that is still at it gets UploadGone. Raises
     DestinationUnavailable at the first request without a usable answer. That and cancellation leave
     some of them.
     """
     aborted_count = 0
     async for upload in store.list_uploads(folder):
-        is_of_attempt = upload.key.rsplit("/", 1)[-1].startswith(lanes_begin)
-        if is_of_attempt and upload.upload_id not in spared:
+        if upload.key.rsplit("/", 1)[-1].startswith(lanes_begin):
             aborted_count += await store.abort_upload(upload.key, upload.upload_id)
     return aborted_count
