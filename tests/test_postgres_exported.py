@@ -7,9 +7,10 @@ import psycopg
 import pytest
 
 from databases import Database
+from engine.model.errors import SnapshotStale
 from engine.model.schema import TableName
 from engine.sources.postgres import exported
-from engine.sources.postgres.exported import SnapshotStale, export
+from engine.sources.postgres.exported import export
 from engine.sources.postgres.images import Image
 from engine.sources.postgres.lsn import lsn_of
 

@@ -102,6 +102,10 @@ class SourceFailed(SourceUnavailable):
         self.code = code
 
 
+class SnapshotStale(SourceUnavailable):
+    """What was to be read under a snapshot is not what the snapshot saw: take a new one."""
+
+
 class SourceRefused(SourceError):
     """The source answered and will not do it: a setting, a right or a name has to change."""
 

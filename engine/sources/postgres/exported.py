@@ -19,7 +19,7 @@ from typing import Final
 
 import psycopg
 
-from engine.model.errors import SourceError, SourceUnavailable
+from engine.model.errors import SnapshotStale, SourceError
 from engine.model.log_point import LogPoint
 from engine.model.schema import TableName
 from engine.sources.postgres.dsn import Dsn, place_of
@@ -39,10 +39,6 @@ SELECT (extract(epoch FROM pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 
 # Somebody has the table: lock_not_available, object_in_use, undefined_table. Or the snapshot is
 # gone: undefined_object, invalid_parameter_value, object_not_in_prerequisite_state.
 _STALE_STATES: Final = frozenset({"55P03", "55006", "42P01", "42704", "22023", "55000"})
-
-
-class SnapshotStale(SourceUnavailable):
-    """What was to be read under a snapshot is not what the snapshot saw: take a new one."""
 
 
 class Exported:

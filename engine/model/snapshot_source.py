@@ -1,0 +1,137 @@
+"""What a snapshot asks of a source: the rows of some tables as they were before one log point.
+
+Strategy: the coordinator asks the source to hold a snapshot of some tables. Whoever reads a range
+of it may be another process on another machine. So a range is told in bytes that only the source
+understands, and everything else that a line follows from is in the task beside them.
+
+Invariant: what the source holds ends with the block that asked for it.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from engine.model.batch import Batch
+from engine.model.errors import SourceError
+from engine.model.log_point import LogPoint
+from engine.model.position import LogPosition
+from engine.model.record import RecordConfiguration
+from engine.model.schema import Relation, TableName, TableVersion
+
+
+@dataclass(frozen=True, slots=True)
+class HeldTable:
+    """One table under a held snapshot.
+
+    `relation` is what the stream would show of it at the snapshot's point. `ranges` are its rows,
+    each row in exactly one of them, in the source's own words for `RangeTask.own`: at least one,
+    each of fewer than 2**24 rows. The estimates are for people.
+    """
+
+    relation: Relation
+    ranges: tuple[bytes, ...]
+    rows_estimate: int
+    bytes_estimate: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadProgress:
+    """What the source knows of one range that is being read: rows and bytes sent so far."""
+
+    rows: int
+    size_bytes: int
+
+
+class HeldSnapshot(Protocol):
+    """A snapshot that is held: nobody changes what its tables' ranges show meanwhile."""
+
+    @property
+    def point(self) -> LogPoint:
+        """Everything that commits before it is seen, and nothing else."""
+        ...
+
+    @property
+    def tables(self) -> Mapping[TableName, HeldTable]:
+        """The tables that are held."""
+        ...
+
+    @property
+    def left_out(self) -> Mapping[TableName, SourceError]:
+        """Tables that were asked for and are not held, and why.
+
+        SnapshotStale: somebody changes the table just now, try again later. SourceRefused: a right
+        has to be given first.
+        """
+        ...
+
+    async def watch(self) -> None:
+        """Keep the snapshot alive; return never.
+
+        Raises SnapshotStale once it is lost, or has to be let go of because somebody waits for one
+        of its tables. Cancellation changes nothing.
+        """
+        ...
+
+    async def compare(self, table: TableName) -> None:
+        """Compare what may have changed in spite of holding it, after its last row was read.
+
+        Raises SnapshotStale where something has, SourceUnavailable. Cancellation changes nothing.
+        """
+        ...
+
+    async def progress(self) -> Mapping[str, ReadProgress]:
+        """How far each range that is being read has come, by `RangeTask.name`.
+
+        Raises SourceUnavailable. Cancellation changes nothing.
+        """
+        ...
+
+
+class SnapshotSource(Protocol):
+    """What a source does for snapshots, in the process of the engine."""
+
+    def hold(self, tables: Sequence[TableName]) -> AbstractAsyncContextManager[HeldSnapshot]:
+        """Hold a snapshot of `tables`, as far as they can be held, until the block ends.
+
+        May wait until transactions that are open now have ended, and says of whom it waits. Raises
+        SourceUnavailable, SourceRefused. Cancellation lets everything go.
+        """
+        ...
+
+
+class RangeTask(msgspec.Struct, frozen=True):
+    """One range of one attempt: what its lines follow from beside its rows.
+
+    `name` is the task's own: no other range that is read at the same time has it. Rows are those
+    before `point`. With `begins_attempt` the first
+    line is the attempt's truncate record, and the rows follow it. `commit_us` is the time in the
+    lines. `own` is the source's word for the range.
+    """
+
+    name: str
+    database: str
+    version: TableVersion
+    configuration: RecordConfiguration
+    point: LogPosition
+    commit_us: int
+    attempt: int
+    range_number: int
+    begins_attempt: bool
+    own: bytes
+
+
+class RangeReader(Protocol):
+    """What a source does for snapshots in a worker. It may be used for one range after another."""
+
+    def read(self, task: RangeTask) -> AbstractAsyncContextManager[AsyncIterator[Batch]]:
+        """The range's rows as batches, in any order of the rows, none for an empty range.
+
+        Positions follow from the task and from the order in which rows are read; batches hold
+        about `BATCH_SIZE_MAX`. Raises SnapshotStale where the range cannot be read any more as the
+        snapshot saw it, SourceUnavailable, SourceRefused, UnrepresentableRow. Leaving the block,
+        also by cancellation, ends the reading and frees what the worker holds of the snapshot.
+        """
+        ...
