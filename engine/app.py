@@ -1,4 +1,4 @@
-"""The composition root: the only module that names concrete classes.
+"""The composition root: with `kinds` and `worker`, what names concrete classes.
 
 Strategy: from a parsed configuration to a running pipeline, a look at what can be reached, or an
 opened bucket. Nothing here decides anything about rows or the journal.
@@ -20,19 +20,16 @@ from engine import __version__
 from engine.config import (
     Configuration,
     DestinationConfiguration,
-    OwnConfiguration,
     PostgresConfiguration,
     resolve_memory_limit,
-    resolve_row_limit,
 )
 from engine.destinations.s3 import S3ObjectStore
-from engine.destinations.s3_settings import S3Settings
 from engine.flow.chunk import ChunkLimits
 from engine.journal.entry import Writer
 from engine.journal.settings import Settings
+from engine.kinds import measures_of, record_configuration, s3_settings
 from engine.lines.writer import CODEC_VERSION
-from engine.model.interfaces import ObjectStore, Source, SourceMeasures
-from engine.model.record import RecordConfiguration
+from engine.model.interfaces import ObjectStore, Source
 from engine.operate import logs
 from engine.operate.alarms import Alarms
 from engine.operate.descriptors import engine_need, port_share, raise_limit
@@ -46,8 +43,7 @@ from engine.pipeline.pipeline import Pipeline
 from engine.pipeline.stop import StopSignal
 from engine.pipeline.wiring import World
 from engine.sources.postgres.dsn import dsn_of
-from engine.sources.postgres.settings import SHAPING_SETTINGS
-from engine.sources.postgres.source import MEASURES, PostgresSource
+from engine.sources.postgres.source import PostgresSource
 
 _log = structlog.get_logger(__name__)
 
@@ -72,18 +68,19 @@ async def run(
     # `engine.journal.retry` says itself what failed, less often.
     set_on_retry_hooks(())
     registry = CollectorRegistry()
-    measures = source.measures if source is not None else _measures(configuration.source.own)
+    measures = source.measures if source is not None else measures_of(configuration.source.own)
     metrics = Metrics(registry, release=__version__, measures=measures)
     alarms = Alarms(wall_clock, metrics)
     metrics.log_lines_dropped(logs.dropped_total)
     async with S3ObjectStore(s3_settings(configuration.destination)) as store:
+        writer = _writer(configuration.engine.name)
         pipeline = Pipeline(
             source=source or _source(configuration, alarms),
             store=store,
             clock=wall_clock,
             settings=pipeline_settings(configuration, is_until_caught_up=until_caught_up),
             configuration=record_configuration(configuration),
-            writer=_writer(configuration.engine.name),
+            writer=writer,
             metrics=metrics,
             stop=stop,
             alarms=alarms,
@@ -132,46 +129,6 @@ async def open_bucket(destination: DestinationConfiguration) -> AsyncIterator[Ob
 def wall_clock() -> int:
     """Now, in Unix microseconds."""
     return time.time_ns() // 1000
-
-
-def record_configuration(configuration: Configuration) -> RecordConfiguration:
-    """Everything of `configuration` that shapes a line, a key, or which changes are read."""
-    source, destination = configuration.source, configuration.destination
-    return RecordConfiguration(
-        through=_through(source.own),
-        tables=source.tables,
-        exclude=source.exclude,
-        rules=source.rules,
-        envelope=destination.envelope,
-        numeric=destination.numeric,
-        json=destination.json,
-        layout=destination.layout,
-        compression=configuration.chunk.compression,
-        stream=_stream_options(source.own),
-        flat_prefix=destination.flat_prefix,
-        row_bytes_max=resolve_row_limit(source.max_row_bytes),
-        on_unrepresentable=source.on_unrepresentable,
-        snapshot=source.snapshot,
-    )
-
-
-def s3_settings(destination: DestinationConfiguration) -> S3Settings:
-    """How the destination's section reaches its bucket."""
-    external_id = destination.external_id
-    return S3Settings(
-        bucket=destination.bucket,
-        region=destination.region,
-        endpoint_url=destination.endpoint_url,
-        role_arn=destination.role_arn,
-        external_id=external_id.reveal() if external_id is not None else None,
-        expected_bucket_owner=destination.expected_bucket_owner,
-        sse=destination.sse,
-        kms_key_id=destination.kms_key_id,
-        acl=destination.acl,
-        storage_class=destination.storage_class,
-        tags=destination.tags,
-        concurrency=destination.concurrency,
-    )
 
 
 def pipeline_settings(
@@ -241,23 +198,3 @@ def _source(configuration: Configuration, alarms: Alarms | None = None) -> Sourc
                 alarms=alarms,
                 batch_rows_max=configuration.chunk.max_rows,
             )
-
-
-def _measures(own: OwnConfiguration) -> SourceMeasures:
-    match own:
-        case PostgresConfiguration():
-            return MEASURES
-
-
-def _through(own: OwnConfiguration) -> str:
-    """What the log is read through."""
-    match own:
-        case PostgresConfiguration():
-            return own.publication
-
-
-def _stream_options(own: OwnConfiguration) -> tuple[tuple[str, str], ...]:
-    """What shapes the lines beside the configuration: how the source's sessions are set."""
-    match own:
-        case PostgresConfiguration():
-            return SHAPING_SETTINGS

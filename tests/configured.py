@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from engine import app
+from engine import app, kinds
 from engine.config import Configuration, DestinationConfiguration, load
 from engine.destinations.s3_settings import S3Settings
 from engine.journal.settings import Settings
@@ -34,7 +34,7 @@ def make_destination(**changes: Any) -> DestinationConfiguration:
 
 def make_s3_settings(**changes: Any) -> S3Settings:
     """What the S3 client is told; `changes` are its fields."""
-    return replace(app.s3_settings(make_destination()), **changes)
+    return replace(kinds.s3_settings(make_destination()), **changes)
 
 
 def make_settings(**changes: Any) -> Settings:

@@ -15,11 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configured import make_configuration
-from engine import app
+from engine import kinds
 from engine.config import (
     Address,
     ConfigurationProblems,
     Loaded,
+    WorkersAddress,
     default_log,
     load,
     load_destination,
@@ -127,7 +128,8 @@ def test_the_schema_is_a_valid_schema_and_refuses_a_misspelt_key() -> None:
         ({"chunk": {"max_bytes": "${SIZE}"}}, True),
         ({"chunk": {"max_bytes": "16 apples"}}, False),
         ({"source": {"snapshot": "never"}}, True),
-        ({"source": {"snapshot": "initial"}}, False),
+        ({"source": {"snapshot": "initial"}}, True),
+        ({"source": {"snapshot": "once"}}, False),
         ({"source": {"table": [{"match": "a.b"}]}}, True),
         ({"source": {"table": [{"mtach": "a.b"}]}}, False),
         ({"source": {"table": [{"match": "a.b", "where": "x > 1"}]}}, False),
@@ -327,18 +329,26 @@ def test_values_that_ask_for_nothing_of_a_coming_release_are_taken(tmp_path: Pat
     assert configuration.source.rules == (TableRule("a.b", exclude=("c",)),)
 
 
-def test_a_snapshot_that_is_asked_for_is_refused_with_what_to_write(tmp_path: Path) -> None:
-    problem = only_problem(tmp_path, MINIMAL.replace('"never"', '"initial"'))
+def test_the_rows_that_are_there_already_are_read_unless_somebody_says_no(tmp_path: Path) -> None:
+    silent = MINIMAL.replace('snapshot = "never"\n', "")
 
-    assert 'source.snapshot = "initial" is not in this release' in problem
-    assert 'write snapshot = "never"' in problem
+    assert loaded(tmp_path, silent).configuration.source.snapshot == "initial"
+    assert loaded(tmp_path, MINIMAL).configuration.source.snapshot == "never"
 
 
-def test_a_snapshot_that_is_not_mentioned_has_to_be(tmp_path: Path) -> None:
-    problem = only_problem(tmp_path, MINIMAL.replace('snapshot = "never"\n', ""))
+@pytest.mark.parametrize(("written", "count"), [("local", 0), ("local:1", 1), ("local:64", 64)])
+def test_workers_of_this_machine(tmp_path: Path, written: str, count: int) -> None:
+    text = MINIMAL.replace('snapshot = "never"', f'snapshot_workers = "{written}"')
 
-    assert "source.snapshot is missing" in problem
-    assert 'write snapshot = "never"' in problem
+    assert loaded(tmp_path, text).configuration.source.snapshot_workers == WorkersAddress(count)
+    assert str(WorkersAddress(count)) == written
+
+
+@pytest.mark.parametrize("written", ["", "local:", "local:0", "local:-1", "remote", "local:99999"])
+def test_what_names_no_workers(tmp_path: Path, written: str) -> None:
+    text = MINIMAL.replace('snapshot = "never"', f'snapshot_workers = "{written}"')
+
+    assert "names no workers" in only_problem(tmp_path, text)
 
 
 def test_sections_that_are_misspelt_or_no_tables_are_told(tmp_path: Path) -> None:
@@ -822,9 +832,9 @@ def test_the_configuration_decides_every_field_that_the_journal_keeps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     decided: dict[str, Any] = {}
-    monkeypatch.setattr(app, "RecordConfiguration", lambda **given: decided.update(given))
+    monkeypatch.setattr(kinds, "RecordConfiguration", lambda **given: decided.update(given))
 
-    app.record_configuration(make_configuration())
+    kinds.record_configuration(make_configuration())
 
     assert set(decided) == set(RecordConfiguration.__struct_fields__)
 

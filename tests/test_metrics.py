@@ -28,6 +28,8 @@ CONTRACT = {
     "tailrace_slot_safe_bytes",
     "tailrace_queue_bytes",
     "tailrace_queue_capacity_bytes",
+    "tailrace_snapshot_rows_total",
+    "tailrace_snapshot_rows_estimate",
     "tailrace_backpressure_seconds_total",
     "tailrace_chunks_total",
     "tailrace_chunk_bytes",

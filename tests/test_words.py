@@ -14,6 +14,7 @@ ABOUT_POSTGRES = (
     "cli/",
     "config/",
     "app.py",
+    "kinds.py",
 )
 
 WORDS = re.compile(

@@ -1,7 +1,7 @@
 """The configuration: typed (`model`), read and checked at the edge (`load`)."""
 
 from engine.config.load import Loaded, Setting, default_log, load, load_destination
-from engine.config.memory import resolve_memory_limit, resolve_row_limit
+from engine.config.memory import resolve_memory_limit, resolve_row_limit, resolve_workers
 from engine.config.model import (
     ChunkConfiguration,
     Configuration,
@@ -14,7 +14,7 @@ from engine.config.model import (
 )
 from engine.config.postgres import PostgresConfiguration
 from engine.config.problems import ConfigurationProblems, Origin, Problem
-from engine.config.scalars import Address, Secret
+from engine.config.scalars import Address, Secret, WorkersAddress
 from engine.config.sources import OwnConfiguration
 
 __all__ = [
@@ -35,9 +35,11 @@ __all__ = [
     "Secret",
     "Setting",
     "SourceConfiguration",
+    "WorkersAddress",
     "default_log",
     "load",
     "load_destination",
     "resolve_memory_limit",
     "resolve_row_limit",
+    "resolve_workers",
 ]

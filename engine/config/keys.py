@@ -21,12 +21,6 @@ from engine.config.values import Unfit
 
 GIB = 1024 * MIB
 
-SNAPSHOT_TEXT = (
-    "this release cannot take snapshots: it streams the changes committed after its slot was made, "
-    "not the rows that were there before"
-)
-SNAPSHOT_HINT = 'write snapshot = "never" under [source] to say that this is what you want'
-
 
 def _check_pattern(value: str) -> None:
     check_not_empty(value)
@@ -157,10 +151,10 @@ KEYS: Final[tuple[Key, ...]] = (
     Key(
         "source",
         "snapshot",
-        values.choice("never", later={"initial": f"{SNAPSHOT_TEXT}; {SNAPSHOT_HINT}"}),
-        "Whether rows that were there before the slot are read too. This release streams changes "
-        'only, so "never" has to be written.',
-        default=REQUIRED,
+        values.choice("initial", "never"),
+        "Whether the rows that a table has already are read too. initial: once, beside the stream. "
+        "never: only what changes from now on.",
+        default="initial",
         is_shown=True,
     ),
     Key(
@@ -169,6 +163,31 @@ KEYS: Final[tuple[Key, ...]] = (
         values.choice("beside", later={"before": _LATER}),
         "Whether the stream waits for the snapshot; means nothing without one.",
         default="beside",
+        is_shown=True,
+    ),
+    Key(
+        "source",
+        "snapshot_workers",
+        values.workers(),
+        "Who reads the rows that are there already. local: as many processes as this machine has "
+        "CPUs. local:4: so many.",
+        default="local",
+        is_shown=True,
+    ),
+    Key(
+        "source",
+        "snapshot_tables",
+        values.integer(1, 10_000),
+        "How many tables share one snapshot of the database, which is held until they are read.",
+        default=64,
+        is_shown=True,
+    ),
+    Key(
+        "source",
+        "snapshot_rows_per_second",
+        values.integer(0, 1_000_000_000),
+        "How many rows all workers together read a second at most; 0: as fast as they can.",
+        default=0,
         is_shown=True,
     ),
     Key(

@@ -12,7 +12,7 @@ from typing import Any
 
 from engine.config.gather import Gathered, Given, gather
 from engine.config.key import REQUIRED, Key
-from engine.config.keys import KEYS, SECTIONS, SNAPSHOT_HINT, SNAPSHOT_TEXT, TABLE_RULE_KEYS
+from engine.config.keys import KEYS, SECTIONS, TABLE_RULE_KEYS
 from engine.config.model import (
     ChunkConfiguration,
     Configuration,
@@ -160,10 +160,7 @@ def _take_default(parsed: Parsed, key: Key) -> None:
         return
     if any(problem.key == key.path for problem in parsed.problems):
         return  # It was given, and a `${VAR}` in it failed.
-    if path == ("source", "snapshot"):
-        parsed.complain(*path, f"is missing: {SNAPSHOT_TEXT}", SNAPSHOT_HINT)
-    else:
-        parsed.complain(*path, "is missing", f"set it there, or {key.variable}: {key.text}")
+    parsed.complain(*path, "is missing", f"set it there, or {key.variable}: {key.text}")
 
 
 def _rules(parsed: Parsed, tables: Any, given: Given) -> tuple[TableRule, ...]:
@@ -258,6 +255,9 @@ def _source(parsed: Parsed) -> SourceConfiguration:
         exclude=parsed.value("source", "exclude"),
         rules=tuple(parsed.value("source", "table")),
         snapshot=parsed.value("source", "snapshot"),
+        snapshot_workers=parsed.value("source", "snapshot_workers"),
+        snapshot_tables=parsed.value("source", "snapshot_tables"),
+        snapshot_rows_per_second=parsed.value("source", "snapshot_rows_per_second"),
         on_unrepresentable=parsed.value("source", "on_unrepresentable"),
         max_row_bytes=parsed.value("source", "max_row_bytes"),
     )

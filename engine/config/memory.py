@@ -9,7 +9,7 @@ while objects are put. The process itself needs about as much again, so the ceil
 import os
 from pathlib import Path
 
-from engine.config.scalars import MIB
+from engine.config.scalars import MIB, WorkersAddress
 from engine.model.record import ROW_BYTES_MAX
 
 AUTO_MEMORY_SHARE = 8
@@ -38,6 +38,11 @@ def resolve_row_limit(configured: int | None, *, available_bytes: int | None = N
     if available_bytes is None:
         available_bytes = available_memory_bytes()
     return min(ROW_BYTES_MAX, max(MIB, available_bytes // ROW_MEMORY_SHARE))
+
+
+def resolve_workers(configured: WorkersAddress) -> int:
+    """How many processes read snapshots: what was configured, or one for each CPU that is ours."""
+    return configured.count or len(os.sched_getaffinity(0))
 
 
 def available_memory_bytes(cgroup_root: Path = Path("/sys/fs/cgroup")) -> int:

@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from engine.config.scalars import Address, Secret
+from engine.config.scalars import Address, Secret, WorkersAddress
 from engine.config.sources import OwnConfiguration
 from engine.model.record import (
     Compression,
@@ -20,6 +20,7 @@ from engine.model.record import (
     Layout,
     NumericMode,
     OnUnrepresentable,
+    SnapshotMode,
     TableRule,
 )
 
@@ -40,7 +41,10 @@ class SourceConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     tables: tuple[str, ...]
     exclude: tuple[str, ...]
     rules: tuple[TableRule, ...]
-    snapshot: Literal["never"]
+    snapshot: SnapshotMode
+    snapshot_workers: WorkersAddress
+    snapshot_tables: int
+    snapshot_rows_per_second: int
     on_unrepresentable: OnUnrepresentable
     max_row_bytes: int | None
 

@@ -31,3 +31,13 @@ class Address:
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkersAddress:
+    """Who reads snapshots: `count` processes of this machine (0: as many as it has CPUs)."""
+
+    count: int = 0
+
+    def __str__(self) -> str:
+        return f"local:{self.count}" if self.count else "local"

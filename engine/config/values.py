@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from engine.config.scalars import Address
+from engine.config.scalars import Address, WorkersAddress
 
 Parser = Callable[[Any], Any]
 
@@ -208,6 +208,18 @@ def address() -> Kind:
         return Address(match[1] or match[2] or "0.0.0.0", int(match[3]))  # noqa: S104 - asked for
 
     return Kind(parse, {"type": "string"})
+
+
+def workers() -> Kind:
+    """`local` (as many processes as there are CPUs) or `local:N`."""
+
+    def parse(value: Any) -> WorkersAddress:
+        match = re.fullmatch(r"local(?::(\d{1,4}))?", value) if isinstance(value, str) else None
+        if match is None or match[1] == "0":
+            raise Unfit("names no workers", 'write "local", or "local:4" for four processes')
+        return WorkersAddress(int(match[1] or 0))
+
+    return Kind(parse, {"type": "string", "pattern": r"^local(:[1-9]\d{0,3})?$"})
 
 
 def from_text(kind: Kind, given: str) -> Any:

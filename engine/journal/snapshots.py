@@ -103,6 +103,12 @@ class SnapshotRegister:
         # What an attempt came to is in the journal before the next one begins.
         return table not in self._pending or snapshot.state == "wanted"
 
+    def is_done(self, durable: LogPosition) -> bool:
+        """Whether every snapshot that is wanted is visible, and complete once E is `durable`."""
+        return all(
+            known.is_visible and known.snapshot.point <= durable for known in self._open.values()
+        )
+
     def start(self, table: TableName, point: LogPoint, relation: Relation) -> Attempt:
         """Begin an attempt that reads `table`, which looks like `relation`, as it is at `point`.
 
@@ -126,6 +132,10 @@ class SnapshotRegister:
         while self._pending.get(attempt.table) is not None:
             self._changed.clear()
             await self._changed.wait()
+
+    def is_under_way(self, attempt: Attempt) -> bool:
+        """Whether its objects are still wanted."""
+        return self._attempts.get(attempt.table) is attempt
 
     def give_up(self, attempt: Attempt) -> None:
         """Nothing will become of it: another attempt has to be started. Never waits."""

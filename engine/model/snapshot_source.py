@@ -49,6 +49,14 @@ class HeldSnapshot(Protocol):
     """A snapshot that is held: nobody changes what its tables' ranges show meanwhile."""
 
     @property
+    def name(self) -> str:
+        """Its own name: the names of all ranges that are read under it begin with it and a slash.
+
+        When the block ends, whoever still reads one of them is stopped.
+        """
+        ...
+
+    @property
     def point(self) -> LogPoint:
         """Everything that commits before it is seen, and nothing else."""
         ...

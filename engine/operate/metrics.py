@@ -106,6 +106,7 @@ class Metrics:
             registry=registry,
         )
         self._source = _SourceMetrics(registry, measures)
+        self._snapshots = _SnapshotMetrics(registry)
         self._buffers = _BufferMetrics(registry)
         self._destination = _DestinationMetrics(registry)
         self._durability = _DurabilityMetrics(registry)
@@ -175,6 +176,15 @@ class Metrics:
     def queue_capacity(self, n: int) -> None:
         """The memory budget."""
         self._buffers.capacity.set(n)
+
+    def snapshot_rows(self, table: TableName, count: int) -> None:
+        """So many more rows of the table's snapshot are staged."""
+        label = self._table_labels.bounded(str(table))
+        self._snapshots.rows.child(label).inc(count)
+
+    def snapshot_rows_estimate(self, count: int) -> None:
+        """The tables whose snapshots are being taken have about so many rows."""
+        self._snapshots.estimate.set(count)
 
     def backpressure(self, seconds: float) -> None:
         """Reading waited this long for room."""
@@ -322,6 +332,21 @@ class _SourceMetrics:
             name: _gauge(registry, f"tailrace_{name}", text, first=math.nan)
             for name, text in measures.gauges.items()
         }
+
+
+class _SnapshotMetrics:
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.rows = _CounterFamily(
+            registry,
+            "tailrace_snapshot_rows_total",
+            "Rows of snapshots that were staged",
+            ("table",),
+        )
+        self.estimate = _gauge(
+            registry,
+            "tailrace_snapshot_rows_estimate",
+            "Rows that the tables have whose snapshots are being taken, as the source estimates",
+        )
 
 
 class _BufferMetrics:

@@ -55,6 +55,7 @@ class Streaming:
         self._journal = life.journal
         self._lease = life.lease
         self._enter = life.enter
+        self._database = parts.database
         self._reader = parts.reader
         self._ledger = parts.flow.ledger
         self._budget = parts.flow.budget
@@ -117,7 +118,9 @@ class Streaming:
         """Complete what a predecessor left whole, and take the snapshots that are needed."""
         self._completer.resume()
         take = self._world.take_snapshots
-        return self._group.create_task(take(self._snapshots)) if take is not None else None
+        if take is None:
+            return None
+        return self._group.create_task(take(self._snapshots, self._database))
 
     def _stop_limit(self) -> StopLimit:
         count, failure = self._lanes.pending_count, self._destination_failure
@@ -259,7 +262,9 @@ class Streaming:
             return False
         # A keepalive's position that no look was taken behind would not become durable.
         counting = self._ledger.counting_boundary(self._watcher.looked)
-        return counting is not None and counting.position >= self._caught_up
+        if counting is None or counting.position < self._caught_up:
+            return False
+        return self._world.take_snapshots is None or self._snapshots.is_done(counting.position)
 
     def _take(self, intake: Intake) -> None:
         for row in intake.left_out:

@@ -45,8 +45,8 @@ Enter = Callable[[Phase], None]
 """Who is told that the engine enters a phase."""
 
 
-TakeSnapshots = Callable[[SnapshotRegister], Coroutine[None, None, None]]
-"""Takes the snapshots that the register needs, beside the stream, until it is cancelled."""
+TakeSnapshots = Callable[[SnapshotRegister, str], Coroutine[None, None, None]]
+"""Takes the snapshots that the register needs of that database, until it is cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +146,7 @@ class Visibility:
 class StreamingParts:
     """What streams: from the socket to the journal's entries and the visible objects."""
 
+    database: str
     reader: Reader
     flow: Flow
     visibility: Visibility
@@ -196,7 +197,9 @@ def streaming_parts(life: Life, database: str, group: asyncio.TaskGroup) -> Stre
         metrics=world.metrics,
         acknowledge=reader.acknowledge,
     )
-    return StreamingParts(reader, flow, visibility, publisher, snapshots, completer, committer)
+    return StreamingParts(
+        database, reader, flow, visibility, publisher, snapshots, completer, committer
+    )
 
 
 def _flow(life: Life) -> Flow:

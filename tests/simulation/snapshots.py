@@ -30,6 +30,7 @@ from simulation.virtual_loop import Process, VirtualLoop
 _WORKER_SECONDS_MAX = 20
 """A range that nobody has answered for so long is given to another worker."""
 
+DATABASE = "shop"
 Staged = tuple[StagedObject, ...]
 
 
@@ -70,8 +71,9 @@ class Coordinator:
         self._rnd = random.Random(seed)
         self._worker_count = 0
 
-    async def take(self, register: SnapshotRegister) -> None:
+    async def take(self, register: SnapshotRegister, database: str) -> None:
         """Take what is needed, until cancelled; what is not whole by then is given up."""
+        assert database == DATABASE
         rnd = self._rnd
         for table in TABLES:
             if self._configuration.captures(table) and rnd.random() < 0.5:
@@ -178,7 +180,7 @@ class Coordinator:
             compression=self._configuration.compression,
             layout=self._configuration.layout,
             prefix="lake",
-            database="shop",
+            database=DATABASE,
             writer=self._writer,
             bytes_max=self._rnd.choice((0, 0, 1 << 30)),  # 0: an object for each batch.
         )

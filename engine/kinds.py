@@ -1,0 +1,79 @@
+"""What a configuration's parts are made of, for every process that reads it.
+
+Strategy: the composition root makes the engine of these, and a snapshot's worker makes itself of
+them. A new kind of source adds its case to each function that tells kinds apart.
+"""
+
+from engine.config import (
+    Configuration,
+    DestinationConfiguration,
+    OwnConfiguration,
+    PostgresConfiguration,
+    resolve_row_limit,
+)
+from engine.destinations.s3_settings import S3Settings
+from engine.model.interfaces import SourceMeasures
+from engine.model.record import RecordConfiguration
+from engine.sources.postgres.settings import SHAPING_SETTINGS
+from engine.sources.postgres.source import MEASURES
+
+
+def record_configuration(configuration: Configuration) -> RecordConfiguration:
+    """Everything of `configuration` that shapes a line, a key, or which changes are read."""
+    source, destination = configuration.source, configuration.destination
+    return RecordConfiguration(
+        through=_through(source.own),
+        tables=source.tables,
+        exclude=source.exclude,
+        rules=source.rules,
+        envelope=destination.envelope,
+        numeric=destination.numeric,
+        json=destination.json,
+        layout=destination.layout,
+        compression=configuration.chunk.compression,
+        stream=_stream_options(source.own),
+        flat_prefix=destination.flat_prefix,
+        row_bytes_max=resolve_row_limit(source.max_row_bytes),
+        on_unrepresentable=source.on_unrepresentable,
+        snapshot=source.snapshot,
+    )
+
+
+def s3_settings(destination: DestinationConfiguration) -> S3Settings:
+    """How the destination's section reaches its bucket."""
+    external_id = destination.external_id
+    return S3Settings(
+        bucket=destination.bucket,
+        region=destination.region,
+        endpoint_url=destination.endpoint_url,
+        role_arn=destination.role_arn,
+        external_id=external_id.reveal() if external_id is not None else None,
+        expected_bucket_owner=destination.expected_bucket_owner,
+        sse=destination.sse,
+        kms_key_id=destination.kms_key_id,
+        acl=destination.acl,
+        storage_class=destination.storage_class,
+        tags=destination.tags,
+        concurrency=destination.concurrency,
+    )
+
+
+def measures_of(own: OwnConfiguration) -> SourceMeasures:
+    """How a source of this kind measures its log."""
+    match own:
+        case PostgresConfiguration():
+            return MEASURES
+
+
+def _through(own: OwnConfiguration) -> str:
+    """What the log is read through."""
+    match own:
+        case PostgresConfiguration():
+            return own.publication
+
+
+def _stream_options(own: OwnConfiguration) -> tuple[tuple[str, str], ...]:
+    """What shapes the lines beside the configuration: how the source's sessions are set."""
+    match own:
+        case PostgresConfiguration():
+            return SHAPING_SETTINGS

@@ -1,0 +1,171 @@
+"""The coordinator: takes the snapshots that the journal's register needs, beside the stream.
+
+Strategy: the tables that are due share one held snapshot, a group at a time: see `group`. A table
+that fails is put off, at growing pauses, and the others go on. What fails again and again, or needs
+somebody to change something, is an alarm.
+
+Invariant: the coordinator makes nothing visible. It tells the register what was staged, or gives
+the attempt up.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Final, Never
+
+import structlog
+
+from engine.journal.snapshots import Attempt, SnapshotRegister
+from engine.journal.uploads import abort_attempt
+from engine.model.errors import (
+    DestinationError,
+    SourceRefused,
+    SourceUnavailable,
+    TailraceError,
+)
+from engine.model.interfaces import ObjectStore
+from engine.model.layout import TableLayout
+from engine.model.position import snapshot_attempt
+from engine.model.record import RecordConfiguration
+from engine.model.schema import TableName
+from engine.model.snapshot_source import SnapshotSource
+from engine.operate.alarms import Alarms
+from engine.snapshot.group import Group, TaskRunner
+from engine.snapshot.progress import Progress
+from engine.snapshot.settings import SnapshotSettings
+
+SNAPSHOT_FAILING: Final = "snapshot-failing"
+
+_DUE_SECONDS: Final = 0.2
+_RETRY_SECONDS: Final = 1.0
+_RETRY_SECONDS_MAX: Final = 60.0
+_FAILURES_TOLD: Final = 3
+"""Failures of one table, one after the other, before they are an alarm."""
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _PutOff:
+    """A table that failed, so many times one after the other, and is due again at that time."""
+
+    failures: int = 0
+    until: float = 0.0
+
+
+class Coordinator:
+    """Takes snapshots. `run` is its whole life, and may be called again for another life."""
+
+    def __init__(
+        self,
+        *,
+        source: SnapshotSource,
+        store: ObjectStore,
+        crew: TaskRunner,
+        settings: SnapshotSettings,
+        configuration: RecordConfiguration,
+        writer_id: str,
+        alarms: Alarms,
+        progress: Progress,
+    ) -> None:
+        self._source = source
+        self._store = store
+        self._crew = crew
+        self._settings = settings
+        self._configuration = configuration
+        self._writer_id = writer_id
+        self._alarms = alarms
+        self._progress = progress
+        self._put_off: dict[TableName, _PutOff] = {}
+        self._leftover: list[Attempt] = []
+        self._task_count = 0
+
+    async def run(self, register: SnapshotRegister, database: str) -> Never:
+        """Take what `register` needs of `database`, until cancelled.
+
+        Cancellation gives up what is under way: the journal's next writer starts other attempts.
+        """
+        try:
+            while True:
+                await self._abort_leftover(database)
+                tables = self._due(register)
+                if tables:
+                    await self._group(register, database, tables)
+                else:
+                    await asyncio.sleep(_DUE_SECONDS)
+        finally:
+            self._crew.close()
+
+    def _due(self, register: SnapshotRegister) -> list[TableName]:
+        now = asyncio.get_running_loop().time()
+        needed = register.needed()
+        for table in self._put_off.keys() - set(needed):
+            self._succeeded(table)
+        due = [
+            table
+            for table in needed
+            if (state := self._put_off.get(table)) is None or state.until <= now
+        ]
+        return due[: self._settings.tables_max]
+
+    async def _group(
+        self, register: SnapshotRegister, database: str, tables: list[TableName]
+    ) -> None:
+        """Take the snapshots of `tables` under one held snapshot, as far as that goes."""
+        try:
+            async with self._source.hold(tables) as held:
+                for table, error in held.left_out.items():
+                    self.failed(table, error)
+                group = Group(
+                    held=held,
+                    register=register,
+                    crew=self._crew,
+                    settings=self._settings,
+                    configuration=self._configuration,
+                    database=database,
+                    writer_id=self._writer_id,
+                    progress=self._progress,
+                    ends=self,
+                )
+                await group.run()
+            if self._crew.is_busy:
+                # Nobody wants what is still being read, or who reads it stands still.
+                self._crew.renew()
+        except (SourceUnavailable, SourceRefused) as error:
+            for table in set(tables).intersection(register.needed()):
+                self.failed(table, error)
+
+    # --- what a group tells
+
+    def failed(self, table: TableName, error: TailraceError) -> None:
+        """Put the table off, and tell somebody where that has to be done about."""
+        state = self._put_off.setdefault(table, _PutOff())
+        state.failures += 1
+        wait = min(_RETRY_SECONDS * 2.0 ** min(state.failures - 1, 10), _RETRY_SECONDS_MAX)
+        state.until = asyncio.get_running_loop().time() + wait
+        _log.warning("snapshot put off", table=str(table), error=str(error), seconds=wait)
+        if state.failures >= _FAILURES_TOLD or not error.retryable:
+            self._alarms.set(
+                SNAPSHOT_FAILING,
+                f"the rows that the table has already are not in the bucket: {error}",
+                subject=str(table),
+                hint=error.hint or "It is tried again. See the source's log for the cause.",
+            )
+
+    def given_up(self, attempt: Attempt) -> None:
+        """Throw away what was staged for it, before the next group begins."""
+        self._leftover.append(attempt)
+
+    def _succeeded(self, table: TableName) -> None:
+        del self._put_off[table]
+        self._alarms.clear(SNAPSHOT_FAILING, str(table))
+
+    async def _abort_leftover(self, database: str) -> None:
+        layout = TableLayout(self._settings.prefix, database, self._configuration.layout)
+        while self._leftover:
+            attempt = self._leftover.pop()
+            begin = snapshot_attempt(attempt.point.position, attempt.number)
+            try:
+                await abort_attempt(self._store, layout.table_folder(attempt.table), begin)
+            except DestinationError as error:
+                # They cost storage until the next start aborts them.
+                _log.warning("uploads not aborted", table=str(attempt.table), error=str(error))
