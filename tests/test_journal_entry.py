@@ -447,4 +447,4 @@ def test_a_table_that_was_left_out_for_a_while_is_unfinished_from_its_open_on() 
 
     assert stays == left_out == ()
     assert state.unfinished(state.durable_position) == ("public.orders",)
-    assert state.snapshots["public.orders"].snapshot.attempt == 1
+    assert state.attempts["public.orders"] == 1

@@ -22,6 +22,19 @@ async def opened(snapshot: SnapshotMode = "initial") -> Snapshots:
     return Snapshots(bucket)
 
 
+async def finished() -> Snapshots:
+    """Orders' first snapshot is visible, and everything before it is durable."""
+    snapshots = await opened()
+    await snapshots.make_whole(ORDERS)
+    whole = journalled(snapshots)
+    await snapshots.complete()
+    snapshots.bucket.commit += 0x100
+    await snapshots.append(snapshots.durable())
+    assert snapshots.durable().unfinished == ()
+    assert journalled(snapshots) == msgspec.structs.replace(whole, objects=())
+    return snapshots
+
+
 def states(snapshots: Sequence[Snapshot]) -> list[tuple[str, str, int]]:
     return [(stated.table, stated.state, stated.attempt) for stated in snapshots]
 
@@ -144,6 +157,213 @@ async def test_an_attempt_that_is_given_up_is_started_again_under_the_next_numbe
     assert before == ()
     assert register.needed() == (ORDERS,)
     assert snapshots.start(ORDERS).number == 2
+
+
+# --- asked for again, and cancelled
+
+
+async def test_a_finished_snapshot_that_is_asked_for_again_is_wanted_once() -> None:
+    snapshots = await finished()
+    register = snapshots.register
+
+    register.resync(ORDERS)
+    register.resync(ORDERS)
+    before = register.needed()
+    await snapshots.append()
+
+    assert before == ()
+    assert journalled(snapshots) == Snapshot(str(ORDERS), "wanted")
+    assert register.needed() == (ORDERS,)
+    assert snapshots.durable().unfinished == (str(ORDERS),)
+    assert snapshots.start(ORDERS).number == 2
+
+
+async def test_a_table_that_nobody_has_seen_can_be_asked_for() -> None:
+    snapshots = await opened()
+
+    snapshots.register.resync(ORDERS)
+    await snapshots.append()
+
+    assert snapshots.register.needed() == (ORDERS,)
+
+
+async def test_where_snapshots_are_off_none_is_asked_for() -> None:
+    snapshots = await opened("never")
+
+    snapshots.register.resync(ORDERS)
+
+    assert snapshots.register.pending == ()
+
+
+async def test_a_resync_gives_up_the_attempt_under_way_and_the_next_one_begins_later() -> None:
+    snapshots = await opened()
+    register = snapshots.register
+    attempt = snapshots.start(ORDERS)
+    await snapshots.append()
+    objects = await snapshots.stage(attempt)
+
+    register.resync(ORDERS)
+    needed = register.needed()
+
+    assert (register.is_under_way(attempt), needed) == (False, ())
+    with pytest.raises(InvariantBroken, match="not under way"):
+        register.whole(attempt, objects)
+    await snapshots.append()
+    assert journalled(snapshots) == Snapshot(str(ORDERS), "wanted")
+    assert snapshots.start(ORDERS).number == 2
+
+
+async def test_a_resync_before_the_start_is_journalled_takes_its_place() -> None:
+    snapshots = await opened()
+    attempt = snapshots.start(ORDERS)
+
+    snapshots.register.resync(ORDERS)
+    await snapshots.append()
+    await snapshots.register.started(attempt)
+
+    assert not snapshots.register.is_under_way(attempt)
+    assert journalled(snapshots) == Snapshot(str(ORDERS), "wanted")
+    assert snapshots.start(ORDERS).number == 1
+
+
+async def test_a_resync_while_the_start_is_being_appended_is_in_the_next_entry() -> None:
+    snapshots = await opened()
+    register = snapshots.register
+    attempt = snapshots.start(ORDERS)
+    # The committer has made its entry, and the bucket has not answered yet.
+    started = register.pending
+
+    register.resync(ORDERS)
+    seq = await snapshots.bucket.journal.append(
+        schemas=snapshots.reception.provisional(ORDERS), snapshots=started
+    )
+    register.journalled(started, seq)
+    before = register.needed()
+    await snapshots.append()
+
+    assert before == ()
+    assert not register.is_under_way(attempt)
+    assert journalled(snapshots) == Snapshot(str(ORDERS), "wanted")
+    assert snapshots.start(ORDERS).number == 2
+
+
+async def test_a_resync_of_an_attempt_that_becomes_visible_wants_another_one() -> None:
+    snapshots = await opened()
+    register = snapshots.register
+    await snapshots.make_whole(ORDERS)
+    whole = journalled(snapshots)
+
+    register.resync(ORDERS)
+    register.visible(whole)
+    register.void(whole)
+    await snapshots.append()
+
+    assert journalled(snapshots) == Snapshot(str(ORDERS), "wanted")
+    assert register.oldest_pending_seq is None
+    assert snapshots.bucket.journal.state.visible_snapshot(str(ORDERS)) is None
+
+
+async def test_a_table_whose_first_snapshot_is_cancelled_stays_unfinished() -> None:
+    snapshots = await opened()
+    register = snapshots.register
+    attempt = snapshots.start(ORDERS)
+    await snapshots.append()
+
+    is_cancelled = register.cancel(ORDERS)
+    await snapshots.append(snapshots.durable())
+
+    assert is_cancelled
+    assert not register.is_under_way(attempt)
+    assert journalled(snapshots) == Snapshot(str(ORDERS), "cancelled")
+    assert register.needed() == ()
+    assert snapshots.durable().unfinished == (str(ORDERS),)
+
+
+async def test_a_successor_starts_nothing_that_was_cancelled() -> None:
+    snapshots = await opened()
+    snapshots.register.capture(ORDERS)
+    snapshots.register.cancel(ORDERS)
+    await snapshots.append()
+
+    later = await successor(snapshots)
+    later.register.capture(ORDERS)
+
+    assert later.register.needed() == ()
+    assert later.durable().unfinished == (str(ORDERS),)
+
+
+@pytest.mark.parametrize("is_started", [False, True])
+async def test_a_resync_that_is_cancelled_leaves_the_snapshot_before_it(
+    *,
+    is_started: bool,
+) -> None:
+    snapshots = await finished()
+    register = snapshots.register
+    whole = journalled(snapshots)
+    register.resync(ORDERS)
+    if is_started:
+        await snapshots.append()
+        snapshots.start(ORDERS)
+        await snapshots.append()
+
+    is_cancelled = register.cancel(ORDERS)
+    await snapshots.append(snapshots.durable())
+
+    assert is_cancelled
+    assert journalled(snapshots) == whole
+    assert register.needed() == ()
+    assert snapshots.durable().unfinished == ()
+    assert snapshots.bucket.journal.state.durable is not None
+    assert snapshots.bucket.journal.state.durable.unfinished == ()
+
+
+async def test_a_cancellation_behind_a_void_attempt_leaves_no_earlier_snapshot() -> None:
+    snapshots = await finished()
+    snapshots.register.resync(ORDERS)
+    await snapshots.append()
+    await snapshots.make_whole(ORDERS)
+    snapshots.register.void(journalled(snapshots))
+    await snapshots.append()
+
+    snapshots.register.cancel(ORDERS)
+    await snapshots.append(snapshots.durable())
+
+    # Some of the void attempt's objects may be there.
+    assert journalled(snapshots).state == "cancelled"
+    assert snapshots.durable().unfinished == (str(ORDERS),)
+
+
+async def test_what_is_cancelled_can_be_asked_for_again() -> None:
+    snapshots = await opened()
+    snapshots.register.capture(ORDERS)
+    snapshots.register.cancel(ORDERS)
+    await snapshots.append()
+
+    snapshots.register.resync(ORDERS)
+    await snapshots.append()
+
+    assert snapshots.register.needed() == (ORDERS,)
+
+
+async def test_there_is_nothing_to_cancel_of_a_table_that_is_whole_or_unknown() -> None:
+    snapshots = await opened()
+    await snapshots.make_whole(ORDERS)
+
+    assert not snapshots.register.cancel(ORDERS)
+    assert not snapshots.register.cancel(ODD)
+    assert snapshots.register.pending == ()
+
+
+async def test_an_open_without_snapshots_leaves_the_one_before_a_resync() -> None:
+    snapshots = await finished()
+    whole = journalled(snapshots)
+    snapshots.register.resync(ORDERS)
+    await snapshots.append()
+
+    later = await successor(snapshots, "never")
+
+    assert journalled(later) == whole
+    assert later.durable().unfinished == ()
 
 
 async def test_giving_up_what_is_over_changes_nothing() -> None:

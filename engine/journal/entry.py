@@ -185,7 +185,7 @@ class Watch(msgspec.Struct, frozen=True, omit_defaults=True):
         return Watch(self.through, self.selection, self.marks, tables, at=self.at, away=away)
 
 
-SnapshotState = Literal["wanted", "started", "whole", "void"]
+SnapshotState = Literal["wanted", "started", "whole", "void", "cancelled"]
 
 
 class Snapshot(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -194,11 +194,13 @@ class Snapshot(msgspec.Struct, frozen=True, omit_defaults=True):
     `state` says how far it is. *wanted*: the table is captured, and the rows that it has already
     are to be read. *started*: attempt number `attempt` reads them as they were before `point`.
     *whole*: all of them are staged as `objects`, which become visible from now on. *void*: not all
-    of those could become visible; another attempt has to be made. A *started* one of an earlier
-    epoch is given up: what its snapshot saw is gone with its writer.
+    of those could become visible; another attempt has to be made. *cancelled*: no attempt is made
+    until the snapshot is wanted again. A *started* one of an earlier epoch is given up: what its
+    snapshot saw is gone with its writer. *wanted* and *cancelled* give up whatever came before.
 
-    Attempts count from 1 over the table's whole history. `version` is the one that its rows have,
-    `hour` the one in its keys. Within a range `objects` are in order, and follow each other.
+    Attempts count from 1 over the table's whole history; *wanted* and *cancelled* speak of none.
+    `version` is the one that an attempt's rows have, `hour` the one in its keys. Within a range
+    `objects` are in order, and follow each other.
     """
 
     table: str
@@ -272,13 +274,21 @@ class StatedSnapshot(msgspec.Struct, frozen=True):
     """The newest statement about a table's snapshot, with the entry and the epoch that made it.
 
     `is_visible`: it is whole, and all of its objects are known to be there. Their names are
-    forgotten then.
+    forgotten then. `before` is an earlier snapshot of the table that is visible, which a
+    cancellation leaves as it was. There is none any more once a later attempt is whole: a part of
+    that one may be visible.
     """
 
     snapshot: Snapshot
     epoch: int
     seq: int
     is_visible: bool = False
+    before: "StatedSnapshot | None" = None
+
+    @property
+    def visible(self) -> "StatedSnapshot | None":
+        """The snapshot that the table has where nothing becomes of a later one."""
+        return self if self.is_visible else self.before
 
 
 class _Format(msgspec.Struct):
@@ -353,6 +363,11 @@ class JournalState(msgspec.Struct):
             )
         )
 
+    def visible_snapshot(self, table: str) -> StatedSnapshot | None:
+        """The newest snapshot of `table` that is visible, unless a later attempt is whole."""
+        stated = self.snapshots.get(table)
+        return stated.visible if stated is not None else None
+
     @property
     def named_uploads(self) -> frozenset[str]:
         """The uploads that an entry names and whose objects may not be visible yet."""
@@ -414,6 +429,11 @@ class JournalState(msgspec.Struct):
 
     def _absorb_snapshot(self, stated: StatedSnapshot) -> None:
         snapshot = stated.snapshot
+        before = self.visible_snapshot(snapshot.table)
+        if snapshot.state == "cancelled" and before is not None:
+            stated = before
+        elif snapshot.state in {"wanted", "started"}:
+            stated = msgspec.structs.replace(stated, before=before)
         self.snapshots[snapshot.table] = stated
         if snapshot.state == "whole":
             self.snapshot_position = max(self.snapshot_position, snapshot.point)
@@ -424,12 +444,12 @@ class JournalState(msgspec.Struct):
 
         Where it takes no snapshots, those that are not finished are not wanted any more.
         """
-        self.snapshots = {
-            table: stated
+        kept = {
+            table: stated if configuration.snapshot != "never" else stated.visible
             for table, stated in self.snapshots.items()
             if configuration.captures(stated.snapshot.table_name)
-            and (stated.is_visible or configuration.snapshot != "never")
         }
+        self.snapshots = {table: stated for table, stated in kept.items() if stated is not None}
 
     def _want_snapshots(self, entry: Entry) -> None:
         """What an `open` begins to want: of a table that is known already, changes may be missing.
@@ -443,7 +463,7 @@ class JournalState(msgspec.Struct):
             return
         for table in sorted(self.frontiers.keys() | self.attempts.keys()):
             if table not in self.snapshots and configuration.captures(TableName.parse(table)):
-                wanted = Snapshot(table, "wanted", self.attempts.get(table, 0))
+                wanted = Snapshot(table, "wanted")
                 self._absorb_snapshot(StatedSnapshot(wanted, entry.epoch, entry.seq))
 
     def _finish_snapshots(self, durable_seq: int) -> None:

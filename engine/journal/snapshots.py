@@ -4,6 +4,9 @@ Strategy: whoever takes snapshots asks what is needed, starts an attempt, stages
 hands all of them over at once. Each step is a statement; the committer's next entry holds it. So a
 reader, a successor and `verify` know from the journal alone where each table is.
 
+A snapshot may be asked for again, or cancelled, at any time. What is asked is stated before
+anything else happens to the table: an attempt that is under way is given up at once.
+
 Invariant: an attempt that this writer did not start itself is given up, unless it is whole: what
 its snapshot saw is gone with its writer. A table is unfinished from the entry that captures it
 until the objects of an attempt are visible and everything before the attempt's point is durable.
@@ -12,6 +15,7 @@ until the objects of an attempt are visible and everything before the attempt's 
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from engine.flow.reception import Reception
 from engine.journal.entry import JournalState, Snapshot
@@ -72,6 +76,8 @@ class SnapshotRegister:
         self._wake = wake
         self._pending: dict[TableName, Snapshot] = {}
         self._attempts: dict[TableName, Attempt] = {}
+        # The tables of which something was asked that no entry says yet.
+        self._asked: set[TableName] = set()
         self._changed = asyncio.Event()
         self._open = {
             stated.snapshot.table_name: _Open(stated.snapshot, stated.seq, stated.is_visible)
@@ -85,7 +91,37 @@ class SnapshotRegister:
     def capture(self, table: TableName) -> None:
         """The table is captured: its snapshot is wanted, unless there was one. Never waits."""
         if self._is_on and table not in self._known:
-            self._state_next(table, Snapshot(str(table), "wanted", self._attempt_count(table)))
+            self._state_next(table, Snapshot(str(table), "wanted"))
+
+    def resync(self, table: TableName) -> None:
+        """A snapshot that begins later than this call is wanted, whatever there was. Never waits.
+
+        An attempt that is under way is given up; objects of one that is whole may still become
+        visible, which changes nothing. Nothing is done where no snapshots are taken, or where one
+        is wanted already that nobody has begun. The table must be one that is captured.
+        """
+        known = self._open.get(table)
+        is_wanted = known is not None and known.snapshot.state == "wanted"
+        if self._is_on and not is_wanted:
+            self._ask(table, "wanted")
+
+    def cancel(self, table: TableName) -> bool:
+        """No attempt is to be made until somebody asks again. Never waits.
+
+        Returns whether there was anything to cancel: not where nothing is wanted, nor where an
+        attempt is whole already. A table that had a visible snapshot before is as it was. Another
+        one stays unfinished: its earlier rows are missing.
+        """
+        known = self._open.get(table)
+        if known is None or known.snapshot.state in {"whole", "cancelled"}:
+            return False
+        self._ask(table, "cancelled")
+        return True
+
+    def _ask(self, table: TableName, state: Literal["wanted", "cancelled"]) -> None:
+        self._attempts.pop(table, None)
+        self._asked.add(table)
+        self._state_next(table, Snapshot(str(table), state))
 
     def needed(self) -> tuple[TableName, ...]:
         """The tables of which an attempt has to be started, by name."""
@@ -98,7 +134,8 @@ class SnapshotRegister:
         )
 
     def _is_needed(self, table: TableName, snapshot: Snapshot) -> bool:
-        if snapshot.state == "whole" or table in self._attempts:
+        is_over = snapshot.state in {"whole", "cancelled"}
+        if is_over or table in self._attempts or table in self._asked:
             return False
         # What an attempt came to is in the journal before the next one begins.
         return table not in self._pending or snapshot.state == "wanted"
@@ -146,7 +183,7 @@ class SnapshotRegister:
         """All rows of the attempt are staged as `objects`: let them become visible. Never waits.
 
         Raises InvariantBroken where they are not the gapless lanes of this attempt, or where the
-        attempt was given up.
+        attempt is not under way any more.
         """
         table = attempt.table
         if self._attempts.get(table) is not attempt or table in self._pending:
@@ -181,6 +218,7 @@ class SnapshotRegister:
                 self._open[table].seq = seq
             if self._pending.get(table) is snapshot:
                 del self._pending[table]
+                self._asked.discard(table)
         self._changed.set()
 
     @property
@@ -203,7 +241,7 @@ class SnapshotRegister:
             sorted(
                 known.snapshot.table
                 for known in self._open.values()
-                if not known.is_finished(durable, seq)
+                if not self._is_finished(known, durable, seq)
             )
         )
 
@@ -212,21 +250,28 @@ class SnapshotRegister:
         self._open = {
             table: known
             for table, known in self._open.items()
-            if not known.is_finished(durable, seq)
+            if not self._is_finished(known, durable, seq)
         }
+
+    def _is_finished(self, known: _Open, durable: LogPosition, seq: int) -> bool:
+        if known.snapshot.state != "cancelled":
+            return known.is_finished(durable, seq)
+        before = self._state.visible_snapshot(known.snapshot.table)
+        return before is not None and before.snapshot.point <= durable
 
     # --- for whoever completes uploads
 
     def visible(self, snapshot: Snapshot) -> None:
         """All objects of `snapshot`, which is whole, are there."""
-        known = self._open[snapshot.table_name]
-        if known.snapshot is snapshot:
+        known = self._open.get(snapshot.table_name)
+        if known is not None and known.snapshot is snapshot:
             known.is_visible = True
             self._wake()
 
     def void(self, snapshot: Snapshot) -> None:
         """Not all objects of `snapshot` can become visible: another attempt has to be started."""
-        if self._open[snapshot.table_name].snapshot is snapshot:
+        known = self._open.get(snapshot.table_name)
+        if known is not None and known.snapshot is snapshot:
             voided = Snapshot(
                 snapshot.table,
                 "void",

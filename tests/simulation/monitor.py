@@ -193,7 +193,7 @@ def summary_of_state(body: bytes) -> Json:
         },
         "configurations": sorted(int(epoch) for epoch in state["configurations"]),
         "snapshots": {
-            table: Stated(**stated).summary()
+            table: Stated.read(stated).summary()
             for table, stated in sorted(state["snapshots"].items())
         },
         "attempts": dict(sorted(state["attempts"].items())),
@@ -742,7 +742,7 @@ class Monitor:
         for plan in self.journal.plans.values():
             if self._is_missing(plan):
                 raise Violation("planned, never visible")
-        if self.journal.snapshots.unfinished(self.journal.durable or ""):
+        if self.journal.snapshots.owed(self.journal.durable or ""):
             raise Violation("a snapshot is never finished")
         self._check_versions_used()
         if is_uniform:
@@ -763,7 +763,8 @@ class Monitor:
     def _check_versions_used(self) -> None:
         """A version that no object has would change what a replay decides.
 
-        A snapshot's version is journalled with its attempt, and those before it.
+        A snapshot's version is journalled with its attempt, and those before it. One that was
+        asked for again before that leaves a version that no streamed row takes.
         """
         used = {
             (p[0].planned["table"], p[0].planned["version"]) for p in self.journal.plans.values()
@@ -771,7 +772,7 @@ class Monitor:
         for table, versions in self.journal.versions.items():
             numbers = (n for name, n in self.snapshot_versions if name == table)
             newest = max(numbers, default=0)
-            unused = [v for v in versions if (table, v.number) not in used]
+            unused = [v for v in versions if v.first and (table, v.number) not in used]
             if any(version.number > newest for version in unused):
                 raise Violation("a version that no object has")
 

@@ -934,6 +934,24 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     mutant(
+        "cancelled_unfinished",
+        "7   a table whose first snapshot is cancelled stays unfinished",
+        Edit(
+            "engine.journal.snapshots",
+            "return before is not None and before.snapshot.point <= durable",
+            "return before is None or before.snapshot.point <= durable",
+        ),
+    ),
+    mutant(
+        "cancelled_as_before",
+        "7   a cancellation leaves no earlier snapshot once a later one may be visible in part",
+        Edit(
+            "engine.journal.entry",
+            'elif snapshot.state in {"wanted", "started"}:',
+            "else:",
+        ),
+    ),
+    mutant(
         "keep_stream",
         "7   no streamed change is dropped because of a snapshot",
         Edit(

@@ -38,6 +38,12 @@ class Stated:
     epoch: int
     seq: int
     is_visible: bool = False
+    # The snapshot that the table has where nothing becomes of this one.
+    before: "Stated | None" = None
+
+    @property
+    def visible(self) -> "Stated | None":
+        return self if self.is_visible else self.before
 
     @property
     def state(self) -> str:
@@ -59,7 +65,14 @@ class Stated:
         """What a state file has to say of it."""
         nonces = [] if self.is_visible else [staged["nonce"] for staged in self.objects]
         what = [self.state, self.attempt, self.point, self.snapshot.get("version", 0)]
-        return [*what, self.epoch, self.seq, self.is_visible, nonces]
+        before = self.before.summary() if self.before is not None else None
+        return [*what, self.epoch, self.seq, self.is_visible, nonces, before]
+
+    @classmethod
+    def read(cls, stated: Json) -> "Stated":
+        """What a state file says."""
+        before = stated.pop("before")
+        return cls(**stated, before=cls.read(before) if before is not None else None)
 
 
 @dataclass
@@ -76,22 +89,27 @@ class SnapshotReading:
     ) -> None:
         """A writer opened the journal. `planned` are the tables that have planned objects."""
         is_on = configuration.snapshot != "never"
-        self.stated = {
-            table: stated
+        kept = {
+            table: stated if is_on else stated.visible
             for table, stated in self.stated.items()
-            if configuration.captures(TableName.parse(table)) and (is_on or stated.is_visible)
+            if configuration.captures(TableName.parse(table))
         }
+        self.stated = {table: stated for table, stated in kept.items() if stated is not None}
         for table in {*planned, *self.attempts} if is_on else ():
             if table not in self.stated and configuration.captures(TableName.parse(table)):
-                attempt = self.attempts.get(table, 0)
-                wanted = {"table": table, "state": "wanted", "attempt": attempt}
-                self.stated[table] = Stated(wanted, epoch, seq)
-                self.attempts[table] = attempt
+                self.stated[table] = Stated({"table": table, "state": "wanted"}, epoch, seq)
+                self.attempts.setdefault(table, 0)
 
     def read(self, snapshot: Json, epoch: int, seq: int) -> None:
         """Take in the next statement."""
         table = snapshot["table"]
-        self.stated[table] = stated = Stated(snapshot, epoch, seq)
+        known = self.stated.get(table)
+        visible = known.visible if known is not None else None
+        stated = Stated(snapshot, epoch, seq)
+        if stated.state in {"wanted", "started"}:
+            stated = Stated(snapshot, epoch, seq, before=visible)
+        is_as_before = stated.state == "cancelled" and visible is not None
+        self.stated[table] = visible if is_as_before and visible is not None else stated
         self.attempts[table] = max(stated.attempt, self.attempts.get(table, 0))
         if stated.state == "whole":
             self.furthest = max(self.furthest, stated.point)
@@ -108,6 +126,10 @@ class SnapshotReading:
     def unfinished(self, e: str) -> list[str]:
         """The tables that everything before E is not known of, from the statements alone."""
         return sorted(t for t, s in self.stated.items() if not s.is_visible or s.point > e)
+
+    def owed(self, e: str) -> list[str]:
+        """Those of them of which a snapshot has to be taken: not those that are cancelled."""
+        return [t for t in self.unfinished(e) if self.stated[t].state != "cancelled"]
 
 
 @dataclass(eq=False, slots=True)
@@ -154,8 +176,8 @@ class SnapshotMonitor:
         now = Stated(snapshot, epoch, 0)
         self._counts[f"snapshot {now.state}"] += 1
         match now.state:
-            case "wanted":
-                is_next = before is None and now.attempt == attempts
+            case "wanted" | "cancelled":
+                is_next = not now.attempt
             case "started":
                 is_next = self._is_start(now, before, attempts)
             case "whole":

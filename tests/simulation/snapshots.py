@@ -69,6 +69,7 @@ class Coordinator:
         self._configuration = configuration
         self._codec = codec
         self._rnd = random.Random(seed)
+        self._asking = random.Random(f"asks {seed}")
         self._worker_count = 0
 
     async def take(self, register: SnapshotRegister, database: str) -> None:
@@ -78,14 +79,30 @@ class Coordinator:
         for table in TABLES:
             if self._configuration.captures(table) and rnd.random() < 0.5:
                 register.capture(table)
+        async with asyncio.TaskGroup() as asking:
+            asking.create_task(self._ask(register))
+            while True:
+                needed = register.needed()
+                if rnd.random() < 0.5:
+                    needed = needed[:1]
+                async with asyncio.TaskGroup() as group:
+                    for table in needed:
+                        group.create_task(self._attempt(register, table))
+                await asyncio.sleep(rnd.uniform(0.2, 2))
+
+    async def _ask(self, register: SnapshotRegister) -> None:
+        """Ask for snapshots again, and cancel some, for as long as there is trouble."""
+        rnd, counts = self._asking, self._world.counts
         while True:
-            needed = register.needed()
+            await asyncio.sleep(rnd.uniform(0.1, 8))
+            table = rnd.choice(TABLES)
+            if self._world.is_calm or not self._configuration.captures(table):
+                continue
             if rnd.random() < 0.5:
-                needed = needed[:1]
-            async with asyncio.TaskGroup() as group:
-                for table in needed:
-                    group.create_task(self._attempt(register, table))
-            await asyncio.sleep(rnd.uniform(0.2, 2))
+                register.resync(table)
+                counts["snapshots asked for again"] += 1
+            elif register.cancel(table):
+                counts["snapshots cancelled"] += 1
 
     async def _attempt(self, register: SnapshotRegister, table: TableName) -> None:
         server, rnd = self._world.server, self._rnd
@@ -103,7 +120,9 @@ class Coordinator:
         self._world.counts["snapshots started"] += 1
         objects = await self._staged(attempt, read)
         is_unlucky = not self._world.is_calm and rnd.random() < 0.1
-        if is_unlucky or self._is_other_branch:
+        if not register.is_under_way(attempt):
+            self._world.counts["attempts overtaken by a request"] += 1
+        elif is_unlucky or self._is_other_branch:
             self._world.counts["snapshots given up"] += 1
             register.give_up(attempt)
         else:

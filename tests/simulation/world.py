@@ -294,8 +294,9 @@ class World:
             return f"durable {journal.durable} of {server.place(server.wal)}"
         if server.is_confirming and server.confirmed != server.wal:
             return f"acknowledged {server.confirmed} of {server.wal}"
-        if journal.snapshots.unfinished(journal.durable) or journal.unfinished:
-            return f"unfinished are {journal.snapshots.unfinished(journal.durable)}"
+        unfinished = journal.snapshots.unfinished(journal.durable)
+        if journal.snapshots.owed(journal.durable) or list(journal.unfinished) != unfinished:
+            return f"unfinished are {unfinished}"
         return self._unsettled_engines()
 
     def _unsettled_engines(self) -> str:

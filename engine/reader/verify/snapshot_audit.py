@@ -98,7 +98,9 @@ class SnapshotAudit:
         before = known.snapshot.state if known is not None else None
         is_pending = before == "whole" and known is not None and not known.is_visible
         match snapshot.state:
-            case "wanted" | "started":
+            case "wanted" | "cancelled":
+                is_next = True  # What was whole is given up then.
+            case "started":
                 is_next = not is_pending
             case "whole":
                 is_next = before == "started" and known is not None and known.epoch == stated.epoch
@@ -116,7 +118,7 @@ class SnapshotAudit:
                 self._note(Code.SNAPSHOT_DIFFERS, key, text)
 
     def _judge_number(self, key: str, snapshot: Snapshot, count: int) -> None:
-        expected = {"wanted": count, "started": count + 1}.get(snapshot.state)
+        expected = {"wanted": 0, "cancelled": 0, "started": count + 1}.get(snapshot.state)
         if expected is not None and snapshot.attempt != expected:
             text = (
                 f"{snapshot.table}: attempt {snapshot.attempt} is {snapshot.state} after"
@@ -140,7 +142,8 @@ class SnapshotAudit:
         numbers = {
             version.number for version in versions if version.relation.table == snapshot.table_name
         }
-        if snapshot.state != "wanted" and snapshot.version not in numbers:
+        is_of_none = snapshot.state in {"wanted", "cancelled"}
+        if not is_of_none and snapshot.version not in numbers:
             text = f"{snapshot.table}: version {snapshot.version} is not in the journal"
             self._note(Code.VERSION_UNKNOWN, key, text)
 
@@ -331,7 +334,7 @@ def expired_end(table: str, state: JournalState) -> str:
 def require_snapshot(snapshot: Snapshot) -> None:
     """Raise ValueError or DecodeError where a text is not what it stands for."""
     table = snapshot.table_name
-    if snapshot.state == "wanted":
+    if snapshot.state in {"wanted", "cancelled"}:
         return
     require_log_position(snapshot.point)
     begin = snapshot_lane(snapshot.point, snapshot.attempt, 0)

@@ -7,7 +7,7 @@ from engine.journal.entry import Gap
 from engine.model.position import Position
 from engine.reader.verify.problem import Problem
 
-SnapshotProgress = Literal["none", "wanted", "started", "whole", "void", "finished"]
+SnapshotProgress = Literal["none", "wanted", "started", "whole", "void", "cancelled", "finished"]
 """*none*: the journal speaks of none. *finished*: its objects are there, and everything before the
 point that it was taken at is durable. The rest are the journal's own words."""
 
