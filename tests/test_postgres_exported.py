@@ -1,5 +1,6 @@
 """Exported snapshots: what they see, what is held for them, and when they are stale."""
 
+import re
 from collections.abc import Callable
 from typing import Any, LiteralString
 
@@ -9,11 +10,12 @@ import pytest
 from databases import Database
 from engine.model.errors import SnapshotStale
 from engine.model.schema import TableName
+from engine.operate.alarms import Alarms
 from engine.sources.postgres import exported
 from engine.sources.postgres.exported import export
-from engine.sources.postgres.images import Image
 from engine.sources.postgres.lsn import lsn_of
 
+ALARMS = Alarms(lambda: 0)
 A, TREE = TableName("public", "a"), TableName("public", "tree")
 HELD: LiteralString = """
     SELECT DISTINCT l.relation::regclass::text, l.mode FROM pg_locks l
@@ -55,7 +57,7 @@ def end_keepers(database: Database, count: int) -> None:
 
 async def test_it_sees_what_commits_before_its_point_and_nothing_else(tables: Database) -> None:
     [[before]] = tables.execute("SELECT pg_current_wal_insert_lsn() - '0/0'")
-    async with export(tables.dsn, [A, TREE], generation=1) as snapshot:
+    async with export(tables.dsn, [A, TREE], generation=1, alarms=ALARMS) as snapshot:
         tables.execute("INSERT INTO a VALUES (4)")
         tables.execute("DELETE FROM a WHERE id = 1")
         [[after]] = tables.execute("SELECT pg_current_wal_insert_lsn() - '0/0'")
@@ -68,7 +70,7 @@ async def test_it_sees_what_commits_before_its_point_and_nothing_else(tables: Da
 
 
 async def test_it_holds_access_share_locks_and_nothing_else_and_no_slot(tables: Database) -> None:
-    async with export(tables.dsn, [A, TREE], generation=1):
+    async with export(tables.dsn, [A, TREE], generation=1, alarms=ALARMS):
         locks = set(tables.execute(HELD))
         slots = tables.execute(
             "SELECT slot_name FROM pg_replication_slots WHERE database = current_database()"
@@ -80,7 +82,7 @@ async def test_it_holds_access_share_locks_and_nothing_else_and_no_slot(tables: 
 
 
 async def test_one_keeper_is_enough(tables: Database) -> None:
-    async with export(tables.dsn, [A], generation=1) as snapshot:
+    async with export(tables.dsn, [A], generation=1, alarms=ALARMS) as snapshot:
         assert await snapshot.ping() == 2
         end_keepers(tables, 1)
         tables.execute("INSERT INTO a VALUES (4)")
@@ -103,7 +105,7 @@ async def test_one_keeper_is_enough(tables: Database) -> None:
         ("ALTER TABLE a ALTER id TYPE bigint", "a has other columns"),
         ("ALTER TABLE a ADD COLUMN t timestamptz DEFAULT clock_timestamp()", "a has other columns"),
         ("ALTER TABLE a RENAME x TO z; ALTER TABLE a RENAME y TO x", "a has other columns"),
-        ("DROP TABLE a", "dropped, made or renamed"),
+        ("DROP TABLE a", "does not exist"),
         ("DROP TABLE a; CREATE TABLE a (id int)", "dropped and made anew"),
         ("TRUNCATE leaf1", "leaf1 was rewritten or truncated"),
         ("CREATE TABLE leaf3 PARTITION OF tree FOR VALUES FROM (20) TO (30)", "a partition was"),
@@ -113,11 +115,16 @@ async def test_one_keeper_is_enough(tables: Database) -> None:
 async def test_what_changes_before_the_locks_are_had_makes_it_stale(
     tables: Database, monkeypatch: pytest.MonkeyPatch, statement: LiteralString, text: str
 ) -> None:
+    table, other = (TREE, A) if "leaf" in statement else (A, TREE)
     monkeypatch.setattr(exported, "_keep", before_the_first(exported._keep, tables, statement))
 
-    with pytest.raises(SnapshotStale, match=text):
-        async with export(tables.dsn, [A, TREE], generation=1):
-            pytest.fail("it was not compared")
+    async with export(tables.dsn, [A, TREE], generation=1, alarms=ALARMS) as snapshot:
+        error = snapshot.left_out[table]
+
+        assert isinstance(error, SnapshotStale)
+        assert re.search(text, str(error))
+        assert set(snapshot.left_out) == {table}
+        assert set(snapshot.images) == {other}
 
     assert not tables.execute(HELD)
 
@@ -128,34 +135,29 @@ def before_the_first(
     """`keep`, with a change committed between the snapshot and the first lock."""
     statements = [part.strip() for part in statement.split(";")]
 
-    async def changed(
-        keeper: object, snapshot: str, tables: dict[TableName, Image], place: str
-    ) -> object:
+    async def changed(*arguments: Any) -> object:
         while statements:
             database.execute(statements.pop(0))
-        names = {table: image for table, image in tables.items() if exists(database, table)}
-        return await keep(keeper, snapshot, names, place)
+        return await keep(*arguments)
 
     return changed
-
-
-def exists(database: Database, table: TableName) -> bool:
-    return database.execute("SELECT to_regclass(%s)", str(table)) != [(None,)]
 
 
 async def test_a_partition_that_is_attached_later_is_found_when_it_is_compared_again(
     tables: Database,
 ) -> None:
-    async with export(tables.dsn, [A, TREE], generation=1) as snapshot:
-        await snapshot.compare()
+    async with export(tables.dsn, [A, TREE], generation=1, alarms=ALARMS) as snapshot:
+        await snapshot.compare([A, TREE])
         tables.execute("CREATE TABLE other (id int PRIMARY KEY)")
         tables.execute("ALTER TABLE tree ATTACH PARTITION other FOR VALUES FROM (20) TO (30)")
 
         with pytest.raises(SnapshotStale, match="a partition was attached"):
-            await snapshot.compare()
+            await snapshot.compare([A, TREE])
 
 
-async def test_a_table_that_somebody_changes_just_now_is_not_waited_for(tables: Database) -> None:
+async def test_a_table_that_somebody_changes_just_now_is_left_out_and_not_waited_for(
+    tables: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with tables.connect(autocommit=False) as migration:
 
         async def locked(*arguments: Any) -> object:
@@ -163,9 +165,17 @@ async def test_a_table_that_somebody_changes_just_now_is_not_waited_for(tables: 
             return await keep(*arguments)
 
         keep = exported._keep
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(exported, "_keep", locked)
-            with pytest.raises(SnapshotStale, match="could not obtain lock"):
-                async with export(tables.dsn, [A, TREE], generation=1):
-                    pytest.fail("it was locked")
+        monkeypatch.setattr(exported, "_keep", locked)
+        async with export(tables.dsn, [A, TREE], generation=1, alarms=ALARMS) as snapshot:
+            assert isinstance(snapshot.left_out[A], SnapshotStale)
+            assert "could not obtain lock" in str(snapshot.left_out[A])
+            assert set(snapshot.images) == {TREE}
         migration.rollback()
+
+
+async def test_a_table_that_is_not_there_is_left_out(tables: Database) -> None:
+    gone = TableName("nowhere", "gone")
+
+    async with export(tables.dsn, [A, gone], generation=1, alarms=ALARMS) as snapshot:
+        assert isinstance(snapshot.left_out[gone], SnapshotStale)
+        assert set(snapshot.images) == {A}

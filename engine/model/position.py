@@ -71,6 +71,11 @@ def snapshot_range(attempt: int, range_number: int) -> int:
     return attempt << _RANGE_BITS | range_number
 
 
+def snapshot_place(point: LogPosition) -> tuple[int, int]:
+    """Generation and order of the rows that are read as of everything before `point`."""
+    return int(point[:4]), int(point[5:], 16) - 1
+
+
 def snapshot_attempt(point: LogPosition, attempt: int) -> str:
     """How the positions of all rows of an attempt begin: see `snapshot_lane`."""
     return snapshot_lane(point, attempt, 0)[: -_RANGE_DIGITS - 1]
@@ -81,7 +86,7 @@ def snapshot_lane(point: LogPosition, attempt: int, range_number: int) -> str:
 
     They sort behind every change of the commits that the snapshot sees, and before all others.
     """
-    generation, order = int(point[:4]), int(point[5:], 16) - 1
+    generation, order = snapshot_place(point)
     return f"{generation:04d}.{order:016X}.{snapshot_range(attempt, range_number):016X}."
 
 

@@ -25,6 +25,7 @@ Invariant: the boundary only grows, and everything before it is in this intake o
 """
 
 import enum
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -38,7 +39,7 @@ from engine.model.errors import DecodeError, InvariantBroken, JournalError, Unre
 from engine.model.history import Judge, Landmark
 from engine.model.position import Position, commit_of, log_position
 from engine.model.record import RecordConfiguration
-from engine.model.schema import Column, Decide, Relation, TableName, TableVersion
+from engine.model.schema import Decide, Relation, TableName, TableVersion
 from engine.sources.postgres.catalog import Catalog, shows_key
 from engine.sources.postgres.frames import (
     BUDGET,
@@ -60,7 +61,7 @@ from engine.sources.postgres.pgoutput import (
     decode_message,
 )
 from engine.sources.postgres.tuples import TupleReader
-from engine.sources.postgres.types import form_of, kind_number
+from engine.sources.postgres.types import column_form
 
 ROWS_MAX: Final = 1_000_000_000
 """Rows of one batch, where nobody asks for fewer."""
@@ -161,7 +162,7 @@ class Assembler:
             database=database,
             configuration=configuration,
             decide=decide,
-            form_of=self._form_of,
+            form_of=functools.partial(column_form, configuration=configuration),
             is_single_rows=single_rows,
         )
         self._reader = FrameReader(self._tuples, self._batcher.size_max)
@@ -443,11 +444,6 @@ class Assembler:
         if relation.is_key_guessed:
             self._note_guess(oid)
         return True
-
-    def _form_of(self, column: Column) -> int:
-        configuration = self._configuration
-        kind = kind_number(column.type_kind)
-        return form_of(kind, configuration.numeric, configuration.json)
 
     def _let_go(self, oid: int) -> None:
         """Hand over what the relation has; its next row is bound anew."""

@@ -33,7 +33,7 @@ from engine.model.record import RecordConfiguration
 from engine.model.schema import Column, Relation, TableName
 from engine.sources.postgres.lsn import NO_LSN, Lsn, parse_lsn
 from engine.sources.postgres.pgoutput import RelationColumn, RelationMessage
-from engine.sources.postgres.session import Row, Session
+from engine.sources.postgres.session import Questions, Row, Session
 from engine.sources.postgres.types import FIRST_USER_OID, UserType, json_type, type_kind
 
 _PAGE_TABLES: Final = 200
@@ -249,7 +249,7 @@ class Catalog:
         for start in range(0, len(oids), _PAGE_TABLES):
             await self.read(session, oids[start : start + _PAGE_TABLES])
 
-    async def read(self, session: Session, oids: Iterable[int]) -> None:
+    async def read(self, session: Questions, oids: Iterable[int]) -> None:
         """Read these tables anew; those that are gone are forgotten.
 
         Cancellation leaves the tables' columns as they were, or read while their types or defaults
@@ -268,7 +268,7 @@ class Catalog:
         await self._read_types(session, used)
         await self.read_defaults(session, grouped)
 
-    async def read_defaults(self, session: Session, oids: Iterable[int]) -> None:
+    async def read_defaults(self, session: Questions, oids: Iterable[int]) -> None:
         """Read these tables' defaults, of those that nobody has locked; never waits for a lock.
 
         The others are `unread_defaults` from now on, and have none. Cancellation leaves what was
@@ -385,7 +385,7 @@ class Catalog:
             is_included,
         )
 
-    async def _read_types(self, session: Session, oids: set[int]) -> None:
+    async def _read_types(self, session: Questions, oids: set[int]) -> None:
         # A domain leads to its base type, and an array to the type of its elements. That takes a
         # few rounds at most.
         wanted = {oid for oid in oids if oid >= FIRST_USER_OID} - self._user_types.keys()
@@ -417,7 +417,7 @@ def _in_order(key: list[tuple[int, str]]) -> tuple[str, ...]:
     return tuple(name for _, name in sorted(key))
 
 
-async def _now(session: Session) -> Lsn:
+async def _now(session: Questions) -> Lsn:
     """The end of the log, asked after a look. Whatever the look saw commits before it."""
     [(text,)] = await session.rows(_NOW, doing="reading the end of the log")
     return parse_lsn(text)

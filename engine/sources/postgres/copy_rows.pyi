@@ -28,3 +28,6 @@ class CopyReader:
         `begin`'s `lsn`, `range_number` and `row_number` (below 2**24). Returns and raises as
         `LineWriter.write` does; no count of changes is kept.
         """
+
+    def truncate(self, relation_id: int, range_number: int, row_number: int) -> int:
+        """Add a line with op `t`. Returns and raises as `encode` does."""

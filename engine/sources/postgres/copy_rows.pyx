@@ -26,6 +26,7 @@ from engine.lines.text cimport (
 from engine.lines.writer cimport (
     COUNT_MAX,
     OP_READ,
+    OP_TRUNCATE,
     Binding,
     Column,
     LineWriter,
@@ -223,6 +224,36 @@ cdef class CopyReader:
         out = put_fields(out, table.binding, &self.fields, place.change)
         return lines.close_line(table, first, out, place, OP_READ, False)
 
+    def truncate(self, uint32_t relation_id, uint64_t range_number, uint64_t row_number):
+        """Add a line with op `t`."""
+        cdef LineWriter lines = self.lines
+        cdef Table* table = find(lines, relation_id)
+        cdef Place place
+        cdef uint8_t* first
+        cdef uint8_t* out
+        if table == NULL or table.binding == NULL:
+            return -1
+        self.require_place(range_number, row_number)
+        place.order = lines.transaction.order
+        place.change = range_number
+        place.count = row_number
+        first = lines.room_for(table, 0)
+        start_row(table.binding, &lines.work)
+        out = first
+        if has_objects(table.binding):
+            out = put_null(open_after(put_null(open_before(out))))
+        out = lines.open_tail(out, table.binding, &place, OP_TRUNCATE)
+        out = put_fields(out, table.binding, &self.fields, range_number)
+        return lines.close_line(table, first, out, &place, OP_TRUNCATE, False)
+
+    cdef int require_place(self, uint64_t range_number, uint64_t row_number) except -1:
+        cdef LineWriter lines = self.lines
+        lines.work.column = -1
+        if lines.transaction.serial == 0 or row_number > COUNT_MAX:
+            lines.work.fault = FAULT_POSITIONS if lines.transaction.serial else FAULT_TRANSACTION
+            lines.refuse(NULL, range_number, "")
+        return 0
+
     def encode(self, uint32_t relation_id, row, uint64_t range_number, uint64_t row_number):
         """Add the line (op `r`) of one row of `COPY ... TO STDOUT` in text format."""
         cdef LineWriter lines = self.lines
@@ -231,10 +262,7 @@ cdef class CopyReader:
         place.order = lines.transaction.order
         place.change = range_number
         place.count = row_number
-        lines.work.column = -1
-        if lines.transaction.serial == 0 or row_number > COUNT_MAX:
-            lines.work.fault = FAULT_POSITIONS if lines.transaction.serial else FAULT_TRANSACTION
-            lines.refuse(NULL, range_number, "")
+        self.require_place(range_number, row_number)
         PyObject_GetBuffer(row, &view, PyBUF_SIMPLE)
         try:
             return self.encode_bytes(

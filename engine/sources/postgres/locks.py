@@ -3,7 +3,7 @@
 Strategy: `pg_locks` shows every lock without taking one. A process is shown with its role, what it
 does and for how long; a prepared transaction has no process and is shown as one.
 
-Invariant: no statement's text is read: it may hold values.
+Invariant: of a statement's text only its first word is read: the rest may hold values.
 """
 
 from collections.abc import Iterable, Sequence
@@ -40,6 +40,52 @@ LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid OPERATOR(pg_catalog.=) l.pid
 WHERE l.granted AND l.mode OPERATOR(pg_catalog.=) ANY(%s::pg_catalog.text[])
 ORDER BY a.xact_start NULLS FIRST, n.nspname, c.relname
 """
+
+# `pg_blocking_pids` stops all locking for a moment. So only those who wait are asked about.
+_WAITERS: Final = """
+SELECT n.nspname, c.relname, l.pid, l.mode, coalesce(a.usename, ''),
+       coalesce(pg_catalog.upper(pg_catalog.substring(a.query, '^\\s*([A-Za-z]+)')), ''),
+       coalesce(pg_catalog.date_part('epoch',
+         pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) l.waitstart), 0)::pg_catalog.float8
+FROM pg_catalog.pg_locks l
+JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) l.relation
+JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid OPERATOR(pg_catalog.=) l.pid
+WHERE NOT l.granted AND l.locktype OPERATOR(pg_catalog.=) 'relation'
+  AND l.database OPERATOR(pg_catalog.=) (
+    SELECT d.oid FROM pg_catalog.pg_database d
+    WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
+  AND pg_catalog.pg_blocking_pids(l.pid) OPERATOR(pg_catalog.&&) %s::pg_catalog.int4[]
+ORDER BY l.waitstart
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiter:
+    """A session that waits for a lock behind one of ours. `statement` is as `ALTER`."""
+
+    table: TableName
+    pid: int
+    mode: str
+    role: str
+    statement: str
+    seconds: float
+
+    def __str__(self) -> str:
+        statement = f"{self.statement} of " if self.statement else ""
+        return (
+            f"{statement}process {self.pid} (role {self.role or '?'}) waits for {self.mode} on"
+            f" {self.table}, for {self.seconds:.1f} s"
+        )
+
+
+async def waiters(session: Session, pids: Sequence[int]) -> list[Waiter]:
+    """Who waits for a lock on a table behind one of these processes, the longest first.
+
+    Raises SourceError. Cancellation leaves nothing behind.
+    """
+    found = await session.rows(_WAITERS, list(pids), doing="looking who waits for our locks")
+    return [Waiter(TableName(schema, table), *rest) for schema, table, *rest in found]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import asyncio
 import os
 import re
 from collections.abc import Mapping
-from typing import Any, Final, LiteralString, Self
+from typing import Any, Final, LiteralString, Protocol, Self
 
 import psycopg
 from psycopg import sql
@@ -98,6 +98,14 @@ Row = tuple[Any, ...]
 """What a query gives. Any: the query's text alone knows the columns' types."""
 
 Connection = psycopg.AsyncConnection[Row]
+
+
+class Questions(Protocol):
+    """Where questions are asked: a session of its own, or one that sees a snapshot."""
+
+    async def rows(self, query: Query, *arguments: object, doing: str) -> list[Row]:
+        """The rows of one query. Raises SourceError. Cancellation cancels the query."""
+        ...
 
 
 async def connect(

@@ -117,7 +117,7 @@ async def make_slot(session: Session, name: str, query: Query, alarms: Alarms) -
     failure_count = 0
     while not (await _settled(session, name, alarms)).exists:
         try:
-            async with _watched(session, name, alarms, "creating the replication slot"):
+            async with watched(session, name, alarms, "creating the replication slot"):
                 await session.rows(query, name, doing="creating the replication slot")
         except SourceFailed as error:
             # A cancelled query, a lock not had in time: these pass.
@@ -137,7 +137,7 @@ async def _settled(session: Session, name: str, alarms: Alarms) -> Slot:
         return slot
     _log.info("another process makes the replication slot", subject=name, pid=slot.active_pid)
     doing = "waiting for another process that makes the replication slot"
-    async with _watched(session, name, alarms, doing):
+    async with watched(session, name, alarms, doing):
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             slot = await read_slot(session, name)
@@ -146,18 +146,23 @@ async def _settled(session: Session, name: str, alarms: Alarms) -> Slot:
 
 
 @asynccontextmanager
-async def _watched(session: Session, name: str, alarms: Alarms, doing: str) -> AsyncIterator[None]:
-    """Alarm, beside the body, what the slot's making waits for."""
+async def watched(session: Session, name: str, alarms: Alarms, doing: str) -> AsyncIterator[None]:
+    """Alarm, beside the body, what the slot's making waits for.
+
+    Cancellation ends the body and clears the alarm.
+    """
     failure: Exception | None = None
-    async with asyncio.TaskGroup() as group, session.another() as looking:
-        watching = group.create_task(_watch(looking, name, alarms, doing))
-        try:
-            yield
-        except Exception as error:  # noqa: BLE001 - raised below, bare: it is not the group's
-            failure = error
-        finally:
-            watching.cancel()
-    alarms.clear(WAITS, name)
+    try:
+        async with asyncio.TaskGroup() as group, session.another() as looking:
+            watching = group.create_task(_watch(looking, name, alarms, doing))
+            try:
+                yield
+            except Exception as error:  # noqa: BLE001 - raised below, bare: it is not the group's
+                failure = error
+            finally:
+                watching.cancel()
+    finally:
+        alarms.clear(WAITS, name)
     if failure is not None:
         raise failure
 

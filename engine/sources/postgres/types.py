@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from engine.model.record import JsonMode, NumericMode
+from engine.model.record import JsonMode, NumericMode, RecordConfiguration
+from engine.model.schema import Column
 from engine.sources.postgres import values
 
 FIRST_USER_OID: Final = 16384
@@ -115,6 +116,11 @@ def form_of(kind: int, numeric: NumericMode, json: JsonMode) -> int:
     elif element == KIND_JSON and json == "embed":
         form = values.FORM_JSON
     return form | values.FORM_ARRAY if kind & KIND_ARRAY else form
+
+
+def column_form(column: Column, configuration: RecordConfiguration) -> int:
+    """How the compiled readers take a column's values: it follows from its kind and the modes."""
+    return form_of(kind_number(column.type_kind), configuration.numeric, configuration.json)
 
 
 def kind_number(type_kind: str) -> int:

@@ -1,0 +1,159 @@
+"""A range of a snapshot, read: what a worker does with the task that it was given.
+
+Strategy: a session of its own takes the snapshot by one of its names, locks the leaf without
+waiting, and compares its file and its name with what the task says. Only then its rows are read, by
+COPY. They are bound and handed over as those of a stream are.
+
+Invariant: a worker reads no row of a leaf before it has the leaf's lock and knows that the leaf is
+still the file that the snapshot saw. Everything that shapes a line is in the task.
+"""
+
+import functools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import psycopg
+
+from engine.lines.batcher import Batcher
+from engine.lines.writer import LineWriter
+from engine.model.batch import Batch
+from engine.model.errors import SnapshotStale
+from engine.model.position import snapshot_place, snapshot_position, snapshot_range
+from engine.model.snapshot_source import RangeTask
+from engine.sources.postgres.copy_rows import CopyReader
+from engine.sources.postgres.dsn import Dsn, place_of
+from engine.sources.postgres.held_session import HeldSession, judged_stale, relation_text
+from engine.sources.postgres.ranges import OwnRange, decode_own
+from engine.sources.postgres.session import Connection, connect
+from engine.sources.postgres.types import column_form
+
+_NUMBER: Final = 1
+"""The line writer's number of the one table."""
+
+_APPLICATION: Final = "tailrace range "
+
+_APPLICATION_MAX: Final = 63
+"""PostgreSQL keeps so many bytes of an application's name."""
+
+_NAMED: Final = "SELECT pg_catalog.set_config('application_name', %s, false)"
+
+# `pg_relation_filenode` and `to_regclass` see the catalog as it is now, whatever the snapshot.
+_STILL: Final = """
+SELECT pg_catalog.to_regclass(%s)::pg_catalog.oid::pg_catalog.int8,
+       pg_catalog.pg_relation_filenode(%s::pg_catalog.oid::pg_catalog.regclass)::pg_catalog.int8
+"""
+
+
+def application_name(name: str) -> str:
+    """What a session is called that reads the range of this name."""
+    return f"{_APPLICATION}{name}"[:_APPLICATION_MAX]
+
+
+def range_name(application: str) -> str | None:
+    """The range that a session of this name reads; None: it reads none."""
+    return application.removeprefix(_APPLICATION) if application.startswith(_APPLICATION) else None
+
+
+class PostgresRangeReader:
+    """Implements `engine.model.snapshot_source.RangeReader`.
+
+    A task's progress is told by its name where that is plain ASCII of 48 characters at most.
+    """
+
+    def __init__(self, dsn: Dsn) -> None:
+        self._dsn = dsn
+
+    @asynccontextmanager
+    async def read(self, task: RangeTask) -> AsyncIterator[AsyncIterator[Batch]]:
+        """See RangeReader. Cancellation closes the session, and the server lets go."""
+        own = decode_own(task.own)
+        place = place_of(self._dsn)
+        connection = await connect(self._dsn, replication=False)
+        session = HeldSession(connection, place)
+        try:
+            await connection.execute(_NAMED, [application_name(task.name)])
+            await _take(session, connection, own)
+            yield _batches(connection, place, task, own)
+        except psycopg.Error as error:
+            raise judged_stale(error, f"reading rows of {own.schema}.{own.name}", place) from error
+        finally:
+            await session.end()
+
+
+async def _take(session: HeldSession, connection: Connection, own: OwnRange) -> None:
+    """Take the snapshot and the leaf's lock. Raises SnapshotStale where it is another one now."""
+    leaf = relation_text(own.schema, own.name)
+    await session.begin(own.snapshots)
+    await connection.execute(f"LOCK TABLE ONLY {leaf} IN ACCESS SHARE MODE NOWAIT".encode())
+    cursor = await connection.execute(_STILL, [leaf, own.oid])
+    [[oid, file]] = await cursor.fetchall()
+    if (oid, file) != (own.oid, own.file):
+        raise SnapshotStale(f"{leaf} is not what the snapshot saw: it was renamed or rewritten")
+
+
+async def _batches(
+    connection: Connection, place: str, task: RangeTask, own: OwnRange
+) -> AsyncIterator[Batch]:
+    lines = _Lines(task)
+    if task.begins_attempt:
+        lines.begin_attempt()
+    columns = [
+        column.name
+        for column in task.version.relation.columns
+        if task.configuration.is_included(task.version.relation.table, column.name)
+    ]
+    try:
+        statement = own.copy_statement(columns).encode()
+        async with connection.cursor() as cursor, cursor.copy(statement) as copy:
+            async for row in copy:
+                if lines.add(row):
+                    for batch in lines.full():
+                        yield batch
+    except psycopg.Error as error:
+        raise judged_stale(error, f"reading rows of {own.schema}.{own.name}", place) from error
+    for batch in lines.rest():
+        yield batch
+
+
+class _Lines:
+    """The lines of one range, on their way into batches."""
+
+    def __init__(self, task: RangeTask) -> None:
+        configuration = task.configuration
+        generation, order = snapshot_place(task.point)
+        self._writer = LineWriter(
+            generation, connector="postgresql", row_bytes_max=configuration.row_bytes_max
+        )
+        self._rows = CopyReader(self._writer)
+        self._batcher = Batcher(
+            self._writer,
+            database=task.database,
+            configuration=configuration,
+            decide=lambda _relation, _position: task.version,
+            form_of=functools.partial(column_form, configuration=configuration),
+        )
+        self._range = snapshot_range(task.attempt, task.range_number)
+        self._row = 0
+        first = snapshot_position(task.point, task.attempt, task.range_number, 0)
+        self._rows.begin(order, task.commit_us)
+        self._batcher.bind(_NUMBER, task.version.relation, first)
+
+    def begin_attempt(self) -> None:
+        """Add the record that supersedes everything before the attempt."""
+        self._rows.truncate(_NUMBER, self._range, self._row)
+        self._row += 1
+
+    def add(self, row: bytes | bytearray | memoryview) -> bool:
+        """Add a row's line. True: there are enough for a batch."""
+        size = self._rows.encode(_NUMBER, row, self._range, self._row)
+        self._row += 1
+        return size > self._batcher.size_max
+
+    def full(self) -> tuple[Batch, ...]:
+        self._batcher.hand_over(_NUMBER)
+        return self._batcher.taken()
+
+    def rest(self) -> tuple[Batch, ...]:
+        self._batcher.hand_over_all()
+        return self._batcher.taken()
