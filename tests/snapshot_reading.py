@@ -52,7 +52,7 @@ def tasks_of(
     version = snapshot_version((), relation, configuration.record_digest(table), prefix)
     return [
         RangeTask(
-            name=f"{table}/{number}",
+            name=f"{held.name}/{number}",
             database="d",
             version=version,
             configuration=configuration,

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from psycopg.conninfo import make_conninfo
 
 from databases import Database
-from engine.model.errors import SnapshotStale, SourceRefused
+from engine.model.errors import SnapshotStale, SourceRefused, SourceUnavailable
 from engine.model.position import snapshot_position
 from engine.model.schema import TableName
 from engine.sources.postgres.range_reader import PostgresRangeReader
@@ -378,3 +378,21 @@ async def test_a_reader_that_is_left_early_lets_go_of_everything(tables: Databas
 async def nobody_reads(database: Database) -> bool | None:
     query = "SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'tailrace range%%'"
     return not await asyncio.to_thread(database.execute, query) or None
+
+
+async def test_whoever_still_reads_when_the_snapshot_ends_is_stopped(tables: Database) -> None:
+    tables.execute("UPDATE a SET note = repeat('y', 20000)")
+    async with snapshots_of(tables).hold([A]) as held:
+        [task] = tasks_of(held, A)
+        other = replace(task, name="another snapshot's/0")
+        reading = PostgresRangeReader(tables.dsn).read(task)
+        other_reading = PostgresRangeReader(tables.dsn).read(other)
+        batches, other_batches = await reading.__aenter__(), await other_reading.__aenter__()
+        await anext(batches)
+        await anext(other_batches)
+
+    with pytest.raises(SourceUnavailable):
+        [batch async for batch in batches]
+    assert [batch async for batch in other_batches]
+    await other_reading.__aexit__(None, None, None)
+    await reading.__aexit__(None, None, None)

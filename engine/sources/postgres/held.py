@@ -7,8 +7,9 @@ table waits behind such a waiter, so after a while the snapshot is let go of.
 """
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final, Never
 
 import structlog
@@ -23,7 +24,7 @@ from engine.sources.postgres.as_streamed import AsStreamed, as_streamed
 from engine.sources.postgres.dsn import Dsn
 from engine.sources.postgres.exported import Exported, export
 from engine.sources.postgres.locks import waiters
-from engine.sources.postgres.range_reader import range_name
+from engine.sources.postgres.range_reader import application_name, range_name
 from engine.sources.postgres.ranges import LeafSize, leaf_sizes, ranges_of
 
 LOCK_YIELD_SECONDS: Final = 2.0
@@ -37,6 +38,13 @@ SELECT a.application_name, p.tuples_processed::pg_catalog.int8, p.bytes_processe
 FROM pg_catalog.pg_stat_progress_copy p
 JOIN pg_catalog.pg_stat_activity a ON a.pid OPERATOR(pg_catalog.=) p.pid
 WHERE p.command OPERATOR(pg_catalog.=) 'COPY TO'
+"""
+
+# Its role is ours: whoever may open such a session may end it.
+_STOP: Final = """
+SELECT pg_catalog.pg_terminate_backend(a.pid) FROM pg_catalog.pg_stat_activity a
+WHERE pg_catalog.starts_with(a.application_name, %s::pg_catalog.text)
+  AND a.usename OPERATOR(pg_catalog.=) current_user
 """
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -79,7 +87,11 @@ class PostgresSnapshots:
             held = {
                 table: self._held_table(exported, table, streamed[table], sizes) for table in images
             }
-            yield PostgresHeldSnapshot(exported, held, self._lock_yield_seconds)
+            name = secrets.token_hex(8)
+            try:
+                yield PostgresHeldSnapshot(name, exported, held, self._lock_yield_seconds)
+            finally:
+                await _stop_readers(exported, name)
 
     def _held_table(
         self,
@@ -100,18 +112,32 @@ class PostgresSnapshots:
         )
 
 
+async def _stop_readers(exported: Exported, name: str) -> None:
+    # Where the server is away, so are they.
+    with suppress(SourceError):
+        beginning = application_name(f"{name}/")
+        await exported.fresh.rows(_STOP, beginning, doing="stopping whoever reads a snapshot")
+
+
 class PostgresHeldSnapshot:
     """Implements `engine.model.snapshot_source.HeldSnapshot`."""
 
     def __init__(
         self,
+        name: str,
         exported: Exported,
         tables: Mapping[TableName, HeldTable],
         lock_yield_seconds: float,
     ) -> None:
+        self._name = name
         self._exported = exported
         self._tables = tables
         self._lock_yield_seconds = lock_yield_seconds
+
+    @property
+    def name(self) -> str:
+        """See HeldSnapshot."""
+        return self._name
 
     @property
     def point(self) -> LogPoint:
