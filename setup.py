@@ -12,6 +12,7 @@ def _compiled(name: str, suffix: str = ".pyx") -> Extension:
 
 
 _NAMES = (
+    "engine.lines.hashing",
     "engine.lines.text",
     "engine.lines.writer",
     "engine.sources.postgres.values",

@@ -27,7 +27,7 @@ from engine.destinations.s3 import S3ObjectStore
 from engine.flow.chunk import ChunkLimits
 from engine.journal.entry import Writer
 from engine.journal.settings import Settings
-from engine.kinds import measures_of, record_configuration, s3_settings
+from engine.kinds import hash_key, measures_of, record_configuration, s3_settings
 from engine.lines.writer import CODEC_VERSION
 from engine.model.interfaces import ObjectStore, Source
 from engine.operate import logs
@@ -197,4 +197,5 @@ def _source(configuration: Configuration, alarms: Alarms | None = None) -> Sourc
                 configuration=record_configuration(configuration),
                 alarms=alarms,
                 batch_rows_max=configuration.chunk.max_rows,
+                hash_key=hash_key(configuration),
             )

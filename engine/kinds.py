@@ -12,6 +12,7 @@ from engine.config import (
     resolve_row_limit,
 )
 from engine.destinations.s3_settings import S3Settings
+from engine.model.hash_key import NO_HASH_KEY, HashKey
 from engine.model.interfaces import SourceMeasures
 from engine.model.record import RecordConfiguration
 from engine.sources.postgres.settings import SHAPING_SETTINGS
@@ -36,7 +37,15 @@ def record_configuration(configuration: Configuration) -> RecordConfiguration:
         row_bytes_max=resolve_row_limit(source.max_row_bytes),
         on_unrepresentable=source.on_unrepresentable,
         snapshot=source.snapshot,
+        # A key that hashes nothing shapes nothing.
+        hash_key_id=hash_key(configuration).id if any(r.hash for r in source.rules) else "",
     )
+
+
+def hash_key(configuration: Configuration) -> HashKey:
+    """The secret of the columns that are written as hashes."""
+    secret = configuration.source.hash_key
+    return HashKey(secret.reveal().encode()) if secret is not None else NO_HASH_KEY
 
 
 def s3_settings(destination: DestinationConfiguration) -> S3Settings:

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
-from engine.lines.writer import Lines, LineWriter
+from engine.lines.writer import VALUE_HASH, Lines, LineWriter
 from engine.model.record import Envelope, JsonMode, NumericMode
 from engine.sources.postgres.copy_rows import CopyReader
 from engine.sources.postgres.tuples import TupleReader
 from engine.sources.postgres.types import form_of
+from rowcodec_twin import HASHED, SECRET
 
 Columns = Sequence[tuple[str, int, bool, bool]]
 
@@ -14,7 +15,7 @@ Columns = Sequence[tuple[str, int, bool, bool]]
 def forms_of(columns: Columns, numeric: NumericMode, json: JsonMode) -> Columns:
     """Columns with forms, of those with kinds."""
     return [
-        (name, form_of(kind, numeric, json), is_key, is_included)
+        (name, VALUE_HASH if kind == HASHED else form_of(kind, numeric, json), is_key, is_included)
         for name, kind, is_key, is_included in columns
     ]
 
@@ -26,7 +27,11 @@ class RowCodec:
         self, generation: int, row_bytes_max: int = 1 << 30, rows_max: int = 1 << 62
     ) -> None:
         self.lines = LineWriter(
-            generation, connector="postgresql", row_bytes_max=row_bytes_max, rows_max=rows_max
+            generation,
+            connector="postgresql",
+            row_bytes_max=row_bytes_max,
+            rows_max=rows_max,
+            hash_key=SECRET,
         )
         self.tuples = TupleReader(self.lines)
         self.copy_rows = CopyReader(self.lines)

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from engine.sources.postgres.types import builtin_kind
 from row_codec import RowCodec
+from rowcodec_twin import HASHED
 
 VECTORS = Path(__file__).parent / "rowcodec_vectors"
 ENVELOPES = ("standard", "debezium", "flat")
@@ -80,8 +81,14 @@ def has_reserved(relation_id: int) -> bool:
 
 
 def bind_all(
-    codec: Codec, envelope: str = "standard", numeric: str = "string", json_mode: str = "embed"
+    codec: Codec,
+    envelope: str = "standard",
+    numeric: str = "string",
+    json_mode: str = "embed",
+    *,
+    is_hashed: bool = False,
 ) -> None:
+    """With `is_hashed`, every column is written as a hash."""
     for relation_id, relation in captured()["relations"].items():
         codec.bind(
             int(relation_id),
@@ -90,7 +97,12 @@ def bind_all(
             table=relation["table"],
             version=3,
             columns=[
-                (name, builtin_kind(oid), key, envelope != "flat" or name != RESERVED)
+                (
+                    name,
+                    HASHED if is_hashed else builtin_kind(oid),
+                    key,
+                    envelope != "flat" or name != RESERVED,
+                )
                 for name, oid, key in relation["columns"]
             ],
             key=relation["key"],

@@ -303,7 +303,16 @@ def test_a_destination_value_that_does_not_fit_is_explained(
         ('tables = "public.*"', "is not a list"),
         ('tables = [\'"Public"."Orders"\']', "without quotes"),
         ('table = [{ match = "a.b", where = "x > 1" }]', "not in this release"),
-        ('table = [{ match = "a.b", hash = ["x"] }]', "not in this release"),
+        ('table = [{ match = "a.b", hash = ["x"] }]', "source.hash_key is missing"),
+        ('table = [{ match = "a.b", hash = "x" }]', "is not a list of texts"),
+        ('table = [{ match = "a.b", hash = [" "] }]', "is empty"),
+        ('table = [{ match = "a.b", exclude = ["x"], hash = ["x"] }]', "exclude leaves out"),
+        ('table = [{ match = "a.b", include = ["x"], hash = ["y"] }]', "include leaves out"),
+        ('hash_key = "geheim"', "is shorter than 32 characters"),
+        ('hash_key = "the old one\\nand the next one, in one text"', "holds a line break"),
+        ("hash_key = 12345678901234567890123456789012", "is not text"),
+        ('hash_key_file = ""', "is empty"),
+        ('hash_key_file = "absent"', "cannot be read: No such file"),
         ('table = [{ match = "a.b", on_schema_change = "gap" }]', "not in this release"),
         ('table = [{ match = "a.b", include = ["x"], exclude = ["y"] }]', "both include and"),
         ('table = ["a.b"]', "[[source.table]]"),
@@ -315,6 +324,14 @@ def test_a_source_value_that_does_not_fit_is_explained(
     text = MINIMAL.replace('snapshot = "never"', f'snapshot = "never"\n{line}')
 
     assert expected in only_problem(tmp_path, text)
+
+
+def test_a_column_that_is_hashed_and_left_out_is_told_on_its_line(tmp_path: Path) -> None:
+    rule = '[[source.table]]\nmatch = "a.b"\nexclude = ["x"]\nhash = ["x"]\n'
+
+    problem = only_problem(tmp_path, MINIMAL.replace("[destination]", rule + "[destination]"))
+
+    assert ":7: source.table.hash has a column that exclude leaves out" in problem
 
 
 def test_values_that_ask_for_nothing_of_a_coming_release_are_taken(tmp_path: Path) -> None:
@@ -525,6 +542,39 @@ def test_a_dsn_of_the_environment_wins_over_a_dsn_file_of_the_file(tmp_path: Pat
     assert configuration.source.own.dsn_file is None
 
 
+HASHED = '[[source.table]]\nmatch = "a.b"\nhash = ["email"]\n[destination]'
+
+
+def test_the_hash_key_is_read_from_its_file_beside_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("0123456789abcdef" * 4 + "\n")
+    text = MINIMAL.replace("[source]", '[source]\nhash_key_file = "key"')
+
+    configuration = loaded(tmp_path, text.replace("[destination]", HASHED)).configuration
+
+    assert configuration.source.hash_key is not None
+    assert configuration.source.hash_key.reveal() == "0123456789abcdef" * 4
+    assert configuration.source.rules == (TableRule("a.b", hash=("email",)),)
+    assert kinds.record_configuration(configuration).hash_key_id == kinds.hash_key(configuration).id
+
+
+def test_a_hash_key_file_with_too_little_in_it_is_told_without_it(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("geheim")
+    text = MINIMAL.replace("[source]", '[source]\nhash_key_file = "key"')
+
+    problem = only_problem(tmp_path, text.replace("[destination]", HASHED))
+
+    assert "names a file whose content is shorter than 32 characters" in problem
+    assert "geheim" not in problem
+
+
+def test_a_hash_key_that_hashes_nothing_is_not_in_the_journal(tmp_path: Path) -> None:
+    text = MINIMAL.replace("[source]", f'[source]\nhash_key = "{"k" * 32}"')
+
+    configuration = loaded(tmp_path, text).configuration
+
+    assert kinds.record_configuration(configuration).hash_key_id == ""
+
+
 def test_without_a_dsn_libpqs_environment_has_to_name_a_server(tmp_path: Path) -> None:
     text = MINIMAL.replace('dsn = "host=db dbname=shop"\n', "")
 
@@ -562,6 +612,7 @@ def test_no_problem_shows_a_secret(tmp_path: Path) -> None:
 [source]
 dsn = "geheim"
 pasword = "geheim"
+hash_key = "geheim"
 tables = ["${SECRET}."]
 slot = "${SECRET}-"
 table = [{ match = "${SECRET}.", include = ["${SECRET}"], where = "${SECRET}" }]
@@ -589,7 +640,8 @@ max_rows = "${SECRET}"
 
 
 def test_no_configuration_shows_a_secret(tmp_path: Path) -> None:
-    text = MINIMAL.replace("host=db dbname=shop", "host=db password=geheim") + (
+    secret = f'host=db password=geheim"\nhash_key = "{"geheim" * 6}'
+    text = MINIMAL.replace("host=db dbname=shop", secret) + (
         'role_arn = "arn:aws:iam::123456789012:role/x"\nexternal_id = "${ID}"\n'
     )
 
@@ -605,6 +657,7 @@ def test_no_configuration_shows_a_secret(tmp_path: Path) -> None:
 def test_a_key_is_hidden_unless_somebody_decided_otherwise() -> None:
     assert {key.path for key in KEYS if not key.is_shown} == {
         "source.dsn",
+        "source.hash_key",
         "destination.external_id",
     }
 

@@ -48,7 +48,7 @@ from rowcodec_golden import (
     relation_ids,
     row_frames,
 )
-from rowcodec_twin import Absent, TwinCodec, Value, copy_bytes, frame_bytes, tuple_bytes
+from rowcodec_twin import HASHED, Absent, TwinCodec, Value, copy_bytes, frame_bytes, tuple_bytes
 
 RELATION = 16_400
 COMMIT_LSN = 0x134EBCB0
@@ -901,8 +901,10 @@ BY_KIND: dict[int, st.SearchStrategy[str]] = {
     KIND_TIMESTAMPTZ: STAMPS,
     KIND_BYTEA: st.binary(max_size=20).map(lambda value: "\\x" + value.hex()),
     KIND_JSON: JSON_TEXT,
+    HASHED: TEXT | st.text(ALPHABET, min_size=50, max_size=70),
 }
-SCALAR_KINDS = (*BY_KIND, KIND_TEXT, KIND_DATE, KIND_TIME, KIND_TIMETZ, KIND_INTERVAL, KIND_MONEY)
+TEXT_KINDS = (KIND_TEXT, KIND_DATE, KIND_TIME, KIND_TIMETZ, KIND_INTERVAL, KIND_MONEY)
+SCALAR_KINDS = (*(kind for kind in BY_KIND if kind != HASHED), *TEXT_KINDS)
 
 
 def quoted_element(text: str) -> str:
@@ -940,7 +942,9 @@ def values_of(kind: int) -> st.SearchStrategy[Value]:
     )
 
 
-KINDS = st.sampled_from(SCALAR_KINDS) | st.sampled_from(SCALAR_KINDS).map(lambda k: k | KIND_ARRAY)
+KINDS = st.sampled_from((*SCALAR_KINDS, HASHED)) | st.sampled_from(SCALAR_KINDS).map(
+    lambda kind: kind | KIND_ARRAY
+)
 
 
 @st.composite

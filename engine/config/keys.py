@@ -18,6 +18,7 @@ from engine.config.key import REQUIRED, Key, check_not_empty
 from engine.config.scalars import MIB
 from engine.config.sources import SOURCES
 from engine.config.values import Unfit
+from engine.model.hash_key import SECRET_BYTES_MIN
 
 GIB = 1024 * MIB
 
@@ -28,6 +29,15 @@ def _check_pattern(value: str) -> None:
         raise Unfit("holds a quoted name", "patterns match raw names: write them without quotes")
     if value.startswith(".") or value.endswith("."):
         raise Unfit("holds a pattern without a schema or table", 'write "schema.table"')
+
+
+def _check_hash_key(value: str) -> None:
+    if len(value.encode()) < SECRET_BYTES_MIN:
+        raise Unfit(
+            f"is shorter than {SECRET_BYTES_MIN} characters: who has a hash could guess it",
+            "make one: openssl rand -hex 32",
+            is_secret=True,
+        )
 
 
 def _check_bucket(value: str) -> None:
@@ -112,6 +122,14 @@ _STORAGE_COLD = "objects there cannot be read back without a restore, and the jo
 
 _OWN_KEYS = {key.name: key for section in SOURCES.values() for key in section.keys}
 
+HASH_KEY: Final = Key(
+    "source",
+    "hash_key",
+    values.text(_check_hash_key),
+    "The secret under which columns are hashed (HMAC-SHA-256), 32 characters at least. Never "
+    "shown. Another one gives other hashes, and a new version of each table that has any.",
+)
+
 KEYS: Final[tuple[Key, ...]] = (
     Key(
         "source",
@@ -138,6 +156,14 @@ KEYS: Final[tuple[Key, ...]] = (
         values.texts(_check_pattern, example='["public.audit_*"]'),
         "Which of them are not.",
         default=[],
+        is_shown=True,
+    ),
+    HASH_KEY,
+    Key(
+        "source",
+        "hash_key_file",
+        values.text(check_not_empty),
+        "A file that holds it, such as a mounted secret; relative to this file's folder.",
         is_shown=True,
     ),
     Key(
@@ -512,8 +538,8 @@ TABLE_RULE_KEYS: Final[tuple[Key, ...]] = (
     Key(
         "source.table",
         "hash",
-        values.Kind(values.nothing, {"maxItems": 0}, is_text=False),
-        "Columns written as a hash. Not in this release.",
+        values.texts(check_not_empty, example='["email"]'),
+        "The columns that are written as a hash of their value, under source.hash_key.",
         default=[],
         is_shown=True,
     ),

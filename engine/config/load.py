@@ -5,14 +5,14 @@ need two keys are checked. The structs are made only when nothing is wrong. So a
 problems at once.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from engine.config.gather import Gathered, Given, gather
 from engine.config.key import REQUIRED, Key
-from engine.config.keys import KEYS, SECTIONS, TABLE_RULE_KEYS
+from engine.config.keys import HASH_KEY, KEYS, SECTIONS, TABLE_RULE_KEYS
 from engine.config.model import (
     ChunkConfiguration,
     Configuration,
@@ -26,6 +26,7 @@ from engine.config.model import (
 from engine.config.parsed import Parsed
 from engine.config.problems import ConfigurationProblems, Origin, Problem, shown
 from engine.config.scalars import Secret
+from engine.config.secret_file import settle_secret
 from engine.config.sources import SOURCES, SourceSection
 from engine.config.values import Unfit, from_text, nearest
 from engine.model.record import TableRule
@@ -109,6 +110,7 @@ def _parse(gathered: Gathered, environment: Mapping[str, str], sections: Sequenc
     if "source" in sections:
         for section in _sections_looked_at(parsed):
             section.settle(parsed)
+        _settle_hash_key(parsed)
         _check_times(parsed)
         _check_memory(parsed)
     _check_destination(parsed)
@@ -196,13 +198,24 @@ def _rule(parsed: Parsed, table: dict[str, Any], given: Given, index: int) -> Ta
     if "match" not in table:
         hint = 'write match = "schema.table"'
         found.append(Problem(origin(None), "source.table.match", "is missing", hint))
-    if values.get("include") and values.get("exclude"):
-        text = "has both include and exclude"
-        found.append(Problem(origin(None), "source.table", text, "keep one of them"))
+    for where, text, hint in _contradictions(values):
+        path = "source.table" if where is None else f"source.table.{where}"
+        found.append(Problem(origin(where), path, text, hint))
     if found:
         parsed.problems.extend(found)
         return None
-    return TableRule(values["match"], values["include"], values["exclude"])
+    return TableRule(values["match"], values["include"], values["exclude"], values["hash"])
+
+
+def _contradictions(values: dict[str, Any]) -> Iterator[tuple[str | None, str, str]]:
+    """What does not go together in one rule: the key (None: the whole rule), text and hint."""
+    hashed, included, excluded = (set(values.get(n) or ()) for n in ("hash", "include", "exclude"))
+    if included and excluded:
+        yield None, "has both include and exclude", "keep one of them"
+    elif hashed & excluded:
+        yield "hash", "has a column that exclude leaves out", "take it out of one of them"
+    elif included and not hashed <= included:
+        yield "hash", "has a column that include leaves out", "add it there, or take it out of hash"
 
 
 def _rule_defaults() -> dict[str, Any]:
@@ -216,6 +229,16 @@ def _rule_defaults() -> dict[str, Any]:
 def _refuse_empty_include(name: str, value: Any) -> None:
     if name == "include" and not value:
         raise Unfit("is empty", "leave it out to write all columns")
+
+
+def _settle_hash_key(parsed: Parsed) -> None:
+    """Find the secret of hashed columns, which may stand in a file."""
+    rules = parsed.values.get(("source", "table")) or ()
+    if not settle_secret(parsed, HASH_KEY) and any(rule.hash for rule in rules):
+        hint = "make one: openssl rand -hex 32; without it, whoever has a list of values can look"
+        parsed.complain(
+            "source", "hash_key", "is missing, and columns are hashed", f"{hint} hashes up in it"
+        )
 
 
 def _check_times(parsed: Parsed) -> None:
@@ -249,6 +272,7 @@ def _check_destination(parsed: Parsed) -> None:
 
 def _source(parsed: Parsed) -> SourceConfiguration:
     section = SOURCES[parsed.value("source", "type")]
+    hash_key = parsed.value("source", "hash_key")
     return SourceConfiguration(
         own=section.make(parsed),
         tables=parsed.value("source", "tables"),
@@ -260,6 +284,7 @@ def _source(parsed: Parsed) -> SourceConfiguration:
         snapshot_rows_per_second=parsed.value("source", "snapshot_rows_per_second"),
         on_unrepresentable=parsed.value("source", "on_unrepresentable"),
         max_row_bytes=parsed.value("source", "max_row_bytes"),
+        hash_key=None if hash_key is None else Secret(hash_key),
     )
 
 

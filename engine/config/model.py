@@ -34,7 +34,8 @@ class SourceConfiguration(msgspec.Struct, frozen=True, kw_only=True):
 
     `own` is what only this kind of source has: its class says which kind it is. `rules` are the
     `[[source.table]]` tables in their order. `max_row_bytes`: None is `"auto"`, see
-    `resolve_row_limit`.
+    `resolve_row_limit`. `hash_key` is the secret of columns that are written as hashes, whatever it
+    was read from.
     """
 
     own: OwnConfiguration
@@ -47,6 +48,7 @@ class SourceConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     snapshot_rows_per_second: int
     on_unrepresentable: OnUnrepresentable
     max_row_bytes: int | None
+    hash_key: Secret | None
 
 
 class DestinationConfiguration(msgspec.Struct, frozen=True, kw_only=True):

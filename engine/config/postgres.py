@@ -13,6 +13,7 @@ import msgspec
 from engine.config import values
 from engine.config.key import Key, check_not_empty
 from engine.config.scalars import Secret
+from engine.config.secret_file import settle_secret
 from engine.config.values import Unfit
 
 if TYPE_CHECKING:
@@ -96,15 +97,8 @@ KEYS: Final[tuple[Key, ...]] = (
 
 def settle(parsed: "Parsed") -> None:
     """Find the dsn, which may stand in a file; complain where it is missing or given twice."""
-    dsn, file = parsed.given("source", "dsn"), parsed.given("source", "dsn_file")
-    if dsn is None and file is None:
+    if not settle_secret(parsed, _DSN):
         _complain_of_missing(parsed)
-    elif dsn is not None and file is not None and dsn.origin.kind == file.origin.kind:
-        parsed.complain("source", "dsn_file", "is given beside source.dsn", "keep one of them")
-    elif file is not None and (dsn is None or file.origin.kind == "environment"):
-        _read_dsn_file(parsed)
-    else:
-        parsed.values["source", "dsn_file"] = None
 
 
 def _complain_of_missing(parsed: "Parsed") -> None:
@@ -115,29 +109,6 @@ def _complain_of_missing(parsed: "Parsed") -> None:
             "dsn",
             "is missing",
             f"set it, dsn_file, {_DSN.variable}, or libpq's own PGHOST",
-        )
-
-
-def _read_dsn_file(parsed: "Parsed") -> None:
-    """What the file holds takes the place of the dsn, its path the place of its name."""
-    name = parsed.values.get(("source", "dsn_file"))
-    if name is None:
-        return
-    folder = parsed.gathered.file.parent if parsed.gathered.file else Path()
-    file = parsed.values["source", "dsn_file"] = folder / name
-    try:
-        text = file.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        parsed.complain("source", "dsn_file", f"cannot be read: {error.strerror}", "")
-        return
-    except UnicodeDecodeError:
-        parsed.complain("source", "dsn_file", "is not UTF-8 text", "")
-        return
-    try:
-        parsed.values["source", "dsn"] = _DSN.kind.parse(text)
-    except Unfit as unfit:
-        parsed.complain(
-            "source", "dsn_file", f"names a file whose content {unfit.text}", unfit.hint
         )
 
 

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
+from engine.lines.writer import VALUE_HASH
 from engine.model.batch import Batch, Operations
 from engine.model.position import Position
 from engine.model.record import Envelope, RecordConfiguration
@@ -130,7 +131,9 @@ class Batcher:
             columns=[
                 (
                     column.name,
-                    self._form_of(column),
+                    VALUE_HASH
+                    if configuration.is_hashed(table, column.name)
+                    else self._form_of(column),
                     column.key,
                     configuration.is_included(table, column.name),
                 )

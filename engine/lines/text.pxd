@@ -16,6 +16,8 @@ Format: RFC 8259 (JSON), RFC 3629 (UTF-8), RFC 4648 (base64).
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memmove
 
+from engine.lines.hashing cimport HashKey
+
 cdef extern from *:
     """
     #include <stdint.h>
@@ -101,6 +103,7 @@ cdef struct Work:
     Room line          # one line of a table that has few
     Room unescaped     # for the source's reader: a value, and a part of one, as they are meant
     Room unescaped_part
+    HashKey hash_key   # of the values that are written as hashes
     bint is_json_null  # the value was JSON's null
     int fault
     int column         # its index, -1 where the fault is none of a column's

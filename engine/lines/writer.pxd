@@ -40,6 +40,8 @@ cpdef enum:
     VALUE_NUMBER = 2
     VALUE_BYTES = 3
     VALUE_JSON = 4
+    # Any value, of whatever form: a reader of a source's own writes it so too.
+    VALUE_HASH = 128
 
 cdef enum:
     FIELDS_SIZE_MAX = 256
@@ -142,6 +144,7 @@ cdef class LineWriter:
     cdef size_t written_capacity
     cdef size_t generation_size    # of what every position begins with
     cdef size_t row_bytes_max
+    cdef bint has_hash_key
     cdef int64_t rows_max
     cdef str connector
     cdef bytes fields              # the transaction's, for `write`
@@ -178,6 +181,7 @@ cdef class LineWriter:
     cdef uint8_t* put_object(self, uint8_t* out, Binding* binding, tuple values) except? NULL
     cdef uint8_t* put_row(self, uint8_t* out, Binding* binding, tuple before, tuple after) except? NULL
     cdef str key_text(self, const Table* table, tuple values)
+    cdef str shown(self, const Column* column, bytes value)
     cdef str position_text(self, const Place* place)
     cdef void trim(self, Room* room) noexcept
     cdef void recycle(self, Table* table) noexcept

@@ -28,6 +28,8 @@ VALUE_BYTES: Final[int]
 """Any bytes: a string, in base64."""
 VALUE_JSON: Final[int]
 """JSON: embedded, on one line."""
+VALUE_HASH: Final[int]
+"""Any bytes: a string, their keyed hash (`hashing.hash_of`). A source's own reader takes it too."""
 
 @final
 class Lines:
@@ -57,13 +59,20 @@ class LineWriter:
     """Writes the lines of one stream. Not safe for use from two threads at once."""
 
     def __init__(
-        self, generation: int, *, connector: str, row_bytes_max: int = ..., rows_max: int = ...
+        self,
+        generation: int,
+        *,
+        connector: str,
+        row_bytes_max: int = ...,
+        rows_max: int = ...,
+        hash_key: bytes = ...,
     ) -> None:
         """`generation` begins every position: 0 to 9999, else ValueError.
 
         `connector` is what records call the kind of source. A row that is larger than
         `row_bytes_max` (1 GiB), as its source gives it or as a line, cannot be written. A table
         with `rows_max` lines is full: `write` and the readers then answer a size beyond all.
+        `hash_key` is the secret of the columns that are written as hashes; empty: there are none.
         """
 
     @property
@@ -86,11 +95,12 @@ class LineWriter:
         """Say what the table's rows hold; replaces an earlier binding.
 
         The source numbers its tables itself, below 2**32. A column is (name, form, in the key,
-        included); a form is one of `VALUE_`, or, where a reader of the source writes the rows, one
-        of that reader's, below 256. A column that is not included is left out of `before` and
-        `after`. Raises ValueError where the table has lines not taken, and, with the flat
-        envelope, for an included column that has the name of one of its own (`flat_prefix` and one
-        of `envelope.FLAT_FIELDS`). Then the earlier binding stays.
+        included). A form is one of `VALUE_`. Where a reader of the source writes the rows, it is
+        one of that reader's, below 256, or `VALUE_HASH`. A column that is not included is left out
+        of `before` and `after`. Raises ValueError where the table has lines not taken, for a hash
+        where there is no key, and, with the flat envelope, for an included column that has the name
+        of one of its own (`flat_prefix` and one of `envelope.FLAT_FIELDS`). Then the earlier
+        binding stays.
         """
 
     def unbind(self, number: int) -> None:

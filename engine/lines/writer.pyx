@@ -26,6 +26,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcmp, memcpy, memmove
 
+from engine.lines.hashing cimport HASH_SIZE, hash_text, put_hash, take_key
 from engine.lines.text cimport (
     FAULT_BOOLEAN,
     FAULT_INTEGER,
@@ -267,8 +268,10 @@ cdef inline uint8_t* put_value(
         work.fault = FAULT_BOOLEAN
     elif form == VALUE_JSON:
         return put_json(out, p, size, end, work)
-    else:
+    elif form == VALUE_BYTES:
         return put_base64(out, p, size)
+    else:
+        return put_hash(out, p, size, &work.hash_key)
     return NULL
 
 
@@ -363,13 +366,23 @@ cdef Binding* make_binding(list prefixes, list pieces, int envelope) except NULL
 cdef class LineWriter:
     """Encodes the rows of one stream. See writer.pyi for the contract."""
 
-    def __cinit__(self, int generation, *, str connector, row_bytes_max=1 << 30, rows_max=1 << 62):
+    def __cinit__(
+        self,
+        int generation,
+        *,
+        str connector,
+        row_bytes_max=1 << 30,
+        rows_max=1 << 62,
+        bytes hash_key=b"",
+    ):
         start = positions.generation_prefix(generation).encode()
         self.generation_size = len(start)
         memcpy(self.transaction.position, <uint8_t*>PyBytes_AS_STRING(start), self.generation_size)
         self.connector = connector
         self.row_bytes_max = row_bytes_max
         self.rows_max = rows_max
+        self.has_hash_key = bool(hash_key)
+        take_key(&self.work.hash_key, hash_key, len(hash_key))
         self.fields = b""
         self.names = {}
         self.faults = _FAULTS
@@ -481,6 +494,8 @@ cdef class LineWriter:
         for name, form, _, is_included in columns:
             if not 0 <= form <= 0xFF:
                 raise ValueError(f"unknown form {form} of column {name!r}")
+            if form == VALUE_HASH and not self.has_hash_key:
+                raise ValueError(f"no key for the hash of column {name!r} of {schema}.{table}")
             if is_included and name in reserved:
                 raise ValueError(
                     f"column {name!r} of {schema}.{table} has a name of the flat envelope itself"
@@ -495,6 +510,9 @@ cdef class LineWriter:
             binding.columns[i].is_included = bool(is_included)
             binding.included_count += bool(is_included)
             binding.forms |= binding.columns[i].form
+            if form == VALUE_HASH:
+                # In before and after, however short the value is.
+                binding.fixed_max += 2 * HASH_SIZE
             i += 1
         if bound == NULL:
             try:
@@ -855,10 +873,16 @@ cdef class LineWriter:
     cdef str key_text(self, const Table* table, tuple values):
         _, columns, wanted = self.names[table.number]
         found = {}
-        for name, value in zip(columns, values):
+        for i, (name, value) in enumerate(zip(columns, values)):
             if name in wanted and (value is None or type(value) is bytes):
-                found[name] = None if value is None else _shortened(value)
+                found[name] = None if value is None else self.shown(&table.binding.columns[i], value)
         return json_text.dumps(found, ensure_ascii=False) if found else ""
+
+    cdef str shown(self, const Column* column, bytes value):
+        # A key's value in an error.
+        if column.form == VALUE_HASH:
+            return hash_text(value, len(value), &self.work.hash_key)
+        return _shortened(value)
 
     def skip(self, uint32_t number, uint64_t change):
         """Count a change that is not wanted, without a line; the table need not be bound."""

@@ -31,11 +31,19 @@ ROW_BYTES_MAX = 1024 * 1024 * 1024
 
 
 class TableRule(msgspec.Struct, frozen=True):
-    """Columns of the tables that `match` (as in `tables`): `include`, or all but `exclude`."""
+    """Columns of the tables that `match` (as in `tables`): `include`, or all but `exclude`.
+
+    Of those, the columns in `hash` are written as hashes.
+    """
 
     match: str
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    hash: tuple[str, ...] = ()
+
+    def is_included(self, column: str) -> bool:
+        """Whether `column` is written, be it as a hash."""
+        return column in self.include if self.include else column not in self.exclude
 
 
 class RecordConfiguration(msgspec.Struct, frozen=True):
@@ -47,7 +55,8 @@ class RecordConfiguration(msgspec.Struct, frozen=True):
     settings that shape values, as (name, value) pairs. A row that is larger than `row_bytes_max` as
     text or as a line, or that no record can hold, stops the stream or is left out, as
     `on_unrepresentable` says: a replay leaves out the same. `snapshot` says whether the rows that
-    a table has already are read too.
+    a table has already are read too. `hash_key_id` is the id of the secret that hashes are made
+    under (`HashKey.id`), empty where no rule has any.
 
     The defaults are the journal's format: what a field means that an entry leaves out. They decide
     nothing for an operator: `engine.app` sets every field from the configuration.
@@ -67,6 +76,7 @@ class RecordConfiguration(msgspec.Struct, frozen=True):
     row_bytes_max: int = ROW_BYTES_MAX
     on_unrepresentable: OnUnrepresentable = "stop"
     snapshot: SnapshotMode = "never"
+    hash_key_id: str = ""
 
     def captures(self, table: TableName) -> bool:
         """Whether changes of `table` are wanted."""
@@ -74,14 +84,19 @@ class RecordConfiguration(msgspec.Struct, frozen=True):
             matches(pattern, table) for pattern in self.exclude
         )
 
+    def rule_of(self, table: TableName) -> TableRule | None:
+        """The rule that decides about the table: the first one that matches it."""
+        return next((rule for rule in self.rules if matches(rule.match, table)), None)
+
     def is_included(self, table: TableName, column: str) -> bool:
-        """Whether `column` is written. The first rule that matches the table decides."""
-        for rule in self.rules:
-            if matches(rule.match, table):
-                if rule.include:
-                    return column in rule.include
-                return column not in rule.exclude
-        return True
+        """Whether `column` is written, be it as a hash."""
+        rule = self.rule_of(table)
+        return rule is None or rule.is_included(column)
+
+    def is_hashed(self, table: TableName, column: str) -> bool:
+        """Whether the column's values are written as hashes. A column that is left out is not."""
+        rule = self.rule_of(table)
+        return rule is not None and column in rule.hash and rule.is_included(column)
 
     def flat_prefix_of(self, table: TableName, columns: Iterable[Column]) -> str:
         """What the flat envelope's own names begin with, for a table that has these columns.
@@ -100,8 +115,10 @@ class RecordConfiguration(msgspec.Struct, frozen=True):
 
     def record_digest(self, table: TableName) -> str:
         """Names what shapes this table's lines: the same digest, the same lines."""
-        rule = next((rule for rule in self.rules if matches(rule.match, table)), None)
-        columns = (rule.include, rule.exclude) if rule else ((), ())
+        rule = self.rule_of(table) or TableRule("")
+        columns: tuple[object, ...] = (rule.include, rule.exclude)
+        if rule.hash:
+            columns += (rule.hash, self.hash_key_id)
         prefix = self.flat_prefix if self.envelope == "flat" else ""
         shaping = (self.envelope, prefix, self.numeric, self.json, self.stream, columns)
         return hashlib.sha256(msgspec.json.encode(shaping)).hexdigest()[:16]

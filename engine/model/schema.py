@@ -58,7 +58,8 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True):
     JSON type of its values (`number`, `string`, `boolean`, `array`, `any`). `key` says that
     `before` always holds it. `type_id` and `type_modifier` tell types apart as the stream does.
     `nullable` and `default` are advisory: only the catalog knows them, and `default` is None too
-    where it could not be read. `included` says that records hold it.
+    where it could not be read. `included` says that records hold it, `hashed` that they hold its
+    values as hashes.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True):
     type_id: int = 0
     type_modifier: int = -1
     included: bool = True
+    hashed: bool = False
 
     @property
     def shape(self) -> tuple[str, int, int, bool]:

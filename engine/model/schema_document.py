@@ -27,7 +27,8 @@ class ColumnDocument(msgspec.Struct, frozen=True):
     """One column. `key` says that `before` always holds it.
 
     `nullable` and `default` are advisory: only the catalog knows them. `default` is null where
-    there is none, and where it could not be read when the version began.
+    there is none, and where it could not be read when the version began. `hash` is there, and true,
+    for a column whose values are written as hashes: those are strings.
     """
 
     name: str
@@ -37,6 +38,7 @@ class ColumnDocument(msgspec.Struct, frozen=True):
     json: str
     nullable: bool
     default: str | None
+    hash: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class Change(
@@ -45,7 +47,7 @@ class Change(
     """One difference to the version before.
 
     `kind` is one of `table_recreated`, `column_added`, `column_dropped`, `type_changed`,
-    `nullability_changed`, `default_changed`, `columns_reordered`, `key_changed`,
+    `nullability_changed`, `default_changed`, `hash_changed`, `columns_reordered`, `key_changed`,
     `excluded_columns_changed`, `record_configuration_changed`, or the name of one of the source's
     facts with `_changed` behind it. `column` where one column differs; `before` and `after` (`from`
     and `to` in JSON) as text where there is something to say.
@@ -124,6 +126,7 @@ def _column_document(column: Column) -> ColumnDocument:
         json=column.json,
         nullable=column.nullable,
         default=column.default,
+        hash=column.hashed or msgspec.UNSET,
     )
 
 
@@ -171,6 +174,8 @@ def _changes_of(old: Column, new: Column) -> Iterator[Change]:
         yield Change("nullability_changed", new.name, _null_text(old), _null_text(new))
     if old.default != new.default:
         yield Change("default_changed", new.name, old.default, new.default)
+    if old.hashed != new.hashed:
+        yield Change("hash_changed", new.name, _hash_text(old), _hash_text(new))
 
 
 def _type(column: Column) -> tuple[str, str, int, int]:
@@ -184,6 +189,10 @@ def _fact_changes(old: Relation, new: Relation) -> Iterator[Change]:
         # A fact that is the table's identity itself has changed with it.
         if value != before and str(value) != new.identity:
             yield Change(f"{name}_changed", None, str(before), str(value))
+
+
+def _hash_text(column: Column) -> str:
+    return "hash" if column.hashed else "plain"
 
 
 def _null_text(column: Column) -> str:

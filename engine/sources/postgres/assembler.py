@@ -36,6 +36,7 @@ from engine.lines.batcher import Batcher
 from engine.lines.writer import LineWriter
 from engine.model.batch import Boundary, Intake, LeftOut, Named
 from engine.model.errors import DecodeError, InvariantBroken, JournalError, UnrepresentableRow
+from engine.model.hash_key import NO_HASH_KEY, HashKey
 from engine.model.history import Judge, Landmark
 from engine.model.position import Position, commit_of, log_position
 from engine.model.record import RecordConfiguration
@@ -146,6 +147,7 @@ class Assembler:
         judge: Judge | None = None,
         single_rows: bool = False,
         batch_rows_max: int = ROWS_MAX,
+        hash_key: HashKey = NO_HASH_KEY,
     ) -> None:
         self._configuration = configuration
         self._catalog = catalog
@@ -155,6 +157,7 @@ class Assembler:
             connector="postgresql",
             row_bytes_max=configuration.row_bytes_max,
             rows_max=batch_rows_max,
+            hash_key=hash_key.secret_for(configuration),
         )
         self._tuples = TupleReader(self._lines)
         self._batcher = Batcher(

@@ -370,19 +370,22 @@ class Catalog:
         if known is not None and (known.type_oid, known.type_modifier) != type_at:
             known = None
         is_included = configuration.is_included(_name(message), streamed.name)
-        # A default is a value. A column that is excluded does not show it either.
-        defaults = self._defaults.get(message.oid, {}) if known and is_included else {}
+        is_hashed = configuration.is_hashed(_name(message), streamed.name)
+        # A default is a value. A column that is excluded or hashed does not show it either.
+        is_shown = is_included and not is_hashed
+        defaults = self._defaults.get(message.oid, {}) if known and is_shown else {}
         return _shared_column(
             streamed.name,
             known.type if known else self._type_names.get(type_at, f"oid {streamed.type_oid}"),
             kind,
             streamed.is_key,
-            json_type(kind, configuration.numeric, configuration.json),
+            "string" if is_hashed else json_type(kind, configuration.numeric, configuration.json),
             known.is_nullable if known else True,
             defaults.get(streamed.name),
             streamed.type_oid,
             streamed.type_modifier,
             is_included,
+            is_hashed,
         )
 
     async def _read_types(self, session: Questions, oids: set[int]) -> None:

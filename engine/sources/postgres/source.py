@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager
 import psycopg
 
 from engine.model.errors import PositionLost, TailraceError
+from engine.model.hash_key import NO_HASH_KEY, HashKey
 from engine.model.history import Landmark
 from engine.model.interfaces import (
     ChangeStream,
@@ -45,7 +46,7 @@ class PostgresSource:
     names; a stream may run with another. No batch of its streams has more than `batch_rows_max`
     rows. `generation` begins its positions: it grows only where LSNs stop being continuous. The
     catalog is looked at every `look_seconds` while a stream is open; what stands against it is an
-    alarm.
+    alarm. `hash_key` is the one whose hashes lines hold.
     """
 
     def __init__(
@@ -60,12 +61,14 @@ class PostgresSource:
         silence_seconds: float = SILENCE_SECONDS,
         alarms: Alarms | None = None,
         batch_rows_max: int = ROWS_MAX,
+        hash_key: HashKey = NO_HASH_KEY,
     ) -> None:
         self._silence_seconds = silence_seconds
         # Without anybody to tell (a command that ends soon), alarms are only logged.
         self._alarms = alarms or Alarms(_wall_clock)
         self._dsn = dsn
         self._batch_rows_max = batch_rows_max
+        self._hash_key = hash_key
         self._slot = slot
         self._configuration = configuration
         self._generation = generation
@@ -199,6 +202,7 @@ class PostgresSource:
             landmark=landmark,
             single_rows=single_rows,
             batch_rows_max=self._batch_rows_max,
+            hash_key=self._hash_key,
             wal_sender_timeout=self._wal_sender_timeout,
             look_seconds=self._look_seconds,
             alarms=self._alarms,

@@ -38,6 +38,7 @@ from engine.model.errors import (
     SourceRefused,
     SourceUnavailable,
 )
+from engine.model.hash_key import NO_HASH_KEY, HashKey
 from engine.model.history import Judge, Landmark
 from engine.model.interfaces import Look, Standing
 from engine.model.log_point import LogPoint
@@ -554,6 +555,7 @@ async def open_stream(
     landmark: Landmark | None,
     single_rows: bool,
     batch_rows_max: int = ROWS_MAX,
+    hash_key: HashKey = NO_HASH_KEY,
     wal_sender_timeout: float = WAL_SENDER_TIMEOUT_SECONDS,
     alarms: Alarms,
     look_seconds: float = LOOK_SECONDS,
@@ -562,8 +564,9 @@ async def open_stream(
     """Hold the slot and stream from `start`; see `Source.stream`.
 
     Leaving, also by cancellation, closes the connections; the slot is free as soon as the server
-    notices.
+    notices. Raises ConfigurationError where lines need another hash key than this one.
     """
+    hash_key.secret_for(configuration)
     # Objects that were planned under other settings are made again under those settings.
     settings = dict(configuration.stream)
     settings["wal_sender_timeout"] = f"{wal_sender_timeout * 1000:.0f}ms"
@@ -589,6 +592,7 @@ async def open_stream(
                 judge=judge,
                 single_rows=single_rows,
                 batch_rows_max=batch_rows_max,
+                hash_key=hash_key,
             )
             keeper = CatalogKeeper(session, catalog, assembler, alarms, look_seconds=look_seconds)
             stream = PostgresStream(

@@ -4,7 +4,7 @@
 cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
-from engine.lines.writer cimport LineWriter, Table
+from engine.lines.writer cimport Column, LineWriter, Table
 from engine.sources.postgres.fields cimport Fields
 
 
@@ -15,4 +15,5 @@ cdef class TupleReader:
 
     cdef void begin_at(self, uint64_t commit_lsn, int64_t commit_time_us, uint64_t xid) noexcept
     cdef Py_ssize_t encode_bytes(self, const uint8_t* data, size_t size, bint is_consumable) except -2
+    cdef str shown(self, const Column* column, const uint8_t* p, size_t size)
     cdef str key_text(self, const Table* table, const uint8_t* data, size_t size)

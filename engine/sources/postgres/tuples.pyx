@@ -20,12 +20,14 @@ from cpython.bytes cimport (
 )
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
+from engine.lines.hashing cimport hash_text
 from engine.lines.text cimport FAULT_SIZE, Work, put_null, put_piece
 from engine.lines.writer cimport (
     OP_CREATE,
     OP_DELETE,
     OP_TRUNCATE,
     OP_UPDATE,
+    VALUE_HASH,
     Binding,
     Column,
     LineWriter,
@@ -324,6 +326,11 @@ cdef class TupleReader:
         out = put_fields(out, table.binding, &self.fields, change_lsn)
         return lines.close_line(table, first, out, &place, OP_TRUNCATE, True)
 
+    cdef str shown(self, const Column* column, const uint8_t* p, size_t size):
+        if column.form == VALUE_HASH:
+            return hash_text(p, size, &self.lines.work.hash_key)
+        return _shortened(p, size)
+
     cdef str key_text(self, const Table* table, const uint8_t* data, size_t size):
         # The key of a row in a frame that may be broken anywhere: what is found of it, as JSON. An
         # update's is the new one.
@@ -347,7 +354,7 @@ cdef class TupleReader:
                     if length > <size_t>(end - p):
                         break
                     if columns[i] in wanted:
-                        found[columns[i]] = _shortened(p, length)
+                        found[columns[i]] = self.shown(&table.binding.columns[i], p, length)
                 else:
                     if p[0] == c'n' and columns[i] in wanted:
                         found[columns[i]] = None

@@ -3,7 +3,8 @@
 
 Strategy: `put_value` is inline in the loops of both readers, of tuples (tuples.pyx) and of COPY's
 rows (copy_rows.pyx). What a column's values are is its form: one of FORM_*, and FORM_ARRAY for an
-array of such. `form_of` in types.py says which.
+array of such. `form_of` in types.py says which. A column that is written as a hash has VALUE_HASH
+instead: the hash of a value is that of its text, whatever its type.
 
 Invariant: as of engine/lines/text.pxd. A value whose text is not what our session's settings print
 is a fault, never a guess.
@@ -14,6 +15,7 @@ Format: PostgreSQL manual, "Data Types", "Array Input and Output Syntax".
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 
+from engine.lines.hashing cimport put_hash
 from engine.lines.text cimport (
     FAULT_BOOLEAN,
     FAULT_NUMBER,
@@ -125,8 +127,10 @@ cdef inline uint8_t* put_scalar(
         return put_json(out, p, size, limit, work)
     elif form == FORM_TIMESTAMP:
         return put_timestamp(out, p, size, limit, False, work)
-    else:
+    elif form == FORM_BYTEA:
         return put_bytea(out, p, size, work)
+    else:
+        return put_hash(out, p, size, &work.hash_key)
 
 
 cdef inline uint8_t* put_value(

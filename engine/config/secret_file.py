@@ -1,0 +1,48 @@
+"""A secret that stands in the configuration, or in a file that the configuration names.
+
+Strategy: beside the key of the secret there is one with `_file` behind its name. What the file
+holds takes the place of the secret, its path the place of its name. The environment wins over the
+configuration file, so only two of one kind exclude each other.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.config.key import Key
+from engine.config.values import Unfit
+
+if TYPE_CHECKING:
+    from engine.config.parsed import Parsed
+
+
+def settle_secret(parsed: "Parsed", key: Key) -> bool:
+    """Find the secret of `key`; whether it was given. Complain where it was twice."""
+    name = f"{key.name}_file"
+    plain, file = parsed.given(key.section, key.name), parsed.given(key.section, name)
+    if plain is not None and file is not None and plain.origin.kind == file.origin.kind:
+        parsed.complain(key.section, name, f"is given beside {key.path}", "keep one of them")
+    elif file is not None and (plain is None or file.origin.kind == "environment"):
+        _read(parsed, key, name)
+    else:
+        parsed.values[key.section, name] = None
+    return plain is not None or file is not None
+
+
+def _read(parsed: "Parsed", key: Key, name: str) -> None:
+    path = parsed.values.get((key.section, name))
+    if path is None:
+        return
+    folder = parsed.gathered.file.parent if parsed.gathered.file else Path()
+    file = parsed.values[key.section, name] = folder / path
+    try:
+        text = file.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        parsed.complain(key.section, name, f"cannot be read: {error.strerror}", "")
+        return
+    except UnicodeDecodeError:
+        parsed.complain(key.section, name, "is not UTF-8 text", "")
+        return
+    try:
+        parsed.values[key.section, key.name] = key.kind.parse(text)
+    except Unfit as unfit:
+        parsed.complain(key.section, name, f"names a file whose content {unfit.text}", unfit.hint)
