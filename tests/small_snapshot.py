@@ -13,6 +13,7 @@ from engine.flow.ledger import Ledger
 from engine.flow.reception import Reception
 from engine.journal.completer import Completer
 from engine.journal.entry import Durable, Planned
+from engine.journal.gaps import GapRegister
 from engine.journal.lanes import Lanes
 from engine.journal.retry import Patience
 from engine.journal.schema_files import SchemaFiles
@@ -53,8 +54,10 @@ class Snapshots:
             ledger=Ledger({}),
             configuration=bucket.configuration,
         )
+        self.gaps = GapRegister(state, bucket.time_us)
         self.register = SnapshotRegister(
             state=state,
+            gaps=self.gaps,
             reception=self.reception,
             configuration=bucket.configuration,
             clock=bucket.time_us,

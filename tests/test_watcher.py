@@ -18,6 +18,7 @@ from engine.flow.ledger import RECEIVED_MIN, Ledger
 from engine.journal.entry import Frontier, JournalState, Writer, decode_entry
 from engine.journal.gaps import GapRegister
 from engine.journal.settings import Settings
+from engine.journal.snapshots import SnapshotRegister
 from engine.journal.watcher import GAP, Watcher
 from engine.model.batch import Boundary, Intake
 from engine.model.errors import SourceError, SourceUnavailable
@@ -234,11 +235,20 @@ class Rig:
         )
         self.gaps = GapRegister(state, lambda: 7)
         self.alarms = Alarms(lambda: 7)
+        reception = cast("Reception", SimpleNamespace(has_identity=lambda *_: True))
         self.watcher = Watcher(
             state=state,
             gaps=self.gaps,
+            snapshots=SnapshotRegister(
+                state=state,
+                gaps=self.gaps,
+                reception=reception,
+                configuration=CONFIGURATION,
+                clock=lambda: 7,
+                wake=lambda: None,
+            ),
             ledger=self.ledger,
-            reception=cast("Reception", SimpleNamespace(has_identity=lambda *_: True)),
+            reception=reception,
             configuration=CONFIGURATION,
             alarms=self.alarms,
             metrics=Metrics(CollectorRegistry()),

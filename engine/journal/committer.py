@@ -274,11 +274,13 @@ class Committer:
     def _new_gaps(self, gaps: Sequence[Gap]) -> list[Gap]:
         """Those that the journal does not know, or knows as over while more is missing."""
         known = self._journal.state.gaps
-        return [gap for gap in gaps if _is_more(gap, known.get(gap.number))]
+        return [gap for gap in gaps if not gap.mended and _is_more(gap, known.get(gap.number))]
 
     def _gaps_journalled(self, gaps: tuple[Gap, ...], new_gaps: Sequence[Gap]) -> None:
         """The journal holds them: the log has each new one once, beside its table's alarm."""
         self._gaps.journalled(gaps)
+        if any(gap.mended for gap in gaps):
+            self._watcher.mended()
         self._metrics.gaps(len(new_gaps))
         for gap in new_gaps[:GAPS_LOGGED_MAX]:
             _log.error("gap", table=gap.table, reason=gap.reason, text=gap.text)

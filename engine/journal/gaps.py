@@ -53,6 +53,8 @@ class GapRegister:
         self._read_again: dict[str, dict[str, int]] = {}
         # By table and reason: how many of the others there are, and the newest one's number.
         self._apart: dict[tuple[str, str], tuple[int, int]] = {}
+        # By table, the numbers of those that nothing has made good; of rows left out, none.
+        self._unmended: dict[str, set[int]] = {}
         for _, gap in sorted(state.gaps.items()):
             self._count(gap)
             if gap.reason == LEFT_OUT and not gap.mended:
@@ -81,6 +83,14 @@ class GapRegister:
     def standing(self) -> tuple[Gap, ...]:
         """Every gap as it was stated last, journalled or not, in the order of their numbers."""
         return tuple(gap for _, gap in sorted((self._state.gaps | self._pending).items()))
+
+    def unmended(self, table: str) -> tuple[Gap, ...]:
+        """The table's gaps that nothing has made good, by number; without rows left out."""
+        return tuple(self._known(number) for number in sorted(self._unmended.get(table, ())))
+
+    def is_open(self, table: str) -> bool:
+        """Whether changes of the table go on being lost."""
+        return any(gap.is_open for gap in self.unmended(table))
 
     def state(
         self,
@@ -138,6 +148,14 @@ class GapRegister:
         if gap.reason != LEFT_OUT:
             count, _ = self._apart.get((gap.table, gap.reason), (0, 0))
             self._apart[gap.table, gap.reason] = (count + 1, gap.number)
+            self._index(gap)
+
+    def _index(self, gap: Gap) -> None:
+        numbers = self._unmended.setdefault(gap.table, set())
+        if gap.mended:
+            numbers.discard(gap.number)
+        else:
+            numbers.add(gap.number)
 
     def state_up_to(self, table: str, *, after: str, until: str, reason: str, text: str) -> None:
         """State a gap that ended, unless one of that reason covers `after`: then it goes on.
@@ -145,8 +163,10 @@ class GapRegister:
         An end never moves back: what is read again states the same.
         """
         for gap in self.standing:
-            is_same = (gap.table, gap.reason, gap.mended) == (table, reason, "")
-            if is_same and gap.after <= after <= gap.until:
+            is_same = (gap.table, gap.reason) == (table, reason)
+            if is_same and gap.mended and gap.after <= after and until <= gap.until:
+                return
+            if is_same and not gap.mended and gap.after <= after <= gap.until:
                 if gap.until < until:
                     self._go_on(gap, until, text)
                 return
@@ -213,6 +233,8 @@ class GapRegister:
 
     def _restate(self, gap: Gap) -> None:
         self._pending[gap.number] = gap
+        if gap.reason != LEFT_OUT:
+            self._index(gap)
 
 
 def _size_bytes(gap: Gap) -> int:

@@ -10,15 +10,17 @@ anything else happens to the table: an attempt that is under way is given up at 
 Invariant: an attempt that this writer did not start itself is given up, unless it is whole: what
 its snapshot saw is gone with its writer. A table is unfinished from the entry that captures it
 until the objects of an attempt are visible and everything before the attempt's point is durable.
+A gap is mended only once an attempt is visible whose point is not before the gap's end.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from engine.flow.reception import Reception
 from engine.journal.entry import JournalState, Snapshot
+from engine.journal.gaps import GapRegister
 from engine.model.errors import InvariantBroken
 from engine.model.interfaces import Clock
 from engine.model.lane import Lane
@@ -28,6 +30,13 @@ from engine.model.position import LogPosition, snapshot_lane
 from engine.model.record import RecordConfiguration
 from engine.model.schema import Relation, TableName, TableVersion
 from engine.model.staged_object import StagedObject
+
+_PAUSE_SECONDS = 10.0
+_PAUSE_SECONDS_MAX = 600.0
+"""The longest pause before a snapshot that is wanted because of yet another gap."""
+
+_CALM_SECONDS = 3600.0
+"""After so long without one the pauses begin anew."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,6 +66,22 @@ class _Open:
         return is_vouched and self.snapshot.point <= durable
 
 
+@dataclass(slots=True)
+class _Pause:
+    """How long a table is left alone whose snapshots keep finding gaps. Times are the loop's."""
+
+    count: int = 0
+    until: float = 0.0
+
+    def lengthen(self, now: float) -> None:
+        """Another snapshot is wanted because of a gap."""
+        if now > self.until + _CALM_SECONDS:
+            self.count = 0
+        seconds = _PAUSE_SECONDS * 2.0 ** min(self.count - 1, 10) if self.count else 0.0
+        self.until = now + min(seconds, _PAUSE_SECONDS_MAX)
+        self.count += 1
+
+
 class SnapshotRegister:
     """What this writer knows of snapshots. `wake` is called when there is something to append."""
 
@@ -64,12 +89,14 @@ class SnapshotRegister:
         self,
         *,
         state: JournalState,
+        gaps: GapRegister,
         reception: Reception,
         configuration: RecordConfiguration,
         clock: Clock,
         wake: Callable[[], None],
     ) -> None:
         self._state = state
+        self._gaps = gaps
         self._reception = reception
         self._is_on = configuration.snapshot != "never"
         self._clock = clock
@@ -85,6 +112,82 @@ class SnapshotRegister:
             if not stated.is_visible or stated.snapshot.point > state.durable_position
         }
         self._known = {stated.snapshot.table_name for stated in state.snapshots.values()}
+        # The tables that arrive, as the newest look shows it.
+        self._arriving: frozenset[TableName] = frozenset()
+        self._pauses: dict[TableName, _Pause] = {}
+        # By table, the end of the gaps for which a snapshot was wanted. Nobody asks for the same
+        # again where somebody cancels it.
+        self._filling: dict[TableName, str] = {}
+        self._is_waiting = False
+
+    # --- for whoever looks at what the source publishes
+
+    def arrive(self, tables: Iterable[TableName]) -> None:
+        """A look shows these tables, and that changes of them arrive. Never waits.
+
+        Each is captured. Where a gap of one has ended that its snapshot does not fill, another
+        snapshot is wanted, in the same journal entry that states the gap's end.
+        """
+        self._is_waiting = False
+        if not self._is_on:
+            return
+        self._arriving = frozenset(tables)
+        for table in self._arriving:
+            self.capture(table)
+            self._fill(table)
+
+    def came(self, table: TableName) -> None:
+        """The stream shows that the table came under its present name. Never waits.
+
+        See `arrive`: changes of it arrive from here on.
+        """
+        if self._is_on:
+            self._arriving |= {table}
+            self.capture(table)
+            self._fill(table)
+
+    def wait_for_look(self) -> None:
+        """Nothing is known of what arrives: no snapshot is taken before `arrive`. Never waits.
+
+        What a table lacks between its snapshot and the first look would not be seen by anybody.
+        """
+        self._is_waiting = True
+
+    def is_filling(self, table: TableName) -> bool:
+        """Whether the gaps of the table are made good once its snapshot is visible."""
+        known = self._open.get(table)
+        if known is None or known.snapshot.state == "cancelled":
+            return False
+        return not known.is_visible
+
+    def _fill(self, table: TableName) -> None:
+        """Mend the gaps that the table's snapshot fills; want another one for the others."""
+        gaps = [gap for gap in self._gaps.unmended(str(table)) if not gap.is_open]
+        if not gaps:
+            return
+        newest, is_visible = self._newest(table)
+        for gap in gaps:
+            if is_visible and gap.until <= newest.point:
+                self._gaps.mend(gap.number, f"attempt {newest.attempt} of its snapshot")
+                self._wake()
+        end = max(gap.until for gap in gaps)
+        is_asked = end <= self._filling.get(table, "") or newest.point >= end
+        if table not in self._arriving or is_asked:
+            return
+        self._filling[table] = end
+        if is_visible or table in self._attempts:
+            self._pauses.setdefault(table, _Pause()).lengthen(_now())
+            self.resync(table)
+
+    def _newest(self, table: TableName) -> tuple[Snapshot, bool]:
+        """The newest statement about the table's snapshot, and whether its objects are there."""
+        known = self._open.get(table)
+        if known is not None and known.snapshot.state != "cancelled":
+            return known.snapshot, known.is_visible
+        stated = self._state.visible_snapshot(str(table))
+        if stated is None:
+            return Snapshot(str(table), "cancelled"), False
+        return stated.snapshot, True
 
     # --- for whoever takes snapshots
 
@@ -125,13 +228,21 @@ class SnapshotRegister:
 
     def needed(self) -> tuple[TableName, ...]:
         """The tables of which an attempt has to be started, by name."""
+        if self._is_waiting:
+            return ()
         return tuple(
             sorted(
                 table
                 for table, known in self._open.items()
-                if self._is_needed(table, known.snapshot)
+                if self._is_needed(table, known.snapshot) and not self._is_held_back(table)
             )
         )
+
+    def _is_held_back(self, table: TableName) -> bool:
+        """Whether a snapshot that is taken now would not fill the table's gaps, or comes soon."""
+        pause = self._pauses.get(table)
+        is_paused = pause is not None and _now() < pause.until
+        return is_paused or self._gaps.is_open(str(table))
 
     def _is_needed(self, table: TableName, snapshot: Snapshot) -> bool:
         is_over = snapshot.state in {"whole", "cancelled"}
@@ -151,7 +262,8 @@ class SnapshotRegister:
 
         Nothing may be staged before `started`. Raises InvariantBroken where none is needed.
         """
-        if table not in self.needed():
+        known = self._open.get(table)
+        if known is None or not self._is_needed(table, known.snapshot):
             raise InvariantBroken(f"no snapshot of {table} has to be started")
         version = self._reception.snapshot_version(relation)
         commit_us = self._state.within_reason(point.commit_us, self._clock())
@@ -267,6 +379,8 @@ class SnapshotRegister:
         if known is not None and known.snapshot is snapshot:
             known.is_visible = True
             self._wake()
+            self._filling.pop(snapshot.table_name, None)
+            self._fill(snapshot.table_name)
 
     def void(self, snapshot: Snapshot) -> None:
         """Not all objects of `snapshot` can become visible: another attempt has to be started."""
@@ -315,6 +429,10 @@ def refuse_broken_lanes(attempt: Attempt, objects: Sequence[StagedObject]) -> No
         raise InvariantBroken(f"attempt {attempt.number} of {attempt.table} has no range 0")
     if _uploads(objects) != len(objects):
         raise InvariantBroken(f"attempt {attempt.number} of {attempt.table} names an upload twice")
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _uploads(objects: Sequence[StagedObject]) -> int:

@@ -147,6 +147,11 @@ class CatalogWatch:
         return self._watched
 
     @property
+    def is_known(self) -> bool:
+        """Whether looks have judged the tables that the configuration selects."""
+        return not self._is_other_selection
+
+    @property
     def pending(self) -> Watch | None:
         """What is agreed otherwise than the journal says; None where nothing is."""
         return self._pending

@@ -19,6 +19,7 @@ from engine.flow.ledger import Ledger
 from engine.flow.reception import Reception
 from engine.journal.entry import Gap, JournalState, time_shown
 from engine.journal.gaps import LEFT_OUT, GapRegister
+from engine.journal.snapshots import SnapshotRegister
 from engine.journal.watch import CatalogWatch, Shown
 from engine.model.batch import Named
 from engine.model.errors import SourceError
@@ -57,6 +58,7 @@ class Watcher:
         *,
         state: JournalState,
         gaps: GapRegister,
+        snapshots: SnapshotRegister,
         ledger: Ledger,
         reception: Reception,
         configuration: RecordConfiguration,
@@ -78,6 +80,9 @@ class Watcher:
         """How many looks were judged."""
         self.watch = CatalogWatch(state, gaps, configuration, shown)
         self._gaps = gaps
+        self._snapshots = snapshots
+        if not self.watch.is_known:
+            snapshots.wait_for_look()
         self._ledger = ledger
         self._alarms = alarms
         self._metrics = metrics
@@ -146,6 +151,8 @@ class Watcher:
     def named(self, named: Named) -> None:
         """The stream shows under which name rows of a table come. Never waits."""
         if self.watch.named(named):
+            if named.is_captured:
+                self._snapshots.came(named.table)
             self._tell_gaps()
             self._wake()
 
@@ -178,10 +185,16 @@ class Watcher:
         self._alarms.clear(CATALOG_NOT_LOOKED_AT)
         if look is None:
             self._looked = None
+            self._snapshots.arrive(())
             return True
         self._tell_standing(look)
+        arriving = [table for table, now in look.tables.items() if now.arrives]
+        for table in arriving:
+            # A stream that lags is no reason to wait: the snapshot's point is behind the look.
+            self._snapshots.capture(table)
         await self._passed(look)
         self.watch.judge(look)
+        self._snapshots.arrive(arriving)
         self._forget_truncated(look)
         self.judged_count += 1
         seen = max(newest.position if newest is not None else LOG_BEGIN, look.since or LOG_BEGIN)
@@ -223,6 +236,10 @@ class Watcher:
         self._alarms.replace(NOT_CAPTURED, causes)
         self._metrics.tables_not_captured(len(causes))
 
+    def mended(self) -> None:
+        """The journal says that gaps were made good: their alarms end. Never waits."""
+        self._tell_gaps()
+
     def _tell_gaps(self) -> None:
         ended: dict[str, list[Gap]] = {}
         left_out: dict[str, list[Gap]] = {}
@@ -230,7 +247,13 @@ class Watcher:
             if not gap.is_open and not gap.mended:
                 those = left_out if gap.reason == LEFT_OUT else ended
                 those.setdefault(gap.table, []).append(gap)
-        self._alarms.replace(GAP, {table: _cause(gaps) for table, gaps in ended.items()})
+        self._alarms.replace(
+            GAP,
+            {
+                table: _cause(gaps, is_filled=self._snapshots.is_filling(TableName.parse(table)))
+                for table, gaps in ended.items()
+            },
+        )
         self._alarms.replace(
             ROWS_LEFT_OUT,
             {
@@ -250,13 +273,22 @@ def left_out_cause(row_count: int, position: str, reason: str) -> Cause:
     )
 
 
-def _cause(gaps: list[Gap]) -> Cause:
+def _cause(gaps: list[Gap], *, is_filled: bool) -> Cause:
     newest = gaps[-1]
     noticed = f"; noticed at {time_shown(newest.noticed)}" if newest.noticed else ""
     earlier = f"; the table has {counted(len(gaps), 'gap')}" if len(gaps) > 1 else ""
-    return Cause(
+    text = (
         f"changes of this table may be missing from the bucket ({newest.reason}): {newest.text}"
-        f"{noticed}{earlier}",
+        f"{noticed}{earlier}"
+    )
+    if is_filled:
+        return Cause(
+            f"{text}; a snapshot of the table is being taken",
+            "The table is unfinished in the journal until the snapshot is visible. Then the alarm"
+            " ends.",
+        )
+    return Cause(
+        text,
         "The source does not have these changes any more. Compare the table's rows with the bucket,"
         " or begin anew under another prefix. `tailrace verify --json` says where each gap begins"
         " and ends. The alarm stays.",

@@ -95,7 +95,8 @@ class TableLook:
     been whole since it exists. `PUBLISHED_LATE` is in `fresh` where the table itself is new. Marks
     of the aspect `REWRITTEN` also change with a truncation that the stream shows.
 
-    `is_as_made`: the table surely never had another name.
+    `is_as_made`: the table surely never had another name. `arrives`: changes arrive, and under the
+    table's own name, so that a snapshot belongs beside them.
     """
 
     identity: str
@@ -104,6 +105,7 @@ class TableLook:
     fresh: frozenset[str]
     reasons: Mapping[str, Reason]
     is_as_made: bool = True
+    arrives: bool = True
 
 
 NOT_PUBLISHED = "not-published"

@@ -130,6 +130,7 @@ class Flow:
     schedule: AppendSchedule
     router: Router
     reception: Reception
+    snapshots: SnapshotRegister
     watcher: Watcher
 
 
@@ -158,20 +159,13 @@ class StreamingParts:
 
 def streaming_parts(life: Life, database: str, group: asyncio.TaskGroup) -> StreamingParts:
     """Parts that begin where the journal ends; its `open` has to be ours already."""
-    world, state = life.world, life.journal.state
+    world = life.world
     reader, flow, visibility = Reader(), _flow(life), _visibility(life, group)
     publisher = _publisher(life, visibility)
-    snapshots = SnapshotRegister(
-        state=state,
-        reception=flow.reception,
-        configuration=world.configuration,
-        clock=world.clock,
-        wake=flow.schedule.wake,
-    )
     completer = Completer(
         store=world.store,
         journal=life.journal,
-        register=snapshots,
+        register=flow.snapshots,
         lanes=visibility.lanes,
         schema_files=visibility.schema_files,
         patience=visibility.patience,
@@ -189,7 +183,7 @@ def streaming_parts(life: Life, database: str, group: asyncio.TaskGroup) -> Stre
         router=flow.router,
         publisher=publisher,
         lanes=visibility.lanes,
-        snapshots=snapshots,
+        snapshots=flow.snapshots,
         completer=completer,
         layout=layout,
         settings=world.settings,
@@ -198,7 +192,7 @@ def streaming_parts(life: Life, database: str, group: asyncio.TaskGroup) -> Stre
         acknowledge=reader.acknowledge,
     )
     return StreamingParts(
-        database, reader, flow, visibility, publisher, snapshots, completer, committer
+        database, reader, flow, visibility, publisher, flow.snapshots, completer, committer
     )
 
 
@@ -224,9 +218,18 @@ def _flow(life: Life) -> Flow:
         ledger=ledger,
         configuration=configuration,
     )
+    snapshots = SnapshotRegister(
+        state=state,
+        gaps=gaps,
+        reception=reception,
+        configuration=configuration,
+        clock=world.clock,
+        wake=schedule.wake,
+    )
     watcher = Watcher(
         state=state,
         gaps=gaps,
+        snapshots=snapshots,
         ledger=ledger,
         reception=reception,
         configuration=configuration,
@@ -235,7 +238,7 @@ def _flow(life: Life) -> Flow:
         interval=settings.watch_interval,
         wake=schedule.wake,
     )
-    return Flow(ledger, gaps, budget, schedule, router, reception, watcher)
+    return Flow(ledger, gaps, budget, schedule, router, reception, snapshots, watcher)
 
 
 def _planner(life: Life, flow: Flow, layout: TableLayout) -> Planner:

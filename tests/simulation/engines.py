@@ -21,7 +21,15 @@ from prometheus_client import CollectorRegistry
 from engine.flow import ledger
 from engine.flow.chunk import ChunkLimits
 from engine.flow.writer import BATCH_BYTES
-from engine.journal import committer, completer, journal, recurrence, retry, schedule
+from engine.journal import (
+    committer,
+    completer,
+    journal,
+    recurrence,
+    retry,
+    schedule,
+    snapshots,
+)
 from engine.journal.entry import Writer
 from engine.journal.settings import Settings
 from engine.model.batch import Intake
@@ -61,6 +69,8 @@ SMALL_LIMITS = (
     # Longer than the engine's: what comes late then comes later, and meets more.
     (retry, "WAIT_SECONDS_MAX", 5.0),
     (completer, "REFUSALS_MAX", 3),
+    (snapshots, "_PAUSE_SECONDS", 1.0),
+    (snapshots, "_PAUSE_SECONDS_MAX", 10.0),
 )
 
 

@@ -73,6 +73,8 @@ class Reading:
     durable_seq: int = -1
     watched: str = ""
     gaps: dict[int, Json] = field(default_factory=dict)
+    # Gaps whose snapshot somebody cancelled.
+    declined: set[int] = field(default_factory=set)
     is_released: bool = False
     plans: dict[str, list[Statement]] = field(default_factory=dict)
     pending: dict[str, list[Statement]] = field(default_factory=dict)
@@ -108,6 +110,8 @@ class Reading:
             self.snapshots.read(snapshot, entry["epoch"], entry["seq"])
         for gap in entry.get("gaps", ()):
             self.gaps[gap["number"]] = gap
+        cancelled = {s["table"] for s in entry.get("snapshots", ()) if s["state"] == "cancelled"}
+        self.declined |= {n for n, gap in self.gaps.items() if gap["table"] in cancelled}
         if "durable" in entry:
             self.watched = entry["durable"].get("watched", "")
             self.durable = entry["durable"]["position"]
@@ -355,6 +359,9 @@ class Monitor:
     def _check_statements(self, entry: Json) -> None:
         """What an entry says of snapshots follows from what the entries before it said."""
         reading = self.journal.snapshots
+        for gap in entry.get("gaps", ()):
+            if gap.get("mended"):
+                self._snapshots.check_mended(gap, reading.stated.get(gap["table"]))
         for snapshot in entry.get("snapshots", ()):
             table = snapshot["table"]
             self._snapshots.check_statement(
@@ -744,10 +751,45 @@ class Monitor:
                 raise Violation("planned, never visible")
         if self.journal.snapshots.owed(self.journal.durable or ""):
             raise Violation("a snapshot is never finished")
+        self._check_filled()
         self._check_versions_used()
         if is_uniform:
             for table in TABLES:
                 self._check_version_count(table)
+
+    def unfilled(self) -> list[str]:
+        """The tables that arrive and whose snapshot is still to be wanted: why, by table."""
+        journal = self.journal
+        if journal.configuration.snapshot == "never":
+            return []
+        gaps = [
+            gap["table"]
+            for number, gap in journal.gaps.items()
+            if not gap.get("mended") and number not in journal.declined
+        ]
+        return [
+            str(table)
+            for table in self._arriving()
+            if str(table) not in journal.snapshots.stated or str(table) in gaps
+        ]
+
+    def _arriving(self) -> list[TableName]:
+        """The tables that the newest configuration captures and the server publishes."""
+        captures, server = self.journal.configuration.captures, self._server
+        return [t for t in TABLES if captures(t) and server.membership(t) is not None]
+
+    def _check_filled(self) -> None:
+        """Each table that arrives has a snapshot, also one without rows, and lacks nothing."""
+        journal = self.journal
+        if self.unfilled():
+            raise Violation("a table that is published has no snapshot, or a gap")
+        declined = {journal.gaps[number]["table"] for number in journal.declined}
+        for table in self._arriving() if journal.configuration.snapshot != "never" else ():
+            if str(table) in declined or str(table) in journal.unfinished:
+                continue
+            point = journal.snapshots.stated[str(table)].point
+            if self._snapshots.lost_behind(table, point, journal.durable or ""):
+                raise Violation("a loss that no snapshot fills")
 
     def _check_version_count(self, table: TableName) -> None:
         changes = self._changes(table, self.first_durable or "", "9")

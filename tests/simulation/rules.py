@@ -809,6 +809,44 @@ MUTANTS: tuple[Mutant, ...] = (
         Edit("engine.journal.committer", "self._snapshots.capture(chunk.table)", "pass"),
     ),
     mutant(
+        "capture_all",
+        "7   every table that is published is captured, also one without rows",
+        Edit(
+            "engine.journal.watcher",
+            "            self._snapshots.capture(table)\n",
+            "            pass\n",
+        ),
+        Edit(
+            "engine.journal.snapshots",
+            "            self.capture(table)\n            self._fill(table)\n\n    def came",
+            "            if table in self._known:\n"
+            "                self._fill(table)\n\n    def came",
+        ),
+    ),
+    mutant(
+        "gap_visible",
+        "8   a gap is mended once its snapshot is visible",
+        Edit(
+            "engine.journal.snapshots",
+            "if is_visible and gap.until <= newest.point:",
+            "if gap.until <= newest.point:",
+        ),
+    ),
+    mutant(
+        "gap_end",
+        "8   a snapshot that was taken before a gap's end does not mend it",
+        Edit(
+            "engine.journal.snapshots",
+            "if is_visible and gap.until <= newest.point:",
+            "if is_visible:",
+        ),
+    ),
+    mutant(
+        "gap_filled",
+        "8   a gap that ended behind its table's snapshot is filled by another one",
+        Edit("engine.journal.snapshots", "            self.resync(table)\n", "            pass\n"),
+    ),
+    mutant(
         "open_unfinished",
         "5   an open that captures a table more makes it unfinished",
         Edit("engine.journal.entry", "            self._want_snapshots(entry)\n", ""),

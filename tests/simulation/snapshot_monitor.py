@@ -194,6 +194,15 @@ class SnapshotMonitor:
         if now.state == "whole":
             self._name(now, configuration)
 
+    def check_mended(self, gap: Json, newest: Stated | None) -> None:
+        """A gap is made good by a snapshot that is there, and that was taken behind its end."""
+        is_there = newest is not None and newest.state == "whole" and self.is_visible(newest)
+        if newest is None or not is_there:
+            raise Violation("a gap is mended and its snapshot is not visible")
+        if not gap["until"] or gap["until"] > newest.point:
+            raise Violation("a gap is mended by a snapshot that was taken before its end")
+        self._counts["gaps mended"] += 1
+
     @staticmethod
     def _is_start(now: Stated, before: Stated | None, attempts: int) -> bool:
         is_void = before is None or before.state != "whole"
@@ -373,15 +382,20 @@ class SnapshotMonitor:
             if not is_claimed or name in unfinished or not configuration.captures(table):
                 continue
             point = stated.point if stated is not None else ""
-            if any(point <= change.position < e for change in self._lost(table)):
+            if self.lost_behind(table, point, e):
                 self._counts["cuts not checked for a gap"] += 1
                 continue
             self._counts["cuts checked"] += 1
             if self._folded(name, e) != self._server.rows_before(table, e):
                 raise Violation("the cut is not complete")
 
-    def _lost(self, table: TableName) -> list[Change]:
-        return [change for change in self._server.lost if change.table == table]
+    def lost_behind(self, table: TableName, point: str, e: str) -> list[Change]:
+        """What the server did not send of the table between a snapshot's point and E."""
+        return [
+            change
+            for change in self._server.lost
+            if change.table == table and point <= change.position < e
+        ]
 
     def _folded(self, table: str, e: LogPosition) -> dict[int, Position]:
         rows: dict[int, Position] = {}

@@ -76,9 +76,11 @@ class Coordinator:
         """Take what is needed, until cancelled; what is not whole by then is given up."""
         assert database == DATABASE
         rnd = self._rnd
-        for table in TABLES:
-            if self._configuration.captures(table) and rnd.random() < 0.5:
-                register.capture(table)
+        if not self._world.server.is_confirming:
+            # There is nothing to look at: nobody else knows of a table without rows.
+            for table in TABLES:
+                if self._configuration.captures(table):
+                    register.capture(table)
         async with asyncio.TaskGroup() as asking:
             asking.create_task(self._ask(register))
             while True:
@@ -121,7 +123,7 @@ class Coordinator:
         objects = await self._staged(attempt, read)
         is_unlucky = not self._world.is_calm and rnd.random() < 0.1
         if not register.is_under_way(attempt):
-            self._world.counts["attempts overtaken by a request"] += 1
+            self._world.counts["attempts overtaken"] += 1
         elif is_unlucky or self._is_other_branch:
             self._world.counts["snapshots given up"] += 1
             register.give_up(attempt)

@@ -1047,7 +1047,14 @@ def _table_look(identity: str, number: int | None) -> TableLook:
     """A table with that membership."""
     if number is None:
         reason = Reason("it is not published", "publish it")
-        return TableLook(identity, {NOT_PUBLISHED: ()}, {}, frozenset(), {NOT_PUBLISHED: reason})
+        return TableLook(
+            identity,
+            {NOT_PUBLISHED: ()},
+            {},
+            frozenset(),
+            {NOT_PUBLISHED: reason},
+            arrives=False,
+        )
     return TableLook(identity, {}, {"left-publication": str(number)}, frozenset(), {})
 
 

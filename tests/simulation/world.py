@@ -294,10 +294,16 @@ class World:
             return f"durable {journal.durable} of {server.place(server.wal)}"
         if server.is_confirming and server.confirmed != server.wal:
             return f"acknowledged {server.confirmed} of {server.wal}"
-        unfinished = journal.snapshots.unfinished(journal.durable)
-        if journal.snapshots.owed(journal.durable) or list(journal.unfinished) != unfinished:
+        return self._unsettled_snapshots() or self._unsettled_engines()
+
+    def _unsettled_snapshots(self) -> str:
+        journal = self.monitor.journal
+        unfinished = journal.snapshots.unfinished(journal.durable or "")
+        is_owed = bool(journal.snapshots.owed(journal.durable or ""))
+        if is_owed or list(journal.unfinished) != unfinished:
             return f"unfinished are {unfinished}"
-        return self._unsettled_engines()
+        unfilled = self.monitor.unfilled()
+        return f"snapshots are to fill {unfilled}" if unfilled else ""
 
     def _unsettled_engines(self) -> str:
         """One engine streams, and it is the journal's writer; the others stand by."""

@@ -42,6 +42,9 @@ _HORIZONS_MAX: Final = 256
 
 _TABLES_SHOWN_MAX: Final = 20
 
+_NOTHING_ARRIVES: Final = (NOT_PUBLISHED, "not-logged", "via-root")
+"""Under the table's own name nothing arrives then."""
+
 _END_OF_LOG: Final = """
 SELECT (CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
              ELSE pg_catalog.pg_current_wal_flush_lsn() END)::pg_catalog.text,
@@ -351,7 +354,15 @@ def _table_look(
     reasons: Mapping[str, Reason] = {}
     if keeps:
         reasons = _reasons(publication, table, is_keyed=is_keyed, is_except=is_except == "true")
-    return TableLook(str(oid), keeps, marks, frozenset(fresh), reasons, birth.is_as_made)
+    return TableLook(
+        str(oid),
+        keeps,
+        marks,
+        frozenset(fresh),
+        reasons,
+        is_as_made=birth.is_as_made,
+        arrives=keeps.keys().isdisjoint(_NOTHING_ARRIVES),
+    )
 
 
 def _kept(
