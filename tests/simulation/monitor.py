@@ -762,16 +762,18 @@ class Monitor:
         journal = self.journal
         if journal.configuration.snapshot == "never":
             return []
+        stated = journal.snapshots.stated
+        # Of a table whose first snapshot is cancelled nothing is taken until somebody asks.
         gaps = [
             gap["table"]
             for number, gap in journal.gaps.items()
-            if not gap.get("mended") and number not in journal.declined
+            if not gap.get("mended")
+            and number not in journal.declined
+            and gap["table"] in stated
+            and stated[gap["table"]].state != "cancelled"
         ]
-        return [
-            str(table)
-            for table in self._arriving()
-            if str(table) not in journal.snapshots.stated or str(table) in gaps
-        ]
+        tables = map(str, self._arriving())
+        return [table for table in tables if table not in stated or table in gaps]
 
     def _arriving(self) -> list[TableName]:
         """The tables that the newest configuration captures and the server publishes."""
@@ -785,9 +787,10 @@ class Monitor:
             raise Violation("a table that is published has no snapshot, or a gap")
         declined = {journal.gaps[number]["table"] for number in journal.declined}
         for table in self._arriving() if journal.configuration.snapshot != "never" else ():
-            if str(table) in declined or str(table) in journal.unfinished:
+            stated = journal.snapshots.stated[str(table)]
+            if str(table) in declined or stated.state == "cancelled":
                 continue
-            point = journal.snapshots.stated[str(table)].point
+            point = stated.point
             if self._snapshots.lost_behind(table, point, journal.durable or ""):
                 raise Violation("a loss that no snapshot fills")
 
