@@ -22,6 +22,7 @@ from engine.config import (
     DestinationConfiguration,
     PostgresConfiguration,
     resolve_memory_limit,
+    resolve_workers,
 )
 from engine.destinations.s3 import S3ObjectStore
 from engine.flow.chunk import ChunkLimits
@@ -30,6 +31,7 @@ from engine.journal.settings import Settings
 from engine.kinds import hash_key, measures_of, record_configuration, s3_settings
 from engine.lines.writer import CODEC_VERSION
 from engine.model.interfaces import ObjectStore, Source
+from engine.model.snapshot_source import SnapshotSource
 from engine.operate import logs
 from engine.operate.alarms import Alarms
 from engine.operate.descriptors import engine_need, port_share, raise_limit
@@ -42,10 +44,19 @@ from engine.pipeline.check import check as checked
 from engine.pipeline.pipeline import Pipeline
 from engine.pipeline.stop import StopSignal
 from engine.pipeline.wiring import World
+from engine.snapshot.coordinator import Coordinator
+from engine.snapshot.crew import Crew
+from engine.snapshot.progress import Progress
+from engine.snapshot.settings import SnapshotSettings
 from engine.sources.postgres.dsn import dsn_of
+from engine.sources.postgres.held import PostgresSnapshots
 from engine.sources.postgres.source import PostgresSource
+from engine.worker import LocalWorkers, work
 
 _log = structlog.get_logger(__name__)
+
+_SNAPSHOT_OBJECT_CHUNKS = 16
+"""An object of a snapshot may be so many times as large as a chunk of the stream."""
 
 _TASK_ENVIRONMENT = "ECS_CONTAINER_METADATA_URI_V4"
 
@@ -74,6 +85,7 @@ async def run(
     metrics.log_lines_dropped(logs.dropped_total)
     async with S3ObjectStore(s3_settings(configuration.destination)) as store:
         writer = _writer(configuration.engine.name)
+        coordinator = _coordinator(configuration, store, writer, alarms, metrics)
         pipeline = Pipeline(
             source=source or _source(configuration, alarms),
             store=store,
@@ -84,6 +96,8 @@ async def run(
             metrics=metrics,
             stop=stop,
             alarms=alarms,
+            take_snapshots=coordinator.run if coordinator is not None else None,
+            snapshot_progress=coordinator.progress if coordinator is not None else None,
         )
         if on_start is not None:
             on_start(pipeline.status)
@@ -154,6 +168,38 @@ def pipeline_settings(
     )
 
 
+def _coordinator(
+    configuration: Configuration,
+    store: ObjectStore,
+    writer: Writer,
+    alarms: Alarms,
+    metrics: Metrics,
+) -> Coordinator | None:
+    """Who takes snapshots; None where nobody does."""
+    source = configuration.source
+    if source.snapshot == "never":
+        return None
+    workers = LocalWorkers(configuration, resolve_workers(source.snapshot_workers))
+    settings = SnapshotSettings(
+        bucket=configuration.destination.bucket,
+        prefix=configuration.destination.prefix,
+        codec_version=CODEC_VERSION,
+        bytes_max=_SNAPSHOT_OBJECT_CHUNKS * configuration.chunk.max_bytes,
+        tables_max=source.snapshot_tables,
+        rows_per_second=source.snapshot_rows_per_second / workers.count,
+    )
+    return Coordinator(
+        source=_snapshots(configuration, alarms),
+        store=store,
+        crew=Crew(workers, work),
+        settings=settings,
+        configuration=record_configuration(configuration),
+        writer_id=writer.id,
+        alarms=alarms,
+        progress=Progress(metrics),
+    )
+
+
 def _connection_limits(configuration: Configuration) -> ConnectionLimits:
     """What the port may hold: the engine's own descriptors come first."""
     limit, concurrency = raise_limit(), configuration.destination.concurrency
@@ -198,4 +244,14 @@ def _source(configuration: Configuration, alarms: Alarms | None = None) -> Sourc
                 alarms=alarms,
                 batch_rows_max=configuration.chunk.max_rows,
                 hash_key=hash_key(configuration),
+            )
+
+
+def _snapshots(configuration: Configuration, alarms: Alarms) -> SnapshotSource:
+    match configuration.source.own:
+        case PostgresConfiguration() as own:
+            return PostgresSnapshots(
+                dsn=dsn_of(own),
+                configuration=record_configuration(configuration),
+                alarms=alarms,
             )

@@ -15,6 +15,9 @@ from engine.destinations.s3_settings import S3Settings
 from engine.model.hash_key import NO_HASH_KEY, HashKey
 from engine.model.interfaces import SourceMeasures
 from engine.model.record import RecordConfiguration
+from engine.model.snapshot_source import RangeReader
+from engine.sources.postgres.dsn import dsn_of
+from engine.sources.postgres.range_reader import PostgresRangeReader
 from engine.sources.postgres.settings import SHAPING_SETTINGS
 from engine.sources.postgres.source import MEASURES
 
@@ -65,6 +68,13 @@ def s3_settings(destination: DestinationConfiguration) -> S3Settings:
         tags=destination.tags,
         concurrency=destination.concurrency,
     )
+
+
+def range_reader(configuration: Configuration) -> RangeReader:
+    """What reads ranges of snapshots."""
+    match configuration.source.own:
+        case PostgresConfiguration() as own:
+            return PostgresRangeReader(dsn_of(own))
 
 
 def measures_of(own: OwnConfiguration) -> SourceMeasures:

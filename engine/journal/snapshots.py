@@ -254,7 +254,17 @@ class SnapshotRegister:
     def is_done(self, durable: LogPosition) -> bool:
         """Whether every snapshot that is wanted is visible, and complete once E is `durable`."""
         return all(
-            known.is_visible and known.snapshot.point <= durable for known in self._open.values()
+            known.snapshot.state == "cancelled"
+            or (known.is_visible and known.snapshot.point <= durable)
+            for known in self._open.values()
+        )
+
+    @property
+    def unfinished_count(self) -> int:
+        """How many tables are waiting for a snapshot, or have one under way."""
+        return sum(
+            known.snapshot.state != "cancelled" and not known.is_visible
+            for known in self._open.values()
         )
 
     def start(self, table: TableName, point: LogPoint, relation: Relation) -> Attempt:

@@ -40,14 +40,34 @@ READY_PHASES: frozenset[Phase] = frozenset({"standby", "streaming"})
 old one."""
 
 
+class SnapshotStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """How far one table's snapshot has come. Its rows are being read now.
+
+    `rows` and `bytes` are what the source has sent, and the estimates what it is thought to have;
+    bytes are the source's own. `seconds` is the time so far, `seconds_left` a guess of the rest
+    (None: not enough is known). A range is what one worker reads at a time.
+    """
+
+    table: str
+    rows: int
+    rows_estimate: int
+    bytes: int
+    bytes_estimate: int
+    ranges_done: int
+    ranges: int
+    seconds: float
+    seconds_left: float | None
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """One moment of one engine.
 
     Times are Unix microseconds (UTC), 0 or None where there is none yet. `lag` is how much log was
     read and is not durable, in `lag_unit`. `durable_position` compares with records' positions;
     `durable_resume` and `read_resume` say in the source's own words up to where its log is durable,
-    and up to where it was read. `alarms` lists the oldest
-    of the conditions that an operator has to mend, `alarms_total` counts all of them.
+    and up to where it was read. `snapshots` are those that are being read now, the largest first,
+    `snapshots_unfinished` counts the tables whose earlier rows are not all in the bucket. `alarms`
+    lists the oldest of the conditions that an operator has to mend, `alarms_total` counts all.
     """
 
     phase: Phase
@@ -74,6 +94,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     bytes_total: int = 0
     publishes_in_flight: int = 0
     backpressure: bool = False
+    snapshots: tuple[SnapshotStatus, ...] = ()
+    snapshots_unfinished: int = 0
     last_error: str = ""
     last_error_hint: str = ""
     alarms: tuple[Alarm, ...] = ()

@@ -51,6 +51,7 @@ from engine.pipeline.stop import StopSignal
 from engine.pipeline.streaming import Streaming
 from engine.pipeline.wiring import (
     Life,
+    SnapshotProgress,
     TakeSnapshots,
     World,
     begin,
@@ -84,6 +85,7 @@ class Pipeline:
         make_nonce: Callable[[], str] | None = None,
         alarms: Alarms | None = None,
         take_snapshots: TakeSnapshots | None = None,
+        snapshot_progress: SnapshotProgress | None = None,
     ) -> None:
         self._world = World(
             source=source,
@@ -96,6 +98,7 @@ class Pipeline:
             alarms=alarms or Alarms(clock, metrics),
             make_nonce=make_nonce,
             take_snapshots=take_snapshots,
+            snapshot_progress=snapshot_progress,
         )
         self._settings = settings
         self._stop = stop

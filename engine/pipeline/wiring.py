@@ -39,7 +39,7 @@ from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
 from engine.operate.alarms import Alarms
 from engine.operate.metrics import Metrics
-from engine.operate.status import Phase
+from engine.operate.status import Phase, SnapshotStatus
 
 Enter = Callable[[Phase], None]
 """Who is told that the engine enters a phase."""
@@ -47,6 +47,9 @@ Enter = Callable[[Phase], None]
 
 TakeSnapshots = Callable[[SnapshotRegister, str], Coroutine[None, None, None]]
 """Takes the snapshots that the register needs of that database, until it is cancelled."""
+
+SnapshotProgress = Callable[[float], tuple[SnapshotStatus, ...]]
+"""How far those have come that are being taken, at that time of the loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,7 @@ class World:
     alarms: Alarms
     make_nonce: Callable[[], str] | None = None
     take_snapshots: TakeSnapshots | None = None
+    snapshot_progress: SnapshotProgress | None = None
 
     def __post_init__(self) -> None:
         """Raise InvariantBroken where the metrics were made for another kind of source."""

@@ -29,6 +29,7 @@ from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
 from engine.model.snapshot_source import SnapshotSource
 from engine.operate.alarms import Alarms
+from engine.operate.status import SnapshotStatus
 from engine.snapshot.group import Group, TaskRunner
 from engine.snapshot.progress import Progress
 from engine.snapshot.settings import SnapshotSettings
@@ -94,6 +95,10 @@ class Coordinator:
                     await asyncio.sleep(_DUE_SECONDS)
         finally:
             self._crew.close()
+
+    def progress(self, now: float) -> tuple[SnapshotStatus, ...]:
+        """How far the snapshots that are being taken have come, at that time of the loop."""
+        return self._progress.status(now)
 
     def _due(self, register: SnapshotRegister) -> list[TableName]:
         now = asyncio.get_running_loop().time()

@@ -38,6 +38,8 @@ from engine.snapshot.settings import SnapshotSettings
 from engine.snapshot.staging import StagingTask
 from engine.snapshot.task import Failure, SnapshotResult, SnapshotTask, decode_result, encode
 
+_LOGGED_SECONDS: Final = 10.0
+
 _AGAIN_SECONDS: Final = 0.5
 _AGAIN_SECONDS_MAX: Final = 30.0
 
@@ -137,12 +139,20 @@ class Group:
         self._progress.begin(table, held, asyncio.get_running_loop().time())
         try:
             await self._register.started(attempt)
+            self._refuse_stale(attempt)
             _log.info("snapshot started", table=str(table), attempt=attempt.number)
             objects = await self._staged(attempt, held.ranges)
             await self._held.compare(table)
             self._refuse_stale(attempt)
             self._register.whole(attempt, objects)
             is_whole = True
+            _log.info(
+                "snapshot read",
+                table=str(table),
+                attempt=attempt.number,
+                rows=sum(staged.ops.get("r", 0) for staged in objects),
+                objects=len(objects),
+            )
             await self._register.started(attempt)
         except (SourceUnavailable, SourceRefused) as error:
             self._ends.failed(table, error)
@@ -288,8 +298,15 @@ class Group:
         await asyncio.sleep(seconds)
 
     async def _watch_progress(self) -> Never:
+        loop = asyncio.get_running_loop()
+        logged = loop.time()
         while True:
             await asyncio.sleep(self._settings.progress_seconds)
+            if loop.time() - logged >= _LOGGED_SECONDS and (
+                line := self._progress.line(loop.time())
+            ):
+                logged = loop.time()
+                _log.info("snapshots", **line)
             try:
                 found = await self._held.progress()
             except SourceUnavailable as error:
