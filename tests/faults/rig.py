@@ -77,7 +77,7 @@ class Rig:
         assert code == 0, engine.complaint
         return engine
 
-    async def catch_up_with(self, engine: EngineProcess) -> None:
+    async def catch_up_with(self, engine: EngineProcess, *, seconds: float = 60.0) -> None:
         """Wait until what is committed now is durable by the running `engine`."""
         [(written,)] = self.database.execute("SELECT pg_current_wal_flush_lsn()::text")
         # A transaction of no consequence: its end is a position past all of the others.
@@ -87,7 +87,7 @@ class Rig:
             status = await engine.status()
             return status is not None and parse_lsn(status["durable_resume"]) >= parse_lsn(written)
 
-        await until(is_durable, f"{engine.name} durable at {written}")
+        await until(is_durable, f"{engine.name} durable at {written}", seconds=seconds)
 
     async def verdict(self) -> dict[str, Any]:
         """The answer of `verify --depth full --json`."""

@@ -17,7 +17,12 @@ def main() -> int:
         os.environ["PYTHONHASHSEED"] = "0"
         os.execv(sys.executable, [sys.executable, "-m", "simulation", *sys.argv[1:]])
     if options.mutants:
-        return mutants.report(options.rules, options.schedules, options.processes)
+        return mutants.report(
+            options.rules,
+            options.schedules,
+            options.processes,
+            is_remembering=options.remember,
+        )
     if options.mutant:
         mutants.install(options.mutant)
     return _schedules(options) if options.seed is None else _one(options)
@@ -34,6 +39,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--until-caught", action="store_true", help="end at the first violation")
     parser.add_argument("--mutant", help="take this rule away")
     parser.add_argument("--mutants", action="store_true", help="take every rule away in turn")
+    parser.add_argument(
+        "--remember", action="store_true", help="hunt mutants over all seeds; keep what caught them"
+    )
     parser.add_argument("--rules", default="", help="only these mutants, comma separated")
     return parser.parse_args()
 

@@ -3,18 +3,27 @@
 Strategy: a mutant is an exact piece of a module's source, and what stands there instead. It is put
 in when the module is imported, in a process of its own. Each piece must occur exactly once: a
 mutant that no longer fits its module fails loudly instead of testing nothing.
+
+Some mutants are caught only after hundreds of schedules. So the seed that caught a mutant is
+remembered in `caught.json` and played first. Where the code has changed so much that this seed
+catches nothing, the hunt goes over all seeds as before: it takes longer and proves the same.
 """
 
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import CodeType, ModuleType
 
 from simulation.rules import MUTANTS, NOT_APPLICABLE, Edit
+
+_MEMORY = Path(__file__).with_name("caught.json")
+"""The seed that caught each mutant when all of them were hunted over all seeds, by rule."""
 
 
 def say(text: str) -> None:
@@ -69,10 +78,19 @@ def install(rule: str) -> None:
     sys.meta_path.insert(0, _EditingFinder(mutant.edits))
 
 
-def _hunt(rule: str, schedules: int) -> tuple[bool, str]:
-    """Play schedules with the mutant, in a process of its own, until one is violated."""
+def _hunt(rule: str, schedules: int, seed: int | None) -> tuple[bool, str]:
+    """Play schedules with the mutant until one is violated: first `seed`, then all from 0 on."""
+    if seed is not None:
+        is_caught, last = _play(rule, seed, 1)
+        if is_caught:
+            return True, f"again: {last}"
+    return _play(rule, 0, schedules)
+
+
+def _play(rule: str, first: int, schedules: int) -> tuple[bool, str]:
+    """Play so many schedules with the mutant, in a process of its own, until one is violated."""
     command = [sys.executable, "-m", "simulation", "--mutant", rule, "--until-caught"]
-    command += ["--processes", "1", "--schedules", str(schedules)]
+    command += ["--processes", "1", "--first", str(first), "--schedules", str(schedules)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     last = (done.stdout.strip() or done.stderr.strip()).splitlines()[-1]
     # A mutant that does not even run proves nothing about its rule.
@@ -81,18 +99,32 @@ def _hunt(rule: str, schedules: int) -> tuple[bool, str]:
     return is_caught, last
 
 
-def report(rules: str, schedules: int, processes: int) -> int:
-    """Hunt every mutant, print a table; 1 when one survives or no longer fits."""
+def report(rules: str, schedules: int, processes: int, *, is_remembering: bool) -> int:
+    """Hunt every mutant, print a table; 1 when one survives or no longer fits.
+
+    With `is_remembering` each is hunted over all seeds, and the seeds that caught them are kept.
+    """
     wanted = [m for m in MUTANTS if not rules or m.rule in rules.split(",")]
+    seeds: dict[str, int] = json.loads(_MEMORY.read_text())
+    first = {} if is_remembering else seeds
     with ThreadPoolExecutor(processes) as pool:
-        hunts = [pool.submit(_hunt, mutant.rule, schedules) for mutant in wanted]
+        hunts = [pool.submit(_hunt, m.rule, schedules, first.get(m.rule)) for m in wanted]
         survivors = 0
         for mutant, hunt in zip(wanted, hunts, strict=True):
             is_caught, text = hunt.result()
             survivors += not is_caught
             verdict = text if is_caught else f"SURVIVED: {text}"
             say(f"{mutant.rule:22} {mutant.text:72} {verdict}")
+            if is_caught and is_remembering:
+                seeds[mutant.rule] = int(text.rpartition("(seed ")[2].rstrip(")"))
+                _remember(seeds)
     for rule, reason in NOT_APPLICABLE.items():
         say(f"{rule:22} not applicable: {reason}")
     say(f"{len(wanted)} mutants, {survivors} survived")
     return int(survivors > 0)
+
+
+def _remember(seeds: dict[str, int]) -> None:
+    """Keep the seeds, but for those of rules that are no more."""
+    kept = {mutant.rule: seeds[mutant.rule] for mutant in MUTANTS if mutant.rule in seeds}
+    _MEMORY.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")
