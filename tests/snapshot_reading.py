@@ -9,6 +9,7 @@ import msgspec
 
 from databases import Database
 from engine.model.batch import Batch
+from engine.model.hash_key import NO_HASH_KEY, HashKey
 from engine.model.position import LogPosition
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName, snapshot_version
@@ -87,8 +88,8 @@ class RangeReading:
         return [r["after"] for r in self.records if r["metadata"]["op"] == "r"]
 
 
-async def read_range(dsn: str, task: RangeTask) -> list[Batch]:
-    async with PostgresRangeReader(dsn).read(task) as batches:
+async def read_range(dsn: str, task: RangeTask, hash_key: HashKey = NO_HASH_KEY) -> list[Batch]:
+    async with PostgresRangeReader(dsn, hash_key=hash_key).read(task) as batches:
         return [batch async for batch in batches]
 
 

@@ -12,19 +12,24 @@ from itertools import pairwise
 from math import inf
 from typing import Any
 
+import msgspec
 import psycopg
 import pytest
 from psycopg import sql
+from structlog.testing import capture_logs
 
 from databases import Database
+from engine.lines.hashing import hash_of
 from engine.lines.holding import HELD_SECONDS
 from engine.model.batch import Batch, Operations
 from engine.model.errors import (
+    ConfigurationError,
     JournalError,
     LeaseHeld,
     PositionLost,
     SourceUnavailable,
 )
+from engine.model.hash_key import HashKey
 from engine.model.interfaces import ChangeStream
 from engine.model.log_point import LogPoint
 from engine.model.position import LOG_BEGIN, Position, commit_of
@@ -36,6 +41,7 @@ from engine.sources.postgres.pgoutput import encode_status
 from engine.sources.postgres.source import PostgresSource
 from engine.sources.postgres.stream import SLOT_RETAINED, SLOT_SAFE, PostgresStream
 from log_points import point
+from snapshot_reading import read_range, snapshots_of, tasks_of
 
 CAPTURE_ALL = RecordConfiguration(through="tailrace", tables=("*.*",))
 
@@ -564,6 +570,82 @@ async def test_columns_that_are_left_out_are_not_written(database: Database) -> 
 
     assert json.loads(line)["after"] == {"id": 1, "v": 2}
     assert b"hidden" not in line
+
+
+HASH_KEY = HashKey(b"a secret of these tests, long enough")
+HASHED = RecordConfiguration(
+    through="tailrace",
+    tables=("public.*",),
+    rules=(TableRule("public.a", hash=("email", "id")),),
+    hash_key_id=HASH_KEY.id,
+)
+
+
+async def test_columns_that_are_hashed_are_written_as_hashes_in_before_too(
+    any_database: Database,
+) -> None:
+    with any_database.connect() as connection:
+        connection.execute(
+            "CREATE TABLE a (id int PRIMARY KEY, email text DEFAULT 'geheim', v int)"
+        )
+        connection.execute("ALTER TABLE a REPLICA IDENTITY FULL")
+        source = PostgresSource(
+            dsn=any_database.dsn, slot="tailrace", configuration=HASHED, hash_key=HASH_KEY
+        )
+        await source.prepare(is_first=True)
+        connection.execute("INSERT INTO a VALUES (1, 'geheim', 2), (2, NULL, 3)")
+        connection.execute("UPDATE a SET v = 4 WHERE id = 1")
+    versions = Versions()
+
+    reading = await read_all(source, any_database, configuration=HASHED, versions=versions)
+
+    one, of_mail = hash_of(HASH_KEY.secret, b"1"), hash_of(HASH_KEY.secret, b"geheim")
+    two = hash_of(HASH_KEY.secret, b"2")
+    assert afters(reading.records) == [
+        {"id": one, "email": of_mail, "v": 2},
+        {"id": two, "email": None, "v": 3},
+        {"id": one, "email": of_mail, "v": 4},
+    ]
+    assert reading.records[2]["before"] == {"id": one, "email": of_mail, "v": 2}
+    snapshots, table = snapshots_of(any_database, HASHED), TableName("public", "a")
+    async with snapshots.hold([table]) as held:
+        [task] = tasks_of(held, table, HASHED)
+        batches = await read_range(any_database.dsn, task, HASH_KEY)
+    rows = [json.loads(line)["after"] for batch in batches for line in batch.lines.splitlines()]
+    assert rows == [None, *afters(reading.records)[1:]]
+    [[version]] = versions.known.values()
+    columns = [(c.name, c.json, c.hashed, c.default) for c in version.relation.columns]
+    assert columns == [
+        ("id", "string", True, None),
+        ("email", "string", True, None),
+        ("v", "number", False, None),
+    ]
+
+
+async def test_a_stream_under_another_hash_key_is_refused_by_name(database: Database) -> None:
+    database.execute("CREATE TABLE a (id int PRIMARY KEY, email text)")
+    source = await prepared(database)
+
+    with pytest.raises(ConfigurationError, match=f"key with the id {HASH_KEY.id}"):
+        async with source.stream(None, HASHED, Versions().decide):
+            pass
+
+
+@pytest.mark.parametrize("key", ["hash", "exclude", "include"])
+async def test_a_rules_column_that_no_table_has_is_a_warning(database: Database, key: str) -> None:
+    names: dict[str, Any] = {key: ("id", "emial")}
+    rules = (TableRule("public.a", **names), TableRule("public.later", exclude=("x",)))
+    configuration = msgspec.structs.replace(HASHED, rules=rules)
+    database.execute("CREATE TABLE a (id int PRIMARY KEY, email text)")
+    source = source_of(database, configuration)
+
+    with capture_logs() as logs:
+        await source.prepare(is_first=True)
+    finding = await source.trials(is_first=False)["tables"]()
+
+    text = f"'emial' ({key} of public.a)"
+    assert [entry["columns"] for entry in logs if "columns" in entry] == [text]
+    assert finding.hint.endswith(f"no table has a column that a [[source.table]] names: {text}")
 
 
 async def test_a_version_that_does_not_fit_the_stream_is_refused(database: Database) -> None:

@@ -19,7 +19,7 @@ from psycopg import sql
 
 from engine.model.errors import ConfigurationError, SourceError, SourceFailed, SourceRefused
 from engine.model.plural import counted
-from engine.model.record import FLAT_FIELDS, RecordConfiguration
+from engine.model.record import FLAT_FIELDS, RecordConfiguration, TableRule
 from engine.model.schema import TableName
 from engine.operate.alarms import Alarms
 from engine.sources.postgres.locks import STOPS_PUBLISHING, holders, listed
@@ -218,6 +218,8 @@ async def prepare(
     """See `Source.prepare`. Cancellation may leave the publication made and the slot not."""
     found = await _read(session, slot_name, configuration, is_first=is_first)
     await judge_names(session, configuration, is_first=is_first)
+    if unknown := await _unknown_columns(session, configuration, found.tables):
+        _log.warning("no table has a column that a [[source.table]] names", columns=unknown)
     if found.publication is not None:
         _warn_of(found.publication, found.tables)
     elif is_first:
@@ -256,6 +258,8 @@ async def judge(
         for what, names, statements in missing + _warnings_of(publication, found.tables):
             tables = f": {_listed(names)}" if names else ""
             warnings.append(f"{what}{tables}: {'; '.join(statements)}")
+    if unknown := await _unknown_columns(session, configuration, found.tables):
+        warnings.append(f"no table has a column that a [[source.table]] names: {unknown}")
     return text, ". ".join(warnings)
 
 
@@ -355,6 +359,40 @@ async def judge_names(
     if clashes:
         _log.warning("columns are called as the flat envelope's own fields", columns=text)
     return text
+
+
+async def _unknown_columns(
+    session: Session, configuration: RecordConfiguration, tables: Sequence[Table]
+) -> str:
+    """Columns that a rule names and none of its tables has, as text; empty for none.
+
+    A name that is misspelt leaves a column readable that was to be left out or hashed. A rule
+    without tables is for tables to come.
+    """
+    names = {name for rule in configuration.rules for _, name in _names_of(rule)}
+    if not names:
+        return ""
+    found = await session.rows(_COLUMNS_NAMED, list(names), doing="looking for columns by name")
+    columns: dict[TableRule, set[str]] = {}
+    for table in tables:
+        if (rule := configuration.rule_of(table.name)) is not None:
+            columns.setdefault(rule, set())
+    for schema, name, column in found:
+        rule = configuration.rule_of(TableName(schema, name))
+        if rule in columns:
+            columns[rule].add(column)
+    return _listed(
+        f"{column!r} ({key} of {rule.match})"
+        for rule, having in columns.items()
+        for key, column in _names_of(rule)
+        if column not in having
+    )
+
+
+def _names_of(rule: TableRule) -> list[tuple[str, str]]:
+    """The columns that a rule names, each with the key that names it."""
+    keys = {"include": rule.include, "exclude": rule.exclude, "hash": rule.hash}
+    return [(key, name) for key, names in keys.items() for name in names]
 
 
 async def _read_server(session: Session) -> Server:

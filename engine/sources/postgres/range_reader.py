@@ -19,6 +19,7 @@ from engine.lines.batcher import Batcher
 from engine.lines.writer import LineWriter
 from engine.model.batch import Batch
 from engine.model.errors import SnapshotStale
+from engine.model.hash_key import NO_HASH_KEY, HashKey
 from engine.model.position import snapshot_place, snapshot_position, snapshot_range
 from engine.model.snapshot_source import RangeTask
 from engine.sources.postgres.copy_rows import CopyReader
@@ -59,22 +60,25 @@ class PostgresRangeReader:
     """Implements `engine.model.snapshot_source.RangeReader`.
 
     A task's progress is told by its name where that is plain ASCII of 48 characters at most.
+    `hash_key` is this process's own: no task holds it, and a task under another one is refused with
+    ConfigurationError.
     """
 
-    def __init__(self, dsn: Dsn) -> None:
+    def __init__(self, dsn: Dsn, *, hash_key: HashKey = NO_HASH_KEY) -> None:
         self._dsn = dsn
+        self._hash_key = hash_key
 
     @asynccontextmanager
     async def read(self, task: RangeTask) -> AsyncIterator[AsyncIterator[Batch]]:
         """See RangeReader. Cancellation closes the session, and the server lets go."""
-        own = decode_own(task.own)
+        own, hash_key = decode_own(task.own), self._hash_key.secret_for(task.configuration)
         place = place_of(self._dsn)
         connection = await connect(self._dsn, replication=False)
         session = HeldSession(connection, place)
         try:
             await connection.execute(_NAMED, [application_name(task.name)])
             await _take(session, connection, own)
-            yield _batches(connection, place, task, own)
+            yield _batches(connection, place, task, own, hash_key)
         except psycopg.Error as error:
             raise judged_stale(error, f"reading rows of {own.schema}.{own.name}", place) from error
         finally:
@@ -93,9 +97,9 @@ async def _take(session: HeldSession, connection: Connection, own: OwnRange) -> 
 
 
 async def _batches(
-    connection: Connection, place: str, task: RangeTask, own: OwnRange
+    connection: Connection, place: str, task: RangeTask, own: OwnRange, hash_key: bytes
 ) -> AsyncIterator[Batch]:
-    lines = _Lines(task)
+    lines = _Lines(task, hash_key)
     if task.begins_attempt:
         lines.begin_attempt()
     columns = [
@@ -119,11 +123,14 @@ async def _batches(
 class _Lines:
     """The lines of one range, on their way into batches."""
 
-    def __init__(self, task: RangeTask) -> None:
+    def __init__(self, task: RangeTask, hash_key: bytes) -> None:
         configuration = task.configuration
         generation, order = snapshot_place(task.point)
         self._writer = LineWriter(
-            generation, connector="postgresql", row_bytes_max=configuration.row_bytes_max
+            generation,
+            connector="postgresql",
+            row_bytes_max=configuration.row_bytes_max,
+            hash_key=hash_key,
         )
         self._rows = CopyReader(self._writer)
         self._batcher = Batcher(
