@@ -121,7 +121,7 @@ async def lost(crew: Crew, started: list[int]) -> None:
 
 ENGINE = """
 import asyncio, sys
-sys.path.insert(0, "tests")
+sys.path[:0] = ["tests", "."]
 import test_crew
 from configured import make_configuration
 from engine.snapshot.crew import Crew
