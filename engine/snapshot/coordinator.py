@@ -47,7 +47,10 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class _PutOff:
-    """A table that failed, so many times one after the other, and is due again at that time."""
+    """A table that failed, so many times one after the other, and is due again at that time.
+
+    The times are the loop's.
+    """
 
     failures: int = 0
     until: float = 0.0
@@ -78,7 +81,6 @@ class Coordinator:
         self._progress = progress
         self._put_off: dict[TableName, _PutOff] = {}
         self._leftover: list[Attempt] = []
-        self._task_count = 0
 
     async def run(self, register: SnapshotRegister, database: str) -> Never:
         """Take what `register` needs of `database`, until cancelled.
@@ -103,14 +105,17 @@ class Coordinator:
     def _due(self, register: SnapshotRegister) -> list[TableName]:
         now = asyncio.get_running_loop().time()
         needed = register.needed()
-        for table in self._put_off.keys() - set(needed):
+        # What becomes of an attempt that was given up before an entry said that it is started is
+        # not known before that entry.
+        undecided = {snapshot.table_name for snapshot in register.pending}
+        for table in self._put_off.keys() - undecided.union(needed):
             self._succeeded(table)
-        due = [
-            table
-            for table in needed
-            if (state := self._put_off.get(table)) is None or state.until <= now
-        ]
+        due = [table for table in needed if not self._is_put_off(table, now)]
         return due[: self._settings.tables_max]
+
+    def _is_put_off(self, table: TableName, now: float) -> bool:
+        state = self._put_off.get(table)
+        return state is not None and state.until > now
 
     async def _group(
         self, register: SnapshotRegister, database: str, tables: list[TableName]
@@ -132,11 +137,28 @@ class Coordinator:
                     ends=self,
                 )
                 await group.run()
-            if self._crew.is_busy:
-                # Nobody wants what is still being read, or who reads it stands still.
-                self._crew.renew()
         except (SourceUnavailable, SourceRefused) as error:
-            for table in set(tables).intersection(register.needed()):
+            self._refuse_cancelled()
+            self._all_failed(register, tables, error)
+        if self._crew.is_busy:
+            # Nobody wants what is still being read, or who reads it stands still.
+            self._crew.renew()
+
+    @staticmethod
+    def _refuse_cancelled() -> None:
+        """Raise CancelledError where a group of tasks raised its own error in place of it."""
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError
+
+    def _all_failed(
+        self, register: SnapshotRegister, tables: list[TableName], error: TailraceError
+    ) -> None:
+        """The whole snapshot came to nothing: put off whatever was not done before."""
+        now = asyncio.get_running_loop().time()
+        owed = {*register.needed(), *(attempt.table for attempt in self._leftover)}
+        for table in tables:
+            if table in owed and not self._is_put_off(table, now):
                 self.failed(table, error)
 
     # --- what a group tells
@@ -149,12 +171,20 @@ class Coordinator:
         state.until = asyncio.get_running_loop().time() + wait
         _log.warning("snapshot put off", table=str(table), error=str(error), seconds=wait)
         if state.failures >= _FAILURES_TOLD or not error.retryable:
-            self._alarms.set(
-                SNAPSHOT_FAILING,
-                f"the rows that the table has already are not in the bucket: {error}",
-                subject=str(table),
-                hint=error.hint or "It is tried again. See the source's log for the cause.",
-            )
+            self._alarm(table, error)
+
+    def failing(self, table: TableName, error: TailraceError) -> None:
+        """Tell somebody. The attempt goes on."""
+        self._put_off.setdefault(table, _PutOff())
+        self._alarm(table, error)
+
+    def _alarm(self, table: TableName, error: TailraceError) -> None:
+        self._alarms.set(
+            SNAPSHOT_FAILING,
+            f"the rows that the table has already are not in the bucket: {error}",
+            subject=str(table),
+            hint=error.hint or "It is tried again. See the log for the cause.",
+        )
 
     def given_up(self, attempt: Attempt) -> None:
         """Throw away what was staged for it, before the next group begins."""

@@ -43,7 +43,10 @@ class Workers(Protocol):
         ...
 
     def end(self, executor: Executor) -> None:
-        """Let the executor go, with whatever it is doing. Never waits for a task."""
+        """Let the executor go, with whatever it is doing. Never waits for a task.
+
+        The tasks that it has end with BrokenExecutor, or are cancelled.
+        """
         ...
 
 
@@ -91,6 +94,14 @@ class Crew:
             return await asyncio.wrap_future(future)
         except BrokenExecutor as error:
             raise self._lost(executor, error) from error
+        except asyncio.CancelledError as error:
+            if _is_cancelling():
+                raise
+            # Its executor was ended before a worker had the task.
+            raise self._lost(executor, error) from error
+        except Exception as error:
+            # What a worker cannot turn into a result, its executor gives in its place.
+            raise WorkerLost(f"a snapshot's worker failed: {error!r}") from error
 
     async def _started(self) -> Executor:
         async with self._starting:
@@ -117,6 +128,11 @@ class Crew:
     def close(self) -> None:
         """End every worker. Never waits."""
         self.renew()
+
+
+def _is_cancelling() -> bool:
+    task = asyncio.current_task()
+    return task is not None and bool(task.cancelling())
 
 
 def _tell(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:

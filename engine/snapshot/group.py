@@ -1,7 +1,8 @@
 """A group: the tables that share one held snapshot, read range by range.
 
 Strategy: each range of each table is a task for the crew. The first result of a range wins: a task
-whose worker died is given again, and one that stands still is given to another worker too. When a
+whose worker died is given again, and one that stands still is given to another worker too. Where
+nobody comes further with anything, all workers are made anew. When a
 table's ranges are staged, what may have changed in spite of holding it is compared once more. Then
 its objects are handed to the register, and the snapshot is held until the journal names them.
 
@@ -13,7 +14,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final, Never, Protocol
+from typing import Final, Never, Protocol, assert_never
 
 import msgspec
 import structlog
@@ -42,6 +43,8 @@ _LOGGED_SECONDS: Final = 10.0
 
 _AGAIN_SECONDS: Final = 0.5
 _AGAIN_SECONDS_MAX: Final = 30.0
+_FAILURES_TOLD: Final = 5
+"""Failures of one range, each on another worker perhaps, before somebody is told."""
 
 _log = structlog.get_logger(__name__)
 
@@ -79,6 +82,10 @@ class Ends(Protocol):
 
     def failed(self, table: TableName, error: TailraceError) -> None:
         """The attempt came to nothing."""
+        ...
+
+    def failing(self, table: TableName, error: TailraceError) -> None:
+        """The attempt goes on, and something in it has failed many times."""
         ...
 
     def given_up(self, attempt: Attempt) -> None:
@@ -133,16 +140,18 @@ class Group:
                     task.cancel()
 
     async def _take(self, table: TableName) -> None:
+        if table not in self._register.needed():
+            return  # Somebody asked for something else while the source took the snapshot.
         held = self._held.tables[table]
         attempt = self._register.start(table, self._held.point, held.relation)
         is_whole = False
-        self._progress.begin(table, held, asyncio.get_running_loop().time())
+        self._progress.begin(table, held, _now())
         try:
             await self._register.started(attempt)
             self._refuse_stale(attempt)
             _log.info("snapshot started", table=str(table), attempt=attempt.number)
             objects = await self._staged(attempt, held.ranges)
-            await self._held.compare(table)
+            await self._compare(table)
             self._refuse_stale(attempt)
             self._register.whole(attempt, objects)
             is_whole = True
@@ -154,7 +163,7 @@ class Group:
                 objects=len(objects),
             )
             await self._register.started(attempt)
-        except (SourceUnavailable, SourceRefused) as error:
+        except (SourceUnavailable, SourceRefused, UnrepresentableRow) as error:
             self._ends.failed(table, error)
         finally:
             self._progress.end(table)
@@ -166,77 +175,96 @@ class Group:
         if not self._register.is_under_way(attempt):
             raise SnapshotStale(f"attempt {attempt.number} of {attempt.table} is not wanted now")
 
+    async def _compare(self, table: TableName) -> None:
+        """Compare, as often as it takes to get an answer: the rows that were read are worth it."""
+        failures = 0
+        while True:
+            try:
+                return await self._held.compare(table)
+            except SnapshotStale:
+                raise
+            except SourceUnavailable as error:
+                failures += 1
+                await self._pause(table, error, failures)
+
     async def _staged(self, attempt: Attempt, ranges: tuple[bytes, ...]) -> list[StagedObject]:
-        """The objects of all ranges, the ranges' in the order in which their workers end."""
-        objects: list[StagedObject] = []
+        """The objects of all ranges."""
         with _first_of_ours():
             async with asyncio.TaskGroup() as staging:
-                for number, own in enumerate(ranges):
-                    staging.create_task(self._range(_Range(attempt, number, own), objects))
-        return objects
+                tasks = [
+                    staging.create_task(self._range(_Range(attempt, number, own)))
+                    for number, own in enumerate(ranges)
+                ]
+        # A task that was cancelled has no result: no range is left out without a word.
+        return [staged for task in tasks for staged in task.result()]
 
-    async def _range(self, wanted: "_Range", objects: list[StagedObject]) -> None:
+    async def _range(self, wanted: "_Range") -> Staged:
         staged = await self._first_result(wanted)
-        objects.extend(staged)
         row_count = sum(each.rows for each in staged)
         self._progress.done(wanted.attempt.table, wanted.number, row_count)
+        return staged
 
     async def _first_result(self, wanted: "_Range") -> Staged:
         """What the first worker staged that did all of it; the others' results are thrown away."""
         copies: dict[asyncio.Task[SnapshotResult], _Given] = {}
         failures = 0
         async with asyncio.TaskGroup() as group:
-
-            def give() -> None:
-                known = self._next(wanted)
-                copies[group.create_task(self._done(known))] = known
-
             while True:
                 if not copies:
-                    give()
+                    self._give(group, wanted, copies)
                 done, _ = await asyncio.wait(
                     copies,
                     timeout=self._settings.progress_seconds,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
+                self._refuse_stale(wanted.attempt)
                 for task in done:
                     del copies[task]
-                    failure = task.result().failure
-                    if failure is None:
+                results = [task.result() for task in done]
+                for result in results:
+                    if result.failure is None:
                         for other in copies:
                             other.cancel()
-                        return task.result().objects
+                        return result.objects
+                for failure in (result.failure for result in results if result.failure):
                     failures += 1
-                    await self._pause(wanted, failure, failures)
-                if len(copies) == 1 and all(map(self._is_stuck, copies.values())):
-                    self._tell_stuck(wanted)
-                    if self._is_crew_stuck:
-                        # Another worker has to be made first.
-                        self._crew.renew()
-                    else:
-                        give()
+                    error = _error_of(wanted, failure)
+                    if not copies:
+                        await self._pause(wanted.attempt.table, error, failures)
+                self._help(group, wanted, copies)
 
-    def _next(self, wanted: "_Range") -> "_Given":
+    def _give(self, group: asyncio.TaskGroup, wanted: "_Range", copies: "_Copies") -> None:
+        """Give the range to a worker."""
         self._given_count += 1
-        known = _Given(f"{self._held.name}/{self._given_count}", wanted)
+        known = _Given(f"{self._held.name}/{self._given_count}", wanted, _now())
         self._running[known.name] = known
-        return known
+        copies[group.create_task(self._done(known))] = known
 
-    def _tell_stuck(self, wanted: "_Range") -> None:
+    def _help(self, group: asyncio.TaskGroup, wanted: "_Range", copies: "_Copies") -> None:
+        """Where nobody comes further with the range: another worker, or other workers."""
+        if not copies or not all(map(self._is_stuck, copies.values())):
+            return
+        is_crew_stuck = all(map(self._is_stuck, self._running.values()))
+        is_twice = len(copies) > 1
+        if is_crew_stuck and (is_twice or self._crew.is_full):
+            self._tell_stuck(wanted, "snapshot workers stand still")
+            for known in self._running.values():
+                known.moved = _now()
+            self._crew.renew()
+        elif not is_twice and all(known.is_started for known in copies.values()):
+            self._tell_stuck(wanted, "snapshot worker stands still")
+            self._give(group, wanted, copies)
+
+    def _tell_stuck(self, wanted: "_Range", event: str) -> None:
         _log.warning(
-            "snapshot worker stands still",
+            event,
             table=str(wanted.attempt.table),
             range=wanted.number,
             seconds=self._settings.stall_seconds,
         )
 
-    @property
-    def _is_crew_stuck(self) -> bool:
-        started = (known for known in self._running.values() if known.started is not None)
-        return self._crew.is_full and all(map(self._is_stuck, started))
-
     def _is_stuck(self, known: "_Given") -> bool:
-        return known.is_stuck(self._settings.stall_seconds)
+        return _now() - known.moved > self._settings.stall_seconds
 
     async def _done(self, known: "_Given") -> SnapshotResult:
         task = encode(self._task(known))
@@ -283,18 +311,12 @@ class Group:
             rows_per_second=settings.rows_per_second,
         )
 
-    async def _pause(self, wanted: "_Range", failure: Failure, failures: int) -> None:
-        """Raise what ends the attempt, or wait before the range is given again."""
-        table = wanted.attempt.table
-        text = f"range {wanted.number} of the snapshot of {table}: {failure.text}"
-        if failure.kind == "stale":
-            raise SnapshotStale(text, hint=failure.hint)
-        if failure.kind == "refused":
-            raise SourceRefused(text, hint=failure.hint)
-        if failure.kind == "unrepresentable":
-            raise UnrepresentableRow(text, reason=failure.text, hint=failure.hint)
+    async def _pause(self, table: TableName, error: TailraceError, failures: int) -> None:
+        """Wait before it is tried again, which has failed so often."""
         seconds = min(_AGAIN_SECONDS * 2.0 ** min(failures - 1, 10), _AGAIN_SECONDS_MAX)
-        _log.warning("snapshot range given again", table=str(table), error=text, seconds=seconds)
+        _log.warning("snapshot tried again", table=str(table), error=str(error), seconds=seconds)
+        if failures >= _FAILURES_TOLD:
+            self._ends.failing(table, error)
         await asyncio.sleep(seconds)
 
     async def _watch_progress(self) -> Never:
@@ -311,6 +333,8 @@ class Group:
                 found = await self._held.progress()
             except SourceUnavailable as error:
                 _log.debug("progress of the snapshot is not known", error=str(error))
+                for known in self._running.values():
+                    known.moved = _now()  # Who is not seen may well come further.
                 continue
             for name, known in self._running.items():
                 known.seen(found.get(name))
@@ -330,27 +354,46 @@ class _Range:
 
 @dataclass(slots=True, eq=False)
 class _Given:
-    """A range as it was given to one worker. Times are the loop's."""
+    """A range as it was given to one worker. `moved` is the loop's time when it came further."""
 
     name: str
     wanted: _Range
-    started: float | None = None
+    moved: float
+    is_started: bool = False
     progress: ReadProgress | None = None
-    moved: float = 0.0
 
     def start(self) -> None:
         """A worker has it."""
-        self.started = self.moved = asyncio.get_running_loop().time()
+        self.is_started, self.moved = True, _now()
 
     def seen(self, progress: ReadProgress | None) -> None:
         """The source says how far it has come."""
         if progress is not None and progress != self.progress:
-            self.progress, self.moved = progress, asyncio.get_running_loop().time()
+            self.progress, self.moved = progress, _now()
 
-    def is_stuck(self, stall_seconds: float) -> bool:
-        """Whether a worker has it and has not come further for so long."""
-        now = asyncio.get_running_loop().time()
-        return self.started is not None and now - self.moved > stall_seconds
+
+_Copies = dict[asyncio.Task[SnapshotResult], _Given]
+"""A range as it is given to several workers."""
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _error_of(wanted: _Range, failure: Failure) -> TailraceError:
+    """What the range is given again for. Raises what ends the attempt."""
+    text = f"range {wanted.number} of the snapshot of {wanted.attempt.table}: {failure.text}"
+    match failure.kind:
+        case "again":
+            return SourceUnavailable(text, hint=failure.hint)
+        case "stale":
+            raise SnapshotStale(text, hint=failure.hint)
+        case "refused":
+            raise SourceRefused(text, hint=failure.hint)
+        case "unrepresentable":
+            raise UnrepresentableRow(text, reason=failure.text, hint=failure.hint)
+        case _:
+            assert_never(failure.kind)
 
 
 @contextmanager

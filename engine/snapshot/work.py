@@ -6,7 +6,7 @@ upload, so one that dies, comes back late or does another one's work does no har
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import msgspec
 
@@ -21,12 +21,11 @@ from engine.model.errors import (
 )
 from engine.model.interfaces import ObjectStore
 from engine.model.snapshot_source import RangeReader
-from engine.snapshot.staging import stage
+from engine.snapshot.staging import PART_BYTES, stage
 from engine.snapshot.task import (
     Failure,
     FailureKind,
     SnapshotResult,
-    SnapshotTask,
     decode_task,
     encode,
 )
@@ -34,8 +33,18 @@ from engine.snapshot.task import (
 _OTHER_RELEASE_HINT = "Run the workers and the engine from the same release."
 
 
+def _nonce() -> str:
+    return secrets.token_hex(8)
+
+
 async def stage_range(
-    content: bytes, *, store: ObjectStore, bucket: str, reader: RangeReader
+    content: bytes,
+    *,
+    store: ObjectStore,
+    bucket: str,
+    reader: RangeReader,
+    make_nonce: Callable[[], str] = _nonce,
+    part_bytes: int = PART_BYTES,
 ) -> bytes:
     """Do the task in `content` and return its result, both as bytes.
 
@@ -53,21 +62,18 @@ async def stage_range(
         text = f"the worker's destination.bucket is {bucket!r}, the engine's is {task.bucket!r}"
         hint = "Give the workers the engine's configuration."
         return encode(SnapshotResult(failure=Failure("refused", text, hint)))
-    return encode(await _staged(task, store, reader))
-
-
-async def _staged(task: SnapshotTask, store: ObjectStore, reader: RangeReader) -> SnapshotResult:
     try:
         async with reader.read(task.rows) as batches:
             objects = await stage(
                 store,
                 task.staging,
                 _paced(batches, task.rows_per_second),
-                make_nonce=lambda: secrets.token_hex(8),
+                make_nonce=make_nonce,
+                part_bytes=part_bytes,
             )
     except TailraceError as error:
-        return SnapshotResult(failure=Failure(_kind(error), str(error), error.hint))
-    return SnapshotResult(objects)
+        return encode(SnapshotResult(failure=Failure(_kind(error), str(error), error.hint)))
+    return encode(SnapshotResult(objects))
 
 
 async def _paced(batches: AsyncIterator[Batch], rows_per_second: float) -> AsyncIterator[Batch]:

@@ -1,0 +1,640 @@
+"""The coordinator: whole attempts, lost and standing workers, stale snapshots, and cancellation."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from itertools import pairwise
+
+import pytest
+
+from engine.model.errors import (
+    DestinationUnavailable,
+    SnapshotStale,
+    SourceError,
+    SourceRefused,
+    SourceUnavailable,
+)
+from engine.model.schema import TableName
+from engine.model.staging import StagedPart
+from engine.snapshot.task import Failure, FailureKind, SnapshotResult, SnapshotTask, encode
+from small_bucket import DATABASE, ODD, ORDERS
+from snapshot_rig import Rig, cancelled, die, for_ever, rig, virtually, well
+
+
+def failing(kind: FailureKind, hint: str = "") -> Callable[[SnapshotTask], Awaitable[bytes]]:
+    async def fail(_: SnapshotTask) -> bytes:
+        return encode(SnapshotResult(failure=Failure(kind, "it did not work", hint)))
+
+    return fail
+
+
+def raising(*errors: SourceError) -> Callable[[TableName], Awaitable[None]]:
+    """Comparisons that fail so, one after the other, and then find no difference."""
+    left = list(errors)
+
+    async def compare(_: TableName) -> None:
+        if left:
+            raise left.pop(0)
+
+    return compare
+
+
+# --- a whole attempt
+
+
+@virtually
+async def test_a_snapshot_is_started_read_compared_and_whole_in_this_order() -> None:
+    one = await rig()
+
+    async with one.taking(ORDERS):
+        await one.done()
+
+    assert one.events == [
+        "started orders",
+        "task orders 0",
+        "task orders 1",
+        "task orders 2",
+        "compare orders",
+        "whole orders",
+    ]
+    assert one.visible_rows() == 3
+    assert one.rows == {ORDERS: 6}
+    assert not one.bucket.store.uploads
+    assert not one.progress.status(0)
+
+
+@virtually
+async def test_no_task_goes_out_before_the_start_is_journalled() -> None:
+    one = await rig()
+    one.is_appending = False
+
+    async with one.taking(ORDERS):
+        await one.until(lambda: bool(one.helds))
+        await asyncio.sleep(100)
+        given = list(one.tasks)
+        one.is_appending = True
+        await one.done()
+
+    assert given == []
+
+
+@virtually
+async def test_objects_are_not_handed_over_before_the_comparison_is_done() -> None:
+    one = await rig()
+    gate = asyncio.Event()
+
+    async def compare(_: TableName) -> None:
+        await gate.wait()
+
+    one.comparing = compare
+
+    async with one.taking(ORDERS):
+        await one.until(lambda: "compare orders" in one.events)
+        await asyncio.sleep(100)
+        before = one.stated().state
+        gate.set()
+        await one.done()
+
+    assert before == "started"
+
+
+@virtually
+async def test_the_snapshot_is_held_until_the_journal_names_the_objects() -> None:
+    one = await rig()
+
+    async with one.taking(ORDERS):
+        await one.until(lambda: "compare orders" in one.events)
+        one.is_appending = False
+        await asyncio.sleep(100)
+        is_held = one.helds[0].is_open
+        one.is_appending = True
+        await one.done()
+        await one.until(lambda: not one.helds[0].is_open)
+
+    assert is_held
+
+
+@virtually
+async def test_tables_share_a_held_snapshot_as_far_as_the_limit_allows() -> None:
+    both, single = await rig(), await rig(tables_max=1)
+
+    async with both.taking(ORDERS, ODD):
+        await both.done()
+    async with single.taking(ORDERS, ODD):
+        await single.done()
+
+    assert [len(held.tables) for held in both.helds] == [2]
+    assert [len(held.tables) for held in single.helds] == [1, 1]
+    assert both.visible_rows() == single.visible_rows() == 4
+
+
+@virtually
+async def test_it_is_done_once_everything_is_visible_and_durable() -> None:
+    one = await rig()
+
+    async with one.taking(ORDERS):
+        await one.done()
+
+    # Journalled as whole; visible; durable.
+    assert one.was_done == [False, False, True]
+
+
+@virtually
+async def test_a_worker_reads_no_faster_than_its_limit() -> None:
+    one = await rig(rows_per_second=0.5)
+    loop = asyncio.get_running_loop()
+
+    async with one.taking(ORDERS):
+        await one.until(lambda: "task orders 0" in one.events)
+        began = loop.time()
+        await one.until(lambda: "compare orders" in one.events)
+        ended = loop.time()
+
+    # Three rows at half a row a second.
+    assert 6 <= ended - began < 7
+
+
+# --- workers that are lost or stand still
+
+
+@virtually
+async def test_what_a_lost_worker_had_is_given_again() -> None:
+    one = await rig()
+    one.deeds = [well, die]
+
+    async with one.taking(ORDERS):
+        await one.done()
+
+    assert sorted(one.given()) == [0, 1, 1, 2]
+    assert len(one.executors) == 2
+    assert one.visible_rows() == 3
+
+
+@virtually
+async def test_a_range_whose_worker_stands_still_is_given_to_another_one() -> None:
+    one = await rig()
+    one.deeds = [for_ever]
+
+    async with one.taking(ORDERS):
+        await one.done()
+
+    assert one.given().count(0) == 2
+    # Whoever stands still is ended when nobody waits for it any more, and not before.
+    assert len(one.executors) == 1
+    assert not one.executors[0].futures
+    assert one.visible_rows() == 3
+
+
+@virtually
+async def test_who_comes_further_is_left_alone_however_long_it_takes() -> None:
+    one = await rig()
+
+    async def read_slowly(task: SnapshotTask) -> None:
+        for _ in range(100):
+            await asyncio.sleep(10)
+            one.seen[task.rows.name] += 1
+
+    one.deeds = [read_slowly]
+
+    async with one.taking(ORDERS):
+        await one.done()
+
+    assert sorted(one.given()) == [0, 1, 2]
+
+
+@virtually
+async def test_nobody_counts_as_standing_still_while_progress_is_not_known() -> None:
+    one = await rig()
+    one.is_blind = True
+
+    async def read(_: SnapshotTask) -> None:
+        await asyncio.sleep(600)
+
+    one.deeds = [read]
+
+    async with one.taking(ORDERS):
+        await one.done()
+
+    assert sorted(one.given()) == [0, 1, 2]
+
+
+@virtually
+async def test_the_first_result_wins_and_what_others_staged_is_thrown_away() -> None:
+    one = await rig(worker_count=3)
+    late = asyncio.Event()
+
+    async def come_late(_: SnapshotTask) -> None:
+        await late.wait()
+
+    async def compare(_: TableName) -> None:
+        late.set()
+        await asyncio.sleep(5)
+
+    one.deeds, one.comparing = [come_late], compare
+
+    async with one.taking(ORDERS):
+        await one.until(late.is_set)
+        await asyncio.sleep(1)
+        staged_count = len(one.bucket.store.uploads)
+        await one.done()
+
+    assert one.given().count(0) == 2
+    assert staged_count == 4
+    assert one.visible_rows() == 3
+    assert not one.bucket.store.uploads
+
+
+@virtually
+async def test_workers_that_all_stand_still_are_made_anew() -> None:
+    one = await rig()
+    one.deeds = [for_ever, for_ever]
+
+    async with one.taking(ORDERS):
+        await one.done(120)
+
+    assert len(one.executors) == 2
+    assert one.visible_rows() == 3
+
+
+@virtually
+async def test_workers_are_made_anew_where_the_second_one_of_a_range_stands_still_too() -> None:
+    two, three = await rig(worker_count=2), await rig(worker_count=3)
+    two.ranges[ORDERS] = three.ranges[ORDERS] = ("t",)
+    two.deeds, three.deeds = [for_ever, for_ever], [for_ever, for_ever]
+
+    async with two.taking(ORDERS):
+        await two.done(240)
+    async with three.taking(ORDERS):
+        await three.done(240)
+
+    assert two.given() == three.given() == [0, 0, 0]
+
+
+@virtually
+async def test_ranges_that_wait_get_workers_where_nobody_wants_what_the_others_do() -> None:
+    one = await rig()
+    one.deeds = [for_ever, failing("stale"), for_ever]
+    one.ranges[ODD], one.ranges[ORDERS] = ("t", "r", "r"), ("t",)
+
+    async with one.taking(ORDERS, ODD):
+        await one.until(lambda: one.is_whole(ORDERS), 240)
+
+    assert len(one.executors) > 1
+
+
+@virtually
+async def test_a_future_that_its_executor_cancels_leaves_out_no_range() -> None:
+    one = await rig()
+
+    async def lose(task: SnapshotTask) -> None:
+        executor = one.executors[-1]
+        future, worker = list(executor.futures.items())[task.staging.range_number]
+        del executor.futures[future]
+        future._state = "PENDING"
+        future.cancel()
+        worker.cancel()
+        await asyncio.sleep(0)
+
+    one.deeds = [well, lose]
+
+    async with one.taking(ORDERS):
+        await one.done()
+
+    assert sorted(one.given()) == [0, 1, 1, 2]
+    assert one.visible_rows() == 3
+
+
+@virtually
+async def test_an_error_that_a_worker_cannot_turn_into_a_result_costs_another_try() -> None:
+    one = await rig()
+
+    async def be_broken(_: SnapshotTask) -> bytes:
+        executor = one.executors[-1]
+        future, worker = executor.futures.popitem()
+        future.set_exception(MemoryError())
+        worker.cancel()
+        await asyncio.sleep(0)
+        raise AssertionError
+
+    one.deeds, one.ranges[ORDERS] = [be_broken], ("tr",)
+
+    async with one.taking(ORDERS):
+        await one.done()
+
+    assert one.given() == [0, 0]
+
+
+# --- snapshots that are lost
+
+
+@virtually
+async def test_a_stale_range_gives_up_its_table_and_no_other() -> None:
+    one = await rig()
+    one.deeds = [failing("stale")]
+
+    async with one.taking(ORDERS, ODD):
+        await one.done()
+
+    assert [len(held.tables) for held in one.helds] == [2, 1]
+    [again] = one.helds[1].tables
+    assert one.stated(again).attempt == 2
+    assert one.stated(again).point == one.helds[1].point.position
+    assert not one.bucket.store.uploads
+    assert not one.is_alarmed(again)
+
+
+@virtually
+async def test_what_was_staged_of_an_attempt_that_is_given_up_is_aborted() -> None:
+    one = await rig(worker_count=3)
+
+    async def be_late(_: SnapshotTask) -> bytes:
+        await asyncio.sleep(5)
+        return await failing("stale")(_)
+
+    one.deeds = [well, well, be_late]
+
+    async with one.taking(ORDERS):
+        await one.until(lambda: len(one.bucket.store.uploads) == 2)
+        await one.until(lambda: not one.bucket.store.uploads)
+        attempts = one.stated().attempt
+        await one.done()
+
+    assert attempts == 1
+    assert one.visible_rows() == 3
+
+
+@virtually
+async def test_a_difference_that_is_found_after_the_last_row_gives_the_attempt_up() -> None:
+    one = await rig()
+    one.comparing = raising(SnapshotStale("a partition was attached"))
+
+    async with one.taking(ORDERS):
+        await one.done()
+
+    assert "whole orders" not in one.events[: one.events.index("compare orders") + 2]
+    assert one.stated().attempt == 2
+
+
+@virtually
+async def test_a_comparison_without_an_answer_is_made_again() -> None:
+    one = await rig()
+    one.comparing = raising(*[SourceUnavailable("no answer")] * 9)
+
+    async with one.taking(ORDERS):
+        await one.until(one.is_alarmed)
+        await one.done()
+        await one.until(lambda: not one.alarms.count)
+
+    assert one.stated().attempt == 1
+
+
+@virtually
+async def test_a_snapshot_that_is_lost_gives_up_every_table_of_it() -> None:
+    one = await rig()
+    one.deeds = [for_ever, for_ever]
+
+    async with one.taking(ORDERS, ODD):
+        await one.until(lambda: not one.deeds)
+        one.helds[0].lost.set()
+        await one.done()
+
+    assert [len(held.tables) for held in one.helds] == [2, 2]
+    assert one.stated(ORDERS).attempt == one.stated(ODD).attempt == 2
+    # Nobody does anything for the first one any more.
+    assert len(one.executors) == 2
+    assert not one.bucket.store.uploads
+
+
+@virtually
+async def test_a_snapshot_that_is_lost_is_one_failure_of_a_table() -> None:
+    one = await rig()
+    one.left_out = {ODD: SnapshotStale("somebody changes it")}
+    one.deeds = [for_ever] * 8
+
+    async with one.taking(ORDERS, ODD):
+        for failures in (1, 2):
+            await one.until(lambda count=failures: len(one.helds) == count)  # type: ignore[misc]
+            one.helds[-1].lost.set()
+        await one.until(lambda: not one.helds[-1].is_open)
+        is_alarmed_early = one.is_alarmed(ODD)
+        one.deeds = []
+        one.left_out = {}
+        await one.done()
+
+    assert not is_alarmed_early
+
+
+@virtually
+async def test_failures_count_on_where_the_start_was_not_journalled_yet() -> None:
+    one = await rig()
+
+    async with one.taking(ORDERS):
+        for count in (1, 2, 3):
+            await one.until(lambda: bool(one.snapshots.register.needed()))
+            one.is_appending = False
+            await one.until(lambda wanted=count: len(one.helds) == wanted)  # type: ignore[misc]
+            await asyncio.sleep(0.1)
+            one.helds[-1].lost.set()
+            await asyncio.sleep(0.1)
+            one.is_appending = True
+        is_alarmed = one.is_alarmed()
+        await one.done()
+
+    assert is_alarmed
+
+
+# --- what somebody has to see
+
+
+@virtually
+async def test_a_refused_table_is_an_alarm_with_its_hint_and_the_others_go_on() -> None:
+    one = await rig()
+    one.left_out = {ORDERS: SourceRefused("no right", hint="GRANT SELECT")}
+
+    async with one.taking(ORDERS, ODD):
+        await one.until(lambda: one.is_whole(ODD))
+        alarms = one.alarms.standing()
+        one.left_out = {}
+        await one.done()
+        await one.until(lambda: not one.alarms.count)
+
+    assert [(alarm.subject, alarm.hint) for alarm in alarms] == [(str(ORDERS), "GRANT SELECT")]
+
+
+@pytest.mark.parametrize("kind", ["refused", "unrepresentable"])
+@virtually
+async def test_a_range_that_is_refused_is_an_alarm_until_it_works(kind: FailureKind) -> None:
+    one = await rig()
+    one.deeds = [failing(kind, "change something")]
+
+    async with one.taking(ORDERS, ODD):
+        await one.until(lambda: one.alarms.count == 1)
+        [alarm] = one.alarms.standing()
+        await one.done()
+        await one.until(lambda: not one.alarms.count)
+
+    assert alarm.hint == "change something"
+    assert "it did not work" in alarm.text
+
+
+@virtually
+async def test_a_source_that_does_not_answer_is_asked_at_growing_distances() -> None:
+    one = await rig()
+    one.refusals = [SourceUnavailable("no answer")] * 9
+    loop = asyncio.get_running_loop()
+    times: list[float] = []
+
+    async def note() -> None:
+        times.append(loop.time())
+
+    one.holding = note
+
+    async with one.taking(ORDERS):
+        await one.until(one.is_alarmed)
+        failures = len(times)
+        await one.done()
+
+    distances = [after - before for before, after in pairwise(times)]
+    assert failures == 3
+    assert distances == pytest.approx([1, 2, 4, 8, 16, 32, 60, 60, 60], abs=0.3)
+
+
+@virtually
+async def test_a_bucket_that_does_not_answer_for_a_while_costs_no_attempt() -> None:
+    one = await rig()
+    until = asyncio.get_running_loop().time() + 500
+    put_part = one.bucket.store.put_part
+
+    async def put(key: str, upload_id: str, number: int, body: bytes) -> StagedPart:
+        if asyncio.get_running_loop().time() < until:
+            raise DestinationUnavailable("no answer")
+        return await put_part(key, upload_id, number, body)
+
+    one.bucket.store.put_part = put  # type: ignore[method-assign, assignment]
+
+    async with one.taking(ORDERS):
+        await one.until(one.is_alarmed)
+        await one.done()
+        await one.until(lambda: not one.alarms.count)
+
+    assert one.stated().attempt == 1
+    assert one.visible_rows() == 3
+    assert not one.bucket.store.uploads
+
+
+@virtually
+async def test_a_result_that_nobody_understands_is_asked_for_again() -> None:
+    one = await rig()
+
+    async def say_something(_: SnapshotTask) -> bytes:
+        return b"\xc1"
+
+    one.deeds = [say_something]
+
+    async with one.taking(ORDERS):
+        await one.done()
+
+    assert one.given().count(0) == 2
+
+
+# --- what is asked for meanwhile
+
+
+@virtually
+async def test_a_resync_gives_up_what_is_being_read_and_takes_it_anew() -> None:
+    one = await rig()
+    one.deeds = [for_ever, for_ever]
+
+    async with one.taking(ORDERS):
+        await one.until(lambda: not one.deeds)
+        one.snapshots.register.resync(ORDERS)
+        await one.until(lambda: len(one.helds) == 2, 20)
+        await one.done()
+
+    assert one.stated().attempt == 2
+    assert one.visible_rows() == 3
+
+
+@virtually
+async def test_a_resync_during_the_comparison_is_seen() -> None:
+    one = await rig()
+
+    async def resync(_: TableName) -> None:
+        if len(one.helds) == 1:
+            one.snapshots.register.resync(ORDERS)
+
+    one.comparing = resync
+
+    async with one.taking(ORDERS):
+        await one.done()
+
+    assert one.stated().attempt == 2
+
+
+@virtually
+async def test_a_table_that_is_cancelled_while_the_source_waits_is_not_started() -> None:
+    one = await rig()
+
+    async def cancel() -> None:
+        one.snapshots.register.cancel(ORDERS)
+
+    one.holding = cancel
+
+    async with one.taking(ORDERS, ODD):
+        await one.until(lambda: one.is_whole(ODD))
+
+    assert one.stated().state == "cancelled"
+    assert one.given(ORDERS) == []
+
+
+# --- cancellation
+
+
+async def cancelled_after(seconds: float) -> Rig:
+    """One whose coordinator ran for so long, with a range that is stale and one that is late."""
+    one = await rig()
+    one.deeds = [well, failing("stale")]
+    one.snapshots.register.capture(ORDERS)
+    loop = asyncio.get_running_loop()
+    committing = loop.create_task(one.commit())
+    running = loop.create_task(one.coordinator.run(one.snapshots.register, DATABASE))
+    await asyncio.sleep(seconds)
+    await cancelled(running)
+    await cancelled(committing)
+    assert running.cancelled()
+    return one
+
+
+@virtually
+async def test_cancellation_at_any_moment_leaves_nothing_that_another_life_trips_over() -> None:
+    for step in range(80):
+        one = await cancelled_after(step * 0.025)
+
+        assert not any(executor.futures for executor in one.executors)
+        assert all(not held.is_open for held in one.helds)
+        assert not one.progress.status(0)
+        is_over = one.is_whole(ORDERS)
+
+        async with one.taking(ORDERS):
+            await one.done()
+
+        assert one.visible_rows() == 3
+        assert is_over or not one.bucket.store.uploads
+
+
+@virtually
+async def test_a_cancellation_beside_the_loss_of_the_snapshot_ends_the_coordinator() -> None:
+    one = await rig()
+    one.deeds = [for_ever, for_ever]
+    one.snapshots.register.capture(ORDERS)
+    loop = asyncio.get_running_loop()
+    committing = loop.create_task(one.commit())
+    running = loop.create_task(one.coordinator.run(one.snapshots.register, DATABASE))
+    await one.until(lambda: not one.deeds)
+
+    one.helds[0].lost.set()
+    for _ in range(2):
+        await asyncio.sleep(0)
+    await cancelled(running)
+    await cancelled(committing)
+
+    assert running.cancelled()
