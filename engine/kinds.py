@@ -74,7 +74,7 @@ def range_reader(configuration: Configuration) -> RangeReader:
     """What reads ranges of snapshots."""
     match configuration.source.own:
         case PostgresConfiguration() as own:
-            return PostgresRangeReader(dsn_of(own))
+            return PostgresRangeReader(dsn_of(own), hash_key=hash_key(configuration))
 
 
 def measures_of(own: OwnConfiguration) -> SourceMeasures:
