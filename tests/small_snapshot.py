@@ -14,7 +14,9 @@ from engine.flow.reception import Reception
 from engine.journal.completer import Completer
 from engine.journal.entry import Durable, Planned
 from engine.journal.gaps import GapRegister
+from engine.journal.journal import random_nonce
 from engine.journal.lanes import Lanes
+from engine.journal.object_lists import ObjectLists
 from engine.journal.retry import Patience
 from engine.journal.schema_files import SchemaFiles
 from engine.journal.snapshots import Attempt, SnapshotRegister
@@ -55,12 +57,16 @@ class Snapshots:
             configuration=bucket.configuration,
         )
         self.gaps = GapRegister(state, bucket.time_us)
+        self.lists = ObjectLists(
+            bucket.store, bucket.prefix, Patience(lambda _: None), random_nonce
+        )
         self.register = SnapshotRegister(
             state=state,
             gaps=self.gaps,
             reception=self.reception,
             configuration=bucket.configuration,
             clock=bucket.time_us,
+            lists=self.lists,
             wake=self._wake,
         )
         self._nonces = 0
@@ -173,7 +179,7 @@ class Snapshots:
         attempt = self.start(table)
         await self.append()
         objects = await self.stage(attempt, ranges, bytes_max=bytes_max)
-        self.register.whole(attempt, objects)
+        await self.register.whole(attempt, objects)
         await self.append()
         return objects
 
@@ -191,6 +197,7 @@ class Snapshots:
             register=self.register,
             lanes=Lanes(group, concurrency),
             schema_files=SchemaFiles(store, journal, patience),
+            lists=self.lists,
             patience=patience,
             prefix=self.bucket.prefix,
             group=group,

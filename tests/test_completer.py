@@ -361,7 +361,7 @@ async def test_other_uploads_of_the_attempt_are_aborted_and_no_others(store: Tol
     # Another worker did the same range, and was later.
     objects = await snapshots.stage(attempt)
     (late,) = await snapshots.stage(attempt, {1: "rrr"})
-    snapshots.register.whole(attempt, objects)
+    await snapshots.register.whole(attempt, objects)
     await snapshots.append()
     later = snapshot_position(attempt.point.position, attempt.number + 1, 1, 0)
     key = snapshots.bucket.layout.object_key(ORDERS, 1, attempt.hour, later, "gzip")

@@ -207,7 +207,7 @@ async def test_a_resync_gives_up_the_attempt_under_way_and_the_next_one_begins_l
 
     assert (register.is_under_way(attempt), needed) == (False, ())
     with pytest.raises(InvariantBroken, match="not under way"):
-        register.whole(attempt, objects)
+        await register.whole(attempt, objects)
     await snapshots.append()
     assert journalled(snapshots) == Snapshot(str(ORDERS), "wanted")
     assert snapshots.start(ORDERS).number == 2
@@ -403,11 +403,11 @@ async def test_a_whole_is_refused_before_its_start_is_journalled_and_once_it_is_
     objects = await snapshots.stage(attempt)
 
     with pytest.raises(InvariantBroken, match="not under way"):
-        register.whole(attempt, objects)
+        await register.whole(attempt, objects)
     await snapshots.append()
     register.give_up(attempt)
     with pytest.raises(InvariantBroken, match="not under way"):
-        register.whole(attempt, objects)
+        await register.whole(attempt, objects)
 
 
 Objects = list[StagedObject]
@@ -471,9 +471,9 @@ async def test_broken_lanes_are_refused_and_the_attempt_goes_on(
     assert len(objects) == 5
 
     with pytest.raises(InvariantBroken, match=text):
-        snapshots.register.whole(attempt, damage(objects))
+        await snapshots.register.whole(attempt, damage(objects))
 
-    snapshots.register.whole(attempt, objects)
+    await snapshots.register.whole(attempt, objects)
     assert states(snapshots.register.pending) == [(str(ORDERS), "whole", 1)]
 
 

@@ -2,23 +2,25 @@
 
 import asyncio
 import copy
+import hashlib
 import zlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import orjson
 import pytest
 from msgspec.structs import replace
 
 from damages import Damage, Damages
 from engine.cli.verify import _as_json, _say_unfinished
 from engine.flow.chunk import crc32_text
-from engine.journal.entry import Durable, Entry, Open, Snapshot, encode_state
+from engine.journal.entry import Durable, Entry, ListedObjects, Open, Snapshot, encode_state
 from engine.journal.retry import Patience
 from engine.journal.schema_files import SchemaFiles
 from engine.model.batch import Batch
-from engine.model.layout import journal_key, state_key
+from engine.model.layout import journal_key, list_key, state_key
 from engine.model.position import LogPosition, Position
 from engine.model.record import Compression, Envelope, Layout
 from engine.model.schema import TableName
@@ -216,6 +218,26 @@ async def test_entries_that_are_gone_are_covered_by_a_state_file_with_snapshots(
     orders = next(table for table in verdict.tables if table.table == str(ORDERS))
     # The state file names them, and a later entry says that they are durable.
     assert (orders.snapshot, orders.snapshot_objects) == ("finished", 5)
+
+
+async def test_lists_of_objects_are_read_behind_a_state_file_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("engine.journal.object_lists.LIST_BYTES_MIN", 2_000)
+    made = await make_bucket()
+    (key,) = (key for key in made.store.objects if "/snapshots/" in key)
+    whole = await judged(made.store)
+    expire(made)
+
+    verdict = await judged(made.store)
+    del made.store.objects[key]
+    without = await judged(made.store)
+
+    assert whole.problems == ()
+    assert codes(verdict) == {Code.JOURNAL_EXPIRED}
+    orders = next(table for table in verdict.tables if table.table == str(ORDERS))
+    assert (orders.snapshot, orders.snapshot_objects) == ("finished", 5)
+    assert codes(without) == {Code.JOURNAL_EXPIRED, Code.LIST_MISSING}
 
 
 async def test_what_a_state_file_names_is_proved() -> None:
@@ -706,6 +728,70 @@ def an_attempts_number_is_none(made: Made) -> None:
     restate(made, STARTED, "started", attempt=-1)
 
 
+# Lists of objects
+
+
+def list_apart(made: Made, *objects: StagedObject) -> str:
+    """List orders' objects, or these, apart from their entry; the list's key."""
+    key = list_key(PREFIX, ORDERS, 1, "0a1b")
+    named = objects or made.objects["finished"]
+    body = orjson.dumps(
+        {
+            "format": 1,
+            "table": str(ORDERS),
+            "attempt": 1,
+            "objects": [msgspec.to_builtins(staged) for staged in named],
+        }
+    )
+    made.store.objects[key] = StoredObject(body, {})
+    listed = ListedObjects(key, hashlib.sha256(body).hexdigest(), len(named))
+    restate(made, ORDERS, "whole", objects=(), listed=listed)
+    return key
+
+
+@damage()
+def objects_are_listed_apart(made: Made) -> None:
+    list_apart(made)
+
+
+@damage()
+def a_list_is_there_that_no_entry_names(made: Made) -> None:
+    key = list_key(PREFIX, ORDERS, 7, "0a1b")
+    made.store.objects[key] = StoredObject(b"[]", {})
+
+
+@damage({Code.UNNAMED_OBJECT})
+def something_else_lies_beside_the_lists(made: Made) -> None:
+    made.store.objects[f"{PREFIX}/_tailrace/snapshots/notes.txt"] = StoredObject(b"", {})
+
+
+@damage({Code.LIST_MISSING, Code.UNNAMED_OBJECT})
+def a_list_is_gone(made: Made) -> None:
+    del made.store.objects[list_apart(made)]
+
+
+@damage({Code.LIST_MISSING, Code.UNNAMED_OBJECT})
+def a_list_is_archived(made: Made) -> None:
+    made.store.archived.add(list_apart(made))
+
+
+@damage({Code.LIST_DIFFERS, Code.UNNAMED_OBJECT})
+def a_list_has_other_bytes(made: Made) -> None:
+    made.store.objects[list_apart(made)].body += b" "
+
+
+@damage({Code.LIST_DIFFERS, Code.UNNAMED_OBJECT})
+def a_list_has_a_position_that_is_none(made: Made) -> None:
+    first, *rest = made.objects["finished"]
+    list_apart(made, replace(first, first=Position("0001")), *rest)
+
+
+@damage({Code.LANE_BROKEN, Code.UNNAMED_OBJECT})
+def a_list_leaves_an_object_out(made: Made) -> None:
+    objects = made.objects["finished"]
+    list_apart(made, *objects[:2], *objects[3:])
+
+
 SNAPSHOT_CODES = set[Code]().union(*(found.light | found.more for found in DAMAGES))
 _MADE = asyncio.run(make_bucket())
 
@@ -728,7 +814,7 @@ async def test_an_attempt_that_another_writer_started_cannot_be_whole() -> None:
     snapshots = Snapshots(bucket)
     attempt = snapshots.start(ORDERS)
     await snapshots.append()
-    snapshots.register.whole(attempt, await snapshots.stage(attempt))
+    await snapshots.register.whole(attempt, await snapshots.stage(attempt))
     whole = snapshots.register.pending
     await bucket.take_over("writer-2")
     await bucket.journal.append(snapshots=whole)
@@ -755,7 +841,7 @@ async def test_a_truncate_record_behind_rows_is_found_where_every_record_is_read
 
     task = snapshots.task(attempt, 0)
     objects = await stage(bucket.store, task, turned_round(), make_nonce=snapshots.nonce)
-    snapshots.register.whole(attempt, objects)
+    await snapshots.register.whole(attempt, objects)
     await snapshots.append()
     await snapshots.complete()
     await snapshots.append(snapshots.durable())

@@ -17,6 +17,8 @@ from engine.flow.chunk import ChunkLimits
 from engine.flow.ledger import RECEIVED_MIN, Ledger
 from engine.journal.entry import Frontier, JournalState, Writer, decode_entry
 from engine.journal.gaps import GapRegister
+from engine.journal.object_lists import ObjectLists
+from engine.journal.retry import Patience
 from engine.journal.settings import Settings
 from engine.journal.snapshots import SnapshotRegister
 from engine.journal.watcher import GAP, Watcher
@@ -245,6 +247,7 @@ class Rig:
                 reception=reception,
                 configuration=CONFIGURATION,
                 clock=lambda: 7,
+                lists=ObjectLists(MemoryStore(), "", Patience(lambda _: None), lambda: "0a"),
                 wake=lambda: None,
             ),
             ledger=self.ledger,

@@ -19,6 +19,7 @@ import structlog
 from engine.journal.entry import Snapshot
 from engine.journal.journal import Journal
 from engine.journal.lanes import Done, Lanes
+from engine.journal.object_lists import ObjectLists
 from engine.journal.retry import Patience
 from engine.journal.schema_files import SchemaFiles
 from engine.journal.snapshots import SnapshotRegister
@@ -51,6 +52,7 @@ class Completer:
         register: SnapshotRegister,
         lanes: Lanes,
         schema_files: SchemaFiles,
+        lists: ObjectLists,
         patience: Patience,
         prefix: str,
         group: asyncio.TaskGroup,
@@ -60,6 +62,7 @@ class Completer:
         self._register = register
         self._lanes = lanes
         self._schema_files = schema_files
+        self._lists = lists
         self._patience = patience
         self._prefix = prefix
         self._group = group
@@ -84,8 +87,9 @@ class Completer:
     async def _complete(self, attempt: "_Completion") -> None:
         snapshot, layout = attempt.snapshot, self._layout(attempt.epoch)
         await self._schema_files.ensure(snapshot.table_name, snapshot.version, layout)
-        marker = [staged for staged in snapshot.objects if staged.range_number == 0]
-        rows = [staged for staged in snapshot.objects if staged.range_number != 0]
+        objects = await self._lists.objects_of(snapshot)
+        marker = [staged for staged in objects if staged.range_number == 0]
+        rows = [staged for staged in objects if staged.range_number != 0]
         if await self._all_visible(attempt, rows) and await self._all_visible(attempt, marker):
             self._register.visible(snapshot)
         else:

@@ -185,6 +185,17 @@ class Watch(msgspec.Struct, frozen=True, omit_defaults=True):
         return Watch(self.through, self.selection, self.marks, tables, at=self.at, away=away)
 
 
+class ListedObjects(msgspec.Struct, frozen=True):
+    """Where a list of staged objects lies that is too long for an entry: see `object_lists`.
+
+    `sha256` is that of its bytes; it lists `count` objects.
+    """
+
+    key: str
+    sha256: str
+    count: int
+
+
 SnapshotState = Literal["wanted", "started", "whole", "void", "cancelled"]
 
 
@@ -200,7 +211,8 @@ class Snapshot(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attempts count from 1 over the table's whole history; *wanted* and *cancelled* speak of none.
     `version` is the one that an attempt's rows have, `hour` the one in its keys. Within a range
-    `objects` are in order, and follow each other.
+    `objects` are in order, and follow each other. Where they are very many, `objects` is empty and
+    `listed` says where they are listed.
     """
 
     table: str
@@ -210,6 +222,7 @@ class Snapshot(msgspec.Struct, frozen=True, omit_defaults=True):
     version: int = 0
     hour: str = ""
     objects: tuple[StagedObject, ...] = ()
+    listed: ListedObjects | None = None
 
     @property
     def table_name(self) -> TableName:
@@ -369,13 +382,12 @@ class JournalState(msgspec.Struct):
         return stated.visible if stated is not None else None
 
     @property
-    def named_uploads(self) -> frozenset[str]:
-        """The uploads that an entry names and whose objects may not be visible yet."""
-        return frozenset(
-            staged.upload_id
+    def named_attempts(self) -> tuple[Snapshot, ...]:
+        """The attempts whose objects an entry names, and may not be visible yet."""
+        return tuple(
+            stated.snapshot
             for stated in self.snapshots.values()
-            if stated.snapshot.state == "whole"
-            for staged in stated.snapshot.objects
+            if stated.snapshot.state == "whole" and not stated.is_visible
         )
 
     def versions_of(self, table: TableName) -> tuple[TableVersion, ...]:
@@ -470,7 +482,7 @@ class JournalState(msgspec.Struct):
         for table, stated in self.snapshots.items():
             snapshot = stated.snapshot
             if snapshot.state == "whole" and not stated.is_visible and stated.seq <= durable_seq:
-                nameless = msgspec.structs.replace(snapshot, objects=())
+                nameless = msgspec.structs.replace(snapshot, objects=(), listed=None)
                 self.snapshots[table] = msgspec.structs.replace(
                     stated, snapshot=nameless, is_visible=True
                 )

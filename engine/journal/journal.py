@@ -64,6 +64,11 @@ _RESTORE_HINT = (
 _log = structlog.get_logger(__name__)
 
 
+def random_nonce() -> str:
+    """Hexadecimal digits that nobody had before."""
+    return f"{random.getrandbits(128):032x}"
+
+
 class JournalObserver(Protocol):
     """Who is told of appends and failed requests (the metrics)."""
 
@@ -92,7 +97,7 @@ class Journal:
         self.writer = writer
         self._store = store
         self._observer = observer
-        self._make_nonce = make_nonce or (lambda: f"{random.getrandbits(128):032x}")
+        self._make_nonce = make_nonce or random_nonce
         self._appending = asyncio.Lock()
         self._patience = Patience(self._failed)
         self._reader = JournalReader(store, prefix, self._patience.answered)

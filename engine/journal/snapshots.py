@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engine.flow.reception import Reception
-from engine.journal.entry import JournalState, Snapshot
+from engine.journal.entry import JournalState, ListedObjects, Snapshot
 from engine.journal.gaps import GapRegister
-from engine.model.errors import InvariantBroken
+from engine.journal.object_lists import ObjectLists
+from engine.model.errors import InvariantBroken, SnapshotStale
 from engine.model.interfaces import Clock
 from engine.model.lane import Lane
 from engine.model.layout import key_hour
@@ -30,6 +31,12 @@ from engine.model.position import LogPosition, snapshot_lane
 from engine.model.record import RecordConfiguration
 from engine.model.schema import Relation, TableName, TableVersion
 from engine.model.staged_object import StagedObject
+
+NAMES_BYTES_MAX = 1024 * 1024
+"""Bytes of JSON, estimated, by which one entry names the objects of snapshots."""
+
+_OBJECT_BYTES = 700
+_PART_BYTES = 100
 
 _PAUSE_SECONDS = 10.0
 _PAUSE_SECONDS_MAX = 600.0
@@ -93,6 +100,7 @@ class SnapshotRegister:
         reception: Reception,
         configuration: RecordConfiguration,
         clock: Clock,
+        lists: ObjectLists,
         wake: Callable[[], None],
     ) -> None:
         self._state = state
@@ -100,6 +108,7 @@ class SnapshotRegister:
         self._reception = reception
         self._is_on = configuration.snapshot != "never"
         self._clock = clock
+        self._lists = lists
         self._wake = wake
         self._pending: dict[TableName, Snapshot] = {}
         self._attempts: dict[TableName, Attempt] = {}
@@ -301,36 +310,39 @@ class SnapshotRegister:
         if self._attempts.get(attempt.table) is attempt:
             del self._attempts[attempt.table]
 
-    def whole(self, attempt: Attempt, objects: Sequence[StagedObject]) -> None:
-        """All rows of the attempt are staged as `objects`: let them become visible. Never waits.
+    async def whole(self, attempt: Attempt, objects: Sequence[StagedObject]) -> None:
+        """All rows of the attempt are staged as `objects`: let them become visible.
 
-        Raises InvariantBroken where they are not the gapless lanes of this attempt, or where the
-        attempt is not under way any more.
+        Waits until they are listed in the bucket, where they are too many for an entry. Raises
+        InvariantBroken where they are not the gapless lanes of this attempt, or where it is not
+        under way; SnapshotStale where it was given up meanwhile. Cancellation leaves the attempt
+        under way.
         """
         table = attempt.table
-        if self._attempts.get(table) is not attempt or table in self._pending:
+        if not self.is_under_way(attempt) or table in self._pending:
             raise InvariantBroken(f"attempt {attempt.number} of {table} is not under way")
         refuse_broken_lanes(attempt, objects)
+        listed = await self._lists.put(table, attempt.number, objects)
+        if not self.is_under_way(attempt):
+            raise SnapshotStale(f"attempt {attempt.number} of {table} was given up")
         del self._attempts[table]
-        self._state_next(
-            table,
-            Snapshot(
-                str(table),
-                "whole",
-                attempt.number,
-                attempt.point.position,
-                attempt.version.number,
-                attempt.hour,
-                tuple(objects),
-            ),
-        )
+        self._state_next(table, _whole(attempt, objects, listed))
 
     # --- for the committer
 
     @property
     def pending(self) -> tuple[Snapshot, ...]:
-        """What the next entry has to say."""
-        return tuple(self._pending.values())
+        """What the next entry has to say: all of it, but for names of very many objects.
+
+        The journal has such an attempt as started until a later entry says that it is whole.
+        """
+        said: list[Snapshot] = []
+        size_bytes = 0
+        for snapshot in self._pending.values():
+            size_bytes += _size_estimate(snapshot)
+            if size_bytes <= NAMES_BYTES_MAX or snapshot.state != "whole" or not said:
+                said.append(snapshot)
+        return tuple(said)
 
     def journalled(self, snapshots: Sequence[Snapshot], seq: int) -> None:
         """Entry `seq` says these: `pending` as it was when the entry was made."""
@@ -342,6 +354,8 @@ class SnapshotRegister:
                 del self._pending[table]
                 self._asked.discard(table)
         self._changed.set()
+        if self._pending:
+            self._wake()
 
     @property
     def oldest_pending_seq(self) -> int | None:
@@ -415,6 +429,27 @@ class SnapshotRegister:
     def _attempt_count(self, table: TableName) -> int:
         pending = self._pending.get(table)
         return max(self._state.attempts.get(str(table), 0), pending.attempt if pending else 0)
+
+
+def _whole(
+    attempt: Attempt, objects: Sequence[StagedObject], listed: ListedObjects | None
+) -> Snapshot:
+    """The statement that names `objects`, by their list where there is one."""
+    return Snapshot(
+        str(attempt.table),
+        "whole",
+        attempt.number,
+        attempt.point.position,
+        attempt.version.number,
+        attempt.hour,
+        tuple(objects) if listed is None else (),
+        listed,
+    )
+
+
+def _size_estimate(snapshot: Snapshot) -> int:
+    part_count = sum(len(staged.parts) for staged in snapshot.objects)
+    return len(snapshot.objects) * _OBJECT_BYTES + part_count * _PART_BYTES
 
 
 def refuse_broken_lanes(attempt: Attempt, objects: Sequence[StagedObject]) -> None:

@@ -87,6 +87,18 @@ def requests_folder(prefix: str) -> str:
     return f"{own_folder(prefix)}requests/"
 
 
+def list_key(prefix: str, table: TableName, attempt: int, nonce: str) -> str:
+    """The key of a list of one attempt's staged objects. `nonce`: hexadecimal, as no other has."""
+    names = [_shortened(encoded(name), name) for name in (table.schema, table.table)]
+    return f"{own_folder(prefix)}snapshots/{'.'.join(names)}/{attempt}-{nonce}.json"
+
+
+def is_list_key(prefix: str, key: str) -> bool:
+    """Whether the pipeline of that prefix gives such a key to a list."""
+    rest = key.removeprefix(own_folder(prefix))
+    return rest != key and re.fullmatch(_LIST_NAME, rest, re.ASCII) is not None
+
+
 def below(prefix: str) -> str:
     """What every key under the prefix begins with: never that of `photos-2026` for `photos`."""
     return f"{prefix}/" if prefix else ""
@@ -115,6 +127,7 @@ def _seq_if(make: Callable[[str, int], str], prefix: str, key: str) -> int | Non
     return seq if seq >= 0 and make(prefix, seq) == key else None
 
 
+_LIST_NAME = r"snapshots/[\w%~-]+\.[\w%~-]+/\d+-[0-9a-f]+\.json"
 _OBJECT_NAME = r"\d{4,}\.[0-9A-F]{16}\.[0-9A-F]{16}\.[0-9A-F]{6}\.ndjson\.(?:gz|zst)"
 _HIVE_VERSION = r"database=[\w%~-]+/schema=[\w%~-]+/table=[\w%~-]+/version=\d{4,}/"
 _HIVE_DATE = r"year=\d{4}/month=\d\d/day=\d\d/hour=\d\d/"
@@ -126,6 +139,7 @@ _SHAPES = tuple(
         r"_tailrace/journal/\d{12,}\.json",
         r"_tailrace/state/\d{12,}\.json\.gz",
         r"_tailrace/(?:check|requests)/[^/]+",
+        f"_tailrace/{_LIST_NAME}",
         f"{_HIVE_VERSION}(?:schema\\.json|{_HIVE_DATE}{_OBJECT_NAME})",
         f"{_PLAIN_VERSION}(?:schema\\.json|{_PLAIN_DATE}{_OBJECT_NAME})",
     )

@@ -55,6 +55,7 @@ from engine.pipeline.wiring import (
     TakeSnapshots,
     World,
     begin,
+    lists,
     recovery,
     streaming_parts,
 )
@@ -275,10 +276,11 @@ class Pipeline:
 
     async def _abort_uploads(self, left: tuple[ListedUpload, ...]) -> None:
         """What a dead writer began in parts. Its objects are planned: they will be looked up."""
+        if not left:
+            return
+        named = await lists(self._life).uploads_of(self._journal.state.named_attempts)
         try:
-            aborted = await abort_uploads(
-                self._world.store, left, spared=self._journal.state.named_uploads
-            )
+            aborted = await abort_uploads(self._world.store, left, spared=named)
         except DestinationUnavailable as error:
             # Leftover parts cost storage, nothing else; the next start tries again.
             _log.warning("old uploads not aborted", error=str(error))

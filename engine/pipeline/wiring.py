@@ -19,9 +19,10 @@ from engine.journal.committer import Committer
 from engine.journal.completer import Completer
 from engine.journal.entry import Writer
 from engine.journal.gaps import GapRegister
-from engine.journal.journal import Journal
+from engine.journal.journal import Journal, random_nonce
 from engine.journal.lanes import Lanes
 from engine.journal.lease import Lease
+from engine.journal.object_lists import ObjectLists
 from engine.journal.planner import Planner
 from engine.journal.publisher import Publisher
 from engine.journal.recovery import Recovery
@@ -144,6 +145,7 @@ class Visibility:
 
     lanes: Lanes
     schema_files: SchemaFiles
+    lists: ObjectLists
     patience: Patience
 
 
@@ -172,6 +174,7 @@ def streaming_parts(life: Life, database: str, group: asyncio.TaskGroup) -> Stre
         register=flow.snapshots,
         lanes=visibility.lanes,
         schema_files=visibility.schema_files,
+        lists=visibility.lists,
         patience=visibility.patience,
         prefix=world.settings.prefix,
         group=group,
@@ -228,6 +231,7 @@ def _flow(life: Life) -> Flow:
         reception=reception,
         configuration=configuration,
         clock=world.clock,
+        lists=lists(life),
         wake=schedule.wake,
     )
     watcher = Watcher(
@@ -258,16 +262,27 @@ def _planner(life: Life, flow: Flow, layout: TableLayout) -> Planner:
     )
 
 
-def _visibility(life: Life, group: asyncio.TaskGroup) -> Visibility:
+def lists(life: Life) -> ObjectLists:
+    """The lists that the journal's entries name."""
     world = life.world
+    return ObjectLists(
+        world.store, world.settings.prefix, _patience(life), world.make_nonce or random_nonce
+    )
 
+
+def _patience(life: Life) -> Patience:
     def failed(error: Failure) -> None:
-        world.metrics.publish_error(error.code, retryable=error.retryable)
+        life.world.metrics.publish_error(error.code, retryable=error.retryable)
 
-    patience = Patience(failed)
+    return Patience(failed)
+
+
+def _visibility(life: Life, group: asyncio.TaskGroup) -> Visibility:
+    world, patience = life.world, _patience(life)
     return Visibility(
         Lanes(group, world.settings.concurrency),
         SchemaFiles(world.store, life.journal, patience),
+        lists(life),
         patience,
     )
 

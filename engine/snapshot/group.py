@@ -153,7 +153,7 @@ class Group:
             objects = await self._staged(attempt, held.ranges)
             await self._compare(table)
             self._refuse_stale(attempt)
-            self._register.whole(attempt, objects)
+            await self._register.whole(attempt, objects)
             is_whole = True
             _log.info(
                 "snapshot read",

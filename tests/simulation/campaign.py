@@ -34,6 +34,8 @@ WINDOWS = (
     "snapshot void",
     "given up after refusals",
     "a rule aborts a named upload",
+    "lists of objects",
+    "a list altered",
     "a duplicate's result thrown away",
     "ranges given to another worker",
     "part of no upload",

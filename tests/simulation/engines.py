@@ -25,6 +25,7 @@ from engine.journal import (
     committer,
     completer,
     journal,
+    object_lists,
     recurrence,
     retry,
     schedule,
@@ -71,6 +72,9 @@ SMALL_LIMITS = (
     (completer, "REFUSALS_MAX", 3),
     (snapshots, "_PAUSE_SECONDS", 1.0),
     (snapshots, "_PAUSE_SECONDS_MAX", 10.0),
+    # Two objects of a part each are named by an entry, three are listed apart.
+    (object_lists, "LIST_BYTES_MIN", 1_500),
+    (snapshots, "NAMES_BYTES_MAX", 2_000),
 )
 
 

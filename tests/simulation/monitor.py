@@ -305,6 +305,7 @@ class Monitor:
     def _entry_created(self, stored: StoredObject) -> None:
         entry = orjson.loads(stored.body)
         self._trace(f"    {stored.body.decode()[:1500]}")
+        self._read_lists(entry)
         if self.is_doomed:
             if "open" in entry and self._timeline_of(entry) == self._server.timeline:
                 raise Violation("went on past a fork")
@@ -321,6 +322,20 @@ class Monitor:
         self.is_doomed = self._is_past_fork()
         if not self.is_doomed:
             self._check_parts(entry, stored.creator, before, frontier)
+
+    def _read_lists(self, entry: Json) -> None:
+        """Put the objects into the statements of which they are listed apart."""
+        for snapshot in entry.get("snapshots", ()):
+            if "listed" not in snapshot:
+                continue
+            listed = snapshot["listed"]
+            found = self._bucket.objects.get(listed["key"])
+            if found is None:
+                raise Violation("an entry names a list that is not there")
+            if hashlib.sha256(found.body).hexdigest() != listed["sha256"]:
+                raise Violation("an entry names another list than the one that is there")
+            snapshot["objects"] = orjson.loads(found.body)["objects"]
+            self.counts["lists of objects"] += 1
 
     def _check_sequence(self, entry: Json, stored: StoredObject) -> None:
         """The entry follows the one before, and is its writer's to make."""

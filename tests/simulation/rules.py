@@ -924,8 +924,42 @@ MUTANTS: tuple[Mutant, ...] = (
         "7   a takeover aborts no upload that an entry names",
         Edit(
             "engine.pipeline.pipeline",
-            "spared=self._journal.state.named_uploads",
-            "spared=()",
+            "abort_uploads(self._world.store, left, spared=named)",
+            "abort_uploads(self._world.store, left, spared=())",
+        ),
+    ),
+    mutant(
+        "list_first",
+        "7   a long list of objects is there before the entry that names it",
+        Edit(
+            "engine.journal.object_lists",
+            "        await self._patience.answered(\n            lambda: self._store.create(",
+            "        lists = self.__dict__.setdefault('lists', [])\n"
+            "        lists.append(asyncio.ensure_future(self._patience.answered(\n"
+            "            lambda: self._store.create(",
+        ),
+        Edit(
+            "engine.journal.object_lists",
+            "content, content_type=_JSON, metadata={})\n        )\n",
+            "content, content_type=_JSON, metadata={})\n        )))\n",
+        ),
+    ),
+    mutant(
+        "list_compared",
+        "7   ... and is compared with what the entry says of it",
+        Edit(
+            "engine.journal.object_lists",
+            "    if hashlib.sha256(content).hexdigest() != listed.sha256:\n",
+            "    if False:\n",
+        ),
+    ),
+    mutant(
+        "list_uploads",
+        "7   a takeover aborts no upload that such a list names",
+        Edit(
+            "engine.journal.object_lists",
+            "found.update(staged.upload_id for staged in await self.objects_of(snapshot))",
+            "found.update(staged.upload_id for staged in snapshot.objects)",
         ),
     ),
     mutant(

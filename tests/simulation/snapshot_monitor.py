@@ -63,10 +63,18 @@ class Stated:
 
     def summary(self) -> list[object]:
         """What a state file has to say of it."""
-        nonces = [] if self.is_visible else [staged["nonce"] for staged in self.objects]
+        listed = self.snapshot.get("listed")
+        names = [staged["nonce"] for staged in self.objects] if listed is None else listed["key"]
         what = [self.state, self.attempt, self.point, self.snapshot.get("version", 0)]
         before = self.before.summary() if self.before is not None else None
-        return [*what, self.epoch, self.seq, self.is_visible, nonces, before]
+        return [
+            *what,
+            self.epoch,
+            self.seq,
+            self.is_visible,
+            [] if self.is_visible else names,
+            before,
+        ]
 
     @classmethod
     def read(cls, stated: Json) -> "Stated":

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from engine.journal.snapshots import Attempt, SnapshotRegister
 from engine.model.batch import Batch, Operations
-from engine.model.errors import DestinationUnavailable, UploadGone
+from engine.model.errors import DestinationUnavailable, SnapshotStale, UploadGone
 from engine.model.position import snapshot_position
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
@@ -128,7 +128,10 @@ class Coordinator:
             self._world.counts["snapshots given up"] += 1
             register.give_up(attempt)
         else:
-            register.whole(attempt, objects)
+            try:
+                await register.whole(attempt, objects)
+            except SnapshotStale:
+                self._world.counts["attempts overtaken by a request while they are listed"] += 1
 
     @property
     def _is_other_branch(self) -> bool:

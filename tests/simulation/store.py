@@ -277,9 +277,9 @@ class Bucket:
         del self.objects[key]
         self._keys.remove(key)
 
-    def damage(self, key: str) -> None:
+    def damage(self, key: str, body: bytes = b"damaged") -> None:
         """The object's body is another one now."""
-        self.objects[key] = replace(self.objects[key], body=b"damaged")
+        self.objects[key] = replace(self.objects[key], body=body)
 
     def begin_upload(self, key: str, metadata: Mapping[str, str]) -> int:
         number = self.next_number()

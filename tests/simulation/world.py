@@ -17,11 +17,18 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import orjson
 
 from engine.model.batch import Intake
-from engine.model.errors import PositionLost, SourceUnavailable, StopLimit, Superseded
+from engine.model.errors import (
+    JournalError,
+    PositionLost,
+    SourceUnavailable,
+    StopLimit,
+    Superseded,
+)
 from engine.model.layout import journal_key, state_key
 from engine.model.position import LogPosition
 from engine.model.schema import TableName
@@ -38,6 +45,7 @@ CLOCK_SKEW_US = 3_000_000
 SETTLE_SECONDS = 1_200
 LATE_PLANS = 0.15  # In a world with failovers.
 LATE_OBJECTS = 0.015
+LISTS_DAMAGED = 0.03
 SNAPSHOTS = (("never", "initial", "mixed"), (60, 34, 6))
 """Which engines take snapshots: none, all, or every other one; and how often."""
 CLOCK_SETTINGS_US = (0, -30_000_000, 5_000_000, 1_800_000_000, 7_200_000_000)
@@ -71,6 +79,7 @@ class World:
         self.is_stopping = False
         self.is_moved_by_hand = False
         self.is_named = False
+        self.is_list_altered = False
         self._start_us = EPOCH_US + rnd.randint(0, 150_000_000)
         self._draw_character()
         self.monitor = Monitor(lambda: self.now_us() + CLOCK_SKEW_US, self.trace)
@@ -95,6 +104,7 @@ class World:
         # Apart from the seed's other chances, which say what the engines meet.
         self._rules = random.Random(seed)
         self._snapshot_chances = random.Random(f"faults of snapshots {seed}")
+        self._list_chances = random.Random(f"lists {seed}")
         if self.is_hiding:
             self.server.hide_tables(seed)
         self._begin_foreign_uploads()
@@ -329,6 +339,7 @@ class World:
             self._judge(lambda: engine.check_interval(self.loop.time()))
         if kind_of(stored.key) == "journal" and not self.is_calm:
             self._hurt_named(stored)
+            self._damage_list(stored)
         is_sniped = not self.is_calm and self.rnd.random() < self.snipe
         if is_sniped and engine is not None and engine.is_alive:
             self.counts["sniped"] += 1
@@ -340,7 +351,7 @@ class World:
         if b'"state":"whole"' not in entry.body or chance.random() >= 0.5:
             return
         snapshots = orjson.loads(entry.body)["snapshots"]
-        staged = chance.choice([o for s in snapshots for o in s.get("objects", ())])
+        staged = chance.choice([o for s in snapshots for o in self._objects_of(s)])
         faults: tuple[str, ...] = ("abort", "refuse", "mute", "kill", "kill", "kill")
         if self.is_failover_allowed and chance.random() < 0.7:
             faults = ("failover",)
@@ -358,6 +369,23 @@ class World:
             case _:
                 assert engine is not None
                 self.loop.later(chance.choice((0.0, 0.05, 0.2)), self.kill, engine)
+
+    def _objects_of(self, snapshot: dict[str, Any]) -> list[dict[str, Any]]:
+        listed = snapshot.get("listed")
+        if listed is None:
+            return list(snapshot.get("objects", ()))
+        return list(orjson.loads(self.bucket.objects[listed["key"]].body)["objects"])
+
+    def _damage_list(self, entry: StoredObject) -> None:
+        """Rarely, somebody alters a list that an entry names: an engine has to say so by name."""
+        if b'"listed"' not in entry.body or self._list_chances.random() >= LISTS_DAMAGED:
+            return
+        (listed, *_) = [s["listed"] for s in orjson.loads(entry.body)["snapshots"] if "listed" in s]
+        altered = orjson.loads(self.bucket.objects[listed["key"]].body)
+        altered["objects"][-1] = altered["objects"][0]
+        self.counts["a list altered"] += 1
+        self.is_list_altered = True
+        self.bucket.damage(listed["key"], orjson.dumps(altered))
 
     def taken(self, kind: str, old: StoredObject, body: bytes, sender: Process) -> None:
         self._judge(lambda: self.monitor.taken(kind, old, body, sender))
@@ -437,6 +465,8 @@ class World:
             case PositionLost():
                 if not self.is_moved_by_hand and not self.monitor.is_doomed:
                     raise Violation(f"stopped without cause: {describe(error)}")
+                self.is_named = True
+            case JournalError() if self.is_list_altered and "another list" in str(error):
                 self.is_named = True
             case StopLimit():
                 if not engine.is_draining or self.is_stopping:

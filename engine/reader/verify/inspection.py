@@ -20,14 +20,14 @@ at most `BODIES_AT_ONCE` bodies are in memory.
 import asyncio
 from array import array
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal, ParamSpec, Protocol, TypeVar
 
 import stamina
 
-from engine.journal.entry import decode_state
+from engine.journal.entry import Snapshot, decode_entry, decode_state
 from engine.journal.reading import PAGE_KEYS, JournalReader, read_in_order
 from engine.journal.retry import Trouble
 from engine.model.errors import DestinationUnavailable, JournalError, ObjectArchived, TailraceError
@@ -36,6 +36,7 @@ from engine.model.layout import (
     below,
     check_folder,
     entry_seq,
+    is_list_key,
     journal_folder,
     journal_key,
     own_folder,
@@ -54,6 +55,7 @@ from engine.reader.verify.object_audit import (
     judge_trailer,
 )
 from engine.reader.verify.problem import Code, Problem
+from engine.reader.verify.snapshot_audit import Lists
 from engine.reader.verify.verdict import Verdict
 
 Depth = Literal["light", "full"]
@@ -224,7 +226,7 @@ class _Walk:
             text = f"it says that it folds the journal up to entry {state.seq}"
             self._problems.append(Problem(Code.STATE_DIFFERS, key, text))
             return False
-        await _aside(self._audit.begin, state)
+        await _aside(self._audit.begin, state, await self._lists_of(state.named_attempts))
         return True
 
     async def _read_journal(self, judge: Callable[[NamedObject], Awaitable[None]]) -> None:
@@ -267,7 +269,13 @@ class _Walk:
             return None, True
 
     async def _read_entry(self, key: str, seq: int, content: bytes) -> tuple[NamedObject, ...]:
-        return await _aside(self._audit.read, key, seq, content)
+        lists = await self._lists_of(_attempts_listed(content))
+        return await _aside(self._audit.read, key, seq, content, lists)
+
+    async def _lists_of(self, attempts: Sequence[Snapshot]) -> Lists:
+        """The lists of objects that these attempts name, as they are."""
+        keys = [snapshot.listed.key for snapshot in attempts if snapshot.listed is not None]
+        return {key: (await self._content(key))[0] for key in keys}
 
     async def _judge_state(self, seq: int, content: bytes) -> None:
         key = state_key(self._prefix, seq)
@@ -415,6 +423,9 @@ class _Walk:
     def _is_own(self, key: str) -> bool:
         if key.startswith((check_folder(self._prefix), requests_folder(self._prefix))):
             return True
+        if is_list_key(self._prefix, key):
+            # A writer may have died behind it, before its entry.
+            return True
         seq = entry_seq(self._prefix, key)
         if seq is None:
             seq = state_seq(self._prefix, key)
@@ -438,6 +449,16 @@ class _Walk:
 
     def _reader_of(self, prefix: str) -> JournalReader:
         return JournalReader(self._store, prefix, _answered)
+
+
+def _attempts_listed(content: bytes) -> tuple[Snapshot, ...]:
+    """The attempts of an entry whose objects are listed apart; an entry that is none has none."""
+    if b'"listed"' not in content:
+        return ()
+    try:
+        return decode_entry(content, "").snapshots
+    except JournalError:
+        return ()
 
 
 async def _answered(attempt: Callable[[], Awaitable[_T]], /) -> _T:

@@ -44,6 +44,7 @@ from engine.reader.verify.naming import Naming
 from engine.reader.verify.object_audit import NamedObject
 from engine.reader.verify.problem import Code, Problem
 from engine.reader.verify.snapshot_audit import (
+    Lists,
     SnapshotAudit,
     SnapshotCount,
     expired_end,
@@ -99,11 +100,11 @@ class JournalAudit:
 
     # --- reading
 
-    def begin(self, state: JournalState) -> None:
+    def begin(self, state: JournalState, lists: Lists) -> None:
         """Begin behind a state file: the entries that it folds are gone.
 
         What they planned is taken from it as far as it is there: each table's end, and the objects
-        that were not durable yet.
+        that were not durable yet. `lists` are those that it names.
         """
         self.state = state
         self._begun_at = state
@@ -132,7 +133,7 @@ class JournalAudit:
             naming = Naming(self.prefix, state, plan[0].epoch)
             statements = tuple(statement.planned for statement in plan)
             self._open[key] = naming.planned(statements, plan[0].seq)
-        self._snapshots.begin(state)
+        self._snapshots.begin(state, lists)
 
     def skip(self, key: str, seq: int, text: str) -> None:
         """Leave out the entry numbered `seq`, which is there and cannot be read."""
@@ -142,9 +143,10 @@ class JournalAudit:
         self.state.seq = seq
         self.state.sha256 = ""
 
-    def read(self, key: str, seq: int, content: bytes) -> tuple[NamedObject, ...]:
+    def read(self, key: str, seq: int, content: bytes, lists: Lists) -> tuple[NamedObject, ...]:
         """Take in the entry numbered `seq` by its key; the objects that became durable.
 
+        `lists` are those that the entry names.
         Among them are those of snapshots that were given up: they may be absent. After an entry of
         a newer format `is_readable` is False and nothing more may be fed.
         """
@@ -171,7 +173,7 @@ class JournalAudit:
         self._absorb(seq, entry, content)
         self._judge_durable(key, seq, entry)
         self._take_names(seq, entry)
-        snapshots = self._snapshots.absorbed(key, entry, self.state)
+        snapshots = self._snapshots.absorbed(key, entry, self.state, lists)
         return (*(self._finished() if entry.durable is not None else ()), *snapshots)
 
     def _take_names(self, seq: int, entry: Entry) -> None:

@@ -45,6 +45,8 @@ class Code(StrEnum):
     LANE_BROKEN = "lane_broken"
     TRUNCATE_WRONG = "truncate_wrong"
     NAMED_TWICE = "named_twice"
+    LIST_MISSING = "list_missing"
+    LIST_DIFFERS = "list_differs"
     UNFINISHED_WRONG = "unfinished_wrong"
     OBJECT_MISSING = "object_missing"
     OBJECT_EMPTY = "object_empty"
@@ -84,6 +86,11 @@ _RESTORE_ENTRY: Final = (
     "Journal entries are written once: restore this one from the bucket's versions or a backup, "
     "then take the right to overwrite and delete under the prefix away from whoever did it."
 )
+_RESTORE_LIST: Final = (
+    "A list belongs to its journal entry and is written once: restore it from the bucket's "
+    "versions or a backup, then take the right to overwrite and delete under the prefix away from "
+    "whoever did it."
+)
 _RESTORE_OBJECT: Final = (
     "Objects are written once: restore this one from the bucket's versions or a backup, then take "
     "the right to overwrite and delete under the prefix away from whoever did it."
@@ -105,6 +112,7 @@ REMEDIES: Final[Mapping[Code, str]] = {
         ),
         _RESTORE_ENTRY,
     ),
+    **dict.fromkeys((Code.LIST_MISSING, Code.LIST_DIFFERS), _RESTORE_LIST),
     Code.STATE_DIFFERS: (
         "A state file only shortens a start: restore it from the bucket's versions, or remove it."
     ),

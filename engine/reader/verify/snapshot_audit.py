@@ -9,11 +9,15 @@ Invariant: memory is bounded by the tables, and the objects that are named and n
 Pure.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import assert_never
 
+from msgspec.structs import replace as with_changes
+
 from engine.journal.entry import Durable, Entry, JournalState, Snapshot, StatedSnapshot
+from engine.journal.object_lists import listed_objects
+from engine.model.errors import DecodeError, JournalError
 from engine.model.layout import TableLayout
 from engine.model.plural import counted
 from engine.model.position import (
@@ -36,6 +40,9 @@ _OPS = frozenset("rt")
 
 Note = Callable[[Code, str, str], None]
 """Told of a problem: its code, the key, a sentence."""
+
+Lists = Mapping[str, bytes | None]
+"""The bytes of lists of objects, by key; None: cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +71,12 @@ class SnapshotAudit:
         self._note = note
         self._open: dict[str, _Whole] = {}
 
-    def begin(self, state: JournalState) -> None:
+    def begin(self, state: JournalState, lists: Lists) -> None:
         """Begin behind a state file: the objects that were not durable yet are taken from it."""
         for stated in state.snapshots.values():
             if stated.snapshot.state == "whole" and not stated.is_visible:
-                self._name(stated.snapshot, stated.seq, Naming(self._prefix, state, stated.epoch))
+                snapshot = self._with_objects(stated.snapshot, lists)
+                self._name(snapshot, stated.seq, Naming(self._prefix, state, stated.epoch))
 
     # --- a statement by itself and by the one before
 
@@ -166,18 +174,43 @@ class SnapshotAudit:
 
     # --- its objects
 
-    def absorbed(self, key: str, entry: Entry, state: JournalState) -> tuple[NamedObject, ...]:
+    def absorbed(
+        self, key: str, entry: Entry, state: JournalState, lists: Lists
+    ) -> tuple[NamedObject, ...]:
         """Take in `entry`, which `state` folds in. Returns the objects of which all is decided.
 
-        They became durable, or the attempt that names them was given up.
+        They became durable, or the attempt that names them was given up. `lists` are those that the
+        entry names.
         """
         settled = [*self._settled(state)]
         naming = Naming(self._prefix, state, state.epoch)
-        for snapshot in entry.snapshots:
-            if snapshot.state == "whole":
-                self._judge_objects(key, snapshot, naming)
+        for stated in entry.snapshots:
+            if stated.state == "whole":
+                snapshot = self._with_objects(stated, lists)
+                if snapshot.objects or stated.listed is None:
+                    self._judge_objects(key, snapshot, naming)
                 self._name(snapshot, entry.seq, naming)
         return (*settled, *self._settled(state))
+
+    def _with_objects(self, snapshot: Snapshot, lists: Lists) -> Snapshot:
+        """The statement with the objects that it names; with none where their list is not right."""
+        listed = snapshot.listed
+        if listed is None:
+            return snapshot
+        content = lists.get(listed.key)
+        if content is None:
+            text = (
+                f"it lists {counted(listed.count, 'object')} of {snapshot.table}; it cannot be read"
+            )
+            self._note(Code.LIST_MISSING, listed.key, text)
+            return snapshot
+        try:
+            whole = with_changes(snapshot, objects=listed_objects(snapshot, content))
+            require_snapshot(whole)
+        except (JournalError, DecodeError, ValueError) as error:
+            self._note(Code.LIST_DIFFERS, listed.key, str(error))
+            return snapshot
+        return whole
 
     def _settled(self, state: JournalState) -> Iterator[NamedObject]:
         for table, whole in list(self._open.items()):
