@@ -25,6 +25,7 @@ from engine.journal.watcher import GAP, NOT_CAPTURED
 from engine.lines.writer import CODEC_VERSION
 from engine.model.position import LogPosition
 from engine.model.record import RecordConfiguration
+from engine.model.snapshot_source import Publishing
 from engine.operate.alarms import Alarms
 from engine.operate.metrics import Metrics
 from engine.pipeline.pipeline import Pipeline
@@ -124,6 +125,7 @@ async def running(
     configuration: RecordConfiguration = CONFIGURATION,
     settings: Settings = SETTINGS,
     dsn: str = "",
+    publishing: Publishing | None = None,
 ) -> AsyncIterator[Engine]:
     """An engine that streams; at the end it drains."""
     clock = lambda: 1_800_000_000_000_000  # noqa: E731
@@ -141,6 +143,7 @@ async def running(
         metrics=metrics,
         stop=stop,
         alarms=alarms,
+        publishing=publishing,
     )
     async with asyncio.TaskGroup() as group:
         task = group.create_task(pipeline.run())

@@ -301,6 +301,12 @@ class SnapshotRegister:
             self._changed.clear()
             await self._changed.wait()
 
+    async def stated(self, tables: Sequence[TableName]) -> None:
+        """Wait until the journal says what is wanted of `tables`. Cancellation changes nothing."""
+        while not self._pending.keys().isdisjoint(tables):
+            self._changed.clear()
+            await self._changed.wait()
+
     def is_under_way(self, attempt: Attempt) -> bool:
         """Whether its objects are still wanted."""
         return self._attempts.get(attempt.table) is attempt

@@ -19,6 +19,7 @@ from engine.flow.ledger import Ledger
 from engine.flow.reception import Reception
 from engine.journal.entry import Gap, JournalState, time_shown
 from engine.journal.gaps import LEFT_OUT, GapRegister
+from engine.journal.newcomers import Newcomers
 from engine.journal.snapshots import SnapshotRegister
 from engine.journal.watch import CatalogWatch, Shown
 from engine.model.batch import Named
@@ -28,6 +29,7 @@ from engine.model.plural import counted
 from engine.model.position import LOG_BEGIN, NOWHERE, LogPosition
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
+from engine.model.snapshot_source import Publishing
 from engine.operate.alarms import Alarms, Cause
 from engine.operate.metrics import Metrics
 
@@ -66,8 +68,12 @@ class Watcher:
         metrics: Metrics,
         interval: float,
         wake: Callable[[], None],
+        publishing: Publishing | None = None,
     ) -> None:
-        """`wake` is called when there is something for the journal's next entry."""
+        """`wake` is called when there is something for the journal's next entry.
+
+        `publishing` lets tables arrive that appear later; None: nobody does.
+        """
         shown = Shown(
             # The ledger forgets tables that are durable; their frontiers stay.
             has_rows=lambda table: (
@@ -81,6 +87,7 @@ class Watcher:
         self.watch = CatalogWatch(state, gaps, configuration, shown)
         self._gaps = gaps
         self._snapshots = snapshots
+        self._newcomers = Newcomers(publishing, snapshots)
         if not self.watch.is_known:
             snapshots.wait_for_look()
         self._ledger = ledger
@@ -203,6 +210,9 @@ class Watcher:
             self._ledger.looked(newest)
         self._tell_gaps()
         self._wake()
+        if await self._newcomers.take(look):
+            self.want()
+        self._tell_standing(look)
         return True
 
     def _forget_truncated(self, look: Look) -> None:
@@ -231,7 +241,7 @@ class Watcher:
     # --- what is told
 
     def _tell_standing(self, look: Look) -> None:
-        standing = self.watch.standing(look)
+        standing = self._newcomers.corrected(look, self.watch.standing(look))
         causes = {table: Cause(reason.text, reason.hint) for table, reason in standing.items()}
         self._alarms.replace(NOT_CAPTURED, causes)
         self._metrics.tables_not_captured(len(causes))

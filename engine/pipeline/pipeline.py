@@ -43,6 +43,7 @@ from engine.model.interfaces import (
 from engine.model.position import LogPosition, Position
 from engine.model.record import RecordConfiguration
 from engine.model.schema import Relation, TableVersion
+from engine.model.snapshot_source import Publishing
 from engine.operate.alarms import Alarms
 from engine.operate.metrics import Metrics
 from engine.operate.status import Phase, Status
@@ -87,6 +88,7 @@ class Pipeline:
         alarms: Alarms | None = None,
         take_snapshots: TakeSnapshots | None = None,
         snapshot_progress: SnapshotProgress | None = None,
+        publishing: Publishing | None = None,
     ) -> None:
         self._world = World(
             source=source,
@@ -100,6 +102,7 @@ class Pipeline:
             make_nonce=make_nonce,
             take_snapshots=take_snapshots,
             snapshot_progress=snapshot_progress,
+            publishing=publishing,
         )
         self._settings = settings
         self._stop = stop

@@ -38,6 +38,7 @@ from engine.model.layout import TableLayout
 from engine.model.log_point import LogPoint
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
+from engine.model.snapshot_source import Publishing
 from engine.operate.alarms import Alarms
 from engine.operate.metrics import Metrics
 from engine.operate.status import Phase, SnapshotStatus
@@ -68,6 +69,7 @@ class World:
     make_nonce: Callable[[], str] | None = None
     take_snapshots: TakeSnapshots | None = None
     snapshot_progress: SnapshotProgress | None = None
+    publishing: Publishing | None = None
 
     def __post_init__(self) -> None:
         """Raise InvariantBroken where the metrics were made for another kind of source."""
@@ -245,6 +247,8 @@ def _flow(life: Life) -> Flow:
         metrics=world.metrics,
         interval=settings.watch_interval,
         wake=schedule.wake,
+        # Without a snapshot the rows that such a table has would be missing.
+        publishing=world.publishing if configuration.snapshot != "never" else None,
     )
     return Flow(ledger, gaps, budget, schedule, router, reception, snapshots, watcher)
 

@@ -31,6 +31,7 @@ WINDOWS = (
     "snapshots cancelled",
     "attempts overtaken",
     "gaps mended",
+    "published by an engine",
     "snapshot void",
     "given up after refusals",
     "a rule aborts a named upload",

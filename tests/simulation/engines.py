@@ -220,6 +220,7 @@ class EngineProcess:
             stop=self._stop,
             make_nonce=lambda: f"{self._nonces.getrandbits(64):x}",
             take_snapshots=self._coordinator(source, writer),
+            publishing=source,
         )
         error: BaseException | None = None
         try:

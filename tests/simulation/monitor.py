@@ -757,6 +757,13 @@ class Monitor:
         if position > (self.journal.durable or "") and not self.is_doomed:
             raise Violation("acknowledged past the journal")
 
+    def publishes(self, process: Process, table: TableName) -> None:
+        """An engine lets changes of a table arrive."""
+        self.counts["published by an engine"] += 1
+        is_wanted = str(table) in self.journal.snapshots.stated
+        if self.is_writer(process) and not self.is_doomed and not is_wanted:
+            raise Violation("published before the journal says that its snapshot is wanted")
+
     # --- the end
 
     def check_end(self, *, is_uniform: bool) -> None:

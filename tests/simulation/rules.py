@@ -824,6 +824,15 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     mutant(
+        "wanted_first",
+        "7   the entry that captures a table comes before it is published",
+        Edit(
+            "engine.journal.newcomers",
+            "            await self._snapshots.stated(wanted)\n",
+            "",
+        ),
+    ),
+    mutant(
         "gap_visible",
         "8   a gap is mended once its snapshot is visible",
         Edit(

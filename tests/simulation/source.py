@@ -21,7 +21,7 @@ import hashlib
 import json
 import random
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -194,6 +194,8 @@ class ServerWatcher(Protocol):
     def acknowledged(self, process: Process, position: LogPosition) -> None: ...
 
     def failed_over(self, fork: LogPosition) -> None: ...
+
+    def publishes(self, process: Process, table: TableName) -> None: ...
 
     def received(self, process: Process, intake: Intake) -> None: ...
 
@@ -1065,7 +1067,7 @@ def _named_look(server: Server, oid: int) -> TableLook:
 
 
 class SimulatedSource:
-    """One engine's view of the server: a `Source`. Its codec writes version `codec`."""
+    """One engine's view of the server: a `Source` and a `Publishing`. Its codec is `codec`."""
 
     def __init__(self, server: Server, process: Process, codec: int) -> None:
         self._server = server
@@ -1104,6 +1106,24 @@ class SimulatedSource:
     def distance(self, begin: LogPoint, end: LogPoint) -> int:
         server = self._server
         return max(0, server.address_to_resume(end) - server.address_to_resume(begin))
+
+    async def refused(self, tables: Sequence[TableName]) -> Mapping[TableName, Reason]:
+        """See Publishing: it may add all tables, mostly."""
+        await self._way()
+        reason = Reason("the role may not", "ask its owner")
+        return {table: reason for table in tables if self._server.rnd.random() < 0.2}
+
+    async def publish(self, tables: Sequence[TableName]) -> Mapping[TableName, Reason]:
+        """See Publishing: now and then somebody has a table locked."""
+        await self._way()
+        refused = {}
+        for table in tables:
+            if self._server.rnd.random() < 0.2:
+                refused[table] = Reason("it is locked", "nothing: it is tried again")
+            elif self._process.is_alive:
+                self._server.watcher.publishes(self._process, table)
+                self._server.publish(table)
+        return refused
 
     async def prepare(self, *, is_first: bool) -> None:
         await self._way()

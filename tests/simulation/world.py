@@ -427,6 +427,9 @@ class World:
         self.trace(f"failed over to timeline {self.server.timeline} at {fork}")
         self.monitor.failed_over()
 
+    def publishes(self, process: Process, table: TableName) -> None:
+        self._judge(lambda: self.monitor.publishes(process, table))
+
     def received(self, process: Process, intake: Intake) -> None:
         self._judge(lambda: self.monitor.received(process, intake))
         engine = self._engine_of(process)

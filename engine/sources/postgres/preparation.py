@@ -23,7 +23,7 @@ from engine.model.record import FLAT_FIELDS, RecordConfiguration, TableRule
 from engine.model.schema import TableName
 from engine.operate.alarms import Alarms
 from engine.sources.postgres.locks import STOPS_PUBLISHING, holders, listed
-from engine.sources.postgres.session import Query, Session, quoted
+from engine.sources.postgres.session import Query, Questions, Session, quoted
 from engine.sources.postgres.slot import (
     PASSES_OVER_VERSION,
     Slot,
@@ -80,7 +80,7 @@ WITH RECURSIVE tree(root, relid, relkind) AS (
     WHEN c.relreplident OPERATOR(pg_catalog.=) 'f' THEN true
     WHEN c.relreplident OPERATOR(pg_catalog.=) 'd' THEN EXISTS (
       SELECT FROM pg_catalog.pg_index
-      WHERE indrelid OPERATOR(pg_catalog.=) c.oid AND indisprimary)
+      WHERE indrelid OPERATOR(pg_catalog.=) c.oid AND indisprimary AND indimmediate)
     WHEN c.relreplident OPERATOR(pg_catalog.=) 'i' THEN EXISTS (
       SELECT FROM pg_catalog.pg_index
       WHERE indrelid OPERATOR(pg_catalog.=) c.oid AND indisreplident)
@@ -118,8 +118,8 @@ ORDER BY n.nspname, c.relname, a.attname
 """
 
 _PUBLICATION: Final = """
-SELECT puballtables, pubviaroot, pubinsert AND pubupdate AND pubdelete AND pubtruncate,
-       pubupdate OR pubdelete
+SELECT puballtables, pubviaroot, pg_catalog.pg_has_role(pubowner, 'USAGE'),
+       pubinsert AND pubupdate AND pubdelete AND pubtruncate, pubupdate OR pubdelete
 FROM pg_catalog.pg_publication WHERE pubname OPERATOR(pg_catalog.=) %s::pg_catalog.name
 """
 
@@ -194,7 +194,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """A publication as it is."""
+    """A publication as it is. `is_owned`: the role has its owner's rights."""
 
     name: str
     is_all_tables: bool
@@ -202,6 +202,7 @@ class Publication:
     has_all_operations: bool
     has_updates: bool
     tables: frozenset[TableName]
+    is_owned: bool
 
     def has(self, table: TableName) -> bool:
         return self.is_all_tables or table in self.tables
@@ -288,7 +289,7 @@ async def _read(
     session: Session, slot_name: str, configuration: RecordConfiguration, *, is_first: bool
 ) -> _Found:
     """Read everything, and refuse what cannot be streamed from."""
-    server = await _read_server(session)
+    server = await read_server(session)
     _raise_if(server.fault())
     slot = await read_slot(session, slot_name)
     if slot.exists or not is_first:
@@ -297,7 +298,7 @@ async def _read(
         raise _slots_are_used(server.slot_count_max)
     tables = await _read_captured(session, configuration, is_first=is_first)
     name = configuration.through
-    publication = await _read_publication(session, server, name)
+    publication = await read_publication(session, server, name)
     if publication is None and is_first:
         _raise_if(_creation_fault(server, name, tables))
     elif publication is None and server.version < PASSES_OVER_VERSION:
@@ -395,16 +396,25 @@ def _names_of(rule: TableRule) -> list[tuple[str, str]]:
     return [(key, name) for key, names in keys.items() for name in names]
 
 
-async def _read_server(session: Session) -> Server:
+async def read_server(session: Questions) -> Server:
+    """What the server allows. Raises SourceError. Cancellation changes nothing."""
     [row] = await session.rows(_SERVER, doing="reading the server's settings")
     return Server(*row)
+
+
+async def read_tables(session: Questions) -> list[Table]:
+    """Every table that could be published, by name. Raises SourceError.
+
+    Cancellation changes nothing.
+    """
+    found = await session.rows(_TABLES, doing="listing the tables")
+    return [Table(TableName(schema, name), *rest) for schema, name, *rest in found]
 
 
 async def _read_captured(
     session: Session, configuration: RecordConfiguration, *, is_first: bool
 ) -> list[Table]:
-    found = await session.rows(_TABLES, doing="listing the tables")
-    tables = [Table(TableName(schema, name), *rest) for schema, name, *rest in found]
+    tables = await read_tables(session)
     captured = [table for table in tables if configuration.captures(table.name)]
     if not captured:
         existing = _listed(table.name for table in tables) or "no tables at all"
@@ -420,7 +430,11 @@ async def _read_captured(
     return captured
 
 
-async def _read_publication(session: Session, server: Server, name: str) -> Publication | None:
+async def read_publication(session: Questions, server: Server, name: str) -> Publication | None:
+    """The publication; None where there is none. Raises SourceError.
+
+    Cancellation changes nothing.
+    """
     found = await session.rows(_PUBLICATION, name, doing="reading the publication")
     if not found:
         return None
@@ -430,8 +444,10 @@ async def _read_publication(session: Session, server: Server, name: str) -> Publ
             _PUBLISHED_SCHEMAS, name, doing="reading the publication's schemas"
         )
     tables = frozenset(TableName(*row) for row in published)
-    is_all_tables, is_via_root, has_all_operations, has_updates = found[0]
-    return Publication(name, is_all_tables, is_via_root, has_all_operations, has_updates, tables)
+    [[is_all_tables, is_via_root, is_owned, has_all_operations, has_updates]] = found
+    return Publication(
+        name, is_all_tables, is_via_root, has_all_operations, has_updates, tables, is_owned
+    )
 
 
 async def _create_publication(session: Session, name: str, tables: Sequence[Table]) -> None:
@@ -580,7 +596,12 @@ def _slots_are_used(count: int) -> SourceRefused:
 
 
 def _identity_statements(tables: Iterable[TableName]) -> list[str]:
-    return [f"ALTER TABLE {_sql_name(table)} REPLICA IDENTITY FULL" for table in tables]
+    return [identity_statement(table) for table in tables]
+
+
+def identity_statement(table: TableName) -> str:
+    """The SQL that gives a table a replica identity, whatever its columns are."""
+    return f"ALTER TABLE {_sql_name(table)} REPLICA IDENTITY FULL"
 
 
 def _listed(names: Iterable[object]) -> str:

@@ -1,0 +1,278 @@
+"""Publishing: tables that appeared later are added to the publication.
+
+Strategy: what is against it is read first, without a lock. Then one transaction adds the tables. It
+waits for locks only a moment: if a migration holds one, whoever wants such a lock after us would
+wait behind us. Where that fails for several tables, each is tried by itself.
+
+Invariant: the application's own statements never fail because of us. PostgreSQL refuses UPDATE and
+DELETE of a published table without a replica identity. So the transaction that adds tables looks at
+their replica identities again under the locks that it holds then, and is rolled back where one is
+missing.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import psycopg
+import structlog
+from psycopg import sql
+
+from engine.model.errors import SourceFailed, SourceRefused
+from engine.model.interfaces import Reason
+from engine.model.record import RecordConfiguration
+from engine.model.schema import TableName
+from engine.sources.postgres.dsn import Dsn, place_of
+from engine.sources.postgres.locks import STOPS_PUBLISHING, holders, listed
+from engine.sources.postgres.preparation import (
+    Publication,
+    Server,
+    Table,
+    addition_statement,
+    creation_statement,
+    identity_statement,
+    read_publication,
+    read_server,
+    read_tables,
+)
+from engine.sources.postgres.session import (
+    Connection,
+    Query,
+    Row,
+    Session,
+    connect,
+    quoted,
+    translated,
+)
+
+_LOCK_TIMEOUT: Final = "2s"
+"""See `preparation`: by then the server has cancelled an autovacuum that is in the way."""
+
+_SINGLE_MAX: Final = 10
+"""So many tables are tried one by one in one go; each may wait for its locks."""
+
+_LOCK_NOT_AVAILABLE: Final = "55P03"
+_KNOWN_STATE: Final = "42710"  # duplicate_object: somebody else has added it.
+
+_DOING: Final = "adding tables to the publication"
+
+_FRESH_SINCE: Final[Mapping[int, int]] = {14: 18, 15: 13, 16: 9, 17: 5}
+"""By major version, the first minor one whose transactions in progress see a changed publication.
+"""
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+def update_needed(version: int) -> str:
+    """The release that a server of `version` has to become before tables may be added, or empty.
+
+    Before it, a transaction that was in progress while the publication was altered keeps what it
+    knew of the publication, and later ones of the same session of the log do too. So changes of an
+    added table may be missing, and nobody would know.
+    """
+    major, minor = version // 10000, version % 10000
+    since = _FRESH_SINCE.get(major, 0)
+    return f"{major}.{since}" if minor < since else ""
+
+
+class PostgresPublishing:
+    """Implements `engine.model.snapshot_source.Publishing`.
+
+    Tables are added to the publication that `configuration` names.
+    """
+
+    def __init__(self, *, dsn: Dsn, configuration: RecordConfiguration) -> None:
+        self._dsn = dsn
+        self._name = configuration.through
+
+    async def refused(self, tables: Sequence[TableName]) -> Mapping[TableName, Reason]:
+        """See Publishing. Cancellation changes nothing."""
+        async with Session(self._dsn) as session:
+            return (await self._read(session, tables)).refused
+
+    async def publish(self, tables: Sequence[TableName]) -> Mapping[TableName, Reason]:
+        """See Publishing. After a cancellation some may be added and others not."""
+        async with Session(self._dsn) as session:
+            found = await self._read(session, tables)
+            if found.publication is None or not found.addable:
+                return found.refused
+            return found.refused | await self._add_all(session, found.publication, found.addable)
+
+    async def _read(self, session: Session, names: Sequence[TableName]) -> "_Found":
+        server = await read_server(session)
+        publication = await read_publication(session, server, self._name)
+        known = {table.name: table for table in await read_tables(session)}
+        tables = [known[name] for name in names if name in known]
+        refused: dict[TableName, Reason] = {}
+        addable = []
+        for table in tables:
+            if publication is not None and table.name in publication.tables:
+                continue
+            reason = refusal(server, self._name, publication, table)
+            if reason is not None:
+                refused[table.name] = reason
+            else:
+                addable.append(table)
+        return _Found(publication, refused, addable)
+
+    async def _add_all(
+        self, session: Session, publication: Publication, tables: Sequence[Table]
+    ) -> dict[TableName, Reason]:
+        if not tables:
+            return {}
+        if len(tables) > 1 and await self._are_added(publication, tables):
+            return {}
+        refused: dict[TableName, Reason] = {}
+        for table in tables[:_SINGLE_MAX]:
+            reason = await self._added(session, publication, table)
+            if reason is not None:
+                refused[table.name] = reason
+        later = Reason("the table waits until others were added", "nothing: it is tried again")
+        return refused | {table.name: later for table in tables[_SINGLE_MAX:]}
+
+    async def _are_added(self, publication: Publication, tables: Sequence[Table]) -> bool:
+        try:
+            return not await self._alter(publication, tables)
+        except (SourceFailed, SourceRefused) as error:
+            _log.debug("tables are added one by one", subject=self._name, error=str(error))
+            return False
+
+    async def _added(
+        self, session: Session, publication: Publication, table: Table
+    ) -> Reason | None:
+        """Why the table is not in the publication; None where it is."""
+        statement = f"{addition_statement(self._name, [table.name])};"
+        try:
+            keyless = await self._alter(publication, [table])
+        except SourceFailed as error:
+            if error.code == _KNOWN_STATE:
+                return None
+            if error.code != _LOCK_NOT_AVAILABLE:
+                return Reason(str(error), error.hint or statement)
+            found = await holders(session, [table.name], STOPS_PUBLISHING)
+            who = listed(found) or "whoever had it let go meanwhile"
+            return Reason(
+                f"adding it to the publication waits for a lock: {who}",
+                "nothing: it is tried again, and waits behind nobody",
+            )
+        except SourceRefused as error:
+            if isinstance(error.__cause__, psycopg.errors.DuplicateObject):
+                return None
+            return Reason(str(error), statement)
+        return _keyless_reason(self._name, table.name) if keyless else None
+
+    async def _alter(self, publication: Publication, tables: Sequence[Table]) -> list[TableName]:
+        """Add the tables, unless some have no replica identity under the locks: these are returned.
+
+        Raises SourceError; then none is added.
+        """
+        names = [table.name for table in tables]
+        async with await connect(self._dsn, replication=False) as connection:
+            inside = _Inside(connection, place_of(self._dsn))
+            await inside.rows("BEGIN", doing=_DOING)
+            await inside.rows(
+                "SELECT pg_catalog.set_config('lock_timeout', %s, true)",
+                _LOCK_TIMEOUT,
+                doing=_DOING,
+            )
+            # A publication's table is locked by the server. Its partitions, which decide about the
+            # replica identity, are not.
+            for table in tables:
+                if table.is_partitioned:
+                    await inside.rows(_lock_statement(table.name), doing=_DOING)
+            await inside.rows(_text(addition_statement(self._name, names)), doing=_DOING)
+            now = {table.name: table for table in await read_tables(inside)}
+            keyless = [
+                name
+                for name in names
+                if publication.has_updates and not (name in now and now[name].is_keyed)
+            ]
+            await inside.rows("ROLLBACK" if keyless else "COMMIT", doing=_DOING)
+        if not keyless:
+            _log.info(
+                "tables added to the publication",
+                subject=self._name,
+                tables=[str(name) for name in names],
+            )
+        return keyless
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The publication, which tables may not be added to it, and which may."""
+
+    publication: Publication | None
+    refused: dict[TableName, Reason]
+    addable: list[Table]
+
+
+def refusal(
+    server: Server, name: str, publication: Publication | None, table: Table
+) -> Reason | None:
+    """Why the engine does not add the table; None where nothing is against it."""
+    if publication is None:
+        statement = f"{creation_statement(name, [table.name])};"
+        return Reason(f"there is no publication {quoted(name)}", statement)
+    if publication.has_updates and not table.is_keyed:
+        return _keyless_reason(name, table.name)
+    if publication.is_all_tables:
+        return Reason(f"the publication {quoted(name)} of all tables leaves the table out", "")
+    if table.is_partitioned and not publication.is_via_root:
+        return Reason(
+            f"the publication {quoted(name)} publishes partitions under their own names",
+            f"ALTER PUBLICATION {quoted(name)} SET (publish_via_partition_root = true);",
+        )
+    return _refusal_of_role(server, publication, table)
+
+
+def _refusal_of_role(server: Server, publication: Publication, table: Table) -> Reason | None:
+    """Why it has to be somebody else who adds it, or later."""
+    name = quoted(publication.name)
+    text = f"the table is not in the publication {name}"
+    statement = f"{addition_statement(publication.name, [table.name])};"
+    if server.is_standby:
+        return Reason(f"{text}, and the server is a hot standby", f"on the primary: {statement}")
+    if update := update_needed(server.version):
+        return Reason(
+            f"{text}; PostgreSQL before {update} may lose changes of a table that is added beside"
+            " open transactions, so the engine does not add it",
+            f"update PostgreSQL, or run where nobody writes: {statement}",
+        )
+    if not publication.is_owned:
+        return Reason(f"{text}, which the role does not own", f"as its owner: {statement}")
+    if not table.is_owned:
+        return Reason(f"{text}, and the role does not own it", f"as its owner: {statement}")
+    return None
+
+
+def _keyless_reason(publication: str, table: TableName) -> Reason:
+    return Reason(
+        "the table has no replica identity: once it is published, PostgreSQL refuses its UPDATE"
+        " and DELETE",
+        f"{identity_statement(table)}; {addition_statement(publication, [table])};",
+    )
+
+
+def _lock_statement(table: TableName) -> Query:
+    name = sql.Identifier(table.schema, table.table)
+    return sql.SQL("LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE").format(name)
+
+
+def _text(statement: str) -> Query:
+    return sql.SQL(statement)
+
+
+class _Inside:
+    """Questions inside of one transaction: unlike a session's, never asked again."""
+
+    def __init__(self, connection: Connection, place: str) -> None:
+        self._connection = connection
+        self._place = place
+
+    async def rows(self, query: Query, *arguments: object, doing: str) -> list[Row]:
+        """See `Questions`."""
+        try:
+            cursor = await self._connection.execute(query, arguments or None)
+            return await cursor.fetchall() if cursor.description else []
+        except psycopg.Error as error:
+            raise translated(error, doing, self._place) from error
