@@ -31,7 +31,7 @@ from engine.journal.settings import Settings
 from engine.kinds import hash_key, measures_of, record_configuration, s3_settings
 from engine.lines.writer import CODEC_VERSION
 from engine.model.interfaces import ObjectStore, Source
-from engine.model.snapshot_source import SnapshotSource
+from engine.model.snapshot_source import Publishing, SnapshotSource
 from engine.operate import logs
 from engine.operate.alarms import Alarms
 from engine.operate.descriptors import engine_need, port_share, raise_limit
@@ -50,6 +50,7 @@ from engine.snapshot.progress import Progress
 from engine.snapshot.settings import SnapshotSettings
 from engine.sources.postgres.dsn import dsn_of
 from engine.sources.postgres.held import PostgresSnapshots
+from engine.sources.postgres.publishing import PostgresPublishing
 from engine.sources.postgres.source import PostgresSource
 from engine.worker import LocalWorkers, work
 
@@ -97,6 +98,7 @@ async def run(
             stop=stop,
             alarms=alarms,
             take_snapshots=coordinator.run if coordinator is not None else None,
+            publishing=_publishing(configuration),
             snapshot_progress=coordinator.progress if coordinator is not None else None,
         )
         if on_start is not None:
@@ -244,6 +246,17 @@ def _source(configuration: Configuration, alarms: Alarms | None = None) -> Sourc
                 alarms=alarms,
                 batch_rows_max=configuration.chunk.max_rows,
                 hash_key=hash_key(configuration),
+            )
+
+
+def _publishing(configuration: Configuration) -> Publishing | None:
+    """Who lets tables arrive that appear later; None where they are only told of."""
+    if configuration.source.new_tables == "report":
+        return None
+    match configuration.source.own:
+        case PostgresConfiguration() as own:
+            return PostgresPublishing(
+                dsn=dsn_of(own), configuration=record_configuration(configuration)
             )
 
 

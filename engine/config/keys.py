@@ -218,6 +218,16 @@ KEYS: Final[tuple[Key, ...]] = (
     ),
     Key(
         "source",
+        "new_tables",
+        values.choice("capture", "report"),
+        "What happens to a table that matches and is not published. capture: it is published where "
+        "the role may and its key allows it, and a snapshot is taken. report: it is only told of. "
+        "Without snapshots it is always report.",
+        default="capture",
+        is_shown=True,
+    ),
+    Key(
+        "source",
         "messages",
         values.boolean(later=_LATER),
         "Whether logical messages are published too. Not in this release.",

@@ -281,6 +281,7 @@ def _source(parsed: Parsed) -> SourceConfiguration:
         snapshot=parsed.value("source", "snapshot"),
         snapshot_workers=parsed.value("source", "snapshot_workers"),
         snapshot_tables=parsed.value("source", "snapshot_tables"),
+        new_tables=parsed.value("source", "new_tables"),
         snapshot_rows_per_second=parsed.value("source", "snapshot_rows_per_second"),
         on_unrepresentable=parsed.value("source", "on_unrepresentable"),
         max_row_bytes=parsed.value("source", "max_row_bytes"),

@@ -29,6 +29,9 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "json", "text"]
 
 
+NewTables = Literal["capture", "report"]
+
+
 class SourceConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     """Where changes come from.
 
@@ -46,6 +49,7 @@ class SourceConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     snapshot_workers: WorkersAddress
     snapshot_tables: int
     snapshot_rows_per_second: int
+    new_tables: NewTables
     on_unrepresentable: OnUnrepresentable
     max_row_bytes: int | None
     hash_key: Secret | None
