@@ -30,8 +30,8 @@ from engine.journal.entry import Writer
 from engine.journal.settings import Settings
 from engine.kinds import hash_key, measures_of, record_configuration, s3_settings
 from engine.lines.writer import CODEC_VERSION
-from engine.model.interfaces import ObjectStore, Source
-from engine.model.snapshot_source import Publishing, SnapshotSource
+from engine.model.interfaces import ObjectStore, Publishing, Source
+from engine.model.snapshot_source import SnapshotSource
 from engine.operate import logs
 from engine.operate.alarms import Alarms
 from engine.operate.descriptors import engine_need, port_share, raise_limit

@@ -23,9 +23,9 @@ from engine.journal.entry import Gap, JournalState, Writer, decode_entry
 from engine.journal.settings import Settings
 from engine.journal.watcher import GAP, NOT_CAPTURED
 from engine.lines.writer import CODEC_VERSION
+from engine.model.interfaces import Publishing
 from engine.model.position import LogPosition
 from engine.model.record import RecordConfiguration
-from engine.model.snapshot_source import Publishing
 from engine.operate.alarms import Alarms
 from engine.operate.metrics import Metrics
 from engine.pipeline.pipeline import Pipeline

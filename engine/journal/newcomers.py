@@ -14,9 +14,8 @@ import structlog
 
 from engine.journal.snapshots import SnapshotRegister
 from engine.model.errors import SourceError
-from engine.model.interfaces import NOT_PUBLISHED, Look, Reason
+from engine.model.interfaces import NOT_PUBLISHED, Look, Publishing, Reason
 from engine.model.schema import TableName
-from engine.model.snapshot_source import Publishing
 
 _log = structlog.get_logger(__name__)
 

@@ -24,12 +24,11 @@ from engine.journal.snapshots import SnapshotRegister
 from engine.journal.watch import CatalogWatch, Shown
 from engine.model.batch import Named
 from engine.model.errors import SourceError
-from engine.model.interfaces import ChangeStream, Look
+from engine.model.interfaces import ChangeStream, Look, Publishing
 from engine.model.plural import counted
 from engine.model.position import LOG_BEGIN, NOWHERE, LogPosition
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
-from engine.model.snapshot_source import Publishing
 from engine.operate.alarms import Alarms, Cause
 from engine.operate.metrics import Metrics
 

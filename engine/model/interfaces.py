@@ -137,6 +137,28 @@ NO_MEASURES = SourceMeasures()
 """The measures of a source that has no gauges of its own and counts its log in bytes."""
 
 
+class Publishing(Protocol):
+    """What a source does so that changes of tables arrive that appeared later.
+
+    It never makes the application's own statements fail, and nobody waits behind it for long.
+    """
+
+    async def refused(self, tables: Sequence[TableName]) -> Mapping[TableName, Reason]:
+        """Those of `tables` that it may not let arrive, why, and what mends it.
+
+        Raises SourceError. Cancellation changes nothing.
+        """
+        ...
+
+    async def publish(self, tables: Sequence[TableName]) -> Mapping[TableName, Reason]:
+        """Let changes of `tables` arrive from now on. Returns those of which they do not, and why.
+
+        What it could not do now may be asked of it again. Raises SourceError. After a cancellation
+        some may arrive and others not.
+        """
+        ...
+
+
 class ChangeStream(Protocol):
     """One connection that holds the source's lease: nobody else reads it meanwhile."""
 

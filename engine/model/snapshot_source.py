@@ -16,7 +16,6 @@ import msgspec
 
 from engine.model.batch import Batch
 from engine.model.errors import SourceError
-from engine.model.interfaces import Reason
 from engine.model.log_point import LogPoint
 from engine.model.position import LogPosition
 from engine.model.record import RecordConfiguration
@@ -107,28 +106,6 @@ class SnapshotSource(Protocol):
 
         May wait until transactions that are open now have ended, and says of whom it waits. Raises
         SourceUnavailable, SourceRefused. Cancellation lets everything go.
-        """
-        ...
-
-
-class Publishing(Protocol):
-    """What a source does so that changes of tables arrive that appeared later.
-
-    It never makes the application's own statements fail, and nobody waits behind it for long.
-    """
-
-    async def refused(self, tables: Sequence[TableName]) -> Mapping[TableName, Reason]:
-        """Those of `tables` that it may not let arrive, why, and what mends it.
-
-        Raises SourceError. Cancellation changes nothing.
-        """
-        ...
-
-    async def publish(self, tables: Sequence[TableName]) -> Mapping[TableName, Reason]:
-        """Let changes of `tables` arrive from now on. Returns those of which they do not, and why.
-
-        What it could not do now may be asked of it again. Raises SourceError. After a cancellation
-        some may arrive and others not.
         """
         ...
 

@@ -37,13 +37,13 @@ from engine.model.interfaces import (
     Clock,
     ListedUpload,
     ObjectStore,
+    Publishing,
     Source,
     SourceIdentity,
 )
 from engine.model.position import LogPosition, Position
 from engine.model.record import RecordConfiguration
 from engine.model.schema import Relation, TableVersion
-from engine.model.snapshot_source import Publishing
 from engine.operate.alarms import Alarms
 from engine.operate.metrics import Metrics
 from engine.operate.status import Phase, Status

@@ -33,12 +33,11 @@ from engine.journal.settings import Settings
 from engine.journal.snapshots import SnapshotRegister
 from engine.journal.watcher import Watcher
 from engine.model.errors import InvariantBroken
-from engine.model.interfaces import ChangeStream, Clock, ObjectStore, Source
+from engine.model.interfaces import ChangeStream, Clock, ObjectStore, Publishing, Source
 from engine.model.layout import TableLayout
 from engine.model.log_point import LogPoint
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
-from engine.model.snapshot_source import Publishing
 from engine.operate.alarms import Alarms
 from engine.operate.metrics import Metrics
 from engine.operate.status import Phase, SnapshotStatus

@@ -76,7 +76,7 @@ def update_needed(version: int) -> str:
 
 
 class PostgresPublishing:
-    """Implements `engine.model.snapshot_source.Publishing`.
+    """Implements `engine.model.interfaces.Publishing`.
 
     Tables are added to the publication that `configuration` names.
     """
