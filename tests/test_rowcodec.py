@@ -1101,3 +1101,27 @@ def test_golden_frames_hold_every_kind() -> None:
 
     assert kinds >= set(SCALAR_KINDS)
     assert len(frames()) > len(row_frames())
+
+
+def test_a_large_copy_row_of_escapes_has_room_for_its_line() -> None:
+    """A vertical tab is two bytes in COPY's text and six in JSON."""
+    codec = RowCodec(1)
+    codec.bind(
+        1,
+        database="d",
+        schema="s",
+        table="t",
+        version=1,
+        columns=[("a", KIND_TEXT, True, True)],
+        key=["a"],
+        envelope="standard",
+        numeric="string",
+        json="embed",
+    )
+    codec.begin(1, 1, 0)
+
+    codec.encode_copy(1, b"\\v" * 1_000_000 + b"\n", 1, 1)
+
+    rows = codec.take(1)
+    assert rows is not None
+    assert json.loads(rows.lines)["after"] == {"a": "\v" * 1_000_000}

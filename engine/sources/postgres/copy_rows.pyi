@@ -3,6 +3,7 @@
 from typing import final
 
 from engine.lines.writer import LineWriter
+from engine.sources.postgres.frames import Frames
 
 @final
 class CopyReader:
@@ -31,3 +32,32 @@ class CopyReader:
 
     def truncate(self, relation_id: int, range_number: int, row_number: int) -> int:
         """Add a line with op `t`. Returns and raises as `encode` does."""
+
+@final
+class CopyRange:
+    """The rows of one COPY as they come in frames. Not safe for use from two threads at once."""
+
+    def __init__(
+        self,
+        rows: CopyReader,
+        relation_id: int,
+        range_number: int,
+        row_number: int,
+        size_max: int,
+    ) -> None:
+        """The next row is `row_number`; a table with more bytes than `size_max` is full."""
+
+    @property
+    def row_number(self) -> int:
+        """That of the next row."""
+
+    @property
+    def drained_bytes(self) -> int:
+        """Bytes of the frames that the last `read` took."""
+
+    def read(self, frames: Frames, budget_bytes: int) -> int:
+        """Add the lines of rows until a reason to stop, each frame being one row.
+
+        The reasons are those of `frames`: EMPTY, END, FAILED, BUDGET, and FULL: take the lines.
+        Raises as `CopyReader.encode`, and ValueError where the relation is not bound.
+        """

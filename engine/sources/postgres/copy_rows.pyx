@@ -2,7 +2,8 @@
 """The native reader of COPY's rows: one row of a snapshot in, one line out.
 
 Strategy: as of tuples.pyx. A field is used where it stands; one with an escape in it is unescaped
-into memory first.
+into memory first. `CopyRange` takes frames from libpq as the stream's loop does (frames.pyx): no
+Python object a row.
 
 Format: PostgreSQL manual, "COPY", "Text Format".
 """
@@ -41,9 +42,18 @@ from engine.lines.writer cimport (
     start_row,
 )
 from engine.sources.postgres.fields cimport Fields, begin_fields, put_fields
+from engine.sources.postgres.frames cimport (
+    STOP_BUDGET,
+    STOP_EMPTY,
+    STOP_END,
+    STOP_FAILED,
+    STOP_FULL,
+    Frames,
+)
 from engine.sources.postgres.values cimport (
     FAULT_COLUMNS,
     FAULT_COPY,
+    FORM_ARRAY,
     Cursor,
     name_faults_in,
     put_value,
@@ -65,6 +75,13 @@ cdef extern from *:
     }
     """
     uint64_t tr_copy_special(uint64_t) noexcept nogil
+
+# A frame of so many bytes is overwritten by its own line while it is read, if its owner allows that.
+cdef size_t LARGE_MIN = 1024 * 1024
+
+cdef enum:
+    # `\v` is two bytes in COPY and six in JSON.
+    MARK_GROWTH = 4
 
 
 cdef const uint8_t* unescape_copy(
@@ -202,8 +219,14 @@ cdef class CopyReader:
         begin_fields(&self.fields, lsn, 0)
 
     cdef Py_ssize_t encode_bytes(
-        self, uint32_t relation_id, const uint8_t* data, size_t size, const Place* place
+        self,
+        uint32_t relation_id,
+        const uint8_t* data,
+        size_t size,
+        const Place* place,
+        bint is_consumable,
     ) except -2:
+        # Of a frame that is large and `is_consumable` nothing is left afterwards.
         cdef LineWriter lines = self.lines
         cdef Table* table = find(lines, relation_id)
         cdef Cursor cursor
@@ -211,11 +234,17 @@ cdef class CopyReader:
         cdef uint8_t* out
         if table == NULL or table.binding == NULL:
             return -1
-        first = lines.room_for(table, worst_case(data, size, table.binding))
+        if size > lines.row_bytes_max:
+            lines.work.fault = FAULT_SIZE
+            return lines.refuse(table, place.change, "")
+        first = lines.room_for(table, worst_case(data, size, table.binding, MARK_GROWTH))
+        if size >= LARGE_MIN and is_consumable and not table.binding.forms & FORM_ARRAY:
+            # An array may be read twice.
+            data = lines.moved_behind(table, data, size)
         cursor.at = data
         cursor.end = data + size
         out = put_row(first, &cursor, table.binding, &lines.work)
-        if out != NULL and max(size, <size_t>(out - first)) > lines.row_bytes_max:
+        if out != NULL and <size_t>(out - first) > lines.row_bytes_max:
             lines.work.fault = FAULT_SIZE
             out = NULL
         if out == NULL:
@@ -266,6 +295,59 @@ cdef class CopyReader:
         PyObject_GetBuffer(row, &view, PyBUF_SIMPLE)
         try:
             return self.encode_bytes(
-                relation_id, <const uint8_t*>view.buf, view.len, &place)
+                relation_id, <const uint8_t*>view.buf, view.len, &place, False)
         finally:
             PyBuffer_Release(&view)
+
+
+@cython.final
+cdef class CopyRange:
+    """One range's place in the frames of a COPY. See copy_rows.pyi for the contract."""
+
+    cdef CopyReader rows
+    cdef uint32_t relation_id
+    cdef uint64_t range_number
+    cdef Py_ssize_t size_max
+    cdef readonly uint64_t row_number
+    cdef readonly Py_ssize_t drained_bytes
+
+    def __init__(
+        self,
+        CopyReader rows,
+        uint32_t relation_id,
+        uint64_t range_number,
+        uint64_t row_number,
+        Py_ssize_t size_max,
+    ):
+        self.rows = rows
+        self.relation_id = relation_id
+        self.range_number = range_number
+        self.row_number = row_number
+        self.size_max = size_max
+
+    def read(self, Frames frames, Py_ssize_t budget_bytes):
+        """Handle frames until something stops it: EMPTY, END, FAILED, BUDGET or FULL."""
+        cdef const uint8_t* frame = NULL
+        cdef CopyReader rows = self.rows
+        cdef Py_ssize_t size, buffered
+        cdef Place place
+        place.order = rows.lines.transaction.order
+        place.change = self.range_number
+        self.drained_bytes = 0
+        while self.drained_bytes < budget_bytes:
+            size = frames.next(&frame)
+            if size <= 0:
+                return STOP_EMPTY if size == 0 else STOP_END if size == -1 else STOP_FAILED
+            self.drained_bytes += size
+            rows.require_place(self.range_number, self.row_number)
+            place.count = self.row_number
+            buffered = rows.encode_bytes(
+                self.relation_id, frame, size, &place, frames.is_consumable)
+            if buffered < 0:
+                raise ValueError(f"rows of {self.relation_id}, which is not bound")
+            self.row_number += 1
+            if buffered > self.size_max:
+                # A row may have hundreds of megabytes: it is let go as soon as it can be.
+                frames.let_go()
+                return STOP_FULL
+        return STOP_BUDGET

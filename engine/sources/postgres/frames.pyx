@@ -36,16 +36,6 @@ HOUR = 6
 CONTROL = 7
 
 cdef enum:
-    STOP_EMPTY = 0
-    STOP_END = 1
-    STOP_FAILED = 2
-    STOP_BUDGET = 3
-    STOP_FULL = 4
-    STOP_UNBOUND = 5
-    STOP_HOUR = 6
-    STOP_CONTROL = 7
-
-cdef enum:
     HEADER_SIZE = 25       # `w`, data start, WAL end, send time
     BEGIN_SIZE = 46        # header, `B`, commit_lsn, time, xid
     COMMIT_SIZE = 51       # header, `C`, flags, commit_lsn, end_lsn, time
@@ -64,8 +54,6 @@ cdef class Frames:
 
     Frames that are `consumable` may be written to, and their memory be given back page by page.
     """
-
-    cdef bint is_consumable
 
     cdef Py_ssize_t next(self, const uint8_t** frame) except -3:
         # The frame stays where it is until the next call of either.

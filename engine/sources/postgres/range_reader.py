@@ -22,11 +22,14 @@ from engine.model.errors import SnapshotStale
 from engine.model.hash_key import NO_HASH_KEY, HashKey
 from engine.model.position import snapshot_place, snapshot_position, snapshot_range
 from engine.model.snapshot_source import RangeTask
-from engine.sources.postgres.copy_rows import CopyReader
+from engine.sources.postgres.assembler import STOPS, Drained
+from engine.sources.postgres.copy_out import CopyOut
+from engine.sources.postgres.copy_rows import CopyRange, CopyReader
 from engine.sources.postgres.dsn import Dsn, place_of
+from engine.sources.postgres.frames import FULL, Frames
 from engine.sources.postgres.held_session import HeldSession, judged_stale, relation_text
 from engine.sources.postgres.ranges import OwnRange, decode_own
-from engine.sources.postgres.session import Connection, connect
+from engine.sources.postgres.session import Connection, connect, take_bytes_as_they_are
 from engine.sources.postgres.types import column_form
 
 _NUMBER: Final = 1
@@ -78,6 +81,7 @@ class PostgresRangeReader:
         try:
             await connection.execute(_NAMED, [application_name(task.name)])
             await _take(session, connection, own)
+            await take_bytes_as_they_are(connection)
             yield _batches(connection, place, task, own, hash_key)
         except psycopg.Error as error:
             raise judged_stale(error, f"reading rows of {own.schema}.{own.name}", place) from error
@@ -100,20 +104,17 @@ async def _batches(
     connection: Connection, place: str, task: RangeTask, own: OwnRange, hash_key: bytes
 ) -> AsyncIterator[Batch]:
     lines = _Lines(task, hash_key)
-    if task.begins_attempt:
-        lines.begin_attempt()
     columns = [
         column.name
         for column in task.version.relation.columns
         if task.configuration.is_included(task.version.relation.table, column.name)
     ]
     try:
-        statement = own.copy_statement(columns).encode()
-        async with connection.cursor() as cursor, cursor.copy(statement) as copy:
-            async for row in copy:
-                if lines.add(row):
-                    for batch in lines.full():
-                        yield batch
+        copy = CopyOut(connection.pgconn)
+        await copy.begin(own.copy_statement(columns))
+        while await copy.gulp(lines):
+            for batch in lines.full():
+                yield batch
     except psycopg.Error as error:
         raise judged_stale(error, f"reading rows of {own.schema}.{own.name}", place) from error
     for batch in lines.rest():
@@ -126,41 +127,50 @@ class _Lines:
     def __init__(self, task: RangeTask, hash_key: bytes) -> None:
         configuration = task.configuration
         generation, order = snapshot_place(task.point)
-        self._writer = LineWriter(
+        writer = LineWriter(
             generation,
             connector="postgresql",
             row_bytes_max=configuration.row_bytes_max,
             hash_key=hash_key,
         )
-        self._rows = CopyReader(self._writer)
         self._batcher = Batcher(
-            self._writer,
+            writer,
             database=task.database,
             configuration=configuration,
             decide=lambda _relation, _position: task.version,
             form_of=functools.partial(column_form, configuration=configuration),
         )
-        self._range = snapshot_range(task.attempt, task.range_number)
-        self._row = 0
+        lane = snapshot_range(task.attempt, task.range_number)
         first = snapshot_position(task.point, task.attempt, task.range_number, 0)
-        self._rows.begin(order, task.commit_us)
+        rows = CopyReader(writer)
+        rows.begin(order, task.commit_us)
         self._batcher.bind(_NUMBER, task.version.relation, first)
+        row_number = 0
+        if task.begins_attempt:
+            # The record that supersedes everything before the attempt.
+            rows.truncate(_NUMBER, lane, row_number)
+            row_number = 1
+        self._rows = CopyRange(rows, _NUMBER, lane, row_number, self._batcher.size_max)
+        self.drained_bytes = 0
 
-    def begin_attempt(self) -> None:
-        """Add the record that supersedes everything before the attempt."""
-        self._rows.truncate(_NUMBER, self._range, self._row)
-        self._row += 1
-
-    def add(self, row: bytes | bytearray | memoryview) -> bool:
-        """Add a row's line. True: there are enough for a batch."""
-        size = self._rows.encode(_NUMBER, row, self._range, self._row)
-        self._row += 1
-        return size > self._batcher.size_max
+    def drain(self, frames: Frames, budget_bytes: int) -> Drained:
+        """See `FrameTaker`. What is full becomes a batch."""
+        left = budget_bytes
+        while True:
+            reason = self._rows.read(frames, left)
+            left -= self._rows.drained_bytes
+            self.drained_bytes = budget_bytes - left
+            if reason != FULL:
+                return STOPS[reason]
+            self._batcher.hand_over(_NUMBER)
+            if left <= 0:
+                return Drained.BUDGET
 
     def full(self) -> tuple[Batch, ...]:
-        self._batcher.hand_over(_NUMBER)
+        """The batches that are complete."""
         return self._batcher.taken()
 
     def rest(self) -> tuple[Batch, ...]:
+        """All that is left."""
         self._batcher.hand_over_all()
         return self._batcher.taken()

@@ -59,7 +59,15 @@ from engine.sources.postgres.pgoutput import (
     decode_message,
     encode_status,
 )
-from engine.sources.postgres.session import Connection, Session, beside, connect, quoted, translated
+from engine.sources.postgres.session import (
+    Connection,
+    Session,
+    beside,
+    connect,
+    quoted,
+    take_bytes_as_they_are,
+    translated,
+)
 from engine.sources.postgres.silence import Doing
 from engine.sources.postgres.slot import (
     publication_lost,
@@ -576,7 +584,7 @@ async def open_stream(
     judge = Judge(durable=start, confirmed=log_point(generation, confirmed), landmark=landmark)
     connection = await connect(dsn, replication=True, settings=settings)
     try:
-        await _take_bytes_as_they_are(connection)
+        await take_bytes_as_they_are(connection)
         async with Session(dsn, **beside(connection)) as session:
             await _start(connection, session, slot, lsn_of(judge.start), configuration.through)
             # The server's own name for the database is what the journal has. The server cuts the
@@ -656,19 +664,6 @@ async def _start(
 def _relation_of(frame: memoryview) -> bytes | None:
     """The frame, where it describes a relation."""
     return bytes(frame) if bytes(frame[HEADER_SIZE : HEADER_SIZE + 1]) == b"R" else None
-
-
-async def _take_bytes_as_they_are(connection: Connection) -> None:
-    """Let a server that knows no encoding send what it has.
-
-    Otherwise it would check every value for UTF-8, and end the stream at the first that is none,
-    without naming table or row. The tuple reader checks as well, and names them.
-    """
-    if connection.pgconn.parameter_status(b"server_encoding") == b"SQL_ASCII":
-        try:
-            await connection.execute("SET client_encoding = 'SQL_ASCII'")
-        except psycopg.Error as error:
-            raise translated(error, "setting the session's encoding") from error
 
 
 def _literal(text: str) -> str:

@@ -274,7 +274,7 @@ cdef class TupleReader:
         if size > lines.row_bytes_max:
             lines.work.fault = FAULT_SIZE
             return lines.refuse(table, place.change, self.key_text(table, data, size))
-        first = lines.room_for(table, worst_case(data, size, binding))
+        first = lines.room_for(table, worst_case(data, size, binding, 1))
         if size >= LARGE_MIN and is_consumable and not binding.forms & FORM_ARRAY:
             # An array may be read twice.
             key = self.key_text(table, data, size)

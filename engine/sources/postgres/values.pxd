@@ -75,7 +75,9 @@ cdef struct Cursor:
     const uint8_t* end
 
 cdef int name_faults_in(LineWriter lines) except -1
-cdef size_t worst_case(const uint8_t* p, size_t size, const Binding* binding) noexcept nogil
+cdef size_t worst_case(
+    const uint8_t* p, size_t size, const Binding* binding, int mark_growth
+) noexcept nogil
 cdef uint8_t* put_timestamp(
     uint8_t* out, const uint8_t* p, size_t size, const uint8_t* limit, bint has_zone, Work* work
 ) noexcept nogil

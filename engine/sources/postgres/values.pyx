@@ -302,9 +302,12 @@ cdef uint8_t* put_array(
                 return out
 
 
-cdef size_t worst_case(const uint8_t* p, size_t size, const Binding* binding) noexcept nogil:
-    # A byte of text becomes at most 6 bytes (`\u0001`). An element of an array grows by at most four
-    # bytes (`f` becomes `false`, others get quotes), and ends with a comma or a brace.
+cdef size_t worst_case(
+    const uint8_t* p, size_t size, const Binding* binding, int mark_growth
+) noexcept nogil:
+    # A byte of text becomes at most 6 bytes (`\u0001`), a quote or a backslash grows by `mark_growth`
+    # bytes. An element of an array grows by at most four bytes (`f` becomes `false`, others get
+    # quotes), and ends with a comma or a brace.
     cdef size_t i
     cdef size_t controls = 0
     cdef size_t marks = 0
@@ -317,5 +320,5 @@ cdef size_t worst_case(const uint8_t* p, size_t size, const Binding* binding) no
     if binding.forms & FORM_ARRAY:
         for i in range(size):
             ends += (p[i] == c',') | (p[i] == c'}')
-        return size + 5 * controls + 4 * ends + marks
-    return size + 5 * controls + marks
+        return size + 5 * controls + 4 * ends + mark_growth * marks
+    return size + 5 * controls + mark_growth * marks
