@@ -44,7 +44,8 @@ def folder() -> Iterator[Path]:
 
 
 def _command(folder: Path, *options: str) -> list[str]:
-    return [sys.executable, "-m", "engine", "demo", "--directory", str(folder), *options]
+    words = ["--existing", "20000", *options]
+    return [sys.executable, "-m", "engine", "demo", "--directory", str(folder), *words]
 
 
 def _run(folder: Path, *options: str) -> "subprocess.CompletedProcess[str]":

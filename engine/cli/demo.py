@@ -23,6 +23,14 @@ Rate = Annotated[
         help="Changes a second that are aimed at; what was reached is shown.",
     ),
 ]
+Existing = Annotated[
+    int,
+    Parameter(
+        name="--existing",
+        validator=Number(gte=0, lte=100_000_000),
+        help="Rows that a new database has before the engine starts: its snapshot reads them.",
+    ),
+]
 Directory = Annotated[
     Path | None,
     Parameter(
@@ -59,6 +67,7 @@ def demo(
     *,
     seconds: Seconds = 20,
     rate: Rate = 3000,
+    existing: Existing = 1_000_000,
     directory: Directory = None,
     crashes: Crashes = 0,
     keep: Keep = True,
@@ -73,5 +82,5 @@ def demo(
 
     from engine.demo.demo import Wishes, demonstrate  # noqa: PLC0415
 
-    wishes = Wishes(directory, seconds, rate, crashes, is_kept=keep, is_staying=stay)
+    wishes = Wishes(directory, seconds, rate, existing, crashes, is_kept=keep, is_staying=stay)
     return asyncio.run(demonstrate(wishes, Console(highlight=False)))

@@ -25,7 +25,8 @@ FROM read_ndjson(?, columns = {metadata: 'STRUCT("table" VARCHAR, op VARCHAR)'})
 GROUP BY ALL
 """
 
-# The row that a key has now is the one of its last position; positions sort as text.
+# Positions sort as text. A truncate record (t) ends everything before it, and every snapshot begins
+# with one. The row that a key has now is the one of its last position behind that.
 _ORDERS: Final = """
 CREATE TEMP TABLE orders AS
 WITH records AS (
@@ -33,15 +34,18 @@ WITH records AS (
     FROM read_ndjson(?, columns = {
         before: 'STRUCT(id BIGINT)',
         after: 'STRUCT(id BIGINT, status VARCHAR, total VARCHAR, placed_at VARCHAR)',
-        metadata: 'STRUCT(op VARCHAR, position VARCHAR)'}))
+        metadata: 'STRUCT(op VARCHAR, position VARCHAR)'})
+), begin AS (
+    SELECT coalesce(max(metadata.position), '') AS position FROM records WHERE metadata.op = 't')
 SELECT id, arg_max(after, metadata.position) AS now, max(metadata.position) AS position,
-       count(*) AS changes, arg_max(metadata.op, metadata.position) = 'd' AS is_deleted
-FROM records GROUP BY id
+       count(*) AS changes, arg_max(metadata.op, metadata.position) = 'd' AS is_deleted,
+       count(*) FILTER (metadata.op = 'r') AS reads
+FROM records WHERE metadata.position > (SELECT position FROM begin) GROUP BY id
 """
 _NO_ORDERS: Final = """
 CREATE TEMP TABLE orders (
     id BIGINT, now STRUCT(id BIGINT, status VARCHAR, total VARCHAR, placed_at VARCHAR),
-    position VARCHAR, changes BIGINT, is_deleted BOOLEAN)
+    position VARCHAR, changes BIGINT, is_deleted BOOLEAN, reads BIGINT)
 """
 _FINGERPRINT: Final = """
 SELECT count(*), coalesce(sum(now.total::DECIMAL(38, 2)), 0)::VARCHAR,
@@ -53,6 +57,9 @@ SELECT id, CASE WHEN is_deleted THEN 'deleted' ELSE now.status END,
        coalesce(now.total, ''), coalesce(now.placed_at, ''), changes
 FROM orders ORDER BY changes DESC, position DESC LIMIT ?
 """
+
+
+_EXISTING: Final = "SELECT count(*) FROM orders WHERE id <= ? AND reads = 1"
 
 
 def refuse_missing() -> None:
@@ -120,6 +127,12 @@ class BucketReader:
         row = self._connection.execute(_FINGERPRINT).fetchone()
         assert row is not None
         return row[0], row[1], row[2]
+
+    def existing_orders(self, count: int) -> int:
+        """How many of the first `count` orders the snapshot has exactly once."""
+        row = self._connection.execute(_EXISTING, [count]).fetchone()
+        assert row is not None
+        return int(row[0])
 
     def busiest_orders(self, count: int) -> Sequence[tuple[Any, ...]]:
         """The orders that changed most: id, status, total, placed_at, number of changes."""

@@ -28,6 +28,7 @@ from engine.demo.proof import Proof, prove
 from engine.demo.workload import Written
 from engine.demo.workspace import Workspace
 from engine.model.errors import first_cause
+from engine.model.plural import counted
 from engine.operate.status import Status
 from engine.servers.server_process import ServerError
 from engine.sources.postgres.lsn import NO_LSN, Lsn, parse_lsn
@@ -48,6 +49,7 @@ class Wishes:
     directory: Path | None
     seconds: float
     rate: float
+    existing_count: int
     crash_count: int
     is_kept: bool
     is_staying: bool
@@ -59,7 +61,9 @@ async def demonstrate(wishes: Wishes, console: Console) -> int:
     Raises ServerError, EngineFailed and ConfigurationError. Cancellation ends servers and engine.
     """
     bucket_reader.refuse_missing()
-    workspace = Workspace.prepare(wishes.directory, wishes.seconds * wishes.rate)
+    workspace = Workspace.prepare(
+        wishes.directory, wishes.seconds * wishes.rate + wishes.existing_count
+    )
     _forget_credentials(workspace)
     progress = progress_on(console)
     asked = _Asked(console, progress)
@@ -145,6 +149,7 @@ class _Demonstration:
         self._asked = asked
         self._written = Written()
         self._status: Status | None = None
+        self._existing_count = 0
         self._began = time.monotonic()
 
     async def run(self) -> Proof | None:
@@ -183,13 +188,21 @@ class _Demonstration:
         await asyncio.to_thread(stack.enter_context, self._workspace)
         seconds = time.monotonic() - began
         async with await shop.connect(self._workspace.dsn) as connection:
-            await shop.create_tables(connection)
             version = connection.info.server_version
+            stocking = time.monotonic()
+            self._existing_count = await shop.create_tables(
+                connection, existing_count=self._wishes.existing_count
+            )
         postgres, s3 = self._workspace.postgres, self._workspace.s3
         self._progress.say(
             f"  PostgreSQL {version // 10_000}.{version % 10_000} on 127.0.0.1:{postgres.port}"
         )
         self._progress.say(f"  SeaweedFS at {s3.endpoint_url} ({seconds:.1f} s for both)")
+        if self._existing_count:
+            self._progress.say(
+                f"  {counted(self._existing_count, 'order', form=',')} were there before the engine"
+                f" ({time.monotonic() - stocking:.1f} s)"
+            )
 
     async def _start_engine(self, engine: EngineProcess) -> None:
         began = time.monotonic()
@@ -220,7 +233,11 @@ class _Demonstration:
         dsn, rate = self._workspace.dsn, self._wishes.rate
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(workload.write(dsn, rate, over, self._written))
+                group.create_task(
+                    workload.write(
+                        dsn, rate, over, self._written, existing_count=self._existing_count
+                    )
+                )
                 await self._watch_work(engine)
                 over.set()
         except ExceptionGroup as errors:
@@ -249,11 +266,14 @@ class _Demonstration:
         )
 
     async def _catch_up(self, engine: EngineProcess, last: Lsn) -> None:
-        """Wait until the engine has read beyond `last`; raise EngineFailed if it stands still."""
-        reached, moved = NO_LSN, time.monotonic()
-        while reached <= last:
+        """Wait until the engine has read beyond `last`, and every snapshot is finished.
+
+        Raises EngineFailed if it stands still.
+        """
+        reached, moved = _Reached(NO_LSN, -1), time.monotonic()
+        while reached.lsn <= last or not _is_snapshot_finished(self._status):
             await self._look(engine, "the engine reads the rest", None)
-            now = _read_up_to(self._status)
+            now = _Reached(_read_up_to(self._status), _snapshot_rows(self._status))
             if now != reached:
                 reached, moved = now, time.monotonic()
             elif time.monotonic() - moved > _STALL_SECONDS_MAX:
@@ -276,6 +296,26 @@ class _Demonstration:
         except TimeoutError:
             return False
         return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Reached:
+    """How far the engine is: with the stream, and with the snapshots that it is taking."""
+
+    lsn: Lsn
+    snapshot_rows: int
+
+
+def _is_snapshot_finished(status: Status | None) -> bool:
+    return (
+        status is not None
+        and not status.snapshots_unfinished
+        and status.snapshots_finished >= shop.TABLE_COUNT
+    )
+
+
+def _snapshot_rows(status: Status | None) -> int:
+    return sum(each.rows for each in status.snapshots) if status is not None else -1
 
 
 def _read_up_to(status: Status | None) -> Lsn:

@@ -59,6 +59,8 @@ class Ending:
             "what the database counted = what DuckDB counts in the bucket, by table and kind",
         )
         judged.add_row(_mark(is_ok=proof.are_orders_equal), _orders_text(proof))
+        if proof.existing:
+            judged.add_row(_mark(is_ok=proof.are_existing_equal), _existing_text(proof))
         self._console.print(Padding(judged, _INDENT, expand=False))
         for problem in proof.verdict.problems[:_PROBLEMS_SHOWN_MAX]:
             self._line(f"  {problem.code}  {problem.key}: {problem.text}", style="red")
@@ -128,7 +130,8 @@ class Ending:
         self._line()
         if proof.is_ok:
             changes = counted(sum(proof.committed.values()), "change", form=",")
-            self._line(f"ok: {changes}, each in the bucket exactly once", style="bold green")
+            rows = f"{counted(proof.existing, 'row', form=',')} and " if proof.existing else ""
+            self._line(f"ok: {rows}{changes}, each in the bucket exactly once", style="bold green")
         else:
             self._line("FAILED: the accounts differ, see the proof above", style="bold red")
 
@@ -155,17 +158,18 @@ def _counts_table(proof: Proof, width: int) -> Table:
     for title in (*kinds, "committed", "in bucket"):
         counts.add_column(title, justify="right", no_wrap=True)
     counts.add_column("", no_wrap=True)
-    keys = proof.committed.keys() | proof.found.keys()
+    changes = proof.changes_found
+    keys = proof.committed.keys() | changes.keys()
     for table in sorted({table for table, _ in keys}):
         cells = [_cell(proof, table, op) for op in "cud"] if is_wide else []
-        committed, found = _of_table(proof.committed, table), _of_table(proof.found, table)
+        committed, found = _of_table(proof.committed, table), _of_table(changes, table)
         sums = (f"{sum(tally.values()):,}" for tally in (committed, found))
         counts.add_row(table, *cells, *sums, _mark(is_ok=committed == found))
     return counts
 
 
 def _cell(proof: Proof, table: str, op: str) -> str:
-    committed, found = proof.committed.get((table, op), 0), proof.found.get((table, op), 0)
+    committed, found = proof.committed.get((table, op), 0), proof.changes_found.get((table, op), 0)
     return f"{committed:,}" if committed == found else f"{committed:,}/{found:,}"
 
 
@@ -189,7 +193,15 @@ def _verdict_text(proof: Proof) -> str:
 
 def _orders_text(proof: Proof) -> str:
     (count, total, _), (known, known_total, _) = proof.orders_in_bucket, proof.orders_in_database
-    text = f"orders made again from their changes ({count:,}, {total} in all)"
+    text = f"orders made again from the bucket ({count:,}, {total} in all)"
     if proof.are_orders_equal:
         return f"{text} = the table"
     return f"{text}, the table has others ({known:,}, {known_total} in all)"
+
+
+def _existing_text(proof: Proof) -> str:
+    rows = counted(proof.existing, "row", form=",")
+    text = f"{rows} that were there before the engine, each read once by the snapshot"
+    if proof.are_existing_equal:
+        return text
+    return f"{text}: only {proof.existing_found:,} are"

@@ -115,7 +115,7 @@ class LineProgress:
                 f", {counted(status.rows_total, 'row', form=',')} read, "
                 f"{counted(status.objects_total, 'object', form=',')} visible "
                 f"({size_text(status.bytes_total)}), {size_text(status.memory_used_bytes)} queued, "
-                f"{_lag_text(status)}, {status.phase}"
+                f"{_lag_text(status)}, {status.phase}{_snapshot_text(status, ', snapshot at ')}"
             )
         self.say(text)
 
@@ -218,6 +218,8 @@ def _figure_rows(moment: Moment, rate: float) -> Iterator[tuple[str, str, str, s
         f"{pluralized(status.rows_total, 'row')} read",
         f"{status.phase}, epoch {status.epoch}, {behind:,} behind the shop",
     )
+    if rows := _snapshot_text(status, ""):
+        yield "snapshot", rows, "of the rows", f"{status.snapshots_unfinished} tables to go"
     pressure = ", backpressure" if status.backpressure else ""
     yield (
         "memory",
@@ -248,6 +250,14 @@ def _lag_text(status: Status) -> str:
     if status.lag_seconds is None:
         return "nothing durable yet"
     return f"durable up to {status.lag_seconds:.1f} s ago"
+
+
+def _snapshot_text(status: Status, before: str) -> str:
+    """How far the snapshots are that are being read; empty where none is."""
+    estimate = sum(each.rows_estimate for each in status.snapshots)
+    if not estimate:
+        return ""
+    return f"{before}{sum(each.rows for each in status.snapshots) / estimate:.0%}"
 
 
 def size_text(size_bytes: int) -> str:

@@ -9,6 +9,7 @@ ended the writer.
 """
 
 from random import Random
+from typing import Final
 
 import psycopg
 from psycopg.rows import TupleRow
@@ -21,7 +22,10 @@ CAPTURED = "public.*"
 Connection = psycopg.AsyncConnection[TupleRow]
 
 Tally = dict[tuple[str, str], int]
-"""Rows by table and op: c, u, d."""
+"""Rows by table and op: c, u, d; r for rows that are there before an engine is."""
+
+EXISTING: Final = ("orders", "r")
+"""Where a tally counts those."""
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS countries (
@@ -53,6 +57,14 @@ CREATE OR REPLACE FUNCTION demo.count_changed() RETURNS trigger LANGUAGE plpgsql
     RETURN NULL;
 END $$;
 """
+# Rows that are there before the engine is: nobody counts them but this statement.
+_STOCK = """
+INSERT INTO orders
+SELECT id, 1 + id % 50, gen_random_uuid(), 'shipped', 5 + id % 500, now(),
+       '{{"channel": "store", "score": 0.5}}', CASE WHEN id % 10 = 0 THEN 'from the old shop' END
+FROM generate_series(1, {count}) AS id;
+INSERT INTO demo.committed VALUES ('orders', 'r', {count});
+"""
 # One trigger for each table and kind of statement. They are made after the first rows, which no
 # engine will see.
 _COUNTING = """
@@ -60,6 +72,9 @@ CREATE OR REPLACE TRIGGER count_{op} AFTER {statement} ON {table}
 REFERENCING {side} TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION demo.count_changed('{op}')
 """
 _TABLE_NAMES = ("countries", "customers", "orders", "order_items", "events")
+TABLE_COUNT: Final = len(_TABLE_NAMES)
+"""How many tables the engine captures."""
+
 _STATEMENTS = (("INSERT", "NEW", "c"), ("UPDATE", "NEW", "u"), ("DELETE", "OLD", "d"))
 
 _COMMITTED = """
@@ -123,6 +138,7 @@ FROM unnest(%s::bigint[]) AS id
 _FORGET = "DELETE FROM events WHERE id = ANY(%s::bigint[])"
 
 _ROWS_AN_ORDER = 3
+_OLD_ORDERS = 0.3
 
 
 async def connect(dsn: str) -> Connection:
@@ -130,14 +146,22 @@ async def connect(dsn: str) -> Connection:
     return await psycopg.AsyncConnection.connect(dsn, application_name="tailrace demo")
 
 
-async def create_tables(connection: Connection) -> None:
-    """Make the tables where they are missing. Cancellation leaves all of them or none."""
+async def create_tables(connection: Connection, *, existing_count: int = 0) -> int:
+    """Make the tables where they are missing, and put rows into those that are new.
+
+    The answer is how many orders were there before an engine was. Cancellation leaves all of them
+    or none.
+    """
     await connection.execute(_TABLES.encode())
+    if existing_count and not await newest_key(connection):
+        await connection.execute(_STOCK.format(count=existing_count).encode())
     for table in _TABLE_NAMES:
         for statement, side, op in _STATEMENTS:
             trigger = _COUNTING.format(statement=statement, side=side, op=op, table=table)
             await connection.execute(trigger.encode())
+    existing = (await committed(connection)).get(EXISTING, 0)
     await connection.commit()
+    return existing
 
 
 async def newest_key(connection: Connection) -> int:
@@ -198,8 +222,17 @@ class Clerk:
     unfinished and of no further use: only `roll_back` may follow, or the connection's end.
     """
 
-    def __init__(self, connection: Connection, dice: Random, first: int, step: int) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        dice: Random,
+        first: int,
+        step: int,
+        *,
+        existing_count: int = 0,
+    ) -> None:
         self._connection = connection
+        self._old_orders = range((first - 1) % step + 1, existing_count + 1, step)
         self._dice = dice
         self._customers = _Keys(first, step)
         self._orders = _Keys(first, step)
@@ -240,11 +273,15 @@ class Clerk:
         await self._change("order_items", "c", _ADD_ITEMS, keys)
 
     async def advance(self, count: int) -> None:
-        """Move about `count` orders on their way.
+        """Move about `count` orders on their way: new ones, or ones from before the engine.
 
         Cancellation leaves the transaction to be rolled back.
         """
-        await self._change("orders", "u", _ADVANCE, self._orders.some(self._dice, count))
+        keys = self._orders.some(self._dice, count)
+        if self._old_orders and self._dice.random() < _OLD_ORDERS:
+            begin = self._dice.randrange(len(self._old_orders))
+            keys = list(self._old_orders[begin : begin + count])
+        await self._change("orders", "u", _ADVANCE, keys)
 
     async def reprice(self, count: int) -> None:
         """Change the prices of some orders' items, about `count` rows.

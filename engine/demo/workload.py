@@ -38,8 +38,12 @@ class Written:
             self.row_count += count
 
 
-async def write(dsn: str, rate: float, stop: asyncio.Event, written: Written) -> None:
+async def write(
+    dsn: str, rate: float, stop: asyncio.Event, written: Written, *, existing_count: int
+) -> None:
     """Change about `rate` rows a second until `stop` is set, and count them in `written`.
+
+    The first `existing_count` orders were there before the engine.
 
     Returns when every transaction has ended. Cancellation rolls back those under way.
     """
@@ -48,7 +52,9 @@ async def write(dsn: str, rate: float, stop: asyncio.Event, written: Written) ->
     pace = _Pace(rate, stop)
     async with asyncio.TaskGroup() as group:
         for number in range(_WRITER_COUNT):
-            group.create_task(_write(dsn, first + number, pace, written))
+            group.create_task(
+                _write(dsn, first + number, pace, written, existing_count=existing_count)
+            )
 
 
 async def write_last(dsn: str, written: Written) -> Lsn:
@@ -87,10 +93,12 @@ class _Pace:
         return False
 
 
-async def _write(dsn: str, first: int, pace: _Pace, written: Written) -> None:
+async def _write(
+    dsn: str, first: int, pace: _Pace, written: Written, *, existing_count: int
+) -> None:
     dice = Random(first)  # noqa: S311 - simulated, and the same each time.
     async with await shop.connect(dsn) as connection:
-        clerk = Clerk(connection, dice, first, _WRITER_COUNT)
+        clerk = Clerk(connection, dice, first, _WRITER_COUNT, existing_count=existing_count)
         await clerk.register(_FIRST_CUSTOMERS)
         written.add(await clerk.commit())
         rows = 1

@@ -42,7 +42,7 @@ _CONFIGURATION: Final = """\
 [source]
 dsn = {dsn}
 tables = [{tables}]
-snapshot = "never"      # changes only, no copy of what was there before
+snapshot_workers = "local:1"    # the database and its writers need a CPU too
 
 [destination]
 bucket = {bucket}

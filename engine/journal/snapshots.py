@@ -260,6 +260,11 @@ class SnapshotRegister:
         # What an attempt came to is in the journal before the next one begins.
         return table not in self._pending or snapshot.state == "wanted"
 
+    @property
+    def finished_count(self) -> int:
+        """How many captured tables have a snapshot that everybody can see."""
+        return sum(stated.is_visible for stated in self._state.snapshots.values())
+
     def is_done(self, durable: LogPosition) -> bool:
         """Whether every snapshot that is wanted is visible, and complete once E is `durable`."""
         return all(

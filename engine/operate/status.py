@@ -66,8 +66,9 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     read and is not durable, in `lag_unit`. `durable_position` compares with records' positions;
     `durable_resume` and `read_resume` say in the source's own words up to where its log is durable,
     and up to where it was read. `snapshots` are those that are being read now, the largest first,
-    `snapshots_unfinished` counts the tables whose earlier rows are not all in the bucket. `alarms`
-    lists the oldest of the conditions that an operator has to mend, `alarms_total` counts all.
+    `snapshots_unfinished` counts the tables whose earlier rows are not all in the bucket, and
+    `snapshots_finished` those that have a snapshot. `alarms` lists the oldest of the conditions
+    that an operator has to mend, `alarms_total` counts all of them.
     """
 
     phase: Phase
@@ -96,6 +97,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     backpressure: bool = False
     snapshots: tuple[SnapshotStatus, ...] = ()
     snapshots_unfinished: int = 0
+    snapshots_finished: int = 0
     last_error: str = ""
     last_error_hint: str = ""
     alarms: tuple[Alarm, ...] = ()

@@ -157,6 +157,7 @@ class Streaming:
             backpressure=self._router.is_pressed,
             snapshots=self._snapshot_status(),
             snapshots_unfinished=self._snapshots.unfinished_count,
+            snapshots_finished=self._snapshots.finished_count,
             last_error=str(error) if error is not None else "",
             last_error_hint=error.hint if error is not None else "",
         )
