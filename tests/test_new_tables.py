@@ -11,10 +11,13 @@ from psycopg.conninfo import make_conninfo
 
 from databases import Database
 from engine.journal.watcher import NOT_CAPTURED
+from engine.model.errors import SourceRefused
 from engine.model.interfaces import Reason
+from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
 from engine.sources.postgres.preparation import Publication, Server, Table
 from engine.sources.postgres.publishing import PostgresPublishing, refusal, update_needed
+from engine.sources.postgres.source import PostgresSource
 from memory_store import MemoryStore
 from test_catalog_watch import CONFIGURATION, Engine, make_orders, running
 from test_hostile_sessions import role_on
@@ -301,3 +304,58 @@ async def test_a_table_without_an_identity_stands_and_is_not_wanted(shop: Databa
     assert "public.items" not in state.snapshots
     assert noting.asked == []
     assert members(shop) == {"orders", "lines"}
+
+
+# --- what a first start asks of the role
+
+
+def source(database: Database, role: str, configuration: RecordConfiguration) -> PostgresSource:
+    dsn = make_conninfo(database.dsn, user=role)
+    return PostgresSource(dsn=dsn, slot=database.name, configuration=configuration)
+
+
+async def test_a_first_start_refuses_tables_that_it_may_not_read(published: Database) -> None:
+    published.execute("CREATE TABLE items (id int PRIMARY KEY) PARTITION BY RANGE (id)")
+    published.execute("CREATE TABLE leaf PARTITION OF items FOR VALUES FROM (0) TO (9)")
+    published.execute("ALTER PUBLICATION tailrace ADD TABLE items")
+
+    with role_on(published) as role:
+        published.execute(f"GRANT SELECT ON items TO {role}")
+        with pytest.raises(SourceRefused) as refused:
+            await source(published, role, INITIAL).prepare(is_first=True)
+        with pytest.raises(SourceRefused):
+            await source(published, role, INITIAL).trials(is_first=True)["tables"]()
+        # Those that stream already go on, and `check` says it.
+        published.execute(
+            "SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", published.name
+        )
+        await source(published, role, INITIAL).prepare(is_first=False)
+        later = await source(published, role, INITIAL).trials(is_first=False)["tables"]()
+        for statement in (refused.value.hint or "").split("; ")[:-1]:
+            published.execute(statement)
+        await source(published, role, INITIAL).prepare(is_first=True)
+
+    assert "a snapshot cannot read 2 tables" in str(refused.value)
+    assert '"public"."orders"' in (refused.value.hint or "")
+    assert '"public"."leaf"' in (refused.value.hint or "")
+    assert 'source.snapshot = "never"' in (refused.value.hint or "")
+    assert "a snapshot cannot read 2 tables" in later.hint
+
+
+async def test_a_first_start_without_snapshots_needs_no_right_to_read(published: Database) -> None:
+    with role_on(published) as role:
+        await source(published, role, CONFIGURATION).prepare(is_first=True)
+
+
+async def test_a_first_start_refuses_tables_whose_rows_a_policy_hides(published: Database) -> None:
+    published.execute("ALTER TABLE orders ENABLE ROW LEVEL SECURITY")
+
+    with role_on(published) as role:
+        published.execute(f"GRANT SELECT ON orders TO {role}")
+        with pytest.raises(SourceRefused) as refused:
+            await source(published, role, INITIAL).prepare(is_first=True)
+        published.execute(f"ALTER ROLE {role} BYPASSRLS")
+        await source(published, role, INITIAL).prepare(is_first=True)
+
+    assert "row-level security" in str(refused.value)
+    assert "BYPASSRLS" in (refused.value.hint or "")

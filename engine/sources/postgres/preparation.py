@@ -9,7 +9,7 @@ tables out, and names them.
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -22,7 +22,9 @@ from engine.model.plural import counted
 from engine.model.record import FLAT_FIELDS, RecordConfiguration, TableRule
 from engine.model.schema import TableName
 from engine.operate.alarms import Alarms
+from engine.sources.postgres.images import IMAGE, images_of
 from engine.sources.postgres.locks import STOPS_PUBLISHING, holders, listed
+from engine.sources.postgres.rights import refusals
 from engine.sources.postgres.session import Query, Questions, Session, quoted
 from engine.sources.postgres.slot import (
     PASSES_OVER_VERSION,
@@ -254,6 +256,9 @@ async def judge(
     warnings = []
     if (warning := found.slot_warning(is_first=is_first)) is not None:
         warnings.append(f"{warning[0]}: {warning[1]}")
+    if found.unreadable:
+        refusal = _snapshot_refused(found.unreadable)
+        warnings.append(f"{refusal}: {refusal.hint}")
     if (publication := found.publication) is not None:
         missing = _missing_from(publication, found.tables)
         for what, names, statements in missing + _warnings_of(publication, found.tables):
@@ -266,12 +271,16 @@ async def judge(
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What is there: the server, the slot, the captured tables and the publication."""
+    """What is there: the server, the slot, the captured tables and the publication.
+
+    `unreadable` are tables whose rows a snapshot cannot read, and why.
+    """
 
     server: Server
     slot: Slot
     tables: list[Table]
     publication: Publication | None
+    unreadable: Mapping[TableName, SourceRefused]
 
     def slot_warning(self, *, is_first: bool) -> tuple[str, str] | None:
         """A used slot may be the wrong one for a prefix without a journal: text and hint."""
@@ -305,7 +314,38 @@ async def _read(
         # PostgreSQL 18 streams on without the publication; what it does not send is a gap that the
         # catalog watch records and alarms. Earlier ones end the stream at the next change.
         raise publication_lost(f"{name!r} is gone")
-    return _Found(server, slot, tables, publication)
+    unreadable = await _unreadable(session, configuration, publication, tables)
+    if unreadable and is_first:
+        raise _snapshot_refused(unreadable)
+    return _Found(server, slot, tables, publication, unreadable)
+
+
+async def _unreadable(
+    session: Session,
+    configuration: RecordConfiguration,
+    publication: Publication | None,
+    tables: Sequence[Table],
+) -> dict[TableName, SourceRefused]:
+    """The tables whose rows a snapshot would have to read, and cannot."""
+    if configuration.snapshot == "never":
+        return {}
+    names = [
+        table.name
+        for table in tables
+        if (table.is_keyed if publication is None else publication.has(table.name))
+    ]
+    schemas, bare = [name.schema for name in names], [name.table for name in names]
+    images = images_of(await session.rows(IMAGE, schemas, bare, doing="reading the tables"))
+    return await refusals(session, images)
+
+
+def _snapshot_refused(unreadable: Mapping[TableName, SourceRefused]) -> SourceRefused:
+    texts = _listed(f"{refusal}" for refusal in unreadable.values())
+    statements = dict.fromkeys(refusal.hint for refusal in unreadable.values() if refusal.hint)
+    return SourceRefused(
+        f"a snapshot cannot read {counted(len(unreadable), 'table')}: {texts}",
+        hint=f'{"; ".join(list(statements)[:_LISTED_MAX])}; or set source.snapshot = "never"',
+    )
 
 
 def _creation_fault(server: Server, name: str, tables: Sequence[Table]) -> SourceError | None:
