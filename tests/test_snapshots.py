@@ -317,6 +317,25 @@ async def test_a_resync_that_is_cancelled_leaves_the_snapshot_before_it(
     assert snapshots.bucket.journal.state.durable.unfinished == ()
 
 
+async def test_a_resync_is_cancelled_while_an_entry_that_makes_all_durable_is_appended() -> None:
+    snapshots = await finished()
+    register = snapshots.register
+    whole = journalled(snapshots)
+    register.resync(ORDERS)
+    await snapshots.append()
+    # The committer has made its entry, and the bucket has not answered yet.
+    durable = snapshots.durable()
+    register.cancel(ORDERS)
+
+    await snapshots.bucket.journal.append(durable=durable)
+    register.forget(durable.position, durable.seq)
+    await snapshots.append(snapshots.durable())
+
+    assert journalled(snapshots) == whole
+    assert register.pending == ()
+    assert snapshots.durable().unfinished == ()
+
+
 async def test_a_cancellation_behind_a_void_attempt_leaves_no_earlier_snapshot() -> None:
     snapshots = await finished()
     snapshots.register.resync(ORDERS)

@@ -25,6 +25,7 @@ from engine.journal.journal import Journal
 from engine.journal.lanes import Lanes
 from engine.journal.planner import EntryPlan, Planner
 from engine.journal.publisher import PlannedPut, Publisher
+from engine.journal.requests import RequestRegister
 from engine.journal.schedule import AppendSchedule
 from engine.journal.settings import Settings
 from engine.journal.snapshots import SnapshotRegister
@@ -83,6 +84,7 @@ class Committer:
         lanes: Lanes,
         snapshots: SnapshotRegister,
         completer: Completer,
+        requests: RequestRegister,
         layout: TableLayout,
         settings: Settings,
         clock: Clock,
@@ -103,6 +105,7 @@ class Committer:
         self._lanes = lanes
         self._snapshots = snapshots
         self._completer = completer
+        self._requests = requests
         self._layout = layout
         self._settings = settings
         self._clock = clock
@@ -152,7 +155,7 @@ class Committer:
             plan = await self._plan(chunks)
         is_last = self._schedule.is_draining and not chunks and self._is_everything_visible()
         durable = self._durable_due(now)
-        if plan.planned or plan.snapshots or durable is not None or self._is_stated or is_last:
+        if self._is_said(plan) or durable is not None or is_last:
             await self._append(plan, durable, is_last=is_last)
             return True
         if now - self._last_look >= self._settings.probe_interval:
@@ -180,7 +183,8 @@ class Committer:
             if draft.is_full:
                 break
         await self._state_much()
-        return draft.plan(self._snapshots.pending)
+        # A request's answer stands beside what it led to.
+        return draft.plan(self._snapshots.pending, self._requests.pending)
 
     async def _state_much(self) -> None:
         """Append by themselves what is too much to state beside a plan: the rest has place there.
@@ -195,6 +199,9 @@ class Committer:
             await self._journal.append(gaps=gaps, watch=watch)
             self._gaps_journalled(gaps, new_gaps)
             self._watcher.watch.journalled(watch)
+
+    def _is_said(self, plan: EntryPlan) -> bool:
+        return bool(plan.planned or plan.snapshots or plan.answers) or self._is_stated
 
     @property
     def _is_stated(self) -> bool:
@@ -253,12 +260,14 @@ class Committer:
             snapshots=plan.snapshots,
             gaps=gaps,
             watch=watch,
+            answers=plan.answers,
             release=is_last,
         )
         self._gaps_journalled(gaps, new_gaps)
         self._watcher.watch.journalled(watch)
         self._last_append = self._last_look = asyncio.get_running_loop().time()
         self._planner.journalled(plan)
+        self._requests.journalled(plan.answers)
         self._count_schema_changes(plan)
         self._publish(plan, seq)
         self._complete(plan.snapshots, seq)

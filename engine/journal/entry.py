@@ -29,6 +29,9 @@ from engine.model.staged_object import StagedObject
 FORMAT = 1
 _NO_ENTRY = -1
 
+ANSWERS_KEPT = 100
+"""Answers to requests that the folded journal remembers, those with the highest names."""
+
 _Kind = TypeVar("_Kind")
 
 
@@ -230,6 +233,24 @@ class Snapshot(msgspec.Struct, frozen=True, omit_defaults=True):
         return TableName.parse(self.table)
 
 
+Outcome = Literal["done", "refused"]
+
+
+class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became of one request. What it led to is in the same entry.
+
+    `name` is that of the request's object, `kind` and `tables` are what it asked. `text` says in
+    plain words why it was refused, or what is to be known of it. `at` is the writer's time.
+    """
+
+    name: str
+    kind: str
+    outcome: Outcome
+    at: str
+    tables: tuple[str, ...] = ()
+    text: str = ""
+
+
 class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One entry. `previous_sha256` is the hash of the previous entry's bytes, empty for entry 0.
 
@@ -250,6 +271,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     snapshots: tuple[Snapshot, ...] = ()
     gaps: tuple[Gap, ...] = ()
     watch: Watch | None = None
+    answers: tuple[Answer, ...] = ()
     release: bool = False
 
     @property
@@ -263,6 +285,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             "snapshots": bool(self.snapshots),
             "gaps": bool(self.gaps),
             "watch": self.watch is not None,
+            "answers": bool(self.answers),
             "release": self.release,
         }
         return tuple(kind for kind, is_there in present.items() if is_there)
@@ -315,7 +338,9 @@ class JournalState(msgspec.Struct):
     statement came after `durable.seq`: those whose object may be missing. `frontiers` are those of
     the tables' streams: a snapshot moves none. `attempts` has the number of each table's newest
     attempt to take a snapshot, also where `snapshots` knows nothing of it any more. Rows that
-    commits before `snapshot_position` wrote may be in the bucket as a snapshot's.
+    commits before `snapshot_position` wrote may be in the bucket as a snapshot's. `answers` has the
+    newest answered requests by name. Requests up to `answers_through` are over: they were answered
+    and forgotten, or came too late.
     """
 
     format: int = FORMAT
@@ -335,6 +360,8 @@ class JournalState(msgspec.Struct):
     snapshot_position: LogPosition = LOG_BEGIN
     gaps: dict[int, Gap] = {}
     watch: Watch | None = None
+    answers: dict[str, Answer] = {}
+    answers_through: str = ""
     released: bool = False
 
     @property
@@ -381,6 +408,10 @@ class JournalState(msgspec.Struct):
         stated = self.snapshots.get(table)
         return stated.visible if stated is not None else None
 
+    def is_answered(self, name: str) -> bool:
+        """Whether the request of that name is over."""
+        return name in self.answers or name <= self.answers_through
+
     @property
     def named_attempts(self) -> tuple[Snapshot, ...]:
         """The attempts whose objects an entry names, and may not be visible yet."""
@@ -422,6 +453,7 @@ class JournalState(msgspec.Struct):
             self.gaps[gap.number] = gap
         if entry.watch is not None:
             self.watch = entry.watch.folded(self.watch)
+        self._absorb_answers(entry.answers)
         self.landmark = newest(self.landmark, entry.landmark)
         if entry.durable is not None:
             self.durable = entry.durable
@@ -431,6 +463,13 @@ class JournalState(msgspec.Struct):
         self.sha256 = hashlib.sha256(content).hexdigest()
         if entry.durable is not None:
             self._forget_finished(entry.durable.seq)
+
+    def _absorb_answers(self, answers: tuple[Answer, ...]) -> None:
+        self.answers |= {answer.name: answer for answer in answers}
+        while len(self.answers) > ANSWERS_KEPT:
+            oldest = min(self.answers)
+            del self.answers[oldest]
+            self.answers_through = max(self.answers_through, oldest)
 
     def _absorb_plan(self, statement: Statement) -> None:
         planned = statement.planned

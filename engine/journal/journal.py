@@ -19,6 +19,7 @@ import structlog
 
 from engine.journal.entry import (
     FORMAT,
+    Answer,
     Durable,
     Entry,
     Gap,
@@ -287,6 +288,7 @@ class Journal:
         snapshots: tuple[Snapshot, ...] = (),
         gaps: tuple[Gap, ...] = (),
         watch: Watch | None = None,
+        answers: tuple[Answer, ...] = (),
         release: bool = False,
     ) -> int:
         """Append one entry and return its number. Raises Superseded.
@@ -304,6 +306,7 @@ class Journal:
                 snapshots=snapshots,
                 gaps=gaps,
                 watch=watch,
+                answers=answers,
                 release=release,
             )
             if await self._create(entry) is not None:
@@ -322,6 +325,7 @@ class Journal:
         snapshots: tuple[Snapshot, ...] = (),
         gaps: tuple[Gap, ...] = (),
         watch: Watch | None = None,
+        answers: tuple[Answer, ...] = (),
         release: bool = False,
     ) -> Entry:
         return Entry(
@@ -339,6 +343,7 @@ class Journal:
             snapshots=snapshots,
             gaps=gaps,
             watch=watch,
+            answers=answers,
             release=release,
         )
 

@@ -18,6 +18,7 @@ from engine.flow.chunk import SealedChunk, crc32_text
 from engine.flow.ledger import Ledger
 from engine.flow.reception import Reception
 from engine.journal.entry import (
+    Answer,
     Durable,
     Frontier,
     JournalState,
@@ -44,7 +45,7 @@ _COLUMN_BYTES = 250
 
 @dataclass(frozen=True, slots=True)
 class EntryPlan:
-    """What an entry will say: chunks in the order of their plans, statements about snapshots.
+    """What an entry will say: chunks in the order of their plans, snapshots, answers to requests.
 
     `schemas` are the versions that both need.
     """
@@ -53,6 +54,7 @@ class EntryPlan:
     planned: tuple[Planned, ...]
     schemas: tuple[TableVersion, ...]
     snapshots: tuple[Snapshot, ...] = ()
+    answers: tuple[Answer, ...] = ()
 
 
 def _none_unfinished(_position: LogPosition, _seq: int) -> tuple[str, ...]:
@@ -228,8 +230,10 @@ class Draft:
             if version.number <= chunk.version
         )
 
-    def plan(self, snapshots: tuple[Snapshot, ...] = ()) -> EntryPlan:
-        """Everything that was added, and `snapshots`, with the versions that they need."""
+    def plan(
+        self, snapshots: tuple[Snapshot, ...] = (), answers: tuple[Answer, ...] = ()
+    ) -> EntryPlan:
+        """Everything that was added, with the versions that it needs, and the rest as given."""
         for snapshot in snapshots:
             if snapshot.state == "started":
                 table = snapshot.table_name
@@ -240,4 +244,4 @@ class Draft:
             for version in self._reception.provisional(table)
             if version.number <= newest
         )
-        return EntryPlan(tuple(self._chunks), tuple(self._planned), schemas, snapshots)
+        return EntryPlan(tuple(self._chunks), tuple(self._planned), schemas, snapshots, answers)

@@ -15,7 +15,8 @@ class Settings:
     `codec_version` says how lines are written (`engine.lines.writer`). `probe_interval` is how
     often an idle writer looks whether it was superseded. `idle_interval` is how often an idle
     source's position becomes durable. `standby_interval` is how often a standby tries for the
-    lease. `watch_interval` is how often what the source publishes is looked at. `check_name` names
+    lease. `watch_interval` is how often what the source publishes is looked at.
+    `requests_interval` is how often requests to this engine are looked for. `check_name` names
     the object that proves the right to write. It is another name for each way in which objects are
     made.
     """
@@ -35,3 +36,4 @@ class Settings:
     idle_interval: float = 30.0
     check_name: str = "write"
     watch_interval: float = 60.0
+    requests_interval: float = 10.0

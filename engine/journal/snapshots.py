@@ -397,7 +397,7 @@ class SnapshotRegister:
         self._open = {
             table: known
             for table, known in self._open.items()
-            if not self._is_finished(known, durable, seq)
+            if table in self._pending or not self._is_finished(known, durable, seq)
         }
 
     def _is_finished(self, known: _Open, durable: LogPosition, seq: int) -> bool:

@@ -67,6 +67,7 @@ class Streaming:
         self._patience = parts.visibility.patience
         self._snapshots = parts.snapshots
         self._completer = parts.completer
+        self._requests = parts.requests
         self._committer = parts.committer
         self._group = group
         self._caught_up = caught_up
@@ -88,6 +89,7 @@ class Streaming:
         beside = [
             self._group.create_task(self._watch_standing()),
             self._group.create_task(self._watcher.run()),
+            self._group.create_task(self._requests.run()),
         ]
         if self._caught_up is not None:
             beside.append(self._group.create_task(self._ask_keepalives()))

@@ -26,6 +26,7 @@ from engine.journal.object_lists import ObjectLists
 from engine.journal.planner import Planner
 from engine.journal.publisher import Publisher
 from engine.journal.recovery import Recovery
+from engine.journal.requests import RequestRegister, RequestWatch, SnapshotDeeds
 from engine.journal.retry import Failure, Patience
 from engine.journal.schedule import AppendSchedule
 from engine.journal.schema_files import SchemaFiles
@@ -161,6 +162,7 @@ class StreamingParts:
     publisher: Publisher
     snapshots: SnapshotRegister
     completer: Completer
+    requests: RequestWatch
     committer: Committer
 
 
@@ -180,6 +182,19 @@ def streaming_parts(life: Life, database: str, group: asyncio.TaskGroup) -> Stre
         prefix=world.settings.prefix,
         group=group,
     )
+    requests = RequestRegister(
+        state=life.journal.state,
+        deeds=SnapshotDeeds(life.journal.state, flow.snapshots, world.configuration).by_kind,
+        clock=world.clock,
+        wake=flow.schedule.wake,
+    )
+    looking = RequestWatch(
+        store=world.store,
+        prefix=world.settings.prefix,
+        register=requests,
+        clock=world.clock,
+        interval=world.settings.requests_interval,
+    )
     layout = TableLayout(world.settings.prefix, database, world.configuration.layout)
     committer = Committer(
         journal=life.journal,
@@ -193,6 +208,7 @@ def streaming_parts(life: Life, database: str, group: asyncio.TaskGroup) -> Stre
         lanes=visibility.lanes,
         snapshots=flow.snapshots,
         completer=completer,
+        requests=requests,
         layout=layout,
         settings=world.settings,
         clock=world.clock,
@@ -200,7 +216,15 @@ def streaming_parts(life: Life, database: str, group: asyncio.TaskGroup) -> Stre
         acknowledge=reader.acknowledge,
     )
     return StreamingParts(
-        database, reader, flow, visibility, publisher, flow.snapshots, completer, committer
+        database,
+        reader,
+        flow,
+        visibility,
+        publisher,
+        flow.snapshots,
+        completer,
+        looking,
+        committer,
     )
 
 

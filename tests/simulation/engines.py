@@ -261,6 +261,7 @@ class EngineProcess:
             probe_interval=3,
             idle_interval=4,
             watch_interval=profile.watch_seconds,
+            requests_interval=2,
         )
 
     def ask_to_stop(self) -> None:

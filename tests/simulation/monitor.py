@@ -26,6 +26,7 @@ from engine.model.batch import Intake
 from engine.model.position import LogPosition
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
+from simulation.requests import RequestMonitor
 from simulation.snapshot_monitor import SnapshotMonitor, SnapshotReading, Stated
 from simulation.source import (
     HIDDEN,
@@ -83,6 +84,7 @@ class Reading:
     configurations: dict[int, RecordConfiguration] = field(default_factory=dict)
     versions: defaultdict[str, list[Version]] = field(default_factory=lambda: defaultdict(list))
     snapshots: SnapshotReading = field(default_factory=SnapshotReading)
+    answers: list[str] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
     vouched_snapshots: list[Stated] = field(default_factory=list)
 
@@ -112,6 +114,7 @@ class Reading:
             self.gaps[gap["number"]] = gap
         cancelled = {s["table"] for s in entry.get("snapshots", ()) if s["state"] == "cancelled"}
         self.declined |= {n for n, gap in self.gaps.items() if gap["table"] in cancelled}
+        self.answers += [answer["name"] for answer in entry.get("answers", ())]
         if "durable" in entry:
             self.watched = entry["durable"].get("watched", "")
             self.durable = entry["durable"]["position"]
@@ -166,6 +169,7 @@ class Reading:
             },
             "attempts": dict(sorted(self.snapshots.attempts.items())),
             "snapshot_position": self.snapshots.furthest,
+            "answers": sorted(self.answers),
         }
 
     def _needed_epochs(self) -> set[int]:
@@ -202,6 +206,7 @@ def summary_of_state(body: bytes) -> Json:
         },
         "attempts": dict(sorted(state["attempts"].items())),
         "snapshot_position": state["snapshot_position"],
+        "answers": sorted(state["answers"]),
     }
 
 
@@ -232,6 +237,7 @@ class Monitor:
         self.snapshot_versions: set[tuple[str, int]] = set()
         self.read: dict[Process, dict[str, str]] = {}
         self._snapshots = SnapshotMonitor(self.counts)
+        self.requests = RequestMonitor(self.counts)
         self._clock_us_max = clock_us_max
         self._trace = trace
         self._bucket: Bucket
@@ -363,6 +369,7 @@ class Monitor:
             self._check_plan(planned, frontier)
         for snapshot in entry.get("snapshots", ()):
             self._check_snapshot_version(snapshot)
+        self.requests.check(entry, self._bucket, self.journal.snapshots, self.journal.configuration)
         if "durable" in entry:
             self._check_durable(before)
             self._check_arrived(creator)

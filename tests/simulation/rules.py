@@ -1015,6 +1015,44 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     mutant(
+        "resync_under_way",
+        "7   a snapshot that is asked for again begins after it was asked for",
+        Edit(
+            "engine.journal.snapshots",
+            "        self._attempts.pop(table, None)\n        self._asked.add(table)\n",
+            "        if table in self._attempts:\n            return\n"
+            "        self._asked.add(table)\n",
+        ),
+    ),
+    mutant(
+        "answer_apart",
+        "7   what a request leads to is in the entry that answers it",
+        Edit(
+            "engine.journal.committer",
+            "return draft.plan(self._snapshots.pending, self._requests.pending)",
+            "answers = self._requests.pending\n"
+            "        return draft.plan(() if answers else self._snapshots.pending, answers)",
+        ),
+    ),
+    mutant(
+        "request_twice",
+        "7   a request that the journal answers is not done again",
+        Edit(
+            "engine.journal.requests",
+            "return name not in self._pending and not self._state.is_answered(name)",
+            "return name not in self._pending",
+        ),
+    ),
+    mutant(
+        "request_start",
+        "7   no attempt begins before the entry says that it is asked for",
+        Edit(
+            "engine.journal.snapshots",
+            " or table in self._attempts or table in self._asked:",
+            " or table in self._attempts:",
+        ),
+    ),
+    mutant(
         "cancelled_unfinished",
         "7   a table whose first snapshot is cancelled stays unfinished",
         Edit(

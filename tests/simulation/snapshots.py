@@ -93,18 +93,14 @@ class Coordinator:
                 await asyncio.sleep(rnd.uniform(0.2, 2))
 
     async def _ask(self, register: SnapshotRegister) -> None:
-        """Ask for snapshots again, and cancel some, for as long as there is trouble."""
+        """Ask for snapshots again, as where a gap was found, for as long as there is trouble."""
         rnd, counts = self._asking, self._world.counts
         while True:
             await asyncio.sleep(rnd.uniform(0.1, 8))
             table = rnd.choice(TABLES)
-            if self._world.is_calm or not self._configuration.captures(table):
-                continue
-            if rnd.random() < 0.5:
+            if not self._world.is_calm and self._configuration.captures(table):
                 register.resync(table)
                 counts["snapshots asked for again"] += 1
-            elif register.cancel(table):
-                counts["snapshots cancelled"] += 1
 
     async def _attempt(self, register: SnapshotRegister, table: TableName) -> None:
         server, rnd = self._world.server, self._rnd

@@ -35,6 +35,7 @@ from engine.model.schema import TableName
 from simulation.engines import EngineProcess, draw_profile
 from simulation.lock_server import LockServer
 from simulation.monitor import Monitor
+from simulation.requests import Operator
 from simulation.source import TABLES, Change, Server
 from simulation.store import Bucket, StoredObject, Upload, kind_of
 from simulation.violation import Violation
@@ -200,6 +201,7 @@ class World:
                 group.create_task(self._commit_for_ever())
                 group.create_task(self._hurt_for_ever())
                 group.create_task(self._revive_for_ever())
+                group.create_task(self._ask_for_ever())
         await self._settle()
 
     def _set_weather(self, trouble: float) -> None:
@@ -236,6 +238,13 @@ class World:
             if not self._living():
                 self._rule()
                 self.spawn()
+
+    async def _ask_for_ever(self) -> None:
+        """Somebody asks whoever runs for something."""
+        operator = Operator(self.bucket, self.now_us, self.seed)
+        while True:
+            await asyncio.sleep(operator.rnd.expovariate(1 / 4))
+            operator.ask()
 
     async def _settle(self) -> None:
         """No more faults: everything has to become quiet, and right."""
@@ -298,8 +307,9 @@ class World:
         journal, server = self.monitor.journal, self.server
         if self.monitor.is_doomed:
             return "the journal goes past a fork"
-        if self.bucket.requests:
-            return "requests under way"
+        waiting = self.monitor.requests.waiting(self.bucket)
+        if self.bucket.requests or waiting:
+            return f"requests under way, or without an answer: {waiting}"
         if journal.durable != server.place(server.wal):
             return f"durable {journal.durable} of {server.place(server.wal)}"
         if server.is_confirming and server.confirmed != server.wal:

@@ -43,6 +43,7 @@ from engine.reader.verify.key_set import KeySet
 from engine.reader.verify.naming import Naming
 from engine.reader.verify.object_audit import NamedObject
 from engine.reader.verify.problem import Code, Problem
+from engine.reader.verify.request_audit import twice_answered, undone
 from engine.reader.verify.snapshot_audit import (
     Lists,
     SnapshotAudit,
@@ -169,8 +170,13 @@ class JournalAudit:
         self._judge_source(key, entry)
         self._judge_versions(key, entry)
         self._judge_gaps(key, entry)
+        if self._is_whole:
+            for text in twice_answered(entry, self.state):
+                self._note(Code.REQUEST_WRONG, key, text)
         self._snapshots.judge(key, entry, self.state, is_whole=self._is_whole)
         self._absorb(seq, entry, content)
+        for text in undone(entry, self.state):
+            self._note(Code.REQUEST_WRONG, key, text)
         self._judge_durable(key, seq, entry)
         self._take_names(seq, entry)
         snapshots = self._snapshots.absorbed(key, entry, self.state, lists)

@@ -37,6 +37,7 @@ class Code(StrEnum):
     RESTATEMENT_DIFFERS = "restatement_differs"
     RESTATED_LATE = "restated_late"
     GAP_WRONG = "gap_wrong"
+    REQUEST_WRONG = "request_wrong"
     SNAPSHOT_ORDER = "snapshot_order"
     SNAPSHOT_ATTEMPT = "snapshot_attempt"
     SNAPSHOT_DIFFERS = "snapshot_differs"
@@ -136,6 +137,7 @@ REMEDIES: Final[Mapping[Code, str]] = {
             Code.RESTATEMENT_DIFFERS,
             Code.RESTATED_LATE,
             Code.GAP_WRONG,
+            Code.REQUEST_WRONG,
             Code.SNAPSHOT_ORDER,
             Code.SNAPSHOT_ATTEMPT,
             Code.SNAPSHOT_DIFFERS,

@@ -1,0 +1,45 @@
+"""Answers to requests: each is given once, beside what the request led to. Pure.
+
+The requests' own objects are not judged: whoever may write to the bucket may create any.
+"""
+
+from collections.abc import Iterator
+
+from engine.journal.entry import Entry, JournalState
+
+
+def twice_answered(entry: Entry, state: JournalState) -> Iterator[str]:
+    """The answers of `entry` that are not the first; `state` folds the entries before it."""
+    here: set[str] = set()
+    for answer in entry.answers:
+        if answer.name in here or state.is_answered(answer.name):
+            yield f"request {answer.name} was answered before"
+        here.add(answer.name)
+
+
+def undone(entry: Entry, state: JournalState) -> Iterator[str]:
+    """The tables of which `entry` says that something asked was done, and which show nothing of it.
+
+    `state` folds `entry` in. Of several requests about a table the last one counts. The engine may
+    want a snapshot again by itself, right after it was cancelled.
+    """
+    asked = {
+        table: answer
+        for answer in entry.answers
+        if answer.outcome == "done"
+        for table in answer.tables
+    }
+    for table, answer in asked.items():
+        stated = state.snapshots.get(table)
+        newest = stated.snapshot.state if stated is not None else "none"
+        is_stated_here = stated is not None and stated.seq == entry.seq
+        match answer.kind:
+            case "resync":
+                is_done = newest == "wanted" or (newest == "started" and is_stated_here)
+            case "cancel":
+                is_again = newest == "wanted" and is_stated_here
+                is_done = newest not in {"wanted", "started", "void"} or is_again
+            case _:
+                is_done = True  # A kind of a later release.
+        if not is_done:
+            yield f"request {answer.name}, {answer.kind}: the snapshot of {table} is {newest}"
