@@ -12,9 +12,10 @@ from structlog.testing import capture_logs
 from databases import Database, fresh_database
 from engine.model.errors import SourceUnavailable
 from engine.model.record import RecordConfiguration
-from engine.model.schema import Relation, TableVersion
+from engine.model.schema import Relation, TableName, TableVersion
 from engine.operate.alarms import Alarm, Alarms
 from engine.servers.servers import FAST_SETTINGS, EmbeddedPostgres, EmbeddedS3
+from engine.sources.postgres.held import PostgresSnapshots
 from engine.sources.postgres.source import PostgresSource
 from faults.rig import rigged
 from load_tests.engine_process import EngineProcess, until
@@ -231,3 +232,24 @@ async def test_a_slot_that_is_being_made_is_not_held_by_a_standby(patient: Datab
 
 def take_all(relation: Relation, position: object) -> TableVersion:
     return TableVersion(1, None, "", relation)
+
+
+async def test_a_snapshot_says_for_whom_it_waits_and_lets_go_when_it_is_given_up(
+    patient: Database,
+) -> None:
+    alarms = Alarms(lambda: 0)
+    snapshots = PostgresSnapshots(dsn=patient.dsn, configuration=CONFIGURATION, alarms=alarms)
+
+    async def hold() -> None:
+        async with snapshots.hold([TableName("public", "a")]):
+            pytest.fail("it did not wait")
+
+    async with asyncio.TaskGroup() as group:
+        with open_transaction(patient) as pid:
+            holding = group.create_task(hold())
+            alarm = await alarmed(alarms)
+            holding.cancel()
+            await asyncio.wait([holding])
+
+    assert f"a transaction of process {pid}" in alarm.text
+    assert not list(alarms.standing())
