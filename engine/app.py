@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -31,6 +32,7 @@ from engine.journal.settings import Settings
 from engine.kinds import hash_key, measures_of, record_configuration, s3_settings
 from engine.lines.writer import CODEC_VERSION
 from engine.model.interfaces import ObjectStore, Publishing, Source
+from engine.model.position import LOG_BEGIN, LogPosition
 from engine.model.snapshot_source import SnapshotSource
 from engine.operate import logs
 from engine.operate.alarms import Alarms
@@ -67,13 +69,15 @@ async def run(
     *,
     stop: StopSignal,
     until_caught_up: bool = False,
+    accept_gap: LogPosition = LOG_BEGIN,
     on_start: Callable[[StatusProvider], None] | None = None,
     source: Source | None = None,
 ) -> None:
     """Run one pipeline until `stop` is requested or, with `until_caught_up`, everything is durable.
 
     `on_start` is given the status provider before anything is connected. `source` stands in for the
-    one that the configuration names. Raises the TailraceError that ended it. Cancellation ends the
+    one that the configuration names. `accept_gap` names a loss that is accepted, by the place that
+    was durable before it. Raises the TailraceError that ended it. Cancellation ends the
     pipeline at once, as a kill would: what was read and is not planned is forgotten, and the next
     engine reads it again.
     """
@@ -91,7 +95,10 @@ async def run(
             source=source or _source(configuration, alarms),
             store=store,
             clock=wall_clock,
-            settings=pipeline_settings(configuration, is_until_caught_up=until_caught_up),
+            settings=replace(
+                pipeline_settings(configuration, is_until_caught_up=until_caught_up),
+                accept_gap=accept_gap,
+            ),
             configuration=record_configuration(configuration),
             writer=writer,
             metrics=metrics,

@@ -4,6 +4,8 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from engine.model.batch import Intake
 from engine.model.history import Landmark
 from engine.model.interfaces import (
@@ -57,12 +59,19 @@ class StillSource:
         self.fork_at = LOG_BEGIN
         self.starts: list[LogPoint | None] = []
         self.left_count = 0
+        self.renewed_count = 0
 
     async def identify(self) -> SourceIdentity:
         return self.known
 
     async def prepare(self, *, is_first: bool) -> None:
         """Nothing is needed."""
+
+    def adopt(self, generation: int) -> None:
+        self.known = msgspec.structs.replace(self.known, generation=generation)
+
+    async def renew(self) -> None:
+        self.renewed_count += 1
 
     def trials(self, *, is_first: bool) -> Mapping[str, Trial]:
         return {}

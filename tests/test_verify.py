@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from damages import Damage, Damages
-from engine.journal.entry import Durable, Entry, Gap, JournalState, encode_state
+from engine.journal.entry import Accepting, Durable, Entry, Gap, JournalState, encode_state
 from engine.model.errors import DestinationRefused, DestinationUnavailable
 from engine.model.interfaces import ListedObject, ObjectHead
 from engine.model.layout import journal_folder, journal_key, own_folder, state_key
@@ -581,6 +581,16 @@ def a_gap_skips_a_number(bucket: SmallBucket) -> None:
 def a_gap_is_stated_again_for_another_table(bucket: SmallBucket) -> None:
     edit_entry(bucket, 5, gaps=(GAP,))
     edit_entry(bucket, 6, gaps=(msgspec.structs.replace(GAP, table=str(ODD)),))
+
+
+@damage({Code.ACCEPTED_WRONG})
+def a_loss_is_accepted_that_nobody_named(bucket: SmallBucket) -> None:
+    edit_entry(bucket, 6, gaps=(GAP,), accepted=True)
+
+
+@damage({Code.ACCEPTED_WRONG})
+def a_loss_is_being_accepted_beside_no_open(bucket: SmallBucket) -> None:
+    edit_entry(bucket, 6, accepting=Accepting(LogPosition("0001.A"), "keeper", "it is gone"))
 
 
 @damage({Code.OBJECT_MISSING})

@@ -2,6 +2,7 @@
 
 import gc
 import os
+from functools import partial
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -10,6 +11,8 @@ from engine.cli.options import ConfigFile, same_file
 from engine.cli.output import say_last
 from engine.cli.startup import lean_imports
 from engine.config import load
+from engine.model.errors import ConfigurationError
+from engine.model.position import LogPosition, require_log_position
 
 UntilCaughtUp = Annotated[
     bool,
@@ -23,7 +26,24 @@ UntilCaughtUp = Annotated[
 ]
 
 
-def run(*, config: ConfigFile = None, until_caught_up: UntilCaughtUp = False) -> int:
+AcceptGap = Annotated[
+    str,
+    Parameter(
+        name="--accept-gap",
+        show_default=False,
+        help="Accept that the changes behind this position are lost, and go on with a gap: the one "
+        "that the error or `tailrace check` names. It accepts no other loss, and the same one "
+        "once.",
+    ),
+]
+
+
+def run(
+    *,
+    config: ConfigFile = None,
+    until_caught_up: UntilCaughtUp = False,
+    accept_gap: AcceptGap = "",
+) -> int:
     """Stream changes until told to stop.
 
     SIGTERM, SIGINT and SIGHUP publish what is held and end the process inside
@@ -34,12 +54,28 @@ def run(*, config: ConfigFile = None, until_caught_up: UntilCaughtUp = False) ->
     # 120,000 objects that stay, and 3,000 that do not. Looking for those again and again takes 0.2
     # s of 0.65 s CPU.
     gc.disable()
+    place = _place(accept_gap)
     loaded = load(config, os.environ)
     # The drivers are loaded only now. So a wrong configuration is told in a tenth of the time that
     # they take.
     with lean_imports():
+        from engine import app  # noqa: PLC0415
         from engine.cli.process import run_engine  # noqa: PLC0415
 
-    code = run_engine(loaded.configuration, until_caught_up=until_caught_up)
+    engine = partial(app.run, accept_gap=place)
+    code = run_engine(loaded.configuration, until_caught_up=until_caught_up, engine=engine)
     say_last(f"tailrace verify{same_file(config)}")
     return code
+
+
+def _place(text: str) -> LogPosition:
+    """The position as it was given. Raises ConfigurationError where it is none."""
+    if text:
+        try:
+            require_log_position(text)
+        except ValueError as error:
+            raise ConfigurationError(
+                f"--accept-gap: {error}",
+                hint="It is the position that the error names, like 0001.00000000134EBCB0.",
+            ) from error
+    return LogPosition(text)

@@ -321,6 +321,12 @@ class ChunkBuilder:
         self._pieces_bytes = 0
 
 
+def empty_body(compression: Compression) -> bytes:
+    """A whole compressed stream with no line in it."""
+    compressor = _new_compressor(compression)
+    return compressor.header + compressor.end(0, 0)
+
+
 def is_large(batch: Batch, compression: Compression) -> bool:
     """Whether `compressed_apart` is to be called for it. What zstd makes has no pieces."""
     return len(batch.lines) >= LARGE_BYTES and compression == "gzip"

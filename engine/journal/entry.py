@@ -17,7 +17,7 @@ import msgspec
 from isal import igzip
 
 from engine.model.commit_time import within_reason
-from engine.model.errors import JournalError, NewerFormat
+from engine.model.errors import JournalError, LossKind, NewerFormat
 from engine.model.history import Landmark, newest
 from engine.model.interfaces import SourceIdentity
 from engine.model.log_point import LogPoint
@@ -55,7 +55,7 @@ class Planned(msgspec.Struct, frozen=True):
 
     `raw_bytes` and `raw_crc32` (hexadecimal) are those of the uncompressed lines. `hour` is the
     one in the key. A plan may be stated again with another codec version: same key, positions and
-    rows.
+    rows. While a loss is being accepted it may be stated as void: with no rows.
     """
 
     table: str
@@ -75,6 +75,11 @@ class Planned(msgspec.Struct, frozen=True):
     def table_name(self) -> TableName:
         """The table, parsed."""
         return TableName.parse(self.table)
+
+    @property
+    def is_void(self) -> bool:
+        """Whether it says that nothing is in the object: the log had lost its rows."""
+        return not self.rows
 
 
 class Durable(msgspec.Struct, frozen=True):
@@ -251,10 +256,28 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     text: str = ""
 
 
+class Accepting(msgspec.Struct, frozen=True):
+    """An operator accepts a loss: of what follows `lost`, which is E, changes are missing.
+
+    It stands beside an `open`, and holds until an entry is `accepted`: the log is read anew from
+    the place that this entry makes durable. `text` says what happened.
+    """
+
+    lost: LogPosition
+    loss: LossKind
+    text: str
+
+    @property
+    def is_anew(self) -> bool:
+        """Whether what keeps the log has to be made anew."""
+        return self.loss != "moved"
+
+
 class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One entry. `previous_sha256` is the hash of the previous entry's bytes, empty for entry 0.
 
-    `landmark` is the newest commit of which rows are planned.
+    `landmark` is the newest commit of which rows are planned. `accepted`: a loss that was being
+    accepted is so now; `gaps` and `durable` say what is missing and where it goes on.
     """
 
     format: int
@@ -272,6 +295,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     gaps: tuple[Gap, ...] = ()
     watch: Watch | None = None
     answers: tuple[Answer, ...] = ()
+    accepting: Accepting | None = None
+    accepted: bool = False
     release: bool = False
 
     @property
@@ -286,6 +311,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             "gaps": bool(self.gaps),
             "watch": self.watch is not None,
             "answers": bool(self.answers),
+            "accepting": self.accepting is not None,
+            "accepted": self.accepted,
             "release": self.release,
         }
         return tuple(kind for kind, is_there in present.items() if is_there)
@@ -341,6 +368,8 @@ class JournalState(msgspec.Struct):
     commits before `snapshot_position` wrote may be in the bucket as a snapshot's. `answers` has the
     newest answered requests by name. Requests up to `answers_through` are over: they were answered
     and forgotten, or came too late.
+    commits before `snapshot_position` wrote may be in the bucket as a snapshot's. `accepting` is a
+    loss that is being accepted: whoever opens the journal goes on with it.
     """
 
     format: int = FORMAT
@@ -362,6 +391,7 @@ class JournalState(msgspec.Struct):
     watch: Watch | None = None
     answers: dict[str, Answer] = {}
     answers_through: str = ""
+    accepting: Accepting | None = None
     released: bool = False
 
     @property
@@ -421,6 +451,12 @@ class JournalState(msgspec.Struct):
             if stated.snapshot.state == "whole" and not stated.is_visible
         )
 
+    def known(self, configuration: RecordConfiguration) -> tuple[str, ...]:
+        """The tables that it speaks of and that `configuration` captures, by name."""
+        looked = self.watch.tables if self.watch is not None else {}
+        names = self.frontiers.keys() | self.attempts.keys() | self.versions.keys() | looked.keys()
+        return tuple(sorted(n for n in names if configuration.captures(TableName.parse(n))))
+
     def versions_of(self, table: TableName) -> tuple[TableVersion, ...]:
         """The journalled versions of `table`."""
         return self.versions.get(str(table), ())
@@ -436,12 +472,7 @@ class JournalState(msgspec.Struct):
                 hint="Somebody changed or removed objects under _tailrace/journal/.",
             )
         if entry.open is not None:
-            self.epoch = entry.epoch
-            self.writer = entry.writer
-            self.source = entry.open.source
-            self.configurations[entry.epoch] = entry.open.configuration
-            self._forget_snapshots(entry.open.configuration)
-            self._want_snapshots(entry)
+            self._absorb_open(entry, entry.open)
         for version in entry.schemas:
             table = str(version.relation.table)
             self.versions[table] = (*self.versions.get(table, ()), version)
@@ -454,6 +485,7 @@ class JournalState(msgspec.Struct):
         if entry.watch is not None:
             self.watch = entry.watch.folded(self.watch)
         self._absorb_answers(entry.answers)
+        self._absorb_acceptance(entry)
         self.landmark = newest(self.landmark, entry.landmark)
         if entry.durable is not None:
             self.durable = entry.durable
@@ -470,6 +502,16 @@ class JournalState(msgspec.Struct):
             oldest = min(self.answers)
             del self.answers[oldest]
             self.answers_through = max(self.answers_through, oldest)
+
+    def _absorb_open(self, entry: Entry, opened: Open) -> None:
+        self.epoch = entry.epoch
+        self.writer = entry.writer
+        self.source = opened.source
+        self.configurations[entry.epoch] = opened.configuration
+        self._forget_snapshots(opened.configuration)
+        self._want_snapshots(entry)
+        # One that is being accepted goes on until it is accepted.
+        self.accepting = entry.accepting or self.accepting
 
     def _absorb_plan(self, statement: Statement) -> None:
         planned = statement.planned
@@ -516,6 +558,21 @@ class JournalState(msgspec.Struct):
             if table not in self.snapshots and configuration.captures(TableName.parse(table)):
                 wanted = Snapshot(table, "wanted")
                 self._absorb_snapshot(StatedSnapshot(wanted, entry.epoch, entry.seq))
+
+    def _absorb_acceptance(self, entry: Entry) -> None:
+        """A loss that is accepted wants a snapshot of every known table, also where there was one.
+
+        Rows that were deleted in the gap must not live on. Where no snapshots are taken, earlier
+        ones are forgotten: an epoch that takes them begins with every table.
+        """
+        if not entry.accepted:
+            return
+        self.accepting = None
+        configuration = self.configurations[self.epoch]
+        self.snapshots = {}
+        for table in self.known(configuration) if configuration.snapshot != "never" else ():
+            wanted = Snapshot(table, "wanted")
+            self._absorb_snapshot(StatedSnapshot(wanted, entry.epoch, entry.seq))
 
     def _finish_snapshots(self, durable_seq: int) -> None:
         for table, stated in self.snapshots.items():

@@ -28,6 +28,9 @@ LEFT_OUT_ROWS_MAX: Final = 10_000
 """Rows of one table that may be left out. More would be no exceptions any more, and the journal's
 state has to hold each of them."""
 
+LOST: Final = "position-lost"
+"""The reason of the gaps of an accepted loss."""
+
 PUBLISHED_AFTER_ALL: Final = "the row was read again under other limits and is published"
 
 GAPS_APART_MAX: Final = 16

@@ -20,6 +20,7 @@ import structlog
 from engine.journal.entry import (
     FORMAT,
     Answer,
+    Accepting,
     Durable,
     Entry,
     Gap,
@@ -234,15 +235,26 @@ class Journal:
         self.state.absorb(entry, content)
         return entry
 
-    def refuse_foreign(self, source: SourceIdentity) -> None:
-        """Raise ForeignPrefix when the journal belongs to another source than `source`."""
+    def refuse_foreign(self, source: SourceIdentity, *, may_be_elsewhere: bool = False) -> None:
+        """Raise ForeignPrefix when the journal belongs to another source than `source`.
+
+        `may_be_elsewhere`: it may have other facts, if type, database and lease are the same.
+        """
         known = self.state.source
         if known is None or known.whose == source.whose:
+            return
+        is_elsewhere = (known.type, known.database, known.lease) == (
+            source.type,
+            source.database,
+            source.lease,
+        )
+        if is_elsewhere and may_be_elsewhere:
             return
         raise ForeignPrefix(
             f"the prefix {self.prefix!r} belongs to another source: its journal has "
             f"{_listed(known.whose)}; this is {_listed(source.whose)}",
             hint="Give every pipeline a prefix of its own.",
+            is_elsewhere=is_elsewhere,
         )
 
     # --- writing
@@ -251,12 +263,14 @@ class Journal:
         self,
         source: SourceIdentity,
         configuration: RecordConfiguration,
-        first: Durable,
+        first: Durable | None,
         check: Callable[[], None] = lambda: None,
+        accepting: Accepting | None = None,
     ) -> None:
         """Take over: append `open`, the next epoch, absorbing what the predecessor still writes.
 
-        `first` becomes durable when the journal is empty. `check` raises when `state` must not be
+        `first` becomes durable when the journal is empty. `accepting` is a loss that is accepted
+        with this `open`. `check` raises when `state` must not be
         taken over; it is asked again after each entry that was absorbed. Raises Superseded when
         another writer opened first. Cancellation leaves the append in doubt: the journal must then
         be loaded anew.
@@ -269,6 +283,7 @@ class Journal:
                     epoch,
                     open=Open(source, configuration),
                     durable=first if self.state.seq < 0 else None,
+                    accepting=accepting,
                 )
                 winner = await self._create(entry)
                 if winner is None:
@@ -289,6 +304,7 @@ class Journal:
         gaps: tuple[Gap, ...] = (),
         watch: Watch | None = None,
         answers: tuple[Answer, ...] = (),
+        accepted: bool = False,
         release: bool = False,
     ) -> int:
         """Append one entry and return its number. Raises Superseded.
@@ -307,6 +323,7 @@ class Journal:
                 gaps=gaps,
                 watch=watch,
                 answers=answers,
+                accepted=accepted,
                 release=release,
             )
             if await self._create(entry) is not None:
@@ -326,6 +343,8 @@ class Journal:
         gaps: tuple[Gap, ...] = (),
         watch: Watch | None = None,
         answers: tuple[Answer, ...] = (),
+        accepting: Accepting | None = None,
+        accepted: bool = False,
         release: bool = False,
     ) -> Entry:
         return Entry(
@@ -344,6 +363,8 @@ class Journal:
             gaps=gaps,
             watch=watch,
             answers=answers,
+            accepting=accepting,
+            accepted=accepted,
             release=release,
         )
 

@@ -13,13 +13,14 @@ Invariant: a stream that leaves this module is compared and acknowledges E, neve
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
 
+from engine.journal.entry import Accepting
 from engine.journal.journal import Journal
 from engine.journal.recurrence import Recurrence
 from engine.model.errors import (
@@ -48,6 +49,8 @@ _LOGGED_EVERY = 24
 FAILING: Final = "source-failing"
 """The alarm while the source fails with the same error at the same position."""
 
+_Connected = TypeVar("_Connected")
+
 _log = structlog.get_logger(__name__)
 
 
@@ -56,11 +59,12 @@ class Taken:
     """The lease, held for the first time: the stream, how the source stands, and whose it is.
 
     `fork` is where the source left the journal's branch of history; None where it did not. `seq` is
-    the last entry that was known when the stream began.
+    the last entry that was known when the stream began. There is no stream, and nobody stands
+    anywhere, where a loss is being accepted and the source has nothing to read from.
     """
 
-    stream: ChangeStream
-    standing: Standing
+    stream: ChangeStream | None
+    standing: Standing | None
     identity: SourceIdentity
     fork: LogPosition | None
     seq: int
@@ -89,6 +93,13 @@ class Lease:
         self._failure_count = 0
         self._is_standing_by = False
         self.failure: SourceError | None = None
+        # What an operator accepts at this start, until the journal says so.
+        self.accepting: Accepting | None = None
+
+    @property
+    def _loss(self) -> Accepting | None:
+        """The loss that is being accepted, by this start or by an earlier one."""
+        return self.accepting or self._journal.state.accepting
 
     @property
     def is_failing(self) -> bool:
@@ -148,15 +159,12 @@ class Lease:
             attempt = AsyncExitStack()
             try:
                 identity = await self.identify()
-                start = self._journal.state.durable_point
                 seq = self._journal.state.seq
-                landmark = self._landmark(configuration, None)
-                stream = await attempt.enter_async_context(
-                    self._source.stream(start, configuration, decide, landmark=landmark)
-                )
-                standing = await stream.standing()
+                stream, standing = await self._first(attempt, configuration, decide)
                 fork = await self._fork_of_same(identity)
             except LeaseHeld as held:
+                # Whoever reads has lost nothing, or accepts it himself.
+                self.accepting = None
                 await self._stand_by(held)
             except SourceUnavailable as error:
                 await attempt.aclose()
@@ -170,6 +178,23 @@ class Lease:
                 self._held()
                 stack.push_async_exit(attempt)
                 return Taken(stream, standing, identity, fork, seq)
+
+    async def _first(
+        self, attempt: AsyncExitStack, configuration: RecordConfiguration, decide: Decide
+    ) -> tuple[ChangeStream | None, Standing | None]:
+        loss = self._loss
+        # Where a loss is being accepted, the source alone knows where it can be read from.
+        start = self._journal.state.durable_point if loss is None else None
+        landmark = self._landmark(configuration, None) if loss is None else None
+        try:
+            stream = await attempt.enter_async_context(
+                self._source.stream(start, configuration, decide, landmark=landmark)
+            )
+            return stream, await stream.standing()
+        except PositionLost:
+            if loss is None or not loss.is_anew:
+                raise
+            return None, None
 
     def _not_taken(self, error: SourceUnavailable) -> None:
         # A standby that does not reach the source could not take over: it is not a healthy one.
@@ -203,6 +228,52 @@ class Lease:
         compared, is entered into `stack`. Raises Superseded, PositionLost, SourceChanged.
         Cancellation leaves no stream open, and `stack` as it was.
         """
+
+        async def connect(attempt: AsyncExitStack) -> ChangeStream:
+            stream = await attempt.enter_async_context(
+                self._source.stream(
+                    self._journal.state.durable_point,
+                    configuration,
+                    decide,
+                    landmark=self._landmark(configuration, received),
+                    single_rows=single_rows,
+                )
+            )
+            await self._refuse_other_branch()
+            await self.compare(stream)
+            return stream
+
+        return await self._again(stack, connect)
+
+    async def retake_anew(
+        self, stack: AsyncExitStack, configuration: RecordConfiguration, decide: Decide
+    ) -> tuple[ChangeStream, LogPoint]:
+        """Hold the lease where a loss is being accepted: the stream, and where the log begins anew.
+
+        The journal has to be ours: what keeps the log is made anew first, if it has to be. Nothing
+        is acknowledged. Raises Superseded, PositionLost, SourceChanged. Cancellation leaves no
+        stream open and `stack` as it was; what keeps the log may be new, or missing.
+        """
+        loss = self._journal.state.accepting
+        assert loss is not None, "a loss is being accepted"
+        is_kept = not loss.is_anew
+
+        async def connect(attempt: AsyncExitStack) -> tuple[ChangeStream, LogPoint]:
+            nonlocal is_kept
+            await self._refuse_other_branch()
+            if not is_kept:
+                await self._source.renew()
+                is_kept = True
+            stream = await attempt.enter_async_context(
+                self._source.stream(None, configuration, decide)
+            )
+            return stream, (await stream.standing()).confirmed
+
+        return await self._again(stack, connect)
+
+    async def _again(
+        self, stack: AsyncExitStack, connect: Callable[[AsyncExitStack], Awaitable[_Connected]]
+    ) -> _Connected:
         wait = _RETRY_SECONDS_FIRST
         await asyncio.sleep(self._recurrence.pause_seconds)
         while True:
@@ -210,17 +281,7 @@ class Lease:
             await self._journal.quiet()
             attempt = AsyncExitStack()
             try:
-                stream = await attempt.enter_async_context(
-                    self._source.stream(
-                        self._journal.state.durable_point,
-                        configuration,
-                        decide,
-                        landmark=self._landmark(configuration, received),
-                        single_rows=single_rows,
-                    )
-                )
-                await self._refuse_other_branch()
-                await self.compare(stream)
+                connected = await connect(attempt)
             except (LeaseHeld, SourceUnavailable) as error:
                 await attempt.aclose()
                 await self._refuse_superseded()
@@ -234,7 +295,7 @@ class Lease:
             else:
                 self._held()
                 stack.push_async_exit(attempt)
-                return stream
+                return connected
 
     def _not_retaken(self, error: LeaseHeld | SourceUnavailable) -> None:
         self.failure = error
@@ -276,6 +337,7 @@ class Lease:
                 f"the source was confirmed up to {standing.confirmed.resume}, the journal "
                 f"is durable only up to {durable.resume}: what lies between is lost",
                 hint=f"Somebody moved or re-made {self._source.keeper}. Start a new prefix.",
+                loss="moved",
             )
         if durable.position > standing.end.position:
             raise PositionLost(
@@ -288,17 +350,30 @@ class Lease:
     async def identify(self) -> SourceIdentity:
         """Who answers now. Raises ForeignPrefix; PositionLost where its history lost changes.
 
-        Cancellation changes nothing.
+        Where an operator accepts a loss, neither history nor server is compared. Cancellation
+        changes nothing.
         """
+        self._adopt_generation()
         identity = await self._source.identify()
-        self._journal.refuse_foreign(identity)
+        self._journal.refuse_foreign(identity, may_be_elsewhere=self.accepting is not None)
+        if self.accepting is not None:
+            return identity
         self.refuse_fork(await self._fork(identity))
         return identity
+
+    def _adopt_generation(self) -> None:
+        """The source's positions belong to the journal's generation, or begin a new one."""
+        known = self._journal.state.source
+        if known is not None:
+            is_new = self.accepting is not None and self.accepting.loss == "history"
+            self._source.adopt(known.generation + is_new)
 
     async def _fork_of_same(self, identity: SourceIdentity) -> LogPosition | None:
         # A failover since then: the stream may still hold what the new server lacks.
         if await self.identify() != identity:
             raise SourceUnavailable("the source failed over while it was connected to")
+        if self.accepting is not None:
+            return None
         return await self._fork(identity)
 
     async def _fork(self, identity: SourceIdentity) -> LogPosition | None:

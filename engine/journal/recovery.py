@@ -17,7 +17,13 @@ from contextlib import AsyncExitStack
 import msgspec
 import structlog
 
-from engine.flow.chunk import PIECE_BYTES_MAX, ChunkBuilder, SealedChunk, crc32_text
+from engine.flow.chunk import (
+    PIECE_BYTES_MAX,
+    ChunkBuilder,
+    SealedChunk,
+    crc32_text,
+    empty_body,
+)
 from engine.journal.entry import Planned, Statement
 from engine.journal.journal import Journal
 from engine.journal.lanes import Lanes
@@ -99,6 +105,37 @@ class Recovery:
             await self._publish(chosen, chunks, configuration)
             missing = missing[len(chosen) :]
 
+    async def void(self, missing: list[Plan], now_us: int) -> None:
+        """Make each of `missing` visible with no row in it: the log does not have them any more.
+
+        It is stated before. An object that is there by now is as one of its plan's statements says.
+        Raises Superseded, JournalError. Cancellation leaves some of them visible, and some to
+        whoever goes on.
+        """
+        voided = [self._void_statement(plan) for plan in missing]
+        stated = tuple(planned for planned, is_new in voided if is_new)
+        await self._restate(stated)
+        for plan, (planned, _) in zip(missing, voided, strict=True):
+            configuration = self._configuration_of(plan)
+            body = empty_body(configuration.compression)
+            layout = self._layout(configuration)
+            self._publisher.publish(PlannedPut(planned, plan[0].seq, body, now_us, layout))
+        await self._lanes.idle()
+
+    def _void_statement(self, plan: Plan) -> tuple[Planned, bool]:
+        """The plan's statement of no rows, and whether it has to be journalled first."""
+        for statement in plan:
+            if statement.planned.is_void:
+                return statement.planned, False
+        return msgspec.structs.replace(
+            plan[0].planned,
+            rows=0,
+            ops={},
+            codec=self._settings.codec_version,
+            raw_bytes=0,
+            raw_crc32=crc32_text(0),
+        ), True
+
     def _configuration_of(self, plan: Plan) -> RecordConfiguration:
         return self._journal.state.configurations[plan[0].epoch]
 
@@ -144,20 +181,26 @@ class Recovery:
         chunks: Sequence[SealedChunk],
         configuration: RecordConfiguration,
     ) -> None:
-        source = self._journal.state.source
-        assert source is not None
-        layout = TableLayout(self._settings.prefix, source.database, configuration.layout)
+        layout = self._layout(configuration)
         statements = [
             self._statement(plan, chunk) for plan, chunk in zip(chosen, chunks, strict=True)
         ]
         restated = tuple(planned for planned, is_new in statements if is_new)
-        for begin in range(0, len(restated), _RESTATED_AN_ENTRY):
-            await self._journal.append(planned=restated[begin : begin + _RESTATED_AN_ENTRY])
+        await self._restate(restated)
         for plan, chunk, (planned, _) in zip(chosen, chunks, statements, strict=True):
             self._publisher.publish(
                 PlannedPut(planned, plan[0].seq, chunk.body.whole(), chunk.last_commit_us, layout)
             )
         await self._lanes.idle()
+
+    def _layout(self, configuration: RecordConfiguration) -> TableLayout:
+        source = self._journal.state.source
+        assert source is not None
+        return TableLayout(self._settings.prefix, source.database, configuration.layout)
+
+    async def _restate(self, restated: tuple[Planned, ...]) -> None:
+        for begin in range(0, len(restated), _RESTATED_AN_ENTRY):
+            await self._journal.append(planned=restated[begin : begin + _RESTATED_AN_ENTRY])
 
     def _statement(self, plan: Plan, chunk: SealedChunk) -> tuple[Planned, bool]:
         """The plan's statement for our codec, and whether it has to be journalled first."""

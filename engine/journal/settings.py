@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from engine.flow.chunk import ChunkLimits
+from engine.model.position import LOG_BEGIN, LogPosition
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,8 @@ class Settings:
     lease. `watch_interval` is how often what the source publishes is looked at.
     `requests_interval` is how often requests to this engine are looked for. `check_name` names
     the object that proves the right to write. It is another name for each way in which objects are
-    made.
+    made. `accept_gap` is the place that was durable when a loss happened which the operator
+    accepts; empty for none.
     """
 
     prefix: str
@@ -30,6 +32,7 @@ class Settings:
     append_interval: float
     drain_seconds: float
     is_until_caught_up: bool = False
+    accept_gap: LogPosition = LOG_BEGIN
     start_seconds_max: float = 30.0
     standby_interval: float = 2.0
     probe_interval: float = 10.0

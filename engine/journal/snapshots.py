@@ -274,6 +274,12 @@ class SnapshotRegister:
         )
 
     @property
+    def generation(self) -> int:
+        """The one that the journal is in."""
+        source = self._state.source
+        return source.generation if source is not None else 1
+
+    @property
     def unfinished_count(self) -> int:
         """How many tables are waiting for a snapshot, or have one under way."""
         return sum(

@@ -28,7 +28,7 @@ secrets.
 """
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 
 class TailraceError(Exception):
@@ -128,8 +128,23 @@ class SourceChanged(SourceError):
     exit_code = 69
 
 
+LossKind = Literal["moved", "keeper", "history"]
+"""What was lost.
+
+*moved*: the source goes on from a later place of the same log. *keeper*: what kept the log for us
+is gone, or of no use. *history*: the log is another one now.
+"""
+
+
 class PositionLost(SourceError):
-    """Changes between the journal's position and the source's are gone; never skipped silently."""
+    """Changes between the journal's position and the source's are gone; never skipped silently.
+
+    `loss` is the kind; *history* where nobody knows better, because that one trusts nothing.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", loss: LossKind = "history") -> None:
+        super().__init__(message, hint=hint)
+        self.loss = loss
 
 
 class DestinationError(TailraceError):
@@ -191,7 +206,14 @@ class StopLimit(TailraceError):
 
 
 class ForeignPrefix(TailraceError):
-    """The journal under the prefix belongs to another source."""
+    """The journal under the prefix belongs to another source.
+
+    `is_elsewhere`: only the source's facts differ. It may be the same pipeline on another server.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", is_elsewhere: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.is_elsewhere = is_elsewhere
 
 
 class InvariantBroken(TailraceError):

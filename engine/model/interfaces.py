@@ -228,6 +228,22 @@ class Source(Protocol):
         """
         ...
 
+    def adopt(self, generation: int) -> None:
+        """The journal is in this generation: positions that are made from now on begin with it.
+
+        A source whose own log says its generation ignores it. Never waits.
+        """
+        ...
+
+    async def renew(self) -> None:
+        """Let go of what keeps the log for us, where it is there, and keep the log from now on.
+
+        What was not read is lost. Makes also what else streaming needs. Raises LeaseHeld where
+        somebody reads, SourceRefused, SourceUnavailable. Cancellation may leave nothing that keeps
+        the log; the next call makes it.
+        """
+        ...
+
     def trials(self, *, is_first: bool) -> Mapping[str, Trial]:
         """What `prepare` would refuse or warn of, step by step, each under a short name."""
         ...

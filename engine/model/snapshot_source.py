@@ -101,6 +101,10 @@ class HeldSnapshot(Protocol):
 class SnapshotSource(Protocol):
     """What a source does for snapshots, in the process of the engine."""
 
+    def adopt(self, generation: int) -> None:
+        """Positions that are made from now on belong to this generation. See `Source.adopt`."""
+        ...
+
     def hold(self, tables: Sequence[TableName]) -> AbstractAsyncContextManager[HeldSnapshot]:
         """Hold a snapshot of `tables`, as far as they can be held, until the block ends.
 

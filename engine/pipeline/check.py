@@ -7,11 +7,12 @@ fails is told, and the next one is tried as long as it can say something.
 Invariant: nothing is changed but one object under `_tailrace/check/`, and that is made once.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from engine.config import Address
 from engine.config.scalars import MIB
+from engine.journal.acceptance import explain
 from engine.journal.prefix import NEIGHBOUR_HINT
 from engine.model.errors import TailraceError
 from engine.model.interfaces import Finding, SourceIdentity, Trial
@@ -49,19 +50,22 @@ async def check(world: World, listen: Address | None) -> AsyncIterator[CheckStep
     if not bucket.is_ok:
         return
     yield await _tried("conditional writes", tried.writes)
-    journal = await _tried("journal", tried.journal)
+    journal = await _tried("journal", tried.journal, tried.explain)
     yield journal
     if not (tried.is_source_known and journal.is_ok):
         return
     yield await _tried("rows", tried.rows)
     for name, trial in world.source.trials(is_first=tried.is_first).items():
-        yield await _tried(name, trial)
+        yield await _tried(name, trial, tried.explain)
 
 
-async def _tried(name: str, trial: Trial) -> CheckStep:
+async def _tried(
+    name: str, trial: Trial, explain: Callable[[TailraceError], None] = lambda _: None
+) -> CheckStep:
     try:
         found = await trial()
     except TailraceError as error:
+        explain(error)
         return CheckStep(
             name, is_ok=False, detail=str(error), hint=error.hint, exit_code=error.exit_code
         )
@@ -86,6 +90,10 @@ class _Check:
     def is_first(self) -> bool:
         """Whether no journal is there yet."""
         return self._journal.state.seq < 0
+
+    def explain(self, error: TailraceError) -> None:
+        """Have a loss say how it is accepted."""
+        explain(error, self._journal.state)
 
     async def port(self) -> Finding:
         if self._listen is None:

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from engine.journal.entry import Durable, Writer, time_text, time_us_of
+from engine.journal.acceptance import acceptable, explain
+from engine.journal.entry import Accepting, Durable, Writer, time_text, time_us_of
 from engine.journal.prefix import NEIGHBOUR_HINT
 from engine.journal.settings import Settings
 from engine.journal.uploads import abort_uploads, uploads_of
@@ -55,6 +56,7 @@ from engine.pipeline.wiring import (
     SnapshotProgress,
     TakeSnapshots,
     World,
+    acceptance,
     begin,
     lists,
     recovery,
@@ -63,7 +65,7 @@ from engine.pipeline.wiring import (
 
 if TYPE_CHECKING:
     from engine.journal.journal import Journal
-    from engine.journal.lease import Lease
+    from engine.journal.lease import Lease, Taken
 
 _RESTART_SECONDS = 1.0
 
@@ -109,6 +111,8 @@ class Pipeline:
         self._phase: Phase = "starting"
         self._phase_since_us = clock()
         self._is_first_life = True
+        # The loss that the next life accepts, and what told of it.
+        self._lost: tuple[Accepting, BaseException] | None = None
         self._life: Life
         self._journal: Journal
         self._lease: Lease
@@ -135,15 +139,32 @@ class Pipeline:
             self._enter("stopped")
 
     async def _live_until_changed(self) -> bool:
-        """True at a good end, False where the source failed over: then start over."""
+        """True at a good end; False where a new life begins: a failover, or an accepted loss."""
         try:
             await self._live()
         except BaseExceptionGroup as group:
             cause = first_cause(group)
-            if not isinstance(cause, SourceChanged):
+            if isinstance(cause, SourceChanged):
+                _log.warning("source failed over", error=str(cause))
+                self._lost = None
+                return False
+            if not self._is_accepted(cause):
                 raise cause from group
-            _log.warning("source failed over", error=str(cause))
+            await asyncio.sleep(_RESTART_SECONDS)
             return False
+        return True
+
+    def _is_accepted(self, error: BaseException) -> bool:
+        """Whether the operator accepts that loss: it was named by what is durable now."""
+        self._lost = None
+        loss = acceptable(error, self._journal.state)
+        if loss is None:
+            return False
+        if loss.lost != self._settings.accept_gap:
+            explain(error, self._journal.state)
+            return False
+        _log.warning("this loss is accepted", error=str(error), position=loss.lost)
+        self._lost = loss, error
         return True
 
     def _begin(self) -> None:
@@ -152,6 +173,8 @@ class Pipeline:
         self._journal, self._lease = self._life.journal, self._life.lease
         self._identity = None
         self._streaming = None
+        if self._lost is not None:
+            self._lease.accepting = self._lost[0]
 
     def status(self) -> Status:
         """The engine as it is now."""
@@ -209,39 +232,50 @@ class Pipeline:
         await self._reach()
         # This has no time limit: a source may have to wait for every transaction that is open on
         # the server.
-        await self._world.source.prepare(is_first=self._journal.state.seq < 0)
+        if self._loss is None or not self._loss.is_anew:
+            await self._world.source.prepare(is_first=self._journal.state.seq < 0)
         if self._settings.is_until_caught_up:
             self._caught_up = (await self._world.source.end()).position
+
+    @property
+    def _loss(self) -> Accepting | None:
+        """The loss that is being accepted, by this start or by an earlier one."""
+        return self._lease.accepting or self._journal.state.accepting
 
     async def _reach(self) -> None:
         """Refuse what cannot work, while the source retains no log for us."""
         needs = Needs(self._life)
         self._identity = await needs.source()
         await needs.journal()
+        self._say_unused()
         self._identity = await needs.own_source()
         if self._is_first_life or self._journal.state.seq < 0:
             for neighbour in await needs.prefix(self._identity.database):
                 _log.warning("prefixes nested", error=neighbour, hint=NEIGHBOUR_HINT)
         await needs.writes()
 
+    def _say_unused(self) -> None:
+        named, state = self._settings.accept_gap, self._journal.state
+        if named and self._is_first_life and named != state.durable_position:
+            _log.warning(
+                "the loss that is to be accepted is none: the journal is durable elsewhere",
+                position=state.durable_position,
+            )
+
     async def _take_over(self, start: "_Connection") -> None:
         """First the lease, then the journal, then what a predecessor planned and left missing."""
         taken = await self._lease.take(start.connection, self._world.configuration, self._decide)
         self._identity = taken.identity
         self._enter("opening")
-        confirmed = taken.standing.confirmed
-        # Nothing is known of what lies before.
-        through = self._world.configuration.through
-        place = Landmark(confirmed.position, None, through, confirmed.resume)
-        now = time_text(self._world.clock())
-        first = Durable(confirmed.position, confirmed.resume, now, seq=-1, landmark=place)
         left = await self._uploads_left()
         await self._journal.open(
             self._identity,
             self._world.configuration,
-            first,
-            check=lambda: self._lease.refuse_fork(taken.fork),
+            self._first_durable(taken),
+            check=lambda: self._refuse_opening(taken),
+            accepting=self._lease.accepting,
         )
+        self._lease.accepting = None
         state = self._journal.state
         _log.info(
             "journal opened", epoch=state.epoch, seq=state.seq, position=state.durable_position
@@ -250,7 +284,7 @@ class Pipeline:
             # From now on this engine reports the lag, also where the bucket stalls before the first
             # append.
             self._world.metrics.durable(time_us_of(state.durable.commit_time), self._world.clock())
-        if self._lease.is_outdated(taken):
+        if self._lease.is_outdated(taken) or state.accepting is not None or taken.stream is None:
             # A predecessor wrote on while we took the lease: the stream knows too little of it.
             await start.connection.aclose()
         else:
@@ -258,6 +292,25 @@ class Pipeline:
         await self._abort_uploads(left)
         async with asyncio.TaskGroup() as group:
             await self._recover(start, group)
+
+    def _first_durable(self, taken: "Taken") -> Durable | None:
+        """What is durable where no journal is there yet. Nothing is known of what lies before."""
+        if taken.standing is None:
+            return None
+        confirmed = taken.standing.confirmed
+        through = self._world.configuration.through
+        place = Landmark(confirmed.position, None, through, confirmed.resume)
+        now = time_text(self._world.clock())
+        return Durable(confirmed.position, confirmed.resume, now, seq=-1, landmark=place)
+
+    def _refuse_opening(self, taken: "Taken") -> None:
+        """Raise what forbids to open the journal as it is known now."""
+        self._lease.refuse_fork(taken.fork)
+        loss = self._lease.accepting
+        if loss is not None and loss.lost != self._journal.state.durable_position:
+            # A predecessor wrote on: that is another loss.
+            assert self._lost is not None, "what is accepted was told by an error"
+            raise self._lost[1]
 
     async def _compare(self, start: "_Connection", stream: ChangeStream) -> None:
         try:
@@ -293,6 +346,9 @@ class Pipeline:
 
     async def _recover(self, start: "_Connection", group: asyncio.TaskGroup) -> None:
         redoing = recovery(self._life, group, on_pass=lambda: self._enter("redo"))
+        if self._journal.state.accepting is not None:
+            settling = acceptance(self._life, redoing)
+            start.stream = await settling.settle(start.connection, self._decide)
         missing = await redoing.missing()
         if missing:
             self._enter("redo")

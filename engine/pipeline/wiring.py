@@ -15,6 +15,7 @@ from engine.flow.budget import MemoryBudget
 from engine.flow.ledger import Ledger
 from engine.flow.reception import Reception
 from engine.flow.router import Router
+from engine.journal.acceptance import Acceptance
 from engine.journal.committer import Committer
 from engine.journal.completer import Completer
 from engine.journal.entry import Writer
@@ -112,6 +113,17 @@ def recovery(life: Life, group: asyncio.TaskGroup, on_pass: Callable[[], None]) 
         lanes=visibility.lanes,
         settings=life.world.settings,
         on_pass=on_pass,
+    )
+
+
+def acceptance(life: Life, redoing: Recovery) -> Acceptance:
+    """What ends a loss that is being accepted."""
+    return Acceptance(
+        journal=life.journal,
+        lease=life.lease,
+        recovery=redoing,
+        configuration=life.world.configuration,
+        clock=life.world.clock,
     )
 
 

@@ -87,6 +87,7 @@ class Coordinator:
 
         Cancellation gives up what is under way: the journal's next writer starts other attempts.
         """
+        self._source.adopt(register.generation)
         try:
             while True:
                 await self._abort_leftover(database)

@@ -95,6 +95,12 @@ class SyntheticSource:
     async def prepare(self, *, is_first: bool) -> None:
         """See Source: nothing is needed."""
 
+    def adopt(self, generation: int) -> None:
+        """See Source. Its log is always the same one."""
+
+    async def renew(self) -> None:
+        """See Source. Nothing can be lost. Cancellation changes nothing."""
+
     def trials(self, *, is_first: bool) -> Mapping[str, Trial]:
         """See Source: nothing is needed."""
         del is_first

@@ -34,7 +34,7 @@ from engine.journal import (
 from engine.journal.entry import Writer
 from engine.journal.settings import Settings
 from engine.model.batch import Intake
-from engine.model.position import LOG_BEGIN
+from engine.model.position import LOG_BEGIN, LogPosition
 from engine.model.record import RecordConfiguration, SnapshotMode, TableRule
 from engine.operate.metrics import Metrics
 from engine.pipeline.pipeline import Pipeline
@@ -119,6 +119,7 @@ class Profile:
     clock_skew_us: int
     watch_seconds: float
     is_until_caught_up: bool
+    accept_gap: LogPosition = LOG_BEGIN
 
 
 def draw_profile(
@@ -262,6 +263,7 @@ class EngineProcess:
             idle_interval=4,
             watch_interval=profile.watch_seconds,
             requests_interval=2,
+            accept_gap=profile.accept_gap,
         )
 
     def ask_to_stop(self) -> None:

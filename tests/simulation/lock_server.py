@@ -56,6 +56,14 @@ class LockServer(Server):
     def is_confirming(self) -> bool:
         return False
 
+    def told(self, place: LogPosition, generation: int) -> LogPosition:
+        """Its log says itself which generation a place is in."""
+        del generation
+        return place
+
+    def _begin_generation(self) -> None:
+        """Ordinals go on where the restored log ends."""
+
     def renumber(self) -> None:
         """Ordinals begin anew, in the next generation."""
         if not self.restarts or self.restarts[-1] < len(self.transactions):
@@ -121,11 +129,13 @@ class LockServer(Server):
         begin: LogPoint | None,
         configuration: RecordConfiguration,
         landmark: Landmark | None,
+        *,
+        generation: int,
     ) -> Connection:
         wanted = max(self.address_to_resume(begin), self.confirmed)
         if self.end_of_log() < wanted <= self.wal:
             raise SourceUnavailable("the server lags behind")
-        connection = super().start(process, begin, configuration, landmark)
+        connection = super().start(process, begin, configuration, landmark, generation=generation)
         connection.member = self.reading
         return connection
 

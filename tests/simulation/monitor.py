@@ -22,6 +22,7 @@ import msgspec
 import orjson
 import zstandard
 
+from engine.journal.gaps import LOST
 from engine.model.batch import Intake
 from engine.model.position import LogPosition
 from engine.model.record import RecordConfiguration
@@ -87,6 +88,8 @@ class Reading:
     answers: list[str] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
     vouched_snapshots: list[Stated] = field(default_factory=list)
+    accepting: Json | None = None
+    looked: set[str] = field(default_factory=set)
 
     def read(self, entry: Json, body: bytes) -> None:
         """Take in the next entry."""
@@ -110,6 +113,13 @@ class Reading:
             self.frontier[planned["table"]] = (last, hour)
         for snapshot in entry.get("snapshots", ()):
             self.snapshots.read(snapshot, entry["epoch"], entry["seq"])
+        watch = entry.get("watch", {})
+        self.looked = self.looked - {*watch.get("gone", ())} | {*watch.get("tables", ())}
+        self.accepting = entry.get("accepting", self.accepting)
+        if entry.get("accepted"):
+            self.accepting = None
+            is_on = self.configuration.snapshot != "never"
+            self.snapshots.accepted(self.known if is_on else (), self.epoch, entry["seq"])
         for gap in entry.get("gaps", ()):
             self.gaps[gap["number"]] = gap
         cancelled = {s["table"] for s in entry.get("snapshots", ()) if s["state"] == "cancelled"}
@@ -132,6 +142,13 @@ class Reading:
     def configuration(self) -> RecordConfiguration:
         """The newest writer's."""
         return self.configurations[self.epoch]
+
+    @property
+    def known(self) -> list[str]:
+        """The tables that it speaks of and that the newest writer captures."""
+        names = {*self.frontier, *self.snapshots.attempts, *self.looked}
+        names |= {table for table, versions in self.versions.items() if versions}
+        return sorted(n for n in names if self.configuration.captures(TableName.parse(n)))
 
     def _read_version(self, version: Json) -> None:
         relation = version["relation"]
@@ -232,6 +249,10 @@ class Monitor:
         self.newest_planned: dict[str, int] = {}
         self.is_doomed = False
         self.is_restored = False
+        # The source does not have what follows E.
+        self.is_lost = False
+        self.void: set[str] = set()
+        self._accepted_at = ""
         self._timeline = 1
         self.largest_planned = 0
         self.snapshot_versions: set[tuple[str, int]] = set()
@@ -320,12 +341,21 @@ class Monitor:
         before, frontier = self.journal.durable, dict(self.journal.frontier)
         if not self._is_past_fork():
             self._check_statements(entry)
+        accepting = self.journal.accepting
+        if accepting is None and (
+            entry.get("accepted")
+            or any(not planned["rows"] for planned in entry.get("planned", ()))
+        ):
+            raise Violation("accepted, and nothing was being accepted")
         self.journal.read(entry, stored.body)
         if "watch" in entry and not self._first_looked:
             self._first_looked = self._server.wal
         if "open" in entry:
             self._timeline = self._timeline_of(entry)
         self.is_doomed = self._is_past_fork()
+        if entry.get("accepted"):
+            assert accepting is not None
+            self._check_accepted(entry, accepting, before)
         if not self.is_doomed:
             self._check_parts(entry, stored.creator, before, frontier)
 
@@ -377,6 +407,31 @@ class Monitor:
         if self.journal.durable is not None and ("durable" in entry or "open" in entry):
             self._check_cut(entry)
         self.summaries[self.journal.seq] = self.journal.summary()
+
+    def _check_accepted(self, entry: Json, accepting: Json, before: str | None) -> None:
+        """The gaps are exactly what may be missing, and it goes on where the source stands."""
+        journal, server = self.journal, self._server
+        self.is_restored = False
+        self.is_lost = False
+        self.counts[f"accepted: {accepting['loss']}"] += 1
+        self._accepted_at = start = entry["durable"]["position"]
+        server.agree(int(start[:4]))
+        if accepting["lost"] != before:
+            raise Violation("another loss accepted than the one that was named")
+        if start != server.place(server.confirmed):
+            raise Violation("it goes on where the source does not stand")
+        gaps = {gap["table"]: gap for gap in entry["gaps"]} if "gaps" in entry else {}
+        if sorted(gaps) != journal.known:
+            raise Violation("accepted without a gap of each table")
+        for gap in gaps.values():
+            if gap["after"] > accepting["lost"] or gap["until"] < start:
+                raise Violation("a gap does not cover what is lost")
+        for plan in journal.plans.values():
+            planned = plan[0].planned
+            is_void = planned["key"] in self.void and planned["first"] >= accepting["lost"]
+            gap = gaps.get(planned["table"])
+            if is_void and gap is not None and gap["until"] <= planned["last"]:
+                raise Violation("a gap does not cover a void object")
 
     def _check_statements(self, entry: Json) -> None:
         """What an entry says of snapshots follows from what the entries before it said."""
@@ -454,6 +509,11 @@ class Monitor:
 
     def _check_open(self, entry: Json, opener: Process) -> None:
         journal = self.journal
+        if "accepting" in entry:
+            if not self.is_lost:
+                raise Violation("a loss accepted, and nothing was lost")
+            if entry["accepting"]["lost"] != journal.durable:
+                raise Violation("a loss accepted that was not named")
         if entry["epoch"] != journal.epoch + 1:
             raise Violation("an epoch that does not follow the one before")
         connection = self._server.connection
@@ -465,6 +525,10 @@ class Monitor:
         now = msgspec.convert(entry["open"]["configuration"], RecordConfiguration)
         self._always_captured &= record_writer(now).captured
         self.counts["open"] += 1
+        self.counts["open: accepting"] += "accepting" in entry
+        self.counts["open: goes on accepting"] += (
+            "accepting" not in entry and journal.accepting is not None
+        )
         if journal.epoch > 0 and not journal.is_released:
             self.counts["takeover"] += 1
         missing = self._missing()
@@ -489,7 +553,10 @@ class Monitor:
         statements = self.journal.plans[planned["key"]]
         if len(statements) > 1:
             self.counts["restated"] += 1
-            _check_restated(statements[0].planned, planned)
+            if planned["rows"]:
+                _check_restated(statements[0].planned, planned)
+            elif planned["ops"] or planned["raw_bytes"]:
+                raise Violation("void, and something is in it")
             return
         self.largest_planned = max(self.largest_planned, planned["raw_bytes"])
         last, hour = frontier.get(table, ("", ""))
@@ -525,10 +592,17 @@ class Monitor:
         captured = record_writer(journal.configurations[journal.epoch]).captured
         for change in self._between(before, e):
             last = self.last.get(str(change.table), ("", ""))[0]
-            if change.table in captured and change.position > last:
+            is_missing = change.table in captured and change.position > last
+            if is_missing and not self._is_accepted(change):
                 raise Violation("durable, but not visible")
         if any(key not in self._bucket.objects for key in journal.vouched):
             raise Violation("an object up to durable's entry is missing")
+
+    def _is_accepted(self, change: Change) -> bool:
+        gaps = (g for g in self.journal.gaps.values() if g["reason"] == LOST)
+        # A table that the journal did not know has no gap.
+        is_known = str(change.table) in self.journal.known
+        return any(_is_within(change, gap) for gap in gaps) or not is_known
 
     def _check_lost(self) -> None:
         """What the source did not send has a gap, up to where looks were judged.
@@ -544,7 +618,11 @@ class Monitor:
         if not server.lost:
             return
         e, watched = server.address_of(journal.durable), server.address_of(journal.watched)
+        if journal.watched[:4] != journal.durable[:4]:
+            watched = 0
         is_keepalive = all(transaction.end_lsn != e for transaction in server.transactions)
+        # Where a loss was accepted, nobody has looked yet.
+        is_keepalive = is_keepalive and journal.durable != self._accepted_at
         bound = e if is_keepalive else min(e, watched)
         for change in server.lost:
             is_judged = self._first_looked <= change.commit_lsn < bound
@@ -637,11 +715,25 @@ class Monitor:
         self._check_order(planned)
         records = record_writer(self.journal.configurations[statements[0].epoch])
         changes = self._changes(table, planned["first"], planned["last"] + "~")
+        if self._is_void(stored, statements):
+            return
         self._check_content(stored, statements, changes, records)
         for change in changes:
             self._check_row(change, planned, records)
         self.counts["changes"] += len(changes)
         self._snapshots.streamed(table, changes)
+
+    def _is_void(self, stored: StoredObject, statements: list[Statement]) -> bool:
+        """Whether nothing is in it, as a statement says."""
+        if decompressed(stored):
+            return False
+        void = next((s.planned for s in statements if not s.planned["rows"]), None)
+        if void is None:
+            raise Violation("an object with nothing in it")
+        _check_metadata(stored.metadata, void, b"")
+        self.void.add(stored.key)
+        self.counts["void objects"] += 1
+        return True
 
     def _staged_created(self, stored: StoredObject) -> None:
         named = self._snapshots.created(stored)
@@ -782,7 +874,7 @@ class Monitor:
             raise Violation("a snapshot is never finished")
         self._check_filled()
         self._check_versions_used()
-        if is_uniform:
+        if is_uniform and not self.counts["open: accepting"]:
             for table in TABLES:
                 self._check_version_count(table)
 

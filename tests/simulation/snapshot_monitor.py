@@ -108,6 +108,13 @@ class SnapshotReading:
                 self.stated[table] = Stated({"table": table, "state": "wanted"}, epoch, seq)
                 self.attempts.setdefault(table, 0)
 
+    def accepted(self, wanted: Iterable[str], epoch: int, seq: int) -> None:
+        """A loss was accepted: each of these tables is wanted, and no earlier snapshot counts."""
+        self.stated = {}
+        for table in wanted:
+            self.stated[table] = Stated({"table": table, "state": "wanted"}, epoch, seq)
+            self.attempts.setdefault(table, 0)
+
     def read(self, snapshot: Json, epoch: int, seq: int) -> None:
         """Take in the next statement."""
         table = snapshot["table"]

@@ -23,7 +23,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import msgspec
@@ -256,6 +256,8 @@ class Server:
     history: defaultdict[TableName, list[Change]] = field(default_factory=lambda: defaultdict(list))
     # By place, the address of each snapshot.
     points: dict[str, int] = field(default_factory=dict)
+    # Where the log stopped being continuous: each begins a generation, known to who accepts that.
+    begun: list[int] = field(default_factory=list)
     # By name, from which address on it is which table in which shape.
     shown: defaultdict[TableName, list[tuple[int, int, int]]] = field(
         default_factory=lambda: defaultdict(list)
@@ -471,7 +473,9 @@ class Server:
 
     def order(self, address: int) -> tuple[int, int]:
         """Generation and order of a place. Orders grow with addresses, and are none."""
-        return 1, _ORDER_FIRST + _ORDERS_AN_ADDRESS * address
+        return 1 + bisect.bisect_right(
+            self.begun, address
+        ), _ORDER_FIRST + _ORDERS_AN_ADDRESS * address
 
     def commit_order(self, address: int) -> tuple[int, int]:
         """Generation and order of the commit that is about to be written there."""
@@ -492,7 +496,11 @@ class Server:
     @property
     def generation(self) -> int:
         """The newest one."""
-        return 1
+        return 1 + len(self.begun)
+
+    def told(self, place: LogPosition, generation: int) -> LogPosition:
+        """A place as it is told to whoever believes that the log is in that generation."""
+        return LogPosition(f"{generation:04d}{place[4:]}")
 
     @property
     def is_confirming(self) -> bool:
@@ -517,15 +525,23 @@ class Server:
         begin: LogPoint | None,
         configuration: RecordConfiguration,
         landmark: Landmark | None,
+        *,
+        generation: int,
     ) -> "Connection":
         """START_REPLICATION."""
         if not self.has_slot:
-            raise PositionLost("the slot is gone")
+            raise PositionLost("the slot is gone", loss="keeper")
         if self.connection is not None:
             raise LeaseHeld("the slot is held")
-        judge = Judge(durable=begin, confirmed=self.point(self.confirmed), landmark=landmark)
+        confirmed = self.point(self.confirmed)
+        confirmed = msgspec.structs.replace(
+            confirmed, position=self.told(confirmed.position, generation)
+        )
+        judge = Judge(durable=begin, confirmed=confirmed, landmark=landmark)
         start = max(self.address_to_resume(judge.start), self.confirmed)
-        self.connection = Connection(self, process, start, configuration, judge)
+        self.connection = Connection(
+            self, process, start, configuration, judge, generation=generation
+        )
         self.counts["connections"] += 1
         self.watcher.held(process)
         return self.connection
@@ -622,8 +638,37 @@ class Server:
         self._forget_after(self.wal)
         self.confirmed = self.persisted = min(self.persisted, self.wal)
         self.has_slot = self.wal >= self.made
+        self._begin_generation()
         while is_grown and self.wal <= before:
             self.commit()
+
+    def _begin_generation(self) -> None:
+        self.begun.append(self.wal)
+
+    def agree(self, generation: int) -> None:
+        """The log is read on in that generation: its orders grew past what was read before.
+
+        So nobody noticed that it is another log; but for the loss, nothing is wrong with that.
+        """
+        while self.generation > generation:
+            del self.begun[-1]
+            self._transactions_anew()
+
+    def _transactions_anew(self) -> None:
+        for index, transaction in enumerate(self.transactions):
+            place = self.place(transaction.commit_lsn)
+            if place == transaction.place:
+                continue
+            changes = tuple(
+                replace(c, position=Position(f"{place[:4]}{c.position[4:]}"))
+                for c in transaction.changes
+            )
+            self.transactions[index] = replace(transaction, place=place, changes=changes)
+        for table, history in self.history.items():
+            self.history[table] = [
+                replace(c, position=Position(f"{self.place(c.commit_lsn)[:4]}{c.position[4:]}"))
+                for c in history
+            ]
 
     def _come_back(self) -> None:
         self.is_down = False
@@ -649,7 +694,10 @@ class Connection:
         start: int,
         configuration: RecordConfiguration,
         judge: Judge,
+        *,
+        generation: int,
     ) -> None:
+        self.generation = generation
         self.server = server
         self.process = process
         self.start = start
@@ -733,7 +781,23 @@ class Connection:
                 self._waiter = None
 
     def next_message(self) -> Message | None:
-        """The next row or boundary that is in the socket."""
+        """The next row or boundary that is in the socket, in the reader's generation."""
+        message, server = self._next_message(), self.server
+        if message is None or not server.begun or self.generation == server.generation:
+            return message
+        if isinstance(message, Change):
+            position = f"{self.generation:04d}{message.position[4:]}"
+            return replace(message, position=Position(position))
+        landmark = message.landmark
+        if landmark is not None:
+            place = server.told(landmark.position, self.generation)
+            landmark = msgspec.structs.replace(landmark, position=place)
+        point = msgspec.structs.replace(
+            message.point, position=server.told(message.point.position, self.generation)
+        )
+        return msgspec.structs.replace(message, point=point, landmark=landmark)
+
+    def _next_message(self) -> Message | None:
         server = self.server
         limit = self._count
         if self.sent_max is not None:
@@ -973,10 +1037,17 @@ class SimulatedStream:
         if server.is_down or server.rnd.random() < server.trouble:
             raise SourceUnavailable("no answer")
         if not server.has_slot:
-            raise PositionLost("the slot is gone")
-        standing = Standing(server.point(server.confirmed), server.point(self._connection.limit))
+            raise PositionLost("the slot is gone", loss="keeper")
+        standing = Standing(self._point(server.confirmed), self._point(self._connection.limit))
         await asyncio.sleep(server.rnd.uniform(0.001, 0.1))
         return standing
+
+    def _point(self, address: int) -> LogPoint:
+        server = self._connection.server
+        point = server.point(address)
+        return msgspec.structs.replace(
+            point, position=server.told(point.position, self._connection.generation)
+        )
 
     async def look(self) -> Look | None:
         server = self._connection.server
@@ -986,7 +1057,7 @@ class SimulatedStream:
         await asyncio.sleep(server.rnd.uniform(0.001, 0.5))
         if server.is_down or server.rnd.random() < server.trouble:
             raise SourceUnavailable("no answer")
-        wal = server.place(server.wal)
+        wal = server.told(server.place(server.wal), self._connection.generation)
         captured = [table for table in TABLES if table in self._connection.records.captured]
         others: frozenset[str] = frozenset()
         if server.hiding is None:
@@ -1074,6 +1145,7 @@ class SimulatedSource:
         self._process = process
         self._codec = codec
         self._branch = ""
+        self._generation = 1
 
     async def _way(self) -> None:
         """One way to the server, which may be down or out of reach."""
@@ -1085,10 +1157,28 @@ class SimulatedSource:
     async def identify(self) -> SourceIdentity:
         await self._way()
         self._branch = branch = str(self._server.timeline)
-        generation = self._server.generation
         return SourceIdentity(
-            "simulated", "shop", "tailrace", {"system": "7"}, branch, "tailrace", generation
+            "simulated", "shop", "tailrace", {"system": "7"}, branch, "tailrace", self.generation
         )
+
+    @property
+    def generation(self) -> int:
+        """What the journal says; or what the log itself does, where it does."""
+        return self._generation if self._server.is_confirming else self._server.generation
+
+    def adopt(self, generation: int) -> None:
+        self._generation = generation
+
+    async def renew(self) -> None:
+        await self._way()
+        server = self._server
+        if server.connection is not None:
+            raise LeaseHeld("the slot is held")
+        server.has_slot = False
+        await self._way()
+        if not server.has_slot:
+            server.make_slot()
+        await self._way()
 
     @property
     def keeper(self) -> str:
@@ -1129,7 +1219,7 @@ class SimulatedSource:
         await self._way()
         if not self._server.has_slot:
             if not is_first:
-                raise PositionLost("the slot is gone")
+                raise PositionLost("the slot is gone", loss="keeper")
             self._server.make_slot()
         await self._way()
 
@@ -1145,7 +1235,10 @@ class SimulatedSource:
 
     async def end(self) -> LogPoint:
         await self._way()
-        return self._server.point(self._server.end_of_log())
+        point = self._server.point(self._server.end_of_log())
+        return msgspec.structs.replace(
+            point, position=self._server.told(point.position, self.generation)
+        )
 
     @asynccontextmanager
     async def stream(
@@ -1158,7 +1251,9 @@ class SimulatedSource:
         single_rows: bool = False,
     ) -> AsyncIterator[SimulatedStream]:
         await self._way()
-        connection = self._server.start(self._process, start, configuration, landmark)
+        connection = self._server.start(
+            self._process, start, configuration, landmark, generation=self.generation
+        )
         stream = SimulatedStream(connection, decide, self._codec, is_single_rows=single_rows)
         try:
             await self._way()

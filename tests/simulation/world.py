@@ -30,7 +30,7 @@ from engine.model.errors import (
     Superseded,
 )
 from engine.model.layout import journal_key, state_key
-from engine.model.position import LogPosition
+from engine.model.position import LOG_BEGIN, LogPosition
 from engine.model.schema import TableName
 from simulation.engines import EngineProcess, draw_profile
 from simulation.lock_server import LockServer
@@ -81,6 +81,8 @@ class World:
         self.is_moved_by_hand = False
         self.is_named = False
         self.is_list_altered = False
+        # What the operator says to the engines that start from now on; it is never taken back.
+        self.accept_gap = LOG_BEGIN
         self._start_us = EPOCH_US + rnd.randint(0, 150_000_000)
         self._draw_character()
         self.monitor = Monitor(lambda: self.now_us() + CLOCK_SKEW_US, self.trace)
@@ -102,6 +104,10 @@ class World:
             alter_rate=rnd.choice((0.02, 0.05, 0.25)),
         )
         self.monitor.watch(self.bucket, self.server)
+        accepting = random.Random(f"accepted losses {seed}")
+        is_slot = not isinstance(self.server, LockServer)
+        self.is_accepting = is_slot and not self.is_hiding and accepting.random() < 0.7
+        self._accept_chances = accepting
         # Apart from the seed's other chances, which say what the engines meet.
         self._rules = random.Random(seed)
         self._snapshot_chances = random.Random(f"faults of snapshots {seed}")
@@ -259,7 +265,7 @@ class World:
             if self.loop.time() > end:
                 raise Violation(f"nothing settles: {self._unsettled()}")
             if not self._living():
-                if self.is_named:
+                if self.is_named and not self._may_accept:
                     return  # The slot was moved by hand, and an engine said so by name.
                 self.spawn()
             await asyncio.sleep(1)
@@ -269,19 +275,44 @@ class World:
         else:
             await self._restore_disk()
 
+    @property
+    def _may_accept(self) -> bool:
+        return self.is_accepting and not (self.monitor.is_doomed or self.is_list_altered)
+
     async def _restore_disk(self) -> None:
         """The server comes back as it was before: no engine may go on as if it had not."""
         is_grown = self.rnd.random() < 0.5
         self.counts["restored disk that grew past E" if is_grown else "restored disk"] += 1
-        self.is_moved_by_hand = self.monitor.is_restored = True
+        self.is_named = False
+        self.is_moved_by_hand = self.monitor.is_restored = self.monitor.is_lost = True
         self.server.restore(is_grown=is_grown)
         for _ in range(60):
             if self.is_named:
-                return
+                break
             if not self._living():
                 self.spawn()
             await asyncio.sleep(1)
-        raise Violation("a restored disk was not noticed")
+        else:
+            raise Violation("a restored disk was not noticed")
+        if self._may_accept:
+            await self._go_on()
+
+    async def _go_on(self) -> None:
+        """The operator accepts the loss: everything has to become right again."""
+        self.counts["restored disk accepted"] += 1
+        if self._accept_chances.random() < 0.7:
+            self.is_calm = False  # Engines may be killed on the way.
+            await asyncio.sleep(5)
+            self.is_calm = True
+        end = self.loop.time() + SETTLE_SECONDS
+        while not self.is_settled():
+            if self.loop.time() > end:
+                raise Violation(f"nothing settles after a loss: {self._unsettled()}")
+            if not self._living():
+                self.spawn()
+            self.server.commit() if self._accept_chances.random() < 0.05 else None
+            await asyncio.sleep(1)
+        self.monitor.check_end(is_uniform=self.is_uniform)
 
     async def _drain(self) -> None:
         """Stop all engines, as a deploy does: the last one releases and leaves nothing behind."""
@@ -479,6 +510,7 @@ class World:
                 if not self.is_moved_by_hand and not self.monitor.is_doomed:
                     raise Violation(f"stopped without cause: {describe(error)}")
                 self.is_named = True
+                self._accept()
             case JournalError() if self.is_list_altered and "another list" in str(error):
                 self.is_named = True
             case StopLimit():
@@ -488,6 +520,11 @@ class World:
                 self.counts["unreachable at the start"] += 1
             case _:
                 raise Violation(f"stopped without cause: {describe(error)}") from error
+
+    def _accept(self) -> None:
+        """An operator accepts what is lost: the next engines are told so."""
+        if self.is_accepting and not self.monitor.is_doomed:
+            self.accept_gap = LogPosition(self.monitor.journal.durable or "")
 
     def _check_caught_up(self, engine: EngineProcess) -> None:
         if engine.is_draining:
@@ -524,6 +561,9 @@ class World:
         )
         if self.is_calm:
             profile = dataclasses.replace(profile, is_until_caught_up=False)
+        # Some start without it, also where a loss is half accepted.
+        if self.accept_gap and self._accept_chances.random() < 0.8:
+            profile = dataclasses.replace(profile, accept_gap=self.accept_gap)
         engine = EngineProcess(f"engine-{count}", self, profile)
         self.engines.append(engine)
         self.trace(f"{engine.process.name} starts: {profile}")
@@ -674,7 +714,7 @@ class World:
             server.commit()
             self._drop_connection()
         self.counts["fault: hand"] += 1
-        self.is_moved_by_hand = True
+        self.is_moved_by_hand = self.monitor.is_lost = True
         server.has_slot = self.rnd.random() < 0.8
         server.confirmed = server.persisted = server.wal
         self.trace(f"slot moved by hand: {server.has_slot}, {server.confirmed:X}")

@@ -13,6 +13,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 
 import msgspec
+from msgspec.structs import replace as replace_struct
 
 from engine.journal.entry import (
     FORMAT,
@@ -173,6 +174,7 @@ class JournalAudit:
         if self._is_whole:
             for text in twice_answered(entry, self.state):
                 self._note(Code.REQUEST_WRONG, key, text)
+            self._judge_acceptance(key, entry)
         self._snapshots.judge(key, entry, self.state, is_whole=self._is_whole)
         self._absorb(seq, entry, content)
         for text in undone(entry, self.state):
@@ -292,6 +294,33 @@ class JournalAudit:
             here[gap.number] = gap
             self._highest_gap = max(highest, gap.number)
 
+    def _judge_acceptance(self, key: str, entry: Entry) -> None:
+        """A loss is accepted by its name, and every known table has a gap of it."""
+        state, accepting = self.state, entry.accepting
+        if accepting is not None and (
+            entry.open is None or accepting.lost != state.durable_position
+        ):
+            text = (
+                f"a loss behind {accepting.lost} is accepted, durable is {state.durable_position}"
+            )
+            self._note(Code.ACCEPTED_WRONG, key, text)
+        if state.accepting is None and any(planned.is_void for planned in entry.planned):
+            text = "an object is called void, and no loss is being accepted"
+            self._note(Code.ACCEPTED_WRONG, key, text)
+        if not entry.accepted:
+            return
+        configuration = state.configurations.get(state.epoch)
+        if state.accepting is None or entry.durable is None:
+            text = "a loss is accepted that was not being accepted, or nothing is durable with it"
+            self._note(Code.ACCEPTED_WRONG, key, text)
+        elif configuration is not None:
+            begin, end = state.accepting.lost, entry.durable.position
+            covered = {g.table for g in entry.gaps if g.after <= begin and end <= g.until}
+            without = [name for name in state.known(configuration) if name not in covered]
+            if without:
+                text = f"a loss is accepted without a gap of {', '.join(without)}"
+                self._note(Code.ACCEPTED_WRONG, key, text)
+
     def _absorb(self, seq: int, entry: Entry, content: bytes) -> None:
         # Said already where they differ; the fold goes on from what is there.
         self.state.seq = entry.seq - 1
@@ -324,7 +353,8 @@ class JournalAudit:
             tail = self._tails[str(named.table)]
             tail.first = tail.first or plan.first
             tail.objects += 1
-            tail.rows += plan.rows
+            # A void one may be there with its rows all the same: only its body tells.
+            tail.rows += 0 if named.is_void else plan.rows
             tail.durable_last = plan.last
             tail.versions.add(named.version)
         return finished
@@ -358,7 +388,12 @@ class JournalAudit:
 
     def _restated(self, known: NamedObject, planned: Planned) -> NamedObject:
         assert isinstance(known.plan, Planned)
-        if _lasting(known.plan) != _lasting(planned):
+        if planned.is_void:
+            # It keeps its place and loses its rows: what counts them is the first statement.
+            planned_as = replace_struct(planned, rows=known.plan.rows, ops=known.plan.ops)
+        else:
+            planned_as = planned
+        if _lasting(known.plan) != _lasting(planned_as):
             text = "stated again with another table, position, row count, version or hour"
             self._note(Code.RESTATEMENT_DIFFERS, planned.key, text)
         return replace(

@@ -38,6 +38,7 @@ class Code(StrEnum):
     RESTATED_LATE = "restated_late"
     GAP_WRONG = "gap_wrong"
     REQUEST_WRONG = "request_wrong"
+    ACCEPTED_WRONG = "accepted_wrong"
     SNAPSHOT_ORDER = "snapshot_order"
     SNAPSHOT_ATTEMPT = "snapshot_attempt"
     SNAPSHOT_DIFFERS = "snapshot_differs"
@@ -138,6 +139,7 @@ REMEDIES: Final[Mapping[Code, str]] = {
             Code.RESTATED_LATE,
             Code.GAP_WRONG,
             Code.REQUEST_WRONG,
+            Code.ACCEPTED_WRONG,
             Code.SNAPSHOT_ORDER,
             Code.SNAPSHOT_ATTEMPT,
             Code.SNAPSHOT_DIFFERS,

@@ -54,7 +54,7 @@ class PostgresSnapshots:
     """Implements `engine.model.snapshot_source.SnapshotSource`.
 
     `configuration` names the publication and says what records hold. `generation` begins the
-    positions. A range has `range_pages` pages at most (None: 256 MiB of them). A snapshot is let go
+    positions until `adopt` says another one. A range has `range_pages` pages at most (None: 256 MiB of them). A snapshot is let go
     of once somebody has waited for one of its tables for `lock_yield_seconds`. What a snapshot has
     to wait for itself is an alarm.
     """
@@ -75,6 +75,10 @@ class PostgresSnapshots:
         self._generation = generation
         self._range_pages = range_pages
         self._lock_yield_seconds = lock_yield_seconds
+
+    def adopt(self, generation: int) -> None:
+        """See SnapshotSource."""
+        self._generation = generation
 
     @asynccontextmanager
     async def hold(self, tables: Sequence[TableName]) -> AsyncIterator["PostgresHeldSnapshot"]:

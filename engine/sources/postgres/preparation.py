@@ -29,6 +29,7 @@ from engine.sources.postgres.session import Query, Questions, Session, quoted
 from engine.sources.postgres.slot import (
     PASSES_OVER_VERSION,
     Slot,
+    busy,
     publication_lost,
     read_slot,
     replication_refusal,
@@ -236,6 +237,39 @@ async def prepare(
         )
     if not found.slot.exists or (is_first and found.slot.is_being_made):
         await _create_slot(session, found.server, found.slot, alarms)
+
+
+async def renew(
+    session: Session, slot_name: str, configuration: RecordConfiguration, *, alarms: Alarms
+) -> None:
+    """See `Source.renew`. Cancellation may leave the publication made and no slot."""
+    slot = await read_slot(session, slot_name)
+    _raise_if(slot.foreign_fault() if slot.exists else None)
+    if slot.exists and not slot.is_being_made:
+        if slot.active_pid is not None:
+            raise busy(slot)
+        await _drop_slot(session, slot)
+    found = await _read(session, slot_name, configuration, is_first=True)
+    if found.publication is None:
+        await _create_publication(session, configuration.through, found.tables)
+    await _create_slot(session, found.server, found.slot, alarms)
+
+
+async def _drop_slot(session: Session, slot: Slot) -> None:
+    """Drop it. Raises LeaseHeld where somebody began to read it meanwhile."""
+    try:
+        await session.rows(
+            "SELECT pg_catalog.pg_drop_replication_slot(%s::pg_catalog.name)",
+            slot.name,
+            doing="dropping the replication slot",
+        )
+    except SourceError as error:
+        if isinstance(error.__cause__, psycopg.errors.UndefinedObject):
+            return
+        if isinstance(error.__cause__, psycopg.errors.ObjectInUse):
+            raise busy(slot) from error
+        raise
+    _log.warning("replication slot dropped", subject=slot.name, reason="its loss was accepted")
 
 
 async def judge(

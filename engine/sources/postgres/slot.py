@@ -112,13 +112,20 @@ class Slot:
         if self.wal_level != "logical":
             return wal_level_refusal(self.wal_level)
         if not self.exists:
-            return PositionLost(f"there is no replication slot {self.name!r}", hint=GAP_HINT)
-        if foreign := self._foreign():
-            return SourceRefused(
-                f"the replication slot {self.name!r} {foreign}",
-                hint="give source.slot another name, or check dbname in source.dsn",
+            return PositionLost(
+                f"there is no replication slot {self.name!r}", hint=GAP_HINT, loss="keeper"
             )
-        return self._invalidated() or self._unusable()
+        return self.foreign_fault() or self._invalidated() or self._unusable()
+
+    def foreign_fault(self) -> SourceRefused | None:
+        """Why it is not ours; None where it is."""
+        foreign = self._foreign()
+        if not foreign:
+            return None
+        return SourceRefused(
+            f"the replication slot {self.name!r} {foreign}",
+            hint="give source.slot another name, or check dbname in source.dsn",
+        )
 
     def _foreign(self) -> str:
         if self.type != "logical":
@@ -141,6 +148,7 @@ class Slot:
         return PositionLost(
             f"the server invalidated the replication slot {self.name!r}: it {done}",
             hint="; ".join(filter(None, (GAP_HINT, remedy))),
+            loss="keeper",
         )
 
     def _unusable(self) -> SourceRefused | None:
@@ -203,7 +211,7 @@ async def start_failure(session: Session, error: psycopg.Error, name: str) -> So
         return busy(slot)
     if state == "42704":
         # It was missing and is there again already: somebody made it anew, behind changes.
-        return PositionLost(f"there was no replication slot {name!r}", hint=GAP_HINT)
+        return PositionLost(f"there was no replication slot {name!r}", hint=GAP_HINT, loss="keeper")
     return found
 
 
@@ -266,5 +274,7 @@ def replication_refusal(message: str) -> SourceRefused:
 def publication_lost(message: str) -> PositionLost:
     """The server cannot decode what was written while the publication did not exist."""
     return PositionLost(
-        f"changes were written while the publication did not exist: {message}", hint=GAP_HINT
+        f"changes were written while the publication did not exist: {message}",
+        hint=GAP_HINT,
+        loss="keeper",
     )

@@ -26,7 +26,7 @@ from engine.sources.postgres.assembler import ROWS_MAX
 from engine.sources.postgres.dsn import Dsn, place_of
 from engine.sources.postgres.keeper import LOOK_SECONDS
 from engine.sources.postgres.lsn import Lsn, log_point, lsn_of, parse_lsn
-from engine.sources.postgres.preparation import judge, judge_names, prepare
+from engine.sources.postgres.preparation import judge, judge_names, prepare, renew
 from engine.sources.postgres.session import Session, connect, translated
 from engine.sources.postgres.silence import SILENCE_SECONDS
 from engine.sources.postgres.slot import GAP_HINT
@@ -44,7 +44,7 @@ class PostgresSource:
 
     `configuration` says what `prepare` makes a publication of and which publication `identify`
     names; a stream may run with another. No batch of its streams has more than `batch_rows_max`
-    rows. `generation` begins its positions: it grows only where LSNs stop being continuous. The
+    rows. `generation` begins its positions until `adopt` says another one. The
     catalog is looked at every `look_seconds` while a stream is open; what stands against it is an
     alarm. `hash_key` is the one whose hashes lines hold.
     """
@@ -98,6 +98,15 @@ class PostgresSource:
                 is_first=is_first,
                 alarms=self._alarms,
             )
+
+    def adopt(self, generation: int) -> None:
+        """See Source."""
+        self._generation = generation
+
+    async def renew(self) -> None:
+        """See Source."""
+        async with Session(self._dsn) as session:
+            await renew(session, self._slot, self._configuration, alarms=self._alarms)
 
     def trials(self, *, is_first: bool) -> Mapping[str, Trial]:
         """See Source."""

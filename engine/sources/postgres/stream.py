@@ -485,6 +485,7 @@ class PostgresStream:
             raise PositionLost(
                 f"the replication slot {self._slot!r} is gone",
                 hint="somebody dropped it: changes are lost; start anew under another prefix",
+                loss="keeper",
             )
         confirmed, active_pid, flushed, restart, safe_bytes = found[0]
         if active_pid != self.backend_pid:

@@ -1,0 +1,207 @@
+"""A loss that an operator accepts: by its name, once, with a gap, and on from there."""
+
+import asyncio
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from databases import Database, fresh_database
+from engine.journal.entry import JournalState
+from engine.journal.gaps import LOST
+from engine.model.errors import PositionLost, TailraceError, first_cause
+from engine.model.position import LogPosition, log_position
+from engine.model.record import RecordConfiguration
+from engine.servers.postgres_server import StopMode
+from engine.servers.servers import FAST_SETTINGS, EmbeddedPostgres
+from live_engine import LiveEngine
+
+INITIAL = RecordConfiguration(through="tailrace", tables=("public.*",), snapshot="initial")
+ADD = "INSERT INTO orders (note) SELECT 'n' FROM generate_series(1, 5)"
+
+
+@pytest.fixture(scope="module")
+def own_postgres() -> Iterator[EmbeddedPostgres]:
+    """A server that may be stopped, and be given an older disk."""
+    with EmbeddedPostgres(settings=FAST_SETTINGS) as server:
+        yield server
+
+
+def table_of(database: Database) -> None:
+    database.execute("CREATE TABLE orders (id bigserial PRIMARY KEY, note text)")
+    database.execute("CREATE TABLE lines (id bigserial PRIMARY KEY, note text)")
+
+
+def copied(source: Path, target: Path) -> None:
+    shutil.copytree(source, target, symlinks=True)
+    for path in (source, *source.rglob("*")):
+        status = path.lstat()
+        shutil.chown(target / path.relative_to(source), status.st_uid, status.st_gid)
+
+
+async def settled(engine: LiveEngine) -> JournalState:
+    """A life in which everything that was written becomes durable."""
+    async with engine.living() as pipeline:
+        engine.database.execute(ADD)
+        engine.database.execute("INSERT INTO lines (note) VALUES ('l')")
+        await engine.durable(pipeline)
+    return engine.journal()
+
+
+async def refused(engine: LiveEngine) -> TailraceError:
+    """A start that ends by itself: what it says."""
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with engine.living():
+            pass
+    error = first_cause(caught.value)
+    assert isinstance(error, TailraceError)
+    return error
+
+
+def accepting(engine: LiveEngine, place: LogPosition) -> LiveEngine:
+    return replace(engine, settings=replace(engine.settings, accept_gap=place))
+
+
+async def goes_on(engine: LiveEngine, lost: LogPosition) -> JournalState:
+    """With the flag the engine streams; each table has the gap, and what comes now is there."""
+    accepted = accepting(engine, lost)
+    async with accepted.living() as pipeline:
+        engine.database.execute("INSERT INTO orders (note) VALUES ('behind the gap')")
+        await accepted.durable(pipeline)
+    state = engine.journal()
+    assert state.accepting is None
+    gaps = [gap for gap in state.gaps.values() if gap.reason == LOST]
+    assert [gap.table for gap in gaps] == ["public.lines", "public.orders"]
+    assert {gap.after for gap in gaps} == {lost}
+    assert all(lost < gap.until <= state.durable_position for gap in gaps)
+    assert engine.records("public.orders")[-1]["after"]["note"] == "behind the gap"
+    await engine.proven()
+    return state
+
+
+def without_slot(database: Database) -> None:
+    database.execute("SELECT pg_drop_replication_slot(%s)", database.name)
+    database.execute(ADD)
+
+
+def moved(database: Database) -> None:
+    database.execute(ADD)
+    database.execute("SELECT pg_replication_slot_advance(%s, pg_current_wal_lsn())", database.name)
+
+
+def remade(database: Database) -> None:
+    without_slot(database)
+    database.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", database.name)
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.parametrize("lose", [without_slot, moved, remade])
+async def test_a_lost_slot_is_accepted_by_the_position_that_the_error_names(
+    any_database: Database, lose: object
+) -> None:
+    table_of(any_database)
+    engine = LiveEngine(any_database)
+    before = await settled(engine)
+    lost = before.durable_position
+    assert callable(lose)
+    lose(any_database)
+
+    error = await refused(engine)
+    after = await goes_on(engine, lost)
+
+    assert isinstance(error, PositionLost)
+    assert f"--accept-gap {lost}" in error.hint
+    assert before.source is not None
+    assert after.source is not None
+    assert after.source.generation == before.source.generation == 1
+
+
+@pytest.mark.timeout(90)
+async def test_the_flag_accepts_no_other_loss_and_the_same_one_once(
+    any_database: Database,
+) -> None:
+    table_of(any_database)
+    engine = LiveEngine(any_database)
+    first = (await settled(engine)).durable_position
+    without_slot(any_database)
+    second = (await goes_on(engine, first)).durable_position
+    without_slot(any_database)
+
+    error = await refused(accepting(engine, first))
+
+    assert isinstance(error, PositionLost)
+    assert f"--accept-gap {second}" in error.hint
+    assert engine.journal().durable_position == second
+
+
+@pytest.mark.timeout(60)
+async def test_where_nothing_is_lost_the_flag_changes_nothing(any_database: Database) -> None:
+    table_of(any_database)
+    engine = LiveEngine(any_database)
+    place = (await settled(engine)).durable_position
+
+    async with accepting(engine, place).living() as pipeline:
+        any_database.execute(ADD)
+        await engine.durable(pipeline)
+
+    assert engine.journal().gaps == {}
+    assert len(engine.records("public.orders")) == 10
+    await engine.proven()
+
+
+@pytest.mark.timeout(60)
+async def test_an_accepted_loss_wants_a_snapshot_of_every_table(any_database: Database) -> None:
+    table_of(any_database)
+    engine = LiveEngine(any_database)
+    lost = (await settled(engine)).durable_position
+    without_slot(any_database)
+
+    state = await goes_on(replace(engine, configuration=INITIAL), lost)
+
+    assert state.durable is not None
+    assert state.durable.unfinished == ("public.lines", "public.orders")
+
+
+@pytest.mark.timeout(120)
+async def test_a_restored_disk_begins_a_generation(
+    own_postgres: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    with fresh_database(own_postgres) as database:
+        table_of(database)
+        engine = LiveEngine(database)
+        await settled(engine)
+        copy = tmp_path / "data"
+        own_postgres.stop(StopMode.FAST)
+        copied(own_postgres.data_directory, copy)
+        own_postgres.start()
+        before = await settled(engine)
+        lost = before.durable_position
+        own_postgres.stop(StopMode.FAST)
+        shutil.rmtree(own_postgres.data_directory)
+        copied(copy, own_postgres.data_directory)
+        own_postgres.start()
+
+        error = await refused(engine)
+        accepted = accepting(engine, lost)
+        async with accepted.living() as pipeline:
+            database.execute("INSERT INTO orders (note) VALUES ('in the new log')")
+            new = log_position(2, 0)
+            while pipeline.status().durable_position < new:
+                database.execute("SELECT pg_logical_emit_message(true, 'test', '')")
+                await asyncio.sleep(0.1)
+
+        state = engine.journal()
+        # A later start knows the generation from the journal, without the flag.
+        async with engine.living():
+            pass
+
+    assert isinstance(error, PositionLost)
+    assert before.source is not None
+    assert state.source is not None
+    assert state.source.generation == before.source.generation + 1
+    gaps = {gap.table: gap for gap in state.gaps.values()}
+    assert sorted(gaps) == ["public.lines", "public.orders"]
+    assert all(gap.after == lost and gap.until >= new for gap in gaps.values())
+    await engine.proven()
