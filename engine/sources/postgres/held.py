@@ -54,9 +54,9 @@ class PostgresSnapshots:
     """Implements `engine.model.snapshot_source.SnapshotSource`.
 
     `configuration` names the publication and says what records hold. `generation` begins the
-    positions until `adopt` says another one. A range has `range_pages` pages at most (None: 256 MiB of them). A snapshot is let go
-    of once somebody has waited for one of its tables for `lock_yield_seconds`. What a snapshot has
-    to wait for itself is an alarm.
+    positions until `adopt` says another one. A range has `range_pages` pages at most (None: 256 MiB
+    of them). A snapshot is let go of once somebody has waited for one of its tables for
+    `lock_yield_seconds`. What a snapshot has to wait for itself is an alarm.
     """
 
     def __init__(
