@@ -170,6 +170,10 @@ class Rig:
 
     # --- the source
 
+    def adopt(self, generation: int) -> None:
+        """It has one generation."""
+        assert generation == 1
+
     @asynccontextmanager
     async def hold(self, tables: Sequence[TableName]) -> AsyncIterator[Held]:
         await self.holding()
