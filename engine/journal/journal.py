@@ -19,8 +19,8 @@ import structlog
 
 from engine.journal.entry import (
     FORMAT,
-    Answer,
     Accepting,
+    Answer,
     Durable,
     Entry,
     Gap,
