@@ -59,13 +59,23 @@ class Look:
 
     @property
     def unnamed(self) -> list[str]:
-        """Keys outside `_tailrace` that no plan names, schema.json apart."""
-        planned = self.planned
+        """Keys outside `_tailrace` that no plan and no snapshot names, schema.json apart."""
+        planned = self.planned.keys() | self.staged
         return [
             key
             for key in sorted(self.keys)
             if "/_tailrace/" not in key and not key.endswith("/schema.json") and key not in planned
         ]
+
+    @property
+    def staged(self) -> frozenset[str]:
+        """The keys of all attempts at snapshots that the journal names as whole."""
+        return frozenset(
+            staged["key"]
+            for entry in self.entries
+            for statement in entry.get("snapshots", ())
+            for staged in statement.get("objects", ())
+        )
 
     @property
     def frontiers(self) -> dict[str, str]:
@@ -129,10 +139,14 @@ class BucketImage:
         """An object's `x-amz-meta-` headers."""
         return (await self._client.head_object(Bucket=self._bucket, Key=key))["Metadata"]
 
+    async def bodies(self, keys: Iterable[str]) -> list[bytes]:
+        """Each of `keys`, compressed as it lies there."""
+        return await self._contents(keys)
+
     async def lines(self, keys: Iterable[str]) -> list[bytes]:
         """The uncompressed lines of each of `keys`."""
         wanted = list(keys)
-        contents = await self._contents(wanted)
+        contents = await self.bodies(wanted)
         return [_opened(key, content) for key, content in zip(wanted, contents, strict=True)]
 
     async def changes(self) -> Changes:
