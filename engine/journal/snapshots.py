@@ -273,6 +273,11 @@ class SnapshotRegister:
             for known in self._open.values()
         )
 
+    def is_owed(self, table: TableName) -> bool:
+        """Whether an attempt of the table has yet to be whole, and nobody cancelled it."""
+        known = self._open.get(table)
+        return known is not None and known.snapshot.state not in {"whole", "cancelled"}
+
     @property
     def generation(self) -> int:
         """The one that the journal is in."""

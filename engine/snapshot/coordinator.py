@@ -106,11 +106,8 @@ class Coordinator:
     def _due(self, register: SnapshotRegister) -> list[TableName]:
         now = asyncio.get_running_loop().time()
         needed = register.needed()
-        # What becomes of an attempt that was given up before an entry said that it is started is
-        # not known before that entry.
-        undecided = {snapshot.table_name for snapshot in register.pending}
-        for table in self._put_off.keys() - undecided.union(needed):
-            self._succeeded(table)
+        for table in [table for table in self._put_off if not register.is_owed(table)]:
+            self.done(table)
         due = [table for table in needed if not self._is_put_off(table, now)]
         return due[: self._settings.tables_max]
 
@@ -157,9 +154,8 @@ class Coordinator:
     ) -> None:
         """The whole snapshot came to nothing: put off whatever was not done before."""
         now = asyncio.get_running_loop().time()
-        owed = {*register.needed(), *(attempt.table for attempt in self._leftover)}
         for table in tables:
-            if table in owed and not self._is_put_off(table, now):
+            if register.is_owed(table) and not self._is_put_off(table, now):
                 self.failed(table, error)
 
     # --- what a group tells
@@ -191,8 +187,9 @@ class Coordinator:
         """Throw away what was staged for it, before the next group begins."""
         self._leftover.append(attempt)
 
-    def _succeeded(self, table: TableName) -> None:
-        del self._put_off[table]
+    def done(self, table: TableName) -> None:
+        """Nothing is wrong with the table any more."""
+        self._put_off.pop(table, None)
         self._alarms.clear(SNAPSHOT_FAILING, str(table))
 
     async def _abort_leftover(self, database: str) -> None:

@@ -88,6 +88,10 @@ class Ends(Protocol):
         """The attempt goes on, and something in it has failed many times."""
         ...
 
+    def done(self, table: TableName) -> None:
+        """All of the table is staged."""
+        ...
+
     def given_up(self, attempt: Attempt) -> None:
         """What was staged for the attempt is to be thrown away."""
         ...
@@ -155,6 +159,7 @@ class Group:
             self._refuse_stale(attempt)
             await self._register.whole(attempt, objects)
             is_whole = True
+            self._ends.done(table)
             _log.info(
                 "snapshot read",
                 table=str(table),

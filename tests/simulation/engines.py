@@ -40,7 +40,8 @@ from engine.operate.metrics import Metrics
 from engine.pipeline.pipeline import Pipeline
 from engine.pipeline.stop import StopSignal
 from engine.pipeline.wiring import TakeSnapshots
-from simulation.snapshots import Coordinator
+from engine.snapshot import coordinator
+from simulation.snapshots import Taker
 from simulation.source import Change, Server, SimulatedSource
 from simulation.store import Bucket, SimulatedStore
 from simulation.violation import Violation
@@ -70,6 +71,8 @@ SMALL_LIMITS = (
     # Longer than the engine's: what comes late then comes later, and meets more.
     (retry, "WAIT_SECONDS_MAX", 5.0),
     (completer, "REFUSALS_MAX", 3),
+    (coordinator, "_DUE_SECONDS", 0.5),
+    (coordinator, "_RETRY_SECONDS_MAX", 5.0),
     (snapshots, "_PAUSE_SECONDS", 1.0),
     (snapshots, "_PAUSE_SECONDS_MAX", 10.0),
     # Two objects of a part each are named by an entry, three are listed apart.
@@ -220,7 +223,7 @@ class EngineProcess:
             metrics=METRICS,
             stop=self._stop,
             make_nonce=lambda: f"{self._nonces.getrandbits(64):x}",
-            take_snapshots=self._coordinator(source, writer),
+            take_snapshots=self._taker(source, writer),
             publishing=source,
         )
         error: BaseException | None = None
@@ -231,18 +234,19 @@ class EngineProcess:
         if self.process.is_alive:
             world.ended(self, error)
 
-    def _coordinator(self, source: SimulatedSource, writer: Writer) -> TakeSnapshots | None:
+    def _taker(self, source: SimulatedSource, writer: Writer) -> TakeSnapshots | None:
         profile = self.profile
         if profile.configuration.snapshot == "never":
             return None
-        return Coordinator(
+        return Taker(
             self._world,
-            self.process.name,
+            self.process,
             writer.id,
             source,
             profile.configuration,
-            codec=profile.codec,
-            seed=self._nonces.random(),
+            profile.codec,
+            METRICS,
+            self._nonces.random(),
         ).take
 
     def _settings(self) -> Settings:

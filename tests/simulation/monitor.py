@@ -24,6 +24,7 @@ import zstandard
 
 from engine.journal.gaps import LOST
 from engine.model.batch import Intake
+from engine.model.layout import TableLayout
 from engine.model.position import LogPosition
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
@@ -41,6 +42,14 @@ from simulation.source import (
 from simulation.store import Bucket, StoredObject, kind_of
 from simulation.violation import Violation
 from simulation.virtual_loop import Process
+
+_FOLDERS = {
+    str(table): (
+        TableLayout("lake", "shop", "hive").table_folder(table),
+        TableLayout("lake", "shop", "plain").table_folder(table),
+    )
+    for table in TABLES
+}
 
 Json = dict[str, Any]
 
@@ -309,6 +318,14 @@ class Monitor:
         if old.body != stored.body:
             raise Violation(f"overwritten: {kind_of(stored.key)}")
         self.counts["overwritten with its own bytes"] += 1
+
+    def begins(self, key: str, metadata: Mapping[str, str]) -> None:
+        """An upload begins: a snapshot's only after the entry that starts its attempt."""
+        if "attempt" not in metadata:
+            return
+        table = next(table for table, folders in _FOLDERS.items() if key.startswith(folders))
+        if int(metadata["attempt"]) > self.journal.snapshots.attempts.get(table, 0):
+            raise Violation("something is staged before its attempt is started")
 
     def aborts(self, sender: Process, key: str, upload_id: str) -> None:
         """An engine's abort of that upload of that key is about to be applied."""

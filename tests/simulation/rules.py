@@ -760,6 +760,105 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     mutant(
+        "started_first",
+        "7   nothing is staged before the entry that starts the attempt",
+        Edit(
+            "engine.snapshot.group",
+            "            await self._register.started(attempt)\n"
+            "            self._refuse_stale(attempt)\n",
+            "",
+        ),
+        Edit(
+            "engine.snapshot.group",
+            "            await self._register.whole(attempt, objects)\n",
+            "            await self._register.started(attempt)\n"
+            "            self._refuse_stale(attempt)\n"
+            "            await self._register.whole(attempt, objects)\n",
+        ),
+    ),
+    mutant(
+        "compared",
+        "7   what may have changed is compared before the objects are handed over",
+        Edit("engine.snapshot.group", "            await self._compare(table)\n", ""),
+    ),
+    mutant(
+        "first_result",
+        "7   the first result of a range wins, and no other is used",
+        Edit(
+            "engine.snapshot.group",
+            "                        for other in copies:\n"
+            "                            other.cancel()\n"
+            "                        return result.objects\n",
+            "                        more = [(await other).objects for other in copies]\n"
+            "                        return sum(more, result.objects)\n",
+        ),
+    ),
+    mutant(
+        "stale_range",
+        "7   a range that is stale gives its attempt up",
+        Edit(
+            "engine.snapshot.group",
+            "                    if result.failure is None:\n",
+            "                    if result.failure is None or result.failure.kind == 'stale':\n",
+        ),
+    ),
+    mutant(
+        "overtaken",
+        "7   objects of an attempt that is not wanted any more are not handed over",
+        Edit(
+            "engine.snapshot.group",
+            "        if not self._register.is_under_way(attempt):\n",
+            "        if False:\n",
+        ),
+    ),
+    mutant(
+        "earlier_attempt",
+        "7   each held snapshot has attempts of its own",
+        Edit(
+            "engine.snapshot.group",
+            "        attempt = self._register.start(table, self._held.point, held.relation)\n",
+            "        attempt = self._register.start(table, self._held.point, held.relation)\n"
+            "        kept = self._ends.__dict__.setdefault('kept', {})\n"
+            "        attempt = kept.setdefault(table, attempt)\n",
+        ),
+    ),
+    mutant(
+        "every_range",
+        "7   an attempt is whole when each of its ranges is staged",
+        Edit(
+            "engine.snapshot.group",
+            "for number, own in enumerate(ranges)\n",
+            "for number, own in enumerate(ranges)\n                    if number < 2\n",
+        ),
+    ),
+    mutant(
+        "given_again",
+        "7   what a lost worker had is given again",
+        Edit(
+            "engine.snapshot.group",
+            "                if not copies:\n"
+            "                    self._give(group, wanted, copies)\n",
+            "                if not copies and failures:\n"
+            "                    await asyncio.Event().wait()\n"
+            "                if not copies:\n"
+            "                    self._give(group, wanted, copies)\n",
+        ),
+    ),
+    mutant(
+        "lost_snapshot",
+        "7   a snapshot that is lost gives its attempts up",
+        Edit(
+            "simulation.snapshots",
+            "        if self._lost.is_set() or self.is_over or self._source.is_other_branch:\n",
+            "        if self.is_over:\n",
+        ),
+        Edit(
+            "engine.snapshot.group",
+            "                    beside.create_task(self._held.watch()),\n",
+            "",
+        ),
+    ),
+    mutant(
         "worker_completes",
         "7   a worker never completes an upload",
         Edit(

@@ -1,37 +1,53 @@
-"""Snapshots of simulated tables: a coordinator beside each engine's stream, and its workers.
+"""Snapshots of simulated tables: the engine's own coordinator and crew beside each engine's stream.
 
-Strategy: the coordinator asks the engine's register what is needed, takes a consistent point of the
-server, and sends each range to one or two workers. A worker is a process of its own: it runs the
-engine's staging, outlives the engine, freezes and comes back late, or dies. The first result of a
-range wins. What no worker answers in time is staged anew.
+Strategy: a held snapshot is a place of the server's log and the rows before it. It may be lost with
+the sessions that hold it, and somebody may rewrite a table behind it: then rows are missing, which
+only the comparison tells. A worker is a process of its own: it runs the engine's `stage_range`,
+outlives the engine, freezes and comes back late, or dies. Workers are a pool, which breaks as a
+whole, or a cluster, whose workers nobody can end.
 
 Invariant: a worker touches the bucket through a store of its own, and tells nobody but its
-coordinator. The coordinator lives and dies with its engine.
+executor. The coordinator lives and dies with its engine, and its crew hears of nothing while the
+engine is frozen or dead.
 """
 
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
-from typing import Protocol
+from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from engine.journal.snapshots import Attempt, SnapshotRegister
 from engine.model.batch import Batch, Operations
-from engine.model.errors import DestinationUnavailable, SnapshotStale, UploadGone
+from engine.model.errors import (
+    SnapshotStale,
+    SourceError,
+    SourceRefused,
+    SourceUnavailable,
+    TailraceError,
+)
+from engine.model.log_point import LogPoint
 from engine.model.position import snapshot_position
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
-from engine.model.staged_object import StagedObject
-from engine.snapshot.staging import StagingTask, stage
+from engine.model.snapshot_source import HeldTable, RangeTask, ReadProgress
+from engine.operate.alarms import Alarms
+from engine.snapshot.coordinator import Coordinator
+from engine.snapshot.crew import Crew, WorkerLost
+from engine.snapshot.progress import Progress, RowObserver
+from engine.snapshot.settings import SnapshotSettings
+from engine.snapshot.task import SnapshotTask, decode_result, decode_task
+from engine.snapshot.work import stage_range
 from simulation.source import TABLES, Row, Server, SimulatedSource, TableRead, record_writer
 from simulation.store import Bucket, SimulatedStore
 from simulation.virtual_loop import Process, VirtualLoop
 
-_WORKER_SECONDS_MAX = 20
-"""A range that nobody has answered for so long is given to another worker."""
-
 DATABASE = "shop"
-Staged = tuple[StagedObject, ...]
+_BUCKET = "lake"
 
 
 class Surroundings(Protocol):
@@ -48,246 +64,202 @@ class Surroundings(Protocol):
     def trace(self, text: str) -> None: ...
 
 
-class Coordinator:
-    """Takes the snapshots that one engine needs. `take` is handed to its pipeline."""
+# --- what is held
+
+
+@dataclass(eq=False, slots=True)
+class HeldRange:
+    """The rows of one range, and whether they can still be read."""
+
+    held: "Held"
+    read: TableRead
+    rows: list[Row]
+
+
+class Held:
+    """A snapshot of some tables: a `HeldSnapshot`."""
 
     def __init__(
-        self,
-        world: Surroundings,
-        name: str,
-        writer: str,
-        source: SimulatedSource,
-        configuration: RecordConfiguration,
-        *,
-        codec: int,
-        seed: float,
+        self, world: Surroundings, name: str, point: LogPoint, source: SimulatedSource, seed: float
     ) -> None:
+        self.name = name
+        self.point = point
+        self.tables: dict[TableName, HeldTable] = {}
+        self.left_out: dict[TableName, SourceError] = {}
+        # Tables that somebody rewrote: what is read of them from then on is nothing.
+        self.rewritten: set[TableName] = set()
+        self.reading: dict[str, int] = {}
+        self.is_over = False
         self._world = world
-        self._name = name
-        self._writer = writer
         self._source = source
-        self._configuration = configuration
-        self._codec = codec
         self._rnd = random.Random(seed)
-        self._asking = random.Random(f"asks {seed}")
-        self._worker_count = 0
+        self._lost = asyncio.Event()
 
-    async def take(self, register: SnapshotRegister, database: str) -> None:
-        """Take what is needed, until cancelled; what is not whole by then is given up."""
-        assert database == DATABASE
-        rnd = self._rnd
-        if not self._world.server.is_confirming:
-            # There is nothing to look at: nobody else knows of a table without rows.
-            for table in TABLES:
-                if self._configuration.captures(table):
-                    register.capture(table)
-        async with asyncio.TaskGroup() as asking:
-            asking.create_task(self._ask(register))
-            while True:
-                needed = register.needed()
-                if rnd.random() < 0.5:
-                    needed = needed[:1]
-                async with asyncio.TaskGroup() as group:
-                    for table in needed:
-                        group.create_task(self._attempt(register, table))
-                await asyncio.sleep(rnd.uniform(0.2, 2))
-
-    async def _ask(self, register: SnapshotRegister) -> None:
-        """Ask for snapshots again, as where a gap was found, for as long as there is trouble."""
-        rnd, counts = self._asking, self._world.counts
-        while True:
-            await asyncio.sleep(rnd.uniform(0.1, 8))
-            table = rnd.choice(TABLES)
-            if not self._world.is_calm and self._configuration.captures(table):
-                register.resync(table)
-                counts["snapshots asked for again"] += 1
-
-    async def _attempt(self, register: SnapshotRegister, table: TableName) -> None:
-        server, rnd = self._world.server, self._rnd
-        await asyncio.sleep(rnd.uniform(0.001, 0.2))
-        if server.is_down or self._is_other_branch:
-            return
-        address = server.consistent_address()
-        point = server.point(address, self._world.now_us())
-        read = server.read_before(table, address)
-        await asyncio.sleep(rnd.uniform(0.001, 0.2))
-        if table not in register.needed() or self._is_other_branch:
-            return
-        attempt = register.start(table, point, read.relation)
-        await register.started(attempt)
-        self._world.counts["snapshots started"] += 1
-        objects = await self._staged(attempt, read)
-        is_unlucky = not self._world.is_calm and rnd.random() < 0.1
-        if not register.is_under_way(attempt):
-            self._world.counts["attempts overtaken"] += 1
-        elif is_unlucky or self._is_other_branch:
-            self._world.counts["snapshots given up"] += 1
-            register.give_up(attempt)
-        else:
-            try:
-                await register.whole(attempt, objects)
-            except SnapshotStale:
-                self._world.counts["attempts overtaken by a request while they are listed"] += 1
-
-    @property
-    def _is_other_branch(self) -> bool:
-        """Whether the server failed over, and the engine does not know it yet."""
-        return str(self._world.server.timeline) != self._source.branch
-
-    async def _staged(self, attempt: Attempt, read: TableRead) -> list[StagedObject]:
-        """All objects of the attempt; the ranges' in any order, as their workers end."""
-        found: list[StagedObject] = []
-
-        async def one(number: int, rows: list[Row]) -> None:
-            found.extend(await self._range(attempt, read, number, rows))
-
-        async with asyncio.TaskGroup() as group:
-            for number, rows in enumerate(self._ranges(read)):
-                group.create_task(one(number, rows))
-        return found
-
-    def _ranges(self, read: TableRead) -> list[list[Row]]:
-        """The rows, spread over ranges; some have none, and mostly range 0 is one of them."""
+    def add(self, table: TableName, read: TableRead) -> None:
+        """Hold a table too, its rows spread over ranges: mostly range 0 has none."""
         rnd = self._rnd
         first = rnd.choice((0, 0, 1))
         ranges: list[list[Row]] = [[] for _ in range(rnd.choice((2, 2, 3)))]
         for row in read.rows:
             ranges[rnd.randint(first, len(ranges) - 1)].append(row)
-        return ranges
+        words: list[bytes] = []
+        for number, rows in enumerate(ranges):
+            if not number or rows or rnd.random() < 0.2:
+                words.append(f"{self.name}/{table.table}/{number}".encode())
+                self._world.server.ranges[words[-1]] = HeldRange(self, read, rows)
+        self.tables[table] = HeldTable(read.relation, tuple(words), len(read.rows), -1)
 
-    async def _range(
-        self, attempt: Attempt, read: TableRead, number: int, rows: list[Row]
-    ) -> Staged:
-        """The objects of one range: the first worker's that has all of them."""
-        rnd = self._rnd
-        if number and not rows and rnd.random() < 0.8:
-            return ()
-        while True:
-            answer: asyncio.Future[Staged | None] = self._world.loop.create_future()
-            task = self._task(attempt, number)
-            for _ in range(1 if self._world.is_calm else rnd.choice((1, 1, 1, 2))):
-                self._worker_count += 1
-                worker = Worker(
-                    self._world,
-                    f"{self._name}/worker-{self._worker_count}",
-                    task,
-                    read,
-                    rows,
-                    configuration=self._configuration,
-                    seed=rnd.random(),
-                )
-                worker.start(answer)
-            try:
-                async with asyncio.timeout(_WORKER_SECONDS_MAX):
-                    staged = await answer
-            except TimeoutError:
-                self._world.counts["ranges given to another worker"] += 1
-                continue
-            if staged is not None:
-                return staged
-            self._world.counts["ranges staged anew"] += 1
-            await asyncio.sleep(rnd.uniform(0.1, 1))
+    def draw_fate(self) -> None:
+        """What happens to it, where there is trouble."""
+        rnd, loop = self._rnd, self._world.loop
+        fate, moment = rnd.random(), rnd.choice((0.05, 0.5, 2)) * rnd.random()
+        if self._world.is_calm or not self.tables:
+            return
+        if fate < 0.05:
+            loop.later(moment, self.lose)
+        elif fate < 0.12:
+            loop.later(moment, self._rewrite, rnd.choice(list(self.tables)))
 
-    def _task(self, attempt: Attempt, number: int) -> StagingTask:
-        return StagingTask(
-            table=attempt.table,
-            attempt=attempt.number,
-            range_number=number,
-            point=attempt.point.position,
-            version=attempt.version.number,
-            hour=attempt.hour,
-            codec=self._codec,
-            compression=self._configuration.compression,
-            layout=self._configuration.layout,
-            prefix="lake",
-            database=DATABASE,
-            writer=self._writer,
-            bytes_max=self._rnd.choice((0, 0, 1 << 30)),  # 0: an object for each batch.
-        )
+    def lose(self) -> None:
+        """The sessions that hold it are gone."""
+        if not self.is_over and not self._lost.is_set():
+            self._world.counts["held snapshots lost"] += 1
+            self._lost.set()
+
+    def _rewrite(self, table: TableName) -> None:
+        self.rewritten.add(table)
+
+    def refuse_lost(self) -> None:
+        """Raise SnapshotStale where nothing can be read under it."""
+        if self._lost.is_set() or self.is_over or self._source.is_other_branch:
+            raise SnapshotStale("the snapshot is gone")
+
+    async def watch(self) -> None:
+        await self._lost.wait()
+        raise SnapshotStale("the snapshot was lost")
+
+    async def compare(self, table: TableName) -> None:
+        await asyncio.sleep(self._rnd.uniform(0.001, 0.3))
+        if not self._world.is_calm and self._rnd.random() < 0.05:
+            self._world.counts["comparisons without an answer"] += 1
+            raise SourceUnavailable("no answer")
+        self.refuse_lost()
+        if table in self.rewritten:
+            self._world.counts["tables rewritten behind a snapshot"] += 1
+            raise SnapshotStale("somebody rewrote the table")
+
+    async def progress(self) -> Mapping[str, ReadProgress]:
+        if not self._world.is_calm and self._rnd.random() < 0.1:
+            raise SourceUnavailable("no answer")
+        return {name: ReadProgress(rows, 0) for name, rows in self.reading.items()}
 
 
-class Worker:
-    """Stages one range in a process of its own. What it would do after its death is not done."""
+class SimulatedSnapshots:
+    """One engine's view of the server's snapshots: a `SnapshotSource`."""
 
     def __init__(
-        self,
-        world: Surroundings,
-        name: str,
-        task: StagingTask,
-        read: TableRead,
-        rows: list[Row],
-        *,
-        configuration: RecordConfiguration,
-        seed: float,
+        self, world: Surroundings, name: str, source: SimulatedSource, seed: float
     ) -> None:
         self._world = world
-        self._task = task
-        self._read = read
-        self._rows = rows
-        self._records = record_writer(configuration)
+        self._name = name
+        self._source = source
         self._rnd = random.Random(seed)
-        self._process = Process(name)
-        self._main_task: asyncio.Task[None] | None = None
+        self._count = 0
 
-    def start(self, answer: "asyncio.Future[Staged | None]") -> None:
-        """Begin. `answer` gets what is staged, or None where the range has to be staged anew."""
-        loop, rnd = self._world.loop, self._rnd
-        if not self._world.is_calm:
-            fate, moment = rnd.random(), rnd.choice((0.01, 0.1, 0.5)) * rnd.random()
-            if fate < 0.06:
-                loop.later(moment, loop.freeze, self._process)
-                loop.later(rnd.choice((5, 15, 40)), loop.resume, self._process)
-            elif fate < 0.1:
-                loop.later(moment, loop.kill, self._process)
-        self._main_task = loop.start(self._process, self._work(answer))
+    def adopt(self, generation: int) -> None:
+        """The server knows by itself."""
 
-    async def _work(self, answer: "asyncio.Future[Staged | None]") -> None:
-        rnd, world = self._rnd, self._world
-        store = SimulatedStore(world.bucket, self._process)
-        staged: Staged | None = None
+    @asynccontextmanager
+    async def hold(self, tables: Sequence[TableName]) -> AsyncIterator[Held]:
+        server, rnd = self._world.server, self._rnd
+        await asyncio.sleep(rnd.uniform(0.001, 0.2))
+        self._refuse()
+        address = server.consistent_address()
+        self._count += 1
+        name = f"{self._name}/held-{self._count}"
+        point = server.point(address, self._world.now_us())
+        held = Held(self._world, name, point, self._source, rnd.random())
+        for table in tables:
+            error = self._left_out()
+            if error is None:
+                held.add(table, server.read_before(table, address))
+            else:
+                held.left_out[table] = error
+        await asyncio.sleep(rnd.uniform(0.001, 0.2))
+        self._refuse()
+        self._world.counts["snapshots held"] += 1
+        held.draw_fate()
+        server.held.append(held)
         try:
-            staged = await stage(
-                store,
-                self._task,
-                self._batches(),
-                make_nonce=lambda: f"{rnd.getrandbits(64):x}",
-                part_bytes=rnd.choice((1, 1 << 30)),
-            )
-        except (DestinationUnavailable, UploadGone) as error:
-            world.trace(f"{self._process.name} of {self._task.table} fails: {error}")
-        world.loop.later(rnd.uniform(0.001, 0.1), self._tell, answer, staged)
+            yield held
+        finally:
+            held.is_over = True
+            server.held.remove(held)
 
-    def _tell(self, answer: "asyncio.Future[Staged | None]", staged: Staged | None) -> None:
-        if not answer.done():
-            answer.set_result(staged)
-        elif staged is not None:
-            self._world.counts["a duplicate's result thrown away"] += 1
+    def _refuse(self) -> None:
+        if self._world.server.is_down or self._source.is_other_branch:
+            raise SourceUnavailable("no answer")
 
-    async def _batches(self) -> AsyncIterator[Batch]:
-        rows: list[Row | None] = [*self._rows]
-        if self._task.range_number == 0:
+    def _left_out(self) -> SourceError | None:
+        chance = self._rnd.random()
+        if self._world.is_calm or chance >= 0.08:
+            return None
+        self._world.counts["tables left out"] += 1
+        if chance < 0.02:
+            return SourceRefused("no right")
+        return SnapshotStale("somebody changes the table")
+
+
+# --- workers
+
+
+class SimulatedReader:
+    """One worker's view of what is held: a `RangeReader`."""
+
+    def __init__(self, server: Server, rnd: random.Random, codec: int) -> None:
+        self._server = server
+        self._rnd = rnd
+        self._codec = codec
+
+    @asynccontextmanager
+    async def read(self, task: RangeTask) -> AsyncIterator[AsyncIterator[Batch]]:
+        found = self._server.ranges[task.own]
+        assert isinstance(found, HeldRange)
+        found.held.refuse_lost()
+        try:
+            yield self._batches(task, found)
+        finally:
+            found.held.reading.pop(task.name, None)
+
+    async def _batches(self, task: RangeTask, found: HeldRange) -> AsyncIterator[Batch]:
+        rows: list[Row | None] = [*found.rows]
+        if found.read.relation.table in found.held.rewritten:
+            rows = []
+        if task.begins_attempt:
             rows.insert(0, None)
         begin = 0
         while begin < len(rows):
             await asyncio.sleep(self._rnd.uniform(0.001, 0.05))
+            found.held.refuse_lost()
             end = begin + self._rnd.choice((1, 2, 100))
-            yield self._batch(begin, rows[begin:end])
+            yield self._batch(task, found.read, begin, rows[begin:end])
             begin = end
+            found.held.reading[task.name] = begin
 
-    def _batch(self, begin: int, rows: list[Row | None]) -> Batch:
-        task = self._task
+    def _batch(self, task: RangeTask, read: TableRead, begin: int, rows: list[Row | None]) -> Batch:
+        records, version = record_writer(task.configuration), task.version.number
         positions = [
             snapshot_position(task.point, task.attempt, task.range_number, begin + index)
             for index in range(len(rows))
         ]
         lines = [
-            self._records.snapshot_line(self._read, position, row, task.version, task.codec)
+            records.snapshot_line(read, position, row, version, self._codec)
             for position, row in zip(positions, rows, strict=True)
         ]
         marker_count = rows.count(None)
         return Batch(
-            table=task.table,
-            version=task.version,
+            table=read.relation.table,
+            version=version,
             lines=b"".join(lines),
             row_count=len(rows),
             operations=Operations(r=len(rows) - marker_count, t=marker_count),
@@ -296,3 +268,237 @@ class Worker:
             first_commit_us=0,
             last_commit_us=0,
         )
+
+
+class Worker:
+    """Does one task in a process of its own. What it would do after its death is not done."""
+
+    def __init__(
+        self, world: Surroundings, name: str, content: bytes, task: SnapshotTask, seed: float
+    ) -> None:
+        self.task = task
+        self.process = Process(name)
+        self._world = world
+        self._content = content
+        self._rnd = random.Random(seed)
+        self._main_task: asyncio.Task[None] | None = None
+
+    def start(self, executor: "SimulatedExecutor") -> None:
+        """Begin. `executor` is told of the result, or of the worker's death."""
+        loop, rnd = self._world.loop, self._rnd
+        if not self._world.is_calm:
+            fate, moment = rnd.random(), rnd.choice((0.01, 0.1, 0.5)) * rnd.random()
+            if fate < 0.06:
+                loop.later(moment, loop.freeze, self.process)
+                loop.later(rnd.choice((5, 15, 40)), loop.resume, self.process)
+            elif fate < 0.09:
+                loop.later(moment, self._die, executor)
+        self._main_task = loop.start(self.process, self._work(executor))
+
+    def _die(self, executor: "SimulatedExecutor") -> None:
+        self._world.loop.kill(self.process)
+        executor.died(self)
+
+    async def _work(self, executor: "SimulatedExecutor") -> None:
+        rnd, world = self._rnd, self._world
+        result = await stage_range(
+            self._content,
+            store=SimulatedStore(world.bucket, self.process),
+            bucket=_BUCKET,
+            reader=SimulatedReader(world.server, rnd, self.task.staging.codec),
+            make_nonce=lambda: f"{rnd.getrandbits(64):x}",
+            part_bytes=rnd.choice((1, 1 << 30)),
+        )
+        world.loop.later(rnd.uniform(0.001, 0.1), executor.answer, self, result)
+
+
+class SimulatedExecutor(Executor):
+    """A pool or a cluster of workers. It tells its engine by callbacks of the engine's process."""
+
+    def __init__(self, workers: "SimulatedWorkers") -> None:
+        self._workers = workers
+        self._futures: dict[Worker, Future[bytes]] = {}
+
+    def submit(self, work: Any, /, content: bytes, **_: Any) -> Future[Any]:  # type: ignore[override]
+        assert work is None
+        worker, future = self._workers.worker(content), Future[bytes]()
+        self._workers.given(worker.task, [other.task for other in self._futures])
+        future.set_running_or_notify_cancel()
+        self._futures[worker] = future
+        worker.start(self)
+        return future
+
+    def answer(self, worker: Worker, result: bytes) -> None:
+        """A worker has done its task."""
+        self._workers.answered(worker.task, result)
+        future = self._futures.pop(worker, None)
+        if future is not None:
+            self._workers.tell(future.set_result, result)
+
+    def died(self, worker: Worker) -> None:
+        """A worker is dead: a pool is of no use then, a cluster has others."""
+        if worker not in self._futures:
+            return
+        self._workers.count_lost()
+        if self._workers.is_pool:
+            self._workers.tell(self.end)
+        else:
+            self._workers.tell(self._futures.pop(worker).set_exception, RuntimeError("it died"))
+
+    def end(self) -> None:
+        """Nobody hears of these workers any more. Those of a pool die."""
+        futures, self._futures = self._futures, {}
+        for worker, future in futures.items():
+            if self._workers.is_pool:
+                self._workers.loop.kill(worker.process)
+            future.set_exception(BrokenProcessPool("a worker died"))
+
+
+class SimulatedWorkers:
+    """Where one engine's workers come from: see `engine.snapshot.crew.Workers`."""
+
+    def __init__(self, world: Surroundings, engine: Process, seed: float) -> None:
+        self._world = world
+        self._engine = engine
+        self._rnd = rnd = random.Random(seed)
+        self.loop = world.loop
+        self.count = rnd.choice((1, 2, 3))
+        self.is_pool = rnd.random() < 0.5
+        self._worker_count = 0
+        self._given: set[tuple[TableName, int, int]] = set()
+        self._won: set[tuple[TableName, int, int]] = set()
+
+    def start(self) -> Executor:
+        if not self._world.is_calm and self._rnd.random() < 0.08:
+            self._world.counts["no workers to be had"] += 1
+            raise WorkerLost("nobody answers")
+        return SimulatedExecutor(self)
+
+    def end(self, executor: Executor) -> None:
+        assert isinstance(executor, SimulatedExecutor)
+        self._world.counts["workers let go"] += 1
+        executor.end()
+
+    def worker(self, content: bytes) -> Worker:
+        """Another worker's process."""
+        self._worker_count += 1
+        name = f"{self._engine.name}/worker-{self._worker_count}"
+        return Worker(self._world, name, content, decode_task(content), self._rnd.random())
+
+    def tell(self, call: Any, *arguments: Any) -> None:
+        """Call something in the engine's process, when it can hear."""
+        self.loop.signal(self._engine, call, *arguments)
+
+    # --- what is counted
+
+    def given(self, task: SnapshotTask, under_way: Sequence[SnapshotTask]) -> None:
+        """A worker gets a range."""
+        one = _range_of(task)
+        if one in map(_range_of, under_way):
+            self._world.counts["ranges given to another worker"] += 1
+        elif one in self._given:
+            self._world.counts["ranges staged anew"] += 1
+        self._given.add(one)
+
+    def answered(self, task: SnapshotTask, result: bytes) -> None:
+        """A worker has done a range."""
+        if decode_result(result).failure is not None:
+            return
+        if _range_of(task) in self._won:
+            self._world.counts["a duplicate's result thrown away"] += 1
+        self._won.add(_range_of(task))
+
+    def count_lost(self) -> None:
+        """A worker died that had a task."""
+        self._world.counts["workers lost"] += 1
+
+
+def _range_of(task: SnapshotTask) -> tuple[TableName, int, int]:
+    return task.staging.table, task.staging.attempt, task.staging.range_number
+
+
+# --- the coordinator
+
+
+@dataclass(frozen=True, slots=True)
+class Taker:
+    """What one engine needs to take snapshots. `take` is handed to its pipeline."""
+
+    world: Surroundings
+    process: Process
+    writer: str
+    source: SimulatedSource
+    configuration: RecordConfiguration
+    codec: int
+    observer: RowObserver
+    seed: float
+    rnd: random.Random = field(init=False)
+    asking: random.Random = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rnd", random.Random(self.seed))
+        object.__setattr__(self, "asking", random.Random(f"asks {self.seed}"))
+
+    async def take(self, register: SnapshotRegister, database: str) -> None:
+        """Take what is needed, until cancelled; what is not whole by then is given up."""
+        assert database == DATABASE
+        if not self.world.server.is_confirming:
+            # There is nothing to look at: nobody else knows of a table without rows.
+            for table in TABLES:
+                if self.configuration.captures(table):
+                    register.capture(table)
+        async with asyncio.TaskGroup() as asking:
+            asking.create_task(self._ask(register))
+            await self._coordinator().run(register, database)
+
+    async def _ask(self, register: SnapshotRegister) -> None:
+        """Ask for snapshots again, as where a gap was found, for as long as there is trouble."""
+        rnd, counts = self.asking, self.world.counts
+        while True:
+            await asyncio.sleep(rnd.uniform(0.1, 8))
+            table = rnd.choice(TABLES)
+            if not self.world.is_calm and self.configuration.captures(table):
+                register.resync(table)
+                counts["snapshots asked for again"] += 1
+
+    def _coordinator(self) -> Coordinator:
+        rnd, world = self.rnd, self.world
+        return _Counted(
+            world.counts,
+            source=SimulatedSnapshots(world, self.process.name, self.source, rnd.random()),
+            store=SimulatedStore(world.bucket, self.process),
+            # What a worker runs is the simulation's to say.
+            crew=Crew(SimulatedWorkers(world, self.process, rnd.random()), None),  # type: ignore[arg-type]
+            settings=SnapshotSettings(
+                bucket=_BUCKET,
+                prefix="lake",
+                codec_version=self.codec,
+                bytes_max=rnd.choice((0, 0, 1 << 30)),  # 0: an object for each batch.
+                tables_max=rnd.choice((1, 2, 8)),
+                stall_seconds=rnd.choice((2.0, 8.0)),
+                progress_seconds=1.0,
+            ),
+            configuration=self.configuration,
+            writer_id=self.writer,
+            alarms=Alarms(world.now_us),
+            progress=Progress(self.observer),
+        )
+
+
+class _Counted(Coordinator):
+    """The coordinator, and what becomes of attempts is counted."""
+
+    def __init__(self, counts: Counter[str], **parts: Any) -> None:
+        super().__init__(**parts)
+        self._counts = counts
+
+    def given_up(self, attempt: Attempt) -> None:
+        self._counts["snapshots given up"] += 1
+        super().given_up(attempt)
+
+    def failed(self, table: TableName, error: TailraceError) -> None:
+        if "is not wanted now" in str(error):
+            self._counts["attempts overtaken"] += 1
+        if "was given up" in str(error):
+            self._counts["attempts overtaken by a request while they are listed"] += 1
+        super().failed(table, error)

@@ -186,6 +186,12 @@ def relation_of(table: TableName, oid: int, shape: int) -> Relation:
     return Relation(table, str(oid), columns_of(shape), ("id",))
 
 
+class Holding(Protocol):
+    """A snapshot that sessions with the server hold."""
+
+    def lose(self) -> None: ...
+
+
 class ServerWatcher(Protocol):
     """Who is told what the server hears."""
 
@@ -254,6 +260,9 @@ class Server:
     had: defaultdict[int, set[str]] = field(default_factory=lambda: defaultdict(set))
     # By name, all changes in order, sent or lost: what the rows of the table follow from.
     history: defaultdict[TableName, list[Change]] = field(default_factory=lambda: defaultdict(list))
+    # What the ranges of held snapshots are, by the words that workers are told.
+    ranges: dict[bytes, object] = field(default_factory=dict)
+    held: "list[Holding]" = field(default_factory=list)
     # By place, the address of each snapshot.
     points: dict[str, int] = field(default_factory=dict)
     # Where the log stopped being continuous: each begins a generation, known to who accepts that.
@@ -574,6 +583,8 @@ class Server:
         """The server is gone."""
         for connection in self.connections():
             self.drop_connection(connection)
+        for held in self.held:
+            held.lose()
 
     def limit_of(self, connection: "Connection") -> int:
         """How far that connection may read."""
@@ -1192,6 +1203,11 @@ class SimulatedSource:
     def branch(self) -> str:
         """The branch of the server's history that it named last."""
         return self._branch
+
+    @property
+    def is_other_branch(self) -> bool:
+        """Whether the server failed over, and the engine does not know it yet."""
+        return str(self._server.timeline) != self._branch
 
     def distance(self, begin: LogPoint, end: LogPoint) -> int:
         server = self._server

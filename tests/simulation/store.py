@@ -90,6 +90,8 @@ class BucketWatcher(Protocol):
 
     def taken(self, kind: str, old: StoredObject, body: bytes, sender: Process) -> None: ...
 
+    def begins(self, key: str, metadata: Mapping[str, str]) -> None: ...
+
     def aborts(self, sender: Process, key: str, upload_id: str) -> None: ...
 
     def is_late(self, kind: str, sender: Process) -> bool: ...
@@ -282,6 +284,7 @@ class Bucket:
         self.objects[key] = replace(self.objects[key], body=body)
 
     def begin_upload(self, key: str, metadata: Mapping[str, str]) -> int:
+        self.watcher.begins(key, metadata)
         number = self.next_number()
         self.uploads[number] = Upload(key, self.now_us(), dict(metadata))
         return number

@@ -212,7 +212,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
                 coroutine = task.get_coro()
                 assert isinstance(coroutine, Coroutine)
                 # What cleanup asks for is ignored; a cleanup that awaits is a RuntimeError.
-                with contextlib.suppress(Exception):
+                with contextlib.suppress(Exception, BaseExceptionGroup):
                     coroutine.close()
         self._ready.clear()
         self._scheduled.clear()

@@ -15,7 +15,7 @@ import gc
 import random
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -258,6 +258,9 @@ class World:
         self.trace("no more faults")
         self._set_weather(0)
         self.server.mend(self.server.broken)
+        for table in TABLES:
+            # A failover may have undone that one was put back.
+            self.server.publish(table)
         for engine in self.engines:
             self.resume(engine)
         end = self.loop.time() + SETTLE_SECONDS
@@ -433,6 +436,9 @@ class World:
 
     def overwritten(self, old: StoredObject, stored: StoredObject) -> None:
         self._judge(lambda: self.monitor.overwritten(old, stored))
+
+    def begins(self, key: str, metadata: Mapping[str, str]) -> None:
+        self._judge(lambda: self.monitor.begins(key, metadata))
 
     def aborts(self, sender: Process, key: str, upload_id: str) -> None:
         self._judge(lambda: self.monitor.aborts(sender, key, upload_id))
