@@ -47,14 +47,14 @@ from engine.pipeline.pipeline import Pipeline
 from engine.pipeline.stop import StopSignal
 from engine.pipeline.wiring import World
 from engine.snapshot.coordinator import Coordinator
-from engine.snapshot.crew import Crew
+from engine.snapshot.crew import Crew, Workers
 from engine.snapshot.progress import Progress
 from engine.snapshot.settings import SnapshotSettings
 from engine.sources.postgres.dsn import dsn_of
 from engine.sources.postgres.held import PostgresSnapshots
 from engine.sources.postgres.publishing import PostgresPublishing
 from engine.sources.postgres.source import PostgresSource
-from engine.worker import LocalWorkers, work
+from engine.worker import DaskWorkers, LocalWorkers, work
 
 _log = structlog.get_logger(__name__)
 
@@ -188,14 +188,14 @@ def _coordinator(
     source = configuration.source
     if source.snapshot == "never":
         return None
-    workers = LocalWorkers(configuration, resolve_workers(source.snapshot_workers))
+    workers = _workers(configuration)
     settings = SnapshotSettings(
         bucket=configuration.destination.bucket,
         prefix=configuration.destination.prefix,
         codec_version=CODEC_VERSION,
         bytes_max=_SNAPSHOT_OBJECT_CHUNKS * configuration.chunk.max_bytes,
         tables_max=source.snapshot_tables,
-        rows_per_second=source.snapshot_rows_per_second / workers.count,
+        rows_per_second=source.snapshot_rows_per_second / resolve_workers(source.snapshot_workers),
     )
     return Coordinator(
         source=_snapshots(configuration, alarms),
@@ -207,6 +207,14 @@ def _coordinator(
         alarms=alarms,
         progress=Progress(metrics),
     )
+
+
+def _workers(configuration: Configuration) -> Workers:
+    """Who reads ranges."""
+    wanted = configuration.source.snapshot_workers
+    if wanted.scheduler:
+        return DaskWorkers(wanted.scheduler)
+    return LocalWorkers(configuration, resolve_workers(wanted))
 
 
 def _connection_limits(configuration: Configuration) -> ConnectionLimits:

@@ -9,17 +9,20 @@ Invariant: a local worker never outlives its engine.
 """
 
 import asyncio
+import contextlib
+import importlib
 import multiprocessing
 import os
 import signal
 import threading
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import AsyncExitStack
-from typing import Final
+from typing import Any, Final
 
 from engine.config import Configuration, load
 from engine.destinations.s3 import S3ObjectStore
 from engine.kinds import range_reader, s3_settings
+from engine.snapshot.crew import WorkerLost
 from engine.snapshot.work import stage_range
 
 _configured: Configuration | None = None
@@ -70,19 +73,15 @@ class LocalWorkers:
         self._configuration = configuration
         self._count = count
 
-    @property
-    def count(self) -> int:
-        """How many processes there are."""
-        return self._count
-
-    def start(self) -> Executor:
+    def start(self) -> tuple[Executor, int]:
         """Make the processes. They start with their first task."""
-        return ProcessPoolExecutor(
+        executor = ProcessPoolExecutor(
             self._count,
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_begin,
             initargs=(self._configuration,),
         )
+        return executor, self._count
 
     def end(self, executor: Executor) -> None:
         """Kill the processes. They are the only children that an engine has."""
@@ -90,6 +89,61 @@ class LocalWorkers:
             process.kill()
         executor.shutdown(wait=False)
 
+
+class DaskWorkers:
+    """The workers of a Dask cluster: see `engine.snapshot.crew.Workers`.
+
+    Each needs this package, of the engine's release, and its own configuration, as `tailrace run`
+    finds it. A thread of a worker does one task at a time.
+    """
+
+    def __init__(self, scheduler: str) -> None:
+        self._scheduler = scheduler
+        self._clients: dict[Executor, Any] = {}
+
+    def start(self) -> tuple[Executor, int]:
+        """Reach the scheduler. Its workers of this moment are those that count."""
+        try:
+            # It has no types.
+            distributed: Any = importlib.import_module("distributed")
+        except ImportError as error:
+            raise WorkerLost(
+                "the package distributed is not installed", hint="install tailrace[dask]"
+            ) from error
+        try:
+            client = distributed.Client(
+                f"tcp://{self._scheduler}", timeout=_REACH_SECONDS, set_as_default=False
+            )
+            count = sum(client.ncores().values())
+        except (OSError, TimeoutError) as error:
+            raise self._unreachable(type(error).__name__) from error
+        if not count:
+            client.close(timeout=_REACH_SECONDS)
+            raise self._unreachable("it has no workers")
+        # The same bytes are another task each time: a task is given again because it failed.
+        executor: Executor = client.get_executor(pure=False, retries=0)
+        self._clients[executor] = client
+        return executor, count
+
+    def _unreachable(self, reason: str) -> WorkerLost:
+        return WorkerLost(
+            f"no workers at the Dask scheduler {self._scheduler}: {reason}",
+            hint="Start scheduler and workers, or set source.snapshot_workers.",
+        )
+
+    def end(self, executor: Executor) -> None:
+        """Let go of the tasks; what a worker has begun goes on, and nobody waits for it."""
+        client = self._clients.pop(executor)
+        threading.Thread(target=_close, args=(executor, client), daemon=True).start()
+
+
+def _close(executor: Executor, client: Any) -> None:
+    with contextlib.suppress(Exception):  # It may be gone already.
+        executor.shutdown(wait=False)
+        client.close(timeout=_REACH_SECONDS)
+
+
+_REACH_SECONDS: Final = 10.0
 
 _STOPPED_WITH_ENGINE: Final = 1
 

@@ -209,13 +209,9 @@ class Rig:
 
     # --- the workers
 
-    @property
-    def count(self) -> int:
-        return self.worker_count
-
-    def start(self) -> Executor:
+    def start(self) -> tuple[Executor, int]:
         self.executors.append(LoopExecutor(self))
-        return self.executors[-1]
+        return self.executors[-1], self.worker_count
 
     def end(self, executor: Executor) -> None:
         assert isinstance(executor, LoopExecutor)

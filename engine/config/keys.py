@@ -196,7 +196,7 @@ KEYS: Final[tuple[Key, ...]] = (
         "snapshot_workers",
         values.workers(),
         "Who reads the rows that are there already. local: as many processes as this machine has "
-        "CPUs. local:4: so many.",
+        "CPUs. local:4: so many. dask://host:8786: the workers of that Dask scheduler.",
         default="local",
         is_shown=True,
     ),

@@ -113,6 +113,7 @@ def _parse(gathered: Gathered, environment: Mapping[str, str], sections: Sequenc
         _settle_hash_key(parsed)
         _check_times(parsed)
         _check_memory(parsed)
+    _check_workers(parsed)
     _check_destination(parsed)
     if parsed.problems:
         raise ConfigurationProblems(parsed.problems)
@@ -250,6 +251,21 @@ def _check_times(parsed: Parsed) -> None:
             "max_age",
             "is shorter than engine.append_interval",
             "no chunk can be published more often than the journal is appended to",
+        )
+
+
+def _check_workers(parsed: Parsed) -> None:
+    workers = parsed.values.get(("source", "snapshot_workers"))
+    if (
+        workers is not None
+        and workers.scheduler
+        and parsed.values.get(("source", "snapshot_rows_per_second"))
+    ):
+        parsed.complain(
+            "source",
+            "snapshot_rows_per_second",
+            "cannot be kept by a cluster, whose workers come and go",
+            "set it to 0, or read with workers of this machine",
         )
 
 

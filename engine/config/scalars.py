@@ -35,9 +35,15 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class WorkersAddress:
-    """Who reads snapshots: `count` processes of this machine (0: as many as it has CPUs)."""
+    """Who reads snapshots: `count` processes of this machine (0: as many as it has CPUs).
+
+    With a `scheduler` (`host:port`) the workers are those of its Dask cluster.
+    """
 
     count: int = 0
+    scheduler: str = ""
 
     def __str__(self) -> str:
+        if self.scheduler:
+            return f"dask://{self.scheduler}"
         return f"local:{self.count}" if self.count else "local"

@@ -210,16 +210,25 @@ def address() -> Kind:
     return Kind(parse, {"type": "string"})
 
 
+_LOCAL_WORKERS = r"local(?::([1-9]\d{0,3}))?"
+_DASK_WORKERS = r"dask://((?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):\d{1,5})"
+
+
 def workers() -> Kind:
-    """`local` (as many processes as there are CPUs) or `local:N`."""
+    """`local` (as many processes as there are CPUs), `local:N`, or `dask://host:port`."""
 
     def parse(value: Any) -> WorkersAddress:
-        match = re.fullmatch(r"local(?::(\d{1,4}))?", value) if isinstance(value, str) else None
-        if match is None or match[1] == "0":
-            raise Unfit("names no workers", 'write "local", or "local:4" for four processes')
-        return WorkersAddress(int(match[1] or 0))
+        if isinstance(value, str):
+            if match := re.fullmatch(_LOCAL_WORKERS, value):
+                return WorkersAddress(int(match[1] or 0))
+            if match := re.fullmatch(_DASK_WORKERS, value):
+                return WorkersAddress(scheduler=match[1])
+        raise Unfit(
+            "names no workers",
+            'write "local", "local:4" for four processes, or "dask://host:8786" for a cluster',
+        )
 
-    return Kind(parse, {"type": "string", "pattern": r"^local(:[1-9]\d{0,3})?$"})
+    return Kind(parse, {"type": "string", "pattern": f"^({_LOCAL_WORKERS}|{_DASK_WORKERS})$"})
 
 
 def from_text(kind: Kind, given: str) -> Any:

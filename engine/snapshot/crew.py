@@ -10,8 +10,10 @@ taken back.
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor
+from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
@@ -33,13 +35,11 @@ class WorkerLost(TailraceError):
 class Workers(Protocol):
     """Where workers come from: one kind of executor."""
 
-    @property
-    def count(self) -> int:
-        """How many tasks can be under way at once."""
-        ...
+    def start(self) -> tuple[Executor, int]:
+        """Make an executor, and say how many tasks it can have under way at once.
 
-    def start(self) -> Executor:
-        """Make an executor. Raises WorkerLost where it cannot be reached."""
+        May wait, so it is called in a thread. Raises WorkerLost where there are no workers.
+        """
         ...
 
     def end(self, executor: Executor) -> None:
@@ -50,21 +50,28 @@ class Workers(Protocol):
         ...
 
 
+@dataclass(slots=True, eq=False)
+class _Executor:
+    """An executor that was started, and which of its workers are free."""
+
+    executor: Executor
+    free: asyncio.Semaphore
+
+
 class Crew:
     """Gives tasks to workers. `close` lets all of them go."""
 
     def __init__(self, workers: Workers, work: Work) -> None:
         self._workers = workers
         self._work = work
-        self._executor: Executor | None = None
+        self._now: _Executor | None = None
         self._starting = asyncio.Lock()
         self._task_count = 0
-        self._free = asyncio.Semaphore(workers.count)
 
     @property
     def is_full(self) -> bool:
         """Whether every worker has a task."""
-        return self._free.locked()
+        return self._now is not None and self._now.free.locked()
 
     @property
     def is_busy(self) -> bool:
@@ -77,62 +84,55 @@ class Crew:
         Raises WorkerLost. Cancellation takes back a task that waits. One that is under way goes on,
         and its result is thrown away; its worker is free again when it ends.
         """
-        await self._free.acquire()
+        now = await self._free()
         try:
-            executor = await self._started()
-            future = executor.submit(self._work, task)
-        except BaseException as error:
-            self._free.release()
-            if isinstance(error, BrokenExecutor):
-                raise self._lost(self._executor, error) from error
-            raise
+            future = now.executor.submit(self._work, task)
+        except Exception as error:
+            now.free.release()
+            raise self._lost(now, error) from error
         loop = asyncio.get_running_loop()
         self._task_count += 1
-        future.add_done_callback(lambda _: _tell(loop, self._done))
+        future.add_done_callback(lambda _: _tell(loop, functools.partial(self._done, now)))
         on_start()
         try:
             return await asyncio.wrap_future(future)
-        except BrokenExecutor as error:
-            raise self._lost(executor, error) from error
-        except asyncio.CancelledError as error:
-            if _is_cancelling():
-                raise
-            # Its executor was ended before a worker had the task.
-            raise self._lost(executor, error) from error
         except Exception as error:
-            # What a worker cannot turn into a result, its executor gives in its place.
-            raise WorkerLost(f"a snapshot's worker failed: {error!r}") from error
+            # Whatever an executor says of a task that gave no result.
+            raise self._lost(now, error) from error
 
-    async def _started(self) -> Executor:
-        async with self._starting:
-            if self._executor is None:
-                self._executor = await asyncio.to_thread(self._workers.start)
-            return self._executor
+    async def _free(self) -> _Executor:
+        """The executor, with one of its workers taken for a task."""
+        while True:
+            async with self._starting:
+                if self._now is None:
+                    executor, count = await asyncio.to_thread(self._workers.start)
+                    self._now = _Executor(executor, asyncio.Semaphore(count))
+                now = self._now
+            await now.free.acquire()
+            if now is self._now:
+                return now
+            now.free.release()
 
-    def _lost(self, executor: Executor | None, error: BaseException) -> WorkerLost:
-        if executor is not None and self._executor is executor:
-            _log.warning("snapshot workers lost", error=str(error))
+    def _lost(self, now: _Executor, error: Exception) -> WorkerLost:
+        text = f"a snapshot's worker was lost: {type(error).__name__}"
+        if isinstance(error, BrokenExecutor) and self._now is now:
+            _log.warning("snapshot workers lost", error=type(error).__name__)
             self.renew()
-        return WorkerLost(f"a snapshot's worker was lost: {error}")
+        return WorkerLost(text)
 
-    def _done(self) -> None:
+    def _done(self, now: _Executor) -> None:
         self._task_count -= 1
-        self._free.release()
+        now.free.release()
 
     def renew(self) -> None:
         """End every worker, whatever it does; the next task gets new ones. Never waits."""
-        executor, self._executor = self._executor, None
-        if executor is not None:
-            self._workers.end(executor)
+        now, self._now = self._now, None
+        if now is not None:
+            self._workers.end(now.executor)
 
     def close(self) -> None:
         """End every worker. Never waits."""
         self.renew()
-
-
-def _is_cancelling() -> bool:
-    task = asyncio.current_task()
-    return task is not None and bool(task.cancelling())
 
 
 def _tell(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:

@@ -276,7 +276,8 @@ class Group:
         try:
             return decode_result(await self._crew.run(task, known.start))
         except (WorkerLost, msgspec.DecodeError) as error:
-            return SnapshotResult(failure=Failure("again", str(error)))
+            hint = error.hint if isinstance(error, WorkerLost) else ""
+            return SnapshotResult(failure=Failure("again", str(error), hint))
         finally:
             del self._running[known.name]
 
