@@ -1,5 +1,6 @@
 """Staging: a range becomes objects in parts, bounded in memory, and none of them is visible."""
 
+import asyncio
 import itertools
 import zlib
 from collections.abc import AsyncIterator, Iterable
@@ -9,7 +10,7 @@ import pytest
 from engine.flow.chunk import PIECE_BYTES_MAX, crc32_text
 from engine.journal.snapshots import Attempt
 from engine.model.batch import Batch, Operations
-from engine.model.errors import UploadGone
+from engine.model.errors import DestinationUnavailable, SnapshotStale, UploadGone
 from engine.model.position import NOWHERE, snapshot_position
 from engine.model.record import Compression
 from engine.model.staged_object import is_staged_as
@@ -118,6 +119,165 @@ async def test_what_is_sent_is_let_go_so_a_part_bounds_the_memory() -> None:
     assert len(held) == len(staged.parts)
     # A part is what came until it was large enough, never what was sent before.
     assert max(held) < PART_BYTES + PIECE_BYTES_MAX < sum(held) / 3
+
+
+class SlowStore(MemoryStore):
+    """A part arrives when `let_go` is set. `under_way` and `ended` count the parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let_go = asyncio.Event()
+        self.under_way = self.under_way_max = self.ended = 0
+        self.error: Exception | None = None
+
+    async def put_part(
+        self, key: str, upload_id: str, number: int, body: bytes | memoryview
+    ) -> StagedPart:
+        self.under_way += 1
+        self.under_way_max = max(self.under_way, self.under_way_max)
+        try:
+            await self.let_go.wait()
+            if self.error is not None:
+                raise self.error
+            return await super().put_part(key, upload_id, number, body)
+        finally:
+            self.under_way -= 1
+            self.ended += 1
+
+
+class Reading:
+    """Batches of which a test sees how many were asked for; the last one may never come."""
+
+    def __init__(self, attempt: Attempt, row_count: int, *, is_endless: bool = False) -> None:
+        self._attempt = attempt
+        self._row_count = row_count
+        self._is_endless = is_endless
+        self.row_count = 0
+        self.rests = asyncio.Event()
+
+    async def batches(self) -> AsyncIterator[Batch]:
+        lines = (noise(row, 50_000) for row in range(self._row_count))
+        async for batch in large_batches(self._attempt, lines):
+            self.row_count += 1
+            yield batch
+        self.rests.set()
+        if self._is_endless:
+            await asyncio.Event().wait()
+
+
+async def until_it_rests() -> None:
+    """Let every task do what it can do without the test."""
+    for _ in range(1_000):
+        await asyncio.sleep(0)
+
+
+async def test_rows_are_read_while_one_part_is_sent_and_no_further_than_the_next_part() -> None:
+    snapshots, attempt = await an_attempt()
+    store, reading = SlowStore(), Reading(attempt, 60)
+    task = snapshots.task(attempt, 1, bytes_max=1 << 30)
+
+    async with asyncio.TaskGroup() as group:
+        staging = group.create_task(
+            stage(
+                store,
+                task,
+                reading.batches(),
+                make_nonce=snapshots.nonce,
+                part_bytes=PART_BYTES,
+            )
+        )
+        await until_it_rests()
+        first_part = store.under_way, reading.row_count
+        store.let_go.set()
+    (staged,) = staging.result()
+
+    is_sent, row_count = first_part
+    lines_of_parts = [part.size_bytes for part in staged.parts]
+    assert is_sent == store.under_way_max == 1
+    # Noise of 50 KB compresses to its half: a part has four rows, and two parts have eight.
+    assert 6 <= row_count <= 12 < reading.row_count
+    assert len(lines_of_parts) > 6
+    assert store.ended == len(staged.parts)
+
+
+async def test_a_part_that_fails_ends_the_range_while_it_waits_for_rows() -> None:
+    snapshots, attempt = await an_attempt()
+    store, reading = SlowStore(), Reading(attempt, 6, is_endless=True)
+    store.error = DestinationUnavailable("put part: SlowDown", code="SlowDown")
+
+    async with asyncio.TaskGroup() as group:
+        staging = group.create_task(
+            ends_with(DestinationUnavailable, store, snapshots, attempt, reading)
+        )
+        await reading.rests.wait()
+        store.let_go.set()
+    error = staging.result()
+
+    assert error is store.error
+    assert (store.under_way, store.ended) == (0, 1)
+
+
+async def test_rows_that_cannot_be_read_end_the_part_that_is_being_sent() -> None:
+    snapshots, attempt = await an_attempt()
+    store, reading = SlowStore(), Reading(attempt, 6)
+
+    async def broken() -> AsyncIterator[Batch]:
+        async for batch in reading.batches():
+            yield batch
+        await until_it_rests()
+        raise SnapshotStale("gone") from ValueError("why")
+
+    with pytest.raises(SnapshotStale, match="gone") as caught:
+        await stage(
+            store,
+            snapshots.task(attempt, 1),
+            broken(),
+            make_nonce=snapshots.nonce,
+            part_bytes=PART_BYTES,
+        )
+
+    assert isinstance(caught.value.__cause__, ValueError)
+    assert (store.under_way, store.ended) == (0, 1)
+
+
+@pytest.mark.parametrize("is_failing", [False, True])
+async def test_cancellation_leaves_nothing_that_is_sent(*, is_failing: bool) -> None:
+    snapshots, attempt = await an_attempt()
+    store, reading = SlowStore(), Reading(attempt, 6, is_endless=True)
+    store.error = DestinationUnavailable("put part: SlowDown") if is_failing else None
+
+    async with asyncio.TaskGroup() as group:
+        staging = group.create_task(
+            ends_with(asyncio.CancelledError, store, snapshots, attempt, reading)
+        )
+        await reading.rests.wait()
+        if is_failing:
+            # The part fails in the very turn of the loop in which the range is cancelled.
+            store.let_go.set()
+            await asyncio.sleep(0)
+        staging.cancel()
+
+    assert isinstance(staging.result(), asyncio.CancelledError)
+    assert (store.under_way, store.ended) == (0, 1)
+
+
+async def ends_with(
+    kind: type[BaseException],
+    store: SlowStore,
+    snapshots: Snapshots,
+    attempt: Attempt,
+    reading: Reading,
+) -> BaseException:
+    """The error that ends the range."""
+    with pytest.raises(kind) as caught:
+        await stage(
+            store,
+            snapshots.task(attempt, 1),
+            reading.batches(),
+            make_nonce=snapshots.nonce,
+            part_bytes=PART_BYTES,
+        )
+    return caught.value
 
 
 async def test_an_object_is_cut_at_its_size_and_the_next_one_goes_on_behind_it() -> None:
