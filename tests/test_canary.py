@@ -20,6 +20,7 @@ import pytest
 from psycopg import sql
 
 from databases import Database, _remove
+from engine.model.schema import TableName
 from engine.servers.servers import EmbeddedPostgres, EmbeddedS3
 from load_tests.engine_process import EngineProcess, Pipeline, Section, until
 
@@ -187,14 +188,17 @@ async def lived(hostile: Database, pipeline: Pipeline, found: Found, client: "S3
 
     as_json = pipeline.changed(log__format="json")
     await found.command(as_json, "caught-up", "run", "--until-caught-up")
-    for words in (("check",), ("verify", "--depth", "full"), ("config", "show")):
+    table = str(TableName(SCHEMA, TABLE))
+    await found.command(pipeline, "resync", "resync", table)
+    await found.command(pipeline, "resync-unknown", "resync", f"{table}x", codes=(1,))
+    for words in (("check",), ("verify", "--depth", "full"), ("config", "show"), ("status",)):
         for extra in ((), ("--json",)):
             await found.command(pipeline, "-".join((*words, *extra)), *words, *extra)
     refused = Pipeline(
         pipeline.changed(destination__prefix="canary-other").sections,
         {**pipeline.environment, "AWS_SECRET_ACCESS_KEY": WRONG_KEY, "AWS_SESSION_TOKEN": TOKEN},
     )
-    for words in (("check",), ("verify",), ("run",)):
+    for words in (("check",), ("verify",), ("status",), ("run",)):
         await found.command(refused, f"refused-{words[0]}", *words, codes=(69, 78))
     role = {"role_arn": "arn:aws:iam::123456789012:role/canary", "external_id": EXTERNAL_ID}
     assumed = Pipeline(

@@ -106,7 +106,7 @@ def test_help_lists_the_commands() -> None:
     result = tailrace("--help")
 
     assert result.returncode == 0
-    for command in ("run", "check", "verify", "demo", "config"):
+    for command in ("run", "check", "verify", "status", "resync", "demo", "config"):
         assert f" {command} " in result.stdout
     assert result.stderr == ""
 
@@ -169,6 +169,8 @@ def test_what_needs_no_engine_loads_none(arguments: list[str]) -> None:
         (["run", "--config"], "--config"),
         (["run", "extra", "words"], "words"),
         (["verify", "--depth", "deep"], "deep"),
+        (["status", "extra"], "extra"),
+        (["resync", "a.b", "--wat"], "--wat"),
         (["config", "sho"], "did you mean `tailrace config show`?"),
         (["-c", "x", "run"], "there is no command"),
     ],
@@ -183,7 +185,9 @@ def test_a_wrong_command_line_exits_2_and_says_why(arguments: list[str], text: s
     assert result.stdout == ""
 
 
-@pytest.mark.parametrize("command", ["run", "check", "config show", "verify"])
+@pytest.mark.parametrize(
+    "command", ["run", "check", "config show", "verify", "status", "resync a.b"]
+)
 def test_a_wrong_configuration_exits_78_with_every_problem(tmp_path: Path, command: str) -> None:
     file = tmp_path / "bad.toml"
     file.write_text('[source]\ndsn = "geheim"\n[destination]\nbuket = "x"\nprefix = "/x"\n')

@@ -25,6 +25,8 @@ COMMANDS: Final[Mapping[str, str]] = {
     "run": "Stream changes until told to stop.",
     "check": "Try what `run` needs, and change nothing but `_tailrace/check/`.",
     "verify": "Prove from the bucket alone that nothing is missing or doubled.",
+    "status": "Show how far the pipeline and its snapshots are, from the bucket alone.",
+    "resync": "Ask the running engine for new snapshots of tables, or to cancel them.",
     "demo": "Run a database, a bucket and an engine on this machine.",
     "config": "Show the configuration, or describe it.",
     "config show": "Print the values in effect and where each came from.",

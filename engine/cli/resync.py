@@ -3,33 +3,28 @@
 import asyncio
 import os
 import secrets
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from engine.cli.options import ConfigFile, Json, same_file
-from engine.cli.output import complain, say, say_json, say_next
+from engine.cli.output import complain, flush, say, say_json, say_next
 from engine.cli.startup import lean_imports
 from engine.config import DestinationConfiguration, default_log, load_destination
 from engine.model.printable import printable
-from engine.model.request import (
-    REQUEST_BYTES_MAX,
-    REQUEST_FORMAT,
-    Request,
-    encode_request,
-    request_key,
-    request_name,
-    request_time_us,
-)
-from engine.model.schema import TableName
+from engine.model.request import RequestRefused, request_key
 
 if TYPE_CHECKING:
-    from engine.journal.entry import JournalState
     from engine.model.interfaces import ObjectStore
     from engine.reader.journal import JournalView
 
-FOLLOW_SECONDS = 2.0
+Outcome = Literal["waiting", "done", "refused", "finished", "given up"]
 
+FOLLOW_SECONDS = 1.0
+IDLE_SECONDS = 30.0
+"""The engine looks every 10 s. When it has not answered for so long, probably none is running."""
+
+TABLES_SHOWN_MAX = 10
 EXIT_REFUSED = 1
 EXIT_USAGE = 2
 
@@ -49,7 +44,7 @@ WaitOption = Annotated[
         name="--wait",
         negative="",
         show_default=False,
-        help="Wait until it is done and, without --cancel, until the snapshots are finished.",
+        help="Wait for the engine's answer and, without --cancel, for the finished snapshots.",
     ),
 ]
 
@@ -64,118 +59,146 @@ def resync(
     """Ask the running engine to take the snapshots of tables again.
 
     Needs only [destination] of the configuration, and the right to create objects below
-    `_tailrace/requests/`. The engine looks there every 10 s. Tables are schema.table, quoted as in
-    SQL. Exit code 1: the request was refused, or its snapshot cancelled meanwhile.
+    `_tailrace/requests/`. The engine looks there every 10 s. A table is schema.table, quoted as in
+    SQL; the schema may be left out where one table has that name. Exit code 1: the request was
+    refused, or with --wait, a snapshot was given up.
     """
-    names = _names(tables)
-    if not names:
-        return EXIT_USAGE
-    destination = load_destination(config, os.environ)
-    asked = _Asked(names, "cancel" if cancel else "resync", is_waiting=wait, is_quiet=json)
-    code = asyncio.run(asked.run(destination))
-    if json:
-        say_json({"request": asked.name, "outcome": asked.outcome, "text": asked.text})
-    elif code:
-        complain(asked.text or "the request was refused", "`tailrace status` shows what there is")
-    else:
-        say_next(f"tailrace status{same_file(config)}")
-    return code
-
-
-def _names(tables: tuple[str, ...]) -> tuple[str, ...]:
-    """The tables as the journal writes them; none where one is no table's name."""
     if not tables:
         complain("no table is named", "tailrace resync schema.table")
-    try:
-        return tuple(dict.fromkeys(str(TableName.parse(table)) for table in tables))
-    except ValueError as error:
-        complain(str(error), 'write schema.table, and quote other names: \'"Schema"."my table"\'')
-        return ()
+        return EXIT_USAGE
+    destination = load_destination(config, os.environ)
+    asked = _Asked("cancel" if cancel else "resync", is_waiting=wait, is_quiet=json)
+    asyncio.run(asked.run(tables, destination))
+    is_good = asked.outcome not in {"refused", "given up"}
+    option = same_file(config)
+    if json:
+        say_json(
+            {
+                "request": asked.name or None,
+                "tables": list(asked.tables),
+                "outcome": asked.outcome,
+                "text": asked.text,
+            }
+        )
+    elif is_good:
+        say_next(f"tailrace {'verify' if asked.outcome == 'finished' else 'status'}{option}")
+    else:
+        complain(asked.text, f"`tailrace status{option}` lists the tables and requests")
+    return 0 if is_good else EXIT_REFUSED
 
 
 class _Asked:
-    """One request from its making to its end."""
+    """One request from its making to its end. `text` says why it was refused or given up."""
 
-    def __init__(
-        self, tables: tuple[str, ...], kind: str, *, is_waiting: bool, is_quiet: bool
-    ) -> None:
+    def __init__(self, kind: str, *, is_waiting: bool, is_quiet: bool) -> None:
         self.name = ""
-        self.outcome = "waiting"
+        self.tables: tuple[str, ...] = ()
+        self.outcome: Outcome = "waiting"
         self.text = ""
-        self._tables = tables
         self._kind = kind
         self._is_waiting = is_waiting
         self._is_quiet = is_quiet
+        self._told: dict[str, str] = {}
 
-    async def run(self, destination: DestinationConfiguration) -> int:
+    async def run(self, words: tuple[str, ...], destination: DestinationConfiguration) -> None:
         with lean_imports():
             from engine import app  # noqa: PLC0415 - a wrong configuration is told before
             from engine.operate import logs  # noqa: PLC0415 - likewise
-        from engine.journal.requests import known_tables, unknown_text  # noqa: PLC0415 - likewise
         from engine.reader.journal import JournalView  # noqa: PLC0415 - likewise
 
         logs.configure(default_log())
         async with app.open_bucket(destination) as store:
             view = JournalView(store, destination.prefix)
             await view.load()
-            known = known_tables(view.state)
-            if unknown := [table for table in self._tables if table not in known]:
-                self.outcome, self.text = "refused", unknown_text(unknown, known)
-                return EXIT_REFUSED
-            before = dict(view.state.attempts)
-            await self._create(store, destination.prefix, view.state, app.wall_clock())
-            return await self._wait(view, before) if self._is_waiting else 0
+            try:
+                await self._create(words, store, view, app.wall_clock())
+            except RequestRefused as refusal:
+                self.outcome, self.text = "refused", str(refusal)
+                return
+            if self._is_waiting:
+                await self._wait(view)
 
     async def _create(
-        self, store: "ObjectStore", prefix: str, state: "JournalState", now_us: int
+        self, words: tuple[str, ...], store: "ObjectStore", view: "JournalView", now_us: int
     ) -> None:
-        # Names up to the mark are over, whatever this machine's clock says.
-        through = state.answers_through
-        time_us = max(now_us, request_time_us(through) + 1) if through else now_us
-        self.name = request_name(time_us, secrets.token_hex(8))
-        body = encode_request(Request(REQUEST_FORMAT, self._kind, self._tables))
-        if len(body) > REQUEST_BYTES_MAX:
-            raise ValueError("too many tables for one request")
-        await store.create(
-            request_key(prefix, self.name), body, content_type="application/json", metadata={}
-        )
-        self._tell(f"asked: {self.name}")
+        from engine.reader import asking  # noqa: PLC0415 - it loads the engine
 
-    def _tell(self, text: str) -> None:
-        if not self._is_quiet:
-            say(printable(text))
+        self.tables = asking.tables_meant(words, view.state)
+        body = asking.request_body(self._kind, self.tables)
+        name = asking.name_of_next(view.state, now_us, secrets.token_hex(8))
+        key = request_key(view.prefix, name)
+        await store.create(key, body, content_type="application/json", metadata={})
+        self.name = name
+        what = "to cancel the snapshot of" if self._kind == "cancel" else "for a new snapshot of"
+        self._tell(f"asked {what} {_some(self.tables)}\n    request {name}")
 
-    async def _wait(self, view: "JournalView", before: dict[str, int]) -> int:
-        while not view.state.is_answered(self.name):
-            await asyncio.sleep(FOLLOW_SECONDS)
-            await view.follow()
+    async def _wait(self, view: "JournalView") -> None:
+        before = await self._answered(view)
         answer = view.state.answers.get(self.name)
         if answer is not None:
             self.outcome, self.text = answer.outcome, answer.text
         if self.outcome == "refused":
-            return EXIT_REFUSED
-        self._tell("the engine has it")
-        return 0 if self._kind == "cancel" else await self._finished(view, before)
+            return
+        self.outcome = "done"
+        self._tell("the engine did it" if self._kind == "cancel" else "the engine has taken it")
+        if self.text:
+            self._tell(f"    {self.text}")
+        if self._kind == "resync":
+            await self._finished(view, before)
 
-    async def _finished(self, view: "JournalView", before: dict[str, int]) -> int:
-        left = set(self._tables)
-        while left:
-            for table in sorted(left):
-                stated = view.state.snapshots.get(table)
-                is_cancelled = stated is None or stated.snapshot.state == "cancelled"
-                is_old = stated is not None and stated.snapshot.attempt <= before.get(table, 0)
-                if stated is not None and stated.is_visible and is_old:
-                    is_cancelled = True
-                if is_cancelled:
-                    self.outcome = "cancelled"
-                    self.text = f"the snapshot of {table} was cancelled"
-                    return EXIT_REFUSED
-                if stated is not None and stated.is_visible:
-                    if stated.snapshot.point <= view.state.durable_position:
-                        left.discard(table)
-                        self._tell(f"finished: {table}")
-            if left:
-                await asyncio.sleep(FOLLOW_SECONDS)
-                await view.follow()
-        self.outcome = "finished"
-        return 0
+    async def _answered(self, view: "JournalView") -> dict[str, int]:
+        """Wait for the answer. The tables' newest attempts at the last look before it."""
+        waited = 0.0
+        before = dict(view.state.attempts)
+        while not view.state.is_answered(self.name):
+            if IDLE_SECONDS <= waited < IDLE_SECONDS + FOLLOW_SECONDS:
+                self._tell("no engine has looked yet: is one running? The request stays.")
+            await asyncio.sleep(FOLLOW_SECONDS)
+            waited += FOLLOW_SECONDS
+            before = dict(view.state.attempts)
+            await view.follow()
+        return before
+
+    async def _finished(self, view: "JournalView", before: dict[str, int]) -> None:
+        from engine.reader.asking import progress  # noqa: PLC0415 - it loads the engine
+
+        while True:
+            found = {table: progress(table, view.state, before) for table in self.tables}
+            for table, how in found.items():
+                self._tell_progress(table, how, view.state.attempts.get(table, 0))
+            given_up = [table for table, how in found.items() if how == "given up"]
+            if given_up:
+                self.outcome = "given up"
+                self.text = (
+                    f"the snapshot of {_some(given_up)} was given up: somebody cancelled it, or "
+                    "the configuration leaves the table out"
+                )
+                return
+            if set(found.values()) == {"finished"}:
+                self.outcome = "finished"
+                return
+            await asyncio.sleep(FOLLOW_SECONDS)
+            await view.follow()
+
+    def _tell_progress(self, table: str, how: str, attempt: int) -> None:
+        texts = {
+            "started": f"attempt {attempt} reads its rows",
+            "void": "the attempt's objects are gone, another one follows",
+            "finished": f"finished by attempt {attempt}",
+        }
+        text = texts.get(how)
+        if text is not None and self._told.get(table) != text:
+            self._told[table] = text
+            self._tell(f"    {table}: {text}")
+
+    def _tell(self, text: str) -> None:
+        if not self._is_quiet:
+            say(printable(text, keep="\n"))
+            # Whoever waits reads it now, in a pipe too.
+            flush()
+
+
+def _some(tables: tuple[str, ...] | list[str]) -> str:
+    shown = ", ".join(map(printable, tables[:TABLES_SHOWN_MAX]))
+    more = len(tables) - TABLES_SHOWN_MAX
+    return f"{shown} and {more} more" if more > 0 else shown

@@ -2,7 +2,9 @@
 
 import asyncio
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from shlex import quote
+from typing import TYPE_CHECKING, Final
 
 from engine.cli.options import ConfigFile, Json, same_file
 from engine.cli.output import say, say_json, say_next
@@ -15,15 +17,29 @@ if TYPE_CHECKING:
     from engine.journal.entry import Answer
     from engine.reader.standing import Standing, TableStanding
 
-TABLES_SHOWN_MAX = 50
-ANSWERS_SHOWN_MAX = 10
+ROWS_SHOWN_MAX = 50
+REQUESTS_SHOWN_MAX = 10
+NAME_WIDTH_MAX = 48
+
+DAY_SECONDS, HOUR_SECONDS, MINUTE_SECONDS = 86_400, 3_600, 60
+
+SNAPSHOT_TEXTS: Final[Mapping[str, str]] = {
+    "none": "no snapshot",
+    "wanted": "wanted: a running engine begins by itself",
+    "started": "being read",
+    "whole": "read, and about to be visible",
+    "void": "void, so another attempt follows",
+    "cancelled": "cancelled: earlier rows are missing until somebody asks again",
+    "visible": "visible, and the stream is not there yet",
+    "finished": "finished",
+}
 
 
 def status(*, config: ConfigFile = None, json: Json = False) -> int:
-    """Show how far the pipeline is, its tables' snapshots, and requests, from the bucket alone.
+    """Show how far the pipeline is, its tables' snapshots, gaps and requests, from the bucket.
 
     Needs only [destination] of the configuration, and the right to list and read. The exit code is
-    0 whatever the journal says: `tailrace verify` judges.
+    0 wherever the journal could be read, whatever it says: `verify` judges.
     """
     destination = load_destination(config, os.environ)
     found = asyncio.run(_standing(destination))
@@ -49,83 +65,87 @@ async def _standing(destination: DestinationConfiguration) -> "Standing":
 
 
 def _say(found: "Standing", option: str) -> None:
-    say(f"durable up to {found.durable_position}")
-    say(f"    its last commit was {_age(found.durable_age_seconds)} ago ({found.durable_time})")
-    state = "released by" if found.is_released else "held by"
-    say(f"journal at entry {found.seq}, epoch {found.epoch}, {state} {printable(found.task)}")
-    say(f"    writer {printable(found.writer)}, release {printable(found.release)}")
-    _say_tables(found.tables)
+    from engine.journal.entry import time_shown  # noqa: PLC0415 - it loads the engine
+
+    say(f"durable  {found.durable_position}")
+    say(f"         {time_shown(found.durable_time)}, {_age(found.durable_age_seconds)} ago")
+    say(f"journal  entry {found.seq}, epoch {found.epoch}")
+    state = "has given the journal up" if found.is_released else "has not given the journal up"
+    say(f"engine   {printable(found.task)}, release {printable(found.release)}: {state}")
+    _say_tables(found)
     _say_gaps(found)
     _say_requests(found)
     say_next(_next_step(found, option))
 
 
-def _say_tables(tables: "tuple[TableStanding, ...]") -> None:
+def _say_tables(found: "Standing") -> None:
     # Those that somebody waits for come first.
-    ordered = sorted(tables, key=lambda table: not table.is_unfinished)
-    say()
-    say(counted(len(tables), "table"))
-    shown = [(printable(table.table), _snapshot_text(table)) for table in ordered]
-    shown = shown[:TABLES_SHOWN_MAX]
-    width = max((len(name) for name, _ in shown), default=0)
-    for name, text in shown:
-        say(f"    {name.ljust(width)}  {text}")
-    if len(tables) > TABLES_SHOWN_MAX:
-        more = len(tables) - TABLES_SHOWN_MAX
-        say(f"    … and {more} more: `tailrace status --json` has all")
+    ordered = sorted(found.tables, key=lambda table: not table.is_unfinished)
+    count = len(found.unfinished)
+    unfinished = f", {count} unfinished: earlier rows are not all there" if count else ""
+    say(f"\n{counted(len(ordered), 'table')}{unfinished}")
+    _say_list([(table.table, _snapshot_text(table)) for table in ordered], "tables")
 
 
 def _snapshot_text(table: "TableStanding") -> str:
-    match table.snapshot:
-        case "none":
-            return "no snapshot"
-        case "wanted" | "cancelled":
-            text = f"snapshot {table.snapshot}"
-        case _:
-            text = f"snapshot {table.snapshot}: attempt {table.attempt} at {table.point}"
-    return f"{text} (unfinished)" if table.is_unfinished else text
+    text = SNAPSHOT_TEXTS[table.snapshot]
+    if table.attempt == 0:
+        return text
+    as_of = f", as of {table.point}" if table.point else ""
+    return f"{text}: attempt {table.attempt}{as_of}"
 
 
 def _say_gaps(found: "Standing") -> None:
     if found.gaps:
-        tables = sorted({gap.table for gap in found.gaps})
-        names = ", ".join(printable(name) for name in tables[:ANSWERS_SHOWN_MAX])
-        more = f" and {len(tables) - ANSWERS_SHOWN_MAX} more" * (len(tables) > ANSWERS_SHOWN_MAX)
-        say(f"\n{counted(len(found.gaps), 'gap')} not mended, of {names}{more}")
+        say(f"\n{counted(len(found.gaps), 'gap')} not mended")
+        _say_list([(gap.table, gap.reason) for gap in found.gaps], "gaps")
 
 
 def _say_requests(found: "Standing") -> None:
     if not (found.waiting or found.answers):
         return
-    say("\nrequests")
-    for answer in found.answers[-ANSWERS_SHOWN_MAX:]:
-        say(f"    {printable(answer.name)}  {printable(_answer_text(answer))}")
-    for name in found.waiting[:ANSWERS_SHOWN_MAX]:
-        say(f"    {printable(name)}  waiting for the engine")
-    if len(found.waiting) > ANSWERS_SHOWN_MAX:
-        say(f"    … and {len(found.waiting) - ANSWERS_SHOWN_MAX} more are waiting")
+    say("\nrequests, the newest first")
+    waiting = [(name, "waits for an engine") for name in reversed(found.waiting)]
+    answered = [(answer.name, _answer_text(answer)) for answer in reversed(found.answers)]
+    shown = [*waiting[:REQUESTS_SHOWN_MAX], *answered[:REQUESTS_SHOWN_MAX]]
+    _say_list(shown, "requests", count=len(waiting) + len(answered))
 
 
 def _answer_text(answer: "Answer") -> str:
-    tables = ", ".join(answer.tables[:ANSWERS_SHOWN_MAX])
-    text = " ".join(part for part in (answer.kind, tables, answer.outcome) if part)
+    tables = ", ".join(answer.tables[:REQUESTS_SHOWN_MAX])
+    more = len(answer.tables) - REQUESTS_SHOWN_MAX
+    tables += f" and {more} more" if more > 0 else ""
+    text = " ".join(part for part in (f"{answer.outcome}:", answer.kind, tables) if part)
     return f"{text}: {answer.text}" if answer.text else text
 
 
+def _say_list(rows: list[tuple[str, str]], what: str, *, count: int = 0) -> None:
+    """Two columns; at most `ROWS_SHOWN_MAX` rows. `count`: how many there are, if more."""
+    shown = [(printable(name), printable(text)) for name, text in rows[:ROWS_SHOWN_MAX]]
+    width = min(NAME_WIDTH_MAX, max((len(name) for name, _ in shown), default=0))
+    for name, text in shown:
+        say(f"    {name.ljust(width)}  {text}")
+    more = max(len(rows), count) - len(shown)
+    if more:
+        say(f"    and {more} more: `tailrace status --json` has all {what}")
+
+
 def _age(seconds: float) -> str:
-    for limit, unit, name in ((86_400, 3_600, "hour"), (5_400, 60, "minute")):
-        if seconds >= limit:
-            return counted(int(seconds / unit), name)
+    units = ((DAY_SECONDS, "day"), (HOUR_SECONDS, "hour"), (MINUTE_SECONDS, "minute"))
+    for unit_seconds, name in units:
+        # One hour is too coarse a word for what may be nearly two.
+        if seconds >= 2 * unit_seconds:
+            return counted(int(seconds / unit_seconds), name)
     return counted(int(seconds), "second")
 
 
 def _next_step(found: "Standing", option: str) -> str:
     if found.waiting:
-        return f"a running engine looks for requests every 10 s: tailrace status{option}"
+        return f"tailrace status{option}  (a running engine looks for requests every 10 s)"
     cancelled = [table.table for table in found.unfinished if table.snapshot == "cancelled"]
     if cancelled:
-        return f"take the snapshot that was cancelled: tailrace resync '{cancelled[0]}'{option}"
-    return f"tailrace verify{option}  (proves it)"
+        return f"tailrace resync {quote(cancelled[0])}{option}  (its snapshot was cancelled)"
+    return f"tailrace verify{option}  (proves what is in the bucket)"
 
 
 def _as_json(found: "Standing") -> dict[str, object]:

@@ -187,7 +187,10 @@ def known_tables(state: JournalState) -> frozenset[str]:
 def unknown_text(unknown: Sequence[str], known: frozenset[str]) -> str:
     """That these tables are not known, and which names are near, or are there at all."""
     text = f"the journal knows no {_some(unknown)}"
+    # Somebody may have left out the schema.
+    bare = {name.rpartition(".")[2]: name for name in sorted(known)}
     near = get_close_matches(unknown[0], sorted(known), n=3)
+    near = near or [bare[name] for name in get_close_matches(unknown[0], bare, n=3)]
     if near:
         return f"{text}; did you mean {_some(near)}?"
     return f"{text}; it knows {_some(sorted(known))}" if known else f"{text}, and no table at all"

@@ -16,11 +16,14 @@ from engine.model.layout import requests_folder
 from engine.model.request import request_key, request_name_of
 
 PATIENCE_SECONDS = 30.0
+LISTED_MAX = 10_000
 
 _T = TypeVar("_T")
 
 
 class _Silent:
+    """Nobody counts what a command reads."""
+
     def journal_entry(self, kind: str) -> None:
         del kind
 
@@ -32,8 +35,8 @@ class JournalView:
     """One prefix's journal, as far as it was read."""
 
     def __init__(self, store: ObjectStore, prefix: str) -> None:
+        self.prefix = prefix
         self._store = store
-        self._prefix = prefix
         self._journal = Journal(store, prefix, Writer("", "", ""), _Silent())
 
     @property
@@ -49,7 +52,7 @@ class JournalView:
         await self._in_time(self._journal.load())
         if self.state.source is None:
             raise JournalError(
-                f"there is no journal under {self._prefix or '/'}",
+                f"there is no journal under {self.prefix or '/'}",
                 hint="Check destination.bucket and destination.prefix, or run the pipeline first.",
             )
 
@@ -60,18 +63,23 @@ class JournalView:
     async def waiting(self) -> tuple[str, ...]:
         """The names of requests that have no answer, the oldest first.
 
-        Cancellation changes nothing.
+        No more than `LISTED_MAX` objects are looked at. Cancellation changes nothing.
         """
         return await self._in_time(self._waiting())
 
     async def _waiting(self) -> tuple[str, ...]:
         through = self.state.answers_through
-        after = request_key(self._prefix, through) if through else ""
-        names = [
-            request_name_of(self._prefix, listed.key)
-            async for listed in self._store.list(requests_folder(self._prefix), after=after)
-        ]
-        return tuple(name for name in names if name and not self.state.is_answered(name))
+        after = request_key(self.prefix, through) if through else ""
+        waiting: list[str] = []
+        listed_count = 0
+        async for listed in self._store.list(requests_folder(self.prefix), after=after):
+            name = request_name_of(self.prefix, listed.key)
+            if name is not None and not self.state.is_answered(name):
+                waiting.append(name)
+            listed_count += 1
+            if listed_count == LISTED_MAX:
+                break
+        return tuple(waiting)
 
     async def _in_time(self, reading: Awaitable[_T]) -> _T:
         try:

@@ -6,10 +6,12 @@ from typing import Literal
 from engine.journal.entry import Answer, Gap, JournalState, StatedSnapshot, time_us_of
 from engine.journal.requests import known_tables
 
-SnapshotStanding = Literal[
-    "none", "wanted", "started", "whole", "void", "cancelled", "visible", "finished"
-]
-"""*visible*: all objects are there, and E has not reached the point that the snapshot saw."""
+SnapshotStanding = Literal["wanted", "started", "whole", "void", "cancelled", "visible", "finished"]
+"""How far a table's newest snapshot is.
+
+*visible*: all of its objects are there, and the stream is not durable up to its point. *started* is
+said only of the newest writer's attempt: one of an earlier writer is given up, so it is *wanted*.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +19,7 @@ class TableStanding:
     """One table. `attempt` (0: none) and `point` are those of its newest snapshot."""
 
     table: str
-    snapshot: SnapshotStanding
+    snapshot: SnapshotStanding | Literal["none"]
     attempt: int
     point: str
     is_unfinished: bool
@@ -43,7 +45,7 @@ class Standing:
 
     @property
     def unfinished(self) -> tuple[TableStanding, ...]:
-        """The tables that are unfinished."""
+        """The tables whose earlier rows are not all there."""
         return tuple(table for table in self.tables if table.is_unfinished)
 
 
@@ -51,6 +53,7 @@ def standing(state: JournalState, waiting: tuple[str, ...], now_us: int) -> Stan
     """How the pipeline stands whose journal is `state`, at `now_us` (Unix microseconds)."""
     writer, durable = state.writer, state.durable
     age_us = now_us - time_us_of(durable.commit_time) if durable is not None else 0
+    unfinished = frozenset(state.unfinished(state.durable_position))
     return Standing(
         seq=state.seq,
         epoch=state.epoch,
@@ -58,28 +61,31 @@ def standing(state: JournalState, waiting: tuple[str, ...], now_us: int) -> Stan
         task=writer.task if writer is not None else "",
         release=writer.release if writer is not None else "",
         is_released=state.released,
-        durable_position=durable.position if durable is not None else "",
+        durable_position=state.durable_position,
         durable_time=durable.commit_time if durable is not None else "",
         durable_age_seconds=max(0, age_us) / 1e6,
-        tables=tuple(_table(name, state) for name in sorted(known_tables(state))),
+        tables=tuple(_table(name, state, unfinished) for name in sorted(known_tables(state))),
         gaps=tuple(gap for _, gap in sorted(state.gaps.items()) if not gap.mended),
         waiting=waiting,
         answers=tuple(answer for _, answer in sorted(state.answers.items())),
     )
 
 
-def _table(name: str, state: JournalState) -> TableStanding:
+def _table(name: str, state: JournalState, unfinished: frozenset[str]) -> TableStanding:
     stated = state.snapshots.get(name)
     if stated is None:
         return TableStanding(name, "none", 0, "", is_unfinished=False)
-    how = how_far(stated, state)
     snapshot = stated.snapshot
-    is_unfinished = name in state.unfinished(state.durable_position)
-    return TableStanding(name, how, snapshot.attempt, snapshot.point, is_unfinished)
+    return TableStanding(
+        name, how_far(stated, state), snapshot.attempt, snapshot.point, name in unfinished
+    )
 
 
 def how_far(stated: StatedSnapshot, state: JournalState) -> SnapshotStanding:
     """How far a table's newest snapshot is."""
-    if not stated.is_visible:
-        return stated.snapshot.state
-    return "finished" if stated.snapshot.point <= state.durable_position else "visible"
+    snapshot = stated.snapshot
+    if stated.is_visible:
+        return "finished" if snapshot.point <= state.durable_position else "visible"
+    if snapshot.state == "started" and stated.epoch != state.epoch:
+        return "wanted"
+    return snapshot.state
