@@ -21,7 +21,7 @@ from engine.journal.retry import Patience
 from engine.journal.schema_files import SchemaFiles
 from engine.journal.snapshots import Attempt, SnapshotRegister
 from engine.model.batch import Batch, Operations
-from engine.model.position import Position, snapshot_range
+from engine.model.position import Position, segment_range, snapshot_range
 from engine.model.schema import Column, Relation, TableName, TableVersion
 from engine.model.staged_object import StagedObject
 from engine.snapshot.staging import StagingTask, stage
@@ -32,6 +32,11 @@ ROW = b'7\td\xc3\xa9j\xc3\xa0 "vu"\\n\n'
 LARGE_ROW = b"8\t" + 1_250 * b"0123456789abcdef" + b"\n"
 BYTES_MAX = 1 << 20
 RANGES: Mapping[int, str] = {0: "t", 1: "rrr", 2: "rr"}
+
+
+def range_numbers(segment: int, *ranges: str) -> dict[int, str]:
+    """The ranges of a segment behind the first one, by their numbers in the attempt."""
+    return {segment_range(segment, number): ops for number, ops in enumerate(ranges)}
 
 
 def relation(table: TableName) -> Relation:
@@ -99,11 +104,11 @@ class Snapshots:
         unfinished = self.register.unfinished(stated.position, stated.seq)
         return replace(stated, unfinished=unfinished)
 
-    def start(self, table: TableName) -> Attempt:
-        """Start an attempt behind the bucket's last commit."""
+    def start(self, table: TableName, *, rest: str = "") -> Attempt:
+        """Start an attempt behind the bucket's last commit, or go on with it."""
         self.register.capture(table)
         at = point(self.bucket.commit + 1, self.bucket.time_us())
-        return self.register.start(table, at, relation(table))
+        return self.register.start(table, at, relation(table), rest=rest)
 
     def task(self, attempt: Attempt, number: int, *, bytes_max: int = BYTES_MAX) -> StagingTask:
         """The range with that number, as a worker is told of it."""
@@ -174,12 +179,13 @@ class Snapshots:
         ranges: Mapping[int, str] = RANGES,
         *,
         bytes_max: int = BYTES_MAX,
+        rest: str = "",
     ) -> tuple[StagedObject, ...]:
         """An attempt from its start until the journal names its objects."""
         attempt = self.start(table)
         await self.append()
         objects = await self.stage(attempt, ranges, bytes_max=bytes_max)
-        await self.register.whole(attempt, objects)
+        await self.register.whole(attempt, objects, rest=rest)
         await self.append()
         return objects
 

@@ -121,6 +121,8 @@ class Rig:
     rows_per_second: float = 0.0
     tables_max: int = 8
     ranges: dict[TableName, Sequence[str]] = field(default_factory=dict)
+    # By where it begins: a segment's ranges, and where the next one does.
+    segments: dict[TableName, dict[str, tuple[Sequence[str], str]]] = field(default_factory=dict)
     left_out: dict[TableName, SourceError] = field(default_factory=dict)
     refusals: list[SourceError] = field(default_factory=list)
     deeds: list[Deed] = field(default_factory=list)
@@ -175,7 +177,9 @@ class Rig:
         assert generation == 1
 
     @asynccontextmanager
-    async def hold(self, tables: Sequence[TableName]) -> AsyncIterator[Held]:
+    async def hold(
+        self, tables: Sequence[TableName], rests: Mapping[TableName, str] | None = None
+    ) -> AsyncIterator[Held]:
         await self.holding()
         if self.refusals:
             raise self.refusals.pop(0)
@@ -184,9 +188,7 @@ class Rig:
             f"held-{len(self.helds)}",
             point(self.bucket.commit + 1, self.bucket.time_us()),
             {
-                table: HeldTable(
-                    relation(table), tuple(map(str.encode, self.ranges[table])), 100, 1_000
-                )
+                table: self._held_table(table, (rests or {}).get(table, ""))
                 for table in tables
                 if table not in self.left_out
             },
@@ -199,6 +201,13 @@ class Rig:
         finally:
             held.is_open = False
             await asyncio.sleep(0.01)
+
+    def _held_table(self, table: TableName, begin: str) -> HeldTable:
+        ranges, rest = self.ranges[table], ""
+        if table in self.segments:
+            ranges, rest = self.segments[table][begin]
+        words = tuple(map(str.encode, ranges))
+        return HeldTable(relation(table), words, 100, 1_000, begin=begin, rest=rest)
 
     @asynccontextmanager
     async def read(self, task: RangeTask) -> AsyncIterator[AsyncIterator[Batch]]:

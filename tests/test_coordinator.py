@@ -1,7 +1,7 @@
 """The coordinator: whole attempts, lost and standing workers, stale snapshots, and cancellation."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import pairwise
 
 import pytest
@@ -151,6 +151,53 @@ async def test_a_worker_reads_no_faster_than_its_limit() -> None:
 
     # Three rows at half a row a second.
     assert 6 <= ended - began < 7
+
+
+# --- segments
+
+
+SEGMENTS: dict[str, tuple[Sequence[str], str]] = {
+    "": (("t", "rr"), "3"),
+    "3": (("rrr", "r"), "7"),
+    "7": (("r",), ""),
+}
+
+
+@virtually
+async def test_segments_are_read_one_after_the_other_under_snapshots_of_their_own() -> None:
+    one = await rig()
+    one.segments[ORDERS] = SEGMENTS
+
+    async with one.taking(ORDERS):
+        await one.done()
+
+    points = [held.point.position for held in one.helds]
+    assert [held.tables[ORDERS].begin for held in one.helds] == ["", "3", "7"]
+    assert points == sorted(set(points))
+    assert [(task.rows.point, task.rows.range_number) for task in one.tasks] == [
+        (points[0], 0),
+        (points[0], 1),
+        (points[1], 1 << 24),
+        (points[1], (1 << 24) + 1),
+        (points[2], 2 << 24),
+    ]
+    assert {task.rows.attempt for task in one.tasks} == {1}
+    assert [task.rows.begins_attempt for task in one.tasks] == [True, *[False] * 4]
+    assert one.rows == {ORDERS: 1 + 7}
+    assert one.stated().rest == ""
+
+
+@virtually
+async def test_a_segment_that_fails_costs_no_other() -> None:
+    one = await rig()
+    one.segments[ORDERS] = SEGMENTS
+    one.deeds = [well, well, failing("stale")]
+
+    async with one.taking(ORDERS):
+        await one.done()
+
+    assert [held.tables[ORDERS].begin for held in one.helds] == ["", "3", "3", "7"]
+    assert one.stated().attempt == 1
 
 
 # --- workers that are lost or stand still

@@ -9,10 +9,13 @@ from engine.model.position import (
     log_position,
     make_position,
     require_position,
+    segment_of,
+    segment_range,
     snapshot_attempt,
     snapshot_lane,
     snapshot_position,
     snapshot_range,
+    snapshot_segment,
 )
 
 orders = st.integers(1, 2**64 - 1)
@@ -97,3 +100,24 @@ def test_a_row_has_this_very_position() -> None:
 def test_numbers_beyond_their_digits_are_refused(attempt: int, lane: int) -> None:
     with pytest.raises(ValueError, match="out of bounds"):
         snapshot_range(attempt, lane)
+
+
+@given(generations, orders, rows, st.integers(0, 2**16 - 1), st.integers(0, 2**24 - 1))
+def test_a_segment_is_how_its_ranges_begin(
+    generation: int, order: int, row: tuple[int, int, int], segment: int, number: int
+) -> None:
+    attempt, _, n = row
+    point = log_position(generation, order)
+    lane = segment_range(segment, number)
+    read = snapshot_position(point, attempt, lane, n)
+
+    assert segment_of(lane) == segment
+    assert read.startswith(snapshot_segment(point, attempt, segment))
+    assert not read.startswith(snapshot_segment(point, attempt, (segment + 1) % 2**16))
+    assert snapshot_segment(point, attempt, segment).startswith(snapshot_attempt(point, attempt))
+
+
+@pytest.mark.parametrize(("segment", "number"), [(-1, 0), (2**16, 0), (0, -1), (0, 2**24)])
+def test_a_segments_numbers_beyond_their_digits_are_refused(segment: int, number: int) -> None:
+    with pytest.raises(ValueError, match="out of bounds"):
+        segment_range(segment, number)

@@ -7,13 +7,13 @@ import msgspec
 import pytest
 
 from engine.journal.entry import Snapshot
-from engine.model.errors import InvariantBroken
+from engine.model.errors import InvariantBroken, SnapshotStale
 from engine.model.position import LOG_BEGIN, log_position
 from engine.model.record import SnapshotMode
 from engine.model.staged_object import StagedObject
 from log_points import point
 from small_bucket import ODD, ORDERS, SmallBucket
-from small_snapshot import Snapshots, relation
+from small_snapshot import Snapshots, range_numbers, relation
 
 
 async def opened(snapshot: SnapshotMode = "initial") -> Snapshots:
@@ -667,3 +667,199 @@ async def test_a_successor_that_takes_no_snapshots_forgets_what_is_not_finished(
     assert after.register.unfinished(LOG_BEGIN, 0) == ()
     back = await successor(after)
     assert back.start(ORDERS).number == 2
+
+
+# --- in segments
+
+
+SECOND = range_numbers(1, "rr")
+
+
+async def segmented(rest: str = "7") -> Snapshots:
+    """Segment 0 of an attempt is visible, and the journal says so."""
+    snapshots = await opened()
+    await snapshots.make_whole(ORDERS, rest=rest)
+    await snapshots.complete()
+    await snapshots.append(snapshots.durable())
+    return snapshots
+
+
+async def test_the_next_segment_begins_once_the_journal_says_that_the_one_before_is_there() -> None:
+    snapshots = await opened()
+    register = snapshots.register
+    rests, needed = [], []
+
+    def look() -> None:
+        rests.append(register.rest(ORDERS))
+        needed.append(register.needed())
+
+    await snapshots.make_whole(ORDERS, rest="7")
+    look()
+    await snapshots.complete()
+    look()
+    await snapshots.append(snapshots.durable())
+    look()
+
+    assert rests == ["", "", "7"]
+    assert needed == [(), (), (ORDERS,)]
+    assert snapshots.durable().unfinished == (str(ORDERS),)
+    assert not register.is_done(snapshots.durable().position)
+
+
+async def test_a_segment_has_its_attempts_number_and_a_point_of_its_own() -> None:
+    snapshots = await segmented()
+    first = journalled(snapshots)
+    snapshots.bucket.commit += 0x100
+
+    attempt = snapshots.start(ORDERS, rest="7")
+    await snapshots.append()
+
+    assert (attempt.number, attempt.segment, attempt.began) == (1, 1, first.point)
+    assert attempt.point.position > first.point
+    assert journalled(snapshots) == Snapshot(
+        str(ORDERS),
+        "started",
+        1,
+        attempt.point.position,
+        1,
+        attempt.hour,
+        segment=1,
+        began=first.point,
+    )
+
+
+async def test_a_table_is_finished_with_its_last_segment() -> None:
+    snapshots = await segmented()
+    attempt = snapshots.start(ORDERS, rest="7")
+    await snapshots.append()
+
+    objects = await snapshots.stage(attempt, SECOND)
+    await snapshots.register.whole(attempt, objects)
+    await snapshots.append()
+    await snapshots.complete()
+    last = snapshots.durable()
+    await snapshots.append(last)
+
+    assert last.unfinished == ()
+    assert snapshots.register.needed() == ()
+    assert snapshots.register.rest(ORDERS) == ""
+    assert all(staged.key in snapshots.bucket.store.objects for staged in objects)
+
+
+async def test_a_segment_may_have_no_rows() -> None:
+    snapshots = await segmented()
+    attempt = snapshots.start(ORDERS, rest="7")
+    await snapshots.append()
+
+    await snapshots.register.whole(attempt, [])
+    await snapshots.append()
+    await snapshots.complete()
+    await snapshots.append(snapshots.durable())
+
+    assert snapshots.durable().unfinished == ()
+
+
+async def test_a_segment_that_is_given_up_is_read_again_and_no_other() -> None:
+    snapshots = await segmented()
+    attempt = snapshots.start(ORDERS, rest="7")
+    await snapshots.append()
+
+    snapshots.register.give_up(attempt)
+
+    assert snapshots.register.rest(ORDERS) == "7"
+    again = snapshots.start(ORDERS, rest="7")
+    assert (again.number, again.segment) == (1, 1)
+
+
+@pytest.mark.parametrize("is_started", [False, True])
+async def test_a_successor_goes_on_with_the_next_segment(*, is_started: bool) -> None:
+    before = await segmented()
+    if is_started:
+        before.start(ORDERS, rest="7")
+        await before.append()
+
+    after = await successor(before)
+
+    assert after.register.needed() == (ORDERS,)
+    assert after.register.rest(ORDERS) == "7"
+    attempt = after.start(ORDERS, rest="7")
+    assert (attempt.number, attempt.segment) == (1, 1)
+
+
+async def test_a_segment_that_is_void_begins_the_attempt_anew() -> None:
+    snapshots = await segmented()
+    attempt = snapshots.start(ORDERS, rest="7")
+    await snapshots.append()
+    await snapshots.register.whole(attempt, await snapshots.stage(attempt, SECOND), rest="9")
+    await snapshots.append()
+
+    snapshots.register.void(journalled(snapshots))
+    await snapshots.append()
+
+    assert journalled(snapshots).rest == ""
+    assert snapshots.register.rest(ORDERS) == ""
+    assert snapshots.start(ORDERS).number == 2
+
+
+async def test_a_resync_between_segments_begins_the_attempt_anew() -> None:
+    snapshots = await segmented()
+
+    snapshots.register.resync(ORDERS)
+    await snapshots.append()
+
+    assert snapshots.register.rest(ORDERS) == ""
+    assert snapshots.start(ORDERS).number == 2
+
+
+async def test_a_cancel_between_segments_leaves_the_table_unfinished() -> None:
+    snapshots = await segmented()
+
+    is_cancelled = snapshots.register.cancel(ORDERS)
+    await snapshots.append(snapshots.durable())
+
+    assert is_cancelled
+    assert snapshots.register.needed() == ()
+    assert snapshots.durable().unfinished == (str(ORDERS),)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"identity": "16999"}, {"key": ("note",)}], ids=["made anew", "another key"]
+)
+async def test_another_table_under_the_name_begins_the_attempt_anew(
+    changes: dict[str, object],
+) -> None:
+    snapshots = await segmented()
+    other = msgspec.structs.replace(relation(ORDERS), **changes)
+    at = point(snapshots.bucket.commit + 1, snapshots.bucket.time_us())
+
+    with pytest.raises(SnapshotStale, match="not the one"):
+        snapshots.register.start(ORDERS, at, other, rest="7")
+
+    assert states(snapshots.register.pending) == [(str(ORDERS), "wanted", 0)]
+
+
+async def test_a_segment_whose_point_is_not_later_begins_the_attempt_anew() -> None:
+    snapshots = await segmented()
+
+    with pytest.raises(SnapshotStale, match="not the one"):
+        snapshots.register.start(ORDERS, point(0x10), relation(ORDERS), rest="7")
+
+    assert states(snapshots.register.pending) == [(str(ORDERS), "wanted", 0)]
+
+
+async def test_a_rest_that_the_register_does_not_know_is_refused() -> None:
+    snapshots = await segmented()
+
+    with pytest.raises(InvariantBroken, match="has to be started"):
+        snapshots.start(ORDERS, rest="8")
+
+
+@pytest.mark.parametrize("ranges", [{0: "t"}, {1: "r"}, range_numbers(2, "r")])
+async def test_a_segments_ranges_are_its_own(ranges: dict[int, str]) -> None:
+    snapshots = await segmented()
+    attempt = snapshots.start(ORDERS, rest="7")
+    await snapshots.append()
+    objects = await snapshots.stage(attempt, ranges)
+
+    with pytest.raises(InvariantBroken, match="the lane ended at"):
+        await snapshots.register.whole(attempt, objects)

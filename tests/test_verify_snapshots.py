@@ -29,7 +29,7 @@ from engine.reader.verify import Code, Depth, TableVerdict, Verdict, verify
 from engine.snapshot.staging import stage
 from memory_store import MemoryStore, StoredObject
 from small_bucket import ODD, ORDERS, PREFIX, SmallBucket, compressed, decompressed, rewrite_journal
-from small_snapshot import Snapshots
+from small_snapshot import Snapshots, range_numbers
 
 LEFT = TableName("public", "left")
 PENDING = TableName("public", "pending")
@@ -326,7 +326,108 @@ def test_people_read_which_tables_are_unfinished(capsys: pytest.CaptureFixture[s
     assert (found["objects"], found["rows"]) == (4, 6)
 
 
+async def make_segments(*, segments: int = 3) -> Made:
+    """A bucket with a snapshot of orders in three segments, of which so many are visible."""
+    bucket = SmallBucket(snapshot="initial")
+    await bucket.take_over("writer-1")
+    snapshots = Snapshots(bucket)
+    objects = await snapshots.make_whole(ORDERS, {0: "t", 1: "rr"}, rest="3")
+    for number, rest in ((1, "7"), (2, ""))[: segments - 1]:
+        await snapshots.complete()
+        await snapshots.append(snapshots.durable())
+        bucket.commit += 0x100
+        attempt = snapshots.start(ORDERS, rest=snapshots.register.rest(ORDERS))
+        await snapshots.append()
+        staged = await snapshots.stage(attempt, range_numbers(number, "rr", "r"))
+        await snapshots.register.whole(attempt, staged, rest=rest)
+        await snapshots.append()
+        objects += staged
+    await snapshots.complete()
+    await snapshots.append(snapshots.durable())
+    return Made(bucket, {"finished": objects}, "")
+
+
+@pytest.mark.parametrize(
+    ("segments", "progress"), [(1, "started"), (2, "started"), (3, "finished")]
+)
+async def test_segments_of_an_attempt_are_counted_together(segments: int, progress: str) -> None:
+    made = await make_segments(segments=segments)
+
+    verdict = await judged(made.store)
+
+    (orders,) = verdict.tables
+    assert verdict.problems == ()
+    assert (orders.snapshot, orders.is_unfinished) == (progress, segments < 3)
+    assert orders.snapshot_objects == len(made.objects["finished"]) == 2 * segments
+    assert orders.snapshot_rows == 3 * segments
+
+
 # --- every way to break it
+
+SEGMENT_DAMAGES = Damages[Made]()
+
+
+def restate_segment(made: Made, number: int, /, *states: str, **changes: object) -> None:
+    """Change the statements of that segment, or those of some states."""
+
+    def edited(snapshot: Snapshot) -> Snapshot:
+        is_it = snapshot.segment == number and (not states or snapshot.state in states)
+        return replace(snapshot, **changes) if is_it else snapshot
+
+    def edit(entry: Entry) -> Entry:
+        return replace(entry, snapshots=tuple(map(edited, entry.snapshots)))
+
+    rewrite(made, edit)
+
+
+@SEGMENT_DAMAGES({Code.SNAPSHOT_ORDER, Code.SNAPSHOT_DIFFERS})
+def a_segment_is_left_out(made: Made) -> None:
+    restate_segment(made, 2, "started", segment=3)
+
+
+@SEGMENT_DAMAGES({Code.SNAPSHOT_ORDER, Code.UNFINISHED_WRONG})
+def a_segment_follows_an_attempt_that_has_no_more(made: Made) -> None:
+    restate_segment(made, 1, "whole", rest="")
+
+
+@SEGMENT_DAMAGES({Code.SNAPSHOT_ORDER, Code.UNFINISHED_WRONG})
+def a_segment_begins_before_the_one_before_is_visible(made: Made) -> None:
+    def edit(entry: Entry) -> Entry:
+        if entry.durable is None or not entry.seq:
+            return entry
+        return replace(entry, durable=replace(entry.durable, seq=0))
+
+    rewrite(made, edit)
+
+
+@SEGMENT_DAMAGES({Code.SNAPSHOT_ORDER})
+def a_segment_says_another_beginning(made: Made) -> None:
+    restate_segment(made, 2, began=LogPosition("0001.0000000000000042"))
+
+
+@SEGMENT_DAMAGES({Code.SNAPSHOT_ORDER})
+def a_first_segment_says_that_another_one_was_before(made: Made) -> None:
+    restate_segment(made, 0, began=LogPosition("0001.0000000000000042"))
+
+
+@SEGMENT_DAMAGES({Code.SNAPSHOT_ATTEMPT, Code.SNAPSHOT_ORDER, Code.SNAPSHOT_DIFFERS})
+def a_segment_is_of_another_attempt(made: Made) -> None:
+    restate_segment(made, 2, "started", attempt=2)
+
+
+@SEGMENT_DAMAGES({Code.UNFINISHED_WRONG})
+def a_table_of_which_more_is_to_be_read_is_called_finished(made: Made) -> None:
+    restate_segment(made, 2, "whole", rest="9")
+
+
+@pytest.mark.parametrize("found", SEGMENT_DAMAGES, ids=lambda found: found.name)
+async def test_every_damage_to_segments_is_found_by_its_code(found: Damage[Made]) -> None:
+    made = await make_segments()
+
+    found.apply(made)
+
+    assert codes(await judged(made.store, "light")) == found.light
+
 
 DAMAGES = Damages[Made]()
 damage = DAMAGES

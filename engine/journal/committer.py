@@ -220,6 +220,7 @@ class Committer:
         durable = self._planner.durable(
             self._oldest_pending_seq,
             unfinished=self._snapshots.unfinished,
+            awaits=self._snapshots.awaits,
             looked=self._watcher.looked,
             watched=self._watcher.watch.watched,
         )
@@ -232,12 +233,13 @@ class Committer:
 
     @property
     def _is_list_changed(self) -> bool:
-        """Whether other tables are unfinished than the journal says."""
+        """Whether other tables are unfinished than the journal says, or more is visible of one."""
         durable = self._journal.state.durable
         if durable is None:
             return False
         seq = self._planner.visible_seq(self._oldest_pending_seq)
-        return durable.unfinished != self._snapshots.unfinished(durable.position, seq)
+        unfinished = self._snapshots.unfinished(durable.position, seq)
+        return durable.unfinished != unfinished or self._snapshots.awaits(seq)
 
     @property
     def _oldest_pending_seq(self) -> int | None:

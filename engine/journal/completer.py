@@ -28,7 +28,7 @@ from engine.model.errors import DestinationUnavailable, JournalError, Superseded
 from engine.model.interfaces import ObjectStore
 from engine.model.lane import Lane
 from engine.model.layout import TableLayout
-from engine.model.position import snapshot_attempt
+from engine.model.position import snapshot_segment
 from engine.model.staged_object import StagedObject, is_staged_as
 from engine.model.staging import Completion
 
@@ -104,7 +104,7 @@ class Completer:
             await abort_attempt(
                 self._store,
                 folder,
-                snapshot_attempt(snapshot.point, snapshot.attempt),
+                snapshot_segment(snapshot.point, snapshot.attempt, snapshot.segment),
             )
         except DestinationUnavailable as error:
             # It costs storage, nothing else; the next engine's start tries again.

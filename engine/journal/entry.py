@@ -221,6 +221,11 @@ class Snapshot(msgspec.Struct, frozen=True, omit_defaults=True):
     `version` is the one that an attempt's rows have, `hour` the one in its keys. Within a range
     `objects` are in order, and follow each other. Where they are very many, `objects` is empty and
     `listed` says where they are listed.
+
+    An attempt may read the table in segments, one after the other, each as it was before a point of
+    its own. `segment` counts them from 0; all but the first one state that one's point: `began`.
+    *whole* then speaks of one segment, and `rest` says in the source's own words what is still to
+    be read; it is empty once nothing is.
     """
 
     table: str
@@ -231,6 +236,14 @@ class Snapshot(msgspec.Struct, frozen=True, omit_defaults=True):
     hour: str = ""
     objects: tuple[StagedObject, ...] = ()
     listed: ListedObjects | None = None
+    segment: int = 0
+    began: LogPosition = LOG_BEGIN
+    rest: str = ""
+
+    @property
+    def sees(self) -> LogPosition:
+        """What commits before this is in every row that the attempt reads."""
+        return self.began or self.point
 
     @property
     def table_name(self) -> TableName:
@@ -337,9 +350,9 @@ class StatedSnapshot(msgspec.Struct, frozen=True):
     """The newest statement about a table's snapshot, with the entry and the epoch that made it.
 
     `is_visible`: it is whole, and all of its objects are known to be there. Their names are
-    forgotten then. `before` is an earlier snapshot of the table that is visible, which a
-    cancellation leaves as it was. There is none any more once a later attempt is whole: a part of
-    that one may be visible.
+    forgotten then. `before` is what is visible of the table before it. It is the attempt's segment
+    before this one, or an earlier snapshot, which a cancellation leaves as it was. There is none of
+    these any more once a later attempt is whole: a part of that one may be visible.
     """
 
     snapshot: Snapshot
@@ -349,9 +362,20 @@ class StatedSnapshot(msgspec.Struct, frozen=True):
     before: "StatedSnapshot | None" = None
 
     @property
+    def is_complete(self) -> bool:
+        """Whether all rows of the table are visible, as they were before its segments' points."""
+        return self.is_visible and not self.snapshot.rest
+
+    @property
     def visible(self) -> "StatedSnapshot | None":
         """The snapshot that the table has where nothing becomes of a later one."""
-        return self if self.is_visible else self.before
+        return next((known for known in (self, self.before) if known and known.is_complete), None)
+
+    @property
+    def segment_before(self) -> "StatedSnapshot | None":
+        """The last visible segment of an attempt of which more is to be read, if there is one."""
+        found = (known for known in (self, self.before) if known and known.is_visible)
+        return next((known for known in found if known.snapshot.rest), None)
 
 
 class _Format(msgspec.Struct):
@@ -429,7 +453,7 @@ class JournalState(msgspec.Struct):
             sorted(
                 table
                 for table, stated in self.snapshots.items()
-                if not stated.is_visible or stated.snapshot.point > durable
+                if not stated.is_complete or stated.snapshot.point > durable
             )
         )
 
@@ -523,6 +547,9 @@ class JournalState(msgspec.Struct):
     def _absorb_snapshot(self, stated: StatedSnapshot) -> None:
         snapshot = stated.snapshot
         before = self.visible_snapshot(snapshot.table)
+        if snapshot.state == "started" and snapshot.segment:
+            known = self.snapshots.get(snapshot.table)
+            before = known.segment_before if known is not None else None
         if snapshot.state == "cancelled" and before is not None:
             stated = before
         elif snapshot.state in {"wanted", "started"}:

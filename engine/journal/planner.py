@@ -61,6 +61,10 @@ def _none_unfinished(_position: LogPosition, _seq: int) -> tuple[str, ...]:
     return ()
 
 
+def _nobody_awaits(_seq: int) -> bool:
+    return False
+
+
 class Planner:
     """Plans, from the journal's state and what this process has read."""
 
@@ -139,19 +143,21 @@ class Planner:
         looked: LogPosition | None = None,
         watched: LogPosition = LOG_BEGIN,
         unfinished: Callable[[LogPosition, int], tuple[str, ...]] = _none_unfinished,
+        awaits: Callable[[int], bool] = _nobody_awaits,
     ) -> Durable | None:
         """What became durable since the journal last said so, or None.
 
         `oldest_pending_seq` is as in `visible_seq`. `looked` and `watched` are those of the catalog
         watch. `unfinished` says which tables' snapshots are not finished beside a position and the
         entry up to which every object is visible: where the list is another one, it is stated
-        although the position is not.
+        although the position is not. So is the entry where somebody `awaits` that it is stated.
         """
         boundary = self._ledger.durable_boundary(looked)
         seq = self.visible_seq(oldest_pending_seq)
         before = self._state.durable
         if boundary is None or boundary.position <= self._state.durable_position:
-            if before is None or before.unfinished == (tables := unfinished(before.position, seq)):
+            tables = unfinished(before.position, seq) if before is not None else ()
+            if before is None or (before.unfinished == tables and not awaits(seq)):
                 return None
             return replace(before, seq=seq, unfinished=tables)
         commit_us = self._state.within_reason(boundary.point.commit_us, self._clock())

@@ -18,8 +18,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from msgspec.structs import replace
+
 from engine.flow.reception import Reception
-from engine.journal.entry import JournalState, ListedObjects, Snapshot
+from engine.journal.entry import JournalState, Snapshot, SnapshotState, StatedSnapshot
 from engine.journal.gaps import GapRegister
 from engine.journal.object_lists import ObjectLists
 from engine.model.errors import InvariantBroken, SnapshotStale
@@ -27,7 +29,7 @@ from engine.model.interfaces import Clock
 from engine.model.lane import Lane
 from engine.model.layout import key_hour
 from engine.model.log_point import LogPoint
-from engine.model.position import LogPosition, snapshot_lane
+from engine.model.position import LOG_BEGIN, LogPosition, segment_of, snapshot_lane
 from engine.model.record import RecordConfiguration
 from engine.model.schema import Relation, TableName, TableVersion
 from engine.model.staged_object import StagedObject
@@ -50,7 +52,8 @@ _CALM_SECONDS = 3600.0
 class Attempt:
     """One attempt to take the snapshot of one table: what its objects are made with.
 
-    Its rows are those that the table has before `point`. `hour` is the one in its keys.
+    Its rows are those that the table has before `point`. `hour` is the one in its keys. Where it
+    reads the table in segments, this is the one numbered `segment`: see `SnapshotRegister.rest`.
     """
 
     table: TableName
@@ -58,6 +61,8 @@ class Attempt:
     point: LogPoint
     version: TableVersion
     hour: str
+    segment: int = 0
+    began: LogPosition = LOG_BEGIN
 
 
 @dataclass(slots=True)
@@ -68,8 +73,13 @@ class _Open:
     seq: int | None
     is_visible: bool = False
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is left to be read, and all of it is visible."""
+        return self.is_visible and not self.snapshot.rest
+
     def is_finished(self, durable: LogPosition, seq: int) -> bool:
-        is_vouched = self.is_visible and self.seq is not None and self.seq <= seq
+        is_vouched = self.is_complete and self.seq is not None and self.seq <= seq
         return is_vouched and self.snapshot.point <= durable
 
 
@@ -118,7 +128,7 @@ class SnapshotRegister:
         self._open = {
             stated.snapshot.table_name: _Open(stated.snapshot, stated.seq, stated.is_visible)
             for stated in state.snapshots.values()
-            if not stated.is_visible or stated.snapshot.point > state.durable_position
+            if not stated.is_complete or stated.snapshot.point > state.durable_position
         }
         self._known = {stated.snapshot.table_name for stated in state.snapshots.values()}
         # The tables that arrive, as the newest look shows it.
@@ -167,7 +177,7 @@ class SnapshotRegister:
         known = self._open.get(table)
         if known is None or known.snapshot.state == "cancelled":
             return False
-        return not known.is_visible
+        return not known.is_complete
 
     def _fill(self, table: TableName) -> None:
         """Mend the gaps that the table's snapshot fills; want another one for the others."""
@@ -176,11 +186,11 @@ class SnapshotRegister:
             return
         newest, is_visible = self._newest(table)
         for gap in gaps:
-            if is_visible and gap.until <= newest.point:
+            if is_visible and gap.until <= newest.sees:
                 self._gaps.mend(gap.number, f"attempt {newest.attempt} of its snapshot")
                 self._wake()
         end = max(gap.until for gap in gaps)
-        is_asked = end <= self._filling.get(table, "") or newest.point >= end
+        is_asked = end <= self._filling.get(table, "") or newest.sees >= end
         if table not in self._arriving or is_asked:
             return
         self._filling[table] = end
@@ -192,7 +202,7 @@ class SnapshotRegister:
         """The newest statement about the table's snapshot, and whether its objects are there."""
         known = self._open.get(table)
         if known is not None and known.snapshot.state != "cancelled":
-            return known.snapshot, known.is_visible
+            return known.snapshot, known.is_complete
         stated = self._state.visible_snapshot(str(table))
         if stated is None:
             return Snapshot(str(table), "cancelled"), False
@@ -225,7 +235,9 @@ class SnapshotRegister:
         one stays unfinished: its earlier rows are missing.
         """
         known = self._open.get(table)
-        if known is None or known.snapshot.state in {"whole", "cancelled"}:
+        if known is None or known.snapshot.state == "cancelled":
+            return False
+        if known.snapshot.state == "whole" and self._segment_before(table) is None:
             return False
         self._ask(table, "cancelled")
         return True
@@ -254,22 +266,25 @@ class SnapshotRegister:
         return is_paused or self._gaps.is_open(str(table))
 
     def _is_needed(self, table: TableName, snapshot: Snapshot) -> bool:
-        is_over = snapshot.state in {"whole", "cancelled"}
-        if is_over or table in self._attempts or table in self._asked:
+        is_cancelled = snapshot.state == "cancelled"
+        if is_cancelled or table in self._attempts or table in self._asked:
             return False
+        if snapshot.state == "whole":
+            # The journal says so before the next segment begins.
+            return self._segment_before(table) is not None
         # What an attempt came to is in the journal before the next one begins.
         return table not in self._pending or snapshot.state == "wanted"
 
     @property
     def finished_count(self) -> int:
         """How many captured tables have a snapshot that everybody can see."""
-        return sum(stated.is_visible for stated in self._state.snapshots.values())
+        return sum(stated.is_complete for stated in self._state.snapshots.values())
 
     def is_done(self, durable: LogPosition) -> bool:
         """Whether every snapshot that is wanted is visible, and complete once E is `durable`."""
         return all(
             known.snapshot.state == "cancelled"
-            or (known.is_visible and known.snapshot.point <= durable)
+            or (known.is_complete and known.snapshot.point <= durable)
             for known in self._open.values()
         )
 
@@ -288,28 +303,69 @@ class SnapshotRegister:
     def unfinished_count(self) -> int:
         """How many tables are waiting for a snapshot, or have one under way."""
         return sum(
-            known.snapshot.state != "cancelled" and not known.is_visible
+            known.snapshot.state != "cancelled" and not known.is_complete
             for known in self._open.values()
         )
 
-    def start(self, table: TableName, point: LogPoint, relation: Relation) -> Attempt:
+    def rest(self, table: TableName) -> str:
+        """What is still to be read of the attempt that is under way, in the source's own words.
+
+        Empty where an attempt has to begin at the beginning.
+        """
+        before = self._segment_before(table)
+        return before.snapshot.rest if before is not None else ""
+
+    def _segment_before(self, table: TableName) -> StatedSnapshot | None:
+        """The visible segment that the table's next one follows."""
+        known, stated = self._open.get(table), self._state.snapshots.get(str(table))
+        if known is None or stated is None or known.snapshot.state not in {"started", "whole"}:
+            return None
+        before = stated.segment_before
+        if before is None or before.snapshot.attempt != known.snapshot.attempt:
+            return None
+        is_newest = known.snapshot.state == "whole"
+        return None if is_newest and before.snapshot.segment != known.snapshot.segment else before
+
+    def start(
+        self, table: TableName, point: LogPoint, relation: Relation, *, rest: str = ""
+    ) -> Attempt:
         """Begin an attempt that reads `table`, which looks like `relation`, as it is at `point`.
 
-        Nothing may be staged before `started`. Raises InvariantBroken where none is needed.
+        With a `rest`, the attempt under way goes on: what is read now begins there. Nothing may be
+        staged before `started`. Raises InvariantBroken where none is needed, or where `rest` is
+        not what the register says; SnapshotStale where the table is not the one any more that the
+        attempt began with: it begins anew then.
         """
         known = self._open.get(table)
-        if known is None or not self._is_needed(table, known.snapshot):
+        is_needed = known is not None and self._is_needed(table, known.snapshot)
+        if not is_needed or rest not in {"", self.rest(table)}:
             raise InvariantBroken(f"no snapshot of {table} has to be started")
+        number, segment, began = self._attempt_count(table) + 1, 0, LOG_BEGIN
+        if rest:
+            stated = self._segment_before(table)
+            assert stated is not None
+            before = stated.snapshot
+            self._refuse_other(table, point, relation, before)
+            number, segment, began = before.attempt, before.segment + 1, before.sees
         version = self._reception.snapshot_version(relation)
         commit_us = self._state.within_reason(point.commit_us, self._clock())
-        number = self._attempt_count(table) + 1
-        attempt = Attempt(table, number, point, version, key_hour(commit_us, ""))
+        hour = key_hour(commit_us, "")
+        attempt = Attempt(table, number, point, version, hour, segment, began)
         self._attempts[table] = attempt
-        self._state_next(
-            table,
-            Snapshot(str(table), "started", number, point.position, version.number, attempt.hour),
-        )
+        self._state_next(table, _statement(attempt, "started"))
         return attempt
+
+    def _refuse_other(
+        self, table: TableName, point: LogPoint, relation: Relation, before: Snapshot
+    ) -> None:
+        """Begin anew where rows that were read may be others by now, and raise SnapshotStale."""
+        versions = self._state.versions_of(table)
+        was = next(known.relation for known in versions if known.number == before.version)
+        is_same = (was.identity, was.key) == (relation.identity, relation.key)
+        is_later = before.point <= point.position
+        if not is_same or not is_later or before.point[:4] != point.position[:4]:
+            self.resync(table)
+            raise SnapshotStale(f"{table} is not the one that attempt {before.attempt} began with")
 
     async def started(self, attempt: Attempt) -> None:
         """Wait until the journal says that the attempt is started. Cancellation changes nothing."""
@@ -332,9 +388,12 @@ class SnapshotRegister:
         if self._attempts.get(attempt.table) is attempt:
             del self._attempts[attempt.table]
 
-    async def whole(self, attempt: Attempt, objects: Sequence[StagedObject]) -> None:
+    async def whole(
+        self, attempt: Attempt, objects: Sequence[StagedObject], *, rest: str = ""
+    ) -> None:
         """All rows of the attempt are staged as `objects`: let them become visible.
 
+        With a `rest`, they are those of its segment, and the next one begins there.
         Waits until they are listed in the bucket, where they are too many for an entry. Raises
         InvariantBroken where they are not the gapless lanes of this attempt, or where it is not
         under way; SnapshotStale where it was given up meanwhile. Cancellation leaves the attempt
@@ -348,7 +407,9 @@ class SnapshotRegister:
         if not self.is_under_way(attempt):
             raise SnapshotStale(f"attempt {attempt.number} of {table} was given up")
         del self._attempts[table]
-        self._state_next(table, _whole(attempt, objects, listed))
+        named = tuple(objects) if listed is None else ()
+        whole = _statement(attempt, "whole")
+        self._state_next(table, replace(whole, objects=named, listed=listed, rest=rest))
 
     # --- for the committer
 
@@ -403,6 +464,17 @@ class SnapshotRegister:
             )
         )
 
+    def awaits(self, seq: int) -> bool:
+        """Whether a segment follows once the journal says that all up to entry `seq` is visible."""
+        vouched_seq = self._state.durable_seq
+        return any(
+            known.is_visible
+            and known.snapshot.rest
+            and known.seq is not None
+            and vouched_seq < known.seq <= seq
+            for known in self._open.values()
+        )
+
     def forget(self, durable: LogPosition, seq: int) -> None:
         """Forget the tables that were finished beside these two, which are journalled."""
         self._open = {
@@ -432,14 +504,7 @@ class SnapshotRegister:
         """Not all objects of `snapshot` can become visible: another attempt has to be started."""
         known = self._open.get(snapshot.table_name)
         if known is not None and known.snapshot is snapshot:
-            voided = Snapshot(
-                snapshot.table,
-                "void",
-                snapshot.attempt,
-                snapshot.point,
-                snapshot.version,
-                snapshot.hour,
-            )
+            voided = replace(snapshot, state="void", objects=(), listed=None, rest="")
             self._state_next(snapshot.table_name, voided)
 
     def _state_next(self, table: TableName, snapshot: Snapshot) -> None:
@@ -453,19 +518,17 @@ class SnapshotRegister:
         return max(self._state.attempts.get(str(table), 0), pending.attempt if pending else 0)
 
 
-def _whole(
-    attempt: Attempt, objects: Sequence[StagedObject], listed: ListedObjects | None
-) -> Snapshot:
-    """The statement that names `objects`, by their list where there is one."""
+def _statement(attempt: Attempt, state: SnapshotState) -> Snapshot:
+    """The statement that the attempt is that far."""
     return Snapshot(
         str(attempt.table),
-        "whole",
+        state,
         attempt.number,
         attempt.point.position,
         attempt.version.number,
         attempt.hour,
-        tuple(objects) if listed is None else (),
-        listed,
+        segment=attempt.segment,
+        began=attempt.began,
     )
 
 
@@ -477,8 +540,9 @@ def _size_estimate(snapshot: Snapshot) -> int:
 def refuse_broken_lanes(attempt: Attempt, objects: Sequence[StagedObject]) -> None:
     """Raise InvariantBroken unless `objects` are all lanes of the attempt, each without a gap.
 
-    There is a range 0; ranges without rows have no objects. Within a range each object names where
-    the one before it ended, and all positions are the lane's.
+    There is a range 0 in segment 0; ranges without rows have no objects. Within a range each object
+    names where the one before it ended, and all positions are the lane's. All ranges are the
+    segment's.
     """
     last: dict[int, str] = {}
     for staged in objects:
@@ -486,13 +550,14 @@ def refuse_broken_lanes(attempt: Attempt, objects: Sequence[StagedObject]) -> No
         begin = snapshot_lane(attempt.point.position, attempt.number, staged.range_number)
         before = last.get(staged.range_number, "")
         is_in_lane = staged.first.startswith(begin) and staged.last.startswith(begin)
+        is_in_lane = is_in_lane and segment_of(staged.range_number) == attempt.segment
         if not is_in_lane or staged.previous != before or not before < staged.first <= staged.last:
             raise InvariantBroken(
                 f"{staged.key} of {lane} goes from {staged.first} to {staged.last}, after"
                 f" {staged.previous or 'nothing'}; the lane ended at {before or 'nothing'}"
             )
         last[staged.range_number] = staged.last
-    if 0 not in last:
+    if not attempt.segment and 0 not in last:
         raise InvariantBroken(f"attempt {attempt.number} of {attempt.table} has no range 0")
     if _uploads(objects) != len(objects):
         raise InvariantBroken(f"attempt {attempt.number} of {attempt.table} names an upload twice")

@@ -36,6 +36,9 @@ _GENERATION_MAX = 9999
 _RANGE_BITS = 40
 _RANGE_DIGITS = _RANGE_BITS // 4
 _RANGE_MAX = (1 << _RANGE_BITS) - 1
+_SEGMENT_BITS = 24
+_SEGMENT_DIGITS = _SEGMENT_BITS // 4
+_SEGMENT_MAX = _RANGE_MAX >> _SEGMENT_BITS
 _ATTEMPT_MAX = (1 << 24) - 1
 
 _LOG_POSITION_SIZE = len("0001.0123456789ABCDEF")
@@ -71,6 +74,21 @@ def snapshot_range(attempt: int, range_number: int) -> int:
     return attempt << _RANGE_BITS | range_number
 
 
+def segment_range(segment: int, number: int) -> int:
+    """A range's number within its attempt: `number` counts from 0 within its segment.
+
+    Raises ValueError beyond 2**16 - 1 segments or 2**24 - 1 ranges.
+    """
+    if not 0 <= segment <= _SEGMENT_MAX or not 0 <= number < 1 << _SEGMENT_BITS:
+        raise ValueError(f"segment {segment}, range {number} are out of bounds")
+    return segment << _SEGMENT_BITS | number
+
+
+def segment_of(range_number: int) -> int:
+    """The segment of a range: see `segment_range`."""
+    return range_number >> _SEGMENT_BITS
+
+
 def snapshot_place(point: LogPosition) -> tuple[int, int]:
     """Generation and order of the rows that are read as of everything before `point`."""
     return int(point[:4]), int(point[5:], 16) - 1
@@ -79,6 +97,11 @@ def snapshot_place(point: LogPosition) -> tuple[int, int]:
 def snapshot_attempt(point: LogPosition, attempt: int) -> str:
     """How the positions of all rows of an attempt begin: see `snapshot_lane`."""
     return snapshot_lane(point, attempt, 0)[: -_RANGE_DIGITS - 1]
+
+
+def snapshot_segment(point: LogPosition, attempt: int, segment: int) -> str:
+    """How the positions of all rows of one segment of an attempt begin: see `snapshot_lane`."""
+    return snapshot_lane(point, attempt, segment_range(segment, 0))[: -_SEGMENT_DIGITS - 1]
 
 
 def snapshot_lane(point: LogPosition, attempt: int, range_number: int) -> str:

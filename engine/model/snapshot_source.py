@@ -29,12 +29,17 @@ class HeldTable:
     `relation` is what the stream would show of it at the snapshot's point. `ranges` are its rows,
     each row in exactly one of them, in the source's own words for `RangeTask.own`: at least one,
     each of fewer than 2**24 rows. The estimates are for people.
+
+    A large table may be held in segments: then these are the rows from `begin` on, and `rest` says
+    in the source's own words where the others begin. Both are empty where there are no others.
     """
 
     relation: Relation
     ranges: tuple[bytes, ...]
     rows_estimate: int
     bytes_estimate: int
+    begin: str = ""
+    rest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +110,12 @@ class SnapshotSource(Protocol):
         """Positions that are made from now on belong to this generation. See `Source.adopt`."""
         ...
 
-    def hold(self, tables: Sequence[TableName]) -> AbstractAsyncContextManager[HeldSnapshot]:
+    def hold(
+        self, tables: Sequence[TableName], rests: Mapping[TableName, str] | None = None
+    ) -> AbstractAsyncContextManager[HeldSnapshot]:
         """Hold a snapshot of `tables`, as far as they can be held, until the block ends.
 
+        Of a table in `rests`, a segment was read before: its rows from that `HeldTable.rest` on.
         May wait until transactions that are open now have ended, and says of whom it waits. Raises
         SourceUnavailable, SourceRefused. Cancellation lets everything go.
         """

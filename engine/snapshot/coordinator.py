@@ -24,7 +24,7 @@ from engine.model.errors import (
 )
 from engine.model.interfaces import ObjectStore
 from engine.model.layout import TableLayout
-from engine.model.position import snapshot_attempt
+from engine.model.position import snapshot_segment
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
 from engine.model.snapshot_source import SnapshotSource
@@ -120,7 +120,8 @@ class Coordinator:
     ) -> None:
         """Take the snapshots of `tables` under one held snapshot, as far as that goes."""
         try:
-            async with self._source.hold(tables) as held:
+            rests = {table: rest for table in tables if (rest := register.rest(table))}
+            async with self._source.hold(tables, rests) as held:
                 for table, error in held.left_out.items():
                     self.failed(table, error)
                 group = Group(
@@ -196,7 +197,7 @@ class Coordinator:
         layout = TableLayout(self._settings.prefix, database, self._configuration.layout)
         while self._leftover:
             attempt = self._leftover.pop()
-            begin = snapshot_attempt(attempt.point.position, attempt.number)
+            begin = snapshot_segment(attempt.point.position, attempt.number, attempt.segment)
             try:
                 await abort_attempt(self._store, layout.table_folder(attempt.table), begin)
             except DestinationError as error:

@@ -29,9 +29,10 @@ from engine.model.errors import (
     UnrepresentableRow,
     first_cause,
 )
+from engine.model.position import segment_range
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
-from engine.model.snapshot_source import HeldSnapshot, RangeTask, ReadProgress
+from engine.model.snapshot_source import HeldSnapshot, HeldTable, RangeTask, ReadProgress
 from engine.model.staged_object import StagedObject
 from engine.snapshot.crew import WorkerLost
 from engine.snapshot.progress import Progress
@@ -144,10 +145,10 @@ class Group:
                     task.cancel()
 
     async def _take(self, table: TableName) -> None:
-        if table not in self._register.needed():
-            return  # Somebody asked for something else while the source took the snapshot.
         held = self._held.tables[table]
-        attempt = self._register.start(table, self._held.point, held.relation)
+        attempt = self._begun(table, held)
+        if attempt is None:
+            return
         is_whole = False
         self._progress.begin(table, held, _now())
         try:
@@ -157,7 +158,7 @@ class Group:
             objects = await self._staged(attempt, held.ranges)
             await self._compare(table)
             self._refuse_stale(attempt)
-            await self._register.whole(attempt, objects)
+            await self._register.whole(attempt, objects, rest=held.rest)
             is_whole = True
             self._ends.done(table)
             _log.info(
@@ -175,6 +176,17 @@ class Group:
             if not is_whole:
                 self._register.give_up(attempt)
                 self._ends.given_up(attempt)
+
+    def _begun(self, table: TableName, held: HeldTable) -> Attempt | None:
+        """The table's attempt, or the next segment of one; None where there is none to begin."""
+        if table not in self._register.needed() or self._register.rest(table) != held.begin:
+            # Somebody asked for something else while the source took the snapshot.
+            return None
+        try:
+            return self._register.start(table, self._held.point, held.relation, rest=held.begin)
+        except SnapshotStale as error:
+            self._ends.failed(table, error)
+            return None
 
     def _refuse_stale(self, attempt: Attempt) -> None:
         if not self._register.is_under_way(attempt):
@@ -197,8 +209,9 @@ class Group:
         with _first_of_ours():
             async with asyncio.TaskGroup() as staging:
                 tasks = [
-                    staging.create_task(self._range(_Range(attempt, number, own)))
+                    staging.create_task(self._range(_Range(attempt, lane, own)))
                     for number, own in enumerate(ranges)
+                    for lane in [segment_range(attempt.segment, number)]
                 ]
         # A task that was cancelled has no result: no range is left out without a word.
         return [staged for task in tasks for staged in task.result()]

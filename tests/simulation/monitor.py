@@ -928,8 +928,7 @@ class Monitor:
             stated = journal.snapshots.stated[str(table)]
             if str(table) in declined or stated.state == "cancelled":
                 continue
-            point = stated.point
-            if self._snapshots.lost_behind(table, point, journal.durable or ""):
+            if self._snapshots.lost_behind(table, stated.began, journal.durable or ""):
                 raise Violation("a loss that no snapshot fills")
 
     def _check_version_count(self, table: TableName) -> None:

@@ -770,10 +770,10 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         Edit(
             "engine.snapshot.group",
-            "            await self._register.whole(attempt, objects)\n",
+            "            await self._register.whole(attempt, objects, rest=held.rest)\n",
             "            await self._register.started(attempt)\n"
             "            self._refuse_stale(attempt)\n"
-            "            await self._register.whole(attempt, objects)\n",
+            "            await self._register.whole(attempt, objects, rest=held.rest)\n",
         ),
     ),
     mutant(
@@ -816,10 +816,13 @@ MUTANTS: tuple[Mutant, ...] = (
         "7   each held snapshot has attempts of its own",
         Edit(
             "engine.snapshot.group",
-            "        attempt = self._register.start(table, self._held.point, held.relation)\n",
-            "        attempt = self._register.start(table, self._held.point, held.relation)\n"
-            "        kept = self._ends.__dict__.setdefault('kept', {})\n"
-            "        attempt = kept.setdefault(table, attempt)\n",
+            "return self._register.start("
+            "table, self._held.point, held.relation, rest=held.begin)\n",
+            "attempt = self._register.start(\n"
+            "                table, self._held.point, held.relation, rest=held.begin\n"
+            "            )\n"
+            "            kept = self._ends.__dict__.setdefault('kept', {})\n"
+            "            return kept.setdefault(table, attempt)\n",
         ),
     ),
     mutant(
@@ -889,7 +892,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "7   a table is unfinished until its objects are visible",
         Edit(
             "engine.journal.snapshots",
-            "is_vouched = self.is_visible and self.seq is not None and self.seq <= seq",
+            "is_vouched = self.is_complete and self.seq is not None and self.seq <= seq",
             "is_vouched = self.snapshot.state == 'whole'",
         ),
     ),
@@ -936,8 +939,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "8   a gap is mended once its snapshot is visible",
         Edit(
             "engine.journal.snapshots",
-            "if is_visible and gap.until <= newest.point:",
-            "if gap.until <= newest.point:",
+            "if is_visible and gap.until <= newest.sees:",
+            "if gap.until <= newest.sees:",
         ),
     ),
     mutant(
@@ -945,14 +948,18 @@ MUTANTS: tuple[Mutant, ...] = (
         "8   a snapshot that was taken before a gap's end does not mend it",
         Edit(
             "engine.journal.snapshots",
-            "if is_visible and gap.until <= newest.point:",
+            "if is_visible and gap.until <= newest.sees:",
             "if is_visible:",
         ),
     ),
     mutant(
         "gap_filled",
         "8   a gap that ended behind its table's snapshot is filled by another one",
-        Edit("engine.journal.snapshots", "            self.resync(table)\n", "            pass\n"),
+        Edit(
+            "engine.journal.snapshots",
+            "lengthen(_now())\n            self.resync(table)\n",
+            "lengthen(_now())\n            pass\n",
+        ),
     ),
     mutant(
         "open_unfinished",
@@ -964,8 +971,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "5.4 a changed list of unfinished tables is appended although E stays",
         Edit(
             "engine.journal.planner",
-            "before.unfinished == (tables := unfinished(before.position, seq)):",
-            "True:",
+            "(before.unfinished == tables and not awaits(seq)):",
+            "not awaits(seq):",
         ),
     ),
     mutant(
@@ -1071,14 +1078,84 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     mutant(
+        "segment_marker",
+        "7   one truncate record an attempt, not one a segment",
+        Edit(
+            "engine.snapshot.group",
+            "begins_attempt=known.wanted.number == 0,",
+            "begins_attempt=known.wanted.number & 0xFFFFFF == 0,",
+        ),
+    ),
+    mutant(
+        "segment_ranges",
+        "7   ranges are unique over the attempt",
+        Edit(
+            "engine.snapshot.group",
+            "for lane in [segment_range(attempt.segment, number)]",
+            "for lane in [number]",
+        ),
+        Edit(
+            "engine.journal.snapshots",
+            "is_in_lane and segment_of(staged.range_number) == attempt.segment",
+            "is_in_lane",
+        ),
+    ),
+    mutant(
+        "segment_visible",
+        "7   a segment begins once the journal vouches for the one before",
+        Edit(
+            "engine.journal.entry",
+            "found = (known for known in (self, self.before) if known and known.is_visible)",
+            "found = (known for known in (self, self.before) if known)",
+        ),
+    ),
+    mutant(
+        "segment_unfinished",
+        "7   a table is unfinished until its last segment is visible",
+        Edit(
+            "engine.journal.entry",
+            "        return self.is_visible and not self.snapshot.rest\n",
+            "        return self.is_visible\n",
+        ),
+        Edit(
+            "engine.journal.snapshots",
+            "        return self.is_visible and not self.snapshot.rest\n",
+            "        return self.is_visible\n",
+        ),
+    ),
+    mutant(
+        "segment_vouched",
+        "5.4 durable's entry is stated again although E stays, where a segment follows",
+        Edit(
+            "engine.journal.snapshots",
+            "and vouched_seq < known.seq <= seq\n",
+            "and False\n",
+        ),
+    ),
+    mutant(
+        "segment_gap",
+        "7   a gap behind the first segment's point begins the attempt anew",
+        Edit(
+            "engine.journal.entry",
+            "        return self.began or self.point\n",
+            "        return self.point\n",
+        ),
+        Edit(
+            "engine.journal.snapshots",
+            "before.segment + 1, before.sees\n",
+            "before.segment + 1, before.began or before.point\n",
+        ),
+    ),
+    mutant(
         "new_c",
         "7   a crash before `whole` starts again under a new C",
         Edit(
             "engine.journal.snapshots",
-            "        number = self._attempt_count(table) + 1\n",
+            "        number, segment, began = self._attempt_count(table) + 1, 0, LOG_BEGIN\n",
             "        known = self._open[table].snapshot\n"
             "        is_old = known.state == 'started'\n"
             "        number = self._attempt_count(table) + (not is_old)\n"
+            "        segment, began = 0, LOG_BEGIN\n"
             "        if is_old:\n"
             "            point = LogPoint(known.point, point.resume, point.commit_us)\n",
         ),

@@ -38,12 +38,38 @@ class Stated:
     epoch: int
     seq: int
     is_visible: bool = False
-    # The snapshot that the table has where nothing becomes of this one.
+    # The snapshot that the table has where nothing becomes of this one, or the segment before.
     before: "Stated | None" = None
 
     @property
+    def is_complete(self) -> bool:
+        return self.is_visible and not self.rest
+
+    @property
     def visible(self) -> "Stated | None":
-        return self if self.is_visible else self.before
+        if self.is_complete:
+            return self
+        return self.before if self.before is not None and self.before.is_complete else None
+
+    @property
+    def segment_before(self) -> "Stated | None":
+        """The last visible segment of an attempt of which more is to be read."""
+        if self.is_visible:
+            return self if self.rest else None
+        return self.before if self.before is not None and self.before.rest else None
+
+    @property
+    def segment(self) -> int:
+        return int(self.snapshot.get("segment", 0))
+
+    @property
+    def began(self) -> str:
+        """The point of the attempt's first segment."""
+        return str(self.snapshot.get("began", self.point))
+
+    @property
+    def rest(self) -> str:
+        return str(self.snapshot.get("rest", ""))
 
     @property
     def state(self) -> str:
@@ -66,6 +92,7 @@ class Stated:
         listed = self.snapshot.get("listed")
         names = [staged["nonce"] for staged in self.objects] if listed is None else listed["key"]
         what = [self.state, self.attempt, self.point, self.snapshot.get("version", 0)]
+        what += [self.segment, self.rest]
         before = self.before.summary() if self.before is not None else None
         return [
             *what,
@@ -121,6 +148,8 @@ class SnapshotReading:
         known = self.stated.get(table)
         visible = known.visible if known is not None else None
         stated = Stated(snapshot, epoch, seq)
+        if stated.state == "started" and stated.segment and known is not None:
+            visible = known.segment_before
         if stated.state in {"wanted", "started"}:
             stated = Stated(snapshot, epoch, seq, before=visible)
         is_as_before = stated.state == "cancelled" and visible is not None
@@ -140,7 +169,7 @@ class SnapshotReading:
 
     def unfinished(self, e: str) -> list[str]:
         """The tables that everything before E is not known of, from the statements alone."""
-        return sorted(t for t, s in self.stated.items() if not s.is_visible or s.point > e)
+        return sorted(t for t, s in self.stated.items() if not s.is_complete or s.point > e)
 
     def owed(self, e: str) -> list[str]:
         """Those of them of which a snapshot has to be taken: not those that are cancelled."""
@@ -169,6 +198,8 @@ class SnapshotMonitor:
         self._named: defaultdict[str, list[Named]] = defaultdict(list)
         self._attempts: defaultdict[tuple[str, int], list[Named]] = defaultdict(list)
         self._uploads: dict[str, Named] = {}
+        # Where each segment that is whole ended, by table, attempt and number.
+        self._ends: dict[tuple[str, int, int], str] = {}
         self._visible: defaultdict[str, list[Visible]] = defaultdict(list)
         self._with_rows: set[str] = set()
 
@@ -220,12 +251,18 @@ class SnapshotMonitor:
 
     @staticmethod
     def _is_start(now: Stated, before: Stated | None, attempts: int) -> bool:
-        is_void = before is None or before.state != "whole"
+        follows = before.segment_before if before is not None else None
+        if now.segment:
+            expected = (follows.attempt, follows.segment + 1) if follows is not None else None
+            is_later = follows is not None and follows.point <= now.point
+            is_later = is_later and follows is not None and follows.began == now.began
+            return is_later and (now.attempt, now.segment) == expected
+        is_void = before is None or before.state != "whole" or follows is not None
         return is_void and now.attempt == attempts + 1 and bool(now.point)
 
     @staticmethod
     def _is_same(now: Stated, before: Stated | None) -> bool:
-        names = ("attempt", "point", "version", "hour")
+        names = ("attempt", "point", "version", "hour", "segment")
         return before is not None and all(
             now.snapshot.get(name) == before.snapshot.get(name) for name in names
         )
@@ -233,6 +270,10 @@ class SnapshotMonitor:
     def _name(self, whole: Stated, configuration: RecordConfiguration) -> None:
         table = TableName.parse(whole.snapshot["table"])
         read = self._server.read_before(table, self._server.address_of_point(whole.point))
+        self._ends[str(table), whole.attempt, whole.segment] = whole.rest
+        self._counts["segments"] += bool(whole.segment or whole.rest)
+        if not whole.objects and self._keys_of(whole.snapshot, read):
+            raise Violation("a segment without objects has rows")
         for staged in whole.objects:
             named = Named(staged, whole.snapshot, read, configuration)
             self._named[staged["key"]].append(named)
@@ -240,6 +281,16 @@ class SnapshotMonitor:
             if staged["upload_id"] in self._uploads:
                 raise Violation("an upload is named twice")
             self._uploads[staged["upload_id"]] = named
+
+    def _keys_of(self, snapshot: Json, read: TableRead) -> list[int]:
+        """The keys of the rows that a segment has to have: from where the one before ended."""
+        now = Stated(snapshot, 0, 0)
+        low = self._ends.get((snapshot["table"], now.attempt, now.segment - 1), "")
+        return sorted(
+            key
+            for key, _ in read.rows
+            if (not low or key >= int(low)) and (not now.rest or key < int(now.rest))
+        )
 
     def relation_at(self, snapshot: Json) -> TableRead:
         """The table as it was at the statement's point."""
@@ -340,12 +391,17 @@ class SnapshotMonitor:
         self._check_whole(snapshot, read)
 
     def _check_whole(self, snapshot: Json, read: TableRead) -> None:
-        """All objects together have every row, once."""
-        named = self._attempts[snapshot["table"], snapshot["attempt"]]
+        """All objects of a segment together have every row of it, once."""
+        segment = snapshot.get("segment", 0)
+        named = [
+            one
+            for one in self._attempts[snapshot["table"], snapshot["attempt"]]
+            if one.snapshot.get("segment", 0) == segment
+        ]
         if any(not one.is_visible for one in named):
             return
-        keys = sorted(key for one in named for key in one.rows)
-        if keys != sorted(str(key) for key, _ in read.rows):
+        keys = sorted(int(key) for one in named for key in one.rows)
+        if keys != self._keys_of(snapshot, read):
             raise Violation("a snapshot has not every row of its table once")
         self._counts["snapshots visible"] += 1
 
@@ -396,7 +452,7 @@ class SnapshotMonitor:
             is_claimed = stated is not None or (configuration.snapshot != "never" and name in names)
             if not is_claimed or name in unfinished or not configuration.captures(table):
                 continue
-            point = stated.point if stated is not None else ""
+            point = stated.began if stated is not None else ""
             if self.lost_behind(table, point, e):
                 self._counts["cuts not checked for a gap"] += 1
                 continue

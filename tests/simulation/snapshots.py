@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from engine.journal.snapshots import Attempt, SnapshotRegister
@@ -93,11 +93,13 @@ class Held:
         self._world = world
         self._source = source
         self._rnd = random.Random(seed)
+        self._cutting = random.Random(f"segments {seed}")
         self._lost = asyncio.Event()
 
-    def add(self, table: TableName, read: TableRead) -> None:
-        """Hold a table too, its rows spread over ranges: mostly range 0 has none."""
+    def add(self, table: TableName, read: TableRead, begin: str) -> None:
+        """Hold a table too, from a key on, its rows spread over ranges: mostly range 0 has none."""
         rnd = self._rnd
+        read, rest = self._segment(read, begin)
         first = rnd.choice((0, 0, 1))
         ranges: list[list[Row]] = [[] for _ in range(rnd.choice((2, 2, 3)))]
         for row in read.rows:
@@ -107,7 +109,18 @@ class Held:
             if not number or rows or rnd.random() < 0.2:
                 words.append(f"{self.name}/{table.table}/{number}".encode())
                 self._world.server.ranges[words[-1]] = HeldRange(self, read, rows)
-        self.tables[table] = HeldTable(read.relation, tuple(words), len(read.rows), -1)
+        self.tables[table] = HeldTable(
+            read.relation, tuple(words), len(read.rows), -1, begin=begin, rest=rest
+        )
+
+    def _segment(self, read: TableRead, begin: str) -> tuple[TableRead, str]:
+        """The rows of a segment that begins there, and where the next one does."""
+        rows = [row for row in read.rows if not begin or row[0] >= int(begin)]
+        end = ""
+        if len(rows) > 1 and self._cutting.random() < 0.4:
+            key, _ = self._cutting.choice(rows[1:])
+            rows, end = [row for row in rows if row[0] < key], str(key)
+        return replace(read, rows=tuple(rows)), end
 
     def draw_fate(self) -> None:
         """What happens to it, where there is trouble."""
@@ -170,7 +183,9 @@ class SimulatedSnapshots:
         """The server knows by itself."""
 
     @asynccontextmanager
-    async def hold(self, tables: Sequence[TableName]) -> AsyncIterator[Held]:
+    async def hold(
+        self, tables: Sequence[TableName], rests: Mapping[TableName, str] | None = None
+    ) -> AsyncIterator[Held]:
         server, rnd = self._world.server, self._rnd
         await asyncio.sleep(rnd.uniform(0.001, 0.2))
         self._refuse()
@@ -182,7 +197,7 @@ class SimulatedSnapshots:
         for table in tables:
             error = self._left_out()
             if error is None:
-                held.add(table, server.read_before(table, address))
+                held.add(table, server.read_before(table, address), (rests or {}).get(table, ""))
             else:
                 held.left_out[table] = error
         await asyncio.sleep(rnd.uniform(0.001, 0.2))
@@ -368,11 +383,11 @@ class SimulatedWorkers:
         self._given: set[tuple[TableName, int, int]] = set()
         self._won: set[tuple[TableName, int, int]] = set()
 
-    def start(self) -> Executor:
+    def start(self) -> tuple[Executor, int]:
         if not self._world.is_calm and self._rnd.random() < 0.08:
             self._world.counts["no workers to be had"] += 1
             raise WorkerLost("nobody answers")
-        return SimulatedExecutor(self)
+        return SimulatedExecutor(self), self.count
 
     def end(self, executor: Executor) -> None:
         assert isinstance(executor, SimulatedExecutor)

@@ -46,7 +46,7 @@ CLOCK_SKEW_US = 3_000_000
 SETTLE_SECONDS = 1_200
 LATE_PLANS = 0.15  # In a world with failovers.
 LATE_OBJECTS = 0.015
-LISTS_DAMAGED = 0.03
+LISTS_DAMAGED = 0.1
 SNAPSHOTS = (("never", "initial", "mixed"), (60, 34, 6))
 """Which engines take snapshots: none, all, or every other one; and how often."""
 CLOCK_SETTINGS_US = (0, -30_000_000, 5_000_000, 1_800_000_000, 7_200_000_000)
@@ -395,7 +395,10 @@ class World:
         if b'"state":"whole"' not in entry.body or chance.random() >= 0.5:
             return
         snapshots = orjson.loads(entry.body)["snapshots"]
-        staged = chance.choice([o for s in snapshots for o in self._objects_of(s)])
+        objects = [o for s in snapshots for o in self._objects_of(s)]
+        if not objects:
+            return  # A segment without rows.
+        staged = chance.choice(objects)
         faults: tuple[str, ...] = ("abort", "refuse", "mute", "kill", "kill", "kill")
         if self.is_failover_allowed and chance.random() < 0.7:
             faults = ("failover",)

@@ -24,6 +24,8 @@ from engine.model.position import (
     LOG_BEGIN,
     require_log_position,
     require_position,
+    segment_of,
+    segment_range,
     snapshot_attempt,
     snapshot_lane,
 )
@@ -109,7 +111,7 @@ class SnapshotAudit:
             case "wanted" | "cancelled":
                 is_next = True  # What was whole is given up then.
             case "started":
-                is_next = not is_pending
+                is_next = not is_pending and _is_next_segment(snapshot, known)
             case "whole":
                 is_next = before == "started" and known is not None and known.epoch == stated.epoch
             case "void":
@@ -126,7 +128,8 @@ class SnapshotAudit:
                 self._note(Code.SNAPSHOT_DIFFERS, key, text)
 
     def _judge_number(self, key: str, snapshot: Snapshot, count: int) -> None:
-        expected = {"wanted": 0, "cancelled": 0, "started": count + 1}.get(snapshot.state)
+        next_number = count if snapshot.segment else count + 1
+        expected = {"wanted": 0, "cancelled": 0, "started": next_number}.get(snapshot.state)
         if expected is not None and snapshot.attempt != expected:
             text = (
                 f"{snapshot.table}: attempt {snapshot.attempt} is {snapshot.state} after"
@@ -257,6 +260,7 @@ class SnapshotAudit:
             is_in_order = before < staged.first <= staged.last
             is_one_row = staged.first == staged.last
             is_counted = is_one_row == (staged.rows == 1)
+            is_in_lane = is_in_lane and segment_of(staged.range_number) == snapshot.segment
             if staged.previous != before or not (is_in_lane and is_in_order and is_counted):
                 text = (
                     f"{counted(staged.rows, 'row')} of range {staged.range_number} from"
@@ -265,7 +269,7 @@ class SnapshotAudit:
                 )
                 self._note(Code.LANE_BROKEN, staged.key, text)
             last[staged.range_number] = staged.last
-        if 0 not in last:
+        if not snapshot.segment and 0 not in last:
             text = f"attempt {snapshot.attempt} of {snapshot.table} is whole without a range 0"
             self._note(Code.LANE_BROKEN, key, text)
 
@@ -346,6 +350,8 @@ def progress_of(table: str, state: JournalState) -> SnapshotProgress:
     stated = state.snapshots.get(table)
     if stated is None:
         return "none"
+    if stated.is_visible and stated.snapshot.rest:
+        return "started"
     is_finished = stated.is_visible and stated.snapshot.point <= state.durable_position
     return "finished" if is_finished else stated.snapshot.state
 
@@ -370,7 +376,7 @@ def require_snapshot(snapshot: Snapshot) -> None:
     if snapshot.state in {"wanted", "cancelled"}:
         return
     require_log_position(snapshot.point)
-    begin = snapshot_lane(snapshot.point, snapshot.attempt, 0)
+    begin = snapshot_lane(snapshot.point, snapshot.attempt, segment_range(snapshot.segment, 0))
     require_position(f"{begin}000000")
     for staged in snapshot.objects:
         require_position(staged.first)
@@ -383,7 +389,27 @@ def require_snapshot(snapshot: Snapshot) -> None:
 
 def _lasting(snapshot: Snapshot) -> tuple[object, ...]:
     """What all statements about one attempt say."""
-    return (snapshot.attempt, snapshot.point, snapshot.version, snapshot.hour)
+    return (
+        snapshot.attempt,
+        snapshot.point,
+        snapshot.version,
+        snapshot.hour,
+        snapshot.segment,
+        snapshot.began,
+    )
+
+
+def _is_next_segment(started: Snapshot, known: StatedSnapshot | None) -> bool:
+    """Whether a segment follows the one before it; the first one of an attempt always does."""
+    if not started.segment:
+        return not started.began
+    before = known.segment_before if known is not None else None
+    if before is None:
+        return False
+    expected = (before.snapshot.attempt, before.snapshot.segment + 1)
+    is_later = before.snapshot.point <= started.point
+    is_later = is_later and before.snapshot.sees == started.began
+    return is_later and (started.attempt, started.segment) == expected
 
 
 def _told(known: StatedSnapshot | None) -> str:

@@ -14,7 +14,7 @@ from typing import Final, Never
 
 import structlog
 
-from engine.model.errors import SnapshotStale, SourceError
+from engine.model.errors import InvariantBroken, SnapshotStale, SourceError
 from engine.model.log_point import LogPoint
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
@@ -81,8 +81,12 @@ class PostgresSnapshots:
         self._generation = generation
 
     @asynccontextmanager
-    async def hold(self, tables: Sequence[TableName]) -> AsyncIterator["PostgresHeldSnapshot"]:
-        """See SnapshotSource. Cancellation lets everything go."""
+    async def hold(
+        self, tables: Sequence[TableName], rests: Mapping[TableName, str] | None = None
+    ) -> AsyncIterator["PostgresHeldSnapshot"]:
+        """See SnapshotSource. Tables are held whole. Cancellation lets everything go."""
+        if rests:
+            raise InvariantBroken(f"no segment of {', '.join(map(str, rests))} was held before")
         async with export(self._dsn, tables, self._generation, self._alarms) as exported:
             images = exported.images
             oids = [image.oid for image in images.values()]
