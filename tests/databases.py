@@ -63,3 +63,26 @@ def _remove(server: EmbeddedPostgres, name: str) -> None:
         connection.execute(_DROP_SLOTS, (name,))
         drop = sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name))
         connection.execute(drop)
+
+
+@contextmanager
+def reader_role(database: Database) -> Iterator[str]:
+    """A role that may replicate, and nothing else."""
+    role = f"r_{secrets.token_hex(4)}"
+    with database.connect() as connection:
+        connection.execute(f"CREATE ROLE {role} LOGIN REPLICATION".encode())
+    try:
+        yield role
+    finally:
+        with database.connect() as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = %s",
+                (role,),
+            )
+            connection.execute(f"DROP OWNED BY {role}".encode())
+            connection.execute(f"DROP ROLE {role}".encode())
+
+
+def dsn_as(database: Database, role: str) -> str:
+    """The dsn of this role's sessions."""
+    return database.server.dsn_of(database.name, user=role)

@@ -1,17 +1,14 @@
 """PostgreSQL's snapshots as the coordinator holds them and workers read them."""
 
 import asyncio
-import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any, LiteralString, TypeAlias
 
 import psycopg
 import pytest
 from msgspec.structs import replace
-from psycopg.conninfo import make_conninfo
 
-from databases import Database
+from databases import Database, dsn_as, reader_role
 from engine.model.errors import SnapshotStale, SourceRefused, SourceUnavailable
 from engine.model.position import snapshot_position
 from engine.model.schema import TableName
@@ -43,28 +40,6 @@ def tables(any_database: Database) -> Database:
         connection.execute("CREATE TABLE leaf2 PARTITION OF tree FOR VALUES FROM (500) TO (1000)")
         connection.execute("INSERT INTO tree SELECT n FROM generate_series(0, 999) AS n")
     return any_database
-
-
-@contextmanager
-def reader_role(database: Database) -> Iterator[str]:
-    """A role that may replicate, and nothing else."""
-    role = f"r_{secrets.token_hex(4)}"
-    with database.connect() as connection:
-        connection.execute(f"CREATE ROLE {role} LOGIN REPLICATION".encode())
-    try:
-        yield role
-    finally:
-        with database.connect() as connection:
-            connection.execute(
-                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = %s",
-                (role,),
-            )
-            connection.execute(f"DROP OWNED BY {role}".encode())
-            connection.execute(f"DROP ROLE {role}".encode())
-
-
-def dsn_as(database: Database, role: str) -> str:
-    return make_conninfo(database.server.dsn_of(database.name, user=role))
 
 
 @pytest.mark.parametrize(("range_pages", "count"), [(None, 1), (1, 5), (2, 3)])
