@@ -6,11 +6,10 @@ from typing import Final
 import pytest
 from msgspec.structs import replace
 
-from databases import Database
+from databases import Database, dsn_as
 from engine.model.schema import TableName
 from snapshot_reading import CONFIGURATION, read_table, read_tasks, snapshots_of, tasks_of
 from test_hostile_sessions import make_shadows, role_on, shadows_ran
-from test_postgres_held import dsn_as
 
 A: Final = TableName("public", "a")
 
