@@ -1,14 +1,14 @@
 """Snapshots of PostgreSQL as a coordinator and its workers take them, for the tests."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from databases import Database
-from engine.model.batch import Batch
+from engine.model.batch import Batch, LeftOut
 from engine.model.hash_key import NO_HASH_KEY, HashKey
 from engine.model.position import LogPosition
 from engine.model.record import RecordConfiguration
@@ -88,8 +88,18 @@ class RangeReading:
         return [r["after"] for r in self.records if r["metadata"]["op"] == "r"]
 
 
-async def read_range(dsn: str, task: RangeTask, hash_key: HashKey = NO_HASH_KEY) -> list[Batch]:
-    async with PostgresRangeReader(dsn, hash_key=hash_key).read(task) as batches:
+def keep_all(row: LeftOut) -> None:
+    """Who is told of rows left out, where there must be none."""
+    raise AssertionError(row)
+
+
+async def read_range(
+    dsn: str,
+    task: RangeTask,
+    hash_key: HashKey = NO_HASH_KEY,
+    leave_out: Callable[[LeftOut], None] = keep_all,
+) -> list[Batch]:
+    async with PostgresRangeReader(dsn, hash_key=hash_key).read(task, leave_out) as batches:
         return [batch async for batch in batches]
 
 

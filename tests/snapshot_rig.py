@@ -19,7 +19,7 @@ from engine.model.batch import Batch
 from engine.model.errors import SnapshotStale, SourceError, SourceUnavailable
 from engine.model.log_point import LogPoint
 from engine.model.schema import TableName
-from engine.model.snapshot_source import HeldTable, RangeTask, ReadProgress
+from engine.model.snapshot_source import HeldTable, LeaveOut, RangeTask, ReadProgress
 from engine.operate.alarms import Alarms
 from engine.snapshot.coordinator import SNAPSHOT_FAILING, Coordinator
 from engine.snapshot.crew import Crew
@@ -210,7 +210,9 @@ class Rig:
         return HeldTable(relation(table), words, 100, 1_000, begin=begin, rest=rest)
 
     @asynccontextmanager
-    async def read(self, task: RangeTask) -> AsyncIterator[AsyncIterator[Batch]]:
+    async def read(
+        self, task: RangeTask, leave_out: LeaveOut
+    ) -> AsyncIterator[AsyncIterator[Batch]]:
         table = task.version.relation.table
         at = LogPoint(task.point, "", task.commit_us)
         attempt = Attempt(table, task.attempt, at, task.version, "")

@@ -1,21 +1,29 @@
 """PostgreSQL's snapshots as the coordinator holds them and workers read them."""
 
 import asyncio
+import json
 from contextlib import suppress
-from typing import Any, LiteralString, TypeAlias
+from typing import TYPE_CHECKING, Any, LiteralString, TypeAlias
 
 import psycopg
 import pytest
 from msgspec.structs import replace
 
 from databases import Database, dsn_as, reader_role
-from engine.model.errors import SnapshotStale, SourceRefused, SourceUnavailable
+from engine.model.errors import (
+    SnapshotStale,
+    SourceRefused,
+    SourceUnavailable,
+    UnrepresentableRow,
+)
 from engine.model.position import snapshot_position
 from engine.model.schema import TableName
 from engine.sources.postgres.range_reader import PostgresRangeReader
 from engine.sources.postgres.ranges import decode_own
 from load_tests.engine_process import until
 from snapshot_reading import (
+    CONFIGURATION,
+    keep_all,
     read_range,
     read_table,
     read_tasks,
@@ -23,6 +31,9 @@ from snapshot_reading import (
     tasks_of,
     with_names,
 )
+
+if TYPE_CHECKING:
+    from engine.model.batch import LeftOut
 
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 
@@ -331,7 +342,7 @@ async def test_progress_is_told_by_the_tasks_name(tables: Database) -> None:
     tables.execute("UPDATE a SET note = repeat('y', 20000)")
     async with snapshots_of(tables).hold([A]) as held:
         [task] = tasks_of(held, A)
-        async with PostgresRangeReader(tables.dsn).read(task) as batches:
+        async with PostgresRangeReader(tables.dsn).read(task, keep_all) as batches:
             await anext(batches)
 
             found = await held.progress()
@@ -345,7 +356,7 @@ async def test_a_reader_that_is_left_early_lets_go_of_everything(tables: Databas
     tables.execute("UPDATE a SET note = repeat('y', 20000)")
     async with snapshots_of(tables).hold([A]) as held:
         [task] = tasks_of(held, A)
-        async with PostgresRangeReader(tables.dsn).read(task) as batches:
+        async with PostgresRangeReader(tables.dsn).read(task, keep_all) as batches:
             await anext(batches)
         await until(lambda: nobody_reads(tables), "the session is gone", seconds=20)
 
@@ -360,8 +371,8 @@ async def test_whoever_still_reads_when_the_snapshot_ends_is_stopped(tables: Dat
     async with snapshots_of(tables).hold([A]) as held:
         [task] = tasks_of(held, A)
         other = replace(task, name="another snapshot's/0")
-        reading = PostgresRangeReader(tables.dsn).read(task)
-        other_reading = PostgresRangeReader(tables.dsn).read(other)
+        reading = PostgresRangeReader(tables.dsn).read(task, keep_all)
+        other_reading = PostgresRangeReader(tables.dsn).read(other, keep_all)
         batches, other_batches = await reading.__aenter__(), await other_reading.__aenter__()
         await anext(batches)
         await anext(other_batches)
@@ -371,3 +382,29 @@ async def test_whoever_still_reads_when_the_snapshot_ends_is_stopped(tables: Dat
     assert [batch async for batch in other_batches]
     await other_reading.__aexit__(None, None, None)
     await reading.__aexit__(None, None, None)
+
+
+async def test_a_row_that_no_record_can_hold_ends_the_range_or_is_left_out(
+    any_database: Database,
+) -> None:
+    any_database.execute("CREATE TABLE t (id int PRIMARY KEY, x text)")
+    any_database.execute("INSERT INTO t VALUES (1, 'a'), (2, repeat('b', 100000)), (3, 'c')")
+    table = TableName("public", "t")
+    small = replace(CONFIGURATION, row_bytes_max=50_000)
+    tolerant = replace(small, on_unrepresentable="gap")
+    left_out: list[LeftOut] = []
+
+    async with snapshots_of(any_database).hold([table]) as held:
+        [strict_task] = tasks_of(held, table, small)
+        with pytest.raises(UnrepresentableRow, match=r"public\.t"):
+            await read_range(any_database.dsn, strict_task)
+        [task] = tasks_of(held, table, tolerant)
+        batches = await read_range(any_database.dsn, task, leave_out=left_out.append)
+
+    lines = b"".join(batch.lines for batch in batches).splitlines()
+    records = [json.loads(line) for line in lines]
+    assert [record["after"] and record["after"]["id"] for record in records] == [None, 1, 3]
+    [row] = left_out
+    assert (row.table, json.loads(row.key)) == (table, {"id": "2"})
+    positions = [record["metadata"]["position"] for record in records]
+    assert positions[1] < row.position < positions[2]

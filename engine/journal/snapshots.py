@@ -24,6 +24,7 @@ from engine.flow.reception import Reception
 from engine.journal.entry import JournalState, Snapshot, SnapshotState, StatedSnapshot
 from engine.journal.gaps import GapRegister
 from engine.journal.object_lists import ObjectLists
+from engine.model.batch import LeftOut
 from engine.model.errors import InvariantBroken, SnapshotStale
 from engine.model.interfaces import Clock
 from engine.model.lane import Lane
@@ -389,15 +390,21 @@ class SnapshotRegister:
             del self._attempts[attempt.table]
 
     async def whole(
-        self, attempt: Attempt, objects: Sequence[StagedObject], *, rest: str = ""
+        self,
+        attempt: Attempt,
+        objects: Sequence[StagedObject],
+        left_out: Sequence[LeftOut] = (),
+        *,
+        rest: str = "",
     ) -> None:
         """All rows of the attempt are staged as `objects`: let them become visible.
 
-        With a `rest`, they are those of its segment, and the next one begins there.
-        Waits until they are listed in the bucket, where they are too many for an entry. Raises
+        With a `rest`, they are those of its segment, and the next one begins there. `left_out` are
+        the rows that no record can hold: gaps of the same entry. Waits until the objects are listed
+        in the bucket, where they are too many for an entry. Raises
         InvariantBroken where they are not the gapless lanes of this attempt, or where it is not
-        under way; SnapshotStale where it was given up meanwhile. Cancellation leaves the attempt
-        under way.
+        under way; SnapshotStale where it was given up meanwhile; UnrepresentableRow where too many
+        rows were left out. Cancellation leaves the attempt under way.
         """
         table = attempt.table
         if not self.is_under_way(attempt) or table in self._pending:
@@ -406,6 +413,8 @@ class SnapshotRegister:
         listed = await self._lists.put(table, attempt.number, objects)
         if not self.is_under_way(attempt):
             raise SnapshotStale(f"attempt {attempt.number} of {table} was given up")
+        for row in left_out:
+            self._gaps.leave_out(row)
         del self._attempts[table]
         named = tuple(objects) if listed is None else ()
         whole = _statement(attempt, "whole")

@@ -7,14 +7,14 @@ understands, and everything else that a line follows from is in the task beside 
 Invariant: what the source holds ends with the block that asked for it.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
 
-from engine.model.batch import Batch
+from engine.model.batch import Batch, LeftOut
 from engine.model.errors import SourceError
 from engine.model.log_point import LogPoint
 from engine.model.position import LogPosition
@@ -143,11 +143,19 @@ class RangeTask(msgspec.Struct, frozen=True):
     own: bytes
 
 
+LeaveOut = Callable[[LeftOut], None]
+"""Who is told of a row that is left out."""
+
+
 class RangeReader(Protocol):
     """What a source does for snapshots in a worker. It may be used for one range after another."""
 
-    def read(self, task: RangeTask) -> AbstractAsyncContextManager[AsyncIterator[Batch]]:
+    def read(
+        self, task: RangeTask, leave_out: LeaveOut
+    ) -> AbstractAsyncContextManager[AsyncIterator[Batch]]:
         """The range's rows as batches, in any order of the rows, none for an empty range.
+
+        `leave_out` is told of every row that no record can hold, where such rows may be left out.
 
         Positions follow from the task and from the order in which rows are read; batches hold
         about `BATCH_SIZE_MAX`. Raises SnapshotStale where the range cannot be read any more as the

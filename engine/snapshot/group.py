@@ -33,7 +33,6 @@ from engine.model.position import segment_range
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
 from engine.model.snapshot_source import HeldSnapshot, HeldTable, RangeTask, ReadProgress
-from engine.model.staged_object import StagedObject
 from engine.snapshot.crew import WorkerLost
 from engine.snapshot.progress import Progress
 from engine.snapshot.settings import SnapshotSettings
@@ -48,8 +47,6 @@ _FAILURES_TOLD: Final = 5
 """Failures of one range, each on another worker perhaps, before somebody is told."""
 
 _log = structlog.get_logger(__name__)
-
-Staged = tuple[StagedObject, ...]
 
 
 class TaskRunner(Protocol):
@@ -155,10 +152,12 @@ class Group:
             await self._register.started(attempt)
             self._refuse_stale(attempt)
             _log.info("snapshot started", table=str(table), attempt=attempt.number)
-            objects = await self._staged(attempt, held.ranges)
+            results = await self._staged(attempt, held.ranges)
+            objects = [staged for result in results for staged in result.objects]
+            left_out = [row for result in results for row in result.left_out]
             await self._compare(table)
             self._refuse_stale(attempt)
-            await self._register.whole(attempt, objects, rest=held.rest)
+            await self._register.whole(attempt, objects, left_out, rest=held.rest)
             is_whole = True
             self._ends.done(table)
             _log.info(
@@ -204,8 +203,8 @@ class Group:
                 failures += 1
                 await self._pause(table, error, failures)
 
-    async def _staged(self, attempt: Attempt, ranges: tuple[bytes, ...]) -> list[StagedObject]:
-        """The objects of all ranges."""
+    async def _staged(self, attempt: Attempt, ranges: tuple[bytes, ...]) -> list[SnapshotResult]:
+        """The results of all ranges."""
         with _first_of_ours():
             async with asyncio.TaskGroup() as staging:
                 tasks = [
@@ -214,15 +213,15 @@ class Group:
                     for lane in [segment_range(attempt.segment, number)]
                 ]
         # A task that was cancelled has no result: no range is left out without a word.
-        return [staged for task in tasks for staged in task.result()]
+        return [task.result() for task in tasks]
 
-    async def _range(self, wanted: "_Range") -> Staged:
-        staged = await self._first_result(wanted)
-        row_count = sum(each.rows for each in staged)
+    async def _range(self, wanted: "_Range") -> SnapshotResult:
+        result = await self._first_result(wanted)
+        row_count = sum(each.rows for each in result.objects)
         self._progress.done(wanted.attempt.table, wanted.number, row_count)
-        return staged
+        return result
 
-    async def _first_result(self, wanted: "_Range") -> Staged:
+    async def _first_result(self, wanted: "_Range") -> SnapshotResult:
         """What the first worker staged that did all of it; the others' results are thrown away."""
         copies: dict[asyncio.Task[SnapshotResult], _Given] = {}
         failures = 0
@@ -243,7 +242,7 @@ class Group:
                     if result.failure is None:
                         for other in copies:
                             other.cancel()
-                        return result.objects
+                        return result
                 for failure in (result.failure for result in results if result.failure):
                     failures += 1
                     error = _error_of(wanted, failure)

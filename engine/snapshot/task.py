@@ -8,6 +8,7 @@ from typing import Literal
 
 import msgspec
 
+from engine.model.batch import LeftOut
 from engine.model.snapshot_source import RangeTask
 from engine.model.staged_object import StagedObject
 from engine.snapshot.staging import StagingTask
@@ -44,9 +45,10 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class SnapshotResult(msgspec.Struct, frozen=True):
-    """What became of a task: the staged objects in order, or a failure."""
+    """What became of a task: the staged objects in order and the rows left out, or a failure."""
 
     objects: tuple[StagedObject, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
     failure: Failure | None = None
 
 

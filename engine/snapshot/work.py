@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 import msgspec
 
 from engine import __version__
-from engine.model.batch import Batch
+from engine.model.batch import Batch, LeftOut
 from engine.model.errors import (
     DestinationError,
     SnapshotStale,
@@ -62,8 +62,9 @@ async def stage_range(
         text = f"the worker's destination.bucket is {bucket!r}, the engine's is {task.bucket!r}"
         hint = "Give the workers the engine's configuration."
         return encode(SnapshotResult(failure=Failure("refused", text, hint)))
+    left_out: list[LeftOut] = []
     try:
-        async with reader.read(task.rows) as batches:
+        async with reader.read(task.rows, left_out.append) as batches:
             objects = await stage(
                 store,
                 task.staging,
@@ -73,7 +74,7 @@ async def stage_range(
             )
     except TailraceError as error:
         return encode(SnapshotResult(failure=Failure(_kind(error), str(error), error.hint)))
-    return encode(SnapshotResult(objects))
+    return encode(SnapshotResult(objects, tuple(left_out)))
 
 
 async def _paced(batches: AsyncIterator[Batch], rows_per_second: float) -> AsyncIterator[Batch]:

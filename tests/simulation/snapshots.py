@@ -34,7 +34,7 @@ from engine.model.log_point import LogPoint
 from engine.model.position import snapshot_position
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
-from engine.model.snapshot_source import HeldTable, RangeTask, ReadProgress
+from engine.model.snapshot_source import HeldTable, LeaveOut, RangeTask, ReadProgress
 from engine.operate.alarms import Alarms
 from engine.snapshot.coordinator import Coordinator
 from engine.snapshot.crew import Crew, WorkerLost
@@ -237,7 +237,9 @@ class SimulatedReader:
         self._codec = codec
 
     @asynccontextmanager
-    async def read(self, task: RangeTask) -> AsyncIterator[AsyncIterator[Batch]]:
+    async def read(
+        self, task: RangeTask, leave_out: LeaveOut
+    ) -> AsyncIterator[AsyncIterator[Batch]]:
         found = self._server.ranges[task.own]
         assert isinstance(found, HeldRange)
         found.held.refuse_lost()

@@ -55,6 +55,9 @@ class CopyRange:
     def drained_bytes(self) -> int:
         """Bytes of the frames that the last `read` took."""
 
+    def pass_over(self) -> None:
+        """Leave out the row at which `read` raised UnrepresentableRow; its number stays used."""
+
     def read(self, frames: Frames, budget_bytes: int) -> int:
         """Add the lines of rows until a reason to stop, each frame being one row.
 

@@ -8,8 +8,12 @@ Python object a row.
 Format: PostgreSQL manual, "COPY", "Text Format".
 """
 
+import json as json_text
+import re
+
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from engine.lines.text cimport (
@@ -28,6 +32,7 @@ from engine.lines.writer cimport (
     COUNT_MAX,
     OP_READ,
     OP_TRUNCATE,
+    VALUE_HASH,
     Binding,
     Column,
     LineWriter,
@@ -59,6 +64,19 @@ from engine.sources.postgres.values cimport (
     put_value,
     worst_case,
 )
+
+cdef enum:
+    KEY_SHOWN_MAX = 4096
+
+# COPY TO writes no other escapes than these.
+_ESCAPES = {
+    b"b": b"\b", b"t": b"\t", b"n": b"\n", b"v": b"\v", b"f": b"\f", b"r": b"\r", b"\\": b"\\"}
+
+
+cdef bytes unescaped(bytes value):
+    # Of a value that a message shows.
+    return re.sub(rb"\\(.)", lambda match: _ESCAPES.get(match[1], match[0]), value, flags=re.DOTALL)
+
 
 cdef extern from *:
     """
@@ -232,14 +250,16 @@ cdef class CopyReader:
         cdef Cursor cursor
         cdef uint8_t* first
         cdef uint8_t* out
+        cdef str key = None
         if table == NULL or table.binding == NULL:
             return -1
         if size > lines.row_bytes_max:
             lines.work.fault = FAULT_SIZE
-            return lines.refuse(table, place.change, "")
+            return lines.refuse(table, place.change, self.key_text(table, data, size))
         first = lines.room_for(table, worst_case(data, size, table.binding, MARK_GROWTH))
         if size >= LARGE_MIN and is_consumable and not table.binding.forms & FORM_ARRAY:
             # An array may be read twice.
+            key = self.key_text(table, data, size)
             data = lines.moved_behind(table, data, size)
         cursor.at = data
         cursor.end = data + size
@@ -248,10 +268,35 @@ cdef class CopyReader:
             lines.work.fault = FAULT_SIZE
             out = NULL
         if out == NULL:
-            return lines.refuse(table, place.change, "")
+            if key is None:
+                key = self.key_text(table, data, size)
+            return lines.refuse(table, place.change, key)
         out = lines.open_tail(out, table.binding, place, OP_READ)
         out = put_fields(out, table.binding, &self.fields, place.change)
         return lines.close_line(table, first, out, place, OP_READ, False)
+
+    cdef str key_text(self, const Table* table, const uint8_t* data, size_t size):
+        # The key of a row that may be broken anywhere: what is found of it, as JSON.
+        cdef const uint8_t* end = data + size
+        cdef const uint8_t* start
+        cdef Column* column
+        cdef int i
+        _, columns, wanted = self.lines.names[table.number]
+        found = {}
+        for i in range(table.binding.column_count):
+            column = &table.binding.columns[i]
+            if not column.is_included:
+                continue
+            start = data
+            while data < end and data[0] != c'\t' and data[0] != c'\n':
+                data += 1
+            if columns[i] in wanted:
+                shown = data - start if column.form == VALUE_HASH else min(data - start, KEY_SHOWN_MAX)
+                value = PyBytes_FromStringAndSize(<const char*>start, shown)
+                found[columns[i]] = (
+                    None if value == b"\\N" else self.lines.shown(column, unescaped(value)))
+            data += 1
+        return json_text.dumps(found, ensure_ascii=False) if found else ""
 
     def truncate(self, uint32_t relation_id, uint64_t range_number, uint64_t row_number):
         """Add a line with op `t`."""
@@ -324,6 +369,10 @@ cdef class CopyRange:
         self.range_number = range_number
         self.row_number = row_number
         self.size_max = size_max
+
+    def pass_over(self):
+        """The row that could not be written is left out. It counts all the same."""
+        self.row_number += 1
 
     def read(self, Frames frames, Py_ssize_t budget_bytes):
         """Handle frames until something stops it: EMPTY, END, FAILED, BUDGET or FULL."""

@@ -17,11 +17,11 @@ import psycopg
 
 from engine.lines.batcher import Batcher
 from engine.lines.writer import LineWriter
-from engine.model.batch import Batch
-from engine.model.errors import SnapshotStale
+from engine.model.batch import Batch, LeftOut
+from engine.model.errors import SnapshotStale, UnrepresentableRow
 from engine.model.hash_key import NO_HASH_KEY, HashKey
 from engine.model.position import snapshot_place, snapshot_position, snapshot_range
-from engine.model.snapshot_source import RangeTask
+from engine.model.snapshot_source import LeaveOut, RangeTask
 from engine.sources.postgres.assembler import STOPS, Drained
 from engine.sources.postgres.copy_out import CopyOut
 from engine.sources.postgres.copy_rows import CopyRange, CopyReader
@@ -72,7 +72,9 @@ class PostgresRangeReader:
         self._hash_key = hash_key
 
     @asynccontextmanager
-    async def read(self, task: RangeTask) -> AsyncIterator[AsyncIterator[Batch]]:
+    async def read(
+        self, task: RangeTask, leave_out: LeaveOut
+    ) -> AsyncIterator[AsyncIterator[Batch]]:
         """See RangeReader. Cancellation closes the session, and the server lets go."""
         own, hash_key = decode_own(task.own), self._hash_key.secret_for(task.configuration)
         place = place_of(self._dsn)
@@ -82,7 +84,7 @@ class PostgresRangeReader:
             await connection.execute(_NAMED, [application_name(task.name)])
             await _take(session, connection, own)
             await take_bytes_as_they_are(connection)
-            yield _batches(connection, place, task, own, hash_key)
+            yield _batches(connection, place, own, _Lines(task, hash_key, leave_out))
         except psycopg.Error as error:
             raise judged_stale(error, f"reading rows of {own.schema}.{own.name}", place) from error
         finally:
@@ -101,17 +103,11 @@ async def _take(session: HeldSession, connection: Connection, own: OwnRange) -> 
 
 
 async def _batches(
-    connection: Connection, place: str, task: RangeTask, own: OwnRange, hash_key: bytes
+    connection: Connection, place: str, own: OwnRange, lines: "_Lines"
 ) -> AsyncIterator[Batch]:
-    lines = _Lines(task, hash_key)
-    columns = [
-        column.name
-        for column in task.version.relation.columns
-        if task.configuration.is_included(task.version.relation.table, column.name)
-    ]
     try:
         copy = CopyOut(connection.pgconn)
-        await copy.begin(own.copy_statement(columns))
+        await copy.begin(own.copy_statement(lines.columns))
         while await copy.gulp(lines):
             for batch in lines.full():
                 yield batch
@@ -124,8 +120,10 @@ async def _batches(
 class _Lines:
     """The lines of one range, on their way into batches."""
 
-    def __init__(self, task: RangeTask, hash_key: bytes) -> None:
+    def __init__(self, task: RangeTask, hash_key: bytes, leave_out: LeaveOut) -> None:
         configuration = task.configuration
+        self._task = task
+        self._leave_out = leave_out
         generation, order = snapshot_place(task.point)
         writer = LineWriter(
             generation,
@@ -157,14 +155,44 @@ class _Lines:
         """See `FrameTaker`. What is full becomes a batch."""
         left = budget_bytes
         while True:
-            reason = self._rows.read(frames, left)
+            try:
+                reason = self._rows.read(frames, left)
+            except UnrepresentableRow as error:
+                self._pass_over(error)
+                reason = None
             left -= self._rows.drained_bytes
             self.drained_bytes = budget_bytes - left
-            if reason != FULL:
+            if reason == FULL:
+                self._batcher.hand_over(_NUMBER)
+            elif reason is not None:
                 return STOPS[reason]
-            self._batcher.hand_over(_NUMBER)
             if left <= 0:
                 return Drained.BUDGET
+
+    def _pass_over(self, error: UnrepresentableRow) -> None:
+        """Leave the row out, or raise what says whose it is and what can be done."""
+        task, table = self._task, self._task.version.relation.table
+        if task.configuration.on_unrepresentable == "stop":
+            raise UnrepresentableRow(
+                f"a row of {table}: {error.reason}",
+                reason=error.reason,
+                key=error.key,
+                hint='Repair it, or have such rows left out: source.on_unrepresentable = "gap".',
+            ) from error
+        row_number = self._rows.row_number
+        position = snapshot_position(task.point, task.attempt, task.range_number, row_number)
+        self._rows.pass_over()
+        self._leave_out(LeftOut(table, position, error.reason, error.key))
+
+    @property
+    def columns(self) -> list[str]:
+        """Those that COPY is to send, in the binding's order."""
+        relation, configuration = self._task.version.relation, self._task.configuration
+        return [
+            column.name
+            for column in relation.columns
+            if configuration.is_included(relation.table, column.name)
+        ]
 
     def full(self) -> tuple[Batch, ...]:
         """The batches that are complete."""
