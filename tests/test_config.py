@@ -132,7 +132,8 @@ def test_the_schema_is_a_valid_schema_and_refuses_a_misspelt_key() -> None:
         ({"source": {"snapshot": "once"}}, False),
         ({"source": {"table": [{"match": "a.b"}]}}, True),
         ({"source": {"table": [{"mtach": "a.b"}]}}, False),
-        ({"source": {"table": [{"match": "a.b", "where": "x > 1"}]}}, False),
+        ({"source": {"table": [{"match": "a.b", "where": "x > 1"}]}}, True),
+        ({"source": {"table": [{"match": "a.b", "where": 1}]}}, False),
     ],
 )
 def test_the_schema_judges_as_the_loader_does(document: Any, is_accepted: bool) -> None:  # noqa: FBT001
@@ -302,7 +303,11 @@ def test_a_destination_value_that_does_not_fit_is_explained(
         ("tables = []", "is empty"),
         ('tables = "public.*"', "is not a list"),
         ('tables = [\'"Public"."Orders"\']', "without quotes"),
-        ('table = [{ match = "a.b", where = "x > 1" }]', "not in this release"),
+        ('table = [{ match = "a.b", where = ["x > 1"] }]', "is not text"),
+        ('table = [{ match = "a.b", where = "  " }]', "is empty"),
+        ('table = [{ match = "a.b", where = "x\\n> 1" }]', "holds a line break"),
+        ('table = [{ match = "a.b", where = "x\\u0000" }]', "zero byte"),
+        (f'table = [{{ match = "a.b", where = "{"x" * 10_001}" }}]', "longer than 10000"),
         ('table = [{ match = "a.b", hash = ["x"] }]', "source.hash_key is missing"),
         ('table = [{ match = "a.b", hash = "x" }]', "is not a list of texts"),
         ('table = [{ match = "a.b", hash = [" "] }]', "is empty"),
@@ -344,6 +349,16 @@ def test_values_that_ask_for_nothing_of_a_coming_release_are_taken(tmp_path: Pat
     configuration = loaded(tmp_path, MINIMAL.replace('snapshot = "never"', quiet)).configuration
 
     assert configuration.source.rules == (TableRule("a.b", exclude=("c",)),)
+
+
+def test_a_rules_condition_is_taken_as_it_is_written(tmp_path: Path) -> None:
+    rule = '[[source.table]]\nmatch = "a.b"\nwhere = "region = \'eu\'"\n'
+
+    text = MINIMAL.replace("[destination]", rule + "[destination]")
+
+    assert loaded(tmp_path, text).configuration.source.rules == (
+        TableRule("a.b", where="region = 'eu'"),
+    )
 
 
 def test_the_rows_that_are_there_already_are_read_unless_somebody_says_no(tmp_path: Path) -> None:

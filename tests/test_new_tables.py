@@ -225,7 +225,7 @@ def test_minor_releases_that_keep_an_old_publication_are_named(version: int, upd
     )
     table = Table(ITEMS, is_partitioned=False, is_keyed=True, is_owned=True)
 
-    reason = refusal(server, "tailrace", publication, table)
+    reason = refusal(server, CONFIGURATION, publication, table)
 
     assert update_needed(version) == update
     assert (reason is None) == (not update)

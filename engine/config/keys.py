@@ -22,6 +22,8 @@ from engine.model.hash_key import SECRET_BYTES_MIN
 
 GIB = 1024 * MIB
 
+WHERE_CHARACTERS_MAX: Final = 10_000
+
 
 def _check_pattern(value: str) -> None:
     check_not_empty(value)
@@ -29,6 +31,13 @@ def _check_pattern(value: str) -> None:
         raise Unfit("holds a quoted name", "patterns match raw names: write them without quotes")
     if value.startswith(".") or value.endswith("."):
         raise Unfit("holds a pattern without a schema or table", 'write "schema.table"')
+
+
+def _check_where(value: str) -> None:
+    if value and not value.strip():
+        raise Unfit("is empty", "leave it out to capture all rows")
+    if len(value) > WHERE_CHARACTERS_MAX:
+        raise Unfit(f"is longer than {WHERE_CHARACTERS_MAX} characters")
 
 
 def _check_hash_key(value: str) -> None:
@@ -556,8 +565,9 @@ TABLE_RULE_KEYS: Final[tuple[Key, ...]] = (
     Key(
         "source.table",
         "where",
-        values.Kind(values.nothing, {"maxLength": 0}),
-        "Which rows are captured. Not in this release.",
+        values.text(_check_where),
+        "Which rows are captured: an SQL condition on the table's own columns, which the "
+        "publication gets as its row filter (PostgreSQL 15 and later). Empty: all rows.",
         default="",
         is_shown=True,
     ),

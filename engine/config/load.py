@@ -205,7 +205,7 @@ def _rule(parsed: Parsed, table: dict[str, Any], given: Given, index: int) -> Ta
     if found:
         parsed.problems.extend(found)
         return None
-    return TableRule(values["match"], values["include"], values["exclude"], values["hash"])
+    return TableRule(*(values[name] for name in ("match", "include", "exclude", "hash", "where")))
 
 
 def _contradictions(values: dict[str, Any]) -> Iterator[tuple[str | None, str, str]]:

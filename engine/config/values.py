@@ -275,10 +275,3 @@ def _amount(
 
 def _listed(names: tuple[str, ...]) -> str:
     return ", ".join(f'"{name}"' for name in names)
-
-
-def nothing(value: Any) -> Any:
-    """For a key that a coming release acts on: only empty values are taken."""
-    if value:
-        raise Unfit("is not in this release", "leave it out for now")
-    return value

@@ -33,13 +33,15 @@ ROW_BYTES_MAX = 1024 * 1024 * 1024
 class TableRule(msgspec.Struct, frozen=True):
     """Columns of the tables that `match` (as in `tables`): `include`, or all but `exclude`.
 
-    Of those, the columns in `hash` are written as hashes.
+    Of those, the columns in `hash` are written as hashes. `where` is a condition in the source's
+    language that the rows meet which are read; empty: all are. It shapes no line.
     """
 
     match: str
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     hash: tuple[str, ...] = ()
+    where: str = ""
 
     def is_included(self, column: str) -> bool:
         """Whether `column` is written, be it as a hash."""
@@ -87,6 +89,11 @@ class RecordConfiguration(msgspec.Struct, frozen=True):
     def rule_of(self, table: TableName) -> TableRule | None:
         """The rule that decides about the table: the first one that matches it."""
         return next((rule for rule in self.rules if matches(rule.match, table)), None)
+
+    def where_of(self, table: TableName) -> str:
+        """The condition that the table's rows meet which are wanted; empty: all are."""
+        rule = self.rule_of(table)
+        return rule.where if rule is not None else ""
 
     def is_included(self, table: TableName, column: str) -> bool:
         """Whether `column` is written, be it as a hash."""

@@ -35,7 +35,13 @@ from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
 from engine.sources.postgres.empty_partitions import Attachment, EmptyPartitions
 from engine.sources.postgres.lsn import Lsn, parse_lsn
-from engine.sources.postgres.preparation import creation_statement
+from engine.sources.postgres.preparation import (
+    addition_statement,
+    creation_statement,
+    identity_statement,
+    replacement_statements,
+)
+from engine.sources.postgres.row_filters import sql_name
 from engine.sources.postgres.session import Row, Session, quoted
 
 _HORIZONS_MAX: Final = 256
@@ -174,7 +180,7 @@ class Horizon:
 class _Publication:
     """The publication's row, and its schemas' by the schema's OID. `oid` is None without one."""
 
-    name: str
+    configuration: RecordConfiguration
     oid: int | None
     xmin: str | None
     is_all_tables: bool | None
@@ -215,7 +221,7 @@ async def look(
     oids = [row[0] for _, row in captured]
     made = await session.rows(_MADE, oids, doing=doing)
     [(at, until, _)] = await session.rows(_END_OF_LOG, doing=doing)
-    publication = _publication(name, head, schemas, captured)
+    publication = _publication(configuration, head, schemas, captured)
     tables = await asyncio.to_thread(_assembled, publication, captured, made, partitions)
     since = horizon.covered(parse_lsn(flushed), int(head[0]), int(head[1]))
     return Look(
@@ -271,12 +277,15 @@ _UNKNOWN: Final = _Birth(is_as_made=False, is_unmoved=False)
 
 
 def _publication(
-    name: str, head: Row, schemas: list[Row], captured: list[tuple[TableName, Row]]
+    configuration: RecordConfiguration,
+    head: Row,
+    schemas: list[Row],
+    captured: list[tuple[TableName, Row]],
 ) -> _Publication:
     operations = zip(_OPERATIONS, head[6:], strict=True)
     oid, xmin, is_all_tables, is_via_root = head[2:6]
     return _Publication(
-        name=name,
+        configuration=configuration,
         oid=oid,
         xmin=xmin,
         is_all_tables=is_all_tables,
@@ -350,6 +359,9 @@ def _table_look(
     elif not (is_member or is_whole):
         keeps[NOT_PUBLISHED] = ()
     else:
+        if publication.configuration.where_of(table):
+            # A filter was asked for: what it leaves out is not wanted.
+            row_filter = None
         keeps = _kept(publication, row_filter, columns, is_partitioned=is_partitioned)
     reasons: Mapping[str, Reason] = {}
     if keeps:
@@ -385,16 +397,17 @@ def _kept(
 def _reasons(
     publication: _Publication, table: TableName, *, is_keyed: bool, is_except: bool
 ) -> dict[str, Reason]:
-    name, sql_name = quoted(publication.name), f"{quoted(table.schema)}.{quoted(table.table)}"
+    configuration = publication.configuration
+    name = quoted(configuration.through)
     alter = f"ALTER PUBLICATION {name}"
     missing = [operation for operation in _OPERATIONS if operation not in publication.operations]
-    again = f"BEGIN; {alter} DROP TABLE ONLY {sql_name}; {alter} ADD TABLE ONLY {sql_name}; COMMIT;"
-    add = f"{alter} ADD TABLE ONLY {sql_name};"
+    again = f"{'; '.join(replacement_statements(configuration, table))};"
+    add = f"{addition_statement(configuration, [table])};"
     if not is_keyed:
-        add = f"ALTER TABLE {sql_name} REPLICA IDENTITY FULL; {add}"
+        add = f"{identity_statement(table)}; {add}"
     not_published = Reason(f"the table is not in the publication {name}", add)
     if publication.oid is None:
-        statement = creation_statement(publication.name, publication.captured)
+        statement = creation_statement(configuration, publication.captured)
         not_published = Reason(f"there is no publication {name}", f"{statement};")
     elif is_except:
         not_published = Reason(
@@ -404,7 +417,7 @@ def _reasons(
         NOT_PUBLISHED: not_published,
         "not-logged": Reason(
             "the table is unlogged: the server's log does not have its changes",
-            f"ALTER TABLE {sql_name} SET LOGGED;",
+            f"ALTER TABLE {sql_name(table)} SET LOGGED;",
         ),
         "operations": Reason(
             f"the publication {name} leaves {', '.join(missing)} out",

@@ -15,9 +15,14 @@ from typing import Final, TypeAlias
 
 import psycopg
 import structlog
-from psycopg import sql
 
-from engine.model.errors import ConfigurationError, SourceError, SourceFailed, SourceRefused
+from engine.model.errors import (
+    ConfigurationError,
+    SourceError,
+    SourceFailed,
+    SourceRefused,
+    TailraceError,
+)
 from engine.model.plural import counted
 from engine.model.record import FLAT_FIELDS, RecordConfiguration, TableRule
 from engine.model.schema import TableName
@@ -25,6 +30,15 @@ from engine.operate.alarms import Alarms
 from engine.sources.postgres.images import IMAGE, images_of
 from engine.sources.postgres.locks import STOPS_PUBLISHING, holders, listed
 from engine.sources.postgres.rights import refusals
+from engine.sources.postgres.row_filters import (
+    add_filtered,
+    clause_of,
+    filtered_of,
+    judge_identities,
+    read_filtered,
+    sql_name,
+    version_fault,
+)
 from engine.sources.postgres.session import Query, Questions, Session, quoted
 from engine.sources.postgres.slot import (
     PASSES_OVER_VERSION,
@@ -36,21 +50,16 @@ from engine.sources.postgres.slot import (
     wal_level_refusal,
 )
 from engine.sources.postgres.slot_creation import make_slot
+from engine.sources.postgres.transaction import LOCK_NOT_AVAILABLE, transaction
 
 PRIMARY_HINT: Final = "(with several hosts in source.dsn: target_session_attrs=primary)"
 
 _LISTED_MAX: Final = 20
 
-_LOCK_TIMEOUT: Final = "2s"
-"""It is longer than the default of deadlock_timeout: by then the server has cancelled an autovacuum
-that is in the way."""
-
 _LOCK_PAUSE_SECONDS: Final = 1.0
 
 _LOGGED_EVERY: Final = 20
 """One line a minute."""
-
-_LOCK_NOT_AVAILABLE: Final = "55P03"
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -197,7 +206,10 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """A publication as it is. `is_owned`: the role has its owner's rights."""
+    """A publication as it is. `is_owned`: the role has its owner's rights.
+
+    It has only some rows of the tables in `filtered`, and those in `by_schema` with their schema.
+    """
 
     name: str
     is_all_tables: bool
@@ -206,6 +218,9 @@ class Publication:
     has_updates: bool
     tables: frozenset[TableName]
     is_owned: bool
+    filtered: frozenset[TableName] = frozenset()
+    named: frozenset[TableName] = frozenset()
+    by_schema: frozenset[TableName] = frozenset()
 
     def has(self, table: TableName) -> bool:
         return self.is_all_tables or table in self.tables
@@ -225,9 +240,9 @@ async def prepare(
     if unknown := await _unknown_columns(session, configuration, found.tables):
         _log.warning("no table has a column that a [[source.table]] names", columns=unknown)
     if found.publication is not None:
-        _warn_of(found.publication, found.tables)
+        _warn_of(found.publication, configuration, found.tables)
     elif is_first:
-        await _create_publication(session, configuration.through, found.tables)
+        await _create_publication(session, configuration, found.tables)
     if (warning := found.slot_warning(is_first=is_first)) is not None:
         _log.warning(
             "the slot is there and the prefix has no journal",
@@ -294,8 +309,9 @@ async def judge(
         refusal = _snapshot_refused(found.unreadable)
         warnings.append(f"{refusal}: {refusal.hint}")
     if (publication := found.publication) is not None:
-        missing = _missing_from(publication, found.tables)
-        for what, names, statements in missing + _warnings_of(publication, found.tables):
+        missing = _missing_from(publication, configuration, found.tables)
+        wrong = _warnings_of(publication, configuration, found.tables)
+        for what, names, statements in missing + wrong:
             tables = f": {_listed(names)}" if names else ""
             warnings.append(f"{what}{tables}: {'; '.join(statements)}")
     if unknown := await _unknown_columns(session, configuration, found.tables):
@@ -333,7 +349,7 @@ async def _read(
 ) -> _Found:
     """Read everything, and refuse what cannot be streamed from."""
     server = await read_server(session)
-    _raise_if(server.fault())
+    _raise_if(server.fault() or version_fault(server.version, configuration))
     slot = await read_slot(session, slot_name)
     if slot.exists or not is_first:
         _raise_if(slot.fault())
@@ -343,7 +359,7 @@ async def _read(
     name = configuration.through
     publication = await read_publication(session, server, name)
     if publication is None and is_first:
-        _raise_if(_creation_fault(server, name, tables))
+        _raise_if(_creation_fault(server, configuration, tables))
     elif publication is None and server.version < PASSES_OVER_VERSION:
         # PostgreSQL 18 streams on without the publication; what it does not send is a gap that the
         # catalog watch records and alarms. Earlier ones end the stream at the next change.
@@ -382,8 +398,11 @@ def _snapshot_refused(unreadable: Mapping[TableName, SourceRefused]) -> SourceRe
     )
 
 
-def _creation_fault(server: Server, name: str, tables: Sequence[Table]) -> SourceError | None:
+def _creation_fault(
+    server: Server, configuration: RecordConfiguration, tables: Sequence[Table]
+) -> SourceError | None:
     """Why the publication cannot be made; None where nothing is known against it."""
+    name = configuration.through
     keyed = [table.name for table in tables if table.is_keyed]
     if not keyed:
         keyless = [table.name for table in tables]
@@ -396,13 +415,13 @@ def _creation_fault(server: Server, name: str, tables: Sequence[Table]) -> Sourc
         return SourceRefused(
             f"there is no publication {name!r}, and the server is a hot standby: it takes its"
             " primary's",
-            hint=f"run on the primary: {creation_statement(name, keyed)}",
+            hint=f"run on the primary: {creation_statement(configuration, keyed)}",
         )
     foreign = [table.name for table in tables if table.is_keyed and not table.is_owned]
     if not server.may_create:
-        return _publication_refused(name, keyed, "it lacks CREATE on the database")
+        return _publication_refused(configuration, keyed, "it lacks CREATE on the database")
     if foreign:
-        return _publication_refused(name, keyed, f"it does not own {_listed(foreign)}")
+        return _publication_refused(configuration, keyed, f"it does not own {_listed(foreign)}")
     return None
 
 
@@ -512,26 +531,41 @@ async def read_publication(session: Questions, server: Server, name: str) -> Pub
     found = await session.rows(_PUBLICATION, name, doing="reading the publication")
     if not found:
         return None
-    published = await session.rows(_PUBLISHED, name, doing="reading the publication's tables")
+    rows = await session.rows(_PUBLISHED, name, doing="reading the publication's tables")
+    named = frozenset(TableName(*row) for row in rows)
+    by_schema: frozenset[TableName] = frozenset()
     if server.version >= 150000:
-        published += await session.rows(
+        rows = await session.rows(
             _PUBLISHED_SCHEMAS, name, doing="reading the publication's schemas"
         )
-    tables = frozenset(TableName(*row) for row in published)
+        by_schema = frozenset(TableName(*row) for row in rows)
+    filtered = await read_filtered(session, server.version, name)
     [[is_all_tables, is_via_root, is_owned, has_all_operations, has_updates]] = found
     return Publication(
-        name, is_all_tables, is_via_root, has_all_operations, has_updates, tables, is_owned
+        name,
+        is_all_tables,
+        is_via_root,
+        has_all_operations,
+        has_updates,
+        named | by_schema,
+        is_owned,
+        filtered,
+        named,
+        by_schema,
     )
 
 
-async def _create_publication(session: Session, name: str, tables: Sequence[Table]) -> None:
+async def _create_publication(
+    session: Session, configuration: RecordConfiguration, tables: Sequence[Table]
+) -> None:
+    name = configuration.through
     keyed = [table.name for table in tables if table.is_keyed]
     keyless = [table.name for table in tables if not table.is_keyed]
     try:
-        await _create_without_waiting(session, name, keyed)
+        await _create_without_waiting(session, configuration, keyed)
     except SourceRefused as error:
         if isinstance(error.__cause__, psycopg.errors.InsufficientPrivilege):
-            raise _publication_refused(name, keyed, str(error)) from error
+            raise _publication_refused(configuration, keyed, str(error)) from error
         # Another engine made it a moment ago.
         if not isinstance(error.__cause__, psycopg.errors.DuplicateObject):
             raise
@@ -540,28 +574,25 @@ async def _create_publication(session: Session, name: str, tables: Sequence[Tabl
         _log.warning(
             "tables without a replica identity are left out of the publication",
             tables=_listed(keyless),
-            sql=[*_identity_statements(keyless), addition_statement(name, keyless)],
+            sql=[*_identity_statements(keyless), addition_statement(configuration, keyless)],
         )
 
 
-async def _create_without_waiting(session: Session, name: str, keyed: Sequence[TableName]) -> None:
+async def _create_without_waiting(
+    session: Session, configuration: RecordConfiguration, keyed: Sequence[TableName]
+) -> None:
     """Create the publication, once nobody has one of its tables locked.
 
     A migration may hold a lock for hours. If we waited in the server's queue, everybody who wants
     such a lock after us would wait too. So we ask for a moment, say who is in the way, and ask
     again.
     """
-    statement = sql.SQL(creation_statement(name, keyed))
-    doing = "creating the publication"
     attempt = 0
     while True:
-        await session.rows(
-            "SELECT pg_catalog.set_config('lock_timeout', %s, false)", _LOCK_TIMEOUT, doing=doing
-        )
         try:
-            await session.rows(statement, doing=doing)
+            await _create(session, configuration, keyed)
         except SourceFailed as error:
-            if error.code != _LOCK_NOT_AVAILABLE:
+            if error.code != LOCK_NOT_AVAILABLE:
                 raise
         else:
             return
@@ -569,11 +600,27 @@ async def _create_without_waiting(session: Session, name: str, keyed: Sequence[T
             found = await holders(session, keyed, STOPS_PUBLISHING)
             _log.warning(
                 "the publication waits for locks on its tables; it is tried again",
-                subject=name,
+                subject=configuration.through,
                 reason=listed(found) or "whoever had them let go meanwhile",
             )
         attempt += 1
         await asyncio.sleep(_LOCK_PAUSE_SECONDS)
+
+
+async def _create(
+    session: Session, configuration: RecordConfiguration, keyed: Sequence[TableName]
+) -> None:
+    """Create the publication with its tables and their filters, or nothing."""
+    doing = "creating the publication"
+    filtered = filtered_of(configuration, keyed)
+    whole = [table for table in keyed if table not in filtered]
+    async with transaction(session, doing=doing) as inside:
+        await inside.run(creation_statement(configuration, whole), doing=doing)
+        for table in filtered:
+            await add_filtered(inside, configuration, table, doing=doing)
+        if filtered:
+            await judge_identities(inside, configuration, doing=doing)
+        await inside.rows("COMMIT", doing=doing)
 
 
 async def _create_slot(session: Session, server: Server, slot: Slot, alarms: Alarms) -> None:
@@ -599,35 +646,49 @@ async def _create_slot(session: Session, server: Server, slot: Slot, alarms: Ala
     _log.info("replication slot created", subject=name, is_failover=is_failover)
 
 
-def creation_statement(publication: str, tables: Iterable[TableName]) -> str:
-    """The SQL that makes the publication."""
+def creation_statement(configuration: RecordConfiguration, tables: Iterable[TableName]) -> str:
+    """The SQL that makes the publication with these tables, each with its rule's condition."""
+    listed = _sql_list(configuration, tables)
     return (
-        f"CREATE PUBLICATION {quoted(publication)} FOR TABLE {_sql_list(tables)}"
-        " WITH (publish_via_partition_root = true)"
+        f"CREATE PUBLICATION {quoted(configuration.through)}{' FOR TABLE ' if listed else ''}"
+        f"{listed} WITH (publish_via_partition_root = true)"
     )
 
 
-def addition_statement(publication: str, tables: Iterable[TableName]) -> str:
-    """The SQL that adds tables to the publication."""
-    return f"ALTER PUBLICATION {quoted(publication)} ADD TABLE {_sql_list(tables)}"
+def addition_statement(configuration: RecordConfiguration, tables: Iterable[TableName]) -> str:
+    """The SQL that adds tables to the publication, each with its rule's condition."""
+    return (
+        f"ALTER PUBLICATION {quoted(configuration.through)}"
+        f" ADD TABLE {_sql_list(configuration, tables)}"
+    )
+
+
+def replacement_statements(configuration: RecordConfiguration, table: TableName) -> list[str]:
+    """The SQL that publishes a table anew: with its rule's condition, or whole without one."""
+    drop = f"ALTER PUBLICATION {quoted(configuration.through)} DROP TABLE ONLY {sql_name(table)}"
+    return ["BEGIN", drop, addition_statement(configuration, [table]), "COMMIT"]
 
 
 _Warning: TypeAlias = tuple[str, list[TableName], list[str]]
 """What is wrong with a publication: the text, the tables, the SQL that mends it."""
 
 
-def _missing_from(publication: Publication, tables: Sequence[Table]) -> list[_Warning]:
+def _missing_from(
+    publication: Publication, configuration: RecordConfiguration, tables: Sequence[Table]
+) -> list[_Warning]:
     """What the catalog watch alarms from its first look on. `run` leaves it to the watch."""
     missing = [table for table in tables if not publication.has(table.name)]
     if not missing:
         return []
     keyless = [table.name for table in missing if not table.is_keyed]
     names = [table.name for table in missing]
-    statements = [*_identity_statements(keyless), addition_statement(publication.name, names)]
+    statements = [*_identity_statements(keyless), addition_statement(configuration, names)]
     return [("captured tables are not in the publication", names, statements)]
 
 
-def _warnings_of(publication: Publication, tables: Sequence[Table]) -> list[_Warning]:
+def _warnings_of(
+    publication: Publication, configuration: RecordConfiguration, tables: Sequence[Table]
+) -> list[_Warning]:
     """What nobody alarms, because the publication's owner may want it so."""
     found: list[_Warning] = []
     name = quoted(publication.name)
@@ -646,18 +707,89 @@ def _warnings_of(publication: Publication, tables: Sequence[Table]) -> list[_War
     if not publication.has_all_operations:
         statement = f"ALTER PUBLICATION {name} SET (publish = 'insert, update, delete, truncate')"
         found.append(("the publication leaves operations out", [], [statement]))
+    return found + _filter_warnings(publication, configuration, [table.name for table in published])
+
+
+def _filter_warnings(
+    publication: Publication, configuration: RecordConfiguration, published: Sequence[TableName]
+) -> list[_Warning]:
+    """Where there is a filter and none was asked for, or the other way round."""
+    found: list[_Warning] = []
+    filtered = [table for table in published if table in publication.filtered]
+    unasked = [table for table in filtered if not configuration.where_of(table)]
+    if unasked:
+        found.append(
+            (
+                "the publication has some rows only, and no [[source.table]] says which (where)",
+                unasked,
+                [
+                    text
+                    for table in unasked
+                    for text in replacement_statements(configuration, table)
+                ],
+            )
+        )
+    missing = [
+        table
+        for table in published
+        if configuration.where_of(table) and table not in publication.filtered
+    ]
+    if missing:
+        found.append(
+            (
+                "the publication has all rows, and where of a [[source.table]] asks for some",
+                missing,
+                _filtering_statements(publication, configuration, published, missing),
+            )
+        )
     return found
 
 
-def _warn_of(publication: Publication, tables: Sequence[Table]) -> None:
-    for text, names, statements in _warnings_of(publication, tables):
+def _filtering_statements(
+    publication: Publication,
+    configuration: RecordConfiguration,
+    published: Sequence[TableName],
+    tables: Sequence[TableName],
+) -> list[str]:
+    """The SQL after which the publication has those rows of the tables that `where` asks for."""
+    if publication.is_all_tables:
+        return [
+            f"DROP PUBLICATION {quoted(publication.name)}",
+            creation_statement(configuration, published),
+        ]
+    schemas = sorted({table.schema for table in tables if table in publication.by_schema})
+    statements: list[str] = []
+    if schemas:
+        # Where the schema is published, no filter of its tables counts.
+        listed = ", ".join(map(quoted, schemas))
+        statements.append(
+            f"ALTER PUBLICATION {quoted(publication.name)} DROP TABLES IN SCHEMA {listed}"
+        )
+        others = publication.by_schema - publication.named - set(tables)
+        lost = sorted(table for table in others if table.schema in schemas)
+        if lost:
+            statements.append(addition_statement(configuration, lost))
+    for table in tables:
+        if table in publication.named:
+            statements += replacement_statements(configuration, table)
+        else:
+            statements.append(addition_statement(configuration, [table]))
+    return statements
+
+
+def _warn_of(
+    publication: Publication, configuration: RecordConfiguration, tables: Sequence[Table]
+) -> None:
+    for text, names, statements in _warnings_of(publication, configuration, tables):
         _log.warning(text, subject=publication.name, tables=_listed(names), sql=statements)
 
 
-def _publication_refused(name: str, keyed: Sequence[TableName], reason: str) -> SourceError:
+def _publication_refused(
+    configuration: RecordConfiguration, keyed: Sequence[TableName], reason: str
+) -> SourceError:
     return SourceRefused(
-        f"there is no publication {name!r} and the role may not make it: {reason}",
-        hint=f"run as the tables' owner: {creation_statement(name, keyed)};",
+        f"there is no publication {configuration.through!r} and the role may not make it: {reason}",
+        hint=f"run as the tables' owner: {creation_statement(configuration, keyed)};",
     )
 
 
@@ -675,7 +807,7 @@ def _identity_statements(tables: Iterable[TableName]) -> list[str]:
 
 def identity_statement(table: TableName) -> str:
     """The SQL that gives a table a replica identity, whatever its columns are."""
-    return f"ALTER TABLE {_sql_name(table)} REPLICA IDENTITY FULL"
+    return f"ALTER TABLE {sql_name(table)} REPLICA IDENTITY FULL"
 
 
 def _listed(names: Iterable[object]) -> str:
@@ -684,16 +816,14 @@ def _listed(names: Iterable[object]) -> str:
     return ", ".join(every[:_LISTED_MAX]) + more
 
 
-def _sql_list(tables: Iterable[TableName]) -> str:
+def _sql_list(configuration: RecordConfiguration, tables: Iterable[TableName]) -> str:
     # Without ONLY, tables that inherit come along, whether they were asked for or not, and whether
     # they have a replica identity or not. Partitions come along in any case.
-    return ", ".join(f"ONLY {_sql_name(table)}" for table in tables)
+    return ", ".join(
+        f"ONLY {sql_name(table)}{clause_of(configuration.where_of(table))}" for table in tables
+    )
 
 
-def _sql_name(table: TableName) -> str:
-    return f"{quoted(table.schema)}.{quoted(table.table)}"
-
-
-def _raise_if(fault: SourceError | None) -> None:
+def _raise_if(fault: TailraceError | None) -> None:
     if fault is not None:
         raise fault

@@ -18,11 +18,11 @@ import psycopg
 import structlog
 from psycopg import sql
 
-from engine.model.errors import SourceFailed, SourceRefused
+from engine.model.errors import ConfigurationError, SourceFailed, SourceRefused
 from engine.model.interfaces import Reason
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
-from engine.sources.postgres.dsn import Dsn, place_of
+from engine.sources.postgres.dsn import Dsn
 from engine.sources.postgres.locks import STOPS_PUBLISHING, holders, listed
 from engine.sources.postgres.preparation import (
     Publication,
@@ -35,23 +35,13 @@ from engine.sources.postgres.preparation import (
     read_server,
     read_tables,
 )
-from engine.sources.postgres.session import (
-    Connection,
-    Query,
-    Row,
-    Session,
-    connect,
-    quoted,
-    translated,
-)
-
-_LOCK_TIMEOUT: Final = "2s"
-"""See `preparation`: by then the server has cancelled an autovacuum that is in the way."""
+from engine.sources.postgres.row_filters import add_filtered, filtered_of, judge_identities
+from engine.sources.postgres.session import Query, Session, quoted
+from engine.sources.postgres.transaction import LOCK_NOT_AVAILABLE, transaction
 
 _SINGLE_MAX: Final = 10
 """So many tables are tried one by one in one go; each may wait for its locks."""
 
-_LOCK_NOT_AVAILABLE: Final = "55P03"
 _KNOWN_STATE: Final = "42710"  # duplicate_object: somebody else has added it.
 
 _DOING: Final = "adding tables to the publication"
@@ -83,6 +73,7 @@ class PostgresPublishing:
 
     def __init__(self, *, dsn: Dsn, configuration: RecordConfiguration) -> None:
         self._dsn = dsn
+        self._configuration = configuration
         self._name = configuration.through
 
     async def refused(self, tables: Sequence[TableName]) -> Mapping[TableName, Reason]:
@@ -108,7 +99,7 @@ class PostgresPublishing:
         for table in tables:
             if publication is not None and table.name in publication.tables:
                 continue
-            reason = refusal(server, self._name, publication, table)
+            reason = refusal(server, self._configuration, publication, table)
             if reason is not None:
                 refused[table.name] = reason
             else:
@@ -133,7 +124,7 @@ class PostgresPublishing:
     async def _are_added(self, publication: Publication, tables: Sequence[Table]) -> bool:
         try:
             return not await self._alter(publication, tables)
-        except (SourceFailed, SourceRefused) as error:
+        except (SourceFailed, SourceRefused, ConfigurationError) as error:
             _log.debug("tables are added one by one", subject=self._name, error=str(error))
             return False
 
@@ -141,13 +132,13 @@ class PostgresPublishing:
         self, session: Session, publication: Publication, table: Table
     ) -> Reason | None:
         """Why the table is not in the publication; None where it is."""
-        statement = f"{addition_statement(self._name, [table.name])};"
+        statement = f"{addition_statement(self._configuration, [table.name])};"
         try:
             keyless = await self._alter(publication, [table])
         except SourceFailed as error:
             if error.code == _KNOWN_STATE:
                 return None
-            if error.code != _LOCK_NOT_AVAILABLE:
+            if error.code != LOCK_NOT_AVAILABLE:
                 return Reason(str(error), error.hint or statement)
             found = await holders(session, [table.name], STOPS_PUBLISHING)
             who = listed(found) or "whoever had it let go meanwhile"
@@ -155,32 +146,33 @@ class PostgresPublishing:
                 f"adding it to the publication waits for a lock: {who}",
                 "nothing: it is tried again, and waits behind nobody",
             )
-        except SourceRefused as error:
+        except (SourceRefused, ConfigurationError) as error:
             if isinstance(error.__cause__, psycopg.errors.DuplicateObject):
                 return None
-            return Reason(str(error), statement)
-        return _keyless_reason(self._name, table.name) if keyless else None
+            is_refused = isinstance(error, SourceRefused)
+            return Reason(str(error), statement if is_refused else error.hint)
+        return _keyless_reason(self._configuration, table.name) if keyless else None
 
     async def _alter(self, publication: Publication, tables: Sequence[Table]) -> list[TableName]:
         """Add the tables, unless some have no replica identity under the locks: these are returned.
 
-        Raises SourceError; then none is added.
+        Raises SourceError, and ConfigurationError for a rule's `where`; then none is added.
         """
         names = [table.name for table in tables]
-        async with await connect(self._dsn, replication=False) as connection:
-            inside = _Inside(connection, place_of(self._dsn))
-            await inside.rows("BEGIN", doing=_DOING)
-            await inside.rows(
-                "SELECT pg_catalog.set_config('lock_timeout', %s, true)",
-                _LOCK_TIMEOUT,
-                doing=_DOING,
-            )
+        filtered = filtered_of(self._configuration, names)
+        whole = [name for name in names if name not in filtered]
+        async with transaction(Session(self._dsn), doing=_DOING) as inside:
             # A publication's table is locked by the server. Its partitions, which decide about the
             # replica identity, are not.
             for table in tables:
                 if table.is_partitioned:
                     await inside.rows(_lock_statement(table.name), doing=_DOING)
-            await inside.rows(_text(addition_statement(self._name, names)), doing=_DOING)
+            if whole:
+                await inside.run(addition_statement(self._configuration, whole), doing=_DOING)
+            for name in filtered:
+                await add_filtered(inside, self._configuration, name, doing=_DOING)
+            if filtered and publication.has_updates:
+                await judge_identities(inside, self._configuration, doing=_DOING)
             now = {table.name: table for table in await read_tables(inside)}
             keyless = [
                 name
@@ -207,14 +199,18 @@ class _Found:
 
 
 def refusal(
-    server: Server, name: str, publication: Publication | None, table: Table
+    server: Server,
+    configuration: RecordConfiguration,
+    publication: Publication | None,
+    table: Table,
 ) -> Reason | None:
     """Why the engine does not add the table; None where nothing is against it."""
+    name = configuration.through
     if publication is None:
-        statement = f"{creation_statement(name, [table.name])};"
+        statement = f"{creation_statement(configuration, [table.name])};"
         return Reason(f"there is no publication {quoted(name)}", statement)
     if publication.has_updates and not table.is_keyed:
-        return _keyless_reason(name, table.name)
+        return _keyless_reason(configuration, table.name)
     if publication.is_all_tables:
         return Reason(f"the publication {quoted(name)} of all tables leaves the table out", "")
     if table.is_partitioned and not publication.is_via_root:
@@ -222,14 +218,16 @@ def refusal(
             f"the publication {quoted(name)} publishes partitions under their own names",
             f"ALTER PUBLICATION {quoted(name)} SET (publish_via_partition_root = true);",
         )
-    return _refusal_of_role(server, publication, table)
+    return _refusal_of_role(server, configuration, publication, table)
 
 
-def _refusal_of_role(server: Server, publication: Publication, table: Table) -> Reason | None:
+def _refusal_of_role(
+    server: Server, configuration: RecordConfiguration, publication: Publication, table: Table
+) -> Reason | None:
     """Why it has to be somebody else who adds it, or later."""
     name = quoted(publication.name)
     text = f"the table is not in the publication {name}"
-    statement = f"{addition_statement(publication.name, [table.name])};"
+    statement = f"{addition_statement(configuration, [table.name])};"
     if server.is_standby:
         return Reason(f"{text}, and the server is a hot standby", f"on the primary: {statement}")
     if update := update_needed(server.version):
@@ -245,34 +243,14 @@ def _refusal_of_role(server: Server, publication: Publication, table: Table) -> 
     return None
 
 
-def _keyless_reason(publication: str, table: TableName) -> Reason:
+def _keyless_reason(configuration: RecordConfiguration, table: TableName) -> Reason:
     return Reason(
         "the table has no replica identity: once it is published, PostgreSQL refuses its UPDATE"
         " and DELETE",
-        f"{identity_statement(table)}; {addition_statement(publication, [table])};",
+        f"{identity_statement(table)}; {addition_statement(configuration, [table])};",
     )
 
 
 def _lock_statement(table: TableName) -> Query:
     name = sql.Identifier(table.schema, table.table)
     return sql.SQL("LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE").format(name)
-
-
-def _text(statement: str) -> Query:
-    return sql.SQL(statement)
-
-
-class _Inside:
-    """Questions inside of one transaction: unlike a session's, never asked again."""
-
-    def __init__(self, connection: Connection, place: str) -> None:
-        self._connection = connection
-        self._place = place
-
-    async def rows(self, query: Query, *arguments: object, doing: str) -> list[Row]:
-        """See `Questions`."""
-        try:
-            cursor = await self._connection.execute(query, arguments or None)
-            return await cursor.fetchall() if cursor.description else []
-        except psycopg.Error as error:
-            raise translated(error, doing, self._place) from error

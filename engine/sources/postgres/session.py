@@ -296,6 +296,13 @@ class Session:
         """One more session to the same place, not open yet."""
         return Session(self._dsn, **self._overrides)
 
+    async def connected(self) -> Connection:
+        """A connection to the same place, for whoever asked.
+
+        Raises as `connect` does. Cancellation leaves no connection behind.
+        """
+        return await connect(self._dsn, replication=False, overrides=self._overrides)
+
     @property
     def place(self) -> str:
         """Where it leads, as `place_of` says it."""
@@ -342,7 +349,7 @@ class Session:
     async def _opened(self, doing: str) -> Connection:
         async with self._opening:
             if self._connection is None and not self._over.is_set():
-                connection = await connect(self._dsn, replication=False, overrides=self._overrides)
+                connection = await self.connected()
                 if self._over.is_set():
                     await connection.close()
                 else:

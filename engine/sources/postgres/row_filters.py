@@ -1,0 +1,257 @@
+"""Row filters: `where` of a rule becomes the condition of its tables in the publication.
+
+Strategy: the text is the operator's, so nothing is believed of it. It goes to the server in one
+statement for each table, and as one statement alone (`Transaction.run`). It stands on lines of its
+own, so that a comment at its end cannot hide the parenthesis behind it. Before the transaction ends
+we count what it has written of publications: one table more, one filter more, and nothing else. A
+text that closes the parenthesis itself and goes on (`true), TABLES IN SCHEMA public, …`) is found
+by that.
+
+Invariant: the application's own statements never fail because of us. PostgreSQL refuses UPDATE and
+DELETE of a table whose filter uses a column outside the replica identity. So these columns are
+looked up in the same transaction, for every partition by its names.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import psycopg
+
+from engine.model.errors import ConfigurationError, SourceError
+from engine.model.record import RecordConfiguration
+from engine.model.schema import TableName
+from engine.sources.postgres.session import Questions, primary_message, quoted
+from engine.sources.postgres.transaction import Transaction
+
+FILTERS_VERSION: Final = 150000
+"""Since then a publication can have row filters."""
+
+_IDENTITIES_SHOWN_MAX: Final = 20
+
+_EXPRESSION_CLASSES: Final = ("0A", "22", "42", "54")
+"""Classes of SQLSTATE with which the server refuses a filter's text."""
+
+# What this transaction has written, whoever else is at work.
+_WRITTEN: Final = """
+SELECT pg_catalog.count(*)::pg_catalog.int4, pg_catalog.count(r.prqual)::pg_catalog.int4,
+       pg_catalog.count(r.prattrs)::pg_catalog.int4,
+       (SELECT pg_catalog.count(*)::pg_catalog.int4 FROM pg_catalog.pg_publication_namespace s
+        WHERE s.xmin OPERATOR(pg_catalog.=) pg_catalog.pg_current_xact_id()::pg_catalog.xid)
+FROM pg_catalog.pg_publication_rel r
+WHERE r.xmin OPERATOR(pg_catalog.=) pg_catalog.pg_current_xact_id()::pg_catalog.xid
+"""
+
+# The columns that a filter uses hang on it in pg_depend. One that used the row as a whole would
+# hang on none, but PostgreSQL takes no such filter: the row's type is a user's (15 and 18: tested).
+_USED: Final = """
+SELECT r.prrelid::pg_catalog.int8, n.nspname, c.relname,
+       ARRAY(SELECT a.attname::pg_catalog.text FROM pg_catalog.pg_depend d
+         JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) d.refobjid
+           AND a.attnum::pg_catalog.int4 OPERATOR(pg_catalog.=) d.refobjsubid
+         WHERE d.classid OPERATOR(pg_catalog.=) r.tableoid
+           AND d.objid OPERATOR(pg_catalog.=) r.oid
+           AND d.refclassid OPERATOR(pg_catalog.=) c.tableoid
+           AND d.refobjid OPERATOR(pg_catalog.=) r.prrelid
+           AND d.refobjsubid OPERATOR(pg_catalog.>) 0)
+FROM pg_catalog.pg_publication_rel r
+JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) r.prrelid
+JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+WHERE r.prqual IS NOT NULL
+  AND r.xmin OPERATOR(pg_catalog.=) pg_catalog.pg_current_xact_id()::pg_catalog.xid
+"""
+
+# Which index is an identity: see `preparation`.
+_IDENTITIES: Final = """
+WITH RECURSIVE tree(root, relid) AS (
+  SELECT c.oid, c.oid FROM pg_catalog.pg_class c
+  WHERE c.oid OPERATOR(pg_catalog.=) ANY (%s::pg_catalog.oid[])
+  UNION
+  SELECT tree.root, i.inhrelid FROM tree
+  JOIN pg_catalog.pg_class p ON p.oid OPERATOR(pg_catalog.=) tree.relid
+    AND p.relkind OPERATOR(pg_catalog.=) 'p'
+  JOIN pg_catalog.pg_inherits i ON i.inhparent OPERATOR(pg_catalog.=) tree.relid
+)
+SELECT tree.root::pg_catalog.int8, c.relkind OPERATOR(pg_catalog.=) 'p', n.nspname, c.relname,
+       c.relreplident OPERATOR(pg_catalog.=) 'f',
+       ARRAY(SELECT a.attname::pg_catalog.text FROM pg_catalog.pg_index i
+         JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) c.oid
+           AND pg_catalog.array_position(i.indkey::pg_catalog.int2[], a.attnum)
+               OPERATOR(pg_catalog.<) i.indnkeyatts
+         WHERE i.indrelid OPERATOR(pg_catalog.=) c.oid AND i.indimmediate
+           AND (CASE WHEN c.relreplident OPERATOR(pg_catalog.=) 'd' THEN i.indisprimary
+                     ELSE c.relreplident OPERATOR(pg_catalog.=) 'i' AND i.indisreplident END))
+FROM tree
+JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) tree.relid
+JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+ORDER BY 3, 4
+"""
+
+_FILTERED: Final = """
+SELECT n.nspname, c.relname
+FROM pg_catalog.pg_publication p
+JOIN pg_catalog.pg_publication_rel r ON r.prpubid OPERATOR(pg_catalog.=) p.oid
+JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) r.prrelid
+JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+WHERE p.pubname OPERATOR(pg_catalog.=) %s::pg_catalog.name
+  AND r.prqual IS NOT NULL AND NOT p.puballtables
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_publication_namespace s
+    WHERE s.pnpubid OPERATOR(pg_catalog.=) p.oid AND s.pnnspid OPERATOR(pg_catalog.=) n.oid)
+"""
+
+
+def version_fault(version: int, configuration: RecordConfiguration) -> ConfigurationError | None:
+    """Why a server of that version cannot do what the rules' `where` asks for; None where it can.
+
+    A filter that is not in force would let rows out that were to stay.
+    """
+    rules = [rule.match for rule in configuration.rules if rule.where]
+    if version >= FILTERS_VERSION or not rules:
+        return None
+    return ConfigurationError(
+        f"PostgreSQL {version // 10000} has no row filters, and rules have where: "
+        f"{', '.join(map(repr, rules))}",
+        hint="take where out of these [[source.table]], or update to PostgreSQL 15 or newer",
+    )
+
+
+def clause_of(where: str) -> str:
+    """What follows a table's name in the statements that publish it; empty without a condition."""
+    if not where:
+        return ""
+    return f" WHERE (\n{where}\n)" if "--" in where else f" WHERE ({where})"
+
+
+def filtered_of(
+    configuration: RecordConfiguration, tables: Iterable[TableName]
+) -> dict[TableName, str]:
+    """Those of the tables that have a condition, each with it."""
+    wheres = {table: configuration.where_of(table) for table in tables}
+    return {table: where for table, where in wheres.items() if where}
+
+
+async def add_filtered(
+    inside: Transaction, configuration: RecordConfiguration, table: TableName, *, doing: str
+) -> None:
+    """Add one table with its rule's condition to the publication.
+
+    Raises ConfigurationError where the server does not take the condition, or where more than one
+    table with one condition came of it: then the transaction has to be rolled back. Raises
+    SourceError. Cancellation leaves the transaction to be rolled back.
+    """
+    name, where = quoted(configuration.through), configuration.where_of(table)
+    # On lines of its own, whatever is in it.
+    statement = f"ALTER PUBLICATION {name} ADD TABLE ONLY {sql_name(table)} WHERE (\n{where}\n)"
+    before = await _written(inside, doing)
+    try:
+        await inside.run(statement, doing=doing)
+    except SourceError as error:
+        if (text := _said_of_expression(error)) is not None:
+            raise _refused(configuration, table, f"PostgreSQL does not take it: {text}") from error
+        raise
+    tables, filters, lists, schemas = before
+    if await _written(inside, doing) != (tables + 1, filters + 1, lists, schemas):
+        raise _refused(configuration, table, "it is more than one condition")
+
+
+async def judge_identities(
+    inside: Transaction, configuration: RecordConfiguration, *, doing: str
+) -> None:
+    """Look whether the application may go on to UPDATE and DELETE what was added.
+
+    Raises ConfigurationError where it may not: then the transaction has to be rolled back. Raises
+    SourceError. Cancellation leaves the transaction to be rolled back.
+    """
+    used = await inside.rows(_USED, doing=doing)
+    rows = await inside.rows(_IDENTITIES, [row[0] for row in used], doing=doing)
+    partitions: dict[int, list[_Identity]] = {}
+    for root, is_partitioned, schema, name, is_full, columns in rows:
+        identity = _Identity(TableName(schema, name), is_partitioned, is_full, frozenset(columns))
+        partitions.setdefault(root, []).append(identity)
+    for root, schema, name, columns in used:
+        every = partitions[root]
+        # The leaves hold the rows.
+        leaves = [identity for identity in every if not identity.is_partitioned] or every
+        lacking = {leaf.name: leaf.lacks(frozenset(columns)) for leaf in leaves}
+        if any(lacking.values()):
+            raise _identity_refused(configuration, TableName(schema, name), lacking)
+
+
+@dataclass(frozen=True, slots=True)
+class _Identity:
+    """The replica identity of a table or of one of its partitions."""
+
+    name: TableName
+    is_partitioned: bool
+    is_full: bool
+    columns: frozenset[str]
+
+    def lacks(self, used: frozenset[str]) -> list[str]:
+        """Which of the used columns it does not have."""
+        return [] if self.is_full else sorted(used - self.columns)
+
+
+async def _written(inside: Transaction, doing: str) -> tuple[int, int, int, int]:
+    [(tables, filters, lists, schemas)] = await inside.rows(_WRITTEN, doing=doing)
+    return tables, filters, lists, schemas
+
+
+def _said_of_expression(error: SourceError) -> str | None:
+    """What the server has against the filter's text; None where it is something else."""
+    cause = error.__cause__
+    if not isinstance(cause, psycopg.Error):
+        return None
+    if isinstance(cause, psycopg.errors.InsufficientPrivilege):
+        return None
+    if (cause.sqlstate or "")[:2] not in _EXPRESSION_CLASSES:
+        return None
+    # No row is read here, so nothing but the text is quoted.
+    detail = cause.diag.message_detail
+    return primary_message(cause) + (f" ({detail.rstrip('.')})" if detail else "")
+
+
+def _refused(
+    configuration: RecordConfiguration, table: TableName, reason: str
+) -> ConfigurationError:
+    return ConfigurationError(
+        f"where of {_rule_text(configuration, table)} is not one condition that {table} can have:"
+        f" {reason}",
+        hint="a row filter is one condition on the table's own columns, with the server's own"
+        " immutable functions and operators, without subqueries",
+    )
+
+
+def _identity_refused(
+    configuration: RecordConfiguration, table: TableName, lacking: Mapping[TableName, list[str]]
+) -> ConfigurationError:
+    names = sorted(name for name, columns in lacking.items() if columns)
+    columns = dict.fromkeys(column for name in names for column in lacking[name])
+    statements = [f"ALTER TABLE {sql_name(name)} REPLICA IDENTITY FULL;" for name in names]
+    return ConfigurationError(
+        f"where of {_rule_text(configuration, table)} uses what the replica identity of {table} has"
+        f" not: {', '.join(map(repr, columns))}; PostgreSQL would refuse the application's UPDATE"
+        " and DELETE",
+        hint=f"{' '.join(statements[:_IDENTITIES_SHOWN_MAX])} Or make a unique index that has these"
+        " columns too, and name it in ALTER TABLE … REPLICA IDENTITY USING INDEX",
+    )
+
+
+def _rule_text(configuration: RecordConfiguration, table: TableName) -> str:
+    rule = configuration.rule_of(table)
+    return f"the rule for {rule.match if rule is not None else ''!r}"
+
+
+async def read_filtered(session: Questions, version: int, name: str) -> frozenset[TableName]:
+    """The tables of which the publication has some rows only. Opens no table.
+
+    Raises SourceError. Cancellation changes nothing.
+    """
+    if version < FILTERS_VERSION:
+        return frozenset()
+    rows = await session.rows(_FILTERED, name, doing="reading the publication's row filters")
+    return frozenset(TableName(*row) for row in rows)
+
+
+def sql_name(table: TableName) -> str:
+    """A table's name as SQL takes it, whatever is in it."""
+    return f"{quoted(table.schema)}.{quoted(table.table)}"

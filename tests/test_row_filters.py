@@ -1,0 +1,374 @@
+"""`where` of a rule is the publication's row filter, and nothing else comes of its text."""
+
+import json
+from typing import LiteralString
+
+import msgspec
+import pytest
+from structlog.testing import capture_logs
+
+from databases import Database
+from engine.model.errors import ConfigurationError
+from engine.model.record import RecordConfiguration, TableRule
+from engine.model.schema import TableName
+from engine.sources.postgres.publishing import PostgresPublishing
+from engine.sources.postgres.row_filters import clause_of, version_fault
+from engine.sources.postgres.settings import SHAPING_SETTINGS
+from engine.sources.postgres.source import PostgresSource
+from memory_store import MemoryStore
+from snapshot_reading import read_range, snapshots_of, tasks_of
+from test_catalog_watch import make_orders, running
+from test_postgres_source import read_all
+
+CUSTOMERS = TableName("public", "customers")
+
+
+def where(condition: str, match: str = "public.customers") -> RecordConfiguration:
+    return RecordConfiguration(
+        through="tailrace", tables=("public.*",), rules=(TableRule(match, where=condition),)
+    )
+
+
+def source_of(database: Database, configuration: RecordConfiguration) -> PostgresSource:
+    return PostgresSource(dsn=database.dsn, slot=database.name, configuration=configuration)
+
+
+def filters(database: Database) -> dict[str, str | None]:
+    """The publication's tables, each with its filter."""
+    rows = database.execute(
+        "SELECT prrelid::regclass::text, pg_get_expr(prqual, prrelid) FROM pg_publication_rel r"
+        " JOIN pg_publication p ON p.oid = r.prpubid WHERE pubname = 'tailrace'"
+    )
+    return dict(rows)
+
+
+@pytest.fixture
+def customers(any_database: Database) -> Database:
+    any_database.execute(
+        "CREATE TABLE customers (id int, region text, amount int, PRIMARY KEY (id, region))"
+    )
+    any_database.execute("CREATE TABLE orders (id int PRIMARY KEY)")
+    any_database.execute("CREATE TABLE secrets (id int PRIMARY KEY, region text)")
+    return any_database
+
+
+@pytest.mark.parametrize(
+    ("condition", "stored"),
+    [
+        ("region = 'eu'", "(region = 'eu'::text)"),
+        ("region = 'it''s' -- )", "(region = 'it''s'::text)"),
+        ("region LIKE 'e%' AND \"id\" > 0", "((region ~~ 'e%'::text) AND (id > 0))"),
+        ("region = $$eu$$ /* ) */", "(region = 'eu'::text)"),
+        ("lower(region) IN ('eu', 'us')", "(lower(region) = ANY (ARRAY['eu'::text, 'us'::text]))"),
+        ("true", "true"),
+    ],
+)
+async def test_the_publication_has_the_rules_condition(
+    customers: Database, condition: str, stored: str
+) -> None:
+    with capture_logs() as logs:
+        await source_of(customers, where(condition)).prepare(is_first=True)
+
+    assert filters(customers) == {"customers": stored, "orders": None, "secrets": None}
+    assert customers.execute("SELECT pubviaroot FROM pg_publication") == [(True,)]
+    assert [entry for entry in logs if entry["log_level"] == "warning"] == []
+
+
+HOSTILE = {
+    "statement": "true); DROP TABLE secrets; --",
+    "statement after a comment": "true\t); DROP TABLE secrets; COMMIT; /*",
+    "table": "true), ONLY public.secrets WHERE (true",
+    "table that was asked for already": "true), ONLY public.orders WHERE (id > 5",
+    "column list": "true), ONLY public.orders (id",
+    "schema": "true), TABLES IN SCHEMA public, TABLE ONLY public.secrets WHERE (true",
+    "schema without its table": "true), TABLES IN SCHEMA public --",
+    "option": "true) WITH (publish = 'insert'",
+    "open quote": "region = 'eu",
+    "open comment": "region = 'eu' /*",
+    "open dollar quote": "region = $x$eu",
+    "comment alone": "--",
+    "subquery": "id IN (SELECT 1)",
+    "subquery of another table": "EXISTS (SELECT FROM secrets)",
+    "function of a user": "public.mine(id)",
+    "volatile function": "random() < 0.5",
+    "setting": "current_setting('a.b') = 'c'",
+    "aggregate": "count(*) > 1",
+    "window": "row_number() OVER () = 1",
+    "set": "generate_series(1, 2) = 1",
+    "system column": "ctid = '(0,1)'",
+    "whole row": "customers IS NOT NULL",
+    "parameter": "id = $1",
+    "two": "id = 1, id = 2",
+    "unknown column": "nothing = 1",
+    "column of another table": "orders.id = 1",
+    "no condition": "id",
+    "no number": "id = 'abc'",
+    "deep": "(" * 9000 + "true" + ")" * 900,
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+async def test_what_is_no_single_condition_is_refused_by_the_rules_name(
+    customers: Database, name: str
+) -> None:
+    customers.execute("CREATE FUNCTION mine(int) RETURNS bool LANGUAGE sql AS 'SELECT true'")
+
+    with pytest.raises(ConfigurationError, match=r"where of the rule for 'public\.customers'"):
+        await source_of(customers, where(HOSTILE[name])).prepare(is_first=True)
+
+    assert customers.execute("SELECT pubname FROM pg_publication") == []
+    assert customers.execute("SELECT to_regclass('public.secrets') IS NULL") == [(False,)]
+
+
+async def test_text_that_is_whole_only_over_two_tables_is_refused(customers: Database) -> None:
+    # Two of these, one behind the other, are one text constant with a statement in it.
+    customers.execute("DROP TABLE orders")
+
+    with pytest.raises(ConfigurationError, match="unterminated quoted string"):
+        await source_of(customers, where("region = ' ", "public.*")).prepare(is_first=True)
+
+    assert customers.execute("SELECT pubname FROM pg_publication") == []
+
+
+PARTITIONED: LiteralString = """
+CREATE TABLE parts (id int, region text) PARTITION BY RANGE (id);
+CREATE TABLE leaf (region text NOT NULL, gone int, id int NOT NULL);
+ALTER TABLE leaf DROP gone;
+CREATE UNIQUE INDEX leaf_key ON leaf (id {key});
+ALTER TABLE leaf REPLICA IDENTITY USING INDEX leaf_key;
+ALTER TABLE parts ATTACH PARTITION leaf FOR VALUES FROM (0) TO (10)
+"""
+IDENTITIES: dict[str, tuple[LiteralString, str, bool]] = {
+    "primary key": ("CREATE TABLE parts (id int PRIMARY KEY, region text)", "id > 0", True),
+    "another column": (
+        "CREATE TABLE parts (id int PRIMARY KEY, region text)",
+        "region = 'eu'",
+        False,
+    ),
+    "column that the index holds beside its key": (
+        "CREATE TABLE parts (id int, region text, PRIMARY KEY (id) INCLUDE (region))",
+        "region = 'eu'",
+        False,
+    ),
+    "full identity": (
+        "CREATE TABLE parts (id int, region text); ALTER TABLE parts REPLICA IDENTITY FULL",
+        "region = 'eu'",
+        True,
+    ),
+    "no column": ("CREATE TABLE parts (id int PRIMARY KEY, region text)", "true", True),
+    "partition with other numbers": (
+        PARTITIONED.replace("{key}", ", region"),
+        "region = 'eu'",
+        True,
+    ),
+    "partition without": (PARTITIONED.replace("{key}", ""), "region = 'eu'", False),
+}
+
+
+@pytest.mark.parametrize("name", IDENTITIES)
+async def test_a_filter_never_makes_the_applications_statements_fail(
+    any_database: Database, name: str
+) -> None:
+    statements, condition, is_taken = IDENTITIES[name]
+    for statement in statements.split(";"):
+        any_database.execute(statement)
+    source = source_of(any_database, where(condition, "public.parts"))
+
+    if is_taken:
+        await source.prepare(is_first=True)
+    else:
+        with pytest.raises(ConfigurationError, match="replica identity") as caught:
+            await source.prepare(is_first=True)
+        assert "REPLICA IDENTITY FULL" in caught.value.hint
+
+    assert set(filters(any_database)) == ({"parts"} if is_taken else set())
+    any_database.execute("INSERT INTO parts VALUES (1, 'eu')")
+    any_database.execute("UPDATE parts SET id = 2")
+    any_database.execute("DELETE FROM parts")
+
+
+async def test_the_sql_of_a_refused_identity_mends_it(customers: Database) -> None:
+    source = source_of(customers, where("amount > 5"))
+    with pytest.raises(ConfigurationError) as caught:
+        await source.prepare(is_first=True)
+
+    with customers.connect() as connection:
+        connection.execute(caught.value.hint.split(" Or ")[0].encode())
+    await source.prepare(is_first=True)
+
+    assert filters(customers)["customers"] == "(amount > 5)"
+
+
+# --- what arrives
+
+
+async def test_stream_and_snapshot_have_the_rows_that_meet_the_condition(
+    any_database: Database,
+) -> None:
+    configuration = msgspec.structs.replace(where("region = 'eu'"), stream=SHAPING_SETTINGS)
+    with any_database.connect() as connection:
+        connection.execute("CREATE TABLE customers (id int, region text)")
+        connection.execute("ALTER TABLE customers REPLICA IDENTITY FULL")
+        connection.execute("INSERT INTO customers VALUES (1, 'eu'), (2, 'us'), (3, NULL)")
+        source = source_of(any_database, configuration)
+        await source.prepare(is_first=True)
+        connection.execute("UPDATE customers SET region = 'us' WHERE id = 1")
+        connection.execute("UPDATE customers SET region = 'eu' WHERE id = 2")
+        connection.execute("UPDATE customers SET id = 4 WHERE id = 3")
+        connection.execute("INSERT INTO customers VALUES (5, 'eu'), (6, 'us')")
+
+    reading = await read_all(source, any_database, configuration=configuration)
+    async with snapshots_of(any_database, configuration).hold([CUSTOMERS]) as held:
+        [task] = tasks_of(held, CUSTOMERS, configuration)
+        batches = await read_range(any_database.dsn, task)
+
+    changes = [
+        (record["metadata"]["op"], (record["after"] or record["before"])["id"])
+        for record in reading.records
+    ]
+    assert changes == [("d", 1), ("c", 2), ("c", 5)]
+    rows = [json.loads(line)["after"] for batch in batches for line in batch.lines.splitlines()]
+    assert [row["id"] for row in rows[1:]] == [2, 5]
+
+
+# --- a table that appears later
+
+
+async def test_a_later_table_is_added_with_its_condition(customers: Database) -> None:
+    configuration = where("id < 9", "public.late*")
+    await source_of(customers, configuration).prepare(is_first=True)
+    customers.execute("CREATE TABLE late (id int PRIMARY KEY)")
+    customers.execute("CREATE TABLE late2 (id int PRIMARY KEY)")
+    tables = (TableName("public", "late"), TableName("public", "late2"))
+
+    refused = await PostgresPublishing(dsn=customers.dsn, configuration=configuration).publish(
+        tables
+    )
+
+    assert refused == {}
+    assert filters(customers)["late"] == filters(customers)["late2"] == "(id < 9)"
+
+
+@pytest.mark.parametrize(
+    ("condition", "text"),
+    [("region = 'eu'", "replica identity"), ("true), ONLY secrets WHERE (true", "condition")],
+)
+async def test_a_later_table_whose_condition_is_refused_is_not_added(
+    customers: Database, condition: str, text: str
+) -> None:
+    configuration = where(condition, "public.late")
+    await source_of(customers, configuration).prepare(is_first=True)
+    customers.execute("CREATE TABLE late (id int PRIMARY KEY, region text)")
+    late = TableName("public", "late")
+
+    refused = await PostgresPublishing(dsn=customers.dsn, configuration=configuration).publish(
+        (late,)
+    )
+
+    assert text in refused[late].text
+    assert "the rule for 'public.late'" in refused[late].text
+    assert "late" not in filters(customers)
+
+
+# --- a publication that is there already
+
+
+async def warnings_of(database: Database, configuration: RecordConfiguration) -> list[str]:
+    """What a start warns of, and `check` with the same words: the SQL."""
+    source = source_of(database, configuration)
+    with capture_logs() as logs:
+        await source.prepare(is_first=True)
+    found = [entry for entry in logs if "source.table" in entry["event"]]
+    checked = (await source.trials(is_first=True)["tables"]()).hint
+    for entry in found:
+        assert entry["event"] in checked
+        assert "; ".join(entry["sql"]) in checked
+    assert found or "source.table" not in checked
+    return [statement for entry in found for statement in entry["sql"]]
+
+
+CREATED: list[LiteralString] = [
+    "CREATE PUBLICATION tailrace FOR TABLE ONLY customers, ONLY orders, ONLY secrets",
+    "CREATE PUBLICATION tailrace FOR TABLES IN SCHEMA public",
+    "CREATE PUBLICATION tailrace FOR TABLES IN SCHEMA public, TABLE ONLY customers WHERE (id > 1)",
+    "CREATE PUBLICATION tailrace FOR ALL TABLES",
+    "CREATE PUBLICATION tailrace FOR TABLE ONLY customers, ONLY secrets WHERE (id > 5)",
+]
+
+
+@pytest.mark.parametrize("statement", CREATED)
+async def test_a_publication_without_the_filter_is_told_with_the_sql(
+    customers: Database, statement: LiteralString
+) -> None:
+    customers.execute(statement)
+    configuration = where("region = 'eu'")
+
+    statements = await warnings_of(customers, configuration)
+    with customers.connect() as connection:
+        for text in statements:
+            connection.execute(text.encode())
+
+    assert filters(customers)["customers"] == "(region = 'eu'::text)"
+    assert filters(customers).get("secrets") is None
+    assert await warnings_of(customers, configuration) == []
+
+
+# --- the catalog watch
+
+
+async def test_a_condition_that_is_altered_is_a_gap_and_one_that_no_rule_has_stands(
+    any_database: Database,
+) -> None:
+    make_orders(any_database)
+    store, ruled = MemoryStore(), where("id > 0", "public.orders")
+    async with running(any_database, store, configuration=ruled) as engine:
+        any_database.execute(
+            "ALTER PUBLICATION tailrace SET TABLE ONLY orders WHERE (id > 5), lines"
+        )
+        altered = await engine.gap("public.orders", "left-publication")
+        await engine.looked()
+        reasons = engine.reasons()
+    async with running(any_database, store) as engine:
+        unasked = await engine.gap("public.orders", "row-filter")
+        hints = [a.hint for a in engine.alarms.standing() if a.subject == "public.orders"]
+        with any_database.connect() as connection:
+            for statement in hints:
+                if statement.startswith("BEGIN"):
+                    connection.execute(statement.encode())
+        await engine.until(
+            lambda: not any(gap.is_open for gap in engine.gaps()), "the filter is gone"
+        )
+
+    assert not altered.is_open
+    assert reasons == {("public.orders", "left-publication")}
+    assert unasked.is_open
+    assert filters(any_database) == {"orders": None, "lines": None}
+
+
+# --- pure
+
+
+def test_where_is_in_the_journal_and_shapes_no_line() -> None:
+    rule, plain = where("region = 'eu'"), where("")
+
+    assert rule.record_digest(CUSTOMERS) == plain.record_digest(CUSTOMERS)
+    assert msgspec.json.decode(msgspec.json.encode(rule), type=RecordConfiguration) == rule
+    assert rule.where_of(CUSTOMERS) == "region = 'eu'"
+    assert not rule.where_of(TableName("public", "orders"))
+
+
+@pytest.mark.parametrize("version", [140000, 140018, 150000, 180000])
+def test_a_server_without_filters_is_refused_only_for_rules_that_need_one(version: int) -> None:
+    fault = version_fault(version, where("true"))
+
+    assert (fault is None) == (version >= 150000)
+    assert version_fault(version, where("")) is None
+    if fault is not None:
+        assert fault.exit_code == 78
+        assert "'public.customers'" in str(fault)
+
+
+def test_a_comment_does_not_hide_what_stands_behind_it() -> None:
+    assert clause_of("") == ""
+    assert clause_of("a = 1") == " WHERE (a = 1)"
+    assert clause_of("a = 1 --") == " WHERE (\na = 1 --\n)"
