@@ -313,6 +313,58 @@ async def test_a_publication_without_the_filter_is_told_with_the_sql(
     assert await warnings_of(customers, configuration) == []
 
 
+OTHER = "the publication has another row filter than where says"
+
+
+async def test_a_start_compares_the_conditions_themselves(customers: Database) -> None:
+    customers.execute(
+        "CREATE PUBLICATION tailrace FOR TABLE customers WHERE (region='eu'), orders, secrets"
+    )
+    same, other = where("region  = ( 'eu'::text ) -- the same"), where("region = 'us'")
+
+    with capture_logs() as quiet:
+        await source_of(customers, same).prepare(is_first=True)
+    with capture_logs() as logs:
+        await source_of(customers, other).prepare(is_first=True)
+
+    assert OTHER not in [entry["event"] for entry in quiet]
+    [warning] = [entry for entry in logs if entry["event"] == OTHER]
+    assert warning["tables"] == "public.customers"
+    assert customers.execute("SELECT pubname FROM pg_publication") == [("tailrace",)]
+    with customers.connect() as connection:
+        for statement in warning["sql"]:
+            connection.execute(statement.encode())
+    assert filters(customers)["customers"] == "(region = 'us'::text)"
+
+
+@pytest.mark.parametrize(
+    ("condition", "reason"),
+    [("renamed = 'eu'", "'public.customers'"), ("true), ONLY secrets WHERE (true", "'public.cust")],
+)
+async def test_a_condition_that_cannot_be_compared_does_not_end_a_start(
+    customers: Database, condition: str, reason: str
+) -> None:
+    customers.execute("CREATE PUBLICATION tailrace FOR TABLE customers WHERE (region='eu')")
+
+    with capture_logs() as logs:
+        await source_of(customers, where(condition)).prepare(is_first=True)
+
+    [warning] = [entry for entry in logs if entry["event"] == OTHER]
+    assert reason in warning["reason"]
+    assert customers.execute("SELECT pubname FROM pg_publication") == [("tailrace",)]
+
+
+async def test_a_start_waits_for_no_lock_to_compare_conditions(customers: Database) -> None:
+    customers.execute("CREATE PUBLICATION tailrace FOR TABLE customers WHERE (region='eu')")
+    with customers.connect(autocommit=False) as connection:
+        connection.execute("LOCK TABLE customers IN SHARE UPDATE EXCLUSIVE MODE")
+
+        with capture_logs() as logs:
+            await source_of(customers, where("region = 'us'")).prepare(is_first=True)
+
+    assert "row filters were not compared" in [entry["event"] for entry in logs]
+
+
 # --- the catalog watch
 
 

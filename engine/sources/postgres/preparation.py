@@ -33,6 +33,7 @@ from engine.sources.postgres.rights import refusals
 from engine.sources.postgres.row_filters import (
     add_filtered,
     clause_of,
+    differing,
     filtered_of,
     judge_identities,
     read_filtered,
@@ -241,6 +242,7 @@ async def prepare(
         _log.warning("no table has a column that a [[source.table]] names", columns=unknown)
     if found.publication is not None:
         _warn_of(found.publication, configuration, found.tables)
+        await _warn_of_filters(session, found, configuration)
     elif is_first:
         await _create_publication(session, configuration, found.tables)
     if (warning := found.slot_warning(is_first=is_first)) is not None:
@@ -266,7 +268,7 @@ async def renew(
         await _drop_slot(session, slot)
     found = await _read(session, slot_name, configuration, is_first=True)
     if found.publication is None:
-        await _create_publication(session, configuration.through, found.tables)
+        await _create_publication(session, configuration, found.tables)
     await _create_slot(session, found.server, found.slot, alarms)
 
 
@@ -782,6 +784,32 @@ def _warn_of(
 ) -> None:
     for text, names, statements in _warnings_of(publication, configuration, tables):
         _log.warning(text, subject=publication.name, tables=_listed(names), sql=statements)
+
+
+async def _warn_of_filters(
+    session: Session, found: "_Found", configuration: RecordConfiguration
+) -> None:
+    """Warn of filters that are others than the rules', where the server lets us compare them."""
+    publication, event = found.publication, "the publication has another row filter than where says"
+    if publication is None or found.server.is_standby or not found.server.may_create:
+        return
+    owned = [table.name for table in found.tables if table.is_owned]
+    both = [table for table in filtered_of(configuration, owned) if table in publication.filtered]
+    if not both:
+        return
+    try:
+        tables = await differing(session, configuration, both)
+    except ConfigurationError as error:
+        _log.warning(event, subject=publication.name, reason=str(error), hint=error.hint)
+    except (SourceFailed, SourceRefused) as error:
+        # A table is locked, or a right is missing: no reason not to start.
+        _log.info("row filters were not compared", subject=publication.name, reason=str(error))
+    else:
+        if tables:
+            statements = [
+                text for table in tables for text in replacement_statements(configuration, table)
+            ]
+            _log.warning(event, subject=publication.name, tables=_listed(tables), sql=statements)
 
 
 def _publication_refused(

@@ -12,17 +12,19 @@ DELETE of a table whose filter uses a column outside the replica identity. So th
 looked up in the same transaction, for every partition by its names.
 """
 
+import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import psycopg
 
 from engine.model.errors import ConfigurationError, SourceError
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
-from engine.sources.postgres.session import Questions, primary_message, quoted
-from engine.sources.postgres.transaction import Transaction
+from engine.sources.postgres.session import Questions, Session, primary_message, quoted
+from engine.sources.postgres.transaction import Transaction, transaction
 
 FILTERS_VERSION: Final = 150000
 """Since then a publication can have row filters."""
@@ -97,6 +99,21 @@ WHERE p.pubname OPERATOR(pg_catalog.=) %s::pg_catalog.name
   AND r.prqual IS NOT NULL AND NOT p.puballtables
   AND NOT EXISTS (SELECT FROM pg_catalog.pg_publication_namespace s
     WHERE s.pnpubid OPERATOR(pg_catalog.=) p.oid AND s.pnnspid OPERATOR(pg_catalog.=) n.oid)
+"""
+
+_DIFFERING: Final = """
+SELECT n.nspname, c.relname
+FROM pg_catalog.pg_publication p
+JOIN pg_catalog.pg_publication_rel r ON r.prpubid OPERATOR(pg_catalog.=) p.oid
+JOIN pg_catalog.pg_publication_rel other ON other.prrelid OPERATOR(pg_catalog.=) r.prrelid
+JOIN pg_catalog.pg_publication o ON o.oid OPERATOR(pg_catalog.=) other.prpubid
+  AND o.pubname OPERATOR(pg_catalog.=) %s::pg_catalog.name
+JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) r.prrelid
+JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+WHERE p.pubname OPERATOR(pg_catalog.=) %s::pg_catalog.name
+  AND pg_catalog.pg_get_expr(r.prqual, r.prrelid)
+      OPERATOR(pg_catalog.<>) pg_catalog.pg_get_expr(other.prqual, other.prrelid)
+ORDER BY 1, 2
 """
 
 
@@ -250,6 +267,28 @@ async def read_filtered(session: Questions, version: int, name: str) -> frozense
         return frozenset()
     rows = await session.rows(_FILTERED, name, doing="reading the publication's row filters")
     return frozenset(TableName(*row) for row in rows)
+
+
+async def differing(
+    session: Session, configuration: RecordConfiguration, tables: Iterable[TableName]
+) -> list[TableName]:
+    """Those of the tables whose filter in the publication is another one than their rule's.
+
+    Only the server can tell. So the conditions are stored in a publication that nobody sees, and
+    rolled back. Its locks keep nobody from reading or writing.
+
+    Raises ConfigurationError for a condition that the server does not take, and SourceError, also
+    where the role may not. Cancellation leaves nothing behind.
+    """
+    doing = "comparing row filters"
+    trial = msgspec.structs.replace(configuration, through=f"tailrace_{secrets.token_hex(16)}")
+    async with transaction(session, doing=doing) as inside:
+        await inside.run(f"CREATE PUBLICATION {quoted(trial.through)}", doing=doing)
+        for table in tables:
+            await add_filtered(inside, trial, table, doing=doing)
+        # With the locks of the tables, this waits for nobody.
+        found = await inside.rows(_DIFFERING, trial.through, configuration.through, doing=doing)
+    return [TableName(*row) for row in found]
 
 
 def sql_name(table: TableName) -> str:
