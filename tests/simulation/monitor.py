@@ -195,6 +195,7 @@ class Reading:
             },
             "attempts": dict(sorted(self.snapshots.attempts.items())),
             "snapshot_position": self.snapshots.furthest,
+            "accepting": self.accepting,
             "answers": sorted(self.answers),
         }
 
@@ -232,6 +233,7 @@ def summary_of_state(body: bytes) -> Json:
         },
         "attempts": dict(sorted(state["attempts"].items())),
         "snapshot_position": state["snapshot_position"],
+        "accepting": state["accepting"],
         "answers": sorted(state["answers"]),
     }
 
@@ -261,6 +263,8 @@ class Monitor:
         # The source does not have what follows E.
         self.is_lost = False
         self.void: set[str] = set()
+        # What an operator said that is accepted.
+        self.named: set[str] = set()
         self._accepted_at = ""
         self._timeline = 1
         self.largest_planned = 0
@@ -529,7 +533,8 @@ class Monitor:
         if "accepting" in entry:
             if not self.is_lost:
                 raise Violation("a loss accepted, and nothing was lost")
-            if entry["accepting"]["lost"] != journal.durable:
+            lost = entry["accepting"]["lost"]
+            if lost != journal.durable or lost not in self.named:
                 raise Violation("a loss accepted that was not named")
         if entry["epoch"] != journal.epoch + 1:
             raise Violation("an epoch that does not follow the one before")

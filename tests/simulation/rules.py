@@ -1294,4 +1294,77 @@ MUTANTS: tuple[Mutant, ...] = (
             "seen = state.durable_position",
         ),
     ),
+    mutant(
+        "accept_named",
+        "6   a loss is accepted by its name alone",
+        Edit(
+            "engine.pipeline.pipeline",
+            "if loss.lost != self._settings.accept_gap:",
+            "if not self._settings.accept_gap:",
+        ),
+    ),
+    mutant(
+        "accept_generation",
+        "3   the generation grows where the log is another one",
+        Edit("engine.journal.lease", "known.generation + is_new", "known.generation"),
+    ),
+    mutant(
+        "accept_order",
+        "3   where a log begins anew, its positions are behind all that the journal names",
+        Edit("engine.journal.acceptance", "if start.position <= seen:", "if False:"),
+    ),
+    mutant(
+        "accept_gaps",
+        "6   an accepted loss is a gap of every known table",
+        Edit(
+            "engine.journal.acceptance",
+            "for table in state.known(self._configuration):",
+            "for table in state.known(self._configuration)[:1]:",
+        ),
+    ),
+    mutant(
+        "accept_void_gap",
+        "6   the gap covers what a void object would have held",
+        Edit(
+            "engine.journal.acceptance",
+            "until=max(start, ends.get(table, start)),",
+            "until=start,",
+        ),
+    ),
+    mutant(
+        "accept_void",
+        "6   planned objects that nobody can make any more are void",
+        Edit(
+            "engine.journal.acceptance",
+            "await self._recovery.void(void, self._clock())",
+            "pass",
+        ),
+    ),
+    mutant(
+        "accept_seq",
+        "6   durable's entry stays before what is still missing",
+        Edit(
+            "engine.journal.acceptance",
+            "seq = min((plan[0].seq for plan in rest), default=state.next_seq) - 1",
+            "seq = state.seq",
+        ),
+    ),
+    mutant(
+        "accept_snapshots",
+        "7   behind an accepted loss every table is read again",
+        Edit(
+            "engine.journal.entry",
+            "        self.snapshots = {}\n        for table in self.known(",
+            "        for table in set() and self.known(",
+        ),
+    ),
+    mutant(
+        "accept_goes_on",
+        "6   whoever opens goes on with a loss that is being accepted",
+        Edit(
+            "engine.journal.entry",
+            "self.accepting = entry.accepting or self.accepting",
+            "self.accepting = entry.accepting",
+        ),
+    ),
 )

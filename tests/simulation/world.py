@@ -534,6 +534,7 @@ class World:
         """An operator accepts what is lost: the next engines are told so."""
         if self.is_accepting and not self.monitor.is_doomed:
             self.accept_gap = LogPosition(self.monitor.journal.durable or "")
+            self.monitor.named.add(self.accept_gap)
 
     def _check_caught_up(self, engine: EngineProcess) -> None:
         if engine.is_draining:
