@@ -94,6 +94,16 @@ class LiveEngine:
             else:
                 stop.request("test")
 
+    async def killed_at(self, reached: asyncio.Event) -> None:
+        """A life that is killed once `reached` is set. Raises what ends it before."""
+        async with asyncio.TaskGroup() as group:
+            life = group.create_task(self._pipeline(StopSignal()).run())
+            await _until(reached.is_set, life)
+            if not life.done():
+                life.cancel()
+                with suppress(asyncio.CancelledError):
+                    await life
+
     def _pipeline(self, stop: StopSignal) -> Pipeline:
         self.lives += 1
         metrics = Metrics(CollectorRegistry(), measures=MEASURES)

@@ -17,6 +17,7 @@ import zstandard
 
 from engine.flow.chunk import ChunkBuilder, crc32_text
 from engine.journal.entry import (
+    Accepting,
     Durable,
     Entry,
     Planned,
@@ -100,11 +101,11 @@ class SmallBucket:
     def _journal(self, writer: str) -> Journal:
         return Journal(self.store, self.prefix, Writer(writer, "test", "0.1.0"), SilentObserver())
 
-    async def take_over(self, writer: str) -> None:
+    async def take_over(self, writer: str, accepting: Accepting | None = None) -> None:
         self.journal = self._journal(writer)
         await self.journal.load()
         first = durable(0x1000, "2026-11-22T09:51:54.056779Z", seq=-1)
-        await self.journal.open(SOURCE, self.configuration, first)
+        await self.journal.open(SOURCE, self.configuration, first, accepting=accepting)
 
     def version(self, table: TableName, *more: Column) -> TableVersion:
         """The table's next version; it begins at the next row."""

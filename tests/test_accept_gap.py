@@ -2,8 +2,8 @@
 
 import asyncio
 import shutil
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -11,12 +11,15 @@ import pytest
 from databases import Database, fresh_database
 from engine.journal.entry import JournalState
 from engine.journal.gaps import LOST
-from engine.model.errors import PositionLost, TailraceError, first_cause
+from engine.model.errors import PositionLost, SourceRefused, TailraceError, first_cause
 from engine.model.position import LogPosition, log_position
 from engine.model.record import RecordConfiguration
 from engine.servers.postgres_server import StopMode
 from engine.servers.servers import FAST_SETTINGS, EmbeddedPostgres
+from engine.sources.postgres import preparation
+from engine.sources.postgres.source import PostgresSource
 from live_engine import LiveEngine
+from memory_store import MemoryStore
 
 INITIAL = RecordConfiguration(through="tailrace", tables=("public.*",), snapshot="initial")
 ADD = "INSERT INTO orders (note) SELECT 'n' FROM generate_series(1, 5)"
@@ -64,9 +67,12 @@ def accepting(engine: LiveEngine, place: LogPosition) -> LiveEngine:
     return replace(engine, settings=replace(engine.settings, accept_gap=place))
 
 
-async def goes_on(engine: LiveEngine, lost: LogPosition) -> JournalState:
-    """With the flag the engine streams; each table has the gap, and what comes now is there."""
-    accepted = accepting(engine, lost)
+async def goes_on(engine: LiveEngine, lost: LogPosition, *, is_told: bool = True) -> JournalState:
+    """The engine streams; each table has the gap, and what comes now is there.
+
+    `is_told`: with the flag.
+    """
+    accepted = accepting(engine, lost) if is_told else engine
     async with accepted.living() as pipeline:
         engine.database.execute("INSERT INTO orders (note) VALUES ('behind the gap')")
         await accepted.durable(pipeline)
@@ -79,6 +85,37 @@ async def goes_on(engine: LiveEngine, lost: LogPosition) -> JournalState:
     assert engine.records("public.orders")[-1]["after"]["note"] == "behind the gap"
     await engine.proven()
     return state
+
+
+@dataclass
+class HeldStore(MemoryStore):
+    """Never answers to a creation that has `piece`, and does nothing of it."""
+
+    piece: bytes = b"nothing has this"
+    reached: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def create(
+        self,
+        key: str,
+        body: bytes,
+        *,
+        content_type: str,
+        metadata: Mapping[str, str],
+        in_one_request: bool = False,
+    ) -> bool:
+        if self.piece in body:
+            self.reached.set()
+            await asyncio.Event().wait()
+        return await super().create(key, body, content_type=content_type, metadata=metadata)
+
+
+def slot_of(database: Database) -> list[tuple[object, ...]]:
+    """Its `wal_status` and where it is confirmed; nothing where there is none."""
+    return database.execute(
+        "SELECT wal_status, confirmed_flush_lsn::text FROM pg_replication_slots"
+        " WHERE slot_name = %s",
+        database.name,
+    )
 
 
 def without_slot(database: Database) -> None:
@@ -134,6 +171,115 @@ async def test_the_flag_accepts_no_other_loss_and_the_same_one_once(
     assert isinstance(error, PositionLost)
     assert f"--accept-gap {second}" in error.hint
     assert engine.journal().durable_position == second
+
+
+@pytest.mark.timeout(120)
+async def test_a_slot_whose_log_the_server_removed_is_accepted() -> None:
+    settings = {**FAST_SETTINGS, "max_slot_wal_keep_size": "1MB"}
+    with EmbeddedPostgres(settings=settings) as server, fresh_database(server) as database:
+        table_of(database)
+        engine = LiveEngine(database)
+        lost = (await settled(engine)).durable_position
+        for _ in range(4):
+            database.execute(ADD)
+            database.execute("SELECT pg_switch_wal()")
+            database.execute("CHECKPOINT")
+        invalid = slot_of(database)
+
+        error = await refused(engine)
+        state = await goes_on(engine, lost)
+        anew = slot_of(database)
+
+    assert [status for status, _ in invalid] == ["lost"]
+    assert isinstance(error, PositionLost)
+    assert error.loss == "keeper"
+    assert "max_slot_wal_keep_size" in error.hint
+    assert f"--accept-gap {lost}" in error.hint
+    assert state.source is not None
+    assert state.source.generation == 1
+    assert [status for status, _ in anew] == ["reserved"]
+
+
+HELD_BEFORE = ("the slot is made anew", "the slot is there again", "the loss is accepted")
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("step", HELD_BEFORE)
+async def test_an_engine_that_dies_on_the_way_is_followed_by_one_without_the_flag(
+    any_database: Database, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    table_of(any_database)
+    engine = LiveEngine(any_database)
+    lost = (await settled(engine)).durable_position
+    without_slot(any_database)
+    held = HeldStore(engine.store.objects, engine.store.uploads)
+
+    async def hold(*_: object, **__: object) -> None:
+        held.reached.set()
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as patched:
+        match step:
+            case "the slot is made anew":
+                patched.setattr(PostgresSource, "renew", hold)
+            case "the slot is there again":
+                patched.setattr(preparation, "_create_slot", hold)
+            case _:
+                held.piece = b'"accepted":true'
+        await replace(accepting(engine, lost), bucket=held).killed_at(held.reached)
+    halfway = engine.journal()
+    slots = slot_of(any_database)
+
+    state = await goes_on(engine, lost, is_told=False)
+
+    assert halfway.accepting is not None
+    assert (halfway.accepting.lost, halfway.accepting.loss) == (lost, "keeper")
+    assert halfway.durable_position == lost
+    assert len(slots) == (step == "the loss is accepted")
+    assert len(state.gaps) == 2
+
+
+@pytest.mark.timeout(90)
+async def test_an_engine_that_dies_before_the_journal_says_so_has_accepted_nothing(
+    any_database: Database,
+) -> None:
+    table_of(any_database)
+    engine = LiveEngine(any_database)
+    lost = (await settled(engine)).durable_position
+    moved(any_database)
+    before, slots = engine.journal(), slot_of(any_database)
+    held = HeldStore(engine.store.objects, engine.store.uploads, piece=b'"accepting":{')
+    await replace(accepting(engine, lost), bucket=held).killed_at(held.reached)
+
+    error = await refused(engine)
+
+    assert isinstance(error, PositionLost)
+    assert f"--accept-gap {lost}" in error.hint
+    assert engine.journal().gaps == {}
+    assert engine.journal().durable_position == before.durable_position
+    assert slot_of(any_database) == slots
+
+
+@pytest.mark.timeout(60)
+async def test_a_slot_is_not_dropped_where_nothing_could_be_streamed_from_a_new_one(
+    any_database: Database,
+) -> None:
+    table_of(any_database)
+    engine = LiveEngine(any_database)
+    await settled(engine)
+    any_database.execute("DROP PUBLICATION tailrace")
+    for table in ("orders", "lines"):
+        any_database.execute(f"ALTER TABLE {table} DROP CONSTRAINT {table}_pkey")
+    slots = slot_of(any_database)
+    source = PostgresSource(
+        dsn=any_database.dsn, slot=any_database.name, configuration=engine.configuration
+    )
+
+    with pytest.raises(SourceRefused, match="replica identity"):
+        await source.renew()
+
+    assert len(slots) == 1
+    assert slot_of(any_database) == slots
 
 
 @pytest.mark.timeout(60)

@@ -17,6 +17,7 @@ from engine.model.errors import (
     DestinationRefused,
     DestinationUnavailable,
     InvariantBroken,
+    PositionLost,
     SourceRefused,
     SourceUnavailable,
     TailraceError,
@@ -30,7 +31,7 @@ from engine.pipeline.check import CheckStep, check
 from engine.pipeline.pipeline import Pipeline
 from engine.pipeline.stop import StopSignal
 from engine.pipeline.wiring import World
-from log_points import durable, identity
+from log_points import durable, identity, place
 from memory_store import MemoryStore, StoredObject
 from still_source import StillSource
 
@@ -303,6 +304,35 @@ async def test_a_step_that_fails_keeps_no_other_from_being_told(rig: Rig) -> Non
 
     assert (steps["first"].is_ok, steps["first"].exit_code) == (False, 78)
     assert (steps["second"].is_ok, steps["second"].hint) == (True, "but see to it")
+
+
+async def test_a_loss_is_told_with_the_flag_that_accepts_it(rig: Rig) -> None:
+    rig.source.findings = {"tables": PositionLost("the slot is gone", hint="Start anew.")}
+    await rig.begun()
+
+    steps = await rig.steps()
+
+    assert (steps["tables"].is_ok, steps["tables"].exit_code) == (False, 70)
+    assert steps["tables"].hint.startswith("Start anew. Or go on with a gap")
+    assert f"`tailrace run --accept-gap {place(100)}`" in steps["tables"].hint
+
+
+async def test_another_server_is_told_with_the_flag_that_accepts_it(rig: Rig) -> None:
+    await rig.begun()
+    rig.source.known = identity(system_identifier="8")
+
+    steps = await rig.steps()
+
+    assert not steps["journal"].is_ok
+    assert f"`tailrace run --accept-gap {place(100)}`" in steps["journal"].hint
+
+
+async def test_where_nothing_is_durable_no_flag_accepts_anything(rig: Rig) -> None:
+    rig.source.findings = {"tables": PositionLost("the slot is gone", hint="Start anew.")}
+
+    steps = await rig.steps()
+
+    assert steps["tables"].hint == "Start anew."
 
 
 async def test_what_becomes_of_a_row_that_is_too_large_is_told(rig: Rig) -> None:

@@ -204,6 +204,16 @@ def test_a_wrong_configuration_exits_78_with_every_problem(tmp_path: Path, comma
     assert result.stdout == ""
 
 
+@pytest.mark.parametrize("place", ["0/134EBCB0", "0001.12", "yes"])
+def test_a_loss_that_is_named_by_no_position_exits_78_before_anything_else(place: str) -> None:
+    result = tailrace("run", "--accept-gap", place)
+
+    assert result.returncode == 78
+    assert "--accept-gap: " in result.stderr
+    assert "like 0001.00000000134EBCB0" in result.stderr
+    assert "configuration" not in result.stderr
+
+
 def test_no_configuration_at_all_exits_78(tmp_path: Path) -> None:
     result = tailrace("run", folder=tmp_path)
 

@@ -16,7 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from damages import Damage, Damages
-from engine.journal.entry import Accepting, Durable, Entry, Gap, JournalState, encode_state
+from engine.journal.entry import (
+    Accepting,
+    Durable,
+    Entry,
+    Gap,
+    JournalState,
+    Planned,
+    encode_state,
+)
+from engine.journal.gaps import LOST
 from engine.model.errors import DestinationRefused, DestinationUnavailable
 from engine.model.interfaces import ListedObject, ObjectHead
 from engine.model.layout import journal_folder, journal_key, own_folder, state_key
@@ -29,6 +38,7 @@ from small_bucket import (
     ODD,
     ORDERS,
     PREFIX,
+    Piece,
     SmallBucket,
     compressed,
     decompressed,
@@ -102,6 +112,56 @@ async def test_gaps_are_told_as_they_were_stated_last_and_are_no_problem() -> No
         (2, "", ""),
     ]
     assert [gap.number for gap in verdict.unmended_gaps] == [2]
+
+
+def void_of(planned: Planned) -> Planned:
+    """Its statement when nobody can make it any more."""
+    return msgspec.structs.replace(planned, rows=0, ops={}, raw_bytes=0, raw_crc32="00000000")
+
+
+async def accepted(*, is_late: bool = False) -> SmallBucket:
+    """Two objects are planned, and one of them is there; then what follows the first is lost.
+
+    `is_late`: the second one arrives with its rows after it was called void.
+    """
+    bucket = SmallBucket()
+    await bucket.take_over("writer-1")
+    version = bucket.version(ORDERS)
+    one = bucket.piece(ORDERS, "ccc")
+    await bucket.journal.append(schemas=(version,), planned=(one.planned,))
+    await bucket.publish(one)
+    lost = bucket.durable()
+    two = bucket.piece(ORDERS, "cu")
+    await bucket.journal.append(planned=(two.planned,), durable=lost)
+    await bucket.take_over("writer-2", Accepting(lost.position, "keeper", "it is gone"))
+    void = void_of(two.planned)
+    await bucket.journal.append(planned=(void,))
+    await bucket.publish(two if is_late else Piece(void, compressed(b"", two.planned.key)))
+    end = bucket.durable()
+    gap = Gap(1, str(ORDERS), lost.position, end.position, LOST, "it is gone")
+    await bucket.journal.append(gaps=(gap,), durable=end, accepted=True)
+    return bucket
+
+
+@pytest.mark.parametrize("depth", ["light", "full"])
+@pytest.mark.parametrize(("is_late", "rows"), [(False, 3), (True, 5)])
+async def test_a_void_object_counts_the_rows_that_are_in_it(
+    depth: Depth, rows: int, *, is_late: bool
+) -> None:
+    bucket = await accepted(is_late=is_late)
+
+    verdict = await judged(bucket.store, depth)
+
+    assert verdict.problems == ()
+    assert (verdict.objects, verdict.rows, verdict.pending) == (2, rows, 0)
+
+
+async def test_a_void_object_with_other_rows_than_were_planned_is_found() -> None:
+    bucket = await accepted(is_late=True)
+    there = stored(bucket, 1)
+    there.metadata["rows"] = "1"
+
+    assert codes(await judged(bucket.store)) == {Code.METADATA_DIFFERS}
 
 
 async def test_a_bucket_without_a_prefix_is_judged_whole() -> None:
@@ -591,6 +651,20 @@ def a_loss_is_accepted_that_nobody_named(bucket: SmallBucket) -> None:
 @damage({Code.ACCEPTED_WRONG})
 def a_loss_is_being_accepted_beside_no_open(bucket: SmallBucket) -> None:
     edit_entry(bucket, 6, accepting=Accepting(LogPosition("0001.A"), "keeper", "it is gone"))
+
+
+@damage({Code.ACCEPTED_WRONG})
+def an_object_is_void_and_no_loss_is_being_accepted(bucket: SmallBucket) -> None:
+    void = void_of(bucket.pieces[5].planned)
+
+    def edit(entry: Entry) -> Entry:
+        return (
+            msgspec.structs.replace(entry, planned=(*entry.planned, void))
+            if entry.seq == 8
+            else entry
+        )
+
+    rewrite_journal(bucket.store, edit)
 
 
 @damage({Code.OBJECT_MISSING})

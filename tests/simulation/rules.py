@@ -1304,11 +1304,6 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     mutant(
-        "accept_generation",
-        "3   the generation grows where the log is another one",
-        Edit("engine.journal.lease", "known.generation + is_new", "known.generation"),
-    ),
-    mutant(
         "accept_order",
         "3   where a log begins anew, its positions are behind all that the journal names",
         Edit("engine.journal.acceptance", "if start.position <= seen:", "if False:"),
@@ -1323,30 +1318,12 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     mutant(
-        "accept_void_gap",
-        "6   the gap covers what a void object would have held",
-        Edit(
-            "engine.journal.acceptance",
-            "until=max(start, ends.get(table, start)),",
-            "until=start,",
-        ),
-    ),
-    mutant(
         "accept_void",
         "6   planned objects that nobody can make any more are void",
         Edit(
             "engine.journal.acceptance",
             "await self._recovery.void(void, self._clock())",
             "pass",
-        ),
-    ),
-    mutant(
-        "accept_seq",
-        "6   durable's entry stays before what is still missing",
-        Edit(
-            "engine.journal.acceptance",
-            "seq = min((plan[0].seq for plan in rest), default=state.next_seq) - 1",
-            "seq = state.seq",
         ),
     ),
     mutant(

@@ -670,16 +670,16 @@ class Server:
             place = self.place(transaction.commit_lsn)
             if place == transaction.place:
                 continue
-            changes = tuple(
-                replace(c, position=Position(f"{place[:4]}{c.position[4:]}"))
-                for c in transaction.changes
-            )
+            changes = tuple(map(self._placed, transaction.changes))
             self.transactions[index] = replace(transaction, place=place, changes=changes)
         for table, history in self.history.items():
-            self.history[table] = [
-                replace(c, position=Position(f"{self.place(c.commit_lsn)[:4]}{c.position[4:]}"))
-                for c in history
-            ]
+            self.history[table] = list(map(self._placed, history))
+        self.lost = list(map(self._placed, self.lost))
+
+    def _placed(self, change: Change) -> Change:
+        """In the generation in which the log is read now."""
+        place = self.place(change.commit_lsn)
+        return replace(change, position=Position(f"{place[:4]}{change.position[4:]}"))
 
     def _come_back(self) -> None:
         self.is_down = False

@@ -47,6 +47,8 @@ SETTLE_SECONDS = 1_200
 LATE_PLANS = 0.15  # In a world with failovers.
 LATE_OBJECTS = 0.015
 LISTS_DAMAGED = 0.1
+KILLED_ACCEPTING = 0.7
+LOST_PLANNED = 0.3  # Where somebody may move the slot by hand, and a loss may be accepted.
 SNAPSHOTS = (("never", "initial", "mixed"), (60, 34, 6))
 """Which engines take snapshots: none, all, or every other one; and how often."""
 CLOCK_SETTINGS_US = (0, -30_000_000, 5_000_000, 1_800_000_000, 7_200_000_000)
@@ -384,6 +386,9 @@ class World:
         if kind_of(stored.key) == "journal" and not self.is_calm:
             self._hurt_named(stored)
             self._damage_list(stored)
+            self._lose_planned(stored)
+        if kind_of(stored.key) == "journal":
+            self._hurt_accepting(stored)
         is_sniped = not self.is_calm and self.rnd.random() < self.snipe
         if is_sniped and engine is not None and engine.is_alive:
             self.counts["sniped"] += 1
@@ -416,6 +421,27 @@ class World:
             case _:
                 assert engine is not None
                 self.loop.later(chance.choice((0.0, 0.05, 0.2)), self.kill, engine)
+
+    def _hurt_accepting(self, entry: StoredObject) -> None:
+        """Most engines that accept a loss die on the way: the next one has to go on."""
+        chance, engine = self._accept_chances, self._engine_of(entry.creator)
+        if (
+            b'"accepting":' not in entry.body
+            or engine is None
+            or chance.random() >= KILLED_ACCEPTING
+        ):
+            return
+        self.loop.later(chance.choice((0.0, 0.0, 0.1, 0.5, 1.5)), self.kill, engine)
+
+    def _lose_planned(self, entry: StoredObject) -> None:
+        """Now and then an engine dies behind a plan, and what keeps the log is lost with it."""
+        chance, engine = self._accept_chances, self._engine_of(entry.creator)
+        if not (self.is_accepting and self.is_hand_allowed) or b'"planned":' not in entry.body:
+            return
+        if engine is not None and engine.is_alive and chance.random() < LOST_PLANNED:
+            self.counts["lost behind a plan"] += 1
+            self.loop.later(0, self.kill, engine)
+            self.loop.later(0, self._lose_slot)
 
     def _objects_of(self, snapshot: dict[str, Any]) -> list[dict[str, Any]]:
         listed = snapshot.get("listed")
@@ -728,6 +754,18 @@ class World:
         server.has_slot = self.rnd.random() < 0.8
         server.confirmed = server.persisted = server.wal
         self.trace(f"slot moved by hand: {server.has_slot}, {server.confirmed:X}")
+
+    def _lose_slot(self) -> None:
+        """Somebody drops the slot, or moves it over some of what is planned."""
+        server, chance = self.server, self._accept_chances
+        if not server.has_slot:
+            return
+        self._drop_connection()
+        self.is_moved_by_hand = self.monitor.is_lost = True
+        server.has_slot = chance.random() < 0.5
+        ends = [t.end_lsn for t in server.transactions if t.end_lsn > server.confirmed]
+        server.confirmed = server.persisted = chance.choice(ends or [server.wal])
+        self.trace(f"slot lost: {server.has_slot}, {server.confirmed:X}")
 
 
 ENGINE_FAULTS = ("kill", "freeze", "resume", "stop")

@@ -20,9 +20,10 @@ at most `BODIES_AT_ONCE` bodies are in memory.
 import asyncio
 from array import array
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, ParamSpec, Protocol, TypeVar
 
 import stamina
@@ -53,6 +54,7 @@ from engine.reader.verify.object_audit import (
     judge_body,
     judge_head,
     judge_trailer,
+    rows_told,
 )
 from engine.reader.verify.problem import Code, Problem
 from engine.reader.verify.snapshot_audit import Lists
@@ -144,6 +146,8 @@ class _Walk:
         self._schemas_seen: set[str] = set()
         self._neighbours: dict[str, int] = {}
         self._unprovable = 0
+        # By table, rows of objects that were called void and are there with their rows.
+        self._void_rows: Counter[str] = Counter()
 
     async def run(self) -> Verdict:
         # State files first: whatever they fold is then in the journal's listing.
@@ -155,6 +159,8 @@ class _Walk:
             tables, state = self._audit.tables(), self._audit.state
             durable = state.durable
             entries = self._audit.entries
+        # Every durable object was looked at, and no pending one yet.
+        tables = tuple(replace(t, rows=t.rows + self._void_rows[t.table]) for t in tables)
         problems = list(self._audit.problems)
         if self._first_listed is None:
             text = "there is no journal under this prefix"
@@ -327,6 +333,8 @@ class _Walk:
         if tail is None:
             return None
         await self._judge_schema(named.schema_key)
+        if named.is_void:
+            self._void_rows[str(named.table)] += rows_told(named, tail)
         problems = judge_head(named, tail, self._audit.known_writers)
         found = judge_trailer(named, tail)
         if self._depth == "full":

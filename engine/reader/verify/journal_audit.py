@@ -353,7 +353,7 @@ class JournalAudit:
             tail = self._tails[str(named.table)]
             tail.first = tail.first or plan.first
             tail.objects += 1
-            # A void one may be there with its rows all the same: only its body tells.
+            # A void one may be there with its rows all the same: only the object tells.
             tail.rows += 0 if named.is_void else plan.rows
             tail.durable_last = plan.last
             tail.versions.add(named.version)
@@ -537,7 +537,7 @@ class JournalAudit:
         return None
 
     def tables(self) -> tuple[TableVerdict, ...]:
-        """Each table with its durable objects, by name."""
+        """Each table with its durable objects, by name. Rows of void ones are not counted."""
         pending = Counter(str(named.table) for named in self._open.values())
         names = self._tails.keys() | self._snapshots.counts.keys() | self.state.snapshots.keys()
         return tuple(self._table(name, pending[name]) for name in sorted(names))

@@ -110,6 +110,17 @@ def judge_head(named: NamedObject, head: ObjectHead, writers: set[str] | None) -
     return problems
 
 
+def rows_told(named: NamedObject, head: ObjectHead) -> int:
+    """How many rows an object has that is there: those of the statement that it was made by.
+
+    None where it was made by none of them: that is a problem by itself.
+    """
+    for statement, metadata in zip(named.statements, named.metadata, strict=True):
+        if not _difference(head.metadata, metadata):
+            return statement.rows
+    return 0
+
+
 def judge_trailer(named: NamedObject, tail: ObjectTail) -> tuple[Problem, ...]:
     """What the last bytes show: a gzip trailer states length and CRC32 of the lines.
 

@@ -259,14 +259,16 @@ async def prepare(
 async def renew(
     session: Session, slot_name: str, configuration: RecordConfiguration, *, alarms: Alarms
 ) -> None:
-    """See `Source.renew`. Cancellation may leave the publication made and no slot."""
-    slot = await read_slot(session, slot_name)
-    _raise_if(slot.foreign_fault() if slot.exists else None)
+    """See `Source.renew`. Cancellation may leave the publication made and no slot.
+
+    Nothing is dropped before all else that a new slot needs was judged.
+    """
+    found = await _read(session, slot_name, configuration, is_first=True, is_renewed=True)
+    slot = found.slot
     if slot.exists and not slot.is_being_made:
         if slot.active_pid is not None:
             raise busy(slot)
         await _drop_slot(session, slot)
-    found = await _read(session, slot_name, configuration, is_first=True)
     if found.publication is None:
         await _create_publication(session, configuration, found.tables)
     await _create_slot(session, found.server, found.slot, alarms)
@@ -347,13 +349,23 @@ class _Found:
 
 
 async def _read(
-    session: Session, slot_name: str, configuration: RecordConfiguration, *, is_first: bool
+    session: Session,
+    slot_name: str,
+    configuration: RecordConfiguration,
+    *,
+    is_first: bool,
+    is_renewed: bool = False,
 ) -> _Found:
-    """Read everything, and refuse what cannot be streamed from."""
+    """Read everything, and refuse what cannot be streamed from.
+
+    Of a slot that is to be renewed it counts only whose it is.
+    """
     server = await read_server(session)
     _raise_if(server.fault() or version_fault(server.version, configuration))
     slot = await read_slot(session, slot_name)
-    if slot.exists or not is_first:
+    if slot.exists and is_renewed:
+        _raise_if(slot.foreign_fault())
+    elif slot.exists or not is_first:
         _raise_if(slot.fault())
     elif server.slot_count >= server.slot_count_max:
         raise _slots_are_used(server.slot_count_max)
