@@ -1,24 +1,35 @@
 """`tailrace status` and `tailrace resync` against a real S3 server, and one real engine."""
 
 import asyncio
+import contextlib
+import gzip
 import json
 import re
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from configured import make_destination
+from databases import Database
 from engine import app
 from engine.cli.application import main
 from engine.config import DestinationConfiguration
 from engine.journal.entry import Answer, Gap
+from engine.model.errors import JournalError
 from engine.model.layout import requests_folder
 from engine.model.request import decode_request, request_key, request_name, request_name_of
+from engine.reader.journal import JournalView
+from engine.reader.standing import standing
 from engine.servers.servers import EmbeddedS3
+from load_tests.engine_process import EngineProcess, Pipeline, until
 from memory_store import MemoryStore
 from small_bucket import ODD, ORDERS, START_US, SmallBucket
 from small_snapshot import Snapshots
+
+if TYPE_CHECKING:
+    from types_aiobotocore_s3 import S3Client
 
 NONCE = "0123456789abcdef"
 ANSWERED = request_name(START_US, NONCE)
@@ -159,7 +170,7 @@ def test_resync_creates_a_request_that_status_then_shows(
     assert code == 0
     assert (request.kind, request.tables) == ("resync", (str(ORDERS), str(ODD)))
     assert f"    request {name}\n" in text
-    assert text.endswith(f"next: tailrace status -c {file}\n")
+    assert f"\nnext: tailrace status -c {file}  (a running engine looks" in text
     assert f"    {name}  waits for an engine\n" in shown
 
 
@@ -229,3 +240,113 @@ def test_a_bucket_that_does_not_answer_ends_with_69(
     assert code == 69, captured.err
     assert captured.out == ""
     assert "error: " in captured.err
+
+
+# --- one real engine
+
+ROWS = 500
+
+
+@pytest.fixture
+def pipeline(database: Database, s3: EmbeddedS3, target: DestinationConfiguration) -> Pipeline:
+    with database.connect() as connection:
+        connection.execute("CREATE TABLE orders (id bigint PRIMARY KEY, customer text)")
+        connection.execute(
+            "INSERT INTO orders SELECT n, 'row ' || n FROM generate_series(1, %s) AS n", [ROWS]
+        )
+    sections = {
+        "source": {
+            "dsn": database.dsn,
+            "slot": database.name,
+            "snapshot": "initial",
+            "snapshot_workers": "local:1",
+        },
+        "destination": {
+            "bucket": target.bucket,
+            "prefix": target.prefix,
+            "endpoint_url": s3.endpoint_url,
+        },
+        "chunk": {"max_age": "400ms"},
+        "engine": {"append_interval": "200ms"},
+        "log": {"level": "debug", "format": "text"},
+    }
+    # A second, not ten until requests are looked for, and not thirty until a quiet stream goes on.
+    often = (
+        "from engine.journal.settings import Settings\n"
+        "made = Settings.__init__\n"
+        "def make(*words, **named):\n"
+        "    made(*words, **{**named, 'requests_interval': 1.0, 'idle_interval': 1.0})\n"
+        "Settings.__init__ = make\n"
+    )
+    return Pipeline(sections, s3.environment, preamble=often)
+
+
+async def command(pipeline: Pipeline, folder: Path, *words: str) -> tuple[int, str]:
+    """A command beside the engine: its exit code, and all that it said."""
+    with EngineProcess(pipeline, folder, "command", *words) as process:
+        code = await process.ended(seconds=60)
+        return code, process.output.read_text() + process.log
+
+
+async def operations(client: "S3Client", target: DestinationConfiguration) -> Counter[str]:
+    """How many records of each kind the table's objects have."""
+    found = Counter[str]()
+    listed = await client.list_objects_v2(Bucket=target.bucket, Prefix=f"{target.prefix}/")
+    for each in listed["Contents"]:
+        if each["Key"].endswith(".ndjson.gz"):
+            response = await client.get_object(Bucket=target.bucket, Key=each["Key"])
+            lines = gzip.decompress(await response["Body"].read()).splitlines()
+            found.update(json.loads(line)["metadata"]["op"] for line in lines)
+    return found
+
+
+@pytest.mark.timeout(240)
+async def test_a_running_engine_takes_a_snapshot_again_and_cancels_one(
+    database: Database,
+    pipeline: Pipeline,
+    target: DestinationConfiguration,
+    s3_client: "S3Client",
+    tmp_path: Path,
+) -> None:
+    with EngineProcess(pipeline, tmp_path, "run", "run") as engine:
+        await engine.reaches("streaming")
+        await until(lambda: has_finished(target, 1), "the first snapshot")
+
+        # A snapshot waits for every transaction that is open.
+        with database.connect(autocommit=False) as older:
+            older.execute("SELECT pg_current_xact_id()")
+            with EngineProcess(pipeline, tmp_path, "waits", "resync", "orders", "--wait") as waits:
+                await until(lambda: has_said(waits, "the engine has taken it"), "the answer")
+                cancelled = await command(
+                    pipeline, tmp_path, "resync", "orders", "--cancel", "--wait"
+                )
+                waited = await waits.ended()
+            is_as_it_was = await has_finished(target, 1)
+        again = await command(pipeline, tmp_path, "resync", "orders", "--wait")
+        _, shown = await command(pipeline, tmp_path, "status")
+        nothing = await command(pipeline, tmp_path, "resync", "orders", "--cancel", "--wait")
+        await engine.stop()
+
+    verified = await command(pipeline, tmp_path, "verify", "--depth", "full")
+    assert cancelled[0] == 0, cancelled
+    assert (waited, "the snapshot of public.orders was given up" in waits.log) == (1, True)
+    assert is_as_it_was
+    assert (again[0], "public.orders: finished by attempt 2" in again[1]) == (0, True), again
+    assert "    public.orders  finished: attempt 2, as of 0001." in shown
+    assert (nothing[0], "nothing to cancel of public.orders" in nothing[1]) == (1, True), nothing
+    assert verified[0] == 0, verified
+    assert await operations(s3_client, target) == {"t": 2, "r": 2 * ROWS}
+
+
+async def has_said(process: EngineProcess, text: str) -> bool:
+    return text in process.output.read_text()
+
+
+async def has_finished(target: DestinationConfiguration, attempt: int) -> bool:
+    """Whether the only table's newest snapshot is finished by that attempt."""
+    async with app.open_bucket(target) as store:
+        view = JournalView(store, target.prefix)
+        with contextlib.suppress(JournalError):
+            await view.load()
+        tables = standing(view.state, (), 0).tables
+    return [(table.snapshot, table.attempt) for table in tables] == [("finished", attempt)]

@@ -28,6 +28,14 @@ TABLES_SHOWN_MAX = 10
 EXIT_REFUSED = 1
 EXIT_USAGE = 2
 
+Tables = Annotated[
+    str,
+    Parameter(
+        help="schema.table, quoted as in SQL. The schema may be left out where one table alone has "
+        "that name.",
+    ),
+]
+
 CancelOption = Annotated[
     bool,
     Parameter(
@@ -50,7 +58,7 @@ WaitOption = Annotated[
 
 
 def resync(
-    *tables: str,
+    *tables: Tables,
     cancel: CancelOption = False,
     wait: WaitOption = False,
     config: ConfigFile = None,
@@ -81,10 +89,17 @@ def resync(
             }
         )
     elif is_good:
-        say_next(f"tailrace {'verify' if asked.outcome == 'finished' else 'status'}{option}")
+        say_next(_next_step(asked.outcome, option))
     else:
         complain(asked.text, f"`tailrace status{option}` lists the tables and requests")
     return 0 if is_good else EXIT_REFUSED
+
+
+def _next_step(outcome: Outcome, option: str) -> str:
+    if outcome == "finished":
+        return f"tailrace verify{option}  (proves what is in the bucket)"
+    waiting = "  (a running engine looks for requests every 10 s)" * (outcome == "waiting")
+    return f"tailrace status{option}{waiting}"
 
 
 class _Asked:
@@ -183,6 +198,7 @@ class _Asked:
     def _tell_progress(self, table: str, how: str, attempt: int) -> None:
         texts = {
             "started": f"attempt {attempt} reads its rows",
+            "whole": "every row is stored; finished once the stream has passed this point",
             "void": "the attempt's objects are gone, another one follows",
             "finished": f"finished by attempt {attempt}",
         }

@@ -70,7 +70,7 @@ def _say(found: "Standing", option: str) -> None:
     say(f"durable  {found.durable_position}")
     say(f"         {time_shown(found.durable_time)}, {_age(found.durable_age_seconds)} ago")
     say(f"journal  entry {found.seq}, epoch {found.epoch}")
-    state = "has given the journal up" if found.is_released else "has not given the journal up"
+    state = "ended well" if found.is_released else "runs, or was killed"
     say(f"engine   {printable(found.task)}, release {printable(found.release)}: {state}")
     _say_tables(found)
     _say_gaps(found)

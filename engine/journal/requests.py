@@ -112,8 +112,11 @@ class RequestRegister:
             tables=request.tables,
             text=text[:_TEXT_LENGTH],
         )
-        tell = _log.info if outcome == "done" else _log.warning
-        tell(f"request {outcome}", request=name, kind=request.kind[:_KIND_LENGTH], text=text)
+        kind = request.kind[:_KIND_LENGTH]
+        if outcome == "done":
+            _log.info("request done", request=name, kind=kind, text=text)
+        else:
+            _log.warning("request refused", request=name, kind=kind, text=text)
         self._wake()
 
     # --- for the committer

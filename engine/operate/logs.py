@@ -32,10 +32,10 @@ FIELDS: Final = frozenset(
     database destination durable_commit_us durable_position entries entry epoch error error_type
     errors etag event exit_code failures first frontier generation hint host is_failover key keys
     kind lag_seconds last level limit_bytes limit_seconds logger memory_bytes missing object_count
-    objects phase pid pipeline planned port position prefix previous raw_bytes reason release
-    retry_seconds retryable row_count rows seconds seq server_version signal size_bytes source sql
-    subject table table_count tables text timestamp traceback uploads url version versions
-    wait_seconds writer writer_id
+    objects phase pid pipeline planned port position prefix previous progress raw_bytes reason
+    release request retry_seconds retryable row_count rows rows_estimate seconds seconds_left seq
+    server_version signal size_bytes source sql subject table table_count tables text timestamp
+    traceback uploads url version versions wait_seconds writer writer_id
     """.split()  # noqa: SIM905 - a hundred words read better without quotes
 )
 HIDDEN: Final = "(not shown)"
