@@ -339,7 +339,8 @@ async def for_ever(_: SnapshotTask) -> bytes | None:
 
 
 async def die(_: SnapshotTask) -> bytes | None:
-    """Be killed."""
+    """Be killed, a while after others that began at the same time have ended."""
+    await asyncio.sleep(0.5)
     raise BrokenProcessPool
 
 

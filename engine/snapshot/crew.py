@@ -96,6 +96,11 @@ class Crew:
         on_start()
         try:
             return await asyncio.wrap_future(future)
+        except asyncio.CancelledError as error:
+            if _is_cancelling():
+                raise
+            # Its executor was ended before a worker had the task.
+            raise self._lost(now, error) from error
         except Exception as error:
             # Whatever an executor says of a task that gave no result.
             raise self._lost(now, error) from error
@@ -113,9 +118,10 @@ class Crew:
                 return now
             now.free.release()
 
-    def _lost(self, now: _Executor, error: Exception) -> WorkerLost:
+    def _lost(self, now: _Executor, error: BaseException) -> WorkerLost:
         text = f"a snapshot's worker was lost: {type(error).__name__}"
-        if isinstance(error, BrokenExecutor) and self._now is now:
+        is_broken = isinstance(error, BrokenExecutor | asyncio.CancelledError)
+        if is_broken and self._now is now:
             _log.warning("snapshot workers lost", error=type(error).__name__)
             self.renew()
         return WorkerLost(text)
@@ -133,6 +139,11 @@ class Crew:
     def close(self) -> None:
         """End every worker. Never waits."""
         self.renew()
+
+
+def _is_cancelling() -> bool:
+    task = asyncio.current_task()
+    return task is not None and bool(task.cancelling())
 
 
 def _tell(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
