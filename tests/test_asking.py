@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from engine.journal.entry import Answer, JournalState, Snapshot, StatedSnapshot
+from engine.journal.entry import Answer, JournalState, Snapshot, SnapshotState, StatedSnapshot
 from engine.model.position import LogPosition
 from engine.model.request import RequestRefused, decode_request, request_name, request_time_us
 from engine.reader.asking import name_of_next, progress, request_body, tables_meant
@@ -28,9 +28,16 @@ def state(*stated: StatedSnapshot, epoch: int = 3) -> JournalState:
 
 
 def snapshot(
-    how: str, attempt: int = 0, point: LogPosition = E, *, is_visible: bool = False, epoch: int = 3
+    how: SnapshotState,
+    attempt: int = 0,
+    point: LogPosition = E,
+    *,
+    is_visible: bool = False,
+    epoch: int = 3,
+    rest: str = "",
+    segment: int = 0,
 ) -> StatedSnapshot:
-    stated = Snapshot("public.orders", how, attempt, point)  # type: ignore[arg-type] # a test's word
+    stated = Snapshot("public.orders", how, attempt, point, rest=rest, segment=segment)
     return StatedSnapshot(stated, epoch, 4, is_visible)
 
 
@@ -96,6 +103,9 @@ def test_a_name_is_above_the_mark_whatever_the_clock_says(late_us: int) -> None:
         (snapshot("whole", 2), "whole"),
         (snapshot("whole", 2, LATER, is_visible=True), "visible"),
         (snapshot("whole", 2, is_visible=True), "finished"),
+        (snapshot("whole", 2, is_visible=True, rest="more"), "started"),
+        (snapshot("started", 2, epoch=2, segment=1), "started"),
+        (snapshot("whole", 2, is_visible=True, segment=1), "finished"),
         (snapshot("whole", 1, is_visible=True), "given up"),
         (snapshot("cancelled"), "given up"),
         (snapshot("void", 2), "void"),

@@ -10,7 +10,8 @@ SnapshotStanding = Literal["wanted", "started", "whole", "void", "cancelled", "v
 """How far a table's newest snapshot is.
 
 *visible*: all of its objects are there, and the stream is not durable up to its point. *started* is
-said only of the newest writer's attempt: one of an earlier writer is given up, so it is *wanted*.
+said of the newest writer's attempt: one of an earlier writer is given up, so it is *wanted*. It is
+also said where segments of an attempt are there, and more of the table is to be read.
 """
 
 
@@ -84,8 +85,10 @@ def _table(name: str, state: JournalState, unfinished: frozenset[str]) -> TableS
 def how_far(stated: StatedSnapshot, state: JournalState) -> SnapshotStanding:
     """How far a table's newest snapshot is."""
     snapshot = stated.snapshot
+    if snapshot.rest:
+        return "started"
     if stated.is_visible:
         return "finished" if snapshot.point <= state.durable_position else "visible"
-    if snapshot.state == "started" and stated.epoch != state.epoch:
+    if snapshot.state == "started" and stated.epoch != state.epoch and not snapshot.segment:
         return "wanted"
     return snapshot.state

@@ -1,0 +1,108 @@
+"""verify: what the journal says of requests is right, and every damage to it has its code."""
+
+from collections.abc import Callable
+
+import pytest
+from msgspec.structs import replace
+
+from engine.journal.entry import Answer, Entry
+from engine.model.request import request_name
+from engine.reader.verify import Code, Depth, verify
+from memory_store import MemoryStore
+from small_bucket import ODD, ORDERS, PREFIX, START_US, SmallBucket, rewrite_journal
+from small_snapshot import Snapshots
+
+CANCELLED, WANTED = (request_name(START_US + n, "0123456789abcdef") for n in (0, 1))
+
+
+class SilentProgress:
+    def reached(self, phase: str, done: int, total: int | None) -> None:
+        pass
+
+
+def answer(name: str, kind: str, *tables: object) -> Answer:
+    return Answer(name, kind, "done", "2026-11-22T09:51:54.056779Z", tuple(map(str, tables)))
+
+
+async def make_bucket() -> MemoryStore:
+    """Orders is cancelled, then asked for again; the other table stays cancelled."""
+    bucket = SmallBucket(snapshot="initial")
+    await bucket.take_over("writer-1")
+    snapshots = Snapshots(bucket)
+    for table in (ORDERS, ODD):
+        snapshots.register.capture(table)
+    await snapshots.append()
+    for table in (ORDERS, ODD):
+        snapshots.register.cancel(table)
+    await answered(snapshots, answer(CANCELLED, "cancel", ORDERS, ODD))
+    snapshots.register.resync(ORDERS)
+    await answered(snapshots, answer(WANTED, "resync", ORDERS))
+    return bucket.store
+
+
+async def answered(snapshots: Snapshots, given: Answer) -> None:
+    """The entry that has an answer and what it led to."""
+    stated = snapshots.register.pending
+    seq = await snapshots.bucket.journal.append(snapshots=stated, answers=(given,))
+    snapshots.register.journalled(stated, seq)
+
+
+async def codes(store: MemoryStore, depth: Depth = "light") -> set[Code]:
+    verdict = await verify(store, PREFIX, depth=depth, concurrency=4, progress=SilentProgress())
+    return {found.code for found in (*verdict.problems, *verdict.warnings)}
+
+
+def without_statements(entry: Entry) -> Entry:
+    return replace(entry, snapshots=()) if entry.answers else entry
+
+
+def without_cancellations(entry: Entry) -> Entry:
+    kept = tuple(each for each in entry.snapshots if each.state != "cancelled")
+    return replace(entry, snapshots=kept)
+
+
+def given_twice_in_one_entry(entry: Entry) -> Entry:
+    return replace(entry, answers=entry.answers * 2)
+
+
+def given_again_later(entry: Entry) -> Entry:
+    again = tuple(replace(each, name=CANCELLED) for each in entry.answers)
+    return replace(entry, answers=again)
+
+
+def about_a_table_that_nobody_knows(entry: Entry) -> Entry:
+    other = tuple(replace(each, tables=("public.nothing",)) for each in entry.answers)
+    return replace(entry, answers=other)
+
+
+def cancelled_as_an_attempt(entry: Entry) -> Entry:
+    numbered = tuple(
+        replace(each, attempt=7) if each.state == "cancelled" else each for each in entry.snapshots
+    )
+    return replace(entry, snapshots=numbered)
+
+
+@pytest.mark.parametrize("depth", ["light", "full"])
+async def test_requests_that_were_done_are_right(depth: Depth) -> None:
+    assert await codes(await make_bucket(), depth) == set()
+
+
+@pytest.mark.parametrize(
+    ("damage", "code"),
+    [
+        (without_statements, Code.REQUEST_WRONG),
+        (without_cancellations, Code.REQUEST_WRONG),
+        (given_twice_in_one_entry, Code.REQUEST_WRONG),
+        (given_again_later, Code.REQUEST_WRONG),
+        (about_a_table_that_nobody_knows, Code.REQUEST_WRONG),
+        (cancelled_as_an_attempt, Code.SNAPSHOT_ATTEMPT),
+    ],
+)
+async def test_every_damage_to_answers_is_found_by_its_code(
+    damage: Callable[[Entry], Entry], code: Code
+) -> None:
+    store = await make_bucket()
+
+    rewrite_journal(store, damage)
+
+    assert code in await codes(store)
