@@ -265,7 +265,7 @@ class Monitor:
         self.void: set[str] = set()
         # What an operator said that is accepted.
         self.named: set[str] = set()
-        self._accepted_at = ""
+        self.accepted_at = ""
         self._timeline = 1
         self.largest_planned = 0
         self.snapshot_versions: set[tuple[str, int]] = set()
@@ -435,10 +435,12 @@ class Monitor:
         self.is_restored = False
         self.is_lost = False
         self.counts[f"accepted: {accepting['loss']}"] += 1
-        self._accepted_at = start = entry["durable"]["position"]
+        self.accepted_at = start = entry["durable"]["position"]
         server.agree(int(start[:4]))
         if accepting["lost"] != before:
             raise Violation("another loss accepted than the one that was named")
+        if accepting["loss"] == "history" and start[:4] <= accepting["lost"][:4]:
+            raise Violation("another log is read on in the same generation")
         if start != server.place(server.confirmed):
             raise Violation("it goes on where the source does not stand")
         gaps = {gap["table"]: gap for gap in entry["gaps"]} if "gaps" in entry else {}
@@ -644,7 +646,7 @@ class Monitor:
             watched = 0
         is_keepalive = all(transaction.end_lsn != e for transaction in server.transactions)
         # Where a loss was accepted, nobody has looked yet.
-        is_keepalive = is_keepalive and journal.durable != self._accepted_at
+        is_keepalive = is_keepalive and journal.durable != self.accepted_at
         bound = e if is_keepalive else min(e, watched)
         for change in server.lost:
             is_judged = self._first_looked <= change.commit_lsn < bound

@@ -1344,4 +1344,27 @@ MUTANTS: tuple[Mutant, ...] = (
             "self.accepting = entry.accepting",
         ),
     ),
+    mutant(
+        "accept_generation",
+        "3   the generation grows where the log is another one",
+        Edit("engine.journal.lease", "known.generation + is_new", "known.generation"),
+    ),
+    mutant(
+        "accept_void_gap",
+        "6   the gap covers what a void object would have held",
+        Edit(
+            "engine.journal.acceptance",
+            "until=max(start, ends.get(table, start)),",
+            "until=start,",
+        ),
+    ),
+    mutant(
+        "accept_seq",
+        "6   durable's entry stays before what is still missing",
+        Edit(
+            "engine.journal.acceptance",
+            "seq = min((plan[0].seq for plan in rest), default=state.next_seq) - 1",
+            "seq = state.seq",
+        ),
+    ),
 )
