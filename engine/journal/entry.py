@@ -391,9 +391,8 @@ class JournalState(msgspec.Struct):
     attempt to take a snapshot, also where `snapshots` knows nothing of it any more. Rows that
     commits before `snapshot_position` wrote may be in the bucket as a snapshot's. `answers` has the
     newest answered requests by name. Requests up to `answers_through` are over: they were answered
-    and forgotten, or came too late.
-    commits before `snapshot_position` wrote may be in the bucket as a snapshot's. `accepting` is a
-    loss that is being accepted: whoever opens the journal goes on with it.
+    and forgotten, or came too late. `accepting` is a loss that is being accepted: whoever opens the
+    journal goes on with it.
     """
 
     format: int = FORMAT
