@@ -11,7 +11,7 @@ from engine.model.errors import InvariantBroken, SnapshotStale
 from engine.model.position import LOG_BEGIN, log_position
 from engine.model.record import SnapshotMode
 from engine.model.staged_object import StagedObject
-from log_points import point
+from log_points import place, point
 from small_bucket import ODD, ORDERS, SmallBucket
 from small_snapshot import Snapshots, range_numbers, relation
 
@@ -863,3 +863,80 @@ async def test_a_segments_ranges_are_its_own(ranges: dict[int, str]) -> None:
 
     with pytest.raises(InvariantBroken, match="the lane ended at"):
         await snapshots.register.whole(attempt, objects)
+
+
+# --- tables that the source has no more
+
+
+async def test_a_table_that_is_gone_is_not_unfinished_once_its_end_is_durable() -> None:
+    snapshots = await opened()
+    register = snapshots.register
+    register.capture(ORDERS)
+    attempt = snapshots.start(ORDERS)
+    await snapshots.append()
+    went = place(snapshots.bucket.commit + 0x20)
+
+    register.vanish((ORDERS, ODD), went)
+    await snapshots.append(early := snapshots.durable())
+    was_done = register.is_done(early.position)
+    snapshots.bucket.commit += 0x40
+    await snapshots.append(late := snapshots.durable())
+
+    assert (early.unfinished, late.unfinished) == ((str(ORDERS),), ())
+    assert (register.is_under_way(attempt), register.needed()) == (False, ())
+    assert (was_done, register.is_done(late.position)) == (False, True)
+    assert snapshots.bucket.journal.state.unfinished(late.position) == ()
+
+
+async def test_a_successor_knows_that_a_table_is_gone_and_wants_the_next_of_its_name() -> None:
+    snapshots = await opened()
+    snapshots.register.capture(ORDERS)
+    snapshots.register.vanish((ORDERS,), place(1))
+    await snapshots.append(snapshots.durable())
+
+    later = await successor(snapshots)
+    later.register.capture(ORDERS)
+    before = later.register.pending
+    is_gone = later.register.is_gone(ORDERS)
+    later.register.arrive((ORDERS,))
+
+    # Rows of it that are planned late are the old table's.
+    assert (before, is_gone) == ((), True)
+    assert states(later.register.pending) == [(str(ORDERS), "wanted", 0)]
+    assert later.register.needed() == (ORDERS,)
+    assert not later.register.is_gone(ORDERS)
+
+
+async def test_a_gone_table_that_had_a_visible_snapshot_is_as_it_was() -> None:
+    snapshots = await finished()
+    whole = journalled(snapshots)
+    snapshots.register.resync(ORDERS)
+    await snapshots.append()
+
+    snapshots.register.vanish((ORDERS,), place(snapshots.bucket.commit))
+    await snapshots.append(snapshots.durable())
+
+    assert journalled(snapshots) == whole
+    assert snapshots.durable().unfinished == ()
+
+
+async def test_nothing_is_said_of_a_table_that_goes_with_its_snapshot_finished() -> None:
+    snapshots = await finished()
+
+    snapshots.register.vanish((ORDERS,), place(snapshots.bucket.commit))
+
+    assert snapshots.register.owed == frozenset()
+    assert snapshots.register.pending == ()
+
+
+async def test_a_snapshot_that_waits_for_the_end_of_a_gap_is_nothing_to_wait_for() -> None:
+    snapshots = await opened()
+    register = snapshots.register
+    register.capture(ORDERS)
+    await snapshots.append()
+    before = register.is_done(place(1))
+
+    snapshots.gaps.state(str(ORDERS), after=place(0), until="", reason="not-published", text="")
+
+    assert (before, register.is_done(place(1))) == (False, True)
+    assert snapshots.durable().unfinished == (str(ORDERS),)

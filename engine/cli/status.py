@@ -30,6 +30,7 @@ SNAPSHOT_TEXTS: Final[Mapping[str, str]] = {
     "whole": "read, and about to be visible",
     "void": "void, so another attempt follows",
     "cancelled": "cancelled: earlier rows are missing until somebody asks again",
+    "gone": "gone: the source has no table of this name any more",
     "visible": "visible, and the stream is not there yet",
     "finished": "finished",
 }

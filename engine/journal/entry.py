@@ -204,7 +204,7 @@ class ListedObjects(msgspec.Struct, frozen=True):
     count: int
 
 
-SnapshotState = Literal["wanted", "started", "whole", "void", "cancelled"]
+SnapshotState = Literal["wanted", "started", "whole", "void", "cancelled", "gone"]
 
 
 class Snapshot(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -214,13 +214,15 @@ class Snapshot(msgspec.Struct, frozen=True, omit_defaults=True):
     are to be read. *started*: attempt number `attempt` reads them as they were before `point`.
     *whole*: all of them are staged as `objects`, which become visible from now on. *void*: not all
     of those could become visible; another attempt has to be made. *cancelled*: no attempt is made
-    until the snapshot is wanted again. A *started* one of an earlier epoch is given up: what its
-    snapshot saw is gone with its writer. *wanted* and *cancelled* give up whatever came before.
+    until the snapshot is wanted again. *gone*: the source has no table of that name any more, so
+    there is nothing to read; once everything before `point` is durable the table is not unfinished.
+    A *started* one of an earlier epoch is given up: what its snapshot saw is gone with its writer.
+    *wanted*, *cancelled* and *gone* give up whatever came before.
 
-    Attempts count from 1 over the table's whole history; *wanted* and *cancelled* speak of none.
-    `version` is the one that an attempt's rows have, `hour` the one in its keys. Within a range
-    `objects` are in order, and follow each other. Where they are very many, `objects` is empty and
-    `listed` says where they are listed.
+    Attempts count from 1 over the table's whole history; *wanted*, *cancelled* and *gone* speak of
+    none. `version` is the one that an attempt's rows have, `hour` the one in its keys. Within a
+    range `objects` are in order, and follow each other. Where they are very many, `objects` is
+    empty and `listed` says where they are listed.
 
     An attempt may read the table in segments, one after the other, each as it was before a point of
     its own. `segment` counts them from 0; all but the first one state that one's point: `began`.
@@ -452,7 +454,8 @@ class JournalState(msgspec.Struct):
             sorted(
                 table
                 for table, stated in self.snapshots.items()
-                if not stated.is_complete or stated.snapshot.point > durable
+                if not (stated.is_complete or stated.snapshot.state == "gone")
+                or stated.snapshot.point > durable
             )
         )
 
@@ -549,7 +552,7 @@ class JournalState(msgspec.Struct):
         if snapshot.state == "started" and snapshot.segment:
             known = self.snapshots.get(snapshot.table)
             before = known.segment_before if known is not None else None
-        if snapshot.state == "cancelled" and before is not None:
+        if snapshot.state in {"cancelled", "gone"} and before is not None:
             stated = before
         elif snapshot.state in {"wanted", "started"}:
             stated = msgspec.structs.replace(stated, before=before)

@@ -36,6 +36,10 @@ class Newcomers:
         found = {table: told.get(table, reason) for table, reason in standing.items()}
         return {table: reason for table, reason in found.items() if reason is not None}
 
+    def is_due(self, look: Look) -> bool:
+        """Whether `take` has something to do for that look."""
+        return self._publishing is not None and bool(_newcomers(look))
+
     async def take(self, look: Look) -> bool:
         """Let the newcomers of a look arrive, as far as that may be. Whether any does from now on.
 
@@ -48,7 +52,7 @@ class Newcomers:
             refused = dict(await self._publishing.refused(tables))
             wanted = [table for table in tables if table not in refused]
             for table in wanted:
-                self._snapshots.capture(table)
+                self._snapshots.appear(table)
             await self._snapshots.stated(wanted)
             if wanted:
                 refused |= await self._publishing.publish(wanted)

@@ -7,6 +7,9 @@ reader, a successor and `verify` know from the journal alone where each table is
 A snapshot may be asked for again, or cancelled, at any time. What is asked is stated before
 anything else happens to the table: an attempt that is under way is given up at once.
 
+A table that the source has no more has nothing to read: it is *gone*. One that takes its name later
+is another table, whose snapshot is wanted.
+
 Invariant: an attempt that this writer did not start itself is given up, unless it is whole: what
 its snapshot saw is gone with its writer. A table is unfinished from the entry that captures it
 until the objects of an attempt are visible and everything before the attempt's point is durable.
@@ -44,6 +47,9 @@ _PART_BYTES = 100
 _PAUSE_SECONDS = 10.0
 _PAUSE_SECONDS_MAX = 600.0
 """The longest pause before a snapshot that is wanted because of yet another gap."""
+
+_GIVEN_UP: frozenset[str] = frozenset(("cancelled", "gone"))
+"""The states of a table of which no attempt is made until it is wanted again."""
 
 _CALM_SECONDS = 3600.0
 """After so long without one the pauses begin anew."""
@@ -132,6 +138,11 @@ class SnapshotRegister:
             if not stated.is_complete or stated.snapshot.point > state.durable_position
         }
         self._known = {stated.snapshot.table_name for stated in state.snapshots.values()}
+        self._gone = {
+            stated.snapshot.table_name
+            for stated in state.snapshots.values()
+            if stated.snapshot.state == "gone"
+        }
         # The tables that arrive, as the newest look shows it.
         self._arriving: frozenset[TableName] = frozenset()
         self._pauses: dict[TableName, _Pause] = {}
@@ -153,7 +164,7 @@ class SnapshotRegister:
             return
         self._arriving = frozenset(tables)
         for table in self._arriving:
-            self.capture(table)
+            self.appear(table)
             self._fill(table)
 
     def came(self, table: TableName) -> None:
@@ -163,8 +174,45 @@ class SnapshotRegister:
         """
         if self._is_on:
             self._arriving |= {table}
-            self.capture(table)
+            self.appear(table)
             self._fill(table)
+
+    def is_gone(self, table: TableName) -> bool:
+        """Whether the source had no table of that name when it was last looked at."""
+        return table in self._gone
+
+    def appear(self, table: TableName) -> None:
+        """The source has the table: see `capture`. One whose name was gone is wanted too."""
+        if self._is_on and table in self._gone:
+            self._state_next(table, Snapshot(str(table), "wanted"))
+        self.capture(table)
+
+    @property
+    def owed(self) -> frozenset[TableName]:
+        """The tables of which rows are still to be read, and those of a cancelled snapshot."""
+        return frozenset(
+            table
+            for table, known in self._open.items()
+            if known.snapshot.state not in {"whole", *_GIVEN_UP}
+            or self._segment_before(table) is not None
+            or (known.snapshot.state == "cancelled" and not self._is_visible_before(table))
+        )
+
+    def _is_visible_before(self, table: TableName) -> bool:
+        return self._state.visible_snapshot(str(table)) is not None
+
+    def vanish(self, tables: Iterable[TableName], point: LogPosition) -> None:
+        """The source has no table of these names any more; they went before `point`. Never waits.
+
+        An attempt that is under way is given up. Objects of one that is whole become visible all
+        the same. A table that had a visible snapshot before is as it was, another one is not
+        unfinished any more.
+        """
+        for table in self.owed.intersection(tables):
+            self._ask(table, "gone", point)
+            self._gone.add(table)
+            self._filling.pop(table, None)
+            self._pauses.pop(table, None)
 
     def wait_for_look(self) -> None:
         """Nothing is known of what arrives: no snapshot is taken before `arrive`. Never waits.
@@ -176,7 +224,7 @@ class SnapshotRegister:
     def is_filling(self, table: TableName) -> bool:
         """Whether the gaps of the table are made good once its snapshot is visible."""
         known = self._open.get(table)
-        if known is None or known.snapshot.state == "cancelled":
+        if known is None or known.snapshot.state in _GIVEN_UP:
             return False
         return not known.is_complete
 
@@ -202,7 +250,7 @@ class SnapshotRegister:
     def _newest(self, table: TableName) -> tuple[Snapshot, bool]:
         """The newest statement about the table's snapshot, and whether its objects are there."""
         known = self._open.get(table)
-        if known is not None and known.snapshot.state != "cancelled":
+        if known is not None and known.snapshot.state not in _GIVEN_UP:
             return known.snapshot, known.is_complete
         stated = self._state.visible_snapshot(str(table))
         if stated is None:
@@ -236,17 +284,22 @@ class SnapshotRegister:
         one stays unfinished: its earlier rows are missing.
         """
         known = self._open.get(table)
-        if known is None or known.snapshot.state == "cancelled":
+        if known is None or known.snapshot.state in _GIVEN_UP:
             return False
         if known.snapshot.state == "whole" and self._segment_before(table) is None:
             return False
         self._ask(table, "cancelled")
         return True
 
-    def _ask(self, table: TableName, state: Literal["wanted", "cancelled"]) -> None:
+    def _ask(
+        self,
+        table: TableName,
+        state: Literal["wanted", "cancelled", "gone"],
+        point: LogPosition = LOG_BEGIN,
+    ) -> None:
         self._attempts.pop(table, None)
         self._asked.add(table)
-        self._state_next(table, Snapshot(str(table), state))
+        self._state_next(table, Snapshot(str(table), state, point=point))
 
     def needed(self) -> tuple[TableName, ...]:
         """The tables of which an attempt has to be started, by name."""
@@ -267,8 +320,8 @@ class SnapshotRegister:
         return is_paused or self._gaps.is_open(str(table))
 
     def _is_needed(self, table: TableName, snapshot: Snapshot) -> bool:
-        is_cancelled = snapshot.state == "cancelled"
-        if is_cancelled or table in self._attempts or table in self._asked:
+        is_over = snapshot.state in _GIVEN_UP
+        if is_over or table in self._attempts or table in self._asked:
             return False
         if snapshot.state == "whole":
             # The journal says so before the next segment begins.
@@ -282,9 +335,14 @@ class SnapshotRegister:
         return sum(stated.is_complete for stated in self._state.snapshots.values())
 
     def is_done(self, durable: LogPosition) -> bool:
-        """Whether every snapshot that is wanted is visible, and complete once E is `durable`."""
+        """Whether every snapshot that is wanted is visible, and complete once E is `durable`.
+
+        One that waits for the end of a gap does not count: that takes somebody else.
+        """
         return all(
             known.snapshot.state == "cancelled"
+            or (known.snapshot.state == "gone" and known.snapshot.point <= durable)
+            or self._gaps.is_open(known.snapshot.table)
             or (known.is_complete and known.snapshot.point <= durable)
             for known in self._open.values()
         )
@@ -292,7 +350,7 @@ class SnapshotRegister:
     def is_owed(self, table: TableName) -> bool:
         """Whether an attempt of the table has yet to be whole, and nobody cancelled it."""
         known = self._open.get(table)
-        return known is not None and known.snapshot.state not in {"whole", "cancelled"}
+        return known is not None and known.snapshot.state not in {"whole", *_GIVEN_UP}
 
     @property
     def generation(self) -> int:
@@ -304,7 +362,7 @@ class SnapshotRegister:
     def unfinished_count(self) -> int:
         """How many tables are waiting for a snapshot, or have one under way."""
         return sum(
-            known.snapshot.state != "cancelled" and not known.is_complete
+            known.snapshot.state not in _GIVEN_UP and not known.is_complete
             for known in self._open.values()
         )
 
@@ -493,10 +551,12 @@ class SnapshotRegister:
         }
 
     def _is_finished(self, known: _Open, durable: LogPosition, seq: int) -> bool:
-        if known.snapshot.state != "cancelled":
+        if known.snapshot.state not in _GIVEN_UP:
             return known.is_finished(durable, seq)
         before = self._state.visible_snapshot(known.snapshot.table)
-        return before is not None and before.snapshot.point <= durable
+        if before is None:
+            return known.snapshot.state == "gone" and known.snapshot.point <= durable
+        return before.snapshot.point <= durable
 
     # --- for whoever completes uploads
 
@@ -520,6 +580,7 @@ class SnapshotRegister:
         self._pending[table] = snapshot
         self._open[table] = _Open(snapshot, None)
         self._known.add(table)
+        self._gone.discard(table)
         self._wake()
 
     def _attempt_count(self, table: TableName) -> int:

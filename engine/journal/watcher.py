@@ -97,6 +97,10 @@ class Watcher:
         self._failures = 0
         self._looked: LogPosition | None = LOG_BEGIN
         self._stream: ChangeStream | None = None
+        # Whether a look has tables that are about to arrive because of us.
+        self._is_admitting = False
+        # The captured names of which rows came since the newest look began.
+        self._came: set[TableName] = set()
         # When the newest look ended, in the loop's time; infinite during a look.
         self._rests_from = -inf
         self._wanted = asyncio.Event()
@@ -109,6 +113,11 @@ class Watcher:
     def looked(self) -> LogPosition | None:
         """Up to where looks were judged; None where the source has nothing to look at."""
         return self._looked
+
+    @property
+    def is_admitting(self) -> bool:
+        """Whether a table is being let in, or was and no look has shown it since."""
+        return self._is_admitting
 
     def connected(self, stream: ChangeStream | None) -> None:
         """The stream to look through from now on; None while there is none. Never waits."""
@@ -156,6 +165,12 @@ class Watcher:
 
     def named(self, named: Named) -> None:
         """The stream shows under which name rows of a table come. Never waits."""
+        if named.is_captured:
+            self._came.add(named.table)
+            if self._snapshots.is_gone(named.table):
+                # Another table has the name, or the log is read again: the next look tells.
+                self._snapshots.appear(named.table)
+                self.want()
         if self.watch.named(named):
             if named.is_captured:
                 self._snapshots.came(named.table)
@@ -181,7 +196,8 @@ class Watcher:
 
     async def _look(self, stream: ChangeStream) -> bool:
         """Whether the source answered."""
-        newest = self._ledger.newest_boundary
+        newest, owed = self._ledger.newest_boundary, self._snapshots.owed
+        self._came.clear()
         try:
             look = await stream.look()
         except SourceError as error:
@@ -197,9 +213,11 @@ class Watcher:
         arriving = [table for table, now in look.tables.items() if now.arrives]
         for table in arriving:
             # A stream that lags is no reason to wait: the snapshot's point is behind the look.
-            self._snapshots.capture(table)
+            self._snapshots.appear(table)
+        self._is_admitting = self._newcomers.is_due(look)
         await self._passed(look)
         self.watch.judge(look)
+        self._snapshots.vanish(owed - look.tables.keys() - self._came, look.at)
         self._snapshots.arrive(arriving)
         self._forget_truncated(look)
         self.judged_count += 1
@@ -209,7 +227,8 @@ class Watcher:
             self._ledger.looked(newest)
         self._tell_gaps()
         self._wake()
-        if await self._newcomers.take(look):
+        self._is_admitting = await self._newcomers.take(look)
+        if self._is_admitting:
             self.want()
         self._tell_standing(look)
         return True

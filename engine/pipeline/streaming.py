@@ -273,7 +273,10 @@ class Streaming:
         counting = self._ledger.counting_boundary(self._watcher.looked)
         if counting is None or counting.position < self._caught_up:
             return False
-        return self._world.take_snapshots is None or self._snapshots.is_done(counting.position)
+        if self._world.take_snapshots is None:
+            return True
+        is_done = self._snapshots.is_done(counting.position)
+        return is_done and not self._watcher.is_admitting
 
     def _take(self, intake: Intake) -> None:
         for row in intake.left_out:

@@ -84,4 +84,6 @@ def progress(table: str, state: JournalState, before: Mapping[str, int]) -> Prog
         return "given up"
     is_earlier = stated.is_visible and stated.snapshot.attempt <= before.get(table, 0)
     how = how_far(stated, state)
-    return "given up" if is_earlier or how == "cancelled" else how
+    if is_earlier or how == "cancelled" or how == "gone":  # noqa: PLR1714 - mypy narrows these.
+        return "given up"
+    return how

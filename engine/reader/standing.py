@@ -6,7 +6,9 @@ from typing import Literal
 from engine.journal.entry import Answer, Gap, JournalState, StatedSnapshot, time_us_of
 from engine.journal.requests import known_tables
 
-SnapshotStanding = Literal["wanted", "started", "whole", "void", "cancelled", "visible", "finished"]
+SnapshotStanding = Literal[
+    "wanted", "started", "whole", "void", "cancelled", "gone", "visible", "finished"
+]
 """How far a table's newest snapshot is.
 
 *visible*: all of its objects are there, and the stream is not durable up to its point. *started* is

@@ -915,12 +915,12 @@ MUTANTS: tuple[Mutant, ...] = (
         "7   every table that is published is captured, also one without rows",
         Edit(
             "engine.journal.watcher",
-            "            self._snapshots.capture(table)\n",
+            "            self._snapshots.appear(table)\n",
             "            pass\n",
         ),
         Edit(
             "engine.journal.snapshots",
-            "            self.capture(table)\n            self._fill(table)\n\n    def came",
+            "            self.appear(table)\n            self._fill(table)\n\n    def came",
             "            if table in self._known:\n"
             "                self._fill(table)\n\n    def came",
         ),
@@ -1233,8 +1233,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "7   a table whose first snapshot is cancelled stays unfinished",
         Edit(
             "engine.journal.snapshots",
-            "return before is not None and before.snapshot.point <= durable",
-            "return before is None or before.snapshot.point <= durable",
+            'return known.snapshot.state == "gone" and known.snapshot.point <= durable',
+            "return True",
         ),
     ),
     mutant(

@@ -152,7 +152,7 @@ class SnapshotReading:
             visible = known.segment_before
         if stated.state in {"wanted", "started"}:
             stated = Stated(snapshot, epoch, seq, before=visible)
-        is_as_before = stated.state == "cancelled" and visible is not None
+        is_as_before = stated.state in {"cancelled", "gone"} and visible is not None
         self.stated[table] = visible if is_as_before and visible is not None else stated
         self.attempts[table] = max(stated.attempt, self.attempts.get(table, 0))
         if stated.state == "whole":
@@ -169,7 +169,11 @@ class SnapshotReading:
 
     def unfinished(self, e: str) -> list[str]:
         """The tables that everything before E is not known of, from the statements alone."""
-        return sorted(t for t, s in self.stated.items() if not s.is_complete or s.point > e)
+        return sorted(
+            t
+            for t, s in self.stated.items()
+            if not (s.is_complete or s.state == "gone") or s.point > e
+        )
 
     def owed(self, e: str) -> list[str]:
         """Those of them of which a snapshot has to be taken: not those that are cancelled."""
@@ -222,7 +226,7 @@ class SnapshotMonitor:
         now = Stated(snapshot, epoch, 0)
         self._counts[f"snapshot {now.state}"] += 1
         match now.state:
-            case "wanted" | "cancelled":
+            case "wanted" | "cancelled" | "gone":
                 is_next = not now.attempt
             case "started":
                 is_next = self._is_start(now, before, attempts)

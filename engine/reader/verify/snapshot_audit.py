@@ -21,7 +21,6 @@ from engine.model.errors import DecodeError, JournalError
 from engine.model.layout import TableLayout
 from engine.model.plural import counted
 from engine.model.position import (
-    LOG_BEGIN,
     require_log_position,
     require_position,
     segment_of,
@@ -108,7 +107,7 @@ class SnapshotAudit:
         before = known.snapshot.state if known is not None else None
         is_pending = before == "whole" and known is not None and not known.is_visible
         match snapshot.state:
-            case "wanted" | "cancelled":
+            case "wanted" | "cancelled" | "gone":
                 is_next = True  # What was whole is given up then.
             case "started":
                 is_next = not is_pending and _is_next_segment(snapshot, known)
@@ -129,7 +128,8 @@ class SnapshotAudit:
 
     def _judge_number(self, key: str, snapshot: Snapshot, count: int) -> None:
         next_number = count if snapshot.segment else count + 1
-        expected = {"wanted": 0, "cancelled": 0, "started": next_number}.get(snapshot.state)
+        of_none = dict.fromkeys(("wanted", "cancelled", "gone"), 0)
+        expected = (of_none | {"started": next_number}).get(snapshot.state)
         if expected is not None and snapshot.attempt != expected:
             text = (
                 f"{snapshot.table}: attempt {snapshot.attempt} is {snapshot.state} after"
@@ -153,7 +153,7 @@ class SnapshotAudit:
         numbers = {
             version.number for version in versions if version.relation.table == snapshot.table_name
         }
-        is_of_none = snapshot.state in {"wanted", "cancelled"}
+        is_of_none = snapshot.state in {"wanted", "cancelled", "gone"}
         if not is_of_none and snapshot.version not in numbers:
             text = f"{snapshot.table}: version {snapshot.version} is not in the journal"
             self._note(Code.VERSION_UNKNOWN, key, text)
@@ -364,7 +364,7 @@ def expired_end(table: str, state: JournalState) -> str:
     if not state.attempts.get(table, 0):
         return ""
     stated = state.snapshots.get(table)
-    if stated is None or stated.snapshot.point == LOG_BEGIN:
+    if stated is None or not stated.snapshot.attempt:
         # An attempt that was given up: nothing in the state says how far it was.
         return "~"
     return snapshot_attempt(stated.snapshot.point, stated.snapshot.attempt) + "~"
@@ -376,6 +376,8 @@ def require_snapshot(snapshot: Snapshot) -> None:
     if snapshot.state in {"wanted", "cancelled"}:
         return
     require_log_position(snapshot.point)
+    if snapshot.state == "gone":
+        return
     begin = snapshot_lane(snapshot.point, snapshot.attempt, segment_range(snapshot.segment, 0))
     require_position(f"{begin}000000")
     for staged in snapshot.objects:

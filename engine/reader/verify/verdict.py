@@ -7,7 +7,9 @@ from engine.journal.entry import Gap
 from engine.model.position import Position
 from engine.reader.verify.problem import Problem
 
-SnapshotProgress = Literal["none", "wanted", "started", "whole", "void", "cancelled", "finished"]
+SnapshotProgress = Literal[
+    "none", "wanted", "started", "whole", "void", "cancelled", "gone", "finished"
+]
 """*none*: the journal speaks of none. *finished*: its objects are there, and everything before the
 point that it was taken at is durable. The rest are the journal's own words."""
 
@@ -35,7 +37,7 @@ class TableVerdict:
     @property
     def is_unfinished(self) -> bool:
         """Whether rows that the table had before its changes may be missing."""
-        return self.snapshot not in {"none", "finished"}
+        return self.snapshot not in {"none", "gone", "finished"}
 
 
 @dataclass(frozen=True, slots=True)
