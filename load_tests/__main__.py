@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from load_tests.display import Display
-from load_tests.peers import PEERS
+from load_tests.peers import PEERS, TABLE_PEERS
 from load_tests.plan import Plan
 from load_tests.recorder import Recorder
 from load_tests.result import is_empty, is_right
@@ -62,7 +62,7 @@ def _check_dsn(_: object, dsn: str) -> None:
 Dsn = Annotated[str, Parameter(validator=_check_dsn)]
 ScenarioName = Annotated[str, _one_of(*(scenario.name for scenario in SCENARIOS))]
 PeerNames = Annotated[
-    tuple[str, ...], Parameter(consume_multiple=True, negative=""), _one_of(*PEERS)
+    tuple[str, ...], Parameter(consume_multiple=True, negative=""), _one_of(*PEERS, *TABLE_PEERS)
 ]
 
 
@@ -153,7 +153,7 @@ def list_scenarios() -> int:
         minutes = scenario.estimate_seconds(plan) / 60
         console.print(f"[bold]{scenario.name}[/]  {scenario.title}, about {minutes:.1f} minutes")
         console.print(f"{scenario.text}\n")
-    for peer in PEERS.values():
+    for peer in (*PEERS.values(), *TABLE_PEERS.values()):
         absence = peer.absence()
         console.print(f"[bold]{peer.name}[/]  a peer: {peer.title}")
         console.print(f"{peer.text}\n")

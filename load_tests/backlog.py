@@ -84,14 +84,15 @@ def open_log(database: Database, workload: Workload, recorder: Recorder) -> Iter
                 connection.execute(statement.encode())
             if workload.make_tables is not None:
                 workload.make_tables(database, connection)
-            _publish(connection)
+            publish(connection)
         connection.execute(
             "SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [_BASE_SLOT]
         )
         yield Log(database, connection)
 
 
-def _publish(connection: Connection) -> None:
+def publish(connection: Connection) -> int:
+    """Publish all tables of our schema; how many there are."""
     connection.execute(
         f"CREATE PUBLICATION {NAME} WITH (publish_via_partition_root = true)".encode()
     )
@@ -103,6 +104,7 @@ def _publish(connection: Connection) -> None:
     for first in range(0, len(tables), _TABLES_A_STATEMENT):
         some = ", ".join(tables[first : first + _TABLES_A_STATEMENT])
         connection.execute(f"ALTER PUBLICATION {NAME} ADD TABLE {some}".encode())
+    return len(tables)
 
 
 def _frame_bytes_mean(connection: Connection) -> float:

@@ -26,7 +26,7 @@ dsn = {dsn}
 slot = {slot}
 publication = {publication}
 tables = [{tables}]
-snapshot = "never"
+snapshot = {snapshot}
 
 [destination]
 bucket = {bucket}
@@ -56,6 +56,7 @@ class EngineReader:
     bucket: Bucket
     folder: Path
     settings: str = ""
+    snapshot: str = "never"
 
     def configure(self, slot: str, *, listen: str = "127.0.0.1:0") -> Path:
         """Write the configuration file of a slot."""
@@ -66,6 +67,7 @@ class EngineReader:
             slot=json.dumps(slot),
             publication=json.dumps(NAME),
             tables=json.dumps(f"{NAME}.*"),
+            snapshot=json.dumps(self.snapshot),
             bucket=json.dumps(self.bucket.name),
             prefix=json.dumps(f"{self.bucket.prefix}{slot}"),
             region=json.dumps(self.bucket.region),
@@ -137,6 +139,12 @@ def phases(log: Path, usage: Usage) -> Phases:
         streaming_cpu_seconds=_difference(draining.cpu_seconds, streaming.cpu_seconds),
         drain_cpu_seconds=_difference(usage.own_cpu_seconds, draining.cpu_seconds),
     )
+
+
+def last_cpu_seconds(log: Path) -> float:
+    """The CPU of the engine's own process when it said so last, shortly before its end."""
+    lines = _phase_lines(log).values()
+    return max((line.cpu_seconds or 0.0 for line in lines), default=0.0)
 
 
 def _engine(*arguments: str) -> tuple[str, ...]:

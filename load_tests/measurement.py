@@ -24,7 +24,13 @@ import psycopg
 
 from engine.model.errors import TailraceError
 from engine.servers.server_process import log_tail
-from load_tests.processes import cpu_seconds, machine_cpu_seconds, peak_rss_bytes, rss_bytes
+from load_tests.processes import (
+    child_ids,
+    cpu_seconds,
+    machine_cpu_seconds,
+    peak_rss_bytes,
+    rss_bytes,
+)
 from load_tests.run import Series, Usage
 from load_tests.servers import Bucket, Database
 
@@ -49,14 +55,18 @@ class Watched:
     bucket: Bucket
     database: Database | None = None
     slot: str = ""
+    is_family: bool = False
+    """Whether the process's children are looked at too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A process that ended well."""
+    """A process that ended well. Its usage holds its children's CPU, but not their memory."""
 
     usage: Usage
     memory: Series
+    child_peak_rss_bytes: int = 0
+    """Of the largest child, where they were looked at."""
 
 
 def measure(
@@ -97,7 +107,7 @@ def measure(
         machine_cpu_seconds=machine_seconds,
         load_average=load_average,
     )
-    return Measured(usage, sampler.memory)
+    return Measured(usage, sampler.memory, sampler.child_peak_rss_bytes)
 
 
 def _ended(process: subprocess.Popen[bytes], sampler: "_Sampler") -> float:
@@ -119,6 +129,8 @@ class _Sampler:
 
     def __init__(self, watched: Watched) -> None:
         self.peak_rss_bytes = 0
+        self.child_peak_rss_bytes = 0
+        self._is_family = watched.is_family
         # None without a server, and for one elsewhere: its process cannot be seen from here.
         self.walsender_cpu_seconds: float | None = None
         self._slot = watched.slot
@@ -164,9 +176,14 @@ class _Sampler:
             if count % _SERIES_SAMPLES == 0 and (found := rss_bytes(process_id)):
                 self._times.append(round(time.perf_counter() - began, 3))
                 self._rss.append(float(found))
+                self._look_at_children(process_id)
             count += 1
             if self._connection is not None:
                 self._look_at_walsender(self._connection)
+
+    def _look_at_children(self, process_id: int) -> None:
+        for child in child_ids(process_id) if self._is_family else ():
+            self.child_peak_rss_bytes = max(self.child_peak_rss_bytes, peak_rss_bytes(child))
 
     def _look_at_walsender(self, connection: psycopg.Connection[tuple[object, ...]]) -> None:
         if self._walsender is None:

@@ -19,6 +19,24 @@ def cpu_seconds(process_id: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _CLOCK_TICKS if fields else 0.0
 
 
+def tree_cpu_seconds(process_id: int) -> float:
+    """User and system time of a process and of its children, those that have ended too."""
+    fields = _text(process_id, "stat").rpartition(")")[2].split()
+    if not fields:
+        return 0.0
+    # proc_pid_stat(5): 14 to 17 are utime, stime, cutime, cstime.
+    ended = sum(map(int, fields[11:15])) / _CLOCK_TICKS
+    return ended + sum(cpu_seconds(child) for child in child_ids(process_id))
+
+
+def child_ids(process_id: int) -> tuple[int, ...]:
+    """The children that a process has now."""
+    try:
+        return tuple(child.pid for child in psutil.Process(process_id).children())
+    except psutil.NoSuchProcess:
+        return ()
+
+
 def peak_rss_bytes(process_id: int) -> int:
     """The peak so far.
 

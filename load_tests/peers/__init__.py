@@ -1,9 +1,11 @@
-"""The peers: other readers of the same slot, measured in the same rounds as the engine.
+"""The peers: other readers, measured in the same rounds as the engine.
 
-Adding one: a module with a `Peer`, and its name in `PEERS`.
+`PEERS` read the same slot, `TABLE_PEERS` the tables themselves. Adding one: a module with a `Peer`,
+and its name in one of them.
 """
 
 from load_tests.peers.ceiling import CEILING
+from load_tests.peers.copies import COPY, PG_DUMP
 from load_tests.peers.debezium import DEBEZIUM
 from load_tests.peers.peer import Peer, Task
 from load_tests.peers.plain_python import PLAIN_PYTHON
@@ -14,4 +16,6 @@ PEERS: dict[str, Peer] = {
     peer.name: peer for peer in (CEILING, RECVLOGICAL, DEBEZIUM, RIVET, PLAIN_PYTHON)
 }
 
-__all__ = ["PEERS", "Peer", "Task"]
+TABLE_PEERS: dict[str, Peer] = {peer.name: peer for peer in (COPY, PG_DUMP)}
+
+__all__ = ["PEERS", "TABLE_PEERS", "Peer", "Task"]
