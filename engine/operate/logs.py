@@ -32,7 +32,7 @@ FIELDS: Final = frozenset(
     database destination durable_commit_us durable_position entries entry epoch error error_type
     errors etag event exit_code failures first frontier generation hint host is_failover key keys
     kind lag_seconds last level limit_bytes limit_seconds logger memory_bytes missing object_count
-    objects phase pid pipeline planned port position prefix previous progress raw_bytes reason
+    objects phase pid pipeline planned port position prefix previous progress range raw_bytes reason
     release request retry_seconds retryable row_count rows rows_estimate seconds seconds_left seq
     server_version signal size_bytes source sql subject table table_count tables text timestamp
     traceback uploads url version versions wait_seconds writer writer_id
