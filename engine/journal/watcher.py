@@ -33,6 +33,7 @@ from engine.operate.alarms import Alarms, Cause
 from engine.operate.metrics import Metrics
 
 NOT_CAPTURED = "not-captured"
+WRITES_REFUSED = "writes-refused"
 GAP = "gap"
 ROWS_LEFT_OUT = "rows-left-out"
 
@@ -263,6 +264,11 @@ class Watcher:
         causes = {table: Cause(reason.text, reason.hint) for table, reason in standing.items()}
         self._alarms.replace(NOT_CAPTURED, causes)
         self._metrics.tables_not_captured(len(causes))
+        refused = {str(table): now.refused for table, now in look.tables.items() if now.refused}
+        self._alarms.replace(
+            WRITES_REFUSED,
+            {table: Cause(reason.text, reason.hint) for table, reason in refused.items()},
+        )
 
     def mended(self) -> None:
         """The journal says that gaps were made good: their alarms end. Never waits."""

@@ -96,7 +96,9 @@ class TableLook:
     of the aspect `REWRITTEN` also change with a truncation that the stream shows.
 
     `is_as_made`: the table surely never had another name. `arrives`: changes arrive, and under the
-    table's own name, so that a snapshot belongs beside them.
+    table's own name, so that a snapshot belongs beside them. `refused` says why the source refuses
+    changes that somebody wants to make in the table, because they would have to arrive here.
+    Nothing is lost by that.
     """
 
     identity: str
@@ -106,6 +108,7 @@ class TableLook:
     reasons: Mapping[str, Reason]
     is_as_made: bool = True
     arrives: bool = True
+    refused: Reason | None = None
 
 
 NOT_PUBLISHED = "not-published"

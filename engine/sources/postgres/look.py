@@ -19,7 +19,7 @@ import asyncio
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from engine.model.interfaces import (
@@ -30,6 +30,7 @@ from engine.model.interfaces import (
     Reason,
     TableLook,
 )
+from engine.model.plural import counted
 from engine.model.position import log_position
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
@@ -68,14 +69,19 @@ FROM (SELECT pg_catalog.pg_current_snapshot() AS shot) AS now
 LEFT JOIN pg_catalog.pg_publication p ON p.pubname OPERATOR(pg_catalog.=) %s
 """
 
-# `to_jsonb` of a whole row: the columns of pg_publication_rel differ between releases.
-_TABLES: Final = """
-SELECT c.oid::pg_catalog.int8, n.nspname, c.relname, c.relkind OPERATOR(pg_catalog.=) 'p',
-       c.relpersistence OPERATOR(pg_catalog.=) 'u',
-       c.relreplident OPERATOR(pg_catalog.=) 'f' OR EXISTS (
+# Whether a table has a replica identity. A primary key that is checked at a transaction's end is
+# none (15 and 18: tried).
+_IS_KEYED: Final = """c.relreplident OPERATOR(pg_catalog.=) 'f' OR EXISTS (
          SELECT FROM pg_catalog.pg_index i WHERE i.indrelid OPERATOR(pg_catalog.=) c.oid
          AND (CASE WHEN c.relreplident OPERATOR(pg_catalog.=) 'i' THEN i.indisreplident
-                   ELSE c.relreplident OPERATOR(pg_catalog.=) 'd' AND i.indisprimary END)),
+                   ELSE c.relreplident OPERATOR(pg_catalog.=) 'd'
+                        AND i.indisprimary AND i.indimmediate END))"""
+
+# `to_jsonb` of a whole row: the columns of pg_publication_rel differ between releases.
+_TABLES: Final = f"""
+SELECT c.oid::pg_catalog.int8, n.nspname, c.relname, c.relkind OPERATOR(pg_catalog.=) 'p',
+       c.relpersistence OPERATOR(pg_catalog.=) 'u',
+       {_IS_KEYED},
        m.oid::pg_catalog.int8, m.xmin::pg_catalog.text,
        pg_catalog.jsonb_extract_path_text(pg_catalog.to_jsonb(m), 'prqual'),
        pg_catalog.jsonb_extract_path_text(pg_catalog.to_jsonb(m), 'prattrs'),
@@ -90,7 +96,7 @@ WHERE c.relkind OPERATOR(pg_catalog.=) ANY (ARRAY['r', 'p']::pg_catalog."char"[]
   AND c.relpersistence OPERATOR(pg_catalog.<>) 't' AND NOT c.relispartition
   AND n.nspname OPERATOR(pg_catalog.<>) ALL (
     ARRAY['pg_catalog', 'information_schema', 'pg_toast']::pg_catalog.name[])
-"""
+"""  # noqa: S608 - of constants.
 
 # A table's type has the table's name. The type's row is as old as the table's own, unless somebody
 # renamed the table, gave it another schema, or (which looks the same) another owner. The table's
@@ -121,8 +127,10 @@ WHERE p.pubname OPERATOR(pg_catalog.=) %s
 """
 
 # CREATE TABLE … PARTITION OF makes the columns and the row of pg_inherits in two commands of one
-# transaction. ATTACH PARTITION changes all of them in one command (15 and 18: seen).
-_PARTITIONS: Final = """
+# transaction. ATTACH PARTITION changes all of them in one command (15 and 18: seen). The last
+# columns are the name of a partition that holds rows and has no replica identity: the one that has
+# the row decides whether an UPDATE needs one.
+_PARTITIONS: Final = f"""
 WITH RECURSIVE tree(root, parent, child, xmin, cmin) AS (
   SELECT i.inhparent, i.inhparent, i.inhrelid, i.xmin, i.cmin
   FROM pg_catalog.pg_inherits i
@@ -138,9 +146,15 @@ SELECT tree.root::pg_catalog.int8, tree.child::pg_catalog.int8, tree.parent::pg_
          WHERE a.attrelid OPERATOR(pg_catalog.=) tree.child
          AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped
          AND a.xmin OPERATOR(pg_catalog.=) tree.xmin
-         AND NOT a.cmin OPERATOR(pg_catalog.=) tree.cmin)
+         AND NOT a.cmin OPERATOR(pg_catalog.=) tree.cmin),
+       bare.nspname, bare.relname
 FROM tree JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) tree.child
-"""
+LEFT JOIN LATERAL (
+  SELECT n.nspname, c.relname FROM pg_catalog.pg_namespace n
+  WHERE n.oid OPERATOR(pg_catalog.=) c.relnamespace
+  AND c.relkind OPERATOR(pg_catalog.=) 'r' AND NOT ({_IS_KEYED})
+) AS bare ON true
+"""  # noqa: S608 - of constants.
 
 TEXTS: Final[Mapping[str, str]] = {
     "publication-remade": "the publication was dropped and made anew",
@@ -215,7 +229,7 @@ async def look(
     schemas = await session.rows(_SCHEMAS, name, doing=doing) if version >= 150000 else []
     partitions = await session.rows(_PARTITIONS, doing=doing)
     empty = await horizon.empty.among(session, _attached(configuration, found, partitions))
-    partitions = [(*row[:5], row[5] or row[1] in empty) for row in partitions]
+    partitions = [(*row[:5], row[5] or row[1] in empty, *row[6:]) for row in partitions]
     # With thousands of tables this is milliseconds of work.
     captured, others = await asyncio.to_thread(_selected, configuration, found)
     oids = [row[0] for _, row in captured]
@@ -258,10 +272,46 @@ def _assembled(
 ) -> dict[TableName, TableLook]:
     pieces = _partition_marks(partitions) if publication.is_via_root else {}
     births = {oid: _Birth(*known) for oid, *known in made}
-    return {
-        table: _table_look(publication, table, row, births.get(row[0], _UNKNOWN), pieces)
-        for table, row in captured
-    }
+    bare: dict[int, list[TableName]] = {}
+    for row in partitions:
+        if row[7] is not None:
+            bare.setdefault(row[0], []).append(TableName(row[6], row[7]))
+    tables: dict[TableName, TableLook] = {}
+    for table, row in captured:
+        now = _table_look(publication, table, row, births.get(row[0], _UNKNOWN), pieces)
+        # A partitioned table has no rows of its own.
+        keyless = bare.get(row[0], []) if row[3] else [] if row[5] else [table]
+        refused = _refused(publication, table, keyless) if _is_published(now) else None
+        tables[table] = replace(now, refused=refused) if refused is not None else now
+    return tables
+
+
+def _is_published(now: TableLook) -> bool:
+    return now.keeps.keys().isdisjoint((NOT_PUBLISHED, "not-logged"))
+
+
+def _refused(
+    publication: _Publication, table: TableName, keyless: list[TableName]
+) -> Reason | None:
+    """Why the server refuses changes of a published table: `keyless` have no replica identity."""
+    needing = [word.upper() for word in ("update", "delete") if word in publication.operations]
+    if not keyless or not needing:
+        return None
+    whose = "" if keyless == [table] else f" of {counted(len(keyless), 'partition')}"
+    shown = keyless[:_TABLES_SHOWN_MAX]
+    statements = " ".join(f"{identity_statement(name)};" for name in shown)
+    leave = ""
+    if not publication.is_all_tables:
+        name = f"{quoted(table.schema)}.{quoted(table.table)}"
+        leave = (
+            "; or, where it is not to be captured any more:"
+            f" ALTER PUBLICATION {quoted(publication.configuration.through)} DROP TABLE {name};"
+        )
+    return Reason(
+        f"the table is published, and has no replica identity{whose}: PostgreSQL refuses the"
+        f" application's {' and '.join(needing)}",
+        f"{statements} or give it its primary key again (ALTER TABLE … ADD PRIMARY KEY){leave}",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,14 +359,14 @@ def _attached(
 ) -> Iterator[Attachment]:
     """The partitions of captured tables that were attached, not made as such."""
     roots = {row[0] for row in found if row[3] and configuration.captures(TableName(*row[1:3]))}
-    for root, child, _, xmin, _, is_made_as_one in partitions:
+    for root, child, _, xmin, _, is_made_as_one, *_ in partitions:
         if root in roots and not is_made_as_one:
             yield child, xmin
 
 
 def _partition_marks(rows: Iterable[Row]) -> dict[int, _Pieces]:
     roots: dict[int, _Pieces] = {}
-    for root, child, parent, xmin, filenode, is_whole in rows:
+    for root, child, parent, xmin, filenode, is_whole, *_ in rows:
         pieces = roots.setdefault(root, _Pieces())
         attached, stored = f"partitions:{child}", f"{REWRITTEN}:{child}"
         pieces.marks |= {attached: f"{parent}/{xmin}", stored: str(filenode)}
