@@ -275,9 +275,9 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         Edit(
             "engine.journal.recovery",
-            "        await self._lanes.idle()\n",
+            "        await self._lanes.idle()\n\n    def _layout(",
             "        await self._lanes.idle()\n"
-            "        await self._journal.append(durable=self.durable)\n",
+            "        await self._journal.append(durable=self.durable)\n\n    def _layout(",
         ),
     ),
     mutant(
@@ -415,12 +415,12 @@ MUTANTS: tuple[Mutant, ...] = (
         "6   a start compares after its open",
         Edit(
             "engine.pipeline.pipeline",
-            "        first = Durable(",
+            "        confirmed = taken.standing.confirmed\n",
+            "        confirmed = taken.standing.confirmed\n"
             "        durable = self._journal.state.durable_position\n"
             "        if durable and durable < confirmed.position:\n"
             "            from engine.model.errors import PositionLost\n"
-            "            raise PositionLost('compared too early')\n"
-            "        first = Durable(",
+            "            raise PositionLost('compared too early', loss='moved')\n",
         ),
     ),
     mutant(
@@ -636,8 +636,9 @@ MUTANTS: tuple[Mutant, ...] = (
         "6   a reconnect to another timeline starts over",
         Edit(
             "engine.journal.lease",
-            "                await self._refuse_other_branch()\n",
-            "",
+            "            await self._refuse_other_branch()\n"
+            "            await self.compare(stream)\n",
+            "            await self.compare(stream)\n",
         ),
     ),
     mutant(
@@ -770,10 +771,10 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         Edit(
             "engine.snapshot.group",
-            "            await self._register.whole(attempt, objects, rest=held.rest)\n",
+            "            await self._register.whole(attempt, objects, left_out, rest=held.rest)\n",
             "            await self._register.started(attempt)\n"
             "            self._refuse_stale(attempt)\n"
-            "            await self._register.whole(attempt, objects, rest=held.rest)\n",
+            "            await self._register.whole(attempt, objects, left_out, rest=held.rest)\n",
         ),
     ),
     mutant(
@@ -788,9 +789,9 @@ MUTANTS: tuple[Mutant, ...] = (
             "engine.snapshot.group",
             "                        for other in copies:\n"
             "                            other.cancel()\n"
-            "                        return result.objects\n",
+            "                        return result\n",
             "                        more = [(await other).objects for other in copies]\n"
-            "                        return sum(more, result.objects)\n",
+            "                        return SnapshotResult(sum(more, result.objects))\n",
         ),
     ),
     mutant(
@@ -964,7 +965,7 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "open_unfinished",
         "5   an open that captures a table more makes it unfinished",
-        Edit("engine.journal.entry", "            self._want_snapshots(entry)\n", ""),
+        Edit("engine.journal.entry", "        self._want_snapshots(entry)\n", ""),
     ),
     mutant(
         "durable_unfinished",
