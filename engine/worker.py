@@ -2,8 +2,8 @@
 
 Strategy: `work` is all that an executor is given: bytes in, bytes out. A process on this machine is
 told the engine's configuration when it starts. A worker of a cluster reads its own, as `tailrace
-run` would. Each thread that does tasks keeps an event loop, a connection to the bucket and a
-session with the source from one task to the next.
+run` would. Each thread that does tasks keeps an event loop and its connections to the bucket from
+one task to the next. With the source it has a session for each task.
 
 Invariant: a local worker never outlives its engine.
 """

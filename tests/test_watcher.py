@@ -224,10 +224,12 @@ class Rig:
         self,
         looks: Sequence[Look | SourceError],
         frontiers: dict[str, Frontier] | None = None,
+        attempts: dict[str, int] | None = None,
     ) -> None:
         state = JournalState(
             seq=0,
             frontiers=frontiers or {},
+            attempts=attempts or {},
             source=identity(),
             durable=durable(0x10, seq=0),
         )
@@ -298,6 +300,24 @@ def test_a_table_that_goes_is_a_gap_though_the_ledger_has_forgotten_its_rows(
         assert [(gap.table, gap.reason) for gap in rig.gaps.standing] == [
             (str(ORDERS), "table-dropped")
         ]
+
+    loop.run_until_complete(gaps())
+
+
+@pytest.mark.parametrize(("attempts", "reasons"), [(1, ["table-dropped"]), (0, [])])
+def test_a_table_whose_rows_are_all_of_a_snapshot_is_a_gap_when_it_goes(
+    loop: VirtualLoop, attempts: int, reasons: list[str]
+) -> None:
+    async def gaps() -> None:
+        tables = {ORDERS: TableLook("7", {}, {}, frozenset(), {})}
+        there = Look(place(20), place(20), place(21), {}, tables, {})
+        gone = Look(place(30), place(30), place(31), {}, {}, {"table-dropped": "it went"})
+        rig = Rig([there, gone], attempts={str(ORDERS): attempts})
+        rig.read(30)
+
+        await rig.run(15.0)
+
+        assert [gap.reason for gap in rig.gaps.standing] == reasons
 
     loop.run_until_complete(gaps())
 

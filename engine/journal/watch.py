@@ -67,9 +67,9 @@ _MARK_BYTES = 6
 class Shown:
     """What the stream has shown of tables, as far as it was read.
 
-    `has_rows`: whether the table ever had a row here. `has_identity`: whether rows of it came from
-    the table with that identity. `was_truncated`: whether a truncation was shown since the look
-    that was judged last.
+    `has_rows`: whether the table ever had a row here, or may have had one in a snapshot.
+    `has_identity`: whether rows of it came from the table with that identity. `was_truncated`:
+    whether a truncation was shown since the look that was judged last.
     """
 
     has_rows: Callable[[TableName], bool]

@@ -75,9 +75,12 @@ class Watcher:
         `publishing` lets tables arrive that appear later; None: nobody does.
         """
         shown = Shown(
-            # The ledger forgets tables that are durable; their frontiers stay.
+            # The ledger forgets tables that are durable; their frontiers stay. Of a snapshot it is
+            # not kept how many rows it had.
             has_rows=lambda table: (
-                str(table) in state.frontiers or ledger.received(table) != NOWHERE
+                str(table) in state.frontiers
+                or state.attempts.get(str(table), 0) > 0
+                or ledger.received(table) != NOWHERE
             ),
             has_identity=reception.has_identity,
             was_truncated=self.was_truncated,
