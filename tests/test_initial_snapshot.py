@@ -2,7 +2,7 @@
 
 import gzip
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -11,7 +11,7 @@ import pytest
 
 from databases import Database
 from engine.servers.servers import EmbeddedS3
-from load_tests.engine_process import EngineProcess, Pipeline
+from load_tests.engine_process import EngineProcess, Pipeline, until
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
@@ -53,6 +53,17 @@ class Lake:
         with EngineProcess(self.pipeline, self.folder, name, "run", "--until-caught-up") as engine:
             code = await engine.ended(seconds=60)
             assert code == 0, engine.log
+
+    async def entries(self) -> list[dict[str, Any]]:
+        """The journal's entries so far, in order."""
+        prefix = f"{PREFIX}/_tailrace/journal/"
+        listed = await self.client.list_objects_v2(Bucket=self.bucket, Prefix=prefix)
+        bodies = [
+            await (await self.client.get_object(Bucket=self.bucket, Key=each["Key"]))["Body"].read()
+            for each in listed.get("Contents", ())
+            if each["Key"].endswith(".json")
+        ]
+        return [json.loads(body) for body in bodies]
 
     async def records(self) -> dict[str, list[dict[str, Any]]]:
         """Every record by table, in the order of positions."""
@@ -124,6 +135,35 @@ async def test_every_row_that_is_there_is_read_once(lake: Lake) -> None:
     assert sum(record["metadata"]["op"] == "t" for record in records["tree"]) == 1
     answer = await lake.verified()
     assert answer["ok"]
+
+
+NEVER_IDLE = """
+from dataclasses import replace
+from engine import app
+made = app.pipeline_settings
+app.pipeline_settings = lambda *a, **k: replace(made(*a, **k), idle_interval=3600.0)
+"""
+
+
+async def test_a_table_is_finished_soon_after_its_rows_are_visible_while_nothing_happens(
+    lake: Lake,
+) -> None:
+    pipeline = replace(lake.pipeline, preamble=NEVER_IDLE)
+    with EngineProcess(pipeline, lake.folder, "run", "run") as engine:
+
+        async def is_finished() -> bool:
+            entries = await lake.entries()
+            whole = {
+                s["table"]
+                for e in entries
+                for s in e.get("snapshots") or ()
+                if s["state"] == "whole"
+            }
+            durable = [entry["durable"] for entry in entries if entry.get("durable")]
+            return len(whole) == 5 and not durable[-1]["unfinished"]
+
+        await until(is_finished, "the end of every snapshot", seconds=120)
+        await engine.stop()
 
 
 async def test_a_second_run_takes_no_snapshot_again(lake: Lake) -> None:

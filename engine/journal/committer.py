@@ -61,6 +61,9 @@ THREAD_BYTES = 1024 * 1024
 
 _Item = TypeVar("_Item")
 
+FINISHING_SECONDS = 1.0
+"""An idle source's position waits no longer than this while a snapshot waits for it."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -213,7 +216,7 @@ class Committer:
         return is_published and self._completer.is_idle
 
     def _durable_due(self, now: float) -> Durable | None:
-        is_idle_due = now - self._last_durable >= self._settings.idle_interval
+        is_idle_due = now - self._last_durable >= self._idle_seconds
         is_due = self._is_progress or is_idle_due or self._schedule.is_draining
         if not (is_due or self._is_list_changed):
             return None
@@ -228,8 +231,22 @@ class Committer:
         if is_idle_due and durable is None and newest is not None and newest.is_keepalive:
             # An idle source's position waits for a look. Rows that are pending may hold it back
             # behind any number of looks.
-            self._watcher.want_up_to(newest.position, rest_seconds=self._settings.idle_interval)
+            self._watcher.want_up_to(newest.position, rest_seconds=self._idle_seconds)
+        if is_idle_due and durable is None and self._is_finishing:
+            # A look asks the source for its position, which lies behind the snapshot's point.
+            self._watcher.want_rested(self._idle_seconds)
         return durable
+
+    @property
+    def _is_finishing(self) -> bool:
+        """Whether a table's snapshot is visible, and is finished once E has passed its point."""
+        return self._snapshots.waits_behind(self._journal.state.durable_position)
+
+    @property
+    def _idle_seconds(self) -> float:
+        """How long an idle source's position may wait before it becomes durable."""
+        idle_seconds = self._settings.idle_interval
+        return min(idle_seconds, FINISHING_SECONDS) if self._is_finishing else idle_seconds
 
     @property
     def _is_list_changed(self) -> bool:

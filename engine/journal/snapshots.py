@@ -334,6 +334,12 @@ class SnapshotRegister:
         """How many captured tables have a snapshot that everybody can see."""
         return sum(stated.is_complete for stated in self._state.snapshots.values())
 
+    def waits_behind(self, durable: LogPosition) -> bool:
+        """Whether a visible snapshot saw something that commits at `durable` or later."""
+        return any(
+            known.is_visible and known.snapshot.point > durable for known in self._open.values()
+        )
+
     def is_done(self, durable: LogPosition) -> bool:
         """Whether every snapshot that is wanted is visible, and complete once E is `durable`.
 

@@ -145,6 +145,14 @@ class Watcher:
         if not rest_seconds or asyncio.get_running_loop().time() >= self._rests_from + rest_seconds:
             self.want()
 
+    def want_rested(self, rest_seconds: float) -> None:
+        """Look soon, but not within `rest_seconds` of the newest look's end, nor during a look.
+
+        Never waits.
+        """
+        if asyncio.get_running_loop().time() >= self._rests_from + rest_seconds:
+            self.want()
+
     def moved(self) -> None:
         """The ledger has read another boundary. Never waits."""
         self._moved.set()

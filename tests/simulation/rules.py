@@ -161,7 +161,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "5.4 a keepalive's position becomes durable",
         Edit(
             "engine.journal.committer",
-            "is_idle_due = now - self._last_durable >= self._settings.idle_interval",
+            "is_idle_due = now - self._last_durable >= self._idle_seconds",
             "is_idle_due = False",
         ),
     ),
