@@ -882,10 +882,12 @@ def test_what_is_made_of_the_configuration_has_no_default_for_a_key() -> None:
 
     # No key of the configuration: the intervals, how the engine was called, and a name.
     assert having == {
+        "accept_gap",
         "check_name",
         "idle_interval",
         "is_until_caught_up",
         "probe_interval",
+        "requests_interval",
         "standby_interval",
         "start_seconds_max",
         "watch_interval",
