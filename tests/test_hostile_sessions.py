@@ -695,7 +695,7 @@ def faults_of(text: str) -> list[str]:
     """What of a statement's names and operators would be looked up by search_path."""
     bare = re.sub(r"--[^\n]*", "", text)
     bare = re.sub(r"'(?:[^']|'')*'", "''", bare)
-    bare = OPERATOR.sub(" OPERATOR ", bare).replace("%s", "''")
+    bare = OPERATOR.sub(" OPERATOR, ", bare).replace("%s", "''")
     faults = re.findall(r"[=<>|~+/!@#&^]|(?<!')-", bare)
     faults += re.findall(
         r"\b(?:IN|LIKE|ILIKE|BETWEEN|NULLIF|USING|NATURAL|SIMILAR|DISTINCT FROM)\b", bare

@@ -200,7 +200,10 @@ async def test_kills_of_engines_and_workers_leave_the_tables_exact(
             for window, hit in zip(kills, hits, strict=True)
         ]
         print(f"aimed at and hit: {struck_at}")  # noqa: T201 - recorded
-        assert [aim for aim, hit in struck_at if aim not in hit] == []
+        # Uploads are completed side by side: one may be through before the proxy holds the others.
+        near = {SnapshotWindow.ENTRY_TO_COMPLETE.name: SnapshotWindow.BETWEEN_COMPLETES.name}
+        missed = [aim for aim, hit in struck_at if not {aim, near.get(aim, aim)} & hit]
+        assert missed == []
         assert {aim for aim, _ in struck_at} == {window.name for window in SnapshotWindow}
         assert struck == worker_kills
         await proven(rig, rows, load, is_undisturbed=False)

@@ -899,7 +899,8 @@ async def test_damaged_zstd_is_found(damage: Break) -> None:
 def test_every_code_has_a_damage_that_shows_it() -> None:
     shown = set[Code]().union(*(damage.light | damage.more for damage in DAMAGES))
 
-    assert set(Code) - shown - SNAPSHOT_CODES == set()
+    # Requests have a table of damages of their own.
+    assert set(Code) - shown - SNAPSHOT_CODES == {Code.REQUEST_WRONG}
 
 
 def test_every_code_is_documented_and_nothing_else() -> None:

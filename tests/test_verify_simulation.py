@@ -26,7 +26,9 @@ class PhotographedWorld(World):
 
     def created(self, stored: SimulatedObject) -> None:
         super().created(stored)
-        if self._moments.random() < 0.02:
+        # A request may lie in the bucket before there is a journal.
+        is_begun = any("/journal/" in key for key in self.bucket.objects)
+        if self._moments.random() < 0.02 and is_begun:
             self.photographs.append(self.photograph())
 
     def _rule(self) -> None:

@@ -581,7 +581,8 @@ async def _create_publication(
         if isinstance(error.__cause__, psycopg.errors.InsufficientPrivilege):
             raise _publication_refused(configuration, keyed, str(error)) from error
         # Another engine made it a moment ago.
-        if not isinstance(error.__cause__, psycopg.errors.DuplicateObject):
+        made = (psycopg.errors.DuplicateObject, psycopg.errors.UniqueViolation)
+        if not isinstance(error.__cause__, made):
             raise
     _log.info("publication created", subject=name, table_count=len(keyed))
     if keyless:
