@@ -36,6 +36,7 @@ WINDOWS = (
     "workers let go",
     "no workers to be had",
     "ranges staged anew",
+    "ranges stale",
     "snapshots asked for again",
     "snapshot cancelled",
     "attempts overtaken",

@@ -795,6 +795,15 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     mutant(
+        "stale_range",
+        "7   a range that is stale gives its attempt up",
+        Edit(
+            "engine.snapshot.group",
+            "                    if result.failure is None:\n",
+            "                    if result.failure is None or result.failure.kind == 'stale':\n",
+        ),
+    ),
+    mutant(
         "overtaken",
         "7   objects of an attempt that is not wanted any more are not handed over",
         Edit(

@@ -49,6 +49,9 @@ from simulation.virtual_loop import Process, VirtualLoop
 DATABASE = "shop"
 _BUCKET = "lake"
 
+LOCKS_WAITED_FOR = 0.03
+"""How often somebody waits for the lock of a table when a worker begins a range of it."""
+
 
 class Surroundings(Protocol):
     """What a coordinator and its workers need from their world."""
@@ -229,11 +232,18 @@ class SimulatedSnapshots:
 
 
 class SimulatedReader:
-    """One worker's view of what is held: a `RangeReader`."""
+    """One worker's view of what is held: a `RangeReader`.
 
-    def __init__(self, server: Server, rnd: random.Random, codec: int) -> None:
-        self._server = server
+    Now and then somebody waits for the table's lock: then the range is stale, and nothing else is.
+    """
+
+    def __init__(
+        self, world: Surroundings, rnd: random.Random, locks: random.Random, codec: int
+    ) -> None:
+        self._world = world
+        self._server = world.server
         self._rnd = rnd
+        self._locks = locks
         self._codec = codec
 
     @asynccontextmanager
@@ -243,6 +253,9 @@ class SimulatedReader:
         found = self._server.ranges[task.own]
         assert isinstance(found, HeldRange)
         found.held.refuse_lost()
+        if self._locks.random() < LOCKS_WAITED_FOR and not self._world.is_calm:
+            self._world.counts["ranges stale"] += 1
+            raise SnapshotStale("somebody waits for the table's lock")
         try:
             yield self._batches(task, found)
         finally:
@@ -298,6 +311,8 @@ class Worker:
         self._world = world
         self._content = content
         self._rnd = random.Random(seed)
+        # Apart from the worker's other chances.
+        self._locks = random.Random(f"locks {seed}")
         self._main_task: asyncio.Task[None] | None = None
 
     def start(self, executor: "SimulatedExecutor") -> None:
@@ -322,7 +337,7 @@ class Worker:
             self._content,
             store=SimulatedStore(world.bucket, self.process),
             bucket=_BUCKET,
-            reader=SimulatedReader(world.server, rnd, self.task.staging.codec),
+            reader=SimulatedReader(world, rnd, self._locks, self.task.staging.codec),
             make_nonce=lambda: f"{rnd.getrandbits(64):x}",
             part_bytes=rnd.choice((1, 1 << 30)),
         )
