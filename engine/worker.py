@@ -19,6 +19,8 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
+from stamina.instrumentation import set_on_retry_hooks
+
 from engine.config import Configuration, load
 from engine.destinations.s3 import S3ObjectStore
 from engine.kinds import range_reader, s3_settings
@@ -45,6 +47,8 @@ class _Worker:
     """What one thread keeps between tasks."""
 
     def __init__(self, configuration: Configuration) -> None:
+        # A request that is made again is no news. What fails is told in the task's result.
+        set_on_retry_hooks(())
         self._configuration = configuration
         self._runner = asyncio.Runner()
         self._open = AsyncExitStack()

@@ -10,7 +10,9 @@ from urllib.parse import unquote
 import pytest
 
 from databases import Database
+from engine.servers.fault_proxy import SLOW_DOWN, HttpFaultProxy
 from engine.servers.servers import EmbeddedS3
+from faults.snapshots import is_begin, is_part
 from load_tests.engine_process import EngineProcess, Pipeline, until
 
 if TYPE_CHECKING:
@@ -135,6 +137,28 @@ async def test_every_row_that_is_there_is_read_once(lake: Lake) -> None:
     assert sum(record["metadata"]["op"] == "t" for record in records["tree"]) == 1
     answer = await lake.verified()
     assert answer["ok"]
+
+
+async def test_a_part_that_fails_once_is_sent_again_and_no_range_is_read_again(
+    lake: Lake, s3: EmbeddedS3
+) -> None:
+    async with HttpFaultProxy(s3.port) as proxy:
+        fault = proxy.inject(SLOW_DOWN, is_part, nth=2)
+        lake.pipeline = lake.pipeline.changed(destination__endpoint_url=proxy.endpoint_url)
+
+        await lake.run()
+
+        begun = [request.key for request in proxy.requests if is_begin(request)]
+        parts = [request.key for request in proxy.requests if is_part(request)]
+        said = [(lake.folder / f"run.{kind}").read_text() for kind in ("log", "out")]
+    assert fault.hits == 1
+    # Each table has one range, and the tree two: each reading of a range would begin an upload.
+    assert len(begun) == len(set(begun)) == 6
+    assert len(parts) == len(begun) + 1
+    # A worker has the engine's streams, and no log of its own.
+    assert not any("retry" in text for text in said)
+    orders = (await lake.records())["orders"]
+    assert [record["metadata"]["op"] for record in orders] == ["t"] + ["r"] * ROWS
 
 
 NEVER_IDLE = """

@@ -41,6 +41,19 @@ def test_a_request_is_made_again_until_it_is_answered(loop: VirtualLoop) -> None
     assert patience.failure is None
 
 
+def test_with_a_limit_the_last_failure_passes_and_is_logged_by_nobody(loop: VirtualLoop) -> None:
+    failures: list[Failure] = []
+    patience = Patience(failures.append, attempts_max=3)
+
+    with capture_logs() as lines, pytest.raises(DestinationUnavailable) as caught:
+        loop.run_until_complete(patience.answered(failing_until(600.0)))
+
+    assert len(failures) == 3
+    assert caught.value is failures[-1]
+    assert patience.failure is None
+    assert not [line for line in lines if line["event"] == "destination unavailable"]
+
+
 def test_a_drain_has_time_for_many_attempts(loop: VirtualLoop) -> None:
     times: list[float] = []
     patience = Patience(lambda _: times.append(loop.time()))

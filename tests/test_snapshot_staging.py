@@ -2,12 +2,18 @@
 
 import asyncio
 import itertools
+import random
 import zlib
 from collections.abc import AsyncIterator, Iterable
 
+import msgspec
 import pytest
 
+from configured import make_s3_settings
+from engine.destinations.s3 import S3ObjectStore
+from engine.destinations.s3_settings import MIB
 from engine.flow.chunk import PIECE_BYTES_MAX, crc32_text
+from engine.journal import retry
 from engine.journal.snapshots import Attempt
 from engine.model.batch import Batch, Operations
 from engine.model.errors import DestinationUnavailable, SnapshotStale, UploadGone
@@ -15,7 +21,10 @@ from engine.model.position import NOWHERE, snapshot_position
 from engine.model.record import Compression
 from engine.model.staged_object import is_staged_as
 from engine.model.staging import Completion, StagedPart
-from engine.snapshot.staging import stage
+from engine.servers.fault_proxy import LOST_ANSWER, SLOW_DOWN, Fault, HttpFaultProxy
+from engine.servers.servers import EmbeddedS3
+from engine.snapshot.staging import ATTEMPTS_MAX, stage
+from faults.snapshots import is_begin, is_part
 from memory_store import MemoryStore
 from small_bucket import ORDERS, SmallBucket, decompressed
 from small_snapshot import Snapshots
@@ -200,7 +209,14 @@ async def test_rows_are_read_while_one_part_is_sent_and_no_further_than_the_next
     assert store.ended == len(staged.parts)
 
 
-async def test_a_part_that_fails_ends_the_range_while_it_waits_for_rows() -> None:
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request is made again at once."""
+    monkeypatch.setattr(retry, "WAIT_SECONDS_MAX", 0.0)
+
+
+@pytest.mark.usefixtures("no_pauses")
+async def test_a_part_that_fails_each_time_ends_the_range_while_it_waits_for_rows() -> None:
     snapshots, attempt = await an_attempt()
     store, reading = SlowStore(), Reading(attempt, 6, is_endless=True)
     store.error = DestinationUnavailable("put part: SlowDown", code="SlowDown")
@@ -214,7 +230,67 @@ async def test_a_part_that_fails_ends_the_range_while_it_waits_for_rows() -> Non
     error = staging.result()
 
     assert error is store.error
-    assert (store.under_way, store.ended) == (0, 1)
+    assert (store.under_way, store.ended) == (0, ATTEMPTS_MAX)
+
+
+@pytest.mark.usefixtures("no_pauses")
+async def test_a_beginning_that_fails_each_time_ends_the_range() -> None:
+    class BrokenStore(MemoryStore):
+        async def begin_upload(self, *_: object, **__: object) -> str:
+            self.begun_count += 1
+            raise DestinationUnavailable("begin: SlowDown", code="SlowDown")
+
+    snapshots, attempt = await an_attempt()
+    store = BrokenStore()
+
+    with pytest.raises(DestinationUnavailable):
+        await stage(
+            store,
+            snapshots.task(attempt, 1),
+            Reading(attempt, 6).batches(),
+            make_nonce=snapshots.nonce,
+        )
+
+    assert store.begun_count == ATTEMPTS_MAX
+
+
+@pytest.mark.usefixtures("aws_environment")
+@pytest.mark.parametrize("fault", [SLOW_DOWN, LOST_ANSWER])
+async def test_requests_that_fail_once_cost_no_row_a_second_reading(
+    s3: EmbeddedS3, shared_bucket: str, prefix: str, fault: Fault
+) -> None:
+    snapshots, attempt = await an_attempt()
+    lines = [random.Random(row).randbytes(100_000).hex().encode() + b"\n" for row in range(180)]
+    read: list[int] = []
+
+    async def batches() -> AsyncIterator[Batch]:
+        async for batch in large_batches(attempt, lines):
+            read.append(batch.row_count)
+            yield batch
+
+    async with HttpFaultProxy(s3.port) as proxy:
+        begin, part = proxy.inject(fault, is_begin, nth=1), proxy.inject(fault, is_part, nth=2)
+        settings = make_s3_settings(bucket=shared_bucket, endpoint_url=proxy.endpoint_url)
+        async with S3ObjectStore(settings) as store:
+            task = snapshots.task(attempt, 1, bytes_max=1 << 30)
+            (staged,) = await stage(
+                store,
+                msgspec.structs.replace(task, prefix=prefix),
+                batches(),
+                make_nonce=snapshots.nonce,
+                part_bytes=5 * MIB,
+            )
+            completion = await store.complete_upload(
+                staged.key, staged.upload_id, staged.parts, crc32=staged.crc32
+            )
+            body = await store.get(staged.key)
+        sent = [request.parameters["partNumber"] for request in proxy.requests if is_part(request)]
+
+    assert (begin.hits, part.hits) == (1, 1)
+    assert sent == [["1"], ["2"], ["2"], ["3"], ["4"]]
+    assert sum(read) == len(lines)
+    assert completion is Completion.CREATED
+    assert decompressed(body or b"", staged.key) == b"".join(lines)
 
 
 async def test_rows_that_cannot_be_read_end_the_part_that_is_being_sent() -> None:
@@ -244,7 +320,7 @@ async def test_rows_that_cannot_be_read_end_the_part_that_is_being_sent() -> Non
 async def test_cancellation_leaves_nothing_that_is_sent(*, is_failing: bool) -> None:
     snapshots, attempt = await an_attempt()
     store, reading = SlowStore(), Reading(attempt, 6, is_endless=True)
-    store.error = DestinationUnavailable("put part: SlowDown") if is_failing else None
+    store.error = UploadGone("put part: NoSuchUpload") if is_failing else None
 
     async with asyncio.TaskGroup() as group:
         staging = group.create_task(

@@ -1,7 +1,8 @@
 """Patience: how a request to the bucket is repeated.
 
 The adapter makes one attempt. Here the same bytes are sent again for as long as it takes, with
-jittered back-off, because an answer that never came is neither success nor failure.
+jittered back-off, because an answer that never came is neither success nor failure. Whoever has
+another way to go on gives a limit.
 """
 
 import asyncio
@@ -32,11 +33,13 @@ OnFailure = Callable[[Failure], None]
 class Patience:
     """Repeats requests until they are answered, and knows which of them fail now.
 
-    `on_failure` is told of each failed attempt.
+    `on_failure` is told of each failed attempt. After `attempts_max` of one request its last
+    failure passes, and nothing is logged: whoever gets it says it. None: there is no limit.
     """
 
-    def __init__(self, on_failure: OnFailure) -> None:
+    def __init__(self, on_failure: OnFailure, *, attempts_max: int | None = None) -> None:
         self._on_failure = on_failure
+        self._attempts_max = attempts_max
         self._failing: dict[Trouble, Failure] = {}
 
     @property
@@ -45,7 +48,7 @@ class Patience:
         return next(reversed(self._failing.values()), None)
 
     async def answered(self, attempt: Callable[[], Awaitable[_T]]) -> _T:
-        """The first usable answer of `attempt`, made again while it is DestinationUnavailable.
+        """The first usable answer of `attempt`, made again after errors that are retryable.
 
         Other errors pass. Cancellation leaves the last request in doubt.
         """
@@ -67,7 +70,8 @@ class Patience:
             self._on_failure(error)
             if not error.retryable:
                 return False
-            trouble.happened(error)
+            if self._attempts_max is None:
+                trouble.happened(error)
             self._failing.pop(trouble, None)
             self._failing[trouble] = error
             return True
@@ -75,7 +79,7 @@ class Patience:
         try:
             async for trial in stamina.retry_context(
                 on=is_unanswered,
-                attempts=None,
+                attempts=self._attempts_max,
                 timeout=None,
                 wait_initial=_WAIT_SECONDS_FIRST,
                 wait_max=WAIT_SECONDS_MAX,
@@ -88,7 +92,7 @@ class Patience:
                     return await attempt()
         finally:
             self._failing.pop(trouble, None)
-        raise AssertionError("a retry without limit ended")
+        raise AssertionError("a retry ended without an answer")
 
 
 class Trouble:

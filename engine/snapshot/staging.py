@@ -3,9 +3,10 @@
 Strategy: a worker is told everything that its objects follow from, reads its rows as batches, and
 compresses them as they come. Compressed bytes leave in parts of an upload of its own. One part is
 sent while the rows of the next one are read. So memory is bounded by two parts and not by the
-object, and neither the source nor the bucket waits for the other. What it returns names the upload.
-A worker that dies, comes back late, or does what another one does too costs storage until its
-upload is aborted, and nothing else.
+object, and neither the source nor the bucket waits for the other. A request that got no usable
+answer is made again some times, because one part is less than all the rows that were read for the
+range. What it returns names the upload. A worker that dies, comes back late, or does what another
+one does too costs storage until its upload is aborted, and nothing else.
 
 Invariant: a worker completes no upload and knows no journal. Two uploads never have the same nonce.
 """
@@ -13,11 +14,13 @@ Invariant: a worker completes no upload and knows no journal. Two uploads never 
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 import msgspec
 from isal import isal_zlib
 
 from engine.flow.chunk import ChunkBuilder, SealedChunk, crc32_text
+from engine.journal.retry import Failure, Patience
 from engine.model.batch import Batch, operations_named
 from engine.model.errors import first_cause
 from engine.model.interfaces import ObjectStore
@@ -31,6 +34,10 @@ from engine.model.staging import StagedPart
 
 PART_BYTES = 16 * 1024 * 1024
 """A part is sent when so much is compressed. S3 takes none below 5 MiB but an upload's last one."""
+
+ATTEMPTS_MAX: Final = 8
+"""Attempts at one request. The pauses between them are 7 to 8 s together. Nobody reads meanwhile,
+and a range that stands still for a minute is given to another worker."""
 
 _RECORDS = "application/x-ndjson"
 
@@ -68,14 +75,16 @@ async def stage(
     """Stage the objects of a range and return them in order; of no rows there is none.
 
     `batches` are the range's rows in order, under the task's version. The next ones are asked for
-    while a part is sent: one at a time. Raises DestinationUnavailable where a request had no usable
-    answer, UploadGone where somebody aborted the upload: the range is to be staged anew.
+    while a part is sent: one at a time. Raises DestinationUnavailable where `ATTEMPTS_MAX` of a
+    request had no usable answer, UploadGone where somebody aborted the upload: the range is to be
+    staged anew.
     Cancellation, like any error, ends what is being sent. It leaves uploads that no entry will
     name: whoever ends the attempt aborts them.
     """
+    patience = Patience(_unsaid, attempts_max=ATTEMPTS_MAX)
     try:
         async with asyncio.TaskGroup() as sending:
-            begin = _Beginning(store, task, make_nonce, part_bytes, sending)
+            begin = _Beginning(store, patience, task, make_nonce, part_bytes, sending)
             return await _stage_all(begin, batches)
     except BaseExceptionGroup as group:
         own = asyncio.current_task()
@@ -83,6 +92,10 @@ async def stage(
             raise asyncio.CancelledError from group
         cause = first_cause(group)
         raise cause from cause.__cause__
+
+
+def _unsaid(_: Failure) -> None:
+    """Nobody is told of a failure that is made good. The last one is raised."""
 
 
 async def _stage_all(
@@ -109,6 +122,7 @@ class _Beginning:
     """What every object of a range begins with. Its parts are sent by tasks of `sending`."""
 
     store: ObjectStore
+    patience: Patience
     task: StagingTask
     make_nonce: Callable[[], str]
     part_bytes: int
@@ -126,8 +140,11 @@ class _Beginning:
             attempt=task.attempt,
             nonce=nonce,
         )
-        upload_id = await self.store.begin_upload(
-            key, content_type=_RECORDS, metadata={**metadata, "writer": task.writer}
+        # One whose answer was lost has no part. It is aborted at the attempt's end.
+        upload_id = await self.patience.answered(
+            lambda: self.store.begin_upload(
+                key, content_type=_RECORDS, metadata={**metadata, "writer": task.writer}
+            )
         )
         builder = ChunkBuilder(batch, task.compression, 0.0)
         return _Writing(self, key, previous, nonce, upload_id, builder)
@@ -178,8 +195,11 @@ class _Writing:
         self.taken_bytes += len(body)
         number = len(self.parts) + 1
         begun = self.begun
+        # S3 keeps the last one of a number, and all are the same bytes.
         self.sent = begun.sending.create_task(
-            begun.store.put_part(self.key, self.upload_id, number, body)
+            begun.patience.answered(
+                lambda: begun.store.put_part(self.key, self.upload_id, number, body)
+            )
         )
 
     def _staged(self, chunk: SealedChunk) -> StagedObject:

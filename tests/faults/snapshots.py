@@ -246,6 +246,10 @@ def snapshot_windows(look: Look) -> frozenset[SnapshotWindow]:
     return frozenset(hit)
 
 
+def is_begin(request: Request) -> bool:
+    return request.method == "POST" and "uploads" in request.parameters
+
+
 def is_part(request: Request) -> bool:
     """A part of an upload: of a snapshot's object, where the stream's objects are small."""
     return request.method == "PUT" and "partNumber" in request.parameters

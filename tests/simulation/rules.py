@@ -869,7 +869,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "engine.snapshot.staging",
             "        return self._staged(chunk)\n",
             "        staged = self._staged(chunk)\n"
-            "        await self.store.complete_upload(\n"
+            "        await self.begun.store.complete_upload(\n"
             "            self.key, self.upload_id, staged.parts, crc32=staged.crc32\n"
             "        )\n"
             "        return staged\n",
