@@ -24,6 +24,7 @@ from engine.config import (
     default_log,
     load,
     load_destination,
+    load_destination_and_port,
     model,
     postgres,
     resolve_memory_limit,
@@ -686,6 +687,18 @@ def test_verify_needs_the_destination_alone(tmp_path: Path) -> None:
     destination = load_destination(file, {"TAILRACE_SOURCE__SNAPSHOT": "initial"})
 
     assert (destination.bucket, destination.prefix) == ("my-bucket", "p")
+
+
+def test_status_needs_the_port_besides(tmp_path: Path) -> None:
+    file = tmp_path / "status.toml"
+    file.write_text(
+        '[destination]\nbucket = "my-bucket"\nprefix = "p"\n[http]\nlisten = "[::1]:7"\n'
+    )
+
+    destination, port = load_destination_and_port(file, {"TAILRACE_SOURCE__SNAPSHOT": "initial"})
+
+    assert destination.bucket == "my-bucket"
+    assert port.listen == Address("::1", 7)
 
 
 def test_verify_still_checks_the_destination(tmp_path: Path) -> None:

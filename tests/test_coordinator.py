@@ -59,7 +59,7 @@ async def test_a_snapshot_is_started_read_compared_and_whole_in_this_order() -> 
     assert one.visible_rows() == 3
     assert one.rows == {ORDERS: 6}
     assert not one.bucket.store.uploads
-    assert not one.progress.status(0)
+    assert one.progress.status(0).in_all is None
 
 
 @virtually
@@ -658,7 +658,7 @@ async def test_cancellation_at_any_moment_leaves_nothing_that_another_life_trips
 
         assert not any(executor.futures for executor in one.executors)
         assert all(not held.is_open for held in one.helds)
-        assert not one.progress.status(0)
+        assert one.progress.status(0).in_all is None
         is_over = one.is_whole(ORDERS)
 
         async with one.taking(ORDERS):

@@ -1,5 +1,6 @@
 """What is served over HTTP: to Prometheus, to a load balancer, to a human."""
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
+from engine.cli.running_engine import ask_engine
 from engine.config import Address
 from engine.model.errors import ConfigurationError
 from engine.operate.http_server import HttpServer, PacedRegistry
@@ -222,6 +224,32 @@ async def test_the_port_is_free_again_afterwards() -> None:
 
     async with HttpServer(address, absent_status, CollectorRegistry()) as second:
         assert second.address == address
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1", "::"])
+async def test_an_engine_on_this_machine_is_asked_for_its_status(host: str) -> None:
+    own = Status(phase="streaming", since_us=7, writer_id="one")
+    async with HttpServer(Address(host, 0), lambda: own, CollectorRegistry()) as server:
+        listen = server.address
+
+        asked = await asyncio.to_thread(ask_engine, listen, "one")
+        other = await asyncio.to_thread(ask_engine, listen, "another")
+
+    assert asked == own
+    assert other is None
+    assert ask_engine(listen, "one") is None  # Nobody answers any more.
+    assert ask_engine(None, "one") is None
+
+
+async def test_what_is_no_status_is_no_engine() -> None:
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        assert await asyncio.to_thread(ask_engine, Address("127.0.0.1", port), "one") is None
 
 
 def absent_status() -> Status:

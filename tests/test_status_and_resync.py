@@ -20,6 +20,7 @@ from engine.journal.entry import Answer, Gap
 from engine.model.errors import JournalError
 from engine.model.layout import requests_folder
 from engine.model.request import decode_request, request_key, request_name, request_name_of
+from engine.operate.status import SnapshotStatus, Status
 from engine.reader.journal import JournalView
 from engine.reader.standing import standing
 from engine.servers.servers import EmbeddedS3
@@ -336,6 +337,80 @@ async def test_a_running_engine_takes_a_snapshot_again_and_cancels_one(
     assert (nothing[0], "nothing to cancel of public.orders" in nothing[1]) == (1, True), nothing
     assert verified[0] == 0, verified
     assert await operations(s3_client, target) == {"t": 2, "r": 2 * ROWS}
+
+
+@pytest.mark.timeout(120)
+async def test_status_says_how_far_a_table_is_that_is_being_read(
+    database: Database, pipeline: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with database.connect() as connection:
+        connection.execute("ANALYZE orders")
+    # Half a minute for the rows of one table.
+    slowly = pipeline.changed(source__snapshot_rows_per_second=ROWS // 30)
+    with EngineProcess(slowly, tmp_path, "run", "run") as engine:
+        await engine.reaches("streaming")
+        file = str(engine.file)
+
+        async def shown() -> str | None:
+            code = await asyncio.to_thread(main, ["status", "-c", file])
+            text = capsys.readouterr().out
+            return text if code == 0 and "being read now, as the engine says" in text else None
+
+        text = await until(shown, "a table that is being read")
+        await asyncio.to_thread(main, ["status", "-c", file, "--json"])
+        found = said(capsys)
+        engine.kill()
+        alone = await shown()
+        await asyncio.to_thread(main, ["status", "-c", file])
+        without = capsys.readouterr().out
+
+    assert re.search(r"public.orders  [█░]{20} \d+%  [\d,]+ of about 500 rows, .* B of", text), text
+    assert [each["table"] for each in found["snapshots"]] == ["public.orders"]
+    assert found["snapshots_in_all"]["rows_estimate"] == ROWS
+    assert alone is None
+    assert "how far they are: no engine answers at http.listen on this machine" in without
+
+
+def test_several_tables_that_are_being_read_have_a_sum(
+    target: DestinationConfiguration,
+    standing_bucket: DestinationConfiguration,
+    file: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def of(name: str, rows: int) -> SnapshotStatus:
+        return SnapshotStatus(
+            table=name,
+            rows=rows,
+            rows_estimate=4 * rows,
+            bytes=2048 * rows,
+            bytes_estimate=0,
+            ranges_done=0,
+            ranges=1,
+            seconds=2,
+            rows_per_second=rows / 2,
+            seconds_left=6,
+        )
+
+    engine = Status(
+        phase="streaming",
+        since_us=1,
+        snapshots=(of("s.one", 1_000), of("s.two", 500)),
+        snapshots_in_all=of("", 1_500),
+    )
+    monkeypatch.setattr("engine.cli.status.ask_engine", lambda *_: engine)
+
+    assert main(["status", "-c", file]) == 0
+
+    bar = "█████░░░░░░░░░░░░░░░ 25%"
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    at = lines.index("being read now, as the engine says")
+    end = "a second, about 6 seconds left"
+    assert lines[at + 1 : at + 4] == [
+        f"s.one        {bar}  1,000 of about 4,000 rows, 2.0 MiB of about 2.0 MiB, 500 {end}",
+        f"s.two        {bar}  500 of about 2,000 rows, 1.0 MiB of about 1.0 MiB, 250 {end}",
+        f"all of them  {bar}  1,500 of about 6,000 rows, 2.9 MiB of about 2.9 MiB, 750 {end}",
+    ]
 
 
 async def has_said(process: EngineProcess, text: str) -> bool:

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Final
 
 from engine.cli.options import ConfigFile, Json, same_file
 from engine.cli.output import say, say_json, say_next
+from engine.cli.running_engine import ask_engine
 from engine.cli.startup import lean_imports
-from engine.config import DestinationConfiguration, default_log, load_destination
+from engine.config import DestinationConfiguration, default_log, load_destination_and_port
+from engine.model.amount import size_text, time_text
 from engine.model.plural import counted
 from engine.model.printable import printable
+from engine.operate.status import SnapshotStatus, Status, progress_bar
 
 if TYPE_CHECKING:
     from engine.journal.entry import Answer
@@ -20,8 +23,6 @@ if TYPE_CHECKING:
 ROWS_SHOWN_MAX = 50
 REQUESTS_SHOWN_MAX = 10
 NAME_WIDTH_MAX = 48
-
-DAY_SECONDS, HOUR_SECONDS, MINUTE_SECONDS = 86_400, 3_600, 60
 
 SNAPSHOT_TEXTS: Final[Mapping[str, str]] = {
     "none": "no snapshot",
@@ -39,15 +40,17 @@ SNAPSHOT_TEXTS: Final[Mapping[str, str]] = {
 def status(*, config: ConfigFile = None, json: Json = False) -> int:
     """Show how far the pipeline is, its tables' snapshots, gaps and requests, from the bucket.
 
-    Needs only [destination] of the configuration, and the right to list and read. The exit code is
-    0 wherever the journal could be read, whatever it says: `verify` judges.
+    Needs only [destination] of the configuration, and the right to list and read. How far snapshots
+    are that are being read is asked of the engine, where it answers at http.listen on this machine.
+    The exit code is 0 wherever the journal could be read, whatever it says: `verify` judges.
     """
-    destination = load_destination(config, os.environ)
+    destination, port = load_destination_and_port(config, os.environ)
     found = asyncio.run(_standing(destination))
+    engine = ask_engine(port.listen, found.writer)
     if json:
-        say_json(_as_json(found))
+        say_json(_as_json(found, engine))
     else:
-        _say(found, same_file(config))
+        _say(found, engine, same_file(config))
     return 0
 
 
@@ -65,15 +68,16 @@ async def _standing(destination: DestinationConfiguration) -> "Standing":
         return standing(view.state, await view.waiting(), app.wall_clock())
 
 
-def _say(found: "Standing", option: str) -> None:
+def _say(found: "Standing", engine: Status | None, option: str) -> None:
     from engine.journal.entry import time_shown  # noqa: PLC0415 - it loads the engine
 
     say(f"durable  {found.durable_position}")
-    say(f"         {time_shown(found.durable_time)}, {_age(found.durable_age_seconds)} ago")
+    say(f"         {time_shown(found.durable_time)}, {time_text(found.durable_age_seconds)} ago")
     say(f"journal  entry {found.seq}, epoch {found.epoch}")
     state = "ended well" if found.is_released else "runs, or was killed"
     say(f"engine   {printable(found.task)}, release {printable(found.release)}: {state}")
     _say_tables(found)
+    _say_reading(found, engine)
     _say_gaps(found)
     _say_requests(found)
     say_next(_next_step(found, option))
@@ -94,6 +98,34 @@ def _snapshot_text(table: "TableStanding") -> str:
         return text
     as_of = f", as of {table.point}" if table.point else ""
     return f"{text}: attempt {table.attempt}{as_of}"
+
+
+def _say_reading(found: "Standing", engine: Status | None) -> None:
+    """How far the tables are that are being read now."""
+    if engine is None:
+        if any(table.snapshot == "started" for table in found.tables):
+            say("\nhow far they are: no engine answers at http.listen on this machine")
+        return
+    if engine.snapshots_in_all is None:
+        return
+    say("\nbeing read now, as the engine says")
+    rows = [(each.table, _progress_text(each)) for each in engine.snapshots]
+    if len(rows) > 1:
+        rows.append(("all of them", _progress_text(engine.snapshots_in_all)))
+    _say_list(rows, "tables")
+
+
+def _progress_text(each: SnapshotStatus) -> str:
+    estimate = counted(each.rows_estimate, "row", form=",")
+    facts = [
+        f"{progress_bar(each.rows, each.rows_estimate)}  {each.rows:,} of about {estimate}",
+        f"{size_text(each.bytes)} of about {size_text(max(each.bytes, each.bytes_estimate))}",
+    ]
+    if each.rows_per_second is not None:
+        facts.append(f"{each.rows_per_second:,.0f} a second")
+    if each.seconds_left is not None:
+        facts.append(f"about {time_text(each.seconds_left)} left")
+    return ", ".join(facts)
 
 
 def _say_gaps(found: "Standing") -> None:
@@ -131,15 +163,6 @@ def _say_list(rows: list[tuple[str, str]], what: str, *, count: int = 0) -> None
         say(f"    and {more} more: `tailrace status --json` has all {what}")
 
 
-def _age(seconds: float) -> str:
-    units = ((DAY_SECONDS, "day"), (HOUR_SECONDS, "hour"), (MINUTE_SECONDS, "minute"))
-    for unit_seconds, name in units:
-        # One hour is too coarse a word for what may be nearly two.
-        if seconds >= 2 * unit_seconds:
-            return counted(int(seconds / unit_seconds), name)
-    return counted(int(seconds), "second")
-
-
 def _next_step(found: "Standing", option: str) -> str:
     if found.waiting:
         return f"tailrace status{option}  (a running engine looks for requests every 10 s)"
@@ -149,8 +172,11 @@ def _next_step(found: "Standing", option: str) -> str:
     return f"tailrace verify{option}  (proves what is in the bucket)"
 
 
-def _as_json(found: "Standing") -> dict[str, object]:
+def _as_json(found: "Standing", engine: Status | None) -> dict[str, object]:
     return {
+        # None: no engine answered on this machine.
+        "snapshots": None if engine is None else list(engine.snapshots),
+        "snapshots_in_all": None if engine is None else engine.snapshots_in_all,
         "durable": {
             "position": found.durable_position,
             "commit_time": found.durable_time,

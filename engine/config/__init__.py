@@ -1,6 +1,13 @@
 """The configuration: typed (`model`), read and checked at the edge (`load`)."""
 
-from engine.config.load import Loaded, Setting, default_log, load, load_destination
+from engine.config.load import (
+    Loaded,
+    Setting,
+    default_log,
+    load,
+    load_destination,
+    load_destination_and_port,
+)
 from engine.config.memory import resolve_memory_limit, resolve_row_limit, resolve_workers
 from engine.config.model import (
     ChunkConfiguration,
@@ -39,6 +46,7 @@ __all__ = [
     "default_log",
     "load",
     "load_destination",
+    "load_destination_and_port",
     "resolve_memory_limit",
     "resolve_row_limit",
     "resolve_workers",

@@ -69,7 +69,7 @@ def load(path: Path | None, environment: Mapping[str, str]) -> Loaded:
             drain_seconds=float(parsed.value("engine", "drain_seconds")),
             append_interval_seconds=float(parsed.value("engine", "append_interval")),
         ),
-        http=HttpConfiguration(listen=parsed.value("http", "listen")),
+        http=_http(parsed),
         log=_log(parsed),
     )
     return Loaded(configuration, _settings(parsed), parsed.gathered.file)
@@ -79,6 +79,15 @@ def load_destination(path: Path | None, environment: Mapping[str, str]) -> Desti
     """`[destination]` alone: other sections may be missing, or wrong. Raises ConfigurationError."""
     sections = ("destination",)
     return _destination(_parse(gather(path, environment, sections), environment, sections))
+
+
+def load_destination_and_port(
+    path: Path | None, environment: Mapping[str, str]
+) -> tuple[DestinationConfiguration, HttpConfiguration]:
+    """As `load_destination`, with `[http]`. Raises ConfigurationError."""
+    sections = ("destination", "http")
+    parsed = _parse(gather(path, environment, sections), environment, sections)
+    return _destination(parsed), _http(parsed)
 
 
 def default_log() -> LogConfiguration:
@@ -311,6 +320,10 @@ def _destination(parsed: Parsed) -> DestinationConfiguration:
     return DestinationConfiguration(
         **values, external_id=None if external_id is None else Secret(external_id)
     )
+
+
+def _http(parsed: Parsed) -> HttpConfiguration:
+    return HttpConfiguration(listen=parsed.value("http", "listen"))
 
 
 def _log(parsed: Parsed) -> LogConfiguration:

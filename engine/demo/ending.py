@@ -11,11 +11,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from engine.demo.progress import size_text
 from engine.demo.proof import Proof
 from engine.demo.shop import DATABASE, Tally
 from engine.demo.workload import Written
 from engine.demo.workspace import BUCKET, PREFIX, Workspace
+from engine.model.amount import size_text
 from engine.model.plural import counted
 
 _PROBLEMS_SHOWN_MAX = 10

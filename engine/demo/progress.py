@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.demo.workload import Written
+from engine.model.amount import size_text
 from engine.model.plural import counted, pluralized
 from engine.operate.status import Status
 
@@ -254,19 +255,7 @@ def _lag_text(status: Status) -> str:
 
 def _snapshot_text(status: Status, before: str) -> str:
     """How far the snapshots are that are being read; empty where none is."""
-    estimate = sum(each.rows_estimate for each in status.snapshots)
-    if not estimate:
+    found = status.snapshots_in_all
+    if found is None or not found.rows_estimate:
         return ""
-    return f"{before}{sum(each.rows for each in status.snapshots) / estimate:.0%}"
-
-
-def size_text(size_bytes: int) -> str:
-    """A size for a human, in binary units."""
-    if size_bytes < 1024:
-        return f"{size_bytes} B"
-    size = size_bytes / 1024
-    for unit in ("KiB", "MiB"):
-        if size < 1000:
-            return f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"
+    return f"{before}{found.rows / found.rows_estimate:.0%}"

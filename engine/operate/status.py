@@ -5,7 +5,7 @@ no row values and no secrets, so it may be shown to whoever can reach the port.
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -44,8 +44,9 @@ class SnapshotStatus(msgspec.Struct, frozen=True, kw_only=True):
     """How far one table's snapshot has come. Its rows are being read now.
 
     `rows` and `bytes` are what the source has sent, and the estimates what it is thought to have;
-    bytes are the source's own. `seconds` is the time so far, `seconds_left` a guess of the rest
-    (None: not enough is known). A range is what one worker reads at a time.
+    bytes are the source's own. `seconds` is the time so far, `rows_per_second` the rate since then,
+    `seconds_left` a guess of the rest (None: not enough is known). A range is what one worker reads
+    at a time.
     """
 
     table: str
@@ -56,7 +57,18 @@ class SnapshotStatus(msgspec.Struct, frozen=True, kw_only=True):
     ranges_done: int
     ranges: int
     seconds: float
+    rows_per_second: float | None
     seconds_left: float | None
+
+
+class SnapshotsStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The tables that are being read now: the largest first, and all of them in one, if any.
+
+    In `in_all` the name of the table is empty.
+    """
+
+    tables: tuple[SnapshotStatus, ...] = ()
+    in_all: SnapshotStatus | None = None
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,9 +78,10 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     read and is not durable, in `lag_unit`. `durable_position` compares with records' positions;
     `durable_resume` and `read_resume` say in the source's own words up to where its log is durable,
     and up to where it was read. `snapshots` are those that are being read now, the largest first,
-    `snapshots_unfinished` counts the tables whose earlier rows are not all in the bucket, and
-    `snapshots_finished` those that have a snapshot. `alarms` lists the oldest of the conditions
-    that an operator has to mend, `alarms_total` counts all of them.
+    and `snapshots_in_all` is their sum (None: nothing is read). `snapshots_unfinished` counts the
+    tables whose earlier rows are not all in the bucket, and `snapshots_finished` those that have a
+    snapshot. `alarms` lists the oldest of the conditions that an operator has to mend,
+    `alarms_total` counts all of them.
     """
 
     phase: Phase
@@ -96,6 +109,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     publishes_in_flight: int = 0
     backpressure: bool = False
     snapshots: tuple[SnapshotStatus, ...] = ()
+    snapshots_in_all: SnapshotStatus | None = None
     snapshots_unfinished: int = 0
     snapshots_finished: int = 0
     last_error: str = ""
@@ -114,6 +128,16 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         if self.phase == "stopped" or self.alarms_total:
             return "bad"
         return "good" if self.is_ready else "wait"
+
+
+BAR_CHARACTERS: Final = 20
+
+
+def progress_bar(done: int, of: int) -> str:
+    """`done` of `of` as a bar of text and in percent, like `████░░░░░░░░░░░░░░░░ 20%`."""
+    share = min(1.0, done / of) if of else 0.0
+    full = round(BAR_CHARACTERS * share)
+    return "█" * full + "░" * (BAR_CHARACTERS - full) + f" {share:.0%}"
 
 
 StatusProvider = Callable[[], Status]

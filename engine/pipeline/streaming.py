@@ -22,7 +22,7 @@ from engine.model.errors import SourceError, SourceUnavailable, StopLimit, Unrep
 from engine.model.interfaces import ChangeStream
 from engine.model.log_point import LogPoint
 from engine.model.position import LogPosition, commit_of
-from engine.operate.status import SnapshotStatus, Status
+from engine.operate.status import SnapshotsStatus, Status
 from engine.pipeline.wiring import Life, StreamingParts
 
 _KEEPALIVE_INTERVAL = 0.1
@@ -144,6 +144,7 @@ class Streaming:
         lag_seconds, lag = self._lag()
         newest = self._ledger.newest_boundary
         error = self._connection_error or self._destination_failure
+        snapshots = self._snapshots_status()
         return msgspec.structs.replace(
             base,
             lag_seconds=lag_seconds,
@@ -157,16 +158,19 @@ class Streaming:
             bytes_total=committer.bytes_published,
             publishes_in_flight=self._publisher.in_flight,
             backpressure=self._router.is_pressed,
-            snapshots=self._snapshot_status(),
+            snapshots=snapshots.tables,
+            snapshots_in_all=snapshots.in_all,
             snapshots_unfinished=self._snapshots.unfinished_count,
             snapshots_finished=self._snapshots.finished_count,
             last_error=str(error) if error is not None else "",
             last_error_hint=error.hint if error is not None else "",
         )
 
-    def _snapshot_status(self) -> tuple[SnapshotStatus, ...]:
+    def _snapshots_status(self) -> SnapshotsStatus:
         progress = self._world.snapshot_progress
-        return progress(asyncio.get_running_loop().time()) if progress is not None else ()
+        if progress is None:
+            return SnapshotsStatus()
+        return progress(asyncio.get_running_loop().time())
 
     def _lag(self) -> tuple[float | None, int | None]:
         """Age and amount of log of what is not durable; both 0 where nothing waits.

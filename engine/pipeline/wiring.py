@@ -42,7 +42,7 @@ from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
 from engine.operate.alarms import Alarms
 from engine.operate.metrics import Metrics
-from engine.operate.status import Phase, SnapshotStatus
+from engine.operate.status import Phase, SnapshotsStatus
 
 Enter = Callable[[Phase], None]
 """Who is told that the engine enters a phase."""
@@ -51,7 +51,7 @@ Enter = Callable[[Phase], None]
 TakeSnapshots = Callable[[SnapshotRegister, str], Coroutine[None, None, None]]
 """Takes the snapshots that the register needs of that database, until it is cancelled."""
 
-SnapshotProgress = Callable[[float], tuple[SnapshotStatus, ...]]
+SnapshotProgress = Callable[[float], SnapshotsStatus]
 """How far those have come that are being taken, at that time of the loop."""
 
 

@@ -29,7 +29,7 @@ from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
 from engine.model.snapshot_source import SnapshotSource
 from engine.operate.alarms import Alarms
-from engine.operate.status import SnapshotStatus
+from engine.operate.status import SnapshotsStatus
 from engine.snapshot.group import Group, TaskRunner
 from engine.snapshot.progress import Progress
 from engine.snapshot.settings import SnapshotSettings
@@ -99,7 +99,7 @@ class Coordinator:
         finally:
             self._crew.close()
 
-    def progress(self, now: float) -> tuple[SnapshotStatus, ...]:
+    def progress(self, now: float) -> SnapshotsStatus:
         """How far the snapshots that are being taken have come, at that time of the loop."""
         return self._progress.status(now)
 

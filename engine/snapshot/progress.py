@@ -1,16 +1,15 @@
 """How far the snapshots under way have come: what status, metrics and logs show."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from engine.model.schema import TableName
 from engine.model.snapshot_source import HeldTable, ReadProgress
-from engine.operate.status import SnapshotStatus
+from engine.operate.status import SnapshotsStatus, SnapshotStatus, progress_bar
 
 SHOWN_MAX: Final = 100
 """Tables that the status lists."""
-
-_BAR_CHARACTERS: Final = 20
 
 _SURE_SECONDS: Final = 1.0
 """A rate that is younger says nothing yet."""
@@ -52,19 +51,15 @@ class _TableProgress:
         return self.bytes_done + sum(progress.size_bytes for progress in self.running.values())
 
     def status(self, table: TableName, now: float) -> SnapshotStatus:
-        seconds, rows = now - self.began, self.rows
-        rows_estimate = max(self.rows_estimate, rows)
-        is_sure = rows > 0 and seconds >= _SURE_SECONDS
-        return SnapshotStatus(
-            table=str(table),
-            rows=rows,
-            rows_estimate=rows_estimate,
-            bytes=self.bytes,
+        return _status(
+            str(table),
+            rows=self.rows,
+            rows_estimate=max(self.rows_estimate, self.rows),
+            bytes_=self.bytes,
             bytes_estimate=self.bytes_estimate,
             ranges_done=self.ranges_done,
             ranges=self.ranges,
-            seconds=seconds,
-            seconds_left=(rows_estimate - rows) * seconds / rows if is_sure else None,
+            seconds=now - self.began,
         )
 
 
@@ -102,31 +97,73 @@ class Progress:
         self._tables.pop(table, None)
         self._tell()
 
-    def status(self, now: float) -> tuple[SnapshotStatus, ...]:
-        """Those that are being read, the largest first, `SHOWN_MAX` at most."""
-        found = [known.status(table, now) for table, known in self._tables.items()]
+    def status(self, now: float) -> SnapshotsStatus:
+        """Those that are being read, `SHOWN_MAX` of them at most, and the sum of all."""
+        found = self._each(now)
         found.sort(key=lambda status: (-status.rows_estimate, status.table))
-        return tuple(found[:SHOWN_MAX])
+        return SnapshotsStatus(tables=tuple(found[:SHOWN_MAX]), in_all=_in_all(found))
 
     def line(self, now: float) -> dict[str, object]:
         """One line for the log about all that are being read; empty while nothing is."""
-        tables = [known.status(table, now) for table, known in self._tables.items()]
-        rows = sum(status.rows for status in tables)
-        estimate = sum(status.rows_estimate for status in tables)
-        if not rows:
+        tables = self._each(now)
+        found = _in_all(tables)
+        if found is None or not found.rows:
             return {}
-        share = rows / estimate
-        full = round(_BAR_CHARACTERS * share)
-        left = max((s.seconds_left for s in tables if s.seconds_left is not None), default=None)
+        left = found.seconds_left
         return {
-            "progress": "█" * full + "░" * (_BAR_CHARACTERS - full) + f" {share:.0%}",
+            "progress": progress_bar(found.rows, found.rows_estimate),
             "tables": len(tables),
-            "rows": rows,
-            "rows_estimate": estimate,
+            "rows": found.rows,
+            "rows_estimate": found.rows_estimate,
             "seconds_left": None if left is None else round(left),
         }
+
+    def _each(self, now: float) -> list[SnapshotStatus]:
+        return [known.status(table, now) for table, known in self._tables.items()]
 
     def _tell(self) -> None:
         self._observer.snapshot_rows_estimate(
             sum(max(known.rows_estimate, known.rows) for known in self._tables.values())
         )
+
+
+def _in_all(tables: Sequence[SnapshotStatus]) -> SnapshotStatus | None:
+    """The sum of the tables, since the first of them was begun; None of none."""
+    if not tables:
+        return None
+    return _status(
+        "",
+        rows=sum(each.rows for each in tables),
+        rows_estimate=sum(each.rows_estimate for each in tables),
+        bytes_=sum(each.bytes for each in tables),
+        bytes_estimate=sum(each.bytes_estimate for each in tables),
+        ranges_done=sum(each.ranges_done for each in tables),
+        ranges=sum(each.ranges for each in tables),
+        seconds=max(each.seconds for each in tables),
+    )
+
+
+def _status(
+    table: str,
+    *,
+    rows: int,
+    rows_estimate: int,
+    bytes_: int,
+    bytes_estimate: int,
+    ranges_done: int,
+    ranges: int,
+    seconds: float,
+) -> SnapshotStatus:
+    rate = rows / seconds if rows > 0 and seconds >= _SURE_SECONDS else None
+    return SnapshotStatus(
+        table=table,
+        rows=rows,
+        rows_estimate=rows_estimate,
+        bytes=bytes_,
+        bytes_estimate=bytes_estimate,
+        ranges_done=ranges_done,
+        ranges=ranges,
+        seconds=seconds,
+        rows_per_second=rate,
+        seconds_left=(rows_estimate - rows) / rate if rate is not None else None,
+    )
