@@ -291,6 +291,16 @@ def test_under_another_selection_tables_come_and_go_without_a_loss() -> None:
     assert rig.judge(look(0x30, touched)) == [("public.orders", "membership", "20", "31")]
 
 
+def test_a_table_that_goes_while_the_selection_changes_is_a_gap_if_it_is_still_captured() -> None:
+    rig = Rig()
+    rig.has_rows = {ORDERS, LINES}
+    rig.judge(look(0x20, {ORDERS: table("7"), LINES: table("8")}))
+    rig.append()
+    rig.start(msgspec.structs.replace(CONFIGURATION, tables=("public.o*",)))
+
+    assert rig.judge(look(0x30, {})) == [("public.orders", "table-dropped", "20", "31")]
+
+
 def test_what_was_judged_is_known_though_no_durable_said_so() -> None:
     rig = Rig()
     rig.judge(look(0x20, {ORDERS: table(marks={"membership": "1"})}))

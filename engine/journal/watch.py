@@ -402,7 +402,9 @@ class CatalogWatch:
 
     def _judge_gone(self, judging: "_Judging", name: str, how: str) -> None:
         was_open = self._end_all(name, judging.until)
-        if self._is_other_selection or was_open or not self._shown.has_rows(TableName.parse(name)):
+        # One that the settings name no more has not gone.
+        is_passed_over = self._is_other_selection and not self._is_captured(name)
+        if is_passed_over or was_open or not self._shown.has_rows(TableName.parse(name)):
             return
         self._state(judging, name, how, _text_of(judging.look, how), is_over=True)
 

@@ -31,6 +31,7 @@ from engine.model.schema import TableName
 from simulation.requests import RequestMonitor
 from simulation.snapshot_monitor import SnapshotMonitor, SnapshotReading, Stated
 from simulation.source import (
+    DROPPED,
     HIDDEN,
     HOUR_US,
     TABLES,
@@ -279,6 +280,9 @@ class Monitor:
         self._seen: dict[str, int] = {}
         self._always_captured = frozenset(TABLES)
         self._first_looked = 0
+        # The settings that the newest look was judged under, and up to where that began.
+        self._selection = ""
+        self._selected = 0
         # By process and identity, where its rows were passed over; by process, who came back where.
         self._passed: defaultdict[Process, dict[str, str]] = defaultdict(dict)
         self._arrived: defaultdict[Process, list[tuple[int, str, str]]] = defaultdict(list)
@@ -371,6 +375,9 @@ class Monitor:
         self.journal.read(entry, stored.body)
         if "watch" in entry and not self._first_looked:
             self._first_looked = self._server.wal
+        selection = entry.get("watch", {}).get("selection", self._selection)
+        if selection != self._selection:
+            self._selection, self._selected = selection, self._server.wal
         if "open" in entry:
             self._timeline = self._timeline_of(entry)
         self.is_doomed = self._is_past_fork()
@@ -632,8 +639,8 @@ class Monitor:
         """What the source did not send has a gap, up to where looks were judged.
 
         A keepalive's position becomes durable only after a look. What was published before the
-        first look is not known, nor of a table that a configuration names anew: those are not
-        judged here.
+        first look is not known, nor of a table that a configuration names anew, nor of one that was
+        made anew before a look under other settings: those are not judged here.
         """
         journal, server = self.journal, self._server
         assert journal.durable is not None
@@ -650,6 +657,11 @@ class Monitor:
         bound = e if is_keepalive else min(e, watched)
         for change in server.lost:
             is_judged = self._first_looked <= change.commit_lsn < bound
+            if change.op == DROPPED:
+                # There is nothing to lose of a table of which nothing was read.
+                is_judged &= self._snapshots.has_rows_before(change.table, change.position)
+            elif change.commit_lsn < self._selected:
+                is_judged &= not server.was_dropped(change.table, change.commit_lsn)
             if is_judged and change.table in self._always_captured:
                 self.counts["lost behind the source's back"] += 1
                 if not any(_is_within(change, gap) for gap in journal.gaps.values()):
@@ -883,7 +895,8 @@ class Monitor:
     def publishes(self, process: Process, table: TableName) -> None:
         """An engine lets changes of a table arrive."""
         self.counts["published by an engine"] += 1
-        is_wanted = str(table) in self.journal.snapshots.stated
+        stated = self.journal.snapshots.stated.get(str(table))
+        is_wanted = stated is not None and stated.state != "gone"
         if self.is_writer(process) and not self.is_doomed and not is_wanted:
             raise Violation("published before the journal says that its snapshot is wanted")
 
@@ -918,7 +931,11 @@ class Monitor:
             and stated[gap["table"]].state != "cancelled"
         ]
         tables = map(str, self._arriving())
-        return [table for table in tables if table not in stated or table in gaps]
+        return [
+            table
+            for table in tables
+            if table not in stated or stated[table].state == "gone" or table in gaps
+        ]
 
     def _arriving(self) -> list[TableName]:
         """The tables that the newest configuration captures and the server publishes."""

@@ -126,7 +126,8 @@ class RequestMonitor:
             if state in {"wanted", "started", "void"} and not is_again:
                 raise Violation("a snapshot cancelled, and an attempt is to be made")
             return
-        if state != "wanted" and not (state == "started" and is_here):
+        # A look may show meanwhile that the table is gone.
+        if state != "wanted" and not (state in {"started", "gone"} and is_here):
             raise Violation("a request done without its statement in the same entry")
 
     def waiting(self, bucket: Bucket) -> list[str]:

@@ -1248,6 +1248,74 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     mutant(
+        "gone",
+        "7   a table that the source has no more is not waited for",
+        Edit(
+            "engine.journal.snapshots",
+            "for table in self.owed.intersection(tables):",
+            "for table in ():",
+        ),
+    ),
+    mutant(
+        "gone_point",
+        "7   a table that is gone is unfinished up to where it went",
+        Edit(
+            "engine.journal.snapshots",
+            'self._ask(table, "gone", point)',
+            'self._ask(table, "gone")',
+        ),
+    ),
+    mutant(
+        "gone_finished",
+        "7   behind where it went, a table that is gone is not unfinished",
+        Edit(
+            "engine.journal.snapshots",
+            'return known.snapshot.state == "gone" and known.snapshot.point <= durable',
+            "return False",
+        ),
+    ),
+    mutant(
+        "gone_again",
+        "7   a table that takes the name of one that is gone is wanted",
+        Edit(
+            "engine.journal.snapshots",
+            "if self._is_on and table in self._gone:",
+            "if False:",
+        ),
+    ),
+    mutant(
+        "gone_journalled",
+        "7   also where another engine saw that it is gone",
+        Edit(
+            "engine.journal.snapshots",
+            """        self._gone = {
+            stated.snapshot.table_name
+            for stated in state.snapshots.values()
+            if stated.snapshot.state == "gone"
+        }
+""",
+            "        self._gone = set()\n",
+        ),
+    ),
+    mutant(
+        "dropped",
+        "8   a table that is dropped is a gap where it has rows in the bucket",
+        Edit(
+            "engine.journal.watch",
+            "        if is_passed_over or was_open",
+            "        if True or was_open",
+        ),
+    ),
+    mutant(
+        "dropped_selection",
+        "8   also under other settings, where they capture it",
+        Edit(
+            "engine.journal.watch",
+            "self._is_other_selection and not self._is_captured(name)",
+            "self._is_other_selection",
+        ),
+    ),
+    mutant(
         "keep_stream",
         "7   no streamed change is dropped because of a snapshot",
         Edit(

@@ -225,6 +225,8 @@ class SnapshotMonitor:
         """Judge a statement that follows `before`, after so many attempts."""
         now = Stated(snapshot, epoch, 0)
         self._counts[f"snapshot {now.state}"] += 1
+        if before is not None and (now.state, before.state) == ("wanted", "gone"):
+            self._counts["snapshot wanted of a table that was gone"] += 1
         match now.state:
             case "wanted" | "cancelled" | "gone":
                 is_next = not now.attempt
@@ -456,7 +458,9 @@ class SnapshotMonitor:
             is_claimed = stated is not None or (configuration.snapshot != "never" and name in names)
             if not is_claimed or name in unfinished or not configuration.captures(table):
                 continue
-            point = stated.began if stated is not None else ""
+            # Of a table that is gone nothing was read.
+            is_read = stated is not None and stated.state != "gone"
+            point = stated.began if stated is not None and is_read else ""
             if self.lost_behind(table, point, e):
                 self._counts["cuts not checked for a gap"] += 1
                 continue
@@ -471,6 +475,11 @@ class SnapshotMonitor:
             for change in self._server.lost
             if change.table == table and point <= change.position < e
         ]
+
+    def has_rows_before(self, table: TableName, position: str) -> bool:
+        """Whether anything of the table is visible before that position."""
+        visible = self._visible[str(table)]
+        return bool(visible) and visible[0][0] < position
 
     def _folded(self, table: str, e: LogPosition) -> dict[int, Position]:
         rows: dict[int, Position] = {}

@@ -134,7 +134,7 @@ class Held:
         if fate < 0.05:
             loop.later(moment, self.lose)
         elif fate < 0.12:
-            loop.later(moment, self._rewrite, rnd.choice(list(self.tables)))
+            loop.later(moment, self.rewrite, rnd.choice(list(self.tables)))
 
     def lose(self) -> None:
         """The sessions that hold it are gone."""
@@ -142,7 +142,8 @@ class Held:
             self._world.counts["held snapshots lost"] += 1
             self._lost.set()
 
-    def _rewrite(self, table: TableName) -> None:
+    def rewrite(self, table: TableName) -> None:
+        """Somebody rewrites the table, or drops it: nothing is found in it from now on."""
         self.rewritten.add(table)
 
     def refuse_lost(self) -> None:
@@ -198,7 +199,7 @@ class SimulatedSnapshots:
         point = server.point(address, self._world.now_us())
         held = Held(self._world, name, point, self._source, rnd.random())
         for table in tables:
-            error = self._left_out()
+            error = self._left_out(table, address)
             if error is None:
                 held.add(table, server.read_before(table, address), (rests or {}).get(table, ""))
             else:
@@ -218,7 +219,10 @@ class SimulatedSnapshots:
         if self._world.server.is_down or self._source.is_other_branch:
             raise SourceUnavailable("no answer")
 
-    def _left_out(self) -> SourceError | None:
+    def _left_out(self, table: TableName, address: int) -> SourceError | None:
+        if not self._world.server.is_there(table, address):
+            self._world.counts["held without a table that was dropped"] += 1
+            return SnapshotStale("there is no such table")
         chance = self._rnd.random()
         if self._world.is_calm or chance >= 0.08:
             return None

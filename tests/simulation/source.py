@@ -2,12 +2,13 @@
 
 Strategy: the server is a log of transactions, a catalog that changes in mid-transaction, and a
 slot. Tables leave the publication and come back; what is committed meanwhile is `lost`: the
-walsender does not send it, ever. A change may be `broken` for a while: a walsender that comes to
-it sends what is before it and ends with an error. A connection walks the log as a walsender does:
-transactions that commit before the start are skipped without a word, a start before `confirmed`
-becomes `confirmed`, keepalives never pass a commit not yet sent. The core is told orders that are
-no addresses, and resume texts that only this server can read. A receiver gets what one drain of
-the socket might have held: any number of messages, grouped into batches.
+walsender does not send it, ever. Nor does it say that a table is dropped. A change may be `broken`
+for a while: a walsender that comes to it sends what is before it and ends with an error. A
+connection walks the log as a walsender does: transactions that commit before the start are skipped
+without a word, a start before `confirmed` becomes `confirmed`, keepalives never pass a commit not
+yet sent. The core is told orders that are no addresses, and resume texts that only this server can
+read. A receiver gets what one drain of the socket might have held: any number of messages, grouped
+into batches.
 
 Invariant: a record's line is a pure function of the change, the version's number, the record
 configuration and the codec version; LSNs are even, and commit LSNs never go backwards while
@@ -61,6 +62,9 @@ _OIDS = {table: 16_000 + ord(table.table) for table in TABLES}
 _ORDER_FIRST = 1_000_000
 _ORDERS_AN_ADDRESS = 3
 
+DROPPED = "dropped"
+"""The `op` of a change that takes the table away with all its rows. No stream shows it."""
+
 HOUR_US = 3_600_000_000
 SHAPES = 3
 LARGE_KEY = 7
@@ -113,7 +117,7 @@ class TableRead:
 
 def fold_one(rows: dict[int, Position], op: str, key: int, value: Position) -> None:
     """Let one change happen to a table's rows."""
-    if op == "t":
+    if op in {"t", DROPPED}:
         rows.clear()
     elif op == "d":
         rows.pop(key, None)
@@ -191,6 +195,8 @@ class Holding(Protocol):
 
     def lose(self) -> None: ...
 
+    def rewrite(self, table: TableName) -> None: ...
+
 
 class ServerWatcher(Protocol):
     """Who is told what the server hears."""
@@ -215,6 +221,15 @@ class Membership:
     lsn: int
     table: TableName
     number: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Existence:
+    """A table was dropped at that LSN, or one was created under its name."""
+
+    lsn: int
+    table: TableName
+    is_there: bool
 
 
 @dataclass
@@ -248,6 +263,7 @@ class Server:
     forks: list[LogPosition] = field(default_factory=list)
     _fork: int = 0
     memberships: list[Membership] = field(default_factory=list)
+    existences: list[Existence] = field(default_factory=list)
     lost: list[Change] = field(default_factory=list)
     broken: Change | None = None
     _addresses: dict[str, int] = field(default_factory=dict)
@@ -310,8 +326,8 @@ class Server:
             self.loop.later(self.rnd.uniform(0.1, 8), self.publish, table)
 
     def publish(self, table: TableName) -> None:
-        """Put the table back, where it is not there."""
-        if self.membership(table) is None:
+        """Put the table back, where it is not there. One that was dropped cannot be."""
+        if self.membership(table) is None and self.is_there(table):
             self._set_membership(table, len(self.memberships) + 1)
 
     def _set_membership(self, table: TableName, number: int | None) -> None:
@@ -319,9 +335,74 @@ class Server:
         self.wal += 2
         self.notify()
 
+    # --- tables that are dropped
+
+    def is_there(self, table: TableName, address: int | None = None) -> bool:
+        """Whether there was a table of that name at that address; None: whether there is one."""
+        return all(known.is_there for known in self._existences(table, address)[-1:])
+
+    def was_dropped(self, table: TableName, address: int) -> bool:
+        """Whether a table of that name was dropped before that address."""
+        return bool(self._existences(table, address))
+
+    def identity(self, table: TableName) -> str:
+        """What a look calls the table: after a drop it is another one."""
+        count = len(self._existences(table))
+        return f"{table}/{count}" if count else str(table)
+
+    def _existences(self, table: TableName, address: int | None = None) -> list[Existence]:
+        return [
+            known
+            for known in self.existences
+            if known.table == table and (address is None or known.lsn < address)
+        ]
+
+    def drop(self, table: TableName) -> bool:
+        """Drop the table with its rows, unless it was dropped before. Whether it was there."""
+        if self.is_down or self._existences(table):
+            return False
+        self.existences.append(Existence(self.wal, table, is_there=False))
+        self._set_membership(table, None)
+        oid, address = self.oids[table], self.wal
+        dropped = Change(
+            table,
+            make_position(*self.order(address), address, 0),
+            address,
+            self.now_us() + self.skew_us,
+            0,
+            DROPPED,
+            oid,
+            self.shape[oid],
+        )
+        self.lost.append(dropped)
+        self.history[table].append(dropped)
+        # The one that may come.
+        self.oids[table] = self.next_oid
+        self.shape[self.next_oid] = 0
+        self.next_oid += 1
+        self._note_names()
+        self._note_shown(address)
+        self.wal += 2
+        for held in self.held:
+            held.rewrite(table)
+        self.counts["tables dropped"] += 1
+        return True
+
+    def make_anew(self, table: TableName, *, is_published: bool) -> None:
+        """Create another table under the name of one that was dropped."""
+        if self.is_there(table):
+            return
+        self.existences.append(Existence(self.wal, table, is_there=True))
+        self.wal += 2
+        if is_published:
+            self.publish(table)
+        self.counts["tables made anew"] += 1
+        self.notify()
+
     def _forget_after(self, fork: int) -> None:
         """The catalog, and what was lost, as another history has them."""
         self.memberships = [known for known in self.memberships if known.lsn < fork]
+        self.existences = [known for known in self.existences if known.lsn < fork]
         self.lost = [change for change in self.lost if change.commit_lsn < fork]
         for table in TABLES:
             history = self.history[table]
@@ -400,17 +481,17 @@ class Server:
             table = rnd.choice(self.weights)
             if truncated is not None and not numbers:
                 table = truncated
+            if not self.is_there(table):
+                continue
             self._alter(table, self.alter_rate)
             n = numbers[table, change_lsn]
             numbers[table, change_lsn] = n + 1
             position = make_position(*order, change_lsn, n)
             key, op, oid = rnd.randint(1, 60), rnd.choice("cccuuudt"), self.oids[table]
-            if table == truncated:
-                op = "t"
+            op = "t" if table == truncated else op
             shape, renames = self.shape[oid], self.renames[oid]
             change = Change(table, position, commit_lsn, commit_us, key, op, oid, shape, renames)
-            is_lost = self.membership(table) is None
-            (self.lost if is_lost else changes).append(change)
+            (self.lost if self.membership(table) is None else changes).append(change)
             self.history[table].append(change)
         self._alter(rnd.choice(TABLES), 0.03)
         self._note_shown(commit_lsn)
@@ -1069,11 +1150,16 @@ class SimulatedStream:
         if server.is_down or server.rnd.random() < server.trouble:
             raise SourceUnavailable("no answer")
         wal = server.told(server.place(server.wal), self._connection.generation)
-        captured = [table for table in TABLES if table in self._connection.records.captured]
+        captured = [
+            table
+            for table in TABLES
+            if table in self._connection.records.captured and server.is_there(table)
+        ]
         others: frozenset[str] = frozenset()
         if server.hiding is None:
             tables = {
-                table: _table_look(str(table), server.membership(table)) for table in captured
+                table: _table_look(server.identity(table), server.membership(table))
+                for table in captured
             }
         else:
             tables = {table: _named_look(server, server.oids[table]) for table in captured}
@@ -1224,7 +1310,9 @@ class SimulatedSource:
         await self._way()
         refused = {}
         for table in tables:
-            if self._server.rnd.random() < 0.2:
+            if not self._server.is_there(table):
+                refused[table] = Reason("there is no such table", "nothing: the next look tells")
+            elif self._server.rnd.random() < 0.2:
                 refused[table] = Reason("it is locked", "nothing: it is tried again")
             elif self._process.is_alive:
                 self._server.watcher.publishes(self._process, table)

@@ -11,6 +11,7 @@ Invariant: everything random is drawn from the seed, so a schedule can be replay
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import gc
 import random
 import sys
@@ -47,6 +48,8 @@ SETTLE_SECONDS = 1_200
 LATE_PLANS = 0.15  # In a world with failovers.
 LATE_OBJECTS = 0.015
 LISTS_DAMAGED = 0.4
+WORLDS_WITH_DROPS = 0.5
+OWED_DROPPED = 0.35
 KILLED_ACCEPTING = 0.7
 LOST_PLANNED = 0.3  # Where somebody may move the slot by hand, and a loss may be accepted.
 SNAPSHOTS = (("never", "initial", "mixed"), (60, 34, 6))
@@ -114,6 +117,9 @@ class World:
         self._rules = random.Random(seed)
         self._snapshot_chances = random.Random(f"faults of snapshots {seed}")
         self._list_chances = random.Random(f"lists {seed}")
+        self._drop_chances = random.Random(f"dropped tables {seed}")
+        is_dropping = self._drop_chances.random() < WORLDS_WITH_DROPS
+        self.is_dropping = is_dropping and is_slot and not self.is_hiding
         if self.is_hiding:
             self.server.hide_tables(seed)
         self._begin_foreign_uploads()
@@ -388,6 +394,7 @@ class World:
         if kind_of(stored.key) == "journal" and not self.is_calm:
             self._hurt_named(stored)
             self._damage_list(stored)
+            self._drop_owed(stored)
             self._lose_planned(stored)
         if kind_of(stored.key) == "journal":
             self._hurt_accepting(stored)
@@ -461,6 +468,26 @@ class World:
         self.counts["a list altered"] += 1
         self.is_list_altered = True
         self.bucket.damage(listed["key"], orjson.dumps(altered))
+
+    def _drop_owed(self, entry: StoredObject) -> None:
+        """Now and then somebody drops a table whose snapshot is owed; another one may come."""
+        chance = self._drop_chances
+        if not self.is_dropping or b'"snapshots":' not in entry.body:
+            return
+        for snapshot in orjson.loads(entry.body)["snapshots"]:
+            is_owed = snapshot["state"] in {"wanted", "started"}
+            if is_owed and chance.random() < OWED_DROPPED:
+                self.loop.later(chance.choice((0.0, 0.1, 1.0)), self._drop, snapshot["table"])
+
+    def _drop(self, name: str) -> None:
+        table, chance = TableName.parse(name), self._drop_chances
+        if self.is_calm or not self.server.drop(table):
+            return
+        self.trace(f"{name} dropped")
+        if chance.random() < 0.7:
+            seconds, is_published = chance.uniform(0.1, 15), chance.random() < 0.5
+            made = functools.partial(self.server.make_anew, table, is_published=is_published)
+            self.loop.later(seconds, made)
 
     def taken(self, kind: str, old: StoredObject, body: bytes, sender: Process) -> None:
         self._judge(lambda: self.monitor.taken(kind, old, body, sender))
