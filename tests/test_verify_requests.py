@@ -82,22 +82,23 @@ def cancelled_as_an_attempt(entry: Entry) -> Entry:
     return replace(entry, snapshots=numbered)
 
 
+DAMAGES = (
+    (without_statements, Code.REQUEST_WRONG),
+    (without_cancellations, Code.REQUEST_WRONG),
+    (given_twice_in_one_entry, Code.REQUEST_WRONG),
+    (given_again_later, Code.REQUEST_WRONG),
+    (about_a_table_that_nobody_knows, Code.REQUEST_WRONG),
+    (cancelled_as_an_attempt, Code.SNAPSHOT_ATTEMPT),
+)
+REQUEST_CODES = {code for _, code in DAMAGES}
+
+
 @pytest.mark.parametrize("depth", ["light", "full"])
 async def test_requests_that_were_done_are_right(depth: Depth) -> None:
     assert await codes(await make_bucket(), depth) == set()
 
 
-@pytest.mark.parametrize(
-    ("damage", "code"),
-    [
-        (without_statements, Code.REQUEST_WRONG),
-        (without_cancellations, Code.REQUEST_WRONG),
-        (given_twice_in_one_entry, Code.REQUEST_WRONG),
-        (given_again_later, Code.REQUEST_WRONG),
-        (about_a_table_that_nobody_knows, Code.REQUEST_WRONG),
-        (cancelled_as_an_attempt, Code.SNAPSHOT_ATTEMPT),
-    ],
-)
+@pytest.mark.parametrize(("damage", "code"), DAMAGES)
 async def test_every_damage_to_answers_is_found_by_its_code(
     damage: Callable[[Entry], Entry], code: Code
 ) -> None:
