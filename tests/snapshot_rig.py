@@ -5,7 +5,7 @@ A range is a word, as in `small_snapshot`. Time is virtual: a test of it takes n
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import asynccontextmanager, suppress
@@ -123,6 +123,8 @@ class Rig:
     ranges: dict[TableName, Sequence[str]] = field(default_factory=dict)
     # By where it begins: a segment's ranges, and where the next one does.
     segments: dict[TableName, dict[str, tuple[Sequence[str], str]]] = field(default_factory=dict)
+    # Where the source cannot go on from.
+    lost_rests: set[str] = field(default_factory=set)
     left_out: dict[TableName, SourceError] = field(default_factory=dict)
     refusals: list[SourceError] = field(default_factory=list)
     deeds: list[Deed] = field(default_factory=list)
@@ -178,7 +180,10 @@ class Rig:
 
     @asynccontextmanager
     async def hold(
-        self, tables: Sequence[TableName], rests: Mapping[TableName, str] | None = None
+        self,
+        tables: Sequence[TableName],
+        rests: Mapping[TableName, str] | None = None,
+        undivided: Collection[TableName] = (),
     ) -> AsyncIterator[Held]:
         await self.holding()
         if self.refusals:
@@ -188,7 +193,9 @@ class Rig:
             f"held-{len(self.helds)}",
             point(self.bucket.commit + 1, self.bucket.time_us()),
             {
-                table: self._held_table(table, (rests or {}).get(table, ""))
+                table: self._held_table(
+                    table, (rests or {}).get(table, ""), is_divided=table not in undivided
+                )
                 for table in tables
                 if table not in self.left_out
             },
@@ -202,9 +209,10 @@ class Rig:
             held.is_open = False
             await asyncio.sleep(0.01)
 
-    def _held_table(self, table: TableName, begin: str) -> HeldTable:
+    def _held_table(self, table: TableName, begin: str, *, is_divided: bool) -> HeldTable:
         ranges, rest = self.ranges[table], ""
-        if table in self.segments:
+        begin = "" if begin in self.lost_rests else begin
+        if table in self.segments and is_divided:
             ranges, rest = self.segments[table][begin]
         words = tuple(map(str.encode, ranges))
         return HeldTable(relation(table), words, 100, 1_000, begin=begin, rest=rest)

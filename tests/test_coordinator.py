@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 
+from engine.model.batch import Moved
 from engine.model.errors import (
     DestinationUnavailable,
     SnapshotStale,
@@ -198,6 +199,43 @@ async def test_a_segment_that_fails_costs_no_other() -> None:
 
     assert [held.tables[ORDERS].begin for held in one.helds] == ["", "3", "3", "7"]
     assert one.stated().attempt == 1
+
+
+@virtually
+async def test_a_table_whose_key_moves_between_segments_is_read_without_them() -> None:
+    one = await rig()
+    one.segments[ORDERS] = SEGMENTS
+
+    async def move(_: SnapshotTask) -> None:
+        one.snapshots.register.moved(Moved(ORDERS, one.helds[-1].point.position))
+
+    one.deeds = [well, well, move]
+
+    async with one.taking(ORDERS):
+        await one.done()
+
+    rests = [held.tables[ORDERS].rest for held in one.helds]
+    assert rests == ["3", "7", ""]
+    assert (one.stated().attempt, one.stated().undivided) == (2, True)
+
+
+@virtually
+async def test_a_source_that_cannot_go_on_from_a_segment_begins_the_attempt_anew() -> None:
+    one = await rig()
+    one.segments[ORDERS] = SEGMENTS
+    one.lost_rests = {"3"}
+
+    async def found_again() -> None:
+        if len(one.helds) == 2:
+            one.lost_rests = set()
+
+    one.holding = found_again
+
+    async with one.taking(ORDERS):
+        await one.done()
+
+    assert [held.tables[ORDERS].begin for held in one.helds] == ["", "", "3", "7"]
+    assert (one.stated().attempt, one.stated().segment) == (2, 2)
 
 
 # --- workers that are lost or stand still

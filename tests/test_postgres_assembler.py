@@ -6,7 +6,7 @@ import struct
 import pytest
 
 from engine.lines.batcher import BATCHES_A_TURN
-from engine.model.batch import Batch, Intake
+from engine.model.batch import Batch, Intake, Moved
 from engine.model.errors import DecodeError, UnrepresentableRow
 from engine.model.position import Position
 from engine.model.record import OnUnrepresentable, RecordConfiguration, TableRule
@@ -51,6 +51,19 @@ def insert(oid: int, lsn: int, *values: int) -> bytes:
     texts = [str(value).encode() for value in values]
     body = b"".join(b"t" + struct.pack(">i", len(text)) + text for text in texts)
     return carried(b"I" + struct.pack(">IcH", oid, b"N", len(texts)) + body, lsn)
+
+
+def fields(letter: bytes, *values: bytes | None) -> bytes:
+    """A tuple; a value None is one that did not change and is left out, an empty one is null."""
+    body = b"".join(
+        b"u" if value is None else b"t" + struct.pack(">i", len(value)) + value if value else b"n"
+        for value in values
+    )
+    return letter + struct.pack(">H", len(values)) + body
+
+
+def update(oid: int, lsn: int, *tuples: bytes) -> bytes:
+    return carried(b"U" + struct.pack(">I", oid) + b"".join(tuples), lsn)
 
 
 def truncate(lsn: int, *oids: int) -> bytes:
@@ -477,6 +490,104 @@ def test_a_row_that_may_not_be_left_out_ends_the_stream_behind_what_came_before(
     assert caught.value.exit_code == 70
     assert "on_unrepresentable" in caught.value.hint
     assert "99999" not in str(caught.value)
+
+
+# --- rows that move to another key without all their columns
+
+
+LARGE = b"1" * (1 << 20)
+MOVED = "moved"
+STAYS = "stays"
+
+
+@pytest.mark.parametrize(
+    ("tuples", "expected"),
+    [
+        ((fields(b"K", b"1", b""), fields(b"N", b"2", None)), MOVED),
+        ((fields(b"K", b"1", b""), fields(b"N", b"2", b"7")), STAYS),
+        ((fields(b"N", b"2", None),), STAYS),
+        # A key's column that is kept apart is in the old tuple although it is as it was.
+        ((fields(b"K", b"1", b""), fields(b"N", None, None)), STAYS),
+        ((fields(b"K", b"1", b""), fields(b"N", b"1", None)), STAYS),
+        # With REPLICA IDENTITY FULL the old tuple is always there.
+        ((fields(b"O", b"1", b"7"), fields(b"N", b"1", None)), STAYS),
+        ((fields(b"O", b"1", b"7"), fields(b"N", b"2", None)), MOVED),
+        ((fields(b"O", b"1", b"7"), fields(b"N", b"12", None)), MOVED),
+        ((fields(b"O", b"1", b"7"), fields(b"N", b"2", b"8")), STAYS),
+        ((fields(b"O", b"1", LARGE), fields(b"N", b"1", None)), STAYS),
+        ((fields(b"O", b"1", LARGE), fields(b"N", b"2", None)), MOVED),
+    ],
+)
+@pytest.mark.parametrize("is_consumable", [False, True])
+def test_a_row_that_moves_to_another_key_and_leaves_a_column_out_is_told(
+    tuples: tuple[bytes, ...], expected: str, *, is_consumable: bool
+) -> None:
+    target = assembler()
+    frames = [
+        relation(1, "a", "id", "note"),
+        begin(100),
+        update(1, 90, *tuples),
+        commit(100),
+        begin(200),
+        update(1, 190, fields(b"N", b"9", None)),
+        commit(200),
+    ]
+
+    source = ListedFrames(frames, is_consumable=is_consumable)
+    while target.drain(source, 4 * BUDGET) is Drained.LOOKUP:
+        pass
+    intake = target.intake()
+
+    told = (Moved(TableName("public", "a"), place(100)),) if expected == MOVED else ()
+    assert intake.moved == told
+    assert sum(batch.row_count for batch in intake.batches) == 2
+    assert target.intake().moved == ()
+
+
+def test_the_newest_commit_of_a_tables_moved_rows_is_told() -> None:
+    moved = fields(b"K", b"1", b""), fields(b"N", b"2", None)
+    frames = [relation(1, "a", "id", "note"), relation(2, "b", "id", "note")]
+    for lsn, oid in ((100, 1), (200, 2), (300, 1)):
+        frames += [begin(lsn), update(oid, lsn - 10, *moved), commit(lsn)]
+
+    intake = fed(assembler(), *frames)
+
+    a, b = TableName("public", "a"), TableName("public", "b")
+    assert set(intake.moved) == {Moved(a, place(300)), Moved(b, place(200))}
+
+
+def test_a_moved_row_is_told_with_the_batch_that_has_it_before_the_transaction_ends() -> None:
+    target = assembler()
+    frames = [relation(1, "a", "id", "note"), begin(100)]
+    frames.append(update(1, 10, fields(b"K", b"1", b""), fields(b"N", b"2", None)))
+    frames += [insert(1, 10 + n, n, int("7" * 600)) for n in range(1, 300)]
+    source = ListedFrames(frames)
+    while target.drain(source, BUDGET) is Drained.LOOKUP:
+        pass
+
+    assert target.has_full_batches
+    intake = target.full_batches()
+
+    assert intake.boundary is None
+    assert intake.moved == (Moved(TableName("public", "a"), place(100)),)
+
+
+def test_a_moved_row_is_told_under_the_name_that_it_came_under() -> None:
+    moved = fields(b"K", b"1", b""), fields(b"N", b"2", None)
+    frames = [
+        relation(1, "a", "id", "note"),
+        begin(100),
+        update(1, 90, *moved),
+        commit(100),
+        relation(1, "b", "id", "note"),
+        begin(200),
+        insert(1, 190, 3, 3),
+        commit(200),
+    ]
+
+    intake = fed(assembler(), *frames)
+
+    assert intake.moved == (Moved(TableName("public", "a"), place(100)),)
 
 
 def test_what_was_received_is_the_newest_end() -> None:

@@ -7,8 +7,9 @@ import msgspec
 import pytest
 
 from engine.journal.entry import Snapshot
+from engine.model.batch import Moved
 from engine.model.errors import InvariantBroken, SnapshotStale
-from engine.model.position import LOG_BEGIN, log_position
+from engine.model.position import LOG_BEGIN, LogPosition, log_position
 from engine.model.record import SnapshotMode
 from engine.model.staged_object import StagedObject
 from log_points import place, point
@@ -863,6 +864,168 @@ async def test_a_segments_ranges_are_its_own(ranges: dict[int, str]) -> None:
 
     with pytest.raises(InvariantBroken, match="the lane ended at"):
         await snapshots.register.whole(attempt, objects)
+
+
+# --- rows that move past segments
+
+
+def commit_lsn_of(position: LogPosition) -> int:
+    return int(position.rpartition(".")[2], 16)
+
+
+def moved(snapshots: Snapshots, commit: int) -> None:
+    snapshots.register.moved(Moved(ORDERS, place(commit)))
+
+
+async def test_a_moved_key_behind_the_first_segment_begins_the_attempt_anew_without_segments() -> (
+    None
+):
+    snapshots = await segmented()
+    register = snapshots.register
+    before = register.undivided
+
+    moved(snapshots, snapshots.bucket.commit + 0x10)
+    stated = register.pending
+    await snapshots.append()
+
+    assert not before
+    assert register.undivided == {ORDERS}
+    assert stated == (Snapshot(str(ORDERS), "wanted", undivided=True),)
+    assert register.rest(ORDERS) == ""
+    snapshots.bucket.commit += 0x100
+    attempt = snapshots.start(ORDERS)
+    assert (attempt.number, attempt.segment) == (2, 0)
+    assert journalled(await successor_after(snapshots)).undivided
+
+
+async def successor_after(snapshots: Snapshots) -> Snapshots:
+    """The journal's next writer, once everything is stated."""
+    await snapshots.append()
+    return await successor(snapshots)
+
+
+async def test_a_successor_reads_a_table_with_a_moved_key_without_segments() -> None:
+    snapshots = await segmented()
+    moved(snapshots, snapshots.bucket.commit + 0x10)
+    later = await successor_after(snapshots)
+    snapshots.bucket.commit += 0x100
+
+    at = point(later.bucket.commit + 1, later.bucket.time_us())
+    with pytest.raises(SnapshotStale, match="without segments"):
+        later.register.start(ORDERS, at, relation(ORDERS), is_divided=True)
+    attempt = later.register.start(ORDERS, at, relation(ORDERS))
+
+    assert attempt.undivided
+    assert later.register.undivided == {ORDERS}
+
+
+async def test_a_moved_key_before_the_first_segments_point_changes_nothing() -> None:
+    snapshots = await segmented()
+    began = commit_lsn_of(journalled(snapshots).point)
+
+    moved(snapshots, began - 1)
+
+    assert snapshots.register.pending == ()
+    assert snapshots.register.rest(ORDERS) == "7"
+
+
+async def test_a_moved_key_at_the_first_segments_point_is_behind_it() -> None:
+    snapshots = await segmented()
+
+    moved(snapshots, commit_lsn_of(journalled(snapshots).point))
+
+    assert states(snapshots.register.pending) == [(str(ORDERS), "wanted", 0)]
+
+
+@pytest.mark.parametrize(("distance", "is_anew"), [(-1, True), (0, False), (1, False)])
+async def test_a_moved_key_counts_until_the_last_segments_point(
+    distance: int, *, is_anew: bool
+) -> None:
+    snapshots = await segmented()
+    snapshots.bucket.commit += 0x100
+    attempt = snapshots.start(ORDERS, rest="7")
+    await snapshots.append()
+    await snapshots.register.whole(attempt, await snapshots.stage(attempt, SECOND))
+    await snapshots.append()
+
+    moved(snapshots, commit_lsn_of(attempt.point.position) + distance)
+
+    assert bool(snapshots.register.pending) == is_anew
+
+
+async def test_a_moved_key_while_a_segment_is_read_gives_it_up() -> None:
+    snapshots = await segmented()
+    snapshots.bucket.commit += 0x100
+    attempt = snapshots.start(ORDERS, rest="7")
+    await snapshots.append()
+
+    # Where the segment fails, it is read again, at a later point.
+    moved(snapshots, commit_lsn_of(attempt.point.position) + 1)
+
+    assert not snapshots.register.is_under_way(attempt)
+    assert snapshots.register.undivided == {ORDERS}
+
+
+@pytest.mark.parametrize("is_divided", [False, True])
+async def test_a_moved_key_while_the_first_segment_is_read_gives_it_up_where_others_follow(
+    *, is_divided: bool
+) -> None:
+    snapshots = await opened()
+    snapshots.register.capture(ORDERS)
+    at = point(snapshots.bucket.commit + 1, snapshots.bucket.time_us())
+    attempt = snapshots.register.start(ORDERS, at, relation(ORDERS), is_divided=is_divided)
+    await snapshots.append()
+
+    moved(snapshots, commit_lsn_of(at.position))
+
+    assert snapshots.register.is_under_way(attempt) != is_divided
+
+
+@pytest.mark.parametrize(("distance", "is_refused"), [(-1, False), (0, True), (1, True)])
+async def test_no_first_segment_begins_before_a_moved_key_that_was_read_already(
+    distance: int, *, is_refused: bool
+) -> None:
+    snapshots = await opened()
+    register = snapshots.register
+    register.capture(ORDERS)
+    at = point(snapshots.bucket.commit + 0x10, snapshots.bucket.time_us())
+
+    moved(snapshots, snapshots.bucket.commit + 0x10 + distance)
+    if is_refused:
+        with pytest.raises(SnapshotStale, match="without segments"):
+            register.start(ORDERS, at, relation(ORDERS), is_divided=True)
+        await snapshots.append()
+        attempt = register.start(ORDERS, at, relation(ORDERS))
+    else:
+        attempt = register.start(ORDERS, at, relation(ORDERS), is_divided=True)
+
+    assert attempt.undivided == is_refused
+
+
+async def test_a_table_is_read_in_segments_again_once_it_was_read_without() -> None:
+    snapshots = await segmented()
+    register = snapshots.register
+    moved(snapshots, snapshots.bucket.commit + 0x10)
+    register.resync(ORDERS)
+    await snapshots.append()
+    kept = register.undivided
+
+    snapshots.bucket.commit += 0x100
+    await snapshots.make_whole(ORDERS)
+    await snapshots.complete()
+    await snapshots.append(snapshots.durable())
+    register.resync(ORDERS)
+
+    assert kept == {ORDERS}
+    assert not register.undivided
+
+
+async def test_where_snapshots_are_off_a_moved_key_asks_for_nothing() -> None:
+    snapshots = await successor(await segmented(), "never")
+
+    moved(snapshots, snapshots.bucket.commit + 0x10)
+
+    assert snapshots.register.pending == ()
 
 
 # --- tables that the source has no more

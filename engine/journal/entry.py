@@ -227,7 +227,8 @@ class Snapshot(msgspec.Struct, frozen=True, omit_defaults=True):
     An attempt may read the table in segments, one after the other, each as it was before a point of
     its own. `segment` counts them from 0; all but the first one state that one's point: `began`.
     *whole* then speaks of one segment, and `rest` says in the source's own words what is still to
-    be read; it is empty once nothing is.
+    be read; it is empty once nothing is. An attempt that is `undivided` has no segments, because a
+    row moved past those of an earlier one.
     """
 
     table: str
@@ -241,6 +242,7 @@ class Snapshot(msgspec.Struct, frozen=True, omit_defaults=True):
     segment: int = 0
     began: LogPosition = LOG_BEGIN
     rest: str = ""
+    undivided: bool = False
 
     @property
     def sees(self) -> LogPosition:

@@ -7,6 +7,10 @@ reader, a successor and `verify` know from the journal alone where each table is
 A snapshot may be asked for again, or cancelled, at any time. What is asked is stated before
 anything else happens to the table: an attempt that is under way is given up at once.
 
+In a table that is read in segments a row may move to another key meanwhile: from a part that is
+still to be read into one that was read. The stream shows such a move, and may leave a column out
+that nobody else has then. So the attempt begins anew, without segments.
+
 A table that the source has no more has nothing to read: it is *gone*. One that takes its name later
 is another table, whose snapshot is wanted.
 
@@ -27,7 +31,7 @@ from engine.flow.reception import Reception
 from engine.journal.entry import JournalState, Snapshot, SnapshotState, StatedSnapshot
 from engine.journal.gaps import GapRegister
 from engine.journal.object_lists import ObjectLists
-from engine.model.batch import LeftOut
+from engine.model.batch import LeftOut, Moved
 from engine.model.errors import InvariantBroken, SnapshotStale
 from engine.model.interfaces import Clock
 from engine.model.lane import Lane
@@ -61,6 +65,7 @@ class Attempt:
 
     Its rows are those that the table has before `point`. `hour` is the one in its keys. Where it
     reads the table in segments, this is the one numbered `segment`: see `SnapshotRegister.rest`.
+    `is_divided`: others follow this one. With `undivided` there may be none.
     """
 
     table: TableName
@@ -70,6 +75,8 @@ class Attempt:
     hour: str
     segment: int = 0
     began: LogPosition = LOG_BEGIN
+    is_divided: bool = False
+    undivided: bool = False
 
 
 @dataclass(slots=True)
@@ -149,6 +156,8 @@ class SnapshotRegister:
         # By table, the end of the gaps for which a snapshot was wanted. Nobody asks for the same
         # again where somebody cancels it.
         self._filling: dict[TableName, str] = {}
+        # By table, where the newest row commits that moved to another key without all its columns.
+        self._moved: dict[TableName, LogPosition] = {}
         self._is_waiting = False
 
     # --- for whoever looks at what the source publishes
@@ -257,6 +266,32 @@ class SnapshotRegister:
             return Snapshot(str(table), "cancelled"), False
         return stated.snapshot, True
 
+    # --- for whoever reads the stream
+
+    def moved(self, moved: Moved) -> None:
+        """Rows of a table moved to another key, and not all their columns were shown. Never waits.
+
+        An attempt that reads the table in segments is given up where it may have read the part that
+        such a row moved into, and not yet the one that it came from. The next one has no segments.
+        """
+        table, commit = moved.table, moved.commit
+        self._moved[table] = max(commit, self._moved.get(table, LOG_BEGIN))
+        known = self._open.get(table)
+        if not self._is_on or known is None or not self._is_divided(table, known.snapshot):
+            return
+        snapshot = known.snapshot
+        is_read = snapshot.state == "whole" and not snapshot.rest and snapshot.point <= commit
+        if snapshot.sees <= commit and not is_read:
+            self._ask(table, "wanted", undivided=True)
+
+    def _is_divided(self, table: TableName, snapshot: Snapshot) -> bool:
+        """Whether an attempt is started or whole that reads the table in segments."""
+        if snapshot.state not in {"started", "whole"}:
+            return False
+        attempt = self._attempts.get(table)
+        is_divided = attempt is not None and attempt.is_divided
+        return is_divided or bool(snapshot.segment or snapshot.rest)
+
     # --- for whoever takes snapshots
 
     def capture(self, table: TableName) -> None:
@@ -296,10 +331,22 @@ class SnapshotRegister:
         table: TableName,
         state: Literal["wanted", "cancelled", "gone"],
         point: LogPosition = LOG_BEGIN,
+        *,
+        undivided: bool = False,
     ) -> None:
+        undivided = undivided or (state == "wanted" and self._is_undivided(table))
         self._attempts.pop(table, None)
         self._asked.add(table)
-        self._state_next(table, Snapshot(str(table), state, point=point))
+        self._state_next(table, Snapshot(str(table), state, point=point, undivided=undivided))
+
+    @property
+    def undivided(self) -> frozenset[TableName]:
+        """The tables whose next attempt has to read them without segments."""
+        return frozenset(filter(self._is_undivided, self._open))
+
+    def _is_undivided(self, table: TableName) -> bool:
+        known = self._open.get(table)
+        return known is not None and known.snapshot.undivided and not known.is_complete
 
     def needed(self) -> tuple[TableName, ...]:
         """The tables of which an attempt has to be started, by name."""
@@ -392,14 +439,21 @@ class SnapshotRegister:
         return None if is_newest and before.snapshot.segment != known.snapshot.segment else before
 
     def start(
-        self, table: TableName, point: LogPoint, relation: Relation, *, rest: str = ""
+        self,
+        table: TableName,
+        point: LogPoint,
+        relation: Relation,
+        *,
+        rest: str = "",
+        is_divided: bool = False,
     ) -> Attempt:
         """Begin an attempt that reads `table`, which looks like `relation`, as it is at `point`.
 
-        With a `rest`, the attempt under way goes on: what is read now begins there. Nothing may be
-        staged before `started`. Raises InvariantBroken where none is needed, or where `rest` is
-        not what the register says; SnapshotStale where the table is not the one any more that the
-        attempt began with: it begins anew then.
+        With a `rest`, the attempt under way goes on: what is read now begins there. `is_divided`:
+        other segments follow this one. Nothing may be staged before `started`. Raises
+        InvariantBroken where none is needed, or where `rest` is not what the register says;
+        SnapshotStale where the table is not the one any more that the attempt began with, or may
+        not be read in segments: it begins anew then.
         """
         known = self._open.get(table)
         is_needed = known is not None and self._is_needed(table, known.snapshot)
@@ -412,13 +466,32 @@ class SnapshotRegister:
             before = stated.snapshot
             self._refuse_other(table, point, relation, before)
             number, segment, began = before.attempt, before.segment + 1, before.sees
+        elif is_divided:
+            self._refuse_moved(table, point.position)
+        undivided = self._is_undivided(table)
         version = self._reception.snapshot_version(relation)
         commit_us = self._state.within_reason(point.commit_us, self._clock())
         hour = key_hour(commit_us, "")
-        attempt = Attempt(table, number, point, version, hour, segment, began)
+        attempt = Attempt(
+            table, number, point, version, hour, segment, began, is_divided, undivided
+        )
         self._attempts[table] = attempt
         self._state_next(table, _statement(attempt, "started"))
         return attempt
+
+    def _refuse_moved(self, table: TableName, point: LogPosition) -> None:
+        """Raise SnapshotStale where the table may not be read in segments.
+
+        What the stream has shown already may lie behind the point of a segment that begins only
+        now.
+        """
+        is_moved = self._moved.get(table, LOG_BEGIN) >= point
+        if is_moved and not self._is_undivided(table):
+            self._ask(table, "wanted", undivided=True)
+        if self._is_undivided(table):
+            raise SnapshotStale(
+                f"a row of {table} moved to another key: it is read without segments"
+            )
 
     def _refuse_other(
         self, table: TableName, point: LogPoint, relation: Relation, before: Snapshot
@@ -605,6 +678,7 @@ def _statement(attempt: Attempt, state: SnapshotState) -> Snapshot:
         attempt.hour,
         segment=attempt.segment,
         began=attempt.began,
+        undivided=attempt.undivided,
     )
 
 

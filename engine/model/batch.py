@@ -84,6 +84,16 @@ class Named(msgspec.Struct, frozen=True, gc=False):
     commit: LogPosition
 
 
+class Moved(msgspec.Struct, frozen=True, gc=False):
+    """Rows of a table moved to another key, and a column that did not change was left out of one.
+
+    The newest such row commits at `commit`. Only whoever has the row as it was knows all of it.
+    """
+
+    table: TableName
+    commit: LogPosition
+
+
 class Boundary(msgspec.Struct, frozen=True, gc=False):
     """Everything that commits before `point` has left the socket, with this intake at the latest.
 
@@ -109,7 +119,7 @@ class Intake(msgspec.Struct, frozen=True, gc=False):
     `held_seconds` ago. `is_look_wanted`: the source said that what it publishes was changed. A row
     in `left_out` is told before any later row of its table. `named` says, in the stream's order,
     under which names rows came. It is handed over no later than the next boundary behind those
-    rows.
+    rows. `moved` is told no later than the rows that it speaks of.
     """
 
     batches: tuple[Batch, ...]
@@ -118,3 +128,4 @@ class Intake(msgspec.Struct, frozen=True, gc=False):
     is_look_wanted: bool = False
     left_out: tuple[LeftOut, ...] = ()
     named: tuple[Named, ...] = ()
+    moved: tuple[Moved, ...] = ()

@@ -7,7 +7,7 @@ understands, and everything else that a line follows from is in the task beside 
 Invariant: what the source holds ends with the block that asked for it.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -111,11 +111,16 @@ class SnapshotSource(Protocol):
         ...
 
     def hold(
-        self, tables: Sequence[TableName], rests: Mapping[TableName, str] | None = None
+        self,
+        tables: Sequence[TableName],
+        rests: Mapping[TableName, str] | None = None,
+        undivided: Collection[TableName] = (),
     ) -> AbstractAsyncContextManager[HeldSnapshot]:
         """Hold a snapshot of `tables`, as far as they can be held, until the block ends.
 
         Of a table in `rests`, a segment was read before: its rows from that `HeldTable.rest` on.
+        Where a source cannot go on from there, it holds the table from the beginning, and the
+        attempt begins anew. A table in `undivided` is not held in segments.
         May wait until transactions that are open now have ended, and says of whom it waits. Raises
         SourceUnavailable, SourceRefused. Cancellation lets everything go.
         """

@@ -287,6 +287,9 @@ class Streaming:
             self._leave_out(row)
         for named in intake.named:
             self._watcher.named(named)
+        # Before its rows count: what follows from it is in the entry that plans them, or earlier.
+        for moved in intake.moved:
+            self._snapshots.moved(moved)
         self._ledger.read(intake)
         self._router.route(intake, asyncio.get_running_loop().time())
         if intake.boundary is not None:

@@ -121,7 +121,7 @@ class Coordinator:
         """Take the snapshots of `tables` under one held snapshot, as far as that goes."""
         try:
             rests = {table: rest for table in tables if (rest := register.rest(table))}
-            async with self._source.hold(tables, rests) as held:
+            async with self._source.hold(tables, rests, register.undivided) as held:
                 for table, error in held.left_out.items():
                     self.failed(table, error)
                 group = Group(

@@ -178,11 +178,18 @@ class Group:
 
     def _begun(self, table: TableName, held: HeldTable) -> Attempt | None:
         """The table's attempt, or the next segment of one; None where there is none to begin."""
-        if table not in self._register.needed() or self._register.rest(table) != held.begin:
+        is_other = held.begin not in {"", self._register.rest(table)}
+        if table not in self._register.needed() or is_other:
             # Somebody asked for something else while the source took the snapshot.
             return None
         try:
-            return self._register.start(table, self._held.point, held.relation, rest=held.begin)
+            return self._register.start(
+                table,
+                self._held.point,
+                held.relation,
+                rest=held.begin,
+                is_divided=bool(held.rest),
+            )
         except SnapshotStale as error:
             self._ends.failed(table, error)
             return None

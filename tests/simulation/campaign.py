@@ -50,6 +50,8 @@ WINDOWS = (
     "snapshot void",
     "given up after refusals",
     "a rule aborts a named upload",
+    "cuts checked of segments",
+    "attempts after a moved key",
     "lists of objects",
     "a list altered",
     "a duplicate's result thrown away",

@@ -817,10 +817,19 @@ MUTANTS: tuple[Mutant, ...] = (
         "7   each held snapshot has attempts of its own",
         Edit(
             "engine.snapshot.group",
-            "return self._register.start("
-            "table, self._held.point, held.relation, rest=held.begin)\n",
+            "return self._register.start(\n"
+            "                table,\n"
+            "                self._held.point,\n"
+            "                held.relation,\n"
+            "                rest=held.begin,\n"
+            "                is_divided=bool(held.rest),\n"
+            "            )\n",
             "attempt = self._register.start(\n"
-            "                table, self._held.point, held.relation, rest=held.begin\n"
+            "                table,\n"
+            "                self._held.point,\n"
+            "                held.relation,\n"
+            "                rest=held.begin,\n"
+            "                is_divided=bool(held.rest),\n"
             "            )\n"
             "            kept = self._ends.__dict__.setdefault('kept', {})\n"
             "            return kept.setdefault(table, attempt)\n",
@@ -1131,6 +1140,42 @@ MUTANTS: tuple[Mutant, ...] = (
             "engine.journal.snapshots",
             "and vouched_seq < known.seq <= seq\n",
             "and False\n",
+        ),
+    ),
+    mutant(
+        "moved_key",
+        "7   a row that moves past unread segments begins the attempt anew",
+        Edit(
+            "engine.pipeline.streaming",
+            "            self._snapshots.moved(moved)\n",
+            "            pass\n",
+        ),
+    ),
+    mutant(
+        "moved_before",
+        "7   no segment begins before a moved key that was received already",
+        Edit(
+            "engine.journal.snapshots",
+            "is_moved = self._moved.get(table, LOG_BEGIN) >= point",
+            "is_moved = False",
+        ),
+    ),
+    mutant(
+        "moved_last",
+        "7   a moved key counts until the stream is past the last segment's point",
+        Edit(
+            "engine.journal.snapshots",
+            "not snapshot.rest and snapshot.point <= commit",
+            "not snapshot.rest",
+        ),
+    ),
+    mutant(
+        "moved_first",
+        "7   a moved key counts while the first segment is being read",
+        Edit(
+            "engine.journal.snapshots",
+            "is_divided = attempt is not None and attempt.is_divided",
+            "is_divided = False",
         ),
     ),
     mutant(

@@ -232,6 +232,7 @@ class SnapshotMonitor:
                 is_next = not now.attempt
             case "started":
                 is_next = self._is_start(now, before, attempts)
+                self._counts["attempts after a moved key"] += bool(now.snapshot.get("undivided"))
             case "whole":
                 is_own = before is not None and (before.state, before.epoch) == ("started", epoch)
                 is_next = is_own and self._is_same(now, before)
@@ -465,8 +466,19 @@ class SnapshotMonitor:
                 self._counts["cuts not checked for a gap"] += 1
                 continue
             self._counts["cuts checked"] += 1
+            if stated is not None and stated.segment:
+                self._check_moved(table, stated)
             if self._folded(name, e) != self._server.rows_before(table, e):
                 raise Violation("the cut is not complete")
+
+    def _check_moved(self, table: TableName, stated: Stated) -> None:
+        """No row moved past the segments of an attempt that counts: a part of it is nowhere."""
+        self._counts["cuts checked of segments"] += 1
+        for transaction in self._server.transactions:
+            for change in transaction.changes:
+                is_between = stated.began <= change.position < stated.point
+                if change.table == table and is_between and change.is_moved:
+                    raise Violation("a row moved to another key between two segments")
 
     def lost_behind(self, table: TableName, point: str, e: str) -> list[Change]:
         """What the server did not send of the table between a snapshot's point and E."""

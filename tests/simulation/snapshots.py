@@ -14,7 +14,7 @@ engine is frozen or dead.
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import asynccontextmanager
@@ -99,10 +99,12 @@ class Held:
         self._cutting = random.Random(f"segments {seed}")
         self._lost = asyncio.Event()
 
-    def add(self, table: TableName, read: TableRead, begin: str) -> None:
+    def add(self, table: TableName, read: TableRead, begin: str, *, is_divided: bool) -> None:
         """Hold a table too, from a key on, its rows spread over ranges: mostly range 0 has none."""
         rnd = self._rnd
-        read, rest = self._segment(read, begin)
+        rest = ""
+        if is_divided:
+            read, rest = self._segment(read, begin)
         first = rnd.choice((0, 0, 1))
         ranges: list[list[Row]] = [[] for _ in range(rnd.choice((2, 2, 3)))]
         for row in read.rows:
@@ -188,7 +190,10 @@ class SimulatedSnapshots:
 
     @asynccontextmanager
     async def hold(
-        self, tables: Sequence[TableName], rests: Mapping[TableName, str] | None = None
+        self,
+        tables: Sequence[TableName],
+        rests: Mapping[TableName, str] | None = None,
+        undivided: Collection[TableName] = (),
     ) -> AsyncIterator[Held]:
         server, rnd = self._world.server, self._rnd
         await asyncio.sleep(rnd.uniform(0.001, 0.2))
@@ -201,7 +206,9 @@ class SimulatedSnapshots:
         for table in tables:
             error = self._left_out(table, address)
             if error is None:
-                held.add(table, server.read_before(table, address), (rests or {}).get(table, ""))
+                begin = (rests or {}).get(table, "")
+                read = server.read_before(table, address)
+                held.add(table, read, begin, is_divided=table not in undivided)
             else:
                 held.left_out[table] = error
         await asyncio.sleep(rnd.uniform(0.001, 0.2))

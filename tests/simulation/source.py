@@ -26,11 +26,12 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
+from zlib import crc32
 
 import msgspec
 
 from engine.lines.batcher import Batcher
-from engine.model.batch import Boundary, Intake, Named
+from engine.model.batch import Boundary, Intake, Moved, Named
 from engine.model.errors import LeaseHeld, PositionLost, SourceFailed, SourceUnavailable
 from engine.model.history import Judge, Landmark
 from engine.model.interfaces import (
@@ -91,6 +92,11 @@ class Change:
     @property
     def relation(self) -> Relation:
         return relation_of(self.table, self.oid, self.shape)
+
+    @property
+    def is_moved(self) -> bool:
+        """Whether the row had another key before, and its line has not all columns."""
+        return self.op == "u" and crc32(f"{self.commit_lsn} {self.key}".encode()) % 3 == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -977,6 +983,7 @@ class _Lines:
         self._codec = codec
         self._versions: dict[int, int] = {}
         self._rows: dict[int, list[tuple[Change, bytes]]] = {}
+        self.moved: list[Moved] = []
 
     def bind(self, number: int, *, version: int, **_: object) -> None:
         assert number not in self._rows
@@ -994,6 +1001,8 @@ class _Lines:
         line = self._records.line(change, self._versions[change.oid], self._codec)
         rows = self._rows.setdefault(change.oid, [])
         rows.append((change, line))
+        if change.is_moved:
+            self.moved.append(Moved(change.table, commit_of(change.position)))
         return len(rows)
 
     @property
@@ -1076,7 +1085,8 @@ class SimulatedStream:
             raise SourceUnavailable("connection lost")
         if not (boundary or batches or named):
             return None
-        return Intake(batches, boundary, named=tuple(named))
+        moved, self._lines.moved = tuple(self._lines.moved), []
+        return Intake(batches, boundary, named=tuple(named), moved=moved)
 
     def _names(self, change: Change) -> Iterator[Named]:
         """Under which name its table's rows come, where that is another one; now and then again."""

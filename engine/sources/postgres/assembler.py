@@ -34,7 +34,7 @@ import msgspec
 
 from engine.lines.batcher import Batcher
 from engine.lines.writer import LineWriter
-from engine.model.batch import Boundary, Intake, LeftOut, Named
+from engine.model.batch import Boundary, Intake, LeftOut, Moved, Named
 from engine.model.errors import DecodeError, InvariantBroken, JournalError, UnrepresentableRow
 from engine.model.hash_key import NO_HASH_KEY, HashKey
 from engine.model.history import Judge, Landmark
@@ -175,6 +175,7 @@ class Assembler:
         self._relations: dict[int, _Streamed] = {}
         self._left_out: list[LeftOut] = []
         self._named: list[Named] = []
+        self._moved: list[Moved] = []
         self._failure: UnrepresentableRow | None = None
         self._is_row_pending = False
         # Bound relations whose key is a guess. They leave when the stream has passed the position
@@ -281,6 +282,7 @@ class Assembler:
             held_seconds,
             left_out=self._take_left_out(),
             named=named,
+            moved=self._take_moved(),
         )
 
     def _boundary(self) -> Boundary | None:
@@ -299,12 +301,25 @@ class Assembler:
 
     def full_batches(self, held_seconds: float = 0.0) -> Intake:
         """The batches that are complete already; the rest and the boundary stay for `intake`."""
-        left_out = self._take_left_out()
-        return Intake(self._batcher.taken(), None, held_seconds, left_out=left_out)
+        left_out, moved = self._take_left_out(), self._take_moved()
+        return Intake(self._batcher.taken(), None, held_seconds, left_out=left_out, moved=moved)
 
     def _take_left_out(self) -> tuple[LeftOut, ...]:
         left_out, self._left_out = tuple(self._left_out), []
         return left_out
+
+    def _take_moved(self) -> tuple[Moved, ...]:
+        self._note_moved()
+        moved, self._moved = tuple(self._moved), []
+        return moved
+
+    def _note_moved(self) -> None:
+        """Note under its present name each table that has moved keys."""
+        moved = self._tuples.moved
+        for oid, commit_lsn in moved.items():
+            commit = log_position(self._generation, commit_lsn)
+            self._moved.append(Moved(self._relations[oid].table, commit))
+        moved.clear()
 
     @property
     def has_full_batches(self) -> bool:
@@ -326,7 +341,8 @@ class Assembler:
         """Whether `intake` would hold anything."""
         has_boundary = self._reader.boundary is not None and not self.is_judging
         has_rows = self._batcher.has_batches or self._lines.buffered > 0
-        return has_rows or has_boundary or bool(self._left_out or self._named)
+        has_more = bool(self._left_out or self._named or self._moved or self._tuples.moved)
+        return has_rows or has_boundary or has_more
 
     # ------------------------------------------------------------------- control messages
 
@@ -366,6 +382,7 @@ class Assembler:
                 return
             self._let_go(message.oid)
             self._catalog.forget(message.oid)
+            self._note_moved()
         table = TableName(message.schema, message.table)
         self._relations[message.oid] = _Streamed(
             message, table, self._configuration.captures(table)
@@ -462,6 +479,7 @@ class Assembler:
 
     def forget(self, oids: Iterable[int]) -> None:
         """These tables are gone, and the stream is past that: no row of theirs comes any more."""
+        self._note_moved()
         awaited = {message.oid for message in self.lookups}
         for oid in set(oids) - awaited:
             streamed = self._relations.get(oid)

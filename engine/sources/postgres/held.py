@@ -8,7 +8,7 @@ table waits behind such a waiter, so after a while the snapshot is let go of.
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Final, Never
 
@@ -82,11 +82,15 @@ class PostgresSnapshots:
 
     @asynccontextmanager
     async def hold(
-        self, tables: Sequence[TableName], rests: Mapping[TableName, str] | None = None
+        self,
+        tables: Sequence[TableName],
+        rests: Mapping[TableName, str] | None = None,
+        undivided: Collection[TableName] = (),
     ) -> AsyncIterator["PostgresHeldSnapshot"]:
         """See SnapshotSource. Tables are held whole. Cancellation lets everything go."""
         if rests:
             raise InvariantBroken(f"no segment of {', '.join(map(str, rests))} was held before")
+        del undivided
         async with export(self._dsn, tables, self._generation, self._alarms) as exported:
             images = exported.images
             oids = [image.oid for image in images.values()]

@@ -12,6 +12,7 @@ from engine.sources.postgres.fields cimport Fields
 cdef class TupleReader:
     cdef readonly LineWriter lines
     cdef Fields fields             # of the transaction
+    cdef readonly dict moved
 
     cdef void begin_at(self, uint64_t commit_lsn, int64_t commit_time_us, uint64_t xid) noexcept
     cdef Py_ssize_t encode_bytes(self, const uint8_t* data, size_t size, bint is_consumable) except -2

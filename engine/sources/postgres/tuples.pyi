@@ -12,6 +12,13 @@ class TupleReader:
     """Reads the rows of one stream into `lines`, whose columns have forms of values.pxd."""
 
     def __init__(self, lines: LineWriter) -> None: ...
+    @property
+    def moved(self) -> dict[int, int]:
+        """The relations of which a row moved to another key and a column was left out.
+
+        By relation, the commit LSN of the newest such update. The owner empties it.
+        """
+
     def begin(self, commit_lsn: int, commit_time_us: int, xid: int) -> None:
         """Start a transaction, in the line writer too.
 

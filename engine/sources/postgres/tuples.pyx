@@ -19,6 +19,7 @@ from cpython.bytes cimport (
     PyBytes_GET_SIZE,
 )
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcmp
 
 from engine.lines.hashing cimport hash_text
 from engine.lines.text cimport FAULT_SIZE, Work, put_null, put_piece
@@ -215,6 +216,44 @@ cdef uint8_t* put_row(
     return out
 
 
+cdef const uint8_t* _field(const uint8_t* p, const uint8_t* end, size_t* size) noexcept nogil:
+    # The end of the field at `p`, of a tuple that may be broken; NULL where it is. `size` counts its
+    # tag as well.
+    if end - p < 1 or (p[0] == c't' and end - p < 5):
+        return NULL
+    size[0] = 1
+    if p[0] == c't':
+        size[0] = <size_t>5 + tr_be32(p + 1)
+        if size[0] > <size_t>(end - p):
+            return NULL
+    return p + size[0]
+
+
+cdef bint has_other_key(const uint8_t* data, size_t size, const Binding* binding) noexcept nogil:
+    # Whether an update's old tuple, which is there, has another key than the new one. A key's column
+    # that is too large for the row may be left out of the new tuple: it is as it was. What is broken
+    # has another key: its row is refused anyway.
+    cdef const uint8_t* end = data + size
+    cdef const uint8_t* old = data + 33
+    cdef const uint8_t* new = old
+    cdef size_t old_size, new_size
+    cdef int i
+    for i in range(binding.column_count):
+        new = _field(new, end, &new_size)
+        if new == NULL:
+            return True
+    new += 3
+    for i in range(binding.column_count):
+        if _field(old, end, &old_size) == NULL or _field(new, end, &new_size) == NULL:
+            return True
+        if binding.columns[i].is_key and new[0] != c'u':
+            if old_size != new_size or memcmp(old, new, old_size):
+                return True
+        old += old_size
+        new += new_size
+    return False
+
+
 cdef str _shortened(const uint8_t* p, size_t size):
     # A value of a key; what is no UTF-8 in it shows as `\\xff`.
     text = PyBytes_FromStringAndSize(<const char*>p, min(size, <size_t>KEY_VALUE_MAX))
@@ -227,6 +266,7 @@ cdef class TupleReader:
 
     def __cinit__(self, LineWriter lines):
         self.lines = lines
+        self.moved = {}
         name_faults_in(lines)
 
     def begin(self, uint64_t commit_lsn, int64_t commit_time_us, uint64_t xid):
@@ -252,6 +292,8 @@ cdef class TupleReader:
         cdef const uint8_t* frame = data
         cdef str key = None
         cdef int op
+        cdef bint is_read_away = False
+        cdef bint is_moved = False
         lines.work.column = -1
         if size < 30 or data[0] != c'w':
             lines.work.fault = FAULT_FRAME
@@ -278,6 +320,9 @@ cdef class TupleReader:
         if size >= LARGE_MIN and is_consumable and not binding.forms & FORM_ARRAY:
             # An array may be read twice.
             key = self.key_text(table, data, size)
+            is_read_away = True
+            if op == OP_UPDATE and data[30] != c'N':
+                is_moved = has_other_key(data, size, binding)
             data = lines.moved_behind(table, data, size)
         cursor.at = data + 30
         cursor.end = data + size
@@ -290,6 +335,10 @@ cdef class TupleReader:
             if key is None:
                 key = self.key_text(table, frame, size)
             return lines.refuse(table, place.change, key)
+        if binding.unchanged_count and op == OP_UPDATE and frame[30] != c'N':
+            # Both tuples are right: otherwise there would be no line.
+            if is_moved if is_read_away else has_other_key(frame, size, binding):
+                self.moved[table.number] = place.order
         out = lines.open_tail(out, binding, &place, op)
         out = put_fields(out, binding, &self.fields, place.change)
         return lines.close_line(table, first, out, &place, op, True)
