@@ -97,6 +97,7 @@ class Held:
         self._source = source
         self._rnd = random.Random(seed)
         self._cutting = random.Random(f"segments {seed}")
+        self._moving = random.Random(f"moved keys {seed}")
         self._lost = asyncio.Event()
 
     def add(self, table: TableName, read: TableRead, begin: str, *, is_divided: bool) -> None:
@@ -105,6 +106,9 @@ class Held:
         rest = ""
         if is_divided:
             read, rest = self._segment(read, begin)
+        if (begin or rest) and self._moving.random() < 0.3:
+            moment = self._moving.choice((0.0, 0.1, 0.5, 2.0)) * self._moving.random()
+            self._world.loop.later(moment, self._world.server.move, table)
         first = rnd.choice((0, 0, 1))
         ranges: list[list[Row]] = [[] for _ in range(rnd.choice((2, 2, 3)))]
         for row in read.rows:

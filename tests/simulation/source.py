@@ -96,7 +96,7 @@ class Change:
     @property
     def is_moved(self) -> bool:
         """Whether the row had another key before, and its line has not all columns."""
-        return self.op == "u" and crc32(f"{self.commit_lsn} {self.key}".encode()) % 3 == 0
+        return self.op == "u" and crc32(f"{self.commit_lsn} {self.key}".encode()) % 8 == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -506,6 +506,32 @@ class Server:
             Transaction(log_position(*order), commit_lsn, self.wal, commit_us, tuple(changes))
         )
         self.counts["transactions"] += 1
+        self.notify()
+
+    def move(self, table: TableName) -> None:
+        """One transaction: a row moves to another key, and its line has not all columns."""
+        if self.is_down:
+            return
+        commit_lsn, oid = self.wal + 6, self.oids[table]
+        order = self.commit_order(commit_lsn)
+        position = make_position(*order, commit_lsn - 2, 0)
+        shape, renames, commit_us = self.shape[oid], self.renames[oid], self.now_us() + self.skew_us
+        changes = (
+            Change(table, position, commit_lsn, commit_us, key, "u", oid, shape, renames)
+            for key in range(1, 61)
+        )
+        change = next(change for change in changes if change.is_moved)
+        is_lost = self.membership(table) is None
+        if is_lost:
+            self.lost.append(change)
+        self.history[table].append(change)
+        self._note_shown(commit_lsn)
+        self.wal = commit_lsn + 2
+        shown = () if is_lost else (change,)
+        self.transactions.append(
+            Transaction(log_position(*order), commit_lsn, self.wal, commit_us, shown)
+        )
+        self.counts["moved keys"] += 1
         self.notify()
 
     def _alter(self, table: TableName, rate: float) -> None:
