@@ -81,6 +81,10 @@ class LockServer(Server):
         super().commit(truncated=truncated)
         self._replicate()
 
+    def move(self, table: TableName) -> None:
+        super().move(table)
+        self._replicate()
+
     def write_something_else(self) -> None:
         super().write_something_else()
         self._replicate()

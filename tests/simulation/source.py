@@ -510,7 +510,7 @@ class Server:
 
     def move(self, table: TableName) -> None:
         """One transaction: a row moves to another key, and its line has not all columns."""
-        if self.is_down:
+        if self.is_down or not self.is_there(table):
             return
         commit_lsn, oid = self.wal + 6, self.oids[table]
         order = self.commit_order(commit_lsn)
