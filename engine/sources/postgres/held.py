@@ -170,24 +170,30 @@ class PostgresHeldSnapshot:
         """See HeldSnapshot. Cancellation changes nothing."""
         loop = asyncio.get_running_loop()
         pinged_at = loop.time()
+        left: float | None = self._lock_yield_seconds
         while True:
-            await asyncio.sleep(_LOOK_SECONDS)
-            is_looked = await self._yield_to_waiters()
+            # Where somebody's time is over before the next look, it comes sooner.
+            await asyncio.sleep(_LOOK_SECONDS if left is None else min(left, _LOOK_SECONDS))
+            left = await self._yield_to_waiters()
             # Where nobody answers a look, the keepers may be gone too.
-            if not is_looked or loop.time() - pinged_at >= _PING_SECONDS:
+            if left is None or loop.time() - pinged_at >= _PING_SECONDS:
                 await self._exported.ping()
                 pinged_at = loop.time()
 
-    async def _yield_to_waiters(self) -> bool:
-        """Raise SnapshotStale where somebody has waited for long; whether that is known."""
+    async def _yield_to_waiters(self) -> float | None:
+        """Raise SnapshotStale where somebody has waited for long.
+
+        The seconds that whoever waits the longest may still wait; None where that is not known.
+        """
         try:
             found = await waiters(self._exported.fresh, self._exported.pids)
         except SourceError as error:
             _log.debug("who waits for our locks is not known", error=str(error))
-            return False
-        if found and found[0].seconds >= self._lock_yield_seconds:
+            return None
+        waited = found[0].seconds if found else 0.0
+        if waited >= self._lock_yield_seconds:
             raise SnapshotStale(f"a snapshot lets go of its tables: {found[0]}")
-        return True
+        return self._lock_yield_seconds - waited
 
     async def compare(self, table: TableName) -> None:
         """See HeldSnapshot. Cancellation changes nothing."""
