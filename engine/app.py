@@ -27,6 +27,7 @@ from engine.config import (
 )
 from engine.destinations.s3 import S3ObjectStore
 from engine.flow.chunk import ChunkLimits
+from engine.journal.bucket_rules import BucketRules
 from engine.journal.entry import Writer
 from engine.journal.settings import Settings
 from engine.kinds import hash_key, measures_of, record_configuration, s3_settings
@@ -90,7 +91,10 @@ async def run(
     metrics.log_lines_dropped(logs.dropped_total)
     async with S3ObjectStore(s3_settings(configuration.destination)) as store:
         writer = _writer(configuration.engine.name)
-        coordinator = _coordinator(configuration, store, writer, alarms, metrics)
+        rules = _bucket_rules(configuration, store)
+        coordinator = _coordinator(
+            configuration, store, writer=writer, alarms=alarms, metrics=metrics, rules=rules
+        )
         pipeline = Pipeline(
             source=source or _source(configuration, alarms),
             store=store,
@@ -107,6 +111,7 @@ async def run(
             take_snapshots=coordinator.run if coordinator is not None else None,
             publishing=_publishing(configuration),
             snapshot_progress=coordinator.progress if coordinator is not None else None,
+            bucket_rules=rules,
         )
         if on_start is not None:
             on_start(pipeline.status)
@@ -132,6 +137,7 @@ async def check(configuration: Configuration) -> AsyncIterator[CheckStep]:
             writer=_writer(configuration.engine.name),
             metrics=metrics,
             alarms=Alarms(wall_clock),
+            bucket_rules=_bucket_rules(configuration, store),
         )
         async for step in checked(world, configuration.http.listen):
             yield step
@@ -180,9 +186,11 @@ def pipeline_settings(
 def _coordinator(
     configuration: Configuration,
     store: ObjectStore,
+    *,
     writer: Writer,
     alarms: Alarms,
     metrics: Metrics,
+    rules: BucketRules,
 ) -> Coordinator | None:
     """Who takes snapshots; None where nobody does."""
     source = configuration.source
@@ -206,6 +214,16 @@ def _coordinator(
         writer_id=writer.id,
         alarms=alarms,
         progress=Progress(metrics),
+        rules=rules,
+    )
+
+
+def _bucket_rules(configuration: Configuration, store: S3ObjectStore) -> BucketRules:
+    """What the bucket does by itself."""
+    return BucketRules(
+        store.rules,
+        configuration.destination.prefix,
+        is_staging=configuration.source.snapshot != "never",
     )
 
 

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any
 
+from engine.journal.bucket_rules import BucketRules
 from engine.journal.entry import Snapshot
 from engine.journal.snapshots import Attempt
 from engine.model.batch import Batch
-from engine.model.errors import SnapshotStale, SourceError, SourceUnavailable
+from engine.model.bucket_rule import BucketRule
+from engine.model.errors import SnapshotStale, SourceError, SourceUnavailable, TailraceError
 from engine.model.log_point import LogPoint
 from engine.model.schema import TableName
 from engine.model.snapshot_source import HeldTable, LeaveOut, RangeTask, ReadProgress
@@ -137,6 +139,9 @@ class Rig:
     comparing: Callable[[TableName], Awaitable[None]] = field(default=lambda _: asyncio.sleep(0))
     holding: Callable[[], Awaitable[None]] = field(default=lambda: asyncio.sleep(0))
     was_done: list[bool] = field(default_factory=list)
+    rules: tuple[BucketRule, ...] = ()
+    rules_error: TailraceError | None = None
+    rules_read: int = 0
     is_blind: bool = False
     is_appending: bool = True
     rows: Counter[TableName] = field(default_factory=Counter)
@@ -145,6 +150,7 @@ class Rig:
         self.alarms = Alarms(lambda: 0)
         self.progress = Progress(self)
         self.crew = Crew(self, _not_called)
+        self.bucket_rules = BucketRules(self.read_rules, PREFIX)
         settings = SnapshotSettings(
             bucket=BUCKET,
             prefix=PREFIX,
@@ -162,6 +168,7 @@ class Rig:
             writer_id=self.bucket.journal.writer.id,
             alarms=self.alarms,
             progress=self.progress,
+            rules=self.bucket_rules,
         )
 
     # --- the metrics
@@ -171,6 +178,14 @@ class Rig:
 
     def snapshot_rows_estimate(self, count: int) -> None:
         pass
+
+    # --- the bucket's own rules
+
+    async def read_rules(self) -> tuple[BucketRule, ...]:
+        self.rules_read += 1
+        if self.rules_error is not None:
+            raise self.rules_error
+        return self.rules
 
     # --- the source
 

@@ -11,8 +11,10 @@ from prometheus_client import CollectorRegistry
 
 from configured import make_settings
 from engine.config import Address
+from engine.journal.bucket_rules import BucketRules
 from engine.journal.entry import Writer
 from engine.journal.journal import Journal
+from engine.model.bucket_rule import BucketRule
 from engine.model.errors import (
     DestinationRefused,
     DestinationUnavailable,
@@ -110,6 +112,7 @@ class Rig:
     store: RefusingStore
     configuration: RecordConfiguration = CONFIGURATION
     start_seconds_max: float = 30.0
+    rules: BucketRules | None = None
 
     def world(self) -> World:
         metrics = Metrics(CollectorRegistry())
@@ -122,6 +125,7 @@ class Rig:
             writer=Writer("a", "a", "test"),
             metrics=metrics,
             alarms=Alarms(clock, metrics),
+            bucket_rules=self.rules,
         )
 
     async def steps(self, listen: Address | None = None) -> dict[str, CheckStep]:
@@ -292,6 +296,19 @@ async def test_a_newcomer_inside_the_prefix_is_a_warning_where_there_is_a_journa
     assert steps["journal"].is_ok
     assert "is around 'lake/inner'" in steps["journal"].detail
     assert "prefix of its own" in steps["journal"].hint
+
+
+async def test_the_buckets_own_rules_are_told_and_warn_only(rig: Rig) -> None:
+    async def read() -> tuple[BucketRule, ...]:
+        return (BucketRule("sweep", "", upload_days=1),)
+
+    rig.rules = BucketRules(read, PREFIX)
+
+    steps = await rig.steps()
+
+    assert steps["bucket rules"].is_ok
+    assert 'rule "sweep" throws unfinished uploads away after 1 day' in steps["bucket rules"].detail
+    assert "7 days or more" in steps["bucket rules"].hint
 
 
 async def test_a_step_that_fails_keeps_no_other_from_being_told(rig: Rig) -> None:

@@ -776,6 +776,31 @@ def test_hints_name_the_key_the_acl_and_the_owner() -> None:
     assert "trust policy" in hint("AssumeRole", "AccessDenied")
 
 
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (Answer(501, "NotImplemented"), "uploads in parts"),
+        (Answer(405, "MethodNotAllowed"), "uploads in parts"),
+        (Answer(405), "uploads in parts"),
+        (Answer(403, "AccessDenied"), "s3:PutObject"),
+    ],
+)
+async def test_a_store_that_refuses_uploads_in_parts_is_named_as_such(
+    settings: S3Settings, proxy: HttpFaultProxy, answer: Answer, hint: str
+) -> None:
+    def begins(request: Request) -> bool:
+        return request.method == "POST" and "uploads" in request.parameters
+
+    rule = proxy.inject(answer, begins)
+    async with S3ObjectStore(replace(settings, endpoint_url=proxy.endpoint_url)) as store:
+        with pytest.raises(DestinationRefused) as caught:
+            await create(store, "large", b"x" * (settings.part_bytes + 1))
+
+    assert rule.hits == 1
+    assert hint in caught.value.hint
+    assert caught.value.exit_code == 78
+
+
 # Credentials and buckets that are wrong
 
 

@@ -243,9 +243,16 @@ async def test_a_publication_that_may_not_be_made_ends_the_start_with_the_statem
             assert "CREATE PUBLICATION" in engine.complaint
 
 
-@pytest.mark.parametrize("refusal", [Answer(501, "NotImplemented"), Answer(403, "AccessDenied")])
+@pytest.mark.parametrize(
+    ("refusal", "hint"),
+    [
+        (Answer(501, "NotImplemented"), "takes no uploads in parts"),
+        (Answer(405, "MethodNotAllowed"), "takes no uploads in parts"),
+        (Answer(403, "AccessDenied"), "grant s3:PutObject"),
+    ],
+)
 async def test_a_bucket_that_refuses_uploads_in_parts_is_told_and_the_stream_goes_on(
-    database: Database, make_place: Any, refusal: Answer
+    database: Database, make_place: Any, refusal: Answer, hint: str
 ) -> None:
     make_table(database, "unstaged")
 
@@ -263,5 +270,5 @@ async def test_a_bucket_that_refuses_uploads_in_parts_is_told_and_the_stream_goe
         await engine.stop()
 
         assert refusal.code in alarm["text"]
-        assert alarm["hint"]
+        assert hint in alarm["hint"]
         await is_exact(rig, "unstaged")

@@ -17,8 +17,10 @@ from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from engine.destinations.s3_errors import Circumstances, Failure, destination_error
+from engine.destinations.s3_rules import rules_of
 from engine.destinations.s3_settings import S3Settings
 from engine.destinations.s3_uploads import S3Uploads, crc32_of, header_of
+from engine.model.bucket_rule import BucketRule
 from engine.model.errors import DestinationError, InvariantBroken
 from engine.model.interfaces import ListedObject, ListedUpload, ObjectHead, ObjectTail
 from engine.model.staging import Completion, StagedPart
@@ -256,6 +258,23 @@ class S3ObjectStore:
         A page is one attempt. Cancellation changes nothing.
         """
         return self._uploads.under(prefix)
+
+    async def rules(self) -> tuple[BucketRule, ...]:
+        """The bucket's own rules that may concern objects made here. The right is optional.
+
+        Raises DestinationRefused where it may not be asked or does not know such a request.
+        Cancellation changes nothing.
+        """
+        response = await self._connection.ask(
+            self._settings.request_seconds(0),
+            self._connection.client.get_bucket_lifecycle_configuration,
+            **self._address,
+        )
+        if isinstance(response, Failure):
+            if response.code == "NoSuchLifecycleConfiguration":
+                return ()
+            raise self._error(response, "read the rules") from response.cause
+        return rules_of(response.get("Rules", ()), self._settings.tags)
 
     async def check_bucket(self, prefix: str = "") -> None:
         """Ask the bucket for one key under `prefix`: returns if it answers.

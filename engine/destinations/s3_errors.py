@@ -165,6 +165,10 @@ _INCAPABLE_HINT = (
     "this store lacks something that exactly-once needs (conditional writes, checksums): "
     "use one that has it"
 )
+_NO_PARTS_HINT = (
+    "this store takes no uploads in parts (multipart uploads), which snapshots and objects over "
+    "20 MiB need: use one that takes them, or let them pass where a proxy stands before it"
+)
 
 _REFUSAL_HINTS = {
     "InvalidAccessKeyId": _UNKNOWN_KEY_HINT,
@@ -201,6 +205,7 @@ _PERMISSIONS = {
     "GetObject": _GET_PERMISSION,
     "HeadObject": _GET_PERMISSION,
     "ListObjectsV2": "s3:ListBucket on the bucket",
+    "GetBucketLifecycleConfiguration": "s3:GetLifecycleConfiguration on the bucket",
 }
 _CREATING_OPERATIONS = frozenset({"PutObject", "CreateMultipartUpload"})
 
@@ -240,6 +245,8 @@ def _refusal_hint(failure: Failure, circumstances: Circumstances) -> str:
     is_region = failure.code in _REGION_CODES or failure.status in {301, 302}
     if failure.operation.startswith("AssumeRole"):
         hint = _role_hint(circumstances)
+    elif failure.operation == "CreateMultipartUpload" and _is_unknown_request(failure):
+        hint = _NO_PARTS_HINT
     elif failure.code in _REFUSAL_HINTS:
         hint = _REFUSAL_HINTS[failure.code]
     elif is_kms:
@@ -251,6 +258,11 @@ def _refusal_hint(failure: Failure, circumstances: Circumstances) -> str:
     else:
         hint = _STATUS_HINTS.get(failure.status, _WRONG_REQUEST_HINT)
     return hint
+
+
+def _is_unknown_request(failure: Failure) -> bool:
+    """Whether the store does not know such a request at all."""
+    return failure.status in {405, 501} or failure.code in {"NotImplemented", "MethodNotAllowed"}
 
 
 _WRONG_REQUEST_HINT = (

@@ -15,7 +15,8 @@
     │   ├── DestinationUnavailable 69  retryable: no usable answer; applied or not
     │   ├── DestinationRefused     78  403, missing bucket, wrong region: exit with the fix
     │   │   └── ObjectArchived     78  it is there and cannot be read before it is restored
-    │   └── UploadGone             69  a part for an upload that was completed or aborted
+    │   ├── UploadGone             69  a part for an upload that was completed or aborted
+    │   └── UploadsOutlived        78  a rule of the bucket leaves less time than was needed
     ├── Superseded                 75  another writer owns the journal now
     ├── StopLimit                  75  the drain limit or a second signal ended the process
     ├── ForeignPrefix              70  the prefix belongs to another pipeline
@@ -186,6 +187,19 @@ class UploadGone(DestinationError):
     """
 
     exit_code = 69
+
+
+class UploadsOutlived(DestinationError):
+    """A rule of the bucket throws unfinished uploads away sooner than they could be completed.
+
+    `seconds` is the time that was not enough.
+    """
+
+    exit_code = 78
+
+    def __init__(self, message: str, *, seconds: float, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.seconds = seconds
 
 
 class Superseded(TailraceError):

@@ -50,6 +50,8 @@ async def check(world: World, listen: Address | None) -> AsyncIterator[CheckStep
     if not bucket.is_ok:
         return
     yield await _tried("conditional writes", tried.writes)
+    if world.bucket_rules is not None:
+        yield await _tried("bucket rules", world.bucket_rules.finding)
     journal = await _tried("journal", tried.journal, tried.explain)
     yield journal
     if not (tried.is_source_known and journal.is_ok):

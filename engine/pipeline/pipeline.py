@@ -64,6 +64,7 @@ from engine.pipeline.wiring import (
 )
 
 if TYPE_CHECKING:
+    from engine.journal.bucket_rules import BucketRules
     from engine.journal.journal import Journal
     from engine.journal.lease import Lease, Taken
 
@@ -91,6 +92,7 @@ class Pipeline:
         take_snapshots: TakeSnapshots | None = None,
         snapshot_progress: SnapshotProgress | None = None,
         publishing: Publishing | None = None,
+        bucket_rules: "BucketRules | None" = None,
     ) -> None:
         self._world = World(
             source=source,
@@ -105,6 +107,7 @@ class Pipeline:
             take_snapshots=take_snapshots,
             snapshot_progress=snapshot_progress,
             publishing=publishing,
+            bucket_rules=bucket_rules,
         )
         self._settings = settings
         self._stop = stop

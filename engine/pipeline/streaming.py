@@ -91,6 +91,8 @@ class Streaming:
             self._group.create_task(self._watcher.run()),
             self._group.create_task(self._requests.run()),
         ]
+        if self._world.bucket_rules is not None:
+            beside.append(self._group.create_task(self._world.bucket_rules.run()))
         if self._caught_up is not None:
             beside.append(self._group.create_task(self._ask_keepalives()))
         taking = self._take_snapshots()

@@ -16,6 +16,7 @@ from engine.flow.ledger import Ledger
 from engine.flow.reception import Reception
 from engine.flow.router import Router
 from engine.journal.acceptance import Acceptance
+from engine.journal.bucket_rules import BucketRules
 from engine.journal.committer import Committer
 from engine.journal.completer import Completer
 from engine.journal.entry import Writer
@@ -71,6 +72,7 @@ class World:
     take_snapshots: TakeSnapshots | None = None
     snapshot_progress: SnapshotProgress | None = None
     publishing: Publishing | None = None
+    bucket_rules: BucketRules | None = None
 
     def __post_init__(self) -> None:
         """Raise InvariantBroken where the metrics were made for another kind of source."""

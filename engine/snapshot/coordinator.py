@@ -14,6 +14,7 @@ from typing import Final, Never
 
 import structlog
 
+from engine.journal.bucket_rules import BucketRules
 from engine.journal.snapshots import Attempt, SnapshotRegister
 from engine.journal.uploads import abort_attempt
 from engine.model.errors import (
@@ -21,6 +22,7 @@ from engine.model.errors import (
     SourceRefused,
     SourceUnavailable,
     TailraceError,
+    UploadsOutlived,
 )
 from engine.model.interfaces import ObjectStore
 from engine.model.layout import TableLayout
@@ -39,6 +41,8 @@ SNAPSHOT_FAILING: Final = "snapshot-failing"
 _DUE_SECONDS: Final = 0.2
 _RETRY_SECONDS: Final = 1.0
 _RETRY_SECONDS_MAX: Final = 60.0
+_RULES_SECONDS: Final = 60.0
+"""The bucket's rules that a snapshot begins with are no older: groups may follow fast."""
 _FAILURES_TOLD: Final = 3
 """Failures of one table, one after the other, before they are an alarm."""
 
@@ -49,11 +53,13 @@ _log = structlog.get_logger(__name__)
 class _PutOff:
     """A table that failed, so many times one after the other, and is due again at that time.
 
-    The times are the loop's.
+    The times are the loop's. `outlived` is the time to stage in that was not enough, where a rule
+    of the bucket leaves no more.
     """
 
     failures: int = 0
     until: float = 0.0
+    outlived: float = 0.0
 
 
 class Coordinator:
@@ -70,6 +76,7 @@ class Coordinator:
         writer_id: str,
         alarms: Alarms,
         progress: Progress,
+        rules: BucketRules,
     ) -> None:
         self._source = source
         self._store = store
@@ -79,6 +86,7 @@ class Coordinator:
         self._writer_id = writer_id
         self._alarms = alarms
         self._progress = progress
+        self._rules = rules
         self._put_off: dict[TableName, _PutOff] = {}
         self._leftover: list[Attempt] = []
 
@@ -91,7 +99,7 @@ class Coordinator:
         try:
             while True:
                 await self._abort_leftover(database)
-                tables = self._due(register)
+                tables = self._due(register, database)
                 if tables:
                     await self._group(register, database, tables)
                 else:
@@ -103,22 +111,39 @@ class Coordinator:
         """How far the snapshots that are being taken have come, at that time of the loop."""
         return self._progress.status(now)
 
-    def _due(self, register: SnapshotRegister) -> list[TableName]:
+    def _due(self, register: SnapshotRegister, database: str) -> list[TableName]:
         now = asyncio.get_running_loop().time()
+        layout = self._layout(database)
         needed = register.needed()
         for table in [table for table in self._put_off if not register.is_owed(table)]:
             self.done(table)
-        due = [table for table in needed if not self._is_put_off(table, now)]
+        due = [
+            table
+            for table in needed
+            if not self._is_put_off(table, now) and self._has_time(table, layout)
+        ]
         return due[: self._settings.tables_max]
 
     def _is_put_off(self, table: TableName, now: float) -> bool:
         state = self._put_off.get(table)
         return state is not None and state.until > now
 
+    def _has_time(self, table: TableName, layout: TableLayout) -> bool:
+        """Whether the bucket's rules leave an attempt more time than was not enough before."""
+        state = self._put_off.get(table)
+        if state is None or not state.outlived:
+            return True
+        seconds = self._rules.seconds(layout.table_folder(table))
+        return seconds is None or seconds > state.outlived
+
+    def _layout(self, database: str) -> TableLayout:
+        return TableLayout(self._settings.prefix, database, self._configuration.layout)
+
     async def _group(
         self, register: SnapshotRegister, database: str, tables: list[TableName]
     ) -> None:
         """Take the snapshots of `tables` under one held snapshot, as far as that goes."""
+        await self._rules.look(age_seconds_max=_RULES_SECONDS)
         try:
             rests = {table: rest for table in tables if (rest := register.rest(table))}
             async with self._source.hold(tables, rests, register.undivided) as held:
@@ -133,6 +158,7 @@ class Coordinator:
                     database=database,
                     writer_id=self._writer_id,
                     progress=self._progress,
+                    rules=self._rules,
                     ends=self,
                 )
                 await group.run()
@@ -165,6 +191,8 @@ class Coordinator:
         """Put the table off, and tell somebody where that has to be done about."""
         state = self._put_off.setdefault(table, _PutOff())
         state.failures += 1
+        if isinstance(error, UploadsOutlived):
+            state.outlived = error.seconds
         wait = min(_RETRY_SECONDS * 2.0 ** min(state.failures - 1, 10), _RETRY_SECONDS_MAX)
         state.until = asyncio.get_running_loop().time() + wait
         _log.warning("snapshot put off", table=str(table), error=str(error), seconds=wait)
@@ -194,7 +222,7 @@ class Coordinator:
         self._alarms.clear(SNAPSHOT_FAILING, str(table))
 
     async def _abort_leftover(self, database: str) -> None:
-        layout = TableLayout(self._settings.prefix, database, self._configuration.layout)
+        layout = self._layout(database)
         while self._leftover:
             attempt = self._leftover.pop()
             begin = snapshot_segment(attempt.point.position, attempt.number, attempt.segment)

@@ -20,6 +20,7 @@ import msgspec
 import structlog
 
 from engine import __version__
+from engine.journal.bucket_rules import BucketRules
 from engine.journal.snapshots import Attempt, SnapshotRegister
 from engine.model.errors import (
     SnapshotStale,
@@ -27,8 +28,10 @@ from engine.model.errors import (
     SourceUnavailable,
     TailraceError,
     UnrepresentableRow,
+    UploadsOutlived,
     first_cause,
 )
+from engine.model.layout import TableLayout
 from engine.model.position import segment_range
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
@@ -109,6 +112,7 @@ class Group:
         database: str,
         writer_id: str,
         progress: Progress,
+        rules: BucketRules,
         ends: Ends,
     ) -> None:
         self._held = held
@@ -119,7 +123,11 @@ class Group:
         self._database = database
         self._writer_id = writer_id
         self._progress = progress
+        self._rules = rules
+        self._layout = TableLayout(settings.prefix, database, configuration.layout)
         self._ends = ends
+        # The loop's time when a worker first had a range of the attempt: its oldest upload's.
+        self._begun_at: dict[Attempt, float] = {}
         self._running: dict[str, _Given] = {}
         self._given_count = 0
 
@@ -168,7 +176,7 @@ class Group:
                 objects=len(objects),
             )
             await self._register.started(attempt)
-        except (SourceUnavailable, SourceRefused, UnrepresentableRow) as error:
+        except (SourceUnavailable, SourceRefused, UnrepresentableRow, UploadsOutlived) as error:
             self._ends.failed(table, error)
         finally:
             self._progress.end(table)
@@ -197,6 +205,14 @@ class Group:
     def _refuse_stale(self, attempt: Attempt) -> None:
         if not self._register.is_under_way(attempt):
             raise SnapshotStale(f"attempt {attempt.number} of {attempt.table} is not wanted now")
+
+    async def _refuse_outlived(self, attempt: Attempt) -> None:
+        """Give the attempt up where the bucket may throw its uploads away before it is whole."""
+        began = self._begun_at.get(attempt)
+        if began is not None:
+            folder = self._layout.table_folder(attempt.table)
+            subject = f"attempt {attempt.number} of {attempt.table}"
+            await self._rules.refuse_outlived(folder, began, subject)
 
     async def _compare(self, table: TableName) -> None:
         """Compare, as often as it takes to get an answer: the rows that were read are worth it."""
@@ -242,6 +258,7 @@ class Group:
                     return_when=asyncio.FIRST_COMPLETED,
                 )
                 self._refuse_stale(wanted.attempt)
+                await self._refuse_outlived(wanted.attempt)
                 for task in done:
                     del copies[task]
                 results = [task.result() for task in done]
@@ -293,12 +310,17 @@ class Group:
     async def _done(self, known: "_Given") -> SnapshotResult:
         task = encode(self._task(known))
         try:
-            return decode_result(await self._crew.run(task, known.start))
+            return decode_result(await self._crew.run(task, lambda: self._start(known)))
         except (WorkerLost, msgspec.DecodeError) as error:
             hint = error.hint if isinstance(error, WorkerLost) else ""
             return SnapshotResult(failure=Failure("again", str(error), hint))
         finally:
             del self._running[known.name]
+
+    def _start(self, known: "_Given") -> None:
+        """A worker has it."""
+        known.is_started, known.moved = True, _now()
+        self._begun_at.setdefault(known.wanted.attempt, known.moved)
 
     def _task(self, known: "_Given") -> SnapshotTask:
         attempt, settings = known.wanted.attempt, self._settings
@@ -386,10 +408,6 @@ class _Given:
     moved: float
     is_started: bool = False
     progress: ReadProgress | None = None
-
-    def start(self) -> None:
-        """A worker has it."""
-        self.is_started, self.moved = True, _now()
 
     def seen(self, progress: ReadProgress | None) -> None:
         """The source says how far it has come."""

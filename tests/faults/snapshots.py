@@ -154,7 +154,10 @@ async def rebuilt(
     The first one is the key. Of `keys` see Rebuilt.
     """
     look = await image.look()
-    stream = sorted(key for key, plan in look.planned.items() if plan["table"] == table)
+    # What is planned and not visible yet is missing from the table, if it never comes.
+    stream = sorted(
+        key for key, plan in look.planned.items() if plan["table"] == table and key in look.keys
+    )
     bodies = dict(zip(stream, await image.bodies(stream), strict=True))
     folder = f"/table={table.partition('.')[2]}/"
     staged = sorted(key for key in look.staged & look.keys if folder in key)

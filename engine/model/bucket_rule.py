@@ -1,0 +1,122 @@
+"""Rules of a bucket: what it does by itself to objects and unfinished uploads, and what that means.
+
+Strategy: the destination reads the rules that may concern what it makes. Here they are judged, by
+their prefixes alone: which ones take objects away, and how long an upload may stay unfinished.
+
+Invariant: in doubt a rule concerns us. An upload's time is never longer than the shortest of the
+rules that may reach it. Amazon S3 rounds up to the next midnight (UTC); other stores need not, so
+that is not counted on.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from engine.model.layout import below
+from engine.model.plural import counted
+
+DAY_SECONDS: Final = 86_400.0
+
+UPLOAD_DAYS_PLENTY: Final = 7
+"""From so many days on nobody needs to be told of a rule for unfinished uploads."""
+
+_COVERED_DAYS: Final = 30
+"""Entries and state files of that age are covered by a newer state file: see docs/lifecycle.md."""
+
+_READ_AT_ONCE: Final = frozenset(
+    {"STANDARD", "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR"}
+)
+"""Storage classes whose objects are read like any other."""
+
+RULE_HINT: Final = (
+    "What is deleted or archived under the prefix cannot be read any more. docs/lifecycle.md says"
+    " what may expire: narrow the rule's prefix, or disable it."
+)
+UPLOAD_HINT: Final = (
+    "A table whose snapshot takes longer is not read. Give the rule 7 days or more"
+    " (DaysAfterInitiation)."
+)
+
+
+class RuleAction(msgspec.Struct, frozen=True):
+    """What becomes of an object: it goes to `storage_class`, or is deleted where that is empty.
+
+    `days` after it was made, or on a `date`, whichever is there.
+    """
+
+    storage_class: str = ""
+    days: int | None = None
+    date: str = ""
+
+
+class BucketRule(msgspec.Struct, frozen=True):
+    """One rule that is in force, for keys that begin with `prefix`.
+
+    `name` is the rule's ID, as far as it has one. `upload_days` is when an unfinished upload is
+    thrown away, counted from its beginning; 0: never.
+    """
+
+    name: str
+    prefix: str
+    actions: tuple[RuleAction, ...] = ()
+    upload_days: int = 0
+
+    def concerns(self, folder: str) -> bool:
+        """Whether it may reach keys that begin with `folder`."""
+        return self.prefix.startswith(folder) or folder.startswith(self.prefix)
+
+    def __str__(self) -> str:
+        return f'rule "{self.name}"' if self.name else f'the rule for "{self.prefix}"'
+
+
+def shortest(rules: Iterable[BucketRule], folder: str) -> BucketRule | None:
+    """The rule that is the first to throw away an unfinished upload in `folder`."""
+    throwing = (rule for rule in rules if rule.upload_days > 0 and rule.concerns(folder))
+    return min(throwing, key=lambda rule: rule.upload_days, default=None)
+
+
+def attempt_seconds(rule: BucketRule) -> float:
+    """How long an attempt to take a snapshot may stage, so that its uploads outlive `rule` never.
+
+    Half of the rule's time. The other half is for completing them: a bucket may be out of reach.
+    """
+    return rule.upload_days * DAY_SECONDS / 2
+
+
+def upload_text(rule: BucketRule) -> str:
+    """What the rule does to unfinished uploads."""
+    hours = attempt_seconds(rule) / 3600
+    return (
+        f"{rule} throws unfinished uploads away after {counted(rule.upload_days, 'day')}: an"
+        f" attempt to read a table has {hours:g} hours"
+    )
+
+
+def taken_away(rules: Iterable[BucketRule], prefix: str) -> tuple[str, ...]:
+    """What the rules take away that a pipeline of `prefix` has to keep: a sentence each."""
+    root = below(prefix)
+    return tuple(
+        f'{rule} {_deed(action)} objects under "{max(rule.prefix, root, key=len)}" {_when(action)}'
+        for rule in rules
+        if rule.concerns(root)
+        for action in rule.actions
+        if not _is_harmless(rule, action, root)
+    )
+
+
+def _is_harmless(rule: BucketRule, action: RuleAction, root: str) -> bool:
+    if action.storage_class in _READ_AT_ONCE or rule.prefix.startswith(f"{root}_tailrace/check/"):
+        return True
+    covered = (f"{root}_tailrace/journal/", f"{root}_tailrace/state/")
+    return rule.prefix.startswith(covered) and (action.days or 0) >= _COVERED_DAYS
+
+
+def _deed(action: RuleAction) -> str:
+    return f"moves to {action.storage_class} the" if action.storage_class else "deletes"
+
+
+def _when(action: RuleAction) -> str:
+    if action.days is not None:
+        return f"{counted(action.days, 'day')} after they were made"
+    return f"from {action.date} on" if action.date else "at a time of its own"
