@@ -24,8 +24,9 @@ from stamina.instrumentation import set_on_retry_hooks
 from engine.config import Configuration, load
 from engine.destinations.s3 import S3ObjectStore
 from engine.kinds import range_reader, s3_settings
+from engine.model.errors import TailraceError
 from engine.snapshot.crew import WorkerLost
-from engine.snapshot.work import stage_range
+from engine.snapshot.work import failed, stage_range
 
 _configured: Configuration | None = None
 _of_thread = threading.local()
@@ -35,7 +36,11 @@ def work(task: bytes) -> bytes:
     """Do one task. See `engine.snapshot.work.stage_range` for what becomes of it."""
     worker: _Worker | None = getattr(_of_thread, "worker", None)
     if worker is None:
-        worker = _of_thread.worker = _Worker(_configuration())
+        try:
+            worker = _of_thread.worker = _Worker(_configuration())
+        except TailraceError as error:
+            # A cluster's worker may have no configuration, or one that cannot be used.
+            return failed(error)
     return worker.do(task)
 
 

@@ -13,7 +13,8 @@ import msgspec
 from engine import __version__
 from engine.model.batch import Batch, LeftOut
 from engine.model.errors import (
-    DestinationError,
+    ConfigurationError,
+    DestinationRefused,
     SnapshotStale,
     SourceRefused,
     TailraceError,
@@ -73,8 +74,13 @@ async def stage_range(
                 part_bytes=part_bytes,
             )
     except TailraceError as error:
-        return encode(SnapshotResult(failure=Failure(_kind(error), str(error), error.hint)))
+        return failed(error)
     return encode(SnapshotResult(objects, tuple(left_out)))
+
+
+def failed(error: TailraceError) -> bytes:
+    """The result of a task that came to this."""
+    return encode(SnapshotResult(failure=Failure(_kind(error), str(error), error.hint)))
 
 
 async def _paced(batches: AsyncIterator[Batch], rows_per_second: float) -> AsyncIterator[Batch]:
@@ -96,9 +102,7 @@ def _kind(error: TailraceError) -> FailureKind:
             return "stale"
         case UnrepresentableRow():
             return "unrepresentable"
-        case SourceRefused():
-            return "refused"
-        case DestinationError() if not error.retryable and error.exit_code != 69:
+        case ConfigurationError() | SourceRefused() | DestinationRefused():
             return "refused"
         case _:
             return "again"
