@@ -53,7 +53,7 @@ async def crew_of(work: Callable[[bytes], bytes], count: int = 2) -> AsyncIterat
     try:
         yield crew
     finally:
-        crew.close()
+        crew.let_go()
     await until(lambda: not multiprocessing.active_children())
 
 
@@ -107,7 +107,7 @@ async def test_workers_that_stand_still_are_ended_when_the_crew_is_renewed() -> 
     async with crew_of(freeze) as crew, asyncio.TaskGroup() as group:
         stuck = [group.create_task(lost(crew, started)) for _ in range(2)]
         await until(lambda: len(started) == 2)
-        crew.renew()
+        crew.let_go()
         for task in stuck:
             await task
 

@@ -105,7 +105,7 @@ class Coordinator:
                 else:
                     await asyncio.sleep(_DUE_SECONDS)
         finally:
-            self._crew.close()
+            self._crew.let_go()
 
     def progress(self, now: float) -> SnapshotsStatus:
         """How far the snapshots that are being taken have come, at that time of the loop."""
@@ -167,7 +167,7 @@ class Coordinator:
             self._all_failed(register, tables, error)
         if self._crew.is_busy:
             # Nobody wants what is still being read, or who reads it stands still.
-            self._crew.renew()
+            self._crew.let_go()
 
     @staticmethod
     def _refuse_cancelled() -> None:

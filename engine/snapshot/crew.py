@@ -59,7 +59,7 @@ class _Executor:
 
 
 class Crew:
-    """Gives tasks to workers. `close` lets all of them go."""
+    """Gives tasks to workers."""
 
     def __init__(self, workers: Workers, work: Work) -> None:
         self._workers = workers
@@ -123,22 +123,18 @@ class Crew:
         is_broken = isinstance(error, BrokenExecutor | asyncio.CancelledError)
         if is_broken and self._now is now:
             _log.warning("snapshot workers lost", error=type(error).__name__)
-            self.renew()
+            self.let_go()
         return WorkerLost(text)
 
     def _done(self, now: _Executor) -> None:
         self._task_count -= 1
         now.free.release()
 
-    def renew(self) -> None:
-        """End every worker, whatever it does; the next task gets new ones. Never waits."""
+    def let_go(self) -> None:
+        """Let every worker go, whatever it does; the next task gets new ones. Never waits."""
         now, self._now = self._now, None
         if now is not None:
             self._workers.end(now.executor)
-
-    def close(self) -> None:
-        """End every worker. Never waits."""
-        self.renew()
 
 
 def _is_cancelling() -> bool:

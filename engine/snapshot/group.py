@@ -2,9 +2,9 @@
 
 Strategy: each range of each table is a task for the crew. The first result of a range wins: a task
 whose worker died is given again, and one that stands still is given to another worker too. Where
-nobody comes further with anything, all workers are made anew. When a
-table's ranges are staged, what may have changed in spite of holding it is compared once more. Then
-its objects are handed to the register, and the snapshot is held until the journal names them.
+nobody comes further with anything, all workers are made anew. When a table's ranges are staged,
+what may have changed in spite of holding it is compared once more. Then its objects are handed to
+the register, and the snapshot is held until the journal names them.
 
 Invariant: nothing is staged before the journal says that the attempt is started. The register gets
 an attempt's objects only after the comparison, or the attempt is given up.
@@ -69,12 +69,8 @@ class TaskRunner(Protocol):
         """See `Crew.run`. Cancellation as there."""
         ...
 
-    def renew(self) -> None:
-        """See `Crew.renew`."""
-        ...
-
-    def close(self) -> None:
-        """See `Crew.close`."""
+    def let_go(self) -> None:
+        """See `Crew.let_go`."""
         ...
 
 
@@ -291,7 +287,7 @@ class Group:
             self._tell_stuck(wanted, "snapshot workers stand still")
             for known in self._running.values():
                 known.moved = _now()
-            self._crew.renew()
+            self._crew.let_go()
         elif not is_twice and all(known.is_started for known in copies.values()):
             self._tell_stuck(wanted, "snapshot worker stands still")
             self._give(group, wanted, copies)
