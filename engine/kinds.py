@@ -17,7 +17,7 @@ from engine.model.interfaces import SourceMeasures
 from engine.model.record import RecordConfiguration
 from engine.model.snapshot_source import RangeReader
 from engine.sources.postgres.dsn import dsn_of
-from engine.sources.postgres.range_reader import PostgresRangeReader
+from engine.sources.postgres.range_reader import IDLE_SECONDS, PostgresRangeReader
 from engine.sources.postgres.settings import SHAPING_SETTINGS
 from engine.sources.postgres.source import MEASURES
 
@@ -74,7 +74,9 @@ def range_reader(configuration: Configuration) -> RangeReader:
     """What reads ranges of snapshots."""
     match configuration.source.own:
         case PostgresConfiguration() as own:
-            return PostgresRangeReader(dsn_of(own), hash_key=hash_key(configuration))
+            return PostgresRangeReader(
+                dsn_of(own), hash_key=hash_key(configuration), idle_seconds=IDLE_SECONDS
+            )
 
 
 def measures_of(own: OwnConfiguration) -> SourceMeasures:

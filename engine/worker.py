@@ -3,7 +3,7 @@
 Strategy: `work` is all that an executor is given: bytes in, bytes out. A process on this machine is
 told the engine's configuration when it starts. A worker of a cluster reads its own, as `tailrace
 run` would. Each thread that does tasks keeps an event loop and its connections to the bucket from
-one task to the next. With the source it has a session for each task.
+one task to the next. What its source keeps is the source's matter.
 
 Invariant: a local worker never outlives its engine.
 """

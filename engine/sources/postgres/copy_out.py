@@ -25,7 +25,10 @@ class CopyOut:
         self._loop = asyncio.get_running_loop()
 
     async def begin(self, statement: str) -> None:
-        """Start the COPY. Cancellation leaves it under way: the connection is to be closed."""
+        """Start the COPY. Statements behind it, without rows, are done when its last row was sent.
+
+        Cancellation leaves it under way: the connection is to be closed.
+        """
         self._pgconn.nonblocking = 1
         self._pgconn.send_query(statement.encode())
         while self._pgconn.flush():
@@ -39,21 +42,28 @@ class CopyOut:
     async def gulp(self, taker: FrameTaker) -> bool:
         """Give `taker` what has come, and wait for something where nothing has.
 
-        False: that was the last row, and the server said that all went well. Cancellation loses
-        nothing that was not given.
+        False: that was the last row, and the server said that all went well. Nothing is under way
+        on the connection then. Cancellation loses nothing that was not given.
         """
         drained = self._gulps.drain(taker)
         match drained:
             case Drained.EMPTY:
                 await self._ready()
             case Drained.END:
-                result = await self._result()
-                if result is None or result.status != pq.ExecStatus.COMMAND_OK:
-                    raise _error_of(result)
+                await self._end()
                 return False
             case _:
                 await asyncio.sleep(0)
         return True
+
+    async def _end(self) -> None:
+        result = await self._result()
+        if result is None:
+            raise _error_of(None)
+        while result is not None:
+            if result.status != pq.ExecStatus.COMMAND_OK:
+                raise _error_of(result)
+            result = await self._result()
 
     async def _result(self) -> PGresult | None:
         self._pgconn.consume_input()

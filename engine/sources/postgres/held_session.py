@@ -59,6 +59,11 @@ class HeldSession:
         self.place = place
 
     @property
+    def is_idle(self) -> bool:
+        """Whether its transaction has ended well, and nothing is under way."""
+        return self._connection.info.transaction_status is TransactionStatus.IDLE
+
+    @property
     def pid(self) -> int:
         """The server's process."""
         return self._connection.info.backend_pid
@@ -68,23 +73,36 @@ class HeldSession:
         """As `180001`."""
         return self._connection.info.server_version
 
-    async def begin(self, names: Sequence[str]) -> None:
+    async def begin(
+        self,
+        names: Sequence[str],
+        *,
+        first: str = "",
+        then: str = "",
+        doing: str = "taking an exported snapshot",
+    ) -> list[Row]:
         """Take the snapshot by the first of these names that still stands.
 
-        Raises SnapshotStale where none does. Cancellation leaves a transaction that may not have
-        it: the connection is to be closed.
+        All of it is one message. `first` is SQL of the transaction that reads nothing, `then` is
+        SQL that sees the snapshot: the rows of its last statement are returned. `doing` is what an
+        error says. Raises SnapshotStale where no name stands or somebody has a table, SourceError.
+        Cancellation leaves a transaction that may not have the snapshot: the connection is to be
+        closed.
         """
-        doing = "taking an exported snapshot"
+        connection = self._connection
         for left, name in enumerate(names, 1 - len(names)):
+            statements = (_BEGIN, first, f"SET TRANSACTION SNAPSHOT '{name}'", then)
+            query = "; ".join(filter(None, statements))
             try:
-                await self._connection.execute(_BEGIN)
-                await self._connection.execute(f"SET TRANSACTION SNAPSHOT '{name}'".encode())
+                cursor = await connection.execute(query.encode(), prepare=False)
+                while cursor.nextset():
+                    pass
+                return await cursor.fetchall() if cursor.description else []
             except psycopg.Error as error:
                 if left == 0 or error.sqlstate not in _GONE_STATES:
                     raise judged_stale(error, doing, self.place) from error
-                await self._connection.rollback()
-            else:
-                return
+                await connection.rollback()
+        raise SnapshotStale("a snapshot without a name")
 
     async def export(self) -> str:
         """Export the snapshot again, under a name that stands as long as this session.

@@ -1,24 +1,27 @@
 """A range of a snapshot, read: what a worker does with the task that it was given.
 
-Strategy: a session of its own takes the snapshot by one of its names, locks the leaf without
-waiting, and compares its file and its name with what the task says. Only then its rows are read, by
-COPY. They are bound and handed over as those of a stream are.
+Strategy: a transaction takes the snapshot by one of its names, locks the leaf without waiting, and
+compares its file and its name with what the task says. Only then its rows are read, by COPY. They
+are bound and handed over as those of a stream are. The transaction ends with the last row, and the
+connection may be used for the next range. Whatever ends a reading earlier ends the connection.
 
-Invariant: a worker reads no row of a leaf before it has the leaf's lock and knows that the leaf is
+Invariant: a connection that is kept holds neither snapshot nor lock, and bears no range's name. A
+worker reads no row of a leaf before it has the leaf's lock and knows that the leaf is
 still the file that the snapshot saw. Everything that shapes a line is in the task.
 """
 
 import functools
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 import psycopg
+from psycopg import sql
 
 from engine.lines.batcher import Batcher
 from engine.lines.writer import LineWriter
 from engine.model.batch import Batch, LeftOut
-from engine.model.errors import SnapshotStale, UnrepresentableRow
+from engine.model.errors import SnapshotStale, SourceError, UnrepresentableRow
 from engine.model.hash_key import NO_HASH_KEY, HashKey
 from engine.model.position import snapshot_place, snapshot_position, snapshot_range
 from engine.model.snapshot_source import LeaveOut, RangeTask
@@ -28,6 +31,7 @@ from engine.sources.postgres.copy_rows import CopyRange, CopyReader
 from engine.sources.postgres.dsn import Dsn, place_of
 from engine.sources.postgres.frames import FULL, Frames
 from engine.sources.postgres.held_session import HeldSession, judged_stale, relation_text
+from engine.sources.postgres.kept import KeptConnection
 from engine.sources.postgres.ranges import OwnRange, decode_own
 from engine.sources.postgres.session import Connection, connect, take_bytes_as_they_are
 from engine.sources.postgres.types import column_form
@@ -40,13 +44,19 @@ _APPLICATION: Final = "tailrace range "
 _APPLICATION_MAX: Final = 63
 """PostgreSQL keeps so many bytes of an application's name."""
 
-_NAMED: Final = "SELECT pg_catalog.set_config('application_name', %s, false)"
+IDLE_SECONDS: Final = 10.0
+"""How long a worker keeps a connection that it does not use: longer than the next group takes."""
+
+_ROW_BYTES_KEPT: Final = 4 * 1024 * 1024
+"""libpq has a buffer as large as the largest row until the connection ends."""
+
+_ENDS: Final = "COMMIT"
 
 # `pg_relation_filenode` and `to_regclass` see the catalog as it is now, whatever the snapshot.
-_STILL: Final = """
-SELECT pg_catalog.to_regclass(%s)::pg_catalog.oid::pg_catalog.int8,
-       pg_catalog.pg_relation_filenode(%s::pg_catalog.oid::pg_catalog.regclass)::pg_catalog.int8
-"""
+_STILL: Final = (
+    "SELECT pg_catalog.to_regclass({leaf})::pg_catalog.oid::pg_catalog.int8, "
+    "pg_catalog.pg_relation_filenode({oid}::pg_catalog.oid::pg_catalog.regclass)::pg_catalog.int8"
+)
 
 
 def application_name(name: str) -> str:
@@ -64,12 +74,15 @@ class PostgresRangeReader:
 
     A task's progress is told by its name where that is plain ASCII of 48 characters at most.
     `hash_key` is this process's own: no task holds it, and a task under another one is refused with
-    ConfigurationError.
+    ConfigurationError. A connection is kept for `idle_seconds` after a range.
     """
 
-    def __init__(self, dsn: Dsn, *, hash_key: HashKey = NO_HASH_KEY) -> None:
+    def __init__(
+        self, dsn: Dsn, *, hash_key: HashKey = NO_HASH_KEY, idle_seconds: float = 0.0
+    ) -> None:
         self._dsn = dsn
         self._hash_key = hash_key
+        self._kept = KeptConnection(idle_seconds)
 
     @asynccontextmanager
     async def read(
@@ -77,29 +90,58 @@ class PostgresRangeReader:
     ) -> AsyncIterator[AsyncIterator[Batch]]:
         """See RangeReader. Cancellation closes the session, and the server lets go."""
         own, hash_key = decode_own(task.own), self._hash_key.secret_for(task.configuration)
-        place = place_of(self._dsn)
-        connection = await connect(self._dsn, replication=False)
-        session = HeldSession(connection, place)
+        lines = _Lines(task, hash_key, leave_out)
+        connection, session = await self._taken(task, own)
         try:
-            await connection.execute(_NAMED, [application_name(task.name)])
-            await _take(session, connection, own)
-            await take_bytes_as_they_are(connection)
-            yield _batches(connection, place, own, _Lines(task, hash_key, leave_out))
-        except psycopg.Error as error:
-            raise judged_stale(error, f"reading rows of {own.schema}.{own.name}", place) from error
+            yield _batches(connection, session.place, own, lines)
         finally:
+            is_kept = session.is_idle and not lines.was_large and self._kept.leave(connection)
+            if not is_kept:
+                await session.end()
+
+    async def _taken(self, task: RangeTask, own: OwnRange) -> tuple[Connection, HeldSession]:
+        """A connection whose transaction has the snapshot and the leaf's lock."""
+        kept = self._kept.take()
+        if kept is not None:
+            # Its server may have ended it, or another one may answer by now: a new one decides.
+            with suppress(SourceError):
+                return kept, await self._take(kept, task, own)
+        connection = await connect(self._dsn, replication=False)
+        return connection, await self._take(connection, task, own)
+
+    async def _take(self, connection: Connection, task: RangeTask, own: OwnRange) -> HeldSession:
+        """Take the snapshot and the leaf's lock. The connection is closed by whatever is raised.
+
+        Raises SnapshotStale where the leaf is another one now.
+        """
+        session = HeldSession(connection, place_of(self._dsn))
+        leaf = relation_text(own.schema, own.name)
+        name = _literal(application_name(task.name), connection)
+        still = _STILL.format(leaf=_literal(leaf, connection), oid=own.oid)
+        try:
+            [[oid, file]] = await session.begin(
+                own.snapshots,
+                # Whoever stops the readers of a snapshot finds them before they have it.
+                first=f"SET LOCAL application_name = {name}",
+                then=f"LOCK TABLE ONLY {leaf} IN ACCESS SHARE MODE NOWAIT; {still}",
+                doing=f"reading rows of {own.schema}.{own.name}",
+            )
+            _refuse_other(own, oid, file)
+            await take_bytes_as_they_are(connection, in_transaction=True)
+        except BaseException:
             await session.end()
+            raise
+        return session
 
 
-async def _take(session: HeldSession, connection: Connection, own: OwnRange) -> None:
-    """Take the snapshot and the leaf's lock. Raises SnapshotStale where it is another one now."""
-    leaf = relation_text(own.schema, own.name)
-    await session.begin(own.snapshots)
-    await connection.execute(f"LOCK TABLE ONLY {leaf} IN ACCESS SHARE MODE NOWAIT".encode())
-    cursor = await connection.execute(_STILL, [leaf, own.oid])
-    [[oid, file]] = await cursor.fetchall()
+def _refuse_other(own: OwnRange, oid: int | None, file: int | None) -> None:
     if (oid, file) != (own.oid, own.file):
+        leaf = relation_text(own.schema, own.name)
         raise SnapshotStale(f"{leaf} is not what the snapshot saw: it was renamed or rewritten")
+
+
+def _literal(text: str, connection: Connection) -> str:
+    return sql.Literal(text).as_string(connection)
 
 
 async def _batches(
@@ -107,7 +149,7 @@ async def _batches(
 ) -> AsyncIterator[Batch]:
     try:
         copy = CopyOut(connection.pgconn)
-        await copy.begin(own.copy_statement(lines.columns))
+        await copy.begin(f"{own.copy_statement(lines.columns)}; {_ENDS}")
         while await copy.gulp(lines):
             for batch in lines.full():
                 yield batch
@@ -150,6 +192,8 @@ class _Lines:
             row_number = 1
         self._rows = CopyRange(rows, _NUMBER, lane, row_number, self._batcher.size_max)
         self.drained_bytes = 0
+        self.was_large = False
+        """Whether a row was so large that its connection is not kept."""
 
     def drain(self, frames: Frames, budget_bytes: int) -> Drained:
         """See `FrameTaker`. What is full becomes a batch."""
@@ -162,6 +206,7 @@ class _Lines:
                 reason = None
             left -= self._rows.drained_bytes
             self.drained_bytes = budget_bytes - left
+            self.was_large |= self._rows.drained_bytes >= _ROW_BYTES_KEPT
             if reason == FULL:
                 self._batcher.hand_over(_NUMBER)
             elif reason is not None:

@@ -166,8 +166,8 @@ async def _pin_later(connection: Connection, place: str) -> None:
             raise translated(error, "setting up the session", place) from error
 
 
-async def take_bytes_as_they_are(connection: Connection) -> None:
-    """Let a server that knows no encoding send what it has.
+async def take_bytes_as_they_are(connection: Connection, *, in_transaction: bool = False) -> None:
+    """Let a server that knows no encoding send what it has; or `in_transaction`, until its end.
 
     Otherwise it would check every value for UTF-8, and end the answer at the first that is none,
     without naming table or row. The compiled readers check as well, and name them. Cancellation
@@ -175,7 +175,11 @@ async def take_bytes_as_they_are(connection: Connection) -> None:
     """
     if connection.pgconn.parameter_status(b"server_encoding") == b"SQL_ASCII":
         try:
-            await connection.execute("SET client_encoding = 'SQL_ASCII'")
+            await connection.execute(
+                "SET LOCAL client_encoding = 'SQL_ASCII'"
+                if in_transaction
+                else "SET client_encoding = 'SQL_ASCII'"
+            )
         except psycopg.Error as error:
             raise translated(error, "setting the session's encoding") from error
 
