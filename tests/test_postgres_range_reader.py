@@ -1,10 +1,12 @@
 """Ranges that are hard to read: many columns, large rows, hostile roles."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -86,6 +88,34 @@ async def test_no_timeout_or_search_path_of_a_role_ends_or_changes_a_reading(
 
     assert sorted(row["id"] for row in reading.rows) == list(range(1001, 2001))
     assert not shadows_ran(any_database)
+
+
+async def test_a_worker_does_not_wake_up_for_each_piece_that_the_server_sends(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database.execute("CREATE TABLE a (id int PRIMARY KEY, t text)")
+    database.execute("INSERT INTO a SELECT n, repeat('x', 9000) FROM generate_series(1, 600) n")
+    loop = asyncio.get_running_loop()
+    add_reader, waits = loop.add_reader, []
+
+    def counted(*arguments: Any) -> None:
+        waits.append(arguments)
+        add_reader(*arguments)
+
+    async with snapshots_of(database).hold([A]) as held:
+        [task] = tasks_of(held, A)
+        # Each row fills the server's buffer, and comes a millisecond after the last one.
+        slow = msgspec.structs.replace(
+            decode_own(task.own), row_filter="pg_catalog.pg_sleep(0.001) IS NOT NULL"
+        )
+        task = replace(task, own=msgspec.msgpack.encode(slow))
+        async with PostgresRangeReader(database.dsn).read(task, keep_all) as batches:
+            monkeypatch.setattr(loop, "add_reader", counted)
+            row_count = sum([batch.row_count async for batch in batches])
+
+    assert row_count == 601
+    # Two pieces at a time at least, but for the first ones.
+    assert len(waits) < 370
 
 
 @pytest.mark.parametrize("envelope", ["debezium", "flat"])
