@@ -21,8 +21,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from engine.journal.bucket_rules import BucketRules
 from engine.journal.snapshots import Attempt, SnapshotRegister
 from engine.model.batch import Batch, Operations
+from engine.model.bucket_rule import BucketRule
 from engine.model.errors import (
     SnapshotStale,
     SourceError,
@@ -529,7 +531,13 @@ class Taker:
             writer_id=self.writer,
             alarms=Alarms(world.now_us),
             progress=Progress(self.observer),
+            rules=BucketRules(_no_rules, "lake"),
         )
+
+
+async def _no_rules() -> tuple[BucketRule, ...]:
+    """The bucket leaves uploads for as long as anybody likes."""
+    return ()
 
 
 class _Counted(Coordinator):
