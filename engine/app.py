@@ -22,6 +22,7 @@ from engine.config import (
     Configuration,
     DestinationConfiguration,
     PostgresConfiguration,
+    SourceConfiguration,
     resolve_memory_limit,
     resolve_workers,
 )
@@ -179,8 +180,13 @@ def pipeline_settings(
         append_interval=engine.append_interval_seconds,
         drain_seconds=engine.drain_seconds,
         is_until_caught_up=is_until_caught_up,
+        stream_waits=_stream_waits(configuration.source),
         check_name=_check_name(configuration.destination),
     )
+
+
+def _stream_waits(source: SourceConfiguration) -> bool:
+    return source.snapshot != "never" and source.snapshot_order == "before"
 
 
 def _coordinator(

@@ -132,6 +132,7 @@ class Rig:
     deeds: list[Deed] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
     helds: list[Held] = field(default_factory=list)
+    held_whole: list[bool] = field(default_factory=list)
     tasks: list[SnapshotTask] = field(default_factory=list)
     running: list[SnapshotTask] = field(default_factory=list)
     seen: Counter[str] = field(default_factory=Counter)
@@ -201,6 +202,7 @@ class Rig:
         undivided: Collection[TableName] = (),
     ) -> AsyncIterator[Held]:
         await self.holding()
+        self.held_whole.append(set(tables) <= set(undivided))
         if self.refusals:
             raise self.refusals.pop(0)
         self.bucket.commit += 0x100

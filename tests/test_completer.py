@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 import pytest
 
 from engine.journal.completer import REFUSALS_MAX
-from engine.journal.entry import Snapshot
+from engine.journal.entry import Snapshot, StreamStart
 from engine.model.errors import DestinationUnavailable, JournalError, Superseded, TailraceError
 from engine.model.interfaces import ObjectHead
 from engine.model.position import snapshot_position
@@ -388,3 +388,25 @@ async def test_uploads_that_cannot_be_listed_are_left_and_nothing_else_happens(
 
     assert all(there(store, objects))
     assert is_visible(snapshots)
+
+
+async def test_where_the_stream_waits_objects_become_visible_in_the_order_of_their_names(
+    store: ToldStore,
+) -> None:
+    snapshots = await opened(store)
+    await snapshots.bucket.journal.append(stream=StreamStart(waits=True))
+    objects = await snapshots.make_whole(ORDERS)
+    wanted = sorted(staged.key for staged in objects)
+    seen: list[list[bool]] = []
+
+    def answer(_key: str, count: int) -> Completion | DestinationUnavailable | None:
+        # Whoever is slow holds up those behind it.
+        seen.append([key in store.objects for key in wanted])
+        return DestinationUnavailable("slow", code="SlowDown") if count == 1 else None
+
+    store.answer = answer
+    await snapshots.complete()
+
+    assert is_visible(snapshots)
+    assert all(there == sorted(there, reverse=True) for there in seen)
+    assert [key for key in store.asked if key in wanted] == [key for key in wanted for _ in "12"]

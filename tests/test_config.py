@@ -295,7 +295,6 @@ def test_a_destination_value_that_does_not_fit_is_explained(
     [
         ('type = "synthetic"', "not in this release"),
         ('type = "mysql"', 'is not one of "postgres"'),
-        ('snapshot_order = "before"', "not in this release"),
         ("messages = true", "not in this release"),
         ("signals = true", "not in this release"),
         ('on_schema_change = "pause"', "not in this release"),

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 
+from engine.journal.entry import StreamStart
 from engine.model.batch import Moved
 from engine.model.errors import (
     DestinationUnavailable,
@@ -525,6 +526,53 @@ async def test_failures_count_on_where_the_start_was_not_journalled_yet() -> Non
         await one.done()
 
     assert is_alarmed
+
+
+# --- where the stream waits for the initial snapshot
+
+
+@virtually
+async def test_tables_are_held_whole_only_while_the_stream_waits() -> None:
+    one = await rig()
+    async with one.taking(ORDERS):
+        await one.done()
+    two = await rig()
+    await two.bucket.journal.append(stream=StreamStart(waits=True))
+    async with two.taking(ORDERS):
+        await two.until(lambda: two.is_whole(ORDERS))
+
+    assert (one.held_whole, two.held_whole) == ([False], [True])
+
+
+@virtually
+async def test_a_table_that_is_refused_again_and_again_holds_no_stream_back() -> None:
+    one = await rig()
+    await one.bucket.journal.append(stream=StreamStart(waits=True))
+    one.left_out = {ORDERS: SourceRefused("no right")}
+
+    async with one.taking(ORDERS):
+        register = one.snapshots.register
+        await one.until(lambda: one.alarms.count == 1)
+        at_once = register.holds_stream_back
+        await one.until(lambda: not register.holds_stream_back)
+        attempts = len(one.helds)
+
+    assert at_once
+    assert attempts == 3
+
+
+@virtually
+async def test_what_a_whole_group_is_refused_holds_the_stream_back() -> None:
+    one = await rig()
+    await one.bucket.journal.append(stream=StreamStart(waits=True))
+    one.refusals = [SourceRefused("no slot is free") for _ in range(5)]
+
+    async with one.taking(ORDERS):
+        await one.until(lambda: one.alarms.count == 1)
+        await one.until(lambda: len(one.refusals) == 0)
+        holds_back = one.snapshots.register.holds_stream_back
+
+    assert holds_back
 
 
 # --- what somebody has to see

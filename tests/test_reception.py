@@ -29,13 +29,29 @@ def reception(
     *,
     durable: LogPosition = LOG_BEGIN,
     received: Position | None = None,
+    is_stream_waiting: bool = False,
 ) -> Reception:
     return Reception(
         journalled=journalled if journalled is not None else {},
         durable=lambda: durable,
         ledger=Ledger({ORDERS: received} if received is not None else {}),
         configuration=CONFIGURATION,
+        is_stream_waiting=is_stream_waiting,
     )
+
+
+def test_no_row_is_wanted_while_the_stream_waits() -> None:
+    deciding = reception(is_stream_waiting=True)
+
+    assert deciding.decide(relation("1"), at(100)) is None
+    assert deciding.versions_of(ORDERS) == ()
+
+
+def test_a_table_that_begins_at_a_log_point_wants_what_commits_there_and_nothing_before() -> None:
+    deciding = reception(received=Position(log_position(1, 100)))
+
+    assert deciding.decide(relation("1"), at(99)) is None
+    assert deciding.decide(relation("1"), at(100)) is not None
 
 
 def test_a_row_that_is_durable_or_was_received_is_not_wanted() -> None:

@@ -207,6 +207,7 @@ class Rig:
             concurrency=4,
             append_interval=0.001,
             drain_seconds=1.0,
+            stream_waits=False,
         )
 
     def lines(self, number: int) -> bytes:

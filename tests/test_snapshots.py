@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 import msgspec
 import pytest
 
-from engine.journal.entry import Snapshot
+from engine.journal.entry import Snapshot, StreamStart
+from engine.journal.initial import stream_start
 from engine.model.batch import Moved
 from engine.model.errors import InvariantBroken, SnapshotStale
 from engine.model.position import LOG_BEGIN, LogPosition, log_position
@@ -1103,3 +1104,83 @@ async def test_a_snapshot_that_waits_for_the_end_of_a_gap_is_nothing_to_wait_for
 
     assert (before, register.is_done(place(1))) == (False, True)
     assert snapshots.durable().unfinished == (str(ORDERS),)
+
+
+# --- where the stream waits for the initial snapshot
+
+
+async def waiting() -> Snapshots:
+    """The stream waits. The first look is judged, and orders are captured."""
+    snapshots = await opened()
+    await snapshots.bucket.journal.append(stream=StreamStart(waits=True))
+    snapshots.register.wait_for_look()
+    assert snapshots.register.holds_stream_back
+    snapshots.register.arrive([ORDERS])
+    return snapshots
+
+
+async def test_a_stream_waits_until_the_journal_vouches_for_the_visible_snapshot() -> None:
+    snapshots = await waiting()
+    register = snapshots.register
+
+    await snapshots.make_whole(ORDERS)
+    before = register.holds_stream_back
+    await snapshots.complete()
+    visible = register.holds_stream_back
+    is_awaited = register.awaits(snapshots.bucket.journal.state.seq)
+    durable = snapshots.bucket.journal.state.durable
+    assert durable is not None
+    # E stays where it is: only the entry up to which all is visible is stated.
+    await snapshots.append(msgspec.structs.replace(durable, seq=snapshots.bucket.journal.state.seq))
+
+    assert (before, visible, is_awaited) == (True, True, True)
+    assert not register.holds_stream_back
+    assert register.unfinished_names == frozenset()
+    start = stream_start(snapshots.bucket.journal.state)
+    assert start.begins == {str(ORDERS): journalled(snapshots).point}
+
+
+async def test_a_stream_does_not_wait_for_a_table_that_is_cancelled() -> None:
+    snapshots = await waiting()
+
+    snapshots.register.cancel(ORDERS)
+
+    assert not snapshots.register.holds_stream_back
+    assert snapshots.register.unfinished_names == {str(ORDERS)}
+    assert stream_start(snapshots.bucket.journal.state).begins == {}
+
+
+async def test_a_stream_does_not_wait_for_a_table_that_is_refused_until_an_attempt_begins() -> None:
+    snapshots = await waiting()
+    register = snapshots.register
+
+    register.refuse(ORDERS)
+    refused = register.holds_stream_back
+    snapshots.start(ORDERS)
+
+    assert not refused
+    assert register.holds_stream_back
+
+
+async def test_a_stream_waits_for_no_table_that_waits_for_the_end_of_a_gap() -> None:
+    snapshots = await waiting()
+
+    snapshots.gaps.state(str(ORDERS), after=place(0), until="", reason="not-published", text="")
+
+    assert not snapshots.register.holds_stream_back
+
+
+async def test_a_table_streams_from_its_snapshots_point_until_that_is_durable() -> None:
+    snapshots = await finished()
+    journal = snapshots.bucket.journal
+    begin = log_position(1, 1 << 40)
+
+    await journal.append(stream=StreamStart(waits=False, begins={str(ORDERS): begin}))
+    first = journal.state.stream_begin(str(ORDERS))
+    known = journal.state.begins
+    assert journal.state.durable is not None
+    await journal.append(durable=msgspec.structs.replace(journal.state.durable, position=begin))
+
+    assert str(first) == str(begin)
+    assert known == {str(ORDERS): begin}
+    assert journal.state.begins == {}

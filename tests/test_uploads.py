@@ -35,6 +35,7 @@ SETTINGS = Settings(
     concurrency=4,
     append_interval=0.5,
     drain_seconds=5.0,
+    stream_waits=False,
 )
 
 

@@ -16,7 +16,15 @@ from msgspec.structs import replace
 from damages import Damage, Damages
 from engine.cli.verify import _as_json, _say_unfinished
 from engine.flow.chunk import crc32_text
-from engine.journal.entry import Durable, Entry, ListedObjects, Open, Snapshot, encode_state
+from engine.journal.entry import (
+    Durable,
+    Entry,
+    ListedObjects,
+    Open,
+    Snapshot,
+    StreamStart,
+    encode_state,
+)
 from engine.journal.retry import Patience
 from engine.journal.schema_files import SchemaFiles
 from engine.model.batch import Batch
@@ -795,6 +803,25 @@ def rows_are_planned_of_a_table_whose_snapshot_nobody_asked_for(made: Made) -> N
         return replace(entry, durable=replace(entry.durable, unfinished=(str(ODD),)))
 
     rewrite(made, edit)
+
+
+@damage({Code.STREAM_EARLY})
+def rows_are_planned_and_durable_while_the_stream_waits(made: Made) -> None:
+    say_of_stream(made, 0, StreamStart(waits=True))
+
+
+@damage({Code.STREAM_EARLY})
+def the_stream_starts_and_did_not_wait(made: Made) -> None:
+    say_of_stream(made, 1, StreamStart(waits=False))
+
+
+@damage({Code.STREAM_EARLY})
+def a_stream_begins_where_no_snapshot_is_visible(made: Made) -> None:
+    say_of_stream(made, 0, StreamStart(waits=True, begins={str(ORDERS): LogPosition("0001.F")}))
+
+
+def say_of_stream(made: Made, seq: int, start: StreamStart) -> None:
+    rewrite(made, lambda entry: replace(entry, stream=start) if entry.seq == seq else entry)
 
 
 def entries(made: Made) -> dict[int, Entry]:

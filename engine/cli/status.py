@@ -76,6 +76,8 @@ def _say(found: "Standing", engine: Status | None, option: str) -> None:
     say(f"journal  entry {found.seq}, epoch {found.epoch}")
     state = "ended well" if found.is_released else "runs, or was killed"
     say(f"engine   {printable(found.task)}, release {printable(found.release)}: {state}")
+    if found.is_stream_waiting:
+        say("stream   waits for the initial snapshot: nothing is streamed until it is visible")
     _say_tables(found)
     _say_reading(found, engine)
     _say_gaps(found)
@@ -186,6 +188,7 @@ def _as_json(found: "Standing", engine: Status | None) -> dict[str, object]:
         "epoch": found.epoch,
         "writer": {"id": found.writer, "task": found.task, "release": found.release},
         "released": found.is_released,
+        "stream_waits": found.is_stream_waiting,
         "tables": [
             {
                 "table": table.table,

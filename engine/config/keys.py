@@ -195,8 +195,10 @@ KEYS: Final[tuple[Key, ...]] = (
     Key(
         "source",
         "snapshot_order",
-        values.choice("beside", later={"before": _LATER}),
-        "Whether the stream waits for the snapshot; means nothing without one.",
+        values.choice("beside", "before"),
+        "When the stream begins, at the first start. beside: at once, and the initial snapshot is "
+        "taken beside it. before: once that snapshot is complete and visible; until then the "
+        "source keeps its log. Means nothing without a snapshot.",
         default="beside",
         is_shown=True,
     ),

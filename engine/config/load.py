@@ -304,6 +304,7 @@ def _source(parsed: Parsed) -> SourceConfiguration:
         exclude=parsed.value("source", "exclude"),
         rules=tuple(parsed.value("source", "table")),
         snapshot=parsed.value("source", "snapshot"),
+        snapshot_order=parsed.value("source", "snapshot_order"),
         snapshot_workers=parsed.value("source", "snapshot_workers"),
         snapshot_tables=parsed.value("source", "snapshot_tables"),
         new_tables=parsed.value("source", "new_tables"),

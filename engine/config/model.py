@@ -30,6 +30,7 @@ LogFormat = Literal["auto", "json", "text"]
 
 
 NewTables = Literal["capture", "report"]
+SnapshotOrder = Literal["beside", "before"]
 
 
 class SourceConfiguration(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +47,7 @@ class SourceConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     exclude: tuple[str, ...]
     rules: tuple[TableRule, ...]
     snapshot: SnapshotMode
+    snapshot_order: SnapshotOrder
     snapshot_workers: WorkersAddress
     snapshot_tables: int
     snapshot_rows_per_second: int

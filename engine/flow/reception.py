@@ -1,8 +1,8 @@
 """Reception: what becomes of each row as it is read, decided beside the reader.
 
-Strategy: a row that was received already, or is durable, is not wanted. Any other one gets the
-version of its table: the journal's, or one that begins at this row and stays provisional until the
-entry that plans its first chunk.
+Strategy: a row that was received already, or is durable, is not wanted. While the stream waits for
+the initial snapshot none is. Any other one gets the version of its table: the journal's, or one
+that begins at this row and stays provisional until the entry that plans its first chunk.
 
 Invariant: the journal's versions begin at or before their tables' frontiers, so a successor that
 starts behind them decides the same versions from the stream alone.
@@ -30,8 +30,13 @@ class Reception:
         durable: Callable[[], LogPosition],
         ledger: Ledger,
         configuration: RecordConfiguration,
+        is_stream_waiting: bool = False,
     ) -> None:
-        """`journalled` are the journal's versions, now and later; `durable` says where E is."""
+        """`journalled` are the journal's versions, now and later; `durable` says where E is.
+
+        `is_stream_waiting`: no row is wanted in this life, and the next one reads them again.
+        """
+        self._is_stream_waiting = is_stream_waiting
         self._journalled = journalled
         self._durable = durable
         self._ledger = ledger
@@ -41,6 +46,8 @@ class Reception:
 
     def decide(self, relation: Relation, position: Position) -> TableVersion | None:
         """The version of the row at `position`; None when it was received or is durable already."""
+        if self._is_stream_waiting:
+            return None
         table = relation.table
         # A transaction that commits at E itself is not durable, and sorts behind E.
         if position < self._durable():

@@ -21,6 +21,7 @@ from engine.flow.router import Router
 from engine.journal.completer import Completer
 from engine.journal.entry import Durable, Gap, Snapshot
 from engine.journal.gaps import GapRegister
+from engine.journal.initial import StreamWait
 from engine.journal.journal import Journal
 from engine.journal.lanes import Lanes
 from engine.journal.planner import EntryPlan, Planner
@@ -88,6 +89,7 @@ class Committer:
         snapshots: SnapshotRegister,
         completer: Completer,
         requests: RequestRegister,
+        initial: StreamWait,
         layout: TableLayout,
         settings: Settings,
         clock: Clock,
@@ -109,6 +111,7 @@ class Committer:
         self._snapshots = snapshots
         self._completer = completer
         self._requests = requests
+        self._initial = initial
         self._layout = layout
         self._settings = settings
         self._clock = clock
@@ -158,7 +161,8 @@ class Committer:
             plan = await self._plan(chunks)
         is_last = self._schedule.is_draining and not chunks and self._is_everything_visible()
         durable = self._durable_due(now)
-        if self._is_said(plan) or durable is not None or is_last:
+        is_start = self._initial.due is not None
+        if self._is_said(plan) or durable is not None or is_start or is_last:
             await self._append(plan, durable, is_last=is_last)
             return True
         if now - self._last_look >= self._settings.probe_interval:
@@ -240,6 +244,9 @@ class Committer:
     @property
     def _is_finishing(self) -> bool:
         """Whether a table's snapshot is visible, and is finished once E has passed its point."""
+        # E stays where it is while the stream waits.
+        if self._initial.is_waited_for:
+            return False
         return self._snapshots.waits_behind(self._journal.state.durable_position)
 
     @property
@@ -271,6 +278,7 @@ class Committer:
         # No await since `durable` was computed: what a look says is told together.
         gaps, watch = self._gaps.pending, self._watcher.watch.pending
         new_gaps = self._new_gaps(gaps)
+        start = self._initial.due
         seq = await self._journal.append(
             schemas=plan.schemas,
             planned=plan.planned,
@@ -280,12 +288,14 @@ class Committer:
             gaps=gaps,
             watch=watch,
             answers=plan.answers,
+            stream=start,
             release=is_last,
         )
         self._gaps_journalled(gaps, new_gaps)
         self._watcher.watch.journalled(watch)
         self._last_append = self._last_look = asyncio.get_running_loop().time()
         self._planner.journalled(plan)
+        self._initial.journalled(start)
         self._requests.journalled(plan.answers)
         self._count_schema_changes(plan)
         self._publish(plan, seq)

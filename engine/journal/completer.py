@@ -3,8 +3,10 @@
 Strategy: once an entry names an attempt as whole, each of its uploads is completed, create-only,
 lane by lane. A completion is asked for again until there is an answer. The lane of range 0 comes
 last: its first record says that everything before it is superseded, so whoever sees that record
-sees the rest. A completion's answer may be lost. So an upload that is gone proves nothing by
-itself: the object is looked for then.
+sees the rest. Where the stream waits for the initial snapshot, a loader may go by names alone.
+There a table's objects become visible one after the other, in the order of their names. A
+completion's answer may be lost. So an upload that is gone proves nothing by itself: the object is
+looked for then.
 
 Invariant: no upload is completed before the entry that names it is in the journal. An attempt is
 void only where an upload is gone and its object is not there.
@@ -88,9 +90,7 @@ class Completer:
         snapshot, layout = attempt.snapshot, self._layout(attempt.epoch)
         await self._schema_files.ensure(snapshot.table_name, snapshot.version, layout)
         objects = await self._lists.objects_of(snapshot)
-        marker = [staged for staged in objects if staged.range_number == 0]
-        rows = [staged for staged in objects if staged.range_number != 0]
-        if await self._all_visible(attempt, rows) and await self._all_visible(attempt, marker):
+        if await self._all_in_turn(attempt, objects):
             self._register.visible(snapshot)
         else:
             _log.warning("snapshot attempt void", table=snapshot.table, attempt=snapshot.attempt)
@@ -115,6 +115,17 @@ class Completer:
         assert state.source is not None
         layout = state.configurations[epoch].layout
         return TableLayout(self._prefix, state.source.database, layout)
+
+    async def _all_in_turn(self, attempt: "_Completion", objects: Sequence[StagedObject]) -> bool:
+        """Whether all of `objects` became visible, each in its turn."""
+        if self._register.is_stream_waiting:
+            for staged in sorted(objects, key=lambda staged: staged.key):
+                if not await self._all_visible(attempt, (staged,)):
+                    return False
+            return True
+        marker = [staged for staged in objects if staged.range_number == 0]
+        rows = [staged for staged in objects if staged.range_number != 0]
+        return await self._all_visible(attempt, rows) and await self._all_visible(attempt, marker)
 
     async def _all_visible(self, attempt: "_Completion", objects: Sequence[StagedObject]) -> bool:
         """Whether all of `objects` became visible; the lanes beside each other."""

@@ -290,6 +290,19 @@ class Accepting(msgspec.Struct, frozen=True):
         return self.loss != "moved"
 
 
+class StreamStart(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Whether the stream waits for the initial snapshot: with the first `open`, and when it starts.
+
+    While it waits, no object of the stream is planned. When it does not wait any more, `begins`
+    says where each table's stream begins that has a visible snapshot by then: at that snapshot's
+    point. Changes that commit before it are in the snapshot's rows, and in no object of the stream.
+    A table that is not in `begins` is streamed from E on.
+    """
+
+    waits: bool
+    begins: dict[str, LogPosition] = {}
+
+
 class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One entry. `previous_sha256` is the hash of the previous entry's bytes, empty for entry 0.
 
@@ -314,6 +327,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     answers: tuple[Answer, ...] = ()
     accepting: Accepting | None = None
     accepted: bool = False
+    stream: StreamStart | None = None
     release: bool = False
 
     @property
@@ -330,6 +344,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             "answers": bool(self.answers),
             "accepting": self.accepting is not None,
             "accepted": self.accepted,
+            "stream": self.stream is not None,
             "release": self.release,
         }
         return tuple(kind for kind, is_there in present.items() if is_there)
@@ -396,7 +411,8 @@ class JournalState(msgspec.Struct):
     commits before `snapshot_position` wrote may be in the bucket as a snapshot's. `answers` has the
     newest answered requests by name. Requests up to `answers_through` are over: they were answered
     and forgotten, or came too late. `accepting` is a loss that is being accepted: whoever opens the
-    journal goes on with it.
+    journal goes on with it. `stream_waits` and `begins` are as in `StreamStart`; what is durable
+    begins nowhere any more.
     """
 
     format: int = FORMAT
@@ -419,6 +435,8 @@ class JournalState(msgspec.Struct):
     answers: dict[str, Answer] = {}
     answers_through: str = ""
     accepting: Accepting | None = None
+    stream_waits: bool = False
+    begins: dict[str, LogPosition] = {}
     released: bool = False
 
     @property
@@ -485,6 +503,12 @@ class JournalState(msgspec.Struct):
         names = self.frontiers.keys() | self.attempts.keys() | self.versions.keys() | looked.keys()
         return tuple(sorted(n for n in names if configuration.captures(TableName.parse(n))))
 
+    def stream_begin(self, table: str) -> Position:
+        """A prefix of positions: behind it the next object of the table's stream begins."""
+        frontier = self.frontiers.get(table)
+        begin = self.begins.get(table, LOG_BEGIN)
+        return Position(max(frontier.last if frontier is not None else NOWHERE, begin))
+
     def versions_of(self, table: TableName) -> tuple[TableVersion, ...]:
         """The journalled versions of `table`."""
         return self.versions.get(str(table), ())
@@ -514,6 +538,7 @@ class JournalState(msgspec.Struct):
             self.watch = entry.watch.folded(self.watch)
         self._absorb_answers(entry.answers)
         self._absorb_acceptance(entry)
+        self._absorb_stream(entry.stream)
         self.landmark = newest(self.landmark, entry.landmark)
         if entry.durable is not None:
             self.durable = entry.durable
@@ -522,6 +547,8 @@ class JournalState(msgspec.Struct):
         self.seq = entry.seq
         self.sha256 = hashlib.sha256(content).hexdigest()
         if entry.durable is not None:
+            durable = entry.durable.position
+            self.begins = {table: at for table, at in self.begins.items() if at > durable}
             self._forget_finished(entry.durable.seq)
 
     def _absorb_answers(self, answers: tuple[Answer, ...]) -> None:
@@ -530,6 +557,11 @@ class JournalState(msgspec.Struct):
             oldest = min(self.answers)
             del self.answers[oldest]
             self.answers_through = max(self.answers_through, oldest)
+
+    def _absorb_stream(self, stream: StreamStart | None) -> None:
+        if stream is not None:
+            self.stream_waits = stream.waits
+            self.begins = dict(stream.begins)
 
     def _absorb_open(self, entry: Entry, opened: Open) -> None:
         self.epoch = entry.epoch

@@ -28,6 +28,7 @@ from engine.journal.entry import (
     Open,
     Planned,
     Snapshot,
+    StreamStart,
     Watch,
     Writer,
     decode_entry,
@@ -266,24 +267,28 @@ class Journal:
         first: Durable | None,
         check: Callable[[], None] = lambda: None,
         accepting: Accepting | None = None,
+        *,
+        stream_waits: bool = False,
     ) -> None:
         """Take over: append `open`, the next epoch, absorbing what the predecessor still writes.
 
-        `first` becomes durable when the journal is empty. `accepting` is a loss that is accepted
-        with this `open`. `check` raises when `state` must not be
-        taken over; it is asked again after each entry that was absorbed. Raises Superseded when
-        another writer opened first. Cancellation leaves the append in doubt: the journal must then
-        be loaded anew.
+        When the journal is empty, `first` becomes durable, and with `stream_waits` the stream waits
+        for the initial snapshot. `accepting` is a loss that is accepted with this `open`. `check`
+        raises when `state` must not be taken over; it is asked again after each entry that was
+        absorbed. Raises Superseded when another writer opened first. Cancellation leaves the append
+        in doubt: the journal must then be loaded anew.
         """
         epoch = self.state.epoch + 1
         async with self._appending:
             while True:
                 check()
+                is_first = self.state.seq < 0
                 entry = self._entry(
                     epoch,
                     open=Open(source, configuration),
-                    durable=first if self.state.seq < 0 else None,
+                    durable=first if is_first else None,
                     accepting=accepting,
+                    stream=StreamStart(waits=True) if is_first and stream_waits else None,
                 )
                 winner = await self._create(entry)
                 if winner is None:
@@ -305,6 +310,7 @@ class Journal:
         watch: Watch | None = None,
         answers: tuple[Answer, ...] = (),
         accepted: bool = False,
+        stream: StreamStart | None = None,
         release: bool = False,
     ) -> int:
         """Append one entry and return its number. Raises Superseded.
@@ -324,6 +330,7 @@ class Journal:
                 watch=watch,
                 answers=answers,
                 accepted=accepted,
+                stream=stream,
                 release=release,
             )
             if await self._create(entry) is not None:
@@ -345,6 +352,7 @@ class Journal:
         answers: tuple[Answer, ...] = (),
         accepting: Accepting | None = None,
         accepted: bool = False,
+        stream: StreamStart | None = None,
         release: bool = False,
     ) -> Entry:
         return Entry(
@@ -365,6 +373,7 @@ class Journal:
             answers=answers,
             accepting=accepting,
             accepted=accepted,
+            stream=stream,
             release=release,
         )
 

@@ -78,8 +78,11 @@ class Planner:
         layout: TableLayout,
         codec_version: int,
         clock: Clock,
+        is_stream_waiting: bool = False,
     ) -> None:
+        """With `is_stream_waiting` what is read counts as nothing: E stays where it is."""
         self._state = state
+        self._is_stream_waiting = is_stream_waiting
         self._ledger = ledger
         self._reception = reception
         self._configuration = configuration
@@ -152,7 +155,7 @@ class Planner:
         entry up to which every object is visible: where the list is another one, it is stated
         although the position is not. So is the entry where somebody `awaits` that it is stated.
         """
-        boundary = self._ledger.durable_boundary(looked)
+        boundary = None if self._is_stream_waiting else self._ledger.durable_boundary(looked)
         seq = self.visible_seq(oldest_pending_seq)
         before = self._state.durable
         if boundary is None or boundary.position <= self._state.durable_position:

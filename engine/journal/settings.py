@@ -20,7 +20,8 @@ class Settings:
     `requests_interval` is how often requests to this engine are looked for. `check_name` names
     the object that proves the right to write. It is another name for each way in which objects are
     made. `accept_gap` is the place that was durable when a loss happened which the operator
-    accepts; empty for none.
+    accepts; empty for none. `stream_waits`: the stream waits for the initial snapshot, from the
+    first start under the prefix on.
     """
 
     prefix: str
@@ -31,6 +32,7 @@ class Settings:
     concurrency: int
     append_interval: float
     drain_seconds: float
+    stream_waits: bool
     is_until_caught_up: bool = False
     accept_gap: LogPosition = LOG_BEGIN
     start_seconds_max: float = 30.0

@@ -159,6 +159,7 @@ class SnapshotRegister:
         # By table, where the newest row commits that moved to another key without all its columns.
         self._moved: dict[TableName, LogPosition] = {}
         self._is_waiting = False
+        self._refused: set[TableName] = set()
 
     # --- for whoever looks at what the source publishes
 
@@ -400,6 +401,47 @@ class SnapshotRegister:
             for known in self._open.values()
         )
 
+    # --- where the stream waits for the initial snapshot
+
+    @property
+    def is_stream_waiting(self) -> bool:
+        """Whether the stream waits for the initial snapshot: see `StreamStart`."""
+        return self._state.stream_waits
+
+    def refuse(self, table: TableName) -> None:
+        """Its attempts are refused until somebody changes something. Never waits.
+
+        A stream that waits for the initial snapshot does not wait for this table.
+        """
+        self._refused.add(table)
+        self._wake()
+
+    @property
+    def holds_stream_back(self) -> bool:
+        """Whether a stream that waits for the initial snapshot has to wait on.
+
+        It does for every table whose snapshot somebody may still take: until the journal says that
+        its objects are visible.
+        """
+        return self._is_waiting or any(map(self._is_waited_for, self._open.items()))
+
+    def _is_waited_for(self, item: "tuple[TableName, _Open]") -> bool:
+        table, known = item
+        is_given_up = known.snapshot.state in _GIVEN_UP or table in self._refused
+        if is_given_up or self._gaps.is_open(str(table)):
+            return False
+        is_vouched = known.seq is not None and known.seq <= self._state.durable_seq
+        return not (known.is_complete and is_vouched)
+
+    @property
+    def unfinished_names(self) -> frozenset[str]:
+        """The tables of which not all rows are visible, by name."""
+        return frozenset(
+            known.snapshot.table
+            for known in self._open.values()
+            if not known.is_complete and known.snapshot.state != "gone"
+        )
+
     def is_owed(self, table: TableName) -> bool:
         """Whether an attempt of the table has yet to be whole, and nobody cancelled it."""
         known = self._open.get(table)
@@ -476,6 +518,7 @@ class SnapshotRegister:
             table, number, point, version, hour, segment, began, is_divided, undivided
         )
         self._attempts[table] = attempt
+        self._refused.discard(table)
         self._state_next(table, _statement(attempt, "started"))
         return attempt
 
@@ -611,11 +654,14 @@ class SnapshotRegister:
         )
 
     def awaits(self, seq: int) -> bool:
-        """Whether a segment follows once the journal says that all up to entry `seq` is visible."""
+        """Whether something follows once the journal says that all up to entry `seq` is visible.
+
+        That is a table's next segment, or the start of a stream that waits.
+        """
         vouched_seq = self._state.durable_seq
         return any(
             known.is_visible
-            and known.snapshot.rest
+            and (known.snapshot.rest or self._state.stream_waits)
             and known.seq is not None
             and vouched_seq < known.seq <= seq
             for known in self._open.values()

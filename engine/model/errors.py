@@ -129,6 +129,10 @@ class SourceChanged(SourceError):
     exit_code = 69
 
 
+class StreamStarts(TailraceError):
+    """The stream waited for the initial snapshot, which is complete: a new life reads from E."""
+
+
 LossKind = Literal["moved", "keeper", "history"]
 """What was lost.
 

@@ -16,6 +16,7 @@ Phase = Literal[
     "standby",
     "opening",
     "redo",
+    "snapshot",
     "streaming",
     "reconnecting",
     "failing",
@@ -26,7 +27,8 @@ Phase = Literal[
 
 starting: it looks at source and bucket. standby: another engine reads the source; it follows the
 journal. opening: the lease is held, the journal is being opened. redo: planned objects of a
-predecessor are made again. streaming: changes flow. reconnecting: the connection was lost,
+predecessor are made again. snapshot: the stream waits for the initial snapshot.
+streaming: changes flow. reconnecting: the connection was lost,
 nothing is forgotten. failing: the source gives the same error at the same position again and
 again; it is asked at growing pauses. draining: asked to stop, publishing what is held. stopped:
 nothing more will happen.
@@ -35,7 +37,7 @@ nothing more will happen.
 Health = Literal["good", "wait", "bad"]
 """good: ready, and no alarm stands. bad: stopped, or an alarm stands. wait: everything else."""
 
-READY_PHASES: frozenset[Phase] = frozenset({"standby", "streaming"})
+READY_PHASES: frozenset[Phase] = frozenset({"standby", "snapshot", "streaming"})
 """A standby counts as ready, because a rolling deploy waits for the new engine before it stops the
 old one."""
 
@@ -77,10 +79,11 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     Times are Unix microseconds (UTC), 0 or None where there is none yet. `lag` is how much log was
     read and is not durable, in `lag_unit`. `durable_position` compares with records' positions;
     `durable_resume` and `read_resume` say in the source's own words up to where its log is durable,
-    and up to where it was read. `snapshots` are those that are being read now, the largest first,
-    and `snapshots_in_all` is their sum (None: nothing is read). `snapshots_unfinished` counts the
-    tables whose earlier rows are not all in the bucket, and `snapshots_finished` those that have a
-    snapshot. `alarms` lists the oldest of the conditions that an operator has to mend,
+    and up to where it was read. `waits_for` says in words what the stream waits for before it
+    begins, empty where it does not. `snapshots` are those that are being read now, the largest
+    first, and `snapshots_in_all` is their sum (None: nothing is read). `snapshots_unfinished`
+    counts the tables whose earlier rows are not all in the bucket, and `snapshots_finished` those
+    that have a snapshot. `alarms` lists the oldest of the conditions that an operator has to mend,
     `alarms_total` counts all of them.
     """
 
@@ -108,6 +111,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     bytes_total: int = 0
     publishes_in_flight: int = 0
     backpressure: bool = False
+    waits_for: str = ""
     snapshots: tuple[SnapshotStatus, ...] = ()
     snapshots_in_all: SnapshotStatus | None = None
     snapshots_unfinished: int = 0

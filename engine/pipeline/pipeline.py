@@ -22,6 +22,7 @@ import structlog
 
 from engine.journal.acceptance import acceptable, explain
 from engine.journal.entry import Accepting, Durable, Writer, time_text, time_us_of
+from engine.journal.initial import stream_start
 from engine.journal.prefix import NEIGHBOUR_HINT
 from engine.journal.settings import Settings
 from engine.journal.uploads import abort_uploads, uploads_of
@@ -29,6 +30,7 @@ from engine.model.errors import (
     DestinationUnavailable,
     SourceChanged,
     SourceUnavailable,
+    StreamStarts,
     Superseded,
     first_cause,
 )
@@ -69,6 +71,8 @@ if TYPE_CHECKING:
     from engine.journal.lease import Lease, Taken
 
 _RESTART_SECONDS = 1.0
+
+_CONNECTED: frozenset[Phase] = frozenset({"opening", "redo", "snapshot", "streaming", "draining"})
 
 _log = structlog.get_logger(__name__)
 
@@ -142,11 +146,18 @@ class Pipeline:
             self._enter("stopped")
 
     async def _live_until_changed(self) -> bool:
-        """True at a good end; False where a new life begins: a failover, or an accepted loss."""
+        """True at a good end; False where a new life begins.
+
+        That is after a failover, an accepted loss, or the initial snapshot that the stream waited
+        for.
+        """
         try:
             await self._live()
         except BaseExceptionGroup as group:
             cause = first_cause(group)
+            if isinstance(cause, StreamStarts):
+                self._lost = None
+                return False
             if isinstance(cause, SourceChanged):
                 _log.warning("source failed over", error=str(cause))
                 self._lost = None
@@ -277,6 +288,7 @@ class Pipeline:
             self._first_durable(taken),
             check=lambda: self._refuse_opening(taken),
             accepting=self._lease.accepting,
+            stream_waits=self._settings.stream_waits,
         )
         self._lease.accepting = None
         state = self._journal.state
@@ -293,6 +305,7 @@ class Pipeline:
         else:
             await self._compare(start, taken.stream)
         await self._abort_uploads(left)
+        await self._wait_no_more()
         async with asyncio.TaskGroup() as group:
             await self._recover(start, group)
 
@@ -324,6 +337,12 @@ class Pipeline:
             _log.warning("connection to the source lost", error=str(error))
             self._lease.failed(error)
             await start.connection.aclose()
+
+    async def _wait_no_more(self) -> None:
+        """Where an earlier start had the stream wait, and this one is not to: let it start."""
+        if self._journal.state.stream_waits and not self._settings.stream_waits:
+            await self._journal.append(stream=stream_start(self._journal.state))
+            _log.warning("stream does not wait for the initial snapshot any more")
 
     async def _uploads_left(self) -> tuple[ListedUpload, ...]:
         """What was begun in parts before our `open`: what a successor will begin is not there."""
@@ -392,7 +411,7 @@ class Pipeline:
             return
         self._phase = phase
         self._phase_since_us = self._world.clock()
-        self._world.metrics.source_connected(phase in {"opening", "redo", "streaming", "draining"})
+        self._world.metrics.source_connected(phase in _CONNECTED)
         _log.info("phase", phase=phase, cpu_seconds=round(time.process_time(), 3))
 
 

@@ -18,7 +18,13 @@ from engine.flow.chunk import compressed_apart, is_large
 from engine.journal.retry import Failure
 from engine.journal.watcher import ROWS_LEFT_OUT, left_out_cause
 from engine.model.batch import Intake, LeftOut
-from engine.model.errors import SourceError, SourceUnavailable, StopLimit, UnrepresentableRow
+from engine.model.errors import (
+    SourceError,
+    SourceUnavailable,
+    StopLimit,
+    StreamStarts,
+    UnrepresentableRow,
+)
 from engine.model.interfaces import ChangeStream
 from engine.model.log_point import LogPoint
 from engine.model.position import LogPosition, commit_of
@@ -32,6 +38,8 @@ _CONNECTION_SECONDS_MIN = 0.5
 """Connections are made at least so far apart: a proxy without a server breaks each one at once."""
 
 _log = structlog.get_logger(__name__)
+
+WAITS_FOR_SNAPSHOT = "the stream waits for the initial snapshot"
 
 Interruptible = Callable[[Coroutine[None, None, None]], Awaitable[bool]]
 """Runs a coroutine until it is done (True) or the engine is asked to stop (False)."""
@@ -62,6 +70,7 @@ class Streaming:
         self._schedule = parts.flow.schedule
         self._router = parts.flow.router
         self._watcher = parts.flow.watcher
+        self._initial = parts.flow.initial
         self._publisher = parts.publisher
         self._lanes = parts.visibility.lanes
         self._patience = parts.visibility.patience
@@ -82,7 +91,8 @@ class Streaming:
         """Stream until asked to stop or caught up, then drain.
 
         `stream`, if there is one, lives in `connection` and is compared. Raises Superseded,
-        PositionLost, StopLimit and whatever else ends an engine. Cancellation is like a kill.
+        PositionLost, StopLimit and whatever else ends an engine; StreamStarts where the stream
+        waited and another life goes on. Cancellation is like a kill.
         """
         self._reader.stream = stream
         committing = self._group.create_task(self._committer.run())
@@ -95,6 +105,9 @@ class Streaming:
             beside.append(self._group.create_task(self._world.bucket_rules.run()))
         if self._caught_up is not None:
             beside.append(self._group.create_task(self._ask_keepalives()))
+        if self._initial.is_waited_for:
+            _log.info("stream waits for the initial snapshot")
+            beside.append(self._group.create_task(self._start()))
         taking = self._take_snapshots()
         failure: UnrepresentableRow | None = None
         try:
@@ -125,6 +138,10 @@ class Streaming:
         if take is None:
             return None
         return self._group.create_task(take(self._snapshots, self._database))
+
+    async def _start(self) -> None:
+        await self._initial.started.wait()
+        raise StreamStarts("the initial snapshot is complete")
 
     def _stop_limit(self) -> StopLimit:
         count, failure = self._lanes.pending_count, self._destination_failure
@@ -160,6 +177,7 @@ class Streaming:
             bytes_total=committer.bytes_published,
             publishes_in_flight=self._publisher.in_flight,
             backpressure=self._router.is_pressed,
+            waits_for=WAITS_FOR_SNAPSHOT if self._initial.is_waited_for else "",
             snapshots=snapshots.tables,
             snapshots_in_all=snapshots.in_all,
             snapshots_unfinished=self._snapshots.unfinished_count,
@@ -184,6 +202,9 @@ class Streaming:
         if durable is None:
             return None, None
         is_read = newest is not None and (end is None or newest.position >= end.position)
+        if self._initial.is_waited_for:
+            # What is read now will be read again.
+            newest, is_read = None, False
         if self._reader.stream is not None and is_read and self._ledger.is_empty:
             return 0.0, 0
         seconds = (self._world.clock() - durable.commit_us) / 1e6
@@ -220,7 +241,7 @@ class Streaming:
 
     def _enter_streaming(self) -> None:
         self._connection_error = None
-        self._enter("streaming")
+        self._enter("snapshot" if self._initial.is_waited_for else "streaming")
 
     def _lost(self, error: SourceUnavailable) -> None:
         self._connection_error = error
@@ -273,7 +294,7 @@ class Streaming:
 
     @property
     def _is_caught_up(self) -> bool:
-        if self._caught_up is None:
+        if self._caught_up is None or self._initial.is_waited_for:
             return False
         # A keepalive's position that no look was taken behind would not become durable.
         counting = self._ledger.counting_boundary(self._watcher.looked)
@@ -345,13 +366,20 @@ class Streaming:
                 _log.debug("how the source stands is not known", error=str(error))
                 continue
             self._end = standing.end
-            metrics = self._world.metrics
-            metrics.source_gauges(standing.gauges)
-            if newest is not None:
-                now_us = self._world.clock()
-                read_us = self._journal.state.within_reason(newest.point.commit_us, now_us)
-                unread = self._world.source.distance(newest.point, standing.end)
-                metrics.source_lag((now_us - read_us) / 1e6 if unread else 0.0, unread)
-                if self._lease.is_failing and newest.position >= standing.end.position:
-                    self._lease.caught_up()
-                    self._enter_streaming()
+            self._world.metrics.source_gauges(standing.gauges)
+            self._tell_lag(newest.point if newest is not None else None, standing.end)
+            is_read = newest is not None and newest.position >= standing.end.position
+            if self._lease.is_failing and is_read:
+                self._lease.caught_up()
+                self._enter_streaming()
+
+    def _tell_lag(self, read: LogPoint | None, end: LogPoint) -> None:
+        """How much log is written and not read. A stream that waits has read nothing behind E."""
+        if self._initial.is_waited_for:
+            read = self._journal.state.durable_point
+        if read is None:
+            return
+        now_us = self._world.clock()
+        read_us = self._journal.state.within_reason(read.commit_us, now_us)
+        unread = self._world.source.distance(read, end)
+        self._world.metrics.source_lag((now_us - read_us) / 1e6 if unread else 0.0, unread)

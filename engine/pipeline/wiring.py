@@ -21,6 +21,7 @@ from engine.journal.committer import Committer
 from engine.journal.completer import Completer
 from engine.journal.entry import Writer
 from engine.journal.gaps import GapRegister
+from engine.journal.initial import StreamWait
 from engine.journal.journal import Journal, random_nonce
 from engine.journal.lanes import Lanes
 from engine.journal.lease import Lease
@@ -153,6 +154,7 @@ class Flow:
     reception: Reception
     snapshots: SnapshotRegister
     watcher: Watcher
+    initial: StreamWait
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +225,7 @@ def streaming_parts(life: Life, database: str, group: asyncio.TaskGroup) -> Stre
         snapshots=flow.snapshots,
         completer=completer,
         requests=requests,
+        initial=flow.initial,
         layout=layout,
         settings=world.settings,
         clock=world.clock,
@@ -245,7 +248,8 @@ def streaming_parts(life: Life, database: str, group: asyncio.TaskGroup) -> Stre
 def _flow(life: Life) -> Flow:
     world, state = life.world, life.journal.state
     settings, configuration = world.settings, world.configuration
-    ledger = Ledger({TableName.parse(name): known.last for name, known in state.frontiers.items()})
+    streamed = state.frontiers.keys() | state.begins.keys()
+    ledger = Ledger({TableName.parse(name): state.stream_begin(name) for name in streamed})
     gaps = GapRegister(state, world.clock)
     budget = MemoryBudget(settings.memory_bytes_max)
     world.metrics.queue_capacity(settings.memory_bytes_max)
@@ -263,6 +267,7 @@ def _flow(life: Life) -> Flow:
         durable=lambda: state.durable_position,
         ledger=ledger,
         configuration=configuration,
+        is_stream_waiting=state.stream_waits,
     )
     snapshots = SnapshotRegister(
         state=state,
@@ -287,7 +292,8 @@ def _flow(life: Life) -> Flow:
         # Without a snapshot the rows that such a table has would be missing.
         publishing=world.publishing if configuration.snapshot != "never" else None,
     )
-    return Flow(ledger, gaps, budget, schedule, router, reception, snapshots, watcher)
+    initial = StreamWait(state, snapshots, watcher)
+    return Flow(ledger, gaps, budget, schedule, router, reception, snapshots, watcher, initial)
 
 
 def _planner(life: Life, flow: Flow, layout: TableLayout) -> Planner:
@@ -300,6 +306,7 @@ def _planner(life: Life, flow: Flow, layout: TableLayout) -> Planner:
         layout=layout,
         codec_version=world.settings.codec_version,
         clock=world.clock,
+        is_stream_waiting=flow.initial.is_waited_for,
     )
 
 

@@ -30,7 +30,10 @@ class TableStanding:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """The whole. `waiting` are the names of requests without an answer, `answers` the others."""
+    """The whole. `is_stream_waiting`: the stream waits for the initial snapshot.
+
+    `waiting` are the names of requests without an answer, `answers` the others.
+    """
 
     seq: int
     epoch: int
@@ -41,6 +44,7 @@ class Standing:
     durable_position: str
     durable_time: str
     durable_age_seconds: float
+    is_stream_waiting: bool
     tables: tuple[TableStanding, ...]
     gaps: tuple[Gap, ...]
     waiting: tuple[str, ...]
@@ -67,6 +71,7 @@ def standing(state: JournalState, waiting: tuple[str, ...], now_us: int) -> Stan
         durable_position=state.durable_position,
         durable_time=durable.commit_time if durable is not None else "",
         durable_age_seconds=max(0, age_us) / 1e6,
+        is_stream_waiting=state.stream_waits,
         tables=tuple(_table(name, state, unfinished) for name in sorted(known_tables(state))),
         gaps=tuple(gap for _, gap in sorted(state.gaps.items()) if not gap.mended),
         waiting=waiting,

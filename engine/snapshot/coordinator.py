@@ -87,6 +87,7 @@ class Coordinator:
         self._alarms = alarms
         self._progress = progress
         self._rules = rules
+        self._register: SnapshotRegister | None = None
         self._put_off: dict[TableName, _PutOff] = {}
         self._leftover: list[Attempt] = []
 
@@ -96,6 +97,7 @@ class Coordinator:
         Cancellation gives up what is under way: the journal's next writer starts other attempts.
         """
         self._source.adopt(register.generation)
+        self._register = register
         try:
             while True:
                 await self._abort_leftover(database)
@@ -146,7 +148,9 @@ class Coordinator:
         await self._rules.look(age_seconds_max=_RULES_SECONDS)
         try:
             rests = {table: rest for table in tables if (rest := register.rest(table))}
-            async with self._source.hold(tables, rests, register.undivided) as held:
+            # Names order everything only where one point holds for all rows of a table.
+            undivided = tables if register.is_stream_waiting else register.undivided
+            async with self._source.hold(tables, rests, undivided) as held:
                 for table, error in held.left_out.items():
                     self.failed(table, error)
                 group = Group(
@@ -183,12 +187,19 @@ class Coordinator:
         now = asyncio.get_running_loop().time()
         for table in tables:
             if register.is_owed(table) and not self._is_put_off(table, now):
-                self.failed(table, error)
+                self._failed(table, error)
 
     # --- what a group tells
 
     def failed(self, table: TableName, error: TailraceError) -> None:
         """Put the table off, and tell somebody where that has to be done about."""
+        failures = self._failed(table, error)
+        if self._register is not None and failures >= _FAILURES_TOLD and not error.retryable:
+            # What the whole group was refused says nothing of one table.
+            self._register.refuse(table)
+
+    def _failed(self, table: TableName, error: TailraceError) -> int:
+        """Put the table off; how many attempts failed one after the other."""
         state = self._put_off.setdefault(table, _PutOff())
         state.failures += 1
         if isinstance(error, UploadsOutlived):
@@ -198,6 +209,7 @@ class Coordinator:
         _log.warning("snapshot put off", table=str(table), error=str(error), seconds=wait)
         if state.failures >= _FAILURES_TOLD or not error.retryable:
             self._alarm(table, error)
+        return state.failures
 
     def failing(self, table: TableName, error: TailraceError) -> None:
         """Tell somebody. The attempt goes on."""

@@ -260,6 +260,7 @@ class EngineProcess:
             concurrency=profile.concurrency,
             append_interval=profile.append_seconds,
             drain_seconds=profile.drain_seconds,
+            stream_waits=False,
             start_seconds_max=1e9,
             is_until_caught_up=profile.is_until_caught_up,
             standby_interval=1,

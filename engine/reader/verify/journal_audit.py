@@ -53,6 +53,7 @@ from engine.reader.verify.snapshot_audit import (
     progress_of,
     require_snapshot,
 )
+from engine.reader.verify.stream_audit import early_stream
 from engine.reader.verify.verdict import TableVerdict
 
 # Version, year, month, day, hour and the object's own name.
@@ -175,6 +176,8 @@ class JournalAudit:
             for text in twice_answered(entry, self.state):
                 self._note(Code.REQUEST_WRONG, key, text)
             self._judge_acceptance(key, entry)
+            for text in early_stream(entry, self.state):
+                self._note(Code.STREAM_EARLY, key, text)
         self._snapshots.judge(key, entry, self.state, is_whole=self._is_whole)
         self._absorb(seq, entry, content)
         for text in undone(entry, self.state):

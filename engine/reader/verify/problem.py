@@ -44,6 +44,7 @@ class Code(StrEnum):
     SNAPSHOT_DIFFERS = "snapshot_differs"
     SNAPSHOT_UNCAPTURED = "snapshot_uncaptured"
     SNAPSHOT_UNASKED = "snapshot_unasked"
+    STREAM_EARLY = "stream_early"
     LANE_BROKEN = "lane_broken"
     TRUNCATE_WRONG = "truncate_wrong"
     NAMED_TWICE = "named_twice"
@@ -145,6 +146,7 @@ REMEDIES: Final[Mapping[Code, str]] = {
             Code.SNAPSHOT_DIFFERS,
             Code.SNAPSHOT_UNCAPTURED,
             Code.SNAPSHOT_UNASKED,
+            Code.STREAM_EARLY,
             Code.LANE_BROKEN,
             Code.TRUNCATE_WRONG,
             Code.NAMED_TWICE,
