@@ -31,7 +31,7 @@ setup-test: ## Install what the tests need and only Debian has: PostgreSQL 15, v
 	@.ci/setup-test
 
 .PHONY: setup-peers
-setup-peers: .venv-peers/.built ## Make .venv-peers: what the load tests compare the engine with. 200 MB.
+setup-peers: .venv-peers/.built ## Make .venv-peers: what the load tests compare the engine with. 290 MB.
 
 .venv/bin/python:
 	@python=$$(.ci/find-python) && echo "Making .venv with $$python" && "$$python" -m venv --clear .venv

@@ -88,6 +88,7 @@ def main(
     bucket: str = "",
     region: str = "us-east-1",
     rate: Rate | None = None,
+    snapshot_rate: Count | None = None,
     hours: Hours = 0.05,
 ) -> int:
     """Measure scenarios, and write a result (JSON) and a report (HTML).
@@ -107,6 +108,8 @@ def main(
             below tailrace_load_test/, stays.
         region: Of the external bucket.
         rate: Rows a second of a live scenario's load, in place of its own.
+        snapshot_rate: Of scenario snapshot-beside: the limit, in place of one that leaves half a
+            core.
         hours: How long scenario soak takes.
     """
     if s3_endpoint_url and not bucket:
@@ -127,6 +130,7 @@ def main(
         bucket=bucket,
         region=region,
         rate=rate,
+        snapshot_rate=snapshot_rate,
         hours=hours,
     )
     recorder = Recorder(_path(output, plan), plan, _arguments(dsn, plan), Display())

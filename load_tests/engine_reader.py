@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -27,7 +27,7 @@ slot = {slot}
 publication = {publication}
 tables = [{tables}]
 snapshot = {snapshot}
-
+{workers}
 [destination]
 bucket = {bucket}
 prefix = {prefix}
@@ -57,19 +57,22 @@ class EngineReader:
     folder: Path
     settings: str = ""
     snapshot: str = "never"
+    snapshot_workers: str = ""
+    """Empty for the default."""
 
     def configure(self, slot: str, *, listen: str = "127.0.0.1:0") -> Path:
         """Write the configuration file of a slot."""
         path = self._file(slot)
-        url = self.bucket.endpoint_url
+        url, workers = self.bucket.endpoint_url, self.snapshot_workers
         text = _CONFIGURATION.format(
             dsn=json.dumps(self.database.dsn if self.database is not None else _NO_DATABASE),
             slot=json.dumps(slot),
             publication=json.dumps(NAME),
             tables=json.dumps(f"{NAME}.*"),
             snapshot=json.dumps(self.snapshot),
+            workers=f"snapshot_workers = {json.dumps(workers)}\n" if workers else "",
             bucket=json.dumps(self.bucket.name),
-            prefix=json.dumps(f"{self.bucket.prefix}{slot}"),
+            prefix=json.dumps(self.prefix(slot)),
             region=json.dumps(self.bucket.region),
             endpoint=f"endpoint_url = {json.dumps(url)}\n" if url else "",
             listen=json.dumps(listen),
@@ -104,6 +107,10 @@ class EngineReader:
             objects=verdict.get("objects", 0),
             text=done.stderr or done.stdout,
         )
+
+    def prefix(self, slot: str) -> str:
+        """Where what is read through a slot is published."""
+        return f"{self.bucket.prefix}{slot}"
 
     def _file(self, slot: str) -> Path:
         return self.folder / f"{slot}.toml"
@@ -147,6 +154,18 @@ def last_cpu_seconds(log: Path) -> float:
     return max((line.cpu_seconds or 0.0 for line in lines), default=0.0)
 
 
+def snapshot_seconds(log: Path) -> float:
+    """From the first table's turn until the last one's rows were all stored and in the journal.
+
+    Raises RunFailed if the log does not say so.
+    """
+    lines = [line for line in _lines(log) if line.event in ("snapshot started", "snapshot read")]
+    if {line.event for line in lines} != {"snapshot started", "snapshot read"}:
+        raise RunFailed("the log does not say when a snapshot was read")
+    times = [line.time for line in lines]
+    return max(times) - min(times)
+
+
 def _engine(*arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-m", "engine", *arguments)
 
@@ -168,12 +187,16 @@ class _LogLine(msgspec.Struct, frozen=True):
 def _phase_lines(log: Path) -> dict[str, _LogLine]:
     """The first line of each phase."""
     found: dict[str, _LogLine] = {}
+    for line in _lines(log):
+        if line.event == "phase":
+            found.setdefault(line.phase, line)
+    return found
+
+
+def _lines(log: Path) -> Iterator[_LogLine]:
     for line in log.read_bytes().splitlines():
         if line.startswith(b"{"):
-            decoded = msgspec.json.decode(line, type=_LogLine)
-            if decoded.event == "phase":
-                found.setdefault(decoded.phase, decoded)
-    return found
+            yield msgspec.json.decode(line, type=_LogLine)
 
 
 def _difference(later: float | None, earlier: float | None) -> float | None:

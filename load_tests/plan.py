@@ -22,5 +22,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     region: str
     rate: float | None = None
     """Rows a second, in place of each live scenario's own."""
+    snapshot_rate: int | None = None
+    """Rows a second, in place of the limit that scenario `snapshot-beside` finds by itself."""
     hours: float = 0.05
     """Of scenario `soak`."""

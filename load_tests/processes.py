@@ -21,12 +21,21 @@ def cpu_seconds(process_id: int) -> float:
 
 def tree_cpu_seconds(process_id: int) -> float:
     """User and system time of a process and of its children, those that have ended too."""
+    own, ended = _cpu_seconds_with_ended(process_id)
+    while True:
+        living = sum(cpu_seconds(child) for child in child_ids(process_id))
+        before, (own, ended) = ended, _cpu_seconds_with_ended(process_id)
+        # A child that ended meanwhile would be counted twice, or not at all.
+        if ended == before:
+            return own + ended + living
+
+
+def _cpu_seconds_with_ended(process_id: int) -> tuple[float, float]:
+    """Of a process, and of its children that have ended."""
     fields = _text(process_id, "stat").rpartition(")")[2].split()
-    if not fields:
-        return 0.0
     # proc_pid_stat(5): 14 to 17 are utime, stime, cutime, cstime.
-    ended = sum(map(int, fields[11:15])) / _CLOCK_TICKS
-    return ended + sum(cpu_seconds(child) for child in child_ids(process_id))
+    ticks = [int(field) / _CLOCK_TICKS for field in fields[11:15]] or [0.0] * 4
+    return sum(ticks[:2]), sum(ticks[2:])
 
 
 def child_ids(process_id: int) -> tuple[int, ...]:

@@ -79,11 +79,17 @@ def quantity(name: str) -> Quantity:
     found = QUANTITIES.get(name)
     if found is not None:
         return found
-    text, _, unit = name.removesuffix("_per_second").rpartition("_")
-    if name.endswith("_per_second"):
+    if name.endswith("_per_cpu_second"):
+        text, _, unit = name.removesuffix("_per_cpu_second").rpartition("_")
+        unit = f"{unit}/CPU-s"
+    elif name.endswith("_per_second"):
+        text, _, unit = name.removesuffix("_per_second").rpartition("_")
         unit = f"{unit}/s"
+    else:
+        text, _, unit = name.rpartition("_")
     divisor = {"bytes": _MIB}.get(unit, 1.0)
     shown_unit = {"seconds": "s", "bytes": "MiB", "ratio": "×", "us": "µs"}.get(unit, unit)
+    digits = 0 if unit in ("rows/s", "rows/CPU-s") else 3
     return Quantity(
-        text.replace("_", " "), shown_unit, lambda run: run.figures.get(name), 3, divisor
+        text.replace("_", " "), shown_unit, lambda run: run.figures.get(name), digits, divisor
     )

@@ -47,7 +47,8 @@ class Recorder:
         return self.result.scenarios[-1]
 
     @property
-    def _group(self) -> Group:
+    def group(self) -> Group:
+        """The newest one, with what was measured so far."""
         return self._scenario.groups[-1]
 
     # --- for a scenario ----------------------------------------------------------
@@ -69,6 +70,10 @@ class Recorder:
         if version := peer.version():
             self.release(peer.name, version)
 
+    def reader(self, name: str, text: str) -> None:
+        """Keep what a reader is that is the engine, otherwise configured."""
+        self.result.peers[name] = text
+
     def absent(self, name: str, why: str) -> None:
         """Keep and show that a peer, or a server of a release, could not be had."""
         self._scenario.absent[name] = why
@@ -80,29 +85,29 @@ class Recorder:
     ) -> None:
         """From now on, runs are against this server, of this variant of the scenario."""
         self._scenario.groups.append(Group(server=server, variant=variant, facts=dict(facts or {})))
-        self._display.group(self._group)
+        self._display.group(self.group)
 
     def fact(self, name: str, value: float) -> None:
         """Keep what the newest group's runs have in common, named with its unit last."""
-        self._group.facts[name] = value
+        self.group.facts[name] = value
 
     def note(self, text: str) -> None:
         """Keep and show what whoever reads the newest group's figures has to know."""
-        self._group.notes.append(text)
+        self.group.notes.append(text)
         self._display.note(text)
 
     def add(self, run: Run) -> None:
         """Keep and show one run of the newest group."""
-        self._group.runs.append(run)
+        self.group.runs.append(run)
         self._scenario.compute()
         self._write()
         self._display.run(run)
 
     def verified(self, verification: Verification) -> None:
         """Keep what the bucket proved about the newest group's runs; the first wrong one stays."""
-        found = self._group.verification
+        found = self.group.verification
         if found is None or found.is_right:
-            self._group.verification = verification
+            self.group.verification = verification
         self._write()
 
     # --- for the runner ----------------------------------------------------------

@@ -17,12 +17,13 @@ from load_tests.plan import Plan
 from load_tests.quantities import COMPARED, quantity
 from load_tests.run import Run
 
-FORMAT = 3
+FORMAT = 4
 ENGINE = "tailrace"
 
 Outcome = Literal["running", "complete", "interrupted", "failed"]
 Depth = Literal["light", "full"]
 """Of `tailrace verify`: only full reads records."""
+VerdictOutcome = Literal["met", "missed", "not comparable", "not measured"]
 ScenarioOutcome = Literal["running", "complete", "interrupted", "failed", "not run"]
 
 
@@ -36,6 +37,16 @@ class Spread(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, figures: Sequence[float]) -> "Spread":
         return cls(median=median(figures), least=min(figures), most=max(figures))
+
+
+class Unless(msgspec.Struct, frozen=True, kw_only=True):
+    """What has to be so that a target which is missed says nothing: a quantity of the same runs,
+    above a limit."""
+
+    quantity: str
+    above: float
+    text: str
+    """Why nothing follows then."""
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +65,10 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     baseline: str = ""
     variants: tuple[str, ...] = ()
     """The groups that it is for; none named means all."""
+    reader: str = ENGINE
+    """Whose runs are held against it: the engine's, or those of the engine otherwise configured."""
+    unless: Unless | None = None
+    """When a miss is no miss, because the runs cannot be compared."""
 
     def is_met(self, value: float) -> bool:
         return value >= self.bound if self.direction == "at least" else value <= self.bound
@@ -64,11 +79,13 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
     target: Target
     spread: Spread | None
-    outcome: Literal["met", "missed", "not measured"]
+    outcome: VerdictOutcome
+    why: str = ""
+    """Why the runs cannot be compared."""
 
 
 class Ratios(msgspec.Struct, frozen=True, kw_only=True):
-    """Engine divided by one peer, within one round; what either did not measure is left out."""
+    """Engine divided by another reader, in one round; what either did not measure is left out."""
 
     peer: str
     round: int
@@ -165,22 +182,23 @@ class ScenarioResult(msgspec.Struct, kw_only=True):
         if not values:
             return Verdict(target=target, spread=None, outcome="not measured")
         spread = Spread.of(values)
-        return Verdict(
-            target=target,
-            spread=spread,
-            outcome="met" if target.is_met(spread.median) else "missed",
-        )
+        if target.is_met(spread.median):
+            return Verdict(target=target, spread=spread, outcome="met")
+        why = _incomparable(target, group)
+        outcome: VerdictOutcome = "not comparable" if why else "missed"
+        return Verdict(target=target, spread=spread, outcome=outcome, why=why)
 
     def _held(self, target: Target, group: Group) -> tuple[float, ...]:
         """What is held against the bound, one a round."""
         if target.peer:
-            found = (ratios for ratios in group.ratios if ratios.peer == target.peer)
+            every = _ratios(group, target.reader)
+            found = (ratios for ratios in every if ratios.peer == target.peer)
             return tuple(
                 ratios.values[target.quantity]
                 for ratios in found
                 if target.quantity in ratios.values
             )
-        values = group.values(ENGINE, target.quantity)
+        values = group.values(target.reader, target.quantity)
         if not target.baseline:
             return values
         baseline = self._baseline(target, group)
@@ -189,7 +207,7 @@ class ScenarioResult(msgspec.Struct, kw_only=True):
     def _baseline(self, target: Target, group: Group) -> float:
         for other in self.groups:
             if (other.server, other.variant) == (group.server, target.baseline):
-                values = other.values(ENGINE, target.quantity)
+                values = other.values(target.reader, target.quantity)
                 return median(values) if values else 0.0
         return 0.0
 
@@ -228,12 +246,21 @@ def is_empty(result: Result) -> bool:
     return not any(group.runs for scenario in result.scenarios for group in scenario.groups)
 
 
-def _ratios(group: Group) -> tuple[Ratios, ...]:
-    engines = {run.round: run for run in group.counted(ENGINE)}
+def _incomparable(target: Target, group: Group) -> str:
+    """Why a target that is missed says nothing; empty where it does."""
+    unless = target.unless
+    values = group.values(target.reader, unless.quantity) if unless is not None else ()
+    if unless is None or not values or median(values) <= unless.above:
+        return ""
+    return f"{unless.text} ({quantity(unless.quantity).shown(median(values))})"
+
+
+def _ratios(group: Group, reader: str = ENGINE) -> tuple[Ratios, ...]:
+    engines = {run.round: run for run in group.counted(reader)}
     return tuple(
         Ratios(peer=peer, round=run.round, values=_quotients(engines[run.round], run))
         for peer in group.readers
-        if peer != ENGINE
+        if peer != reader
         for run in group.counted(peer)
         if run.round in engines
     )

@@ -216,6 +216,7 @@ def _median(runs: Sequence[Run], each: Quantity) -> float | None:
 def _verdict_cells(verdict: Verdict) -> tuple[str, ...]:
     target = verdict.target
     to = target.peer or target.baseline
+    text = target.text if target.reader == ENGINE else f"{target.reader}: {target.text}"
     each = quantity(target.quantity)
     unit = "" if to else f" {each.unit}"
 
@@ -227,7 +228,9 @@ def _verdict_cells(verdict: Verdict) -> tuple[str, ...]:
     if verdict.spread is not None:
         spread = verdict.spread
         measured = f"{shown(spread.median)} ({shown(spread.least)}–{shown(spread.most)}){unit}"
-    return (target.text, to, f"{sign} {shown(target.bound)}{unit}", measured)
+    if verdict.why:
+        measured = f"{measured}; {verdict.why}"
+    return (text, to, f"{sign} {shown(target.bound)}{unit}", measured)
 
 
 def _ratio_text(spread: Spread | None) -> str:

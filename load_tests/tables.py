@@ -17,7 +17,13 @@ from load_tests.sheets import (
     verification_text,
 )
 
-_STYLES = {"faint": "dim", "strong": "bold", "missed": "red", "not measured": "yellow"}
+_STYLES = {
+    "faint": "dim",
+    "strong": "bold",
+    "missed": "red",
+    "not comparable": "yellow",
+    "not measured": "yellow",
+}
 
 
 def print_scenario(output: Console, scenario: ScenarioResult, cpu_count: int) -> None:

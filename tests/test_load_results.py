@@ -11,8 +11,9 @@ import pytest
 from engine.model.errors import TailraceError
 from load_tests.backlog_scenario import FURTHER_ROW_CPU, BacklogScenario, order
 from load_tests.display import Display
-from load_tests.engine_reader import phases
-from load_tests.peers import PEERS
+from load_tests.engine_reader import phases, snapshot_seconds
+from load_tests.measurement import RunFailed
+from load_tests.peers import PEERS, TABLE_PEERS
 from load_tests.plan import Plan
 from load_tests.recorder import Recorder
 from load_tests.report import page
@@ -22,6 +23,7 @@ from load_tests.result import (
     Result,
     ScenarioResult,
     Target,
+    Unless,
     Verdict,
     Verification,
     is_right,
@@ -29,8 +31,9 @@ from load_tests.result import (
 from load_tests.run import Phases, Run, Series, Usage
 from load_tests.runner import run_all
 from load_tests.scenarios import SCENARIOS
+from load_tests.scenarios.snapshot import SNAPSHOT, VARIANTS
 from load_tests.servers import without_password
-from load_tests.sheets import notes, verification_text
+from load_tests.sheets import notes, targets_sheet, verification_text
 
 _MIB = 1024 * 1024
 _PLAN = Plan(
@@ -210,6 +213,42 @@ class TestVerdicts:
         assert verdict.spread is not None
         assert verdict.spread.median == 64 * _MIB
 
+    @pytest.mark.parametrize(
+        ("gain", "busy", "outcome"),
+        [(2.0, 1.0, "met"), (1.5, 0.9, "missed"), (1.5, 0.95, "not comparable")],
+    )
+    def test_a_miss_is_none_where_the_runs_cannot_be_compared(
+        self, gain: float, busy: float, outcome: str
+    ) -> None:
+        unless = Unless(quantity="busy_ratio", above=0.9, text="no CPU was left: busy")
+        target = msgspec.structs.replace(_RATE, bound=1.8, unless=unless)
+        runs = [_run("tailrace", 1, 2.0, figures={"busy_ratio": busy}), _run("other", 1, 2 * gain)]
+        scenario = _scenario(Group(server="x", runs=runs), targets=(target,))
+
+        verdict = _verdict(scenario)
+
+        assert verdict.outcome == outcome
+        assert verdict.spread is not None
+        assert verdict.spread.median == gain
+        is_told = (
+            "no CPU was left: busy (0.950)" in targets_sheet(scenario.groups[0]).rows[0].cells[-1]
+        )
+        assert is_told == (outcome == "not comparable")
+
+    def test_a_target_may_be_for_the_engine_otherwise_configured(self) -> None:
+        runs = [_run("tailrace", 1, 2.0), _run("tailrace, alone", 1, 4.0), _run("other", 1, 12.0)]
+        peer = msgspec.structs.replace(_RATE, reader="tailrace, alone")
+        own = msgspec.structs.replace(_RSS, quantity="wall", bound=3.0, reader="tailrace, alone")
+        scenario = _scenario(Group(server="x", runs=runs), targets=(peer, own))
+
+        ratio, wall = (_verdict(scenario, number) for number in (0, 1))
+
+        assert ratio.spread is not None
+        assert ratio.spread.median == pytest.approx(3.0)
+        assert (ratio.outcome, wall.outcome) == ("met", "missed")
+        cells = targets_sheet(scenario.groups[0]).rows[0].cells
+        assert cells[1] == "tailrace, alone: rows/s"
+
     def test_a_target_to_a_baseline_compares_groups_of_one_server(self) -> None:
         target = Target(
             text="CPU a row",
@@ -252,6 +291,11 @@ class TestVerdicts:
 
     def test_every_target_names_a_quantity_and_a_variant_that_there_is(self) -> None:
         plain = _run("tailrace", 1, 2.0, streaming_cpu_seconds=1.0)
+        for target in SNAPSHOT.targets:
+            of = [variant for variant in VARIANTS if variant.workload.variant in target.variants]
+            readers = {*TABLE_PEERS, *(way.reader for variant in of for way in variant.ways)}
+            assert of, target
+            assert {target.reader, target.peer or target.reader} <= readers
         for scenario in _BACKLOGS:
             is_met = all(workload.meet is not None for workload in scenario.workloads)
             figures = {FURTHER_ROW_CPU: 1.0} if is_met else {}
@@ -360,6 +404,28 @@ class TestPhases:
 
         assert found.streaming_seconds == 3.0
         assert found.streaming_cpu_seconds is None
+
+
+class TestSnapshotSeconds:
+    def test_they_are_from_the_first_tables_turn_to_the_last_ones_end(self, tmp_path: Path) -> None:
+        log = tmp_path / "log"
+        log.write_text(
+            _line("opening", 1)
+            + _event("snapshot started", 2)
+            + _event("snapshot read", 4)
+            + _event("snapshot started", 3)
+            + _event("snapshot read", 7)
+            + _line("stopped", 9)
+        )
+
+        assert snapshot_seconds(log) == 5.0
+
+    def test_a_log_of_a_snapshot_that_was_not_read_is_no_figure(self, tmp_path: Path) -> None:
+        log = tmp_path / "log"
+        log.write_text(_event("snapshot started", 2))
+
+        with pytest.raises(RunFailed):
+            snapshot_seconds(log)
 
 
 class TestOrder:
@@ -554,7 +620,7 @@ class TestTheReport:
 
 
 def test_peers_say_what_they_do_with_a_row() -> None:
-    for name, peer in PEERS.items():
+    for name, peer in (PEERS | TABLE_PEERS).items():
         assert name == peer.name
         assert re.fullmatch(r"[a-z0-9_-]+", name)
         assert peer.text.endswith(".")
@@ -564,6 +630,10 @@ def _line(phase: str, second: int, *, cpu: float | None = None) -> str:
     told = "" if cpu is None else f', "cpu_seconds": {cpu}'
     time = f"1970-01-01T00:00:0{second}.000000Z"
     return f'{{"timestamp": "{time}", "event": "phase", "phase": "{phase}"{told}}}\n'
+
+
+def _event(event: str, second: int) -> str:
+    return f'{{"timestamp": "1970-01-01T00:00:0{second}.000000Z", "event": "{event}"}}\n'
 
 
 def _file(folder: Path) -> Path:

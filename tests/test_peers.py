@@ -22,7 +22,7 @@ import pytest
 
 from databases import Database
 from load_tests.engine_reader import phases
-from load_tests.peers import PEERS, Peer, Task, debezium, rivet
+from load_tests.peers import PEERS, TABLE_PEERS, Peer, Task, adbc, debezium, rivet
 from load_tests.peers.installed import HINT, release
 from load_tests.peers.programs import plain_consumer
 from load_tests.run import Usage
@@ -34,6 +34,7 @@ _ROWS = 3_000
 _UPDATED, _DELETED = 40, 30
 _CHANGES = _ROWS + 2 * _UPDATED + _DELETED
 _NOTE = "x" * 5_000
+_OF_THE_SERVER = ("pg_recvlogical", "copy", "copy_two", "pg_dump")
 _PUBLICATION = "peers_publication"
 _INSERT = """
     INSERT INTO shop.orders
@@ -253,12 +254,16 @@ def test_the_ceiling_says_when_it_streamed_as_the_engine_does(
 
 def test_a_name_of_a_peer_can_begin_a_slots_name() -> None:
     assert list(PEERS) == [peer.name for peer in PEERS.values()]
-    assert all(re.fullmatch("[a-z0-9_]{1,20}", name) for name in PEERS)
+    assert list(TABLE_PEERS) == [peer.name for peer in TABLE_PEERS.values()]
+    names = [*PEERS, *TABLE_PEERS]
+    assert all(re.fullmatch("[a-z0-9_]{1,20}", name) for name in names)
+    assert len(set(names)) == len(names)
 
 
 def test_what_is_not_installed_says_how_to_install_it(tmp_path: Path) -> None:
     assert HINT in debezium.absence(tmp_path)
     assert HINT in rivet.absence(tmp_path)
+    assert adbc.absence(tmp_path) == f"adbc-driver-postgresql and pyarrow not installed: {HINT}"
     assert release(tmp_path, "pip") == ""
 
 
@@ -317,13 +322,76 @@ def test_set_up_without_a_jdk_says_what_to_do_and_leaves_debezium_out(tmp_path: 
     assert list(environment.iterdir()) == []
 
 
+def _copied(database: Database, file: Path) -> list[list[bytes]]:
+    """The rows of each statement of a script of psql's."""
+    found = []
+    with database.connect() as connection:
+        for statement in file.read_text().splitlines():
+            with connection.cursor().copy(statement.rstrip(";").encode()) as copy:
+                found.append([bytes(row) for row in copy])
+    return found
+
+
+def test_two_connections_copy_the_halves_of_one_table(
+    backlog: Database, folder: Path, tmp_path: Path
+) -> None:
+    peer = TABLE_PEERS["copy_two"]
+    backlog.execute("DROP TABLE shop.other")
+    backlog.execute(_INSERT, 1, _ROWS)
+    backlog.execute("DELETE FROM shop.orders WHERE id % 7 = 0")
+
+    command = peer.command(_tables_task(backlog, folder))
+
+    halves = [_copied(backlog, folder / name) for name in ("copy.1", "copy.2")]
+    sizes = [[len(rows) for rows in half] for half in halves]
+    [[first], [second]] = halves
+    [whole] = _copied_whole(backlog, tmp_path)
+    assert sorted(first + second) == sorted(whole)
+    assert min(size for [size] in sizes) > len(whole) / 3
+    assert subprocess.run(command, cwd=tmp_path, check=False).returncode == 0
+
+
+def _copied_whole(database: Database, folder: Path) -> list[list[bytes]]:
+    file = folder / "whole"
+    file.write_text("COPY shop.orders TO STDOUT;\n")
+    return _copied(database, file)
+
+
+@pytest.mark.parametrize("gone", ["shop.orders", "shop.other"])
+def test_two_connections_fail_where_either_cannot_read(
+    backlog: Database, folder: Path, gone: str
+) -> None:
+    command = TABLE_PEERS["copy_two"].command(_tables_task(backlog, folder))
+    scripts = [(folder / name).read_text() for name in ("copy.1", "copy.2")]
+    assert scripts == ['COPY "shop"."orders" TO STDOUT;\n', 'COPY "shop"."other" TO STDOUT;\n']
+    before = subprocess.run(command, check=False, capture_output=True).returncode
+
+    backlog.execute(f"DROP TABLE {gone}")
+
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert (before, done.returncode != 0) == (0, True)
+    assert "does not exist" in done.stderr
+
+
+def _tables_task(database: Database, folder: Path, row_count: int = 0) -> Task:
+    return Task(
+        dsn=database.dsn,
+        slot="",
+        publication=_PUBLICATION,
+        end_lsn="",
+        row_count=row_count,
+        folder=folder,
+        programs=database.server.program("psql").parent,
+    )
+
+
 @pytest.mark.peers
-@pytest.mark.parametrize("name", list(PEERS))
+@pytest.mark.parametrize("name", [*PEERS, *TABLE_PEERS])
 def test_every_peer_is_installed(name: str) -> None:
-    peer = PEERS[name]
+    peer = (PEERS | TABLE_PEERS)[name]
 
     assert peer.absence() == ""
-    assert name == "pg_recvlogical" or re.search(r"\d+\.\d+\.\d+", peer.version())
+    assert name in _OF_THE_SERVER or re.search(r"\d+\.\d+\.\d+", peer.version())
 
 
 @pytest.mark.peers
@@ -375,3 +443,36 @@ def test_rivet_writes_every_row_as_it_is(backlog: Database, folder: Path, tmp_pa
         ).fetchall()
     assert orders == backlog.execute(_ALL)
     assert other == [("delete", _DELETED), ("insert", _UPDATED), ("update", _UPDATED)]
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("name", ["adbc", "rivet_tables"])
+def test_tables_are_written_as_they_are(
+    backlog: Database, folder: Path, tmp_path: Path, name: str
+) -> None:
+    backlog.execute(_INSERT, 1, _ROWS)
+    backlog.execute("INSERT INTO shop.other (id) SELECT generate_series(1, %s::int)", _UPDATED)
+    task = _tables_task(backlog, folder, _ROWS + _UPDATED)
+
+    _run(TABLE_PEERS[name], task, tmp_path / "elsewhere")
+
+    # The tables by turns, each a file or a folder of files.
+    files = f"{folder}/files/{{}}.parquet" if name == "adbc" else f"{folder}/files/{{}}/*.parquet"
+    with duckdb.connect() as reader:
+        orders = reader.execute(
+            "SELECT id, grade, name, price::decimal(9, 2)::text, ratio, paid,"
+            f" attributes->>'$.k' FROM '{files.format(0)}' ORDER BY id"
+        ).fetchall()
+        other = reader.execute(f"SELECT count(*) FROM '{files.format(1)}'").fetchall()
+    assert orders == backlog.execute(_ALL)
+    assert other == [(_UPDATED,)]
+
+
+@pytest.mark.peers
+def test_adbc_fails_where_rows_are_missing(backlog: Database, folder: Path, tmp_path: Path) -> None:
+    backlog.execute(_INSERT, 1, _ROWS)
+    command = TABLE_PEERS["adbc"].command(_tables_task(backlog, folder, _ROWS + 1))
+
+    done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
+
+    assert (done.returncode, done.stdout) == (1, f"{_ROWS} rows\n")

@@ -15,13 +15,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import aioboto3
 import msgspec
 import psycopg
 
 from engine.model.errors import first_cause
 from engine.servers.fault_proxy import HttpFaultProxy
 from engine.sources.postgres.lsn import parse_lsn
+from load_tests.bucket_client import open_client
 from load_tests.engine_process import EngineProcess, Pipeline, until
 from load_tests.live import generator, livez_probe
 from load_tests.live.accounts import Account
@@ -35,7 +35,6 @@ from load_tests.live.watcher import Watcher
 from load_tests.measurement import RunFailed
 from load_tests.result import Verification
 from load_tests.run import Usage
-from load_tests.servers import Bucket
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
@@ -56,6 +55,8 @@ class Order:
     keys: Mapping[str, object] = field(default_factory=dict)
     """Of the engine's configuration, `section__key`."""
     backlog_rows: int = 0
+    existing_rows: int = 0
+    """Of a table that is full before the engine's slot is made: see `place.EXISTING`."""
     is_proxied: bool = False
     sample_seconds: float = 0.2
     probe_seconds: float = 0.02
@@ -81,6 +82,8 @@ class Live:
     row_count: int
     """Committed so far, the backlog included."""
     _stack: AsyncExitStack
+    snapshot_records: int = 0
+    """What the script has had read by snapshots: in the bucket besides the rows."""
     loads: list["Load"] = field(default_factory=list)
     """Those that ended, and under which something was measured."""
     progress: list[generator.Progress] = field(default_factory=list)
@@ -280,12 +283,16 @@ async def _started(
 ) -> Live:
     show(f"preparing {order.tables.count:,} tables and {order.backlog_rows:,} rows")
     ground = await asyncio.to_thread(
-        place.make_ground, name, order.tables, backlog_rows=order.backlog_rows
+        place.make_ground,
+        name,
+        order.tables,
+        backlog_rows=order.backlog_rows,
+        existing_rows=order.existing_rows,
     )
     proxy = HttpFaultProxy(place.s3_port) if order.is_proxied else None
     if proxy is not None:
         await stack.enter_async_context(proxy)
-    client = await stack.enter_async_context(_client(place.bucket))
+    client = await stack.enter_async_context(open_client(place.bucket))
     endpoint_url = place.bucket.endpoint_url if proxy is None else proxy.endpoint_url
     pipeline = place.pipeline(ground, endpoint_url, order.keys)
     account = Account.open(place.bucket.process_id)
@@ -351,18 +358,21 @@ async def _verified(live: Live, place: Place) -> Verification:
     with EngineProcess(
         live.pipeline, place.folder, f"{live.engine.name}-verify", *arguments
     ) as process:
-        seconds = max(_VERIFY_SECONDS_LEAST, live.row_count * _VERIFY_ROW_US_MAX / 1e6)
+        due = live.row_count + live.snapshot_records
+        seconds = max(_VERIFY_SECONDS_LEAST, due * _VERIFY_ROW_US_MAX / 1e6)
         await process.ended(seconds=seconds)
         text = process.output.read_text()
         verdict = json.loads(text) if text else {"ok": False, "rows": 0, "objects": 0}
-        is_right = bool(verdict["ok"]) and verdict["rows"] == live.row_count
+        is_right = bool(verdict["ok"]) and verdict["rows"] == due
         expected = f"{live.row_count:,} rows were committed"
+        if live.snapshot_records:
+            expected = f"{expected}, and snapshots have {live.snapshot_records:,} records"
         return Verification(
             command=("tailrace", *arguments),
             depth="full",
             is_right=is_right,
             rows=verdict["rows"],
-            rows_due=live.row_count,
+            rows_due=due,
             objects=verdict["objects"],
             text="" if is_right else f"{expected}; {text[:2000]}{process.log[-2000:]}",
         )
@@ -371,17 +381,3 @@ async def _verified(live: Live, place: Place) -> Verification:
 async def _metrics(engine: EngineProcess) -> str:
     answer = await engine.get("/metrics")
     return answer[1].decode() if answer is not None else ""
-
-
-@asynccontextmanager
-async def _client(bucket: Bucket) -> AsyncIterator["S3Client"]:
-    """As the engine's own: an external bucket's credentials are in our environment too."""
-    async with aioboto3.Session().client(
-        "s3",
-        endpoint_url=bucket.endpoint_url or None,
-        region_name=bucket.region,
-        aws_access_key_id=bucket.environment.get("AWS_ACCESS_KEY_ID"),
-        aws_secret_access_key=bucket.environment.get("AWS_SECRET_ACCESS_KEY"),
-        aws_session_token=bucket.environment.get("AWS_SESSION_TOKEN"),
-    ) as client:
-        yield client

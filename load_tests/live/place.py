@@ -21,6 +21,10 @@ from load_tests.servers import (
     open_bucket,
     open_database,
 )
+from load_tests.workload import MIXED_COLUMNS, MIXED_VALUES, Connection
+
+EXISTING = "existing"
+"""The table whose rows are there before the engine is."""
 
 _ROWS_A_TRANSACTION = 10_000
 _END_WALSENDER = """
@@ -59,8 +63,13 @@ class Place:
     bucket: Bucket
     folder: Path
 
-    def make_ground(self, name: str, tables: TableSet, *, backlog_rows: int) -> Ground:
-        """Tables, a slot that begins there, and that many rows behind it."""
+    def make_ground(
+        self, name: str, tables: TableSet, *, backlog_rows: int, existing_rows: int = 0
+    ) -> Ground:
+        """Tables, a slot that begins there, and that many rows behind it.
+
+        `existing_rows` are those of a table that is full before the slot begins.
+        """
         slot = f"{NAME}_{name}"
         ground = Ground(
             slot=slot,
@@ -71,6 +80,8 @@ class Place:
         )
         with self.database.connect() as connection:
             tables.make(connection, NAME)
+            if existing_rows:
+                _fill_existing(connection, existing_rows)
             connection.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [slot])
             for number, first in enumerate(range(1, backlog_rows + 1, _ROWS_A_TRANSACTION)):
                 count = min(_ROWS_A_TRANSACTION, backlog_rows - first + 1)
@@ -119,6 +130,18 @@ class Place:
         }
         environment = {**self.database.environment, **self.bucket.environment}
         return Pipeline(sections, environment).changed(**keys)
+
+
+def _fill_existing(connection: Connection, row_count: int) -> None:
+    connection.execute(f"CREATE TABLE {EXISTING} ({MIXED_COLUMNS})".encode())
+    for first in range(1, row_count + 1, _ROWS_A_TRANSACTION):
+        last = min(first + _ROWS_A_TRANSACTION - 1, row_count)
+        connection.execute(
+            f"INSERT INTO {EXISTING} SELECT {MIXED_VALUES} "
+            f"FROM generate_series({first}, {last}) AS i".encode()
+        )
+    # Whoever reads a row first would otherwise write its hint bits.
+    connection.execute(f"VACUUM (ANALYZE) {EXISTING}".encode())
 
 
 @contextmanager

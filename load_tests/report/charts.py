@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from load_tests.quantities import QUANTITIES, quantity
-from load_tests.report.ink import BAD, CARD, COLOURS, GOOD, TEXT, new_figure, settings, svg
+from load_tests.report.ink import BAD, CARD, COLOURS, FAINT, GOOD, TEXT, new_figure, settings, svg
 from load_tests.result import ENGINE, Group, ScenarioResult, Verdict
 from load_tests.run import Series
 
@@ -28,6 +28,7 @@ _FAR = 32.0
 _CPU = (("own_cpu", "reader"), ("walsender_cpu", "walsender"), ("s3_cpu", "S3 server"))
 _CPU_COLOURS = COLOURS[-len(_CPU) :]
 _READER_COLOURS = COLOURS[: -len(_CPU)]
+_VERDICT_COLOURS = {"met": GOOD, "missed": BAD}
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,7 @@ def _targets(verdicts: Sequence[tuple[Group, Verdict]], name: str) -> str:
         spread = verdict.spread
         assert spread is not None, "only measured ones are drawn"
         ends = sorted(_goodness(verdict, value) for value in (spread.least, spread.most))
-        colour = GOOD if verdict.outcome == "met" else BAD
+        colour = _VERDICT_COLOURS.get(verdict.outcome, FAINT)
         axes.plot(ends, [place, place], color=colour, linewidth=3, alpha=0.4)
         axes.plot([_goodness(verdict, spread.median)], [place], "o", color=colour, markersize=6)
         label = _target_label(verdict)
@@ -184,7 +185,8 @@ def _target_label(verdict: Verdict) -> str:
     sign = "≥" if target.direction == "at least" else "≤"
     unit = f" × {target.peer}" if target.peer else "" if target.baseline else f" {each.unit}"
     figures = f"{spread.median / divisor:.3g}{unit}, target {sign} {target.bound / divisor:.3g}"
-    return f"{target.text} {figures}"
+    of = "" if target.reader == ENGINE else f"{target.reader}: "
+    return f"{of}{target.text} {figures}"
 
 
 def _over_time(lines: Sequence[_Line], name: str) -> str:

@@ -3,11 +3,12 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from load_tests.report.charts import Chart, charts
-from load_tests.result import ENGINE, Group, Result, ScenarioResult
+from load_tests.result import ENGINE, Group, Result, ScenarioResult, VerdictOutcome
 from load_tests.sheets import (
     Sheet,
     facts_text,
@@ -88,7 +89,7 @@ def _counts(result: Result) -> dict[str, int]:
         for group in scenario.groups
         for verdict in group.verdicts
     ]
-    return {name: verdicts.count(name) for name in ("met", "missed", "not measured")}
+    return {name: verdicts.count(name) for name in get_args(VerdictOutcome)}
 
 
 def _view(scenario: ScenarioResult, result: Result) -> _ScenarioView:

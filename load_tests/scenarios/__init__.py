@@ -17,6 +17,7 @@ from load_tests.scenarios.s3_slow import S3_SLOW
 from load_tests.scenarios.s3_stall import S3_STALL
 from load_tests.scenarios.single_row_transactions import SINGLE_ROW_TRANSACTIONS
 from load_tests.scenarios.snapshot import SNAPSHOT
+from load_tests.scenarios.snapshot_beside import SNAPSHOT_BESIDE
 from load_tests.scenarios.soak import SOAK
 from load_tests.scenarios.steady import STEADY
 from load_tests.scenarios.synthetic import SYNTHETIC
@@ -28,6 +29,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     MANY_TABLES,
     STEADY,
     SNAPSHOT,
+    SNAPSHOT_BESIDE,
     S3_STALL,
     SYNTHETIC,
     MANY_TABLES_STEADY,
