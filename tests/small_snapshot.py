@@ -5,7 +5,7 @@ that is large enough to be an object of its own where `bytes_max` is 1.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 
 from msgspec.structs import replace
 
@@ -20,8 +20,8 @@ from engine.journal.object_lists import ObjectLists
 from engine.journal.retry import Patience
 from engine.journal.schema_files import SchemaFiles
 from engine.journal.snapshots import Attempt, SnapshotRegister
-from engine.model.batch import Batch, Operations
-from engine.model.position import Position, segment_range, snapshot_range
+from engine.model.batch import Batch, LeftOut, Operations
+from engine.model.position import Position, segment_range, snapshot_position, snapshot_range
 from engine.model.schema import Column, Relation, TableName, TableVersion
 from engine.model.staged_object import StagedObject
 from engine.snapshot.staging import StagingTask, stage
@@ -89,9 +89,15 @@ class Snapshots:
         snapshots = self.register.pending
         tables = {snapshot.table_name for snapshot in snapshots}
         own = tuple(v for table in sorted(tables) for v in self.reception.provisional(table))
+        gaps = self.gaps.pending
         seq = await self.bucket.journal.append(
-            schemas=(*schemas, *own), planned=planned, snapshots=snapshots, durable=durable
+            schemas=(*schemas, *own),
+            planned=planned,
+            snapshots=snapshots,
+            durable=durable,
+            gaps=gaps,
         )
+        self.gaps.journalled(gaps)
         self.reception.journalled(own)
         self.register.journalled(snapshots, seq)
         if durable is not None:
@@ -180,14 +186,25 @@ class Snapshots:
         *,
         bytes_max: int = BYTES_MAX,
         rest: str = "",
+        left_out: Collection[int] = (),
     ) -> tuple[StagedObject, ...]:
-        """An attempt from its start until the journal names its objects."""
+        """An attempt from its start until the journal names its objects.
+
+        `left_out` are the numbers of rows, behind all others of range 0, that no record can hold.
+        """
         attempt = self.start(table)
         await self.append()
         objects = await self.stage(attempt, ranges, bytes_max=bytes_max)
-        await self.register.whole(attempt, objects, rest=rest)
+        rows = [self.left_out(attempt, number) for number in left_out]
+        await self.register.whole(attempt, objects, rows, rest=rest)
         await self.append()
         return objects
+
+    @staticmethod
+    def left_out(attempt: Attempt, row: int) -> LeftOut:
+        """A row of range 0 that no record can hold."""
+        position = snapshot_position(attempt.point.position, attempt.number, 0, row)
+        return LeftOut(attempt.table, position, "odd", f'{{"id": "{row}"}}')
 
     async def complete(self, concurrency: int = 4) -> None:
         """Complete all that the journal names and that is not known to be visible."""

@@ -7,6 +7,7 @@ import pytest
 
 from engine.journal import snapshots as register_module
 from engine.journal.entry import Gap
+from engine.model.position import make_position
 from engine.model.record import SnapshotMode
 from log_points import place
 from simulation.virtual_loop import VirtualLoop
@@ -19,6 +20,14 @@ REASON = "left-publication"
 async def opened(snapshot: SnapshotMode = "initial") -> Snapshots:
     bucket = SmallBucket(snapshot=snapshot)
     await bucket.take_over("writer-1")
+    return Snapshots(bucket)
+
+
+async def successor(before: Snapshots) -> Snapshots:
+    """Another writer of the same bucket, which has nothing but the journal."""
+    bucket = SmallBucket(before.bucket.store, snapshot="initial")
+    bucket.commit = before.bucket.commit
+    await bucket.take_over("writer-2")
     return Snapshots(bucket)
 
 
@@ -236,3 +245,19 @@ async def test_a_row_that_is_left_out_is_not_mended_by_a_snapshot() -> None:
     snapshots.register.arrive((ORDERS,))
 
     assert (mended(snapshots), snapshots.register.pending) == ([""], ())
+
+
+async def test_a_row_that_a_snapshot_left_out_is_in_no_object_of_the_stream() -> None:
+    before = await opened()
+    await before.make_whole(ORDERS, left_out=(7,))
+    # A successor's replay may cut one object around the place of the snapshot.
+    after = await successor(before)
+    position = before.gaps.standing[0].position
+    first, last = (make_position(1, before.bucket.commit + n, 0, 0) for n in (-0x80, 0x80))
+    assert first < position < last
+
+    after.gaps.planned(str(ORDERS), first, last)
+
+    assert [(gap.attempt, gap.position, gap.mended) for gap in after.gaps.standing] == [
+        (1, position, "")
+    ]

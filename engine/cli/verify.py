@@ -289,5 +289,5 @@ def _gap_as_json(gap: "Gap") -> dict[str, object]:
         "noticed": gap.noticed or None,
     }
     if gap.position:
-        shown |= {"position": gap.position, "key": gap.key}
+        shown |= {"position": gap.position, "key": gap.key, "attempt": gap.attempt or None}
     return shown

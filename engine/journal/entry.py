@@ -121,8 +121,9 @@ class Gap(msgspec.Struct, frozen=True, omit_defaults=True):
     position or the beginning of one, and compare as text with records' positions. `reason` is a
     stable word in kebab case, `text` says in plain words what happened, without row values.
     `mended` says by what the lost changes were made good (empty: they were not). Where one row is
-    left out, `position` is its own and `key` its key as JSON text. `noticed` is when the gap was
-    first stated, by the writer's clock.
+    left out, `position` is its own and `key` its key as JSON text; `attempt` is the one to take the
+    table's snapshot that left it out, 0 where the stream did. `noticed` is when the gap was first
+    stated, by the writer's clock.
     """
 
     number: int
@@ -135,6 +136,7 @@ class Gap(msgspec.Struct, frozen=True, omit_defaults=True):
     key: str = ""
     position: str = ""
     noticed: str = ""
+    attempt: int = 0
 
     @property
     def is_open(self) -> bool:

@@ -51,8 +51,9 @@ class GapRegister:
         self._next_number = max(state.gaps, default=0) + 1
         # By table, the positions of rows that were left out.
         self._left_out: dict[str, set[str]] = {}
-        # By table, rows that an earlier engine left out and that lie behind the frontier, with
-        # their gaps' numbers. Such a row is read again, and may fit under another limit.
+        # By table, rows of its stream that an earlier engine left out and that lie behind the
+        # frontier, with their gaps' numbers. Such a row is read again, and may fit under another
+        # limit. No replay reads a snapshot's row, though objects are planned around its position.
         self._read_again: dict[str, dict[str, int]] = {}
         # By table and reason: how many of the others there are, and the newest one's number.
         self._apart: dict[tuple[str, str], tuple[int, int]] = {}
@@ -63,7 +64,8 @@ class GapRegister:
             if gap.reason == LEFT_OUT and not gap.mended:
                 self._left_out.setdefault(gap.table, set()).add(gap.position)
                 frontier = state.frontiers.get(gap.table)
-                if frontier is None or gap.position > frontier.last:
+                is_ahead = frontier is None or gap.position > frontier.last
+                if is_ahead and not gap.attempt:
                     self._read_again.setdefault(gap.table, {})[gap.position] = gap.number
 
     @property
@@ -105,6 +107,7 @@ class GapRegister:
         text: str,
         key: str = "",
         position: str = "",
+        attempt: int = 0,
     ) -> Gap:
         """State a gap that nobody has stated before. It waits for the journal's next entry.
 
@@ -127,6 +130,7 @@ class GapRegister:
             key=key,
             position=position,
             noticed=time_text(self._clock()),
+            attempt=attempt,
         )
         self._pending[number] = gap
         self._count(gap)
@@ -175,10 +179,11 @@ class GapRegister:
                 return
         self.state(table, after=after, until=until, reason=reason, text=text)
 
-    def leave_out(self, row: LeftOut) -> int:
+    def leave_out(self, row: LeftOut, attempt: int = 0) -> int:
         """State that a row was left out. Returns how many rows of its table are.
 
-        A replay reads the row again, so it may have been stated before: then nothing is added.
+        `attempt` is the one of the table's snapshot that left it out, 0: the stream did. A replay
+        reads a row of the stream again, so it may have been stated before: then nothing is added.
         Raises UnrepresentableRow when there would be too many.
         """
         table = str(row.table)
@@ -202,6 +207,7 @@ class GapRegister:
                 text=row.reason,
                 key=row.key,
                 position=row.position,
+                attempt=attempt,
             )
         return len(positions)
 

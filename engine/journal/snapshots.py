@@ -594,7 +594,7 @@ class SnapshotRegister:
         if not self.is_under_way(attempt):
             raise SnapshotStale(f"attempt {attempt.number} of {table} was given up")
         for row in left_out:
-            self._gaps.leave_out(row)
+            self._gaps.leave_out(row, attempt.number)
         del self._attempts[table]
         named = tuple(objects) if listed is None else ()
         whole = _statement(attempt, "whole")
