@@ -25,7 +25,7 @@ class Display:
     def __init__(self) -> None:
         self._progress = Console(stderr=True, highlight=False, soft_wrap=True)
         # A file has no width of its own: 80 columns would break every line of the tables.
-        self._output = Console(width=None if sys.stdout.isatty() else 132, highlight=False)
+        self._output = Console(width=None if sys.stdout.isatty() else 168, highlight=False)
         self._scenario_ends = self._all_ends = monotonic()
 
     def begin(self, result: Result) -> None:

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from load_tests import processes
 from load_tests.display import Display
 from load_tests.live.visibility import Sight
 from load_tests.measurement import RunFailed
 from load_tests.peers import TABLE_PEERS, Peer
 from load_tests.plan import Plan
-from load_tests.processes import tree_cpu_seconds
+from load_tests.processes import child_ids, tree_cpu_seconds
 from load_tests.recorder import Recorder
 from load_tests.runner import run_all
 from load_tests.scenarios import snapshot_beside
@@ -118,6 +119,37 @@ def test_the_cpu_of_a_child_that_has_ended_is_its_parents() -> None:
         seconds = tree_cpu_seconds(process.pid)
 
         process.communicate(b"\n")
+    assert 0.28 < seconds < 2.0
+
+
+def test_a_child_that_ends_while_its_parent_is_looked_at_is_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    burn = "import time\nwhile time.process_time() < 0.3: pass\nprint(1, flush=True)\ninput()"
+    script = f"'{sys.executable}' -c '{burn}'; echo gone; read line"
+    with subprocess.Popen(
+        ["/bin/sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        looked: list[int] = []
+
+        def ended_meanwhile(process_id: int) -> tuple[int, ...]:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            if not looked:
+                process.stdin.write(b"\n")
+                assert process.stdout.readline() == b"gone\n"
+            looked.append(process_id)
+            return child_ids(process_id)
+
+        monkeypatch.setattr(processes, "child_ids", ended_meanwhile)
+
+        seconds = tree_cpu_seconds(process.pid)
+
+        process.stdin.write(b"\n")
+    assert looked == [process.pid] * 2
     assert 0.28 < seconds < 2.0
 
 

@@ -351,6 +351,26 @@ def test_two_connections_copy_the_halves_of_one_table(
     assert subprocess.run(command, cwd=tmp_path, check=False).returncode == 0
 
 
+@pytest.mark.parametrize("name", ["copy", "copy_two", "pg_dump"])
+def test_the_servers_own_programs_read_tables_of_every_release(
+    any_database: Database, folder: Path, name: str
+) -> None:
+    any_database.execute(f"CREATE SCHEMA {_PUBLICATION}")
+    any_database.execute(
+        f"CREATE TABLE {_PUBLICATION}.some AS SELECT generate_series(1, 3000) AS id"
+    )
+    any_database.execute(f"CREATE PUBLICATION {_PUBLICATION} FOR TABLE {_PUBLICATION}.some")
+    command = TABLE_PEERS[name].command(_tables_task(any_database, folder))
+
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
+    if name == "pg_dump":
+        [file] = (folder / "files").glob("*.dat.gz")
+        # COPY's end, and an empty line, follow the rows.
+        assert len(gzip.decompress(file.read_bytes()).split()) == _ROWS + 1
+
+
 def _copied_whole(database: Database, folder: Path) -> list[list[bytes]]:
     file = folder / "whole"
     file.write_text("COPY shop.orders TO STDOUT;\n")
