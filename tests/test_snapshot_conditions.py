@@ -229,6 +229,36 @@ async def test_tables_that_may_not_be_read_are_named_at_the_start_with_what_mend
             await is_exact(rig, "readable", "unreadable", "secured")
 
 
+async def test_a_run_until_caught_up_does_all_but_what_is_refused_and_names_it(
+    database: Database, make_place: Any
+) -> None:
+    make_table(database, "readable")
+    database.execute("CREATE PUBLICATION tailrace FOR ALL TABLES")
+    with reader_role(database) as role, database.connect() as connection:
+        connection.execute(f"GRANT SELECT ON readable TO {role}".encode())
+        keys = {"source__dsn": dsn_as(database, role)}
+        async with make_place(database).rigged(keys=keys) as rig:
+            await rig.caught_up()
+            for table in ("later", "unreadable"):
+                make_table(database, table)
+            connection.execute(f"GRANT SELECT ON later TO {role}".encode())
+            database.execute("INSERT INTO readable VALUES (9000, 'a change beside it')")
+
+            engine = rig.start("run", "--until-caught-up")
+            code = await engine.ended(seconds=120)
+            refused = await rig.statements()
+            await is_exact(rig, "readable", "later")
+            grant = f'GRANT SELECT ON TABLE "public"."unreadable" TO "{role}"'
+            connection.execute(grant.encode())
+            await rig.caught_up()
+
+            assert code == 78
+            assert "the snapshot of 1 table was refused: public.unreadable" in engine.complaint
+            assert grant in engine.complaint
+            assert refused["public.unreadable"]["state"] == "wanted"
+            await is_exact(rig, "readable", "later", "unreadable")
+
+
 async def test_a_publication_that_may_not_be_made_ends_the_start_with_the_statement(
     database: Database, make_place: Any
 ) -> None:

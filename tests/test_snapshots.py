@@ -9,7 +9,7 @@ import pytest
 from engine.journal.entry import Snapshot, StreamStart
 from engine.journal.initial import stream_start
 from engine.model.batch import Moved
-from engine.model.errors import InvariantBroken, SnapshotStale
+from engine.model.errors import InvariantBroken, SnapshotStale, SourceRefused
 from engine.model.position import LOG_BEGIN, LogPosition, log_position
 from engine.model.record import SnapshotMode
 from engine.model.staged_object import StagedObject
@@ -1093,6 +1093,48 @@ async def test_nothing_is_said_of_a_table_that_goes_with_its_snapshot_finished()
     assert snapshots.register.pending == ()
 
 
+async def test_a_snapshot_that_was_refused_is_nothing_to_wait_for_until_it_is_tried_again() -> None:
+    snapshots = await opened()
+    register, error = snapshots.register, SourceRefused("no right")
+    for table in (ORDERS, ODD):
+        register.capture(table)
+    await snapshots.append()
+
+    register.refuse(ORDERS, error)
+    was_done = register.is_done(place(1))
+    register.refuse(ODD, error)
+
+    assert (was_done, register.is_done(place(1))) == (False, True)
+    assert register.refused == {ODD: error, ORDERS: error}
+    assert snapshots.durable().unfinished == tuple(sorted((str(ODD), str(ORDERS))))
+
+    attempt = snapshots.start(ORDERS)
+    await snapshots.append()
+    while_tried = register.is_done(place(1))
+    register.give_up(attempt)
+
+    # What failed may have been something else.
+    assert (while_tried, register.is_done(place(1))) == (False, False)
+    assert register.refused == {ODD: error}
+
+
+async def test_a_refusal_is_forgotten_where_the_snapshot_is_asked_for_again_or_cancelled() -> None:
+    snapshots = await opened()
+    register = snapshots.register
+    for table in (ORDERS, ODD):
+        register.capture(table)
+    await snapshots.append()
+    for table in (ORDERS, ODD):
+        register.refuse(table, SourceRefused("no right"))
+
+    register.cancel(ORDERS)
+    register.cancel(ODD)
+    register.resync(ODD)
+
+    assert register.refused == {}
+    assert not register.is_done(place(1))
+
+
 async def test_a_snapshot_that_waits_for_the_end_of_a_gap_is_nothing_to_wait_for() -> None:
     snapshots = await opened()
     register = snapshots.register
@@ -1154,11 +1196,13 @@ async def test_a_stream_does_not_wait_for_a_table_that_is_refused_until_an_attem
     snapshots = await waiting()
     register = snapshots.register
 
-    register.refuse(ORDERS)
+    register.refuse(ORDERS, SourceRefused("no right"), is_of_group=True)
+    refused_together = register.holds_stream_back
+    register.refuse(ORDERS, SourceRefused("no right"))
     refused = register.holds_stream_back
     snapshots.start(ORDERS)
 
-    assert not refused
+    assert (refused_together, refused) == (True, False)
     assert register.holds_stream_back
 
 

@@ -32,7 +32,7 @@ from engine.journal.entry import JournalState, Snapshot, SnapshotState, StatedSn
 from engine.journal.gaps import GapRegister
 from engine.journal.object_lists import ObjectLists
 from engine.model.batch import LeftOut, Moved
-from engine.model.errors import InvariantBroken, SnapshotStale
+from engine.model.errors import InvariantBroken, SnapshotStale, TailraceError
 from engine.model.interfaces import Clock
 from engine.model.lane import Lane
 from engine.model.layout import key_hour
@@ -97,6 +97,14 @@ class _Open:
         return is_vouched and self.snapshot.point <= durable
 
 
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """Why a table's attempts are refused. `is_of_group`: all that were to be read together are."""
+
+    error: TailraceError
+    is_of_group: bool
+
+
 @dataclass(slots=True)
 class _Pause:
     """How long a table is left alone whose snapshots keep finding gaps. Times are the loop's."""
@@ -136,6 +144,8 @@ class SnapshotRegister:
         self._wake = wake
         self._pending: dict[TableName, Snapshot] = {}
         self._attempts: dict[TableName, Attempt] = {}
+        # Until another attempt begins.
+        self._refused: dict[TableName, _Refusal] = {}
         # The tables of which something was asked that no entry says yet.
         self._asked: set[TableName] = set()
         self._changed = asyncio.Event()
@@ -159,7 +169,6 @@ class SnapshotRegister:
         # By table, where the newest row commits that moved to another key without all its columns.
         self._moved: dict[TableName, LogPosition] = {}
         self._is_waiting = False
-        self._refused: set[TableName] = set()
 
     # --- for whoever looks at what the source publishes
 
@@ -337,6 +346,7 @@ class SnapshotRegister:
     ) -> None:
         undivided = undivided or (state == "wanted" and self._is_undivided(table))
         self._attempts.pop(table, None)
+        self._refused.pop(table, None)
         self._asked.add(table)
         self._state_next(table, Snapshot(str(table), state, point=point, undivided=undivided))
 
@@ -391,10 +401,13 @@ class SnapshotRegister:
     def is_done(self, durable: LogPosition) -> bool:
         """Whether every snapshot that is wanted is visible, and complete once E is `durable`.
 
-        One that waits for the end of a gap does not count: that takes somebody else.
+        One that waits for the end of a gap, or that was refused, does not count: that takes
+        somebody else.
         """
+        refused = self.refused
         return all(
             known.snapshot.state == "cancelled"
+            or known.snapshot.table_name in refused
             or (known.snapshot.state == "gone" and known.snapshot.point <= durable)
             or self._gaps.is_open(known.snapshot.table)
             or (known.is_complete and known.snapshot.point <= durable)
@@ -408,14 +421,6 @@ class SnapshotRegister:
         """Whether the stream waits for the initial snapshot: see `StreamStart`."""
         return self._state.stream_waits
 
-    def refuse(self, table: TableName) -> None:
-        """Its attempts are refused until somebody changes something. Never waits.
-
-        A stream that waits for the initial snapshot does not wait for this table.
-        """
-        self._refused.add(table)
-        self._wake()
-
     @property
     def holds_stream_back(self) -> bool:
         """Whether a stream that waits for the initial snapshot has to wait on.
@@ -427,7 +432,9 @@ class SnapshotRegister:
 
     def _is_waited_for(self, item: "tuple[TableName, _Open]") -> bool:
         table, known = item
-        is_given_up = known.snapshot.state in _GIVEN_UP or table in self._refused
+        refusal = self._refused.get(table)
+        is_refused = refusal is not None and not refusal.is_of_group
+        is_given_up = known.snapshot.state in _GIVEN_UP or is_refused
         if is_given_up or self._gaps.is_open(str(table)):
             return False
         is_vouched = known.seq is not None and known.seq <= self._state.durable_seq
@@ -441,6 +448,27 @@ class SnapshotRegister:
             for known in self._open.values()
             if not known.is_complete and known.snapshot.state != "gone"
         )
+
+    # --- what somebody has to change something for
+
+    def refuse(self, table: TableName, error: TailraceError, *, is_of_group: bool = False) -> None:
+        """Its attempts are refused until somebody changes something. Never waits.
+
+        It is still wanted, and another attempt may begin at any time. Nobody waits for it to be
+        done. Nor does a stream that waits for the initial snapshot wait for this table, unless all
+        tables of a group were refused together: that says nothing of one of them.
+        """
+        self._refused[table] = _Refusal(error, is_of_group=is_of_group)
+        self._wake()
+
+    @property
+    def refused(self) -> dict[TableName, TailraceError]:
+        """The tables that are owed and refused, and why, by name."""
+        return {
+            table: self._refused[table].error
+            for table in sorted(self._refused)
+            if self.is_owed(table) and table not in self._attempts
+        }
 
     def is_owed(self, table: TableName) -> bool:
         """Whether an attempt of the table has yet to be whole, and nobody cancelled it."""
@@ -518,7 +546,7 @@ class SnapshotRegister:
             table, number, point, version, hour, segment, began, is_divided, undivided
         )
         self._attempts[table] = attempt
-        self._refused.discard(table)
+        self._refused.pop(table, None)
         self._state_next(table, _statement(attempt, "started"))
         return attempt
 

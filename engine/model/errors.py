@@ -17,6 +17,7 @@
     │   │   └── ObjectArchived     78  it is there and cannot be read before it is restored
     │   ├── UploadGone             69  a part for an upload that was completed or aborted
     │   └── UploadsOutlived        78  a rule of the bucket leaves less time than was needed
+    ├── SnapshotsRefused           78  all else is published, and tables' rows may not be read
     ├── Superseded                 75  another writer owns the journal now
     ├── StopLimit                  75  the drain limit or a second signal ended the process
     ├── ForeignPrefix              70  the prefix belongs to another pipeline
@@ -204,6 +205,12 @@ class UploadsOutlived(DestinationError):
     def __init__(self, message: str, *, seconds: float, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.seconds = seconds
+
+
+class SnapshotsRefused(TailraceError):
+    """Everything is published but the snapshots of some tables: somebody has to act first."""
+
+    exit_code = 78
 
 
 class Superseded(TailraceError):

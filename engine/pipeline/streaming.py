@@ -8,7 +8,7 @@ Invariant: an intake is counted whole, in one step with no await, before anythin
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 
 import msgspec
@@ -19,15 +19,19 @@ from engine.journal.retry import Failure
 from engine.journal.watcher import ROWS_LEFT_OUT, left_out_cause
 from engine.model.batch import Intake, LeftOut
 from engine.model.errors import (
+    SnapshotsRefused,
     SourceError,
     SourceUnavailable,
     StopLimit,
     StreamStarts,
+    TailraceError,
     UnrepresentableRow,
 )
 from engine.model.interfaces import ChangeStream
 from engine.model.log_point import LogPoint
+from engine.model.plural import counted
 from engine.model.position import LogPosition, commit_of
+from engine.model.schema import TableName
 from engine.operate.status import SnapshotsStatus, Status
 from engine.pipeline.wiring import Life, StreamingParts
 
@@ -35,6 +39,8 @@ _KEEPALIVE_INTERVAL = 0.1
 _STANDING_INTERVAL = 15.0
 _STANDING_FIRST_SECONDS = 1.0
 _CONNECTION_SECONDS_MIN = 0.5
+_REFUSED_TOLD = 5
+"""So many tables, whose snapshots were refused, the end of a run tells with their reasons."""
 """Connections are made at least so far apart: a proxy without a server breaks each one at once."""
 
 _log = structlog.get_logger(__name__)
@@ -90,7 +96,8 @@ class Streaming:
     ) -> None:
         """Stream until asked to stop or caught up, then drain.
 
-        `stream`, if there is one, lives in `connection` and is compared. Raises Superseded,
+        `stream`, if there is one, lives in `connection` and is compared. Raises SnapshotsRefused
+        where it has caught up but for tables whose snapshot takes somebody else; Superseded,
         PositionLost, StopLimit and whatever else ends an engine; StreamStarts where the stream
         waited and another life goes on. Cancellation is like a kill.
         """
@@ -109,9 +116,11 @@ class Streaming:
             _log.info("stream waits for the initial snapshot")
             beside.append(self._group.create_task(self._start()))
         taking = self._take_snapshots()
-        failure: UnrepresentableRow | None = None
+        failure: UnrepresentableRow | SnapshotsRefused | None = None
         try:
             is_caught_up = await interruptible(self._read(connection))
+            if is_caught_up and (refused := self._snapshots.refused):
+                failure = _refusal(refused)
         except UnrepresentableRow as error:
             # What was read before it is published, as at any other stop.
             is_caught_up, failure = False, error
@@ -302,6 +311,9 @@ class Streaming:
             return False
         if self._world.take_snapshots is None:
             return True
+        # Before the first look a table may be there of which nobody knows.
+        if self._watcher.looked is not None and not self._watcher.judged_count:
+            return False
         is_done = self._snapshots.is_done(counting.position)
         return is_done and not self._watcher.is_admitting
 
@@ -383,3 +395,17 @@ class Streaming:
         read_us = self._journal.state.within_reason(read.commit_us, now_us)
         unread = self._world.source.distance(read, end)
         self._world.metrics.source_lag((now_us - read_us) / 1e6 if unread else 0.0, unread)
+
+
+def _refusal(refused: Mapping[TableName, TailraceError]) -> SnapshotsRefused:
+    """What ends a run that has done everything else."""
+    told = [f"{table} ({error})" for table, error in refused.items()][:_REFUSED_TOLD]
+    more = len(refused) - len(told)
+    text = "; ".join([*told, f"and {more} more"] if more else told)
+    hints = dict.fromkeys(error.hint for error in refused.values() if error.hint)
+    return SnapshotsRefused(
+        "what was committed before the start is published; the snapshot of"
+        f" {counted(len(refused), 'table')} was refused: {text}",
+        hint="; ".join([*hints][:_REFUSED_TOLD])
+        or "Mend what the message says, and give the same command again.",
+    )

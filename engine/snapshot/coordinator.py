@@ -187,19 +187,15 @@ class Coordinator:
         now = asyncio.get_running_loop().time()
         for table in tables:
             if register.is_owed(table) and not self._is_put_off(table, now):
-                self._failed(table, error)
+                self._failed(table, error, is_of_group=True)
 
     # --- what a group tells
 
     def failed(self, table: TableName, error: TailraceError) -> None:
         """Put the table off, and tell somebody where that has to be done about."""
-        failures = self._failed(table, error)
-        if self._register is not None and failures >= _FAILURES_TOLD and not error.retryable:
-            # What the whole group was refused says nothing of one table.
-            self._register.refuse(table)
+        self._failed(table, error, is_of_group=False)
 
-    def _failed(self, table: TableName, error: TailraceError) -> int:
-        """Put the table off; how many attempts failed one after the other."""
+    def _failed(self, table: TableName, error: TailraceError, *, is_of_group: bool) -> None:
         state = self._put_off.setdefault(table, _PutOff())
         state.failures += 1
         if isinstance(error, UploadsOutlived):
@@ -207,9 +203,10 @@ class Coordinator:
         wait = min(_RETRY_SECONDS * 2.0 ** min(state.failures - 1, 10), _RETRY_SECONDS_MAX)
         state.until = asyncio.get_running_loop().time() + wait
         _log.warning("snapshot put off", table=str(table), error=str(error), seconds=wait)
+        if self._register is not None and state.failures >= _FAILURES_TOLD and not error.retryable:
+            self._register.refuse(table, error, is_of_group=is_of_group)
         if state.failures >= _FAILURES_TOLD or not error.retryable:
             self._alarm(table, error)
-        return state.failures
 
     def failing(self, table: TableName, error: TailraceError) -> None:
         """Tell somebody. The attempt goes on."""
