@@ -378,6 +378,7 @@ class HttpFaultProxy(_LoopbackProxy):
         self._numbers = count(1)
         self._request_counts: Counter[str] = Counter()
         self._fault_counts: Counter[Fault] = Counter()
+        self._at_gate_count = 0
         self.requests: list[Request] = []
         self.line = NEAR
         """May be changed at any time: it holds for requests that arrive from then on."""
@@ -421,6 +422,24 @@ class HttpFaultProxy(_LoopbackProxy):
         hold = Hold(when, applied=applied)
         self._holds.append(hold)
         return hold
+
+    @property
+    def passing_count(self) -> int:
+        """Connections of clients that have no request at a gate.
+
+        What a client sent before it died is still read and passed on. Once there is none of these,
+        nothing of it is left but what is held.
+        """
+        return len(self._connections) - self._at_gate_count
+
+    @contextmanager
+    def at_gate(self) -> Iterator[None]:
+        """A connection's request waits at a gate for the length of the block."""
+        self._at_gate_count += 1
+        try:
+            yield
+        finally:
+            self._at_gate_count -= 1
 
     def statistics(self) -> HttpStatistics:
         return HttpStatistics(Counter(self._request_counts), Counter(self._fault_counts))
@@ -536,11 +555,10 @@ class _Exchange:
 
     async def _serve_held(self, hold: Hold, request: Request, head: "_Head") -> bool:
         body = await _drain(head.body(self._reader))
-        if hold.applied:
-            answer = await self._ask_upstream(request, head, body)
+        answer = await self._ask_upstream(request, head, body) if hold.applied else b""
+        with self._proxy.at_gate():
             await hold.pass_gate()
-        else:
-            await hold.pass_gate()
+        if not hold.applied:
             answer = await self._ask_upstream(request, head, body)
         await self._proxy.send(self._writer, answer)
         return True
