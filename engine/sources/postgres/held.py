@@ -230,6 +230,13 @@ class _Begun:
     segment: Segment
 
 
+async def _stop_readers(exported: Exported, name: str) -> None:
+    # Where the server is away, so are they.
+    with suppress(SourceError):
+        beginning = application_name(f"{name}/")
+        await exported.fresh.rows(_STOP, beginning, doing="stopping whoever reads a snapshot")
+
+
 async def _watch_waiters(exported: Exported, lock_yield_seconds: float) -> Never:
     """Raise SnapshotStale once somebody has waited for our locks for so long."""
     left: float | None = lock_yield_seconds
