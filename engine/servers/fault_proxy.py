@@ -10,7 +10,8 @@ value. A rule says when it strikes, and counts how often it did. Where a fault c
 the proxy first awaits the server's whole answer. So "applied, but the sender never heard of it" is
 certain, and not a race. Nothing here sleeps to make something likely: holds are gates.
 
-With `tls` clients speak TLS to the proxy, and the server behind it does not.
+Clients reach a proxy at `host`: loopback, where nobody says otherwise. The server behind it is on
+loopback. With `tls` clients speak TLS to the proxy, and the server behind it does not.
 
 Both run in the event loop of whoever measures or tests. Clients in other processes reach them like
 any server. Code that blocks that loop blocks the proxy.
@@ -251,8 +252,14 @@ class _LoopbackProxy:
     """A listening socket, its connections, and the switch that stops every byte of them."""
 
     def __init__(
-        self, upstream_port: int, *, port: int = 0, tls: ssl.SSLContext | None = None
+        self,
+        upstream_port: int,
+        *,
+        host: str = LOOPBACK,
+        port: int = 0,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
+        self.host = host
         self._upstream_port = upstream_port
         self._wanted_port = port
         self._tls = tls
@@ -296,7 +303,7 @@ class _LoopbackProxy:
     async def __aenter__(self) -> Self:
         self._tasks = await self._exit_stack.enter_async_context(asyncio.TaskGroup())
         server = await asyncio.start_server(
-            self._accept, LOOPBACK, self._wanted_port, limit=_HEAD_BYTES_MAX, ssl=self._tls
+            self._accept, self.host, self._wanted_port, limit=_HEAD_BYTES_MAX, ssl=self._tls
         )
         self._port = server.sockets[0].getsockname()[1]
         self._exit_stack.callback(self._end, server)
@@ -370,9 +377,14 @@ class HttpFaultProxy(_LoopbackProxy):
     """
 
     def __init__(
-        self, upstream_port: int, *, port: int = 0, tls: ssl.SSLContext | None = None
+        self,
+        upstream_port: int,
+        *,
+        host: str = LOOPBACK,
+        port: int = 0,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        super().__init__(upstream_port, port=port, tls=tls)
+        super().__init__(upstream_port, host=host, port=port, tls=tls)
         self._rules: list[Rule] = []
         self._holds: list[Hold] = []
         self._numbers = count(1)
@@ -385,7 +397,7 @@ class HttpFaultProxy(_LoopbackProxy):
 
     @property
     def endpoint_url(self) -> str:
-        return f"{'https' if self._tls else 'http'}://{LOOPBACK}:{self.port}"
+        return f"{'https' if self._tls else 'http'}://{self.host}:{self.port}"
 
     def inject(
         self,
@@ -785,9 +797,14 @@ class TcpFaultProxy(_LoopbackProxy):
     """
 
     def __init__(
-        self, upstream_port: int, *, port: int = 0, tls: ssl.SSLContext | None = None
+        self,
+        upstream_port: int,
+        *,
+        host: str = LOOPBACK,
+        port: int = 0,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        super().__init__(upstream_port, port=port, tls=tls)
+        super().__init__(upstream_port, host=host, port=port, tls=tls)
         self.is_refusing = False
         self._client_bytes_left: int | None = None
         self._connection_count = 0

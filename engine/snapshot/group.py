@@ -11,7 +11,8 @@ an attempt's objects only after the comparison, or the attempt is given up.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Never, Protocol, assert_never
 
@@ -28,7 +29,7 @@ from engine.model.errors import (
     TailraceError,
     UnrepresentableRow,
     UploadsOutlived,
-    first_of_ours,
+    first_cause,
 )
 from engine.model.layout import TableLayout
 from engine.model.position import segment_range
@@ -132,7 +133,7 @@ class Group:
         Raises SnapshotStale where the whole snapshot is lost. Cancellation, like that, gives up
         every table that is not done.
         """
-        with first_of_ours():
+        with _first_of_ours():
             async with asyncio.TaskGroup() as beside:
                 watching = [
                     beside.create_task(self._held.watch()),
@@ -223,7 +224,7 @@ class Group:
 
     async def _staged(self, attempt: Attempt, ranges: tuple[bytes, ...]) -> list[SnapshotResult]:
         """The results of all ranges."""
-        with first_of_ours():
+        with _first_of_ours():
             async with asyncio.TaskGroup() as staging:
                 tasks = [
                     staging.create_task(self._range(_Range(attempt, lane, own)))
@@ -432,3 +433,12 @@ def _error_of(wanted: _Range, failure: Failure) -> TailraceError:
             raise UnrepresentableRow(text, reason=failure.text, hint=failure.hint)
         case _:
             assert_never(failure.kind)
+
+
+@contextmanager
+def _first_of_ours() -> Iterator[None]:
+    """Raise the first error of ours in place of the group that holds it."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        raise first_cause(group) from group

@@ -135,6 +135,13 @@ class BucketImage:
             tasks = [group.create_task(read(key)) for key in keys]
         return [task.result() for task in tasks]
 
+    async def uploads(self) -> list[str]:
+        """The keys of the uploads that are neither completed nor aborted, of a page at most."""
+        page = await self._client.list_multipart_uploads(
+            Bucket=self._bucket, Prefix=f"{self._prefix}/"
+        )
+        return [upload["Key"] for upload in page.get("Uploads", ())]
+
     async def metadata(self, key: str) -> dict[str, str]:
         """An object's `x-amz-meta-` headers."""
         return (await self._client.head_object(Bucket=self._bucket, Key=key))["Metadata"]
