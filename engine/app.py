@@ -285,6 +285,7 @@ def _source(configuration: Configuration, alarms: Alarms | None = None) -> Sourc
                 alarms=alarms,
                 batch_rows_max=configuration.chunk.max_rows,
                 hash_key=hash_key(configuration),
+                signals=configuration.source.signals,
             )
 
 

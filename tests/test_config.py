@@ -296,7 +296,6 @@ def test_a_destination_value_that_does_not_fit_is_explained(
         ('type = "synthetic"', "not in this release"),
         ('type = "mysql"', 'is not one of "postgres"'),
         ("messages = true", "not in this release"),
-        ("signals = true", "not in this release"),
         ('on_schema_change = "pause"', "not in this release"),
         ('slot = "Tailrace"', "lower-case"),
         ('publication = ""', "1 to 63 bytes"),

@@ -6,6 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from engine.journal.entry import Answer, Entry
+from engine.model.position import make_position
 from engine.model.request import request_name
 from engine.reader.verify import Code, Depth, verify
 from memory_store import MemoryStore
@@ -107,3 +108,47 @@ async def test_every_damage_to_answers_is_found_by_its_code(
     rewrite_journal(store, damage)
 
     assert code in await codes(store)
+
+
+async def make_signalled() -> MemoryStore:
+    """Orders is cancelled by a signal, then asked for again by another one."""
+    bucket = SmallBucket(snapshot="initial")
+    await bucket.take_over("writer-1")
+    snapshots = Snapshots(bucket)
+    snapshots.register.capture(ORDERS)
+    await snapshots.append()
+    snapshots.register.cancel(ORDERS)
+    await signalled(snapshots, answer(make_position(1, 1 << 40, 1, 0), "cancel", ORDERS))
+    snapshots.register.resync(ORDERS)
+    await signalled(snapshots, answer(make_position(1, 1 << 40, 2, 0), "resync", ORDERS))
+    return bucket.store
+
+
+async def signalled(snapshots: Snapshots, given: Answer) -> None:
+    stated = snapshots.register.pending
+    seq = await snapshots.bucket.journal.append(snapshots=stated, signals=(given,))
+    snapshots.register.journalled(stated, seq)
+
+
+def without_signalled_statements(entry: Entry) -> Entry:
+    return replace(entry, snapshots=()) if entry.signals else entry
+
+
+def answered_again(entry: Entry) -> Entry:
+    first = answer(make_position(1, 1 << 40, 1, 0), "explode")
+    return replace(entry, signals=(first,)) if entry.signals else entry
+
+
+async def test_signals_are_right_as_they_are_made() -> None:
+    assert await codes(await make_signalled()) == set()
+
+
+@pytest.mark.parametrize("damage", [without_signalled_statements, answered_again])
+async def test_a_signal_that_is_not_done_or_done_twice_is_found(
+    damage: Callable[[Entry], Entry],
+) -> None:
+    store = await make_signalled()
+
+    rewrite_journal(store, damage)
+
+    assert await codes(store) == {Code.REQUEST_WRONG}

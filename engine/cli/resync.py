@@ -69,7 +69,10 @@ def resync(
     Needs only [destination] of the configuration, and the right to create objects below
     `_tailrace/requests/`. The engine looks there every 10 s. A table is schema.table, quoted as in
     SQL; the schema may be left out where one table has that name. Exit code 1: the request was
-    refused, or with --wait, a snapshot was given up.
+    refused, or with --wait, a snapshot was given up. Where source.signals is true, the same can be
+    asked in SQL:
+    SELECT pg_logical_emit_message(true, 'tailrace',
+    '{"format": 1, "kind": "resync", "tables": ["public.orders"]}')
     """
     if not tables:
         complain("no table is named", "tailrace resync schema.table")

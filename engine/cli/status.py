@@ -137,11 +137,14 @@ def _say_gaps(found: "Standing") -> None:
 
 
 def _say_requests(found: "Standing") -> None:
-    if not (found.waiting or found.answers):
+    if not (found.waiting or found.answers or found.signals):
         return
     say("\nrequests, the newest first")
     waiting = [(name, "waits for an engine") for name in reversed(found.waiting)]
-    answered = [(answer.name, _answer_text(answer)) for answer in reversed(found.answers)]
+    named = [(answer.at, answer.name, answer) for answer in found.answers]
+    named += [(answer.at, f"signal {answer.name}", answer) for answer in found.signals]
+    newest = sorted(named, key=lambda each: each[:2], reverse=True)
+    answered = [(name, _answer_text(answer)) for _, name, answer in newest]
     shown = [*waiting[:REQUESTS_SHOWN_MAX], *answered[:REQUESTS_SHOWN_MAX]]
     _say_list(shown, "requests", count=len(waiting) + len(answered))
 
@@ -204,16 +207,18 @@ def _as_json(found: "Standing", engine: Status | None) -> dict[str, object]:
         ],
         "requests": {
             "waiting": list(found.waiting),
-            "answered": [
-                {
-                    "name": answer.name,
-                    "kind": answer.kind,
-                    "tables": list(answer.tables),
-                    "outcome": answer.outcome,
-                    "text": answer.text,
-                    "at": answer.at,
-                }
-                for answer in found.answers
-            ],
+            "answered": [_answer_as_json(answer) for answer in found.answers],
+            "signals": [_answer_as_json(answer) for answer in found.signals],
         },
+    }
+
+
+def _answer_as_json(answer: "Answer") -> dict[str, object]:
+    return {
+        "name": answer.name,
+        "kind": answer.kind,
+        "tables": list(answer.tables),
+        "outcome": answer.outcome,
+        "text": answer.text,
+        "at": answer.at,
     }

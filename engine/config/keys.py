@@ -274,8 +274,9 @@ KEYS: Final[tuple[Key, ...]] = (
     Key(
         "source",
         "signals",
-        values.boolean(later=_LATER),
-        "Whether the engine obeys logical messages. Not in this release.",
+        values.boolean(),
+        "Whether the engine obeys logical messages that the source's log brings. Any role that may "
+        "call pg_logical_emit_message could then ask for snapshots.",
         default=False,
         is_shown=True,
     ),

@@ -312,6 +312,7 @@ def _source(parsed: Parsed) -> SourceConfiguration:
         on_unrepresentable=parsed.value("source", "on_unrepresentable"),
         max_row_bytes=parsed.value("source", "max_row_bytes"),
         hash_key=None if hash_key is None else Secret(hash_key),
+        signals=parsed.value("source", "signals"),
     )
 
 

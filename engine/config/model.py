@@ -55,6 +55,7 @@ class SourceConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     on_unrepresentable: OnUnrepresentable
     max_row_bytes: int | None
     hash_key: Secret | None
+    signals: bool
 
 
 class DestinationConfiguration(msgspec.Struct, frozen=True, kw_only=True):

@@ -29,6 +29,7 @@ from engine.journal.publisher import PlannedPut, Publisher
 from engine.journal.requests import RequestRegister
 from engine.journal.schedule import AppendSchedule
 from engine.journal.settings import Settings
+from engine.journal.signals import SignalRegister
 from engine.journal.snapshots import SnapshotRegister
 from engine.journal.watcher import Watcher
 from engine.model.errors import Superseded
@@ -89,6 +90,7 @@ class Committer:
         snapshots: SnapshotRegister,
         completer: Completer,
         requests: RequestRegister,
+        signals: SignalRegister,
         initial: StreamWait,
         layout: TableLayout,
         settings: Settings,
@@ -111,6 +113,7 @@ class Committer:
         self._snapshots = snapshots
         self._completer = completer
         self._requests = requests
+        self._signals = signals
         self._initial = initial
         self._layout = layout
         self._settings = settings
@@ -190,8 +193,8 @@ class Committer:
             if draft.is_full:
                 break
         await self._state_much()
-        # A request's answer stands beside what it led to.
-        return draft.plan(self._snapshots.pending, self._requests.pending)
+        # An answer stands beside what was asked for, and no E in front of it.
+        return draft.plan(self._snapshots.pending, self._requests.pending, self._signals.pending)
 
     async def _state_much(self) -> None:
         """Append by themselves what is too much to state beside a plan: the rest has place there.
@@ -208,7 +211,9 @@ class Committer:
             self._watcher.watch.journalled(watch)
 
     def _is_said(self, plan: EntryPlan) -> bool:
-        return bool(plan.planned or plan.snapshots or plan.answers) or self._is_stated
+        return (
+            bool(plan.planned or plan.snapshots or plan.answers or plan.signals) or self._is_stated
+        )
 
     @property
     def _is_stated(self) -> bool:
@@ -288,6 +293,7 @@ class Committer:
             gaps=gaps,
             watch=watch,
             answers=plan.answers,
+            signals=plan.signals,
             stream=start,
             release=is_last,
         )
@@ -297,6 +303,7 @@ class Committer:
         self._planner.journalled(plan)
         self._initial.journalled(start)
         self._requests.journalled(plan.answers)
+        self._signals.journalled(plan.signals)
         self._count_schema_changes(plan)
         self._publish(plan, seq)
         self._complete(plan.snapshots, seq)

@@ -30,7 +30,9 @@ FORMAT = 1
 _NO_ENTRY = -1
 
 ANSWERS_KEPT = 100
-"""Answers to requests that the folded journal remembers, those with the highest names."""
+"""Answers to requests, and as many to signals, that the folded journal remembers: those with the
+highest names.
+"""
 
 _Kind = TypeVar("_Kind")
 
@@ -263,8 +265,9 @@ Outcome = Literal["done", "refused"]
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     """What became of one request. What it led to is in the same entry.
 
-    `name` is that of the request's object, `kind` and `tables` are what it asked. `text` says in
-    plain words why it was refused, or what is to be known of it. `at` is the writer's time.
+    `name` is that of the request's object, or a signal's position. `kind` and `tables` are what it
+    asked. `text` says in plain words why it was refused, or what is to be known of it. `at` is the
+    writer's time.
     """
 
     name: str
@@ -327,6 +330,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     gaps: tuple[Gap, ...] = ()
     watch: Watch | None = None
     answers: tuple[Answer, ...] = ()
+    signals: tuple[Answer, ...] = ()
     accepting: Accepting | None = None
     accepted: bool = False
     stream: StreamStart | None = None
@@ -344,6 +348,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             "gaps": bool(self.gaps),
             "watch": self.watch is not None,
             "answers": bool(self.answers),
+            "signals": bool(self.signals),
             "accepting": self.accepting is not None,
             "accepted": self.accepted,
             "stream": self.stream is not None,
@@ -412,7 +417,8 @@ class JournalState(msgspec.Struct):
     attempt to take a snapshot, also where `snapshots` knows nothing of it any more. Rows that
     commits before `snapshot_position` wrote may be in the bucket as a snapshot's. `answers` has the
     newest answered requests by name. Requests up to `answers_through` are over: they were answered
-    and forgotten, or came too late. `accepting` is a loss that is being accepted: whoever opens the
+    and forgotten, or came too late. `signals` has the newest answered signals by position; those up
+    to `signals_through` are over. `accepting` is a loss that is being accepted: whoever opens the
     journal goes on with it. `stream_waits` and `begins` are as in `StreamStart`; what is durable
     begins nowhere any more.
     """
@@ -436,6 +442,8 @@ class JournalState(msgspec.Struct):
     watch: Watch | None = None
     answers: dict[str, Answer] = {}
     answers_through: str = ""
+    signals: dict[str, Answer] = {}
+    signals_through: Position = NOWHERE
     accepting: Accepting | None = None
     stream_waits: bool = False
     begins: dict[str, LogPosition] = {}
@@ -539,6 +547,7 @@ class JournalState(msgspec.Struct):
         if entry.watch is not None:
             self.watch = entry.watch.folded(self.watch)
         self._absorb_answers(entry.answers)
+        self._absorb_signals(entry.signals)
         self._absorb_acceptance(entry)
         self._absorb_stream(entry.stream)
         self.landmark = newest(self.landmark, entry.landmark)
@@ -559,6 +568,13 @@ class JournalState(msgspec.Struct):
             oldest = min(self.answers)
             del self.answers[oldest]
             self.answers_through = max(self.answers_through, oldest)
+
+    def _absorb_signals(self, answers: tuple[Answer, ...]) -> None:
+        self.signals |= {answer.name: answer for answer in answers}
+        if self.signals:
+            self.signals_through = max(self.signals_through, Position(max(self.signals)))
+        while len(self.signals) > ANSWERS_KEPT:
+            del self.signals[min(self.signals)]
 
     def _absorb_stream(self, stream: StreamStart | None) -> None:
         if stream is not None:

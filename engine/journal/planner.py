@@ -45,7 +45,7 @@ _COLUMN_BYTES = 250
 
 @dataclass(frozen=True, slots=True)
 class EntryPlan:
-    """What an entry will say: chunks in the order of their plans, snapshots, answers to requests.
+    """What an entry will say: chunks in the order of their plans, snapshots, answers.
 
     `schemas` are the versions that both need.
     """
@@ -55,6 +55,7 @@ class EntryPlan:
     schemas: tuple[TableVersion, ...]
     snapshots: tuple[Snapshot, ...] = ()
     answers: tuple[Answer, ...] = ()
+    signals: tuple[Answer, ...] = ()
 
 
 def _none_unfinished(_position: LogPosition, _seq: int) -> tuple[str, ...]:
@@ -240,7 +241,10 @@ class Draft:
         )
 
     def plan(
-        self, snapshots: tuple[Snapshot, ...] = (), answers: tuple[Answer, ...] = ()
+        self,
+        snapshots: tuple[Snapshot, ...] = (),
+        answers: tuple[Answer, ...] = (),
+        signals: tuple[Answer, ...] = (),
     ) -> EntryPlan:
         """Everything that was added, with the versions that it needs, and the rest as given."""
         for snapshot in snapshots:
@@ -253,4 +257,6 @@ class Draft:
             for version in self._reception.provisional(table)
             if version.number <= newest
         )
-        return EntryPlan(tuple(self._chunks), tuple(self._planned), schemas, snapshots, answers)
+        return EntryPlan(
+            tuple(self._chunks), tuple(self._planned), schemas, snapshots, answers, signals
+        )

@@ -55,6 +55,47 @@ Raises RequestRefused, and then has done nothing.
 """
 
 
+def answered(
+    deeds: Mapping[str, Deed], name: str, content: bytes, at_us: int, *, refusal: str = ""
+) -> Answer:
+    """Do what a request asks, or refuse it: its answer. Never waits.
+
+    With a `refusal` it is not done. What was done, or refused, is logged.
+    """
+    request = Request(0, "")
+    outcome: Outcome = "done"
+    text = refusal
+    try:
+        if not refusal:
+            request = decode_request(content)
+            text = _deed(deeds, request.kind)(request)
+    except RequestRefused as error:
+        refusal = text = str(error)
+    if refusal:
+        outcome = "refused"
+    kind = request.kind[:_KIND_LENGTH]
+    if outcome == "done":
+        _log.info("request done", request=name, kind=kind, text=text)
+    else:
+        _log.warning("request refused", request=name, kind=kind, text=text)
+    return Answer(
+        name=name,
+        kind=kind,
+        outcome=outcome,
+        at=time_text(at_us),
+        tables=request.tables,
+        text=text[:_TEXT_LENGTH],
+    )
+
+
+def _deed(deeds: Mapping[str, Deed], kind: str) -> Deed:
+    deed = deeds.get(kind)
+    if deed is None:
+        kinds = ", ".join(sorted(deeds))
+        raise RequestRefused(f"this engine knows no such request; it knows: {kinds}")
+    return deed
+
+
 class RequestRegister:
     """What this writer knows of requests. `wake` is called when there is an answer to append."""
 
@@ -83,40 +124,12 @@ class RequestRegister:
 
     def take(self, name: str, content: bytes) -> None:
         """Do what an open request asks, or refuse it: its answer is pending then. Never waits."""
-        request = Request(0, "")
-        try:
-            request = decode_request(content)
-            text = self._deed(request.kind)(request)
-        except RequestRefused as refusal:
-            self._answer(name, request, "refused", str(refusal))
-        else:
-            self._answer(name, request, "done", text)
-
-    def _deed(self, kind: str) -> Deed:
-        deed = self._deeds.get(kind)
-        if deed is None:
-            kinds = ", ".join(sorted(self._deeds))
-            raise RequestRefused(f"this engine knows no such request; it knows: {kinds}")
-        return deed
+        self._pending[name] = answered(self._deeds, name, content, self._clock())
+        self._wake()
 
     def refuse(self, name: str, reason: str) -> None:
         """An open request that cannot be read. Never waits."""
-        self._answer(name, Request(0, ""), "refused", reason)
-
-    def _answer(self, name: str, request: Request, outcome: Outcome, text: str) -> None:
-        self._pending[name] = Answer(
-            name=name,
-            kind=request.kind[:_KIND_LENGTH],
-            outcome=outcome,
-            at=time_text(self._clock()),
-            tables=request.tables,
-            text=text[:_TEXT_LENGTH],
-        )
-        kind = request.kind[:_KIND_LENGTH]
-        if outcome == "done":
-            _log.info("request done", request=name, kind=kind, text=text)
-        else:
-            _log.warning("request refused", request=name, kind=kind, text=text)
+        self._pending[name] = answered(self._deeds, name, b"", self._clock(), refusal=reason)
         self._wake()
 
     # --- for the committer

@@ -94,6 +94,18 @@ class Moved(msgspec.Struct, frozen=True, gc=False):
     commit: LogPosition
 
 
+class Signal(msgspec.Struct, frozen=True, gc=False):
+    """Something that somebody asks of the engine by way of the source's own log.
+
+    `position` is where it stands among the changes, empty where it belongs to no transaction.
+    `content` is a request's text, empty where it is too long: it has `size_bytes`.
+    """
+
+    position: Position
+    content: bytes
+    size_bytes: int
+
+
 class Boundary(msgspec.Struct, frozen=True, gc=False):
     """Everything that commits before `point` has left the socket, with this intake at the latest.
 
@@ -119,7 +131,8 @@ class Intake(msgspec.Struct, frozen=True, gc=False):
     `held_seconds` ago. `is_look_wanted`: the source said that what it publishes was changed. A row
     in `left_out` is told before any later row of its table. `named` says, in the stream's order,
     under which names rows came. It is handed over no later than the next boundary behind those
-    rows. `moved` is told no later than the rows that it speaks of.
+    rows. `moved` is told no later than the rows that it speaks of. `signals` are told in the
+    stream's order, no later than the next boundary behind them.
     """
 
     batches: tuple[Batch, ...]
@@ -129,3 +142,4 @@ class Intake(msgspec.Struct, frozen=True, gc=False):
     left_out: tuple[LeftOut, ...] = ()
     named: tuple[Named, ...] = ()
     moved: tuple[Moved, ...] = ()
+    signals: tuple[Signal, ...] = ()

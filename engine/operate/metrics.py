@@ -232,6 +232,10 @@ class Metrics:
         """Another writer owns the journal now."""
         self._durability.superseded.inc()
 
+    def signal(self, outcome: str) -> None:
+        """That became of one signal."""
+        self._durability.signals.child(outcome).inc()
+
     def gaps(self, count: int) -> None:
         """So many new gaps were recorded in the journal."""
         self._durability.gaps.inc(count)
@@ -418,6 +422,12 @@ class _DurabilityMetrics:
         )
         self.superseded = Counter(
             "tailrace_superseded_total", "Times another writer took the journal", registry=registry
+        )
+        self.signals = _CounterFamily(
+            registry,
+            "tailrace_signals_total",
+            "Signals in the source's log, by what became of them",
+            ("outcome",),
         )
         self.gaps = Counter(
             "tailrace_gaps_total", "Gaps recorded in the journal", registry=registry

@@ -83,6 +83,7 @@ class Streaming:
         self._snapshots = parts.snapshots
         self._completer = parts.completer
         self._requests = parts.requests
+        self._signals = parts.signals
         self._committer = parts.committer
         self._group = group
         self._caught_up = caught_up
@@ -325,6 +326,8 @@ class Streaming:
         # Before its rows count: what follows from it is in the entry that plans them, or earlier.
         for moved in intake.moved:
             self._snapshots.moved(moved)
+        if intake.signals:
+            self._signals.take(intake.signals, asyncio.get_running_loop().time())
         self._ledger.read(intake)
         self._router.route(intake, asyncio.get_running_loop().time())
         if intake.boundary is not None:

@@ -34,6 +34,7 @@ from engine.journal.retry import Failure, Patience
 from engine.journal.schedule import AppendSchedule
 from engine.journal.schema_files import SchemaFiles
 from engine.journal.settings import Settings
+from engine.journal.signals import SignalRegister
 from engine.journal.snapshots import SnapshotRegister
 from engine.journal.watcher import Watcher
 from engine.model.errors import InvariantBroken
@@ -179,6 +180,7 @@ class StreamingParts:
     snapshots: SnapshotRegister
     completer: Completer
     requests: RequestWatch
+    signals: SignalRegister
     committer: Committer
 
 
@@ -198,9 +200,17 @@ def streaming_parts(life: Life, database: str, group: asyncio.TaskGroup) -> Stre
         prefix=world.settings.prefix,
         group=group,
     )
+    deeds = SnapshotDeeds(life.journal.state, flow.snapshots, world.configuration).by_kind
+    signals = SignalRegister(
+        state=life.journal.state,
+        deeds=deeds,
+        clock=world.clock,
+        wake=flow.schedule.wake,
+        count=world.metrics.signal,
+    )
     requests = RequestRegister(
         state=life.journal.state,
-        deeds=SnapshotDeeds(life.journal.state, flow.snapshots, world.configuration).by_kind,
+        deeds=deeds,
         clock=world.clock,
         wake=flow.schedule.wake,
     )
@@ -225,6 +235,7 @@ def streaming_parts(life: Life, database: str, group: asyncio.TaskGroup) -> Stre
         snapshots=flow.snapshots,
         completer=completer,
         requests=requests,
+        signals=signals,
         initial=flow.initial,
         layout=layout,
         settings=world.settings,
@@ -241,6 +252,7 @@ def streaming_parts(life: Life, database: str, group: asyncio.TaskGroup) -> Stre
         flow.snapshots,
         completer,
         looking,
+        signals,
         committer,
     )
 

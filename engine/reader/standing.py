@@ -32,7 +32,8 @@ class TableStanding:
 class Standing:
     """The whole. `is_stream_waiting`: the stream waits for the initial snapshot.
 
-    `waiting` are the names of requests without an answer, `answers` the others.
+    `waiting` are the names of requests without an answer, `answers` the others, `signals` the
+    answers to what came in the source's log.
     """
 
     seq: int
@@ -49,6 +50,7 @@ class Standing:
     gaps: tuple[Gap, ...]
     waiting: tuple[str, ...]
     answers: tuple[Answer, ...]
+    signals: tuple[Answer, ...]
 
     @property
     def unfinished(self) -> tuple[TableStanding, ...]:
@@ -76,6 +78,7 @@ def standing(state: JournalState, waiting: tuple[str, ...], now_us: int) -> Stan
         gaps=tuple(gap for _, gap in sorted(state.gaps.items()) if not gap.mended),
         waiting=waiting,
         answers=tuple(answer for _, answer in sorted(state.answers.items())),
+        signals=tuple(answer for _, answer in sorted(state.signals.items())),
     )
 
 

@@ -34,12 +34,13 @@ import msgspec
 
 from engine.lines.batcher import Batcher
 from engine.lines.writer import LineWriter
-from engine.model.batch import Boundary, Intake, LeftOut, Moved, Named
+from engine.model.batch import Boundary, Intake, LeftOut, Moved, Named, Signal
 from engine.model.errors import DecodeError, InvariantBroken, JournalError, UnrepresentableRow
 from engine.model.hash_key import NO_HASH_KEY, HashKey
 from engine.model.history import Judge, Landmark
-from engine.model.position import Position, commit_of, log_position
+from engine.model.position import NOWHERE, Position, commit_of, log_position, make_position
 from engine.model.record import RecordConfiguration
+from engine.model.request import REQUEST_BYTES_MAX
 from engine.model.schema import Decide, Relation, TableName, TableVersion
 from engine.sources.postgres.catalog import Catalog, shows_key
 from engine.sources.postgres.frames import (
@@ -55,17 +56,22 @@ from engine.sources.postgres.frames import (
 )
 from engine.sources.postgres.lsn import Lsn, format_lsn, log_point
 from engine.sources.postgres.pgoutput import (
+    HEADER_SIZE,
     RelationMessage,
     Truncate,
     XLogData,
     decode_frame,
     decode_message,
+    decode_message_head,
 )
 from engine.sources.postgres.tuples import TupleReader
 from engine.sources.postgres.types import column_form
 
 ROWS_MAX: Final = 1_000_000_000
 """Rows of one batch, where nobody asks for fewer."""
+
+SIGNAL_PREFIX: Final = b"tailrace"
+"""The prefix of the logical messages that are meant for the engine."""
 
 LEFT_OUT: Final = -1
 """A reason beside those of the frame reader: a row was left out."""
@@ -148,7 +154,9 @@ class Assembler:
         single_rows: bool = False,
         batch_rows_max: int = ROWS_MAX,
         hash_key: HashKey = NO_HASH_KEY,
+        are_bare_hidden: bool = False,
     ) -> None:
+        """`are_bare_hidden`: see `FrameReader`."""
         self._configuration = configuration
         self._catalog = catalog
         self._single_rows = single_rows
@@ -169,6 +177,7 @@ class Assembler:
             is_single_rows=single_rows,
         )
         self._reader = FrameReader(self._tuples, self._batcher.size_max)
+        self._reader.are_bare_hidden = are_bare_hidden
         self._generation = generation
         if judge is not None and not judge.is_done:
             self._reader.judge = _LsnJudge(judge, generation)
@@ -176,6 +185,7 @@ class Assembler:
         self._left_out: list[LeftOut] = []
         self._named: list[Named] = []
         self._moved: list[Moved] = []
+        self._signals: list[Signal] = []
         self._failure: UnrepresentableRow | None = None
         self._is_row_pending = False
         # Bound relations whose key is a guess. They leave when the stream has passed the position
@@ -283,6 +293,7 @@ class Assembler:
             left_out=self._take_left_out(),
             named=named,
             moved=self._take_moved(),
+            signals=self._take_signals(),
         )
 
     def _boundary(self) -> Boundary | None:
@@ -307,6 +318,12 @@ class Assembler:
     def _take_left_out(self) -> tuple[LeftOut, ...]:
         left_out, self._left_out = tuple(self._left_out), []
         return left_out
+
+    def _take_signals(self) -> tuple[Signal, ...]:
+        if self.is_judging:
+            return ()
+        signals, self._signals = tuple(self._signals), []
+        return signals
 
     def _take_moved(self) -> tuple[Moved, ...]:
         self._note_moved()
@@ -355,6 +372,9 @@ class Assembler:
         return self._unbound_row() if self._is_row_pending else self._control()
 
     def _control(self) -> bool:
+        if self._reader.frame[HEADER_SIZE : HEADER_SIZE + 1] == b"M":
+            self._message(self._reader.frame)
+            return True
         carrier = decode_frame(self._reader.frame)
         # A keepalive comes here only to be refused.
         if not isinstance(carrier, XLogData):
@@ -365,6 +385,19 @@ class Assembler:
         elif isinstance(message, Truncate):
             return self._truncate(message, carrier.start_lsn)
         return True
+
+    def _message(self, frame: bytes) -> None:
+        """Note a logical message that is meant for the engine. Others are none of its business."""
+        head = decode_message_head(frame[HEADER_SIZE:])
+        if head is None or head.prefix != SIGNAL_PREFIX:
+            return
+        position = NOWHERE
+        if head.is_transactional:
+            commit, change = self._reader.open_commit, int.from_bytes(frame[1:9])
+            position = make_position(self._generation, commit, change, 0)
+        is_whole = head.size <= REQUEST_BYTES_MAX
+        content = head.content if is_whole else b""
+        self._signals.append(Signal(position, content, head.size))
 
     # -------------------------------------------------------------------------- relations
 

@@ -66,6 +66,16 @@ class FrameReader:
     def __init__(self, tuples: TupleReader, size_max: int) -> None:
         """Rows go to `tuples`, which must not be given a `begin` by anybody else."""
 
+    are_bare_hidden: bool
+    """Whether a transaction that holds nothing but messages is not judged, and no landmark.
+
+    A stream without messages does not show such a transaction.
+    """
+
+    @property
+    def open_commit(self) -> int:
+        """Where the transaction commits that has begun and not ended; 0: there is none."""
+
     @property
     def boundary(self) -> tuple[int, int, bool] | None:
         """The newest boundary read and not forgotten: (LSN, Unix microseconds, is_keepalive)."""
@@ -98,7 +108,7 @@ class FrameReader:
 
     @property
     def frame(self) -> bytes:
-        """What CONTROL hands out: a copy."""
+        """What CONTROL hands out: a copy. Of a logical message the first 128 KiB."""
 
     is_reply_wanted: bool
     """Whether a keepalive asked for a status update; whoever gives one resets it."""

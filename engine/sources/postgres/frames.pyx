@@ -40,6 +40,7 @@ cdef enum:
     BEGIN_SIZE = 46        # header, `B`, commit_lsn, time, xid
     COMMIT_SIZE = 51       # header, `C`, flags, commit_lsn, end_lsn, time
     KEEPALIVE_SIZE = 18    # `k`, WAL end, time, whether a reply is wanted
+    MESSAGE_SIZE_MAX = 131072  # of a logical message that is handed out; the rest is cut off
 
 # PostgreSQL's clock starts in 2000.
 cdef int64_t EPOCH_US = 946684800000000
@@ -141,12 +142,20 @@ cdef class FrameReader:
     cdef readonly bytes frame
     cdef public bint is_reply_wanted
     cdef public object judge        # of the log's history, until it is done
+    cdef public bint are_bare_hidden
+    cdef bint is_bare               # whether the open transaction showed nothing but messages so far
+    cdef int64_t open_commit_us
     cdef uint64_t done_lsn          # the newest transaction that ended: where it commits, and when
     cdef int64_t done_us
 
     def __init__(self, TupleReader tuples, Py_ssize_t size_max):
         self.tuples = tuples
         self.size_max = size_max
+
+    @property
+    def open_commit(self):
+        """Where the transaction commits that has begun and not ended; 0: there is none."""
+        return self.open_commit_lsn
 
     @property
     def boundary(self):
@@ -199,6 +208,8 @@ cdef class FrameReader:
                 continue
             message = frame[HEADER_SIZE]
             if message == c'I' or message == c'U' or message == c'D':
+                if self.is_bare:
+                    self.is_filled()
                 buffered = self.tuples.encode_bytes(frame, size, is_consumable)
                 if 0 <= buffered <= self.size_max:
                     continue
@@ -208,9 +219,22 @@ cdef class FrameReader:
                     return STOP_HOUR
             elif message == c'C' and size == COMMIT_SIZE and frame[0] == c'w' and frame[26] == 0:
                 self.commit(frame)
+            elif message == c'M':
+                # Anybody may have written it, of any size: no more is copied than somebody reads.
+                return self.handed_out(frame, min(size, MESSAGE_SIZE_MAX), STOP_CONTROL)
             else:
+                if message == c'T' and self.is_bare:
+                    self.is_filled()
                 return self.handed_out(frame, size, STOP_CONTROL)
         return STOP_BUDGET
+
+    cdef int is_filled(self) except -1:
+        # The transaction is one that a stream without messages shows too.
+        self.is_bare = False
+        if self.judge is not None:
+            self.judge.began(self.open_commit_lsn, self.open_commit_us)
+            self.dismiss()
+        return 0
 
     cdef int handed_out(self, const uint8_t* frame, Py_ssize_t size, int reason) except -1:
         self.frame = PyBytes_FromStringAndSize(<const char*>frame, size)
@@ -237,7 +261,9 @@ cdef class FrameReader:
         if self.tuples.lines.holds_another_hour_than(commit_us):
             self.begin_kept = PyBytes_FromStringAndSize(<const char*>frame, BEGIN_SIZE)
             return False
-        if self.judge is not None:
+        self.is_bare = self.are_bare_hidden
+        self.open_commit_us = commit_us
+        if self.judge is not None and not self.is_bare:
             self.judge.began(commit_lsn, commit_us)
             self.dismiss()
         self.tuples.begin_at(commit_lsn, commit_us, tr_be32(frame + 42))
@@ -245,10 +271,13 @@ cdef class FrameReader:
         return True
 
     cdef int commit(self, const uint8_t* frame) except -1:
-        self.done_lsn = tr_be64(frame + 27)
-        self.done_us = time_of(frame + 43)
+        cdef int64_t commit_us = time_of(frame + 43)
+        if not self.is_bare:
+            self.done_lsn = tr_be64(frame + 27)
+            self.done_us = commit_us
+        self.is_bare = False
         self.open_commit_lsn = 0
-        return self.reach(tr_be64(frame + 35), self.done_us, False)
+        return self.reach(tr_be64(frame + 35), commit_us, False)
 
     cdef int keepalive(self, const uint8_t* frame) except -1:
         cdef uint64_t end_lsn = tr_be64(frame + 1)

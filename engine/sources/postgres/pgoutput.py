@@ -166,6 +166,16 @@ class LogicalMessage:
     content: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class MessageHead:
+    """A logical message that may be cut off: `content` is what is there of `size` bytes."""
+
+    is_transactional: bool
+    prefix: bytes
+    size: int
+    content: bytes
+
+
 Frame = XLogData | Keepalive
 Message = (
     Begin
@@ -267,6 +277,26 @@ def decode_message(data: Buffer) -> Message:
     message = reader(cursor)
     cursor.end()
     return message
+
+
+def decode_message_head(data: Buffer) -> MessageHead | None:
+    """A logical message, of which the end may be cut off. Raises DecodeError.
+
+    None: its prefix is longer than what is there. Neither prefix nor content need be any text.
+    """
+    cursor = _Cursor(data)
+    _expect(cursor.letter(), "M")
+    flags = cursor.number(_U8)
+    if flags > 1:
+        raise DecodeError(f"a logical message with flags {flags}")
+    cursor.number(_U64)
+    prefix, is_whole, rest = cursor.rest().partition(b"\0")
+    if not is_whole or len(rest) < _I32.size:
+        return None
+    size = int(_I32.unpack_from(rest)[0])
+    if size < 0:
+        raise DecodeError(f"a negative count: {size}")
+    return MessageHead(bool(flags), prefix, size, rest[_I32.size :][:size])
 
 
 def encode_status(

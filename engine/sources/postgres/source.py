@@ -46,7 +46,8 @@ class PostgresSource:
     names; a stream may run with another. No batch of its streams has more than `batch_rows_max`
     rows. `generation` begins its positions until `adopt` says another one. The
     catalog is looked at every `look_seconds` while a stream is open; what stands against it is an
-    alarm. `hash_key` is the one whose hashes lines hold.
+    alarm. `hash_key` is the one whose hashes lines hold. With `signals` its streams show logical
+    messages.
     """
 
     def __init__(
@@ -62,7 +63,9 @@ class PostgresSource:
         alarms: Alarms | None = None,
         batch_rows_max: int = ROWS_MAX,
         hash_key: HashKey = NO_HASH_KEY,
+        signals: bool = False,
     ) -> None:
+        self._signals = signals
         self._silence_seconds = silence_seconds
         # Without anybody to tell (a command that ends soon), alarms are only logged.
         self._alarms = alarms or Alarms(_wall_clock)
@@ -216,6 +219,7 @@ class PostgresSource:
             look_seconds=self._look_seconds,
             alarms=self._alarms,
             silence_seconds=self._silence_seconds,
+            signals=self._signals,
         )
 
     async def _identify_system(self) -> tuple[str, int, str]:

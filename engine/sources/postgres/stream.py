@@ -549,6 +549,9 @@ WHERE slot_name OPERATOR(pg_catalog.=) %s::pg_catalog.name
 """
 
 
+_BARE_HIDDEN_FROM: Final = 150000
+"""From this release on a stream does not show transactions that have nothing for it."""
+
 _DATABASE: Final = "SELECT pg_catalog.current_database()"
 
 
@@ -569,8 +572,9 @@ async def open_stream(
     alarms: Alarms,
     look_seconds: float = LOOK_SECONDS,
     silence_seconds: float = silence.SILENCE_SECONDS,
+    signals: bool = False,
 ) -> AsyncIterator[PostgresStream]:
-    """Hold the slot and stream from `start`; see `Source.stream`.
+    """Hold the slot and stream from `start`; see `Source.stream`. With `signals`, messages too.
 
     Leaving, also by cancellation, closes the connections; the slot is free as soon as the server
     notices. Raises ConfigurationError where lines need another hash key than this one.
@@ -587,7 +591,9 @@ async def open_stream(
     try:
         await take_bytes_as_they_are(connection)
         async with Session(dsn, **beside(connection)) as session:
-            await _start(connection, session, slot, lsn_of(judge.start), configuration.through)
+            start_lsn = lsn_of(judge.start)
+            through = configuration.through
+            await _start(connection, session, slot, start_lsn, through, signals=signals)
             # The server's own name for the database is what the journal has. The server cuts the
             # dsn's name to 63 bytes, and a pooler may use another name.
             [(database,)] = await session.rows(_DATABASE, doing="asking for the database's name")
@@ -602,6 +608,7 @@ async def open_stream(
                 single_rows=single_rows,
                 batch_rows_max=batch_rows_max,
                 hash_key=hash_key,
+                are_bare_hidden=signals and connection.info.server_version >= _BARE_HIDDEN_FROM,
             )
             keeper = CatalogKeeper(session, catalog, assembler, alarms, look_seconds=look_seconds)
             stream = PostgresStream(
@@ -648,14 +655,25 @@ async def _beside(stream: PostgresStream, keeper: CatalogKeeper) -> AsyncIterato
 
 
 async def _start(
-    connection: Connection, session: Session, slot: str, start: Lsn, publication: str
+    connection: Connection,
+    session: Session,
+    slot: str,
+    start: Lsn,
+    publication: str,
+    *,
+    signals: bool,
 ) -> None:
     # The option holds a list of identifiers, so the name is quoted twice: as an identifier and as a
     # literal.
     name = quoted(publication)
     command = sql.SQL(
-        "START_REPLICATION SLOT {} LOGICAL {} (proto_version '1', publication_names {})"
-    ).format(sql.Identifier(slot), sql.SQL(format_lsn(start)), sql.SQL(_literal(name)))
+        "START_REPLICATION SLOT {} LOGICAL {} (proto_version '1', publication_names {}{})"
+    ).format(
+        sql.Identifier(slot),
+        sql.SQL(format_lsn(start)),
+        sql.SQL(_literal(name)),
+        sql.SQL(", messages 'true'" if signals else ""),
+    )
     try:
         await connection.execute(command)
     except psycopg.Error as error:
