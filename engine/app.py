@@ -307,4 +307,5 @@ def _snapshots(configuration: Configuration, alarms: Alarms) -> SnapshotSource:
                 dsn=dsn_of(own),
                 configuration=record_configuration(configuration),
                 alarms=alarms,
+                segment_bytes=configuration.source.snapshot_segment_bytes,
             )

@@ -18,6 +18,7 @@ from engine.operate.alarms import Alarms
 from engine.sources.postgres.held import PostgresSnapshots
 from engine.sources.postgres.range_reader import PostgresRangeReader
 from engine.sources.postgres.ranges import decode_own
+from engine.sources.postgres.segments import SEGMENT_BYTES
 from engine.sources.postgres.settings import SHAPING_SETTINGS
 
 CONFIGURATION = RecordConfiguration(through="tailrace", tables=("*.*",), stream=SHAPING_SETTINGS)
@@ -31,6 +32,7 @@ def snapshots_of(
     *,
     dsn: str = "",
     range_pages: int | None = None,
+    segment_bytes: int = SEGMENT_BYTES,
     lock_yield_seconds: float = 2.0,
 ) -> PostgresSnapshots:
     return PostgresSnapshots(
@@ -38,6 +40,7 @@ def snapshots_of(
         configuration=configuration,
         alarms=ALARMS,
         range_pages=range_pages,
+        segment_bytes=segment_bytes,
         lock_yield_seconds=lock_yield_seconds,
     )
 

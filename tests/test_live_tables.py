@@ -1,5 +1,6 @@
 """Tables that come and go beside a running engine: a real database, a real bucket, real workers."""
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +82,12 @@ async def quiet(engine: EngineProcess) -> None:
         return not status["alarms"]
 
     await until(look, "no alarm")
+
+
+async def is_told(engine: EngineProcess, table: str) -> bool:
+    status = await engine.reaches("streaming")
+    subjects = [alarm["subject"] for alarm in alarms(status, "not-captured")]
+    return f"public.{table}" in subjects
 
 
 def published(database: Database) -> set[str]:
@@ -176,6 +183,46 @@ async def test_where_new_tables_are_only_reported_nothing_is_altered(lake: Lake)
     assert set(await lake.records()) == {"orders"}
     assert answer["ok"]
     assert [(gap["table"], gap["to"]) for gap in answer["gaps"]] == [("public.items", None)]
+
+
+async def test_a_partition_that_is_published_under_its_own_name_is_no_table_that_is_gone(
+    lake: Lake,
+) -> None:
+    database = lake.database
+    database.execute("CREATE TABLE tree (id int PRIMARY KEY) PARTITION BY RANGE (id)")
+    database.execute("CREATE TABLE leaf PARTITION OF tree FOR VALUES FROM (0) TO (10)")
+    database.execute("INSERT INTO tree VALUES (1), (2)")
+    database.execute("CREATE PUBLICATION tailrace FOR TABLE orders, tree")
+    with EngineProcess(lake.pipeline, lake.folder, "run", "run") as engine:
+        await finished(engine)
+        database.execute("CREATE TABLE other (id int PRIMARY KEY)")
+        database.execute("INSERT INTO other VALUES (11)")
+        with database.connect(autocommit=False) as blocker:
+            # The slot of a snapshot waits for this transaction.
+            blocker.execute("INSERT INTO orders VALUES (3)")
+            database.execute("ALTER TABLE tree ATTACH PARTITION other FOR VALUES FROM (10) TO (20)")
+            database.execute("INSERT INTO tree VALUES (12)")
+
+            async def is_owed() -> bool:
+                status = await engine.reaches("streaming")
+                return bool(status["snapshots_unfinished"])
+
+            await until(is_owed, "a snapshot that is owed")
+            for name in ("later", "latest"):
+                # Only a look shows it, and the second one comes when the first was judged.
+                database.execute(f"CREATE TABLE {name} (id int)")
+                await until(functools.partial(is_told, engine, name), f"the alarm of {name}")
+            assert await is_owed()
+        await finished(engine)
+        await engine.stop()
+    records = await lake.records()
+    answer = await lake.verified()
+
+    assert after(records["leaf"]) == [1, 2]
+    assert after(records["other"]) == [11, 12]
+    assert {"public.leaf", "public.other"} <= states(answer).keys()
+    assert set(states(answer).values()) == {"finished"}
+    assert {gap["table"] for gap in answer["gaps"]} == {"public.later", "public.latest"}
 
 
 async def test_a_table_that_is_dropped_while_its_snapshot_is_wanted_is_owed_no_more(

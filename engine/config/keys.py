@@ -229,6 +229,15 @@ KEYS: Final[tuple[Key, ...]] = (
     ),
     Key(
         "source",
+        "snapshot_segment_bytes",
+        values.size(MIB, 1024 * 1024 * GIB),
+        "A larger table with a primary key is read in parts of about this size, each under a "
+        "snapshot of its own: none is held for the whole table.",
+        default="64GiB",
+        is_shown=True,
+    ),
+    Key(
+        "source",
         "new_tables",
         values.choice("capture", "report"),
         "What happens to a table that matches and is not published. capture: it is published where "

@@ -309,6 +309,7 @@ def _source(parsed: Parsed) -> SourceConfiguration:
         snapshot_tables=parsed.value("source", "snapshot_tables"),
         new_tables=parsed.value("source", "new_tables"),
         snapshot_rows_per_second=parsed.value("source", "snapshot_rows_per_second"),
+        snapshot_segment_bytes=parsed.value("source", "snapshot_segment_bytes"),
         on_unrepresentable=parsed.value("source", "on_unrepresentable"),
         max_row_bytes=parsed.value("source", "max_row_bytes"),
         hash_key=None if hash_key is None else Secret(hash_key),

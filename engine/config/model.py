@@ -51,6 +51,7 @@ class SourceConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     snapshot_workers: WorkersAddress
     snapshot_tables: int
     snapshot_rows_per_second: int
+    snapshot_segment_bytes: int
     new_tables: NewTables
     on_unrepresentable: OnUnrepresentable
     max_row_bytes: int | None

@@ -223,13 +223,14 @@ class Watcher:
             return True
         self._tell_standing(look)
         arriving = [table for table, now in look.tables.items() if now.arrives]
+        arriving += [table for table, arrives in look.pieces.items() if arrives]
         for table in arriving:
             # A stream that lags is no reason to wait: the snapshot's point is behind the look.
             self._snapshots.appear(table)
         self._is_admitting = self._newcomers.is_due(look)
         await self._passed(look)
         self.watch.judge(look)
-        self._snapshots.vanish(owed - look.tables.keys() - self._came, look.at)
+        self._snapshots.vanish(owed - look.tables.keys() - look.pieces.keys() - self._came, look.at)
         self._snapshots.arrive(arriving)
         self._forget_truncated(look)
         self.judged_count += 1

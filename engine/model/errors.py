@@ -30,6 +30,7 @@ secrets.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar, Literal
 
 
@@ -269,6 +270,15 @@ def first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
     leaves = list(_leaves(group))
     ours = (error for error in leaves if isinstance(error, TailraceError))
     return next(ours, leaves[0])
+
+
+@contextmanager
+def first_of_ours() -> Iterator[None]:
+    """Raise the first error of ours in place of the group of tasks that holds it."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        raise first_cause(group) from group
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

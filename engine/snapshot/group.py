@@ -11,8 +11,7 @@ an attempt's objects only after the comparison, or the attempt is given up.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Never, Protocol, assert_never
 
@@ -29,7 +28,7 @@ from engine.model.errors import (
     TailraceError,
     UnrepresentableRow,
     UploadsOutlived,
-    first_cause,
+    first_of_ours,
 )
 from engine.model.layout import TableLayout
 from engine.model.position import segment_range
@@ -133,7 +132,7 @@ class Group:
         Raises SnapshotStale where the whole snapshot is lost. Cancellation, like that, gives up
         every table that is not done.
         """
-        with _first_of_ours():
+        with first_of_ours():
             async with asyncio.TaskGroup() as beside:
                 watching = [
                     beside.create_task(self._held.watch()),
@@ -224,7 +223,7 @@ class Group:
 
     async def _staged(self, attempt: Attempt, ranges: tuple[bytes, ...]) -> list[SnapshotResult]:
         """The results of all ranges."""
-        with _first_of_ours():
+        with first_of_ours():
             async with asyncio.TaskGroup() as staging:
                 tasks = [
                     staging.create_task(self._range(_Range(attempt, lane, own)))
@@ -433,12 +432,3 @@ def _error_of(wanted: _Range, failure: Failure) -> TailraceError:
             raise UnrepresentableRow(text, reason=failure.text, hint=failure.hint)
         case _:
             assert_never(failure.kind)
-
-
-@contextmanager
-def _first_of_ours() -> Iterator[None]:
-    """Raise the first error of ours in place of the group that holds it."""
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        raise first_cause(group) from group

@@ -1,31 +1,47 @@
 """PostgreSQL's snapshots: what the coordinator holds while workers read.
 
 Strategy: `exported` holds the snapshot and the tables, `as_streamed` says what they look like in
-the stream, `ranges` cuts them. While it is held, two things are watched: the keepers, which are
-asked for something now and then, and whoever waits for a lock behind ours. Every later query of a
-table waits behind such a waiter, so after a while the snapshot is let go of.
+the stream, `ranges` cuts them, and `segments` what is too large to be read at once. While it is
+held, two things are watched: the keepers, which are asked for something now and then, and whoever
+waits for a lock behind ours. Every later query of a table waits behind such a waiter, so after a
+while the snapshot is let go of.
 """
 
 import asyncio
+import functools
 import secrets
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Final, Never
 
 import structlog
 
-from engine.model.errors import InvariantBroken, SnapshotStale, SourceError
+from engine.model.errors import SnapshotStale, SourceError, first_of_ours
 from engine.model.log_point import LogPoint
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
 from engine.model.snapshot_source import HeldTable, ReadProgress
 from engine.operate.alarms import Alarms
+from engine.sources.postgres import ranges
 from engine.sources.postgres.as_streamed import AsStreamed, as_streamed
 from engine.sources.postgres.dsn import Dsn
 from engine.sources.postgres.exported import Exported, export
+from engine.sources.postgres.held_session import HeldSession
+from engine.sources.postgres.images import Image
 from engine.sources.postgres.locks import waiters
 from engine.sources.postgres.range_reader import application_name, range_name
-from engine.sources.postgres.ranges import LeafSize, leaf_sizes, ranges_of
+from engine.sources.postgres.ranges import LeafSize, leaf_sizes
+from engine.sources.postgres.segments import (
+    SEGMENT_BYTES,
+    Finer,
+    Rest,
+    Segment,
+    Wanted,
+    rest_of,
+    segment_of,
+)
+from engine.sources.postgres.table_keys import TableKey, table_keys
 
 LOCK_YIELD_SECONDS: Final = 2.0
 """How long somebody may wait for a lock behind ours, where nobody says otherwise."""
@@ -55,8 +71,9 @@ class PostgresSnapshots:
 
     `configuration` names the publication and says what records hold. `generation` begins the
     positions until `adopt` says another one. A range has `range_pages` pages at most (None: 256 MiB
-    of them). A snapshot is let go of once somebody has waited for one of its tables for
-    `lock_yield_seconds`. What a snapshot has to wait for itself is an alarm.
+    of them). A table of more than `segment_bytes`, with its large values, is held in segments where
+    it has a key by which it can be read. A snapshot is let go of once somebody has waited for one
+    of its tables for `lock_yield_seconds`. What a snapshot has to wait for itself is an alarm.
     """
 
     def __init__(
@@ -67,6 +84,7 @@ class PostgresSnapshots:
         alarms: Alarms,
         generation: int = 1,
         range_pages: int | None = None,
+        segment_bytes: int = SEGMENT_BYTES,
         lock_yield_seconds: float = LOCK_YIELD_SECONDS,
     ) -> None:
         self._dsn = dsn
@@ -74,6 +92,8 @@ class PostgresSnapshots:
         self._alarms = alarms
         self._generation = generation
         self._range_pages = range_pages
+        self._segment_bytes = segment_bytes
+        self._finer = Finer()
         self._lock_yield_seconds = lock_yield_seconds
 
     def adopt(self, generation: int) -> None:
@@ -87,17 +107,21 @@ class PostgresSnapshots:
         rests: Mapping[TableName, str] | None = None,
         undivided: Collection[TableName] = (),
     ) -> AsyncIterator["PostgresHeldSnapshot"]:
-        """See SnapshotSource. Tables are held whole. Cancellation lets everything go."""
-        if rests:
-            raise InvariantBroken(f"no segment of {', '.join(map(str, rests))} was held before")
-        del undivided
+        """See SnapshotSource. Cancellation lets everything go."""
         async with export(self._dsn, tables, self._generation, self._alarms) as exported:
             images = exported.images
             oids = [image.oid for image in images.values()]
             streamed = await as_streamed(exported.seen, oids, self._configuration)
             sizes = await leaf_sizes(exported.seen, images.values())
+            begun = {table: rest for table, rest in (rests or {}).items() if table in images}
+            is_large = functools.partial(self._is_large, sizes)
+            large = [image for table, image in images.items() if table in begun or is_large(image)]
+            segments = await self._segments(exported, large, sizes, begun, undivided)
             held = {
-                table: self._held_table(exported, table, streamed[table], sizes) for table in images
+                table: self._held_table(
+                    exported, table, streamed[table], sizes, segments.get(table)
+                )
+                for table in images
             }
             name = secrets.token_hex(8)
             try:
@@ -105,23 +129,105 @@ class PostgresSnapshots:
             finally:
                 await _stop_readers(exported, name)
 
+    def _is_large(self, sizes: dict[int, LeafSize], image: Image) -> bool:
+        return sum(sizes[leaf.oid].size_bytes for leaf in image.leaves) > self._segment_bytes
+
+    async def _segments(
+        self,
+        exported: Exported,
+        large: Sequence[Image],
+        sizes: dict[int, LeafSize],
+        rests: Mapping[TableName, str],
+        undivided: Collection[TableName],
+    ) -> dict[TableName, "_Begun"]:
+        """The segments of those of these tables that are held in segments.
+
+        Sampling a table takes a while. Nobody waits longer for our locks because of it.
+        """
+        seen = exported.seen
+        wanted = [image for image in large if image.table not in undivided]
+        if not wanted:
+            return {}
+        keys = await table_keys(seen, [image.oid for image in wanted], seen.server_version)
+        found: dict[TableName, _Begun] = {}
+        with first_of_ours():
+            async with asyncio.TaskGroup() as group:
+                watching = group.create_task(_watch_waiters(exported, self._lock_yield_seconds))
+                for image in wanted:
+                    key, table = keys.get(image.oid), image.table
+                    rest = rest_of(rests.get(table, ""), key)
+                    if key is not None:
+                        size = sizes[image.oid]
+                        begun = await self._segment(seen, table, key, rest, size)
+                        if begun is not None:
+                            found[table] = begun
+                watching.cancel()
+        return found
+
+    async def _segment(
+        self,
+        seen: HeldSession,
+        table: TableName,
+        key: TableKey,
+        rest: Rest | None,
+        size: LeafSize,
+    ) -> "_Begun | None":
+        begin = rest.text if rest is not None else ""
+        range_pages = self._range_pages or ranges.RANGE_BYTES // size.page_bytes
+        wanted = Wanted(
+            segment_bytes=self._segment_bytes,
+            range_bytes=range_pages * size.page_bytes,
+            finer=self._finer.held(table, begin),
+        )
+        segment = await segment_of(
+            seen,
+            table,
+            key,
+            rest.begin if rest is not None else None,
+            pages=size.pages,
+            table_bytes=size.size_bytes,
+            wanted=wanted,
+        )
+        # What is not divided after all is read in the order of its pages.
+        return _Begun(begin, segment) if begin or segment.rest is not None else None
+
     def _held_table(
         self,
         exported: Exported,
         table: TableName,
         streamed: AsStreamed,
         sizes: dict[int, LeafSize],
+        begun: "_Begun | None",
     ) -> HeldTable:
         image = exported.images[table]
+        if begun is not None:
+            [leaf], segment = image.leaves, begun.segment
+            names, row_filter = exported.names, streamed.row_filter
+            return HeldTable(
+                relation=streamed.relation,
+                ranges=ranges.key_ranges(leaf, names, row_filter, segment.conditions),
+                rows_estimate=segment.rows_estimate,
+                bytes_estimate=segment.bytes_estimate,
+                begin=begun.begin,
+                rest=segment.rest.text if segment.rest is not None else "",
+            )
         leaves = [sizes[leaf.oid] for leaf in image.leaves]
         return HeldTable(
             relation=streamed.relation,
-            ranges=ranges_of(image, sizes, exported.names, streamed.row_filter, self._range_pages),
-            rows_estimate=sum(leaf.rows_estimate for leaf in leaves),
-            bytes_estimate=sum(
-                (leaf.pages + leaf.toast_pages_estimate) * leaf.page_bytes for leaf in leaves
+            ranges=ranges.ranges_of(
+                image, sizes, exported.names, streamed.row_filter, self._range_pages
             ),
+            rows_estimate=sum(leaf.rows_estimate for leaf in leaves),
+            bytes_estimate=sum(leaf.size_bytes for leaf in leaves),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A segment, and the text of where it begins."""
+
+    begin: str
+    segment: Segment
 
 
 async def _stop_readers(exported: Exported, name: str) -> None:
@@ -129,6 +235,31 @@ async def _stop_readers(exported: Exported, name: str) -> None:
     with suppress(SourceError):
         beginning = application_name(f"{name}/")
         await exported.fresh.rows(_STOP, beginning, doing="stopping whoever reads a snapshot")
+
+
+async def _watch_waiters(exported: Exported, lock_yield_seconds: float) -> Never:
+    """Raise SnapshotStale once somebody has waited for our locks for so long."""
+    left: float | None = lock_yield_seconds
+    while True:
+        # Where somebody's time is over before the next look, it comes sooner.
+        await asyncio.sleep(_LOOK_SECONDS if left is None else min(left, _LOOK_SECONDS))
+        left = await _yield_to_waiters(exported, lock_yield_seconds)
+
+
+async def _yield_to_waiters(exported: Exported, lock_yield_seconds: float) -> float | None:
+    """Raise SnapshotStale where somebody has waited for so long.
+
+    The seconds that whoever waits the longest may still wait; None where that is not known.
+    """
+    try:
+        found = await waiters(exported.fresh, exported.pids)
+    except SourceError as error:
+        _log.debug("who waits for our locks is not known", error=str(error))
+        return None
+    waited = found[0].seconds if found else 0.0
+    if waited >= lock_yield_seconds:
+        raise SnapshotStale(f"a snapshot lets go of its tables: {found[0]}")
+    return lock_yield_seconds - waited
 
 
 class PostgresHeldSnapshot:
@@ -174,26 +305,11 @@ class PostgresHeldSnapshot:
         while True:
             # Where somebody's time is over before the next look, it comes sooner.
             await asyncio.sleep(_LOOK_SECONDS if left is None else min(left, _LOOK_SECONDS))
-            left = await self._yield_to_waiters()
+            left = await _yield_to_waiters(self._exported, self._lock_yield_seconds)
             # Where nobody answers a look, the keepers may be gone too.
             if left is None or loop.time() - pinged_at >= _PING_SECONDS:
                 await self._exported.ping()
                 pinged_at = loop.time()
-
-    async def _yield_to_waiters(self) -> float | None:
-        """Raise SnapshotStale where somebody has waited for long.
-
-        The seconds that whoever waits the longest may still wait; None where that is not known.
-        """
-        try:
-            found = await waiters(self._exported.fresh, self._exported.pids)
-        except SourceError as error:
-            _log.debug("who waits for our locks is not known", error=str(error))
-            return None
-        waited = found[0].seconds if found else 0.0
-        if waited >= self._lock_yield_seconds:
-            raise SnapshotStale(f"a snapshot lets go of its tables: {found[0]}")
-        return self._lock_yield_seconds - waited
 
     async def compare(self, table: TableName) -> None:
         """See HeldSnapshot. Cancellation changes nothing."""

@@ -128,8 +128,8 @@ WHERE p.pubname OPERATOR(pg_catalog.=) %s
 
 # CREATE TABLE … PARTITION OF makes the columns and the row of pg_inherits in two commands of one
 # transaction. ATTACH PARTITION changes all of them in one command (15 and 18: seen). The last
-# columns are the name of a partition that holds rows and has no replica identity: the one that has
-# the row decides whether an UPDATE needs one.
+# columns are the partition's name, whether it holds rows and has no replica identity (the one that
+# has the row decides whether an UPDATE needs one), and whether it holds rows that are in the log.
 _PARTITIONS: Final = f"""
 WITH RECURSIVE tree(root, parent, child, xmin, cmin) AS (
   SELECT i.inhparent, i.inhparent, i.inhrelid, i.xmin, i.cmin
@@ -147,13 +147,11 @@ SELECT tree.root::pg_catalog.int8, tree.child::pg_catalog.int8, tree.parent::pg_
          AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped
          AND a.xmin OPERATOR(pg_catalog.=) tree.xmin
          AND NOT a.cmin OPERATOR(pg_catalog.=) tree.cmin),
-       bare.nspname, bare.relname
+       n.nspname, c.relname, c.relkind OPERATOR(pg_catalog.=) 'r' AND NOT ({_IS_KEYED}),
+       c.relkind OPERATOR(pg_catalog.=) 'r'
+         AND c.relpersistence OPERATOR(pg_catalog.<>) 'u'
 FROM tree JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) tree.child
-LEFT JOIN LATERAL (
-  SELECT n.nspname, c.relname FROM pg_catalog.pg_namespace n
-  WHERE n.oid OPERATOR(pg_catalog.=) c.relnamespace
-  AND c.relkind OPERATOR(pg_catalog.=) 'r' AND NOT ({_IS_KEYED})
-) AS bare ON true
+JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
 """  # noqa: S608 - of constants.
 
 TEXTS: Final[Mapping[str, str]] = {
@@ -246,7 +244,25 @@ async def look(
         tables=tables,
         texts=TEXTS,
         others=others,
+        pieces=_pieces(publication, captured, tables, partitions),
     )
+
+
+def _pieces(
+    publication: _Publication,
+    captured: list[tuple[TableName, Row]],
+    tables: Mapping[TableName, TableLook],
+    partitions: list[Row],
+) -> dict[TableName, bool]:
+    """The partitions, where their rows do not arrive under the name of their root."""
+    if publication.is_via_root is not False:
+        return {}
+    published = {row[0] for table, row in captured if _is_published(tables[table])}
+    names = ((TableName(row[6], row[7]), row[0], row[9]) for row in partitions)
+    return {
+        name: root in published and has_rows and publication.configuration.captures(name)
+        for name, root, has_rows in names
+    }
 
 
 def _selected(
@@ -274,7 +290,7 @@ def _assembled(
     births = {oid: _Birth(*known) for oid, *known in made}
     bare: dict[int, list[TableName]] = {}
     for row in partitions:
-        if row[7] is not None:
+        if row[8]:
             bare.setdefault(row[0], []).append(TableName(row[6], row[7]))
     tables: dict[TableName, TableLook] = {}
     for table, row in captured:

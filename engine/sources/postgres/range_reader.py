@@ -21,7 +21,7 @@ from psycopg import sql
 from engine.lines.batcher import Batcher
 from engine.lines.writer import LineWriter
 from engine.model.batch import Batch, LeftOut
-from engine.model.errors import SnapshotStale, SourceError, UnrepresentableRow
+from engine.model.errors import DecodeError, SnapshotStale, SourceError, UnrepresentableRow
 from engine.model.hash_key import NO_HASH_KEY, HashKey
 from engine.model.position import snapshot_place, snapshot_position, snapshot_range
 from engine.model.snapshot_source import LeaveOut, RangeTask
@@ -44,11 +44,17 @@ _APPLICATION: Final = "tailrace range "
 _APPLICATION_MAX: Final = 63
 """PostgreSQL keeps so many bytes of an application's name."""
 
+_ROWS_MAX: Final = 2**24
+"""A range has fewer rows: their numbers are parts of positions."""
+
 IDLE_SECONDS: Final = 10.0
 """How long a worker keeps a connection that it does not use: longer than the next group takes."""
 
 _ROW_BYTES_KEPT: Final = 4 * 1024 * 1024
 """libpq has a buffer as large as the largest row until the connection ends."""
+
+# It would read the whole table for each range, where old statistics say that this is less.
+_BY_KEY: Final = "SET LOCAL enable_seqscan = off"
 
 _ENDS: Final = "COMMIT"
 
@@ -117,12 +123,15 @@ class PostgresRangeReader:
         session = HeldSession(connection, place_of(self._dsn))
         leaf = relation_text(own.schema, own.name)
         name = _literal(application_name(task.name), connection)
+        # Whoever stops the readers of a snapshot finds them before they have it.
+        first = [f"SET LOCAL application_name = {name}"]
+        if own.key_condition:
+            first.append(_BY_KEY)
         still = _STILL.format(leaf=_literal(leaf, connection), oid=own.oid)
         try:
             [[oid, file]] = await session.begin(
                 own.snapshots,
-                # Whoever stops the readers of a snapshot finds them before they have it.
-                first=f"SET LOCAL application_name = {name}",
+                first="; ".join(first),
                 then=f"LOCK TABLE ONLY {leaf} IN ACCESS SHARE MODE NOWAIT; {still}",
                 doing=f"reading rows of {own.schema}.{own.name}",
             )
@@ -204,6 +213,9 @@ class _Lines:
             except UnrepresentableRow as error:
                 self._pass_over(error)
                 reason = None
+            except DecodeError as error:
+                self._refuse_too_many(error)
+                raise
             left -= self._rows.drained_bytes
             self.drained_bytes = budget_bytes - left
             self.was_large |= self._rows.drained_bytes >= _ROW_BYTES_KEPT
@@ -213,6 +225,15 @@ class _Lines:
                 return STOPS[reason]
             if left <= 0:
                 return Drained.BUDGET
+
+    def _refuse_too_many(self, error: DecodeError) -> None:
+        """Raise SnapshotStale where the range has too many rows: another one may be cut better."""
+        if self._rows.row_number >= _ROWS_MAX:
+            table = self._task.version.relation.table
+            raise SnapshotStale(
+                f"range {self._task.range_number} of {table} has 2**24 rows or more: it was cut by"
+                " an estimate, and is cut more finely the next time"
+            ) from error
 
     def _pass_over(self, error: UnrepresentableRow) -> None:
         """Leave the row out, or raise what says whose it is and what can be done."""

@@ -5,6 +5,8 @@ is read by itself (a TID range scan, since PostgreSQL 14). A page has room for a
 rows at most, so the pages bound the rows. Everything that a snapshot sees lies in the pages that
 were there once the table was locked, so the last interval has no end.
 
+A range of a segment of a large table is told by a condition of its key instead: see `segments`.
+
 Invariant: the ranges of a table cover it wholly and do not overlap.
 """
 
@@ -47,7 +49,8 @@ class OwnRange(msgspec.Struct, frozen=True, omit_defaults=True):
     `snapshots` are names of the same snapshot. `oid` and `file` are the leaf's; the root of a table
     without a partition stands for a leaf, and has no file. Pages are from
     `first_page` on and before `end_page`; None: from the first, to the last. `row_filter` is an SQL
-    condition of the leaf's columns, None where all rows are published.
+    condition of the leaf's columns, None where all rows are published. `key_condition` is one of
+    the columns of the table's key; None: the range is not told by the key.
     """
 
     snapshots: tuple[str, ...]
@@ -58,6 +61,7 @@ class OwnRange(msgspec.Struct, frozen=True, omit_defaults=True):
     first_page: int | None = None
     end_page: int | None = None
     row_filter: str | None = None
+    key_condition: str | None = None
 
     def copy_statement(self, columns: Iterable[str]) -> str:
         """The COPY that sends these columns of the range's rows."""
@@ -67,6 +71,8 @@ class OwnRange(msgspec.Struct, frozen=True, omit_defaults=True):
             conditions.append(f"ctid OPERATOR(pg_catalog.>=) {_tid(self.first_page)}")
         if self.end_page is not None:
             conditions.append(f"ctid OPERATOR(pg_catalog.<) {_tid(self.end_page)}")
+        if self.key_condition:
+            conditions.append(self.key_condition)
         if self.row_filter is not None:
             conditions.append(f"({self.row_filter})")
         query = ["SELECT", wanted, "FROM ONLY", relation_text(self.schema, self.name)]
@@ -95,6 +101,11 @@ class LeafSize:
     rows_estimate: int
     toast_pages_estimate: int
     page_bytes: int
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the rows with their large values, as estimated."""
+        return (self.pages + self.toast_pages_estimate) * self.page_bytes
 
 
 async def leaf_sizes(session: HeldSession, images: Iterable[Image]) -> dict[int, LeafSize]:
@@ -148,6 +159,27 @@ def ranges_of(
     # A root that has no partition yet has no row: one empty range.
     found = found or [_own(image.relations[0], snapshots, row_filter)]
     return tuple(msgspec.msgpack.encode(own) for own in found)
+
+
+def key_ranges(
+    leaf: Relation, snapshots: Sequence[str], row_filter: str | None, conditions: Iterable[str]
+) -> tuple[bytes, ...]:
+    """The ranges of one leaf that are told by conditions of its key."""
+    names, file = tuple(snapshots), leaf.seen_file
+    return tuple(
+        msgspec.msgpack.encode(
+            OwnRange(
+                names,
+                leaf.schema,
+                leaf.name,
+                leaf.oid,
+                file,
+                row_filter=row_filter,
+                key_condition=condition,
+            )
+        )
+        for condition in conditions
+    )
 
 
 def _own(
