@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from engine.journal.entry import StreamStart
-from engine.model.batch import Moved
+from engine.model.batch import LeftOut, Moved
 from engine.model.errors import (
     DestinationUnavailable,
     SnapshotStale,
@@ -15,6 +15,7 @@ from engine.model.errors import (
     SourceRefused,
     SourceUnavailable,
 )
+from engine.model.position import snapshot_position
 from engine.model.schema import TableName
 from engine.model.staging import StagedPart
 from engine.snapshot.task import Failure, FailureKind, SnapshotResult, SnapshotTask, encode
@@ -607,6 +608,36 @@ async def test_a_range_that_is_refused_is_an_alarm_until_it_works(kind: FailureK
 
     assert alarm.hint == "change something"
     assert "it did not work" in alarm.text
+
+
+@virtually
+async def test_a_table_with_too_many_odd_rows_is_an_alarm_before_all_of_it_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("engine.journal.gaps.LEFT_OUT_ROWS_MAX", 3)
+    one = await rig(worker_count=3)
+
+    async def leave_out(task: SnapshotTask) -> bytes:
+        table, number = task.staging.table, task.staging.range_number
+        positions = [
+            snapshot_position(task.rows.point, task.rows.attempt, number, row) for row in (1, 2)
+        ]
+        rows = tuple(LeftOut(table, position, "odd", "") for position in positions)
+        return encode(SnapshotResult(left_out=rows))
+
+    one.deeds = [for_ever, leave_out, leave_out]
+
+    async with one.taking(ORDERS):
+        await one.until(lambda: one.alarms.count == 1, seconds=30)
+        [alarm] = one.alarms.standing()
+        stated = one.snapshots.gaps.standing
+        await one.done()
+        await one.until(lambda: not one.alarms.count)
+
+    assert "3 rows of public.orders were left out already" in alarm.text
+    assert "exclude the column" in alarm.hint
+    assert stated == ()
+    assert one.stated().attempt == 2
 
 
 @virtually

@@ -3,10 +3,13 @@
 import asyncio
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
 from engine.journal import snapshots as register_module
 from engine.journal.entry import Gap
+from engine.model.batch import LeftOut
+from engine.model.errors import UnrepresentableRow
 from engine.model.position import make_position
 from engine.model.record import SnapshotMode
 from log_points import place
@@ -228,23 +231,146 @@ def test_a_table_with_gap_after_gap_is_left_alone_for_longer_and_longer(loop: Vi
     assert found[-1] == register_module._PAUSE_SECONDS_MAX
 
 
-async def test_a_row_that_is_left_out_is_not_mended_by_a_snapshot() -> None:
+def row(snapshots: Snapshots, commit: int) -> LeftOut:
+    """A row of the table's stream, in a commit counted from the bucket's last one."""
+    order = snapshots.bucket.commit + commit
+    return LeftOut(ORDERS, make_position(1, order, order - 0x80, 0), "odd", "")
+
+
+def rows_left_out(snapshots: Snapshots) -> list[tuple[int, str]]:
+    """The attempt of each row that was left out, 0: the stream, and what mended its gap."""
+    return [(gap.attempt, gap.mended) for gap in snapshots.gaps.standing]
+
+
+async def test_a_later_attempt_takes_the_place_of_rows_that_earlier_ones_left_out() -> None:
     snapshots = await opened()
-    snapshots.register.arrive((ORDERS,))
-    commit = snapshots.bucket.commit
-    snapshots.gaps.state(
-        str(ORDERS),
-        after=place(commit),
-        until=place(commit),
-        reason="unrepresentable",
-        text="text that is no UTF-8",
-        position=place(commit),
-    )
+    register = snapshots.register
+    await snapshots.make_whole(ORDERS, left_out=(7, 8))
+    await snapshots.complete()
+    await snapshots.append(snapshots.durable())
+    alone = rows_left_out(snapshots)
+    register.resync(ORDERS)
+    await snapshots.append()
+    await snapshots.make_whole(ORDERS, left_out=(7,))
+    await snapshots.complete()
+    early = rows_left_out(snapshots)
 
-    await visible(snapshots)
+    await snapshots.append(snapshots.durable())
+
+    assert alone == [(1, ""), (1, "")]
+    # Only once the journal says that the later one is visible.
+    assert early == [*alone, (2, "")]
+    mended = "attempt 2 of its snapshot"
+    assert rows_left_out(snapshots) == [(1, mended), (1, mended), (2, "")]
+    assert [gap.number for gap in snapshots.gaps.pending] == [1, 2]
+
+
+async def test_a_successor_mends_what_a_visible_attempt_took_the_place_of() -> None:
+    before = await opened()
+    await before.make_whole(ORDERS, left_out=(7,))
+    before.register.resync(ORDERS)
+    await before.append()
+    await before.make_whole(ORDERS, left_out=(7,))
+    await before.complete()
+    await before.append(before.durable())
+    after = await successor(before)
+
+    after.register.arrive((ORDERS,))
+
+    assert rows_left_out(after) == [(1, "attempt 2 of its snapshot"), (2, "")]
+
+
+async def test_a_void_attempt_takes_no_rows_place() -> None:
+    snapshots = await opened()
+    await snapshots.make_whole(ORDERS, left_out=(7,))
+    await snapshots.complete()
+    await snapshots.append(snapshots.durable())
+    snapshots.register.resync(ORDERS)
+    await snapshots.append()
+    objects = await snapshots.make_whole(ORDERS)
+    await snapshots.bucket.store.abort_upload(objects[2].key, objects[2].upload_id)
+    await snapshots.complete()
+    await snapshots.append(snapshots.durable())
+
     snapshots.register.arrive((ORDERS,))
 
-    assert (mended(snapshots), snapshots.register.pending) == ([""], ())
+    assert rows_left_out(snapshots) == [(1, "")]
+
+
+async def test_a_row_that_the_stream_left_out_is_mended_by_a_snapshot_that_saw_its_commit() -> None:
+    snapshots = await opened()
+    # The snapshot's point is just behind the bucket's last commit.
+    for commit in (-0x100, 0, 1, 0x100):
+        snapshots.gaps.leave_out(row(snapshots, commit))
+    await snapshots.make_whole(ORDERS)
+    await snapshots.complete()
+
+    await snapshots.append(snapshots.durable())
+
+    mended = "attempt 1 of its snapshot"
+    assert rows_left_out(snapshots) == [(0, mended), (0, mended), (0, ""), (0, "")]
+
+
+async def test_a_row_that_is_read_again_is_not_mended_before_it_is_durable() -> None:
+    snapshots = await opened()
+    before = snapshots.bucket.durable()
+    snapshots.bucket.commit += 0x200
+    snapshots.gaps.leave_out(row(snapshots, -0x100))
+    await snapshots.make_whole(ORDERS)
+    await snapshots.complete()
+    seq = snapshots.bucket.journal.state.seq
+    unfinished = snapshots.register.unfinished(before.position, seq)
+    await snapshots.append(msgspec.structs.replace(before, seq=seq, unfinished=unfinished))
+    is_visible = snapshots.bucket.journal.state.visible_snapshot(str(ORDERS)) is not None
+    early = rows_left_out(snapshots)
+
+    # A stream that breaks is read again from there: it comes across the row once more.
+    snapshots.gaps.leave_out(row(snapshots, -0x100))
+    await snapshots.append(snapshots.durable())
+
+    assert is_visible
+    assert early == [(0, "")]
+    assert rows_left_out(snapshots) == [(0, "attempt 1 of its snapshot")]
+
+
+async def test_rows_that_snapshots_left_out_do_not_count_for_the_stream_or_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("engine.journal.gaps.LEFT_OUT_ROWS_MAX", 3)
+    snapshots = await opened()
+    await snapshots.make_whole(ORDERS, left_out=(1, 2, 3))
+
+    counts = [snapshots.gaps.leave_out(row(snapshots, commit)) for commit in (1, 2, 3)]
+    snapshots.register.resync(ORDERS)
+    await snapshots.append()
+    await snapshots.make_whole(ORDERS, left_out=(1, 2, 3))
+
+    assert counts == [4, 5, 6]
+    assert len(rows_left_out(snapshots)) == 9
+
+
+async def test_too_many_rows_of_an_attempt_are_refused_before_any_is_stated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("engine.journal.gaps.LEFT_OUT_ROWS_MAX", 3)
+    snapshots = await opened()
+    await snapshots.make_whole(ORDERS, {0: "t"}, rest="more", left_out=(1, 2))
+    await snapshots.complete()
+    await snapshots.append(snapshots.durable())
+    attempt = snapshots.start(ORDERS, rest="more")
+    await snapshots.append()
+    rows = [snapshots.left_out(attempt, number) for number in (3, 4)]
+
+    with pytest.raises(
+        UnrepresentableRow, match=r"3 rows of public\.orders were left out"
+    ) as found:
+        await snapshots.register.whole(attempt, (), rows)
+
+    assert rows[1].position in str(found.value)
+    assert found.value.hint
+    assert rows_left_out(snapshots) == [(1, ""), (1, "")]
+    assert snapshots.gaps.pending == ()
+    assert snapshots.register.is_under_way(attempt)
 
 
 async def test_a_row_that_a_snapshot_left_out_is_in_no_object_of_the_stream() -> None:

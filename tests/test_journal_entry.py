@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from engine.journal.entry import (
     FORMAT,
+    ROWS_KEPT,
     Entry,
     Frontier,
     Gap,
@@ -448,3 +449,19 @@ def test_a_table_that_was_left_out_for_a_while_is_unfinished_from_its_open_on() 
     assert stays == left_out == ()
     assert state.unfinished(state.durable_position) == ("public.orders",)
     assert state.attempts["public.orders"] == 1
+
+
+def test_of_rows_that_were_made_good_the_newest_are_remembered_and_of_others_all() -> None:
+    state = opened()
+    row = Gap(1, "public.orders", "0001.A", "0001.A", "unrepresentable", "odd", position="0001.A")
+    rows = [msgspec.structs.replace(row, number=number) for number in range(1, ROWS_KEPT + 4)]
+    other = Gap(
+        len(rows) + 1, "public.orders", "0001.A", "0001.B", "partitions", "", mended="it is"
+    )
+    mended = [msgspec.structs.replace(gap, mended="it is there") for gap in rows[1:]]
+
+    absorb(state, gaps=(*rows, other))
+    absorb(state, gaps=tuple(mended))
+
+    # The first one is not made good, and the last one is no row. Between them are too many by two.
+    assert sorted(state.gaps) == [1, *range(4, len(rows) + 2)]

@@ -1,14 +1,14 @@
 """A worker's part: what it refuses, and which failure each error is to the coordinator."""
 
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from engine import __version__, worker
-from engine.model.batch import Batch
+from engine.model.batch import Batch, LeftOut
 from engine.model.errors import (
     ConfigurationError,
     DecodeError,
@@ -23,7 +23,8 @@ from engine.model.errors import (
     UnrepresentableRow,
     UploadGone,
 )
-from engine.model.snapshot_source import LeaveOut, RangeTask
+from engine.model.position import snapshot_position
+from engine.model.snapshot_source import LeaveOut, RangeReader, RangeTask
 from engine.snapshot.task import Failure, FailureKind, SnapshotTask, decode_result, encode
 from engine.snapshot.work import stage_range
 from memory_store import MemoryStore
@@ -59,7 +60,29 @@ class Reader:
         raise self.error
 
 
-async def failure_of(content: bytes, reader: Reader, *, bucket: str = BUCKET) -> Failure:
+class OddReader:
+    """No record can hold any row of its range, which has no end."""
+
+    def __init__(self) -> None:
+        self.row_count = 0
+
+    @asynccontextmanager
+    async def read(
+        self, task: RangeTask, leave_out: LeaveOut
+    ) -> AsyncIterator[AsyncIterator[Batch]]:
+        yield self._batches(task, leave_out)
+
+    async def _batches(self, task: RangeTask, leave_out: LeaveOut) -> AsyncIterator[Batch]:
+        for number in range(1_000_000):
+            position = snapshot_position(task.point, task.attempt, task.range_number, number)
+            leave_out(LeftOut(task.version.relation.table, position, "odd", ""))
+            self.row_count += 1
+        none: tuple[Batch, ...] = ()
+        for batch in none:
+            yield batch
+
+
+async def failure_of(content: bytes, reader: RangeReader, *, bucket: str = BUCKET) -> Failure:
     """What becomes of a task that fails. Nothing is staged."""
     store = MemoryStore()
     result = decode_result(await stage_range(content, store=store, bucket=bucket, reader=reader))
@@ -141,6 +164,21 @@ async def test_an_error_is_a_failure_of_its_kind(error: TailraceError, kind: Fai
     failure = await failure_of(encode(task), Reader(error))
 
     assert failure == Failure(kind, "it failed", "do this")
+
+
+@virtually
+async def test_a_worker_keeps_no_more_rows_than_may_be_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("engine.journal.gaps.LEFT_OUT_ROWS_MAX", 3)
+    task, reader = await first_task(await rig()), OddReader()
+
+    failure = await failure_of(encode(task), reader)
+
+    assert failure.kind == "unrepresentable"
+    assert failure.text.startswith("3 rows of public.orders were left out already")
+    assert "exclude the column" in failure.hint
+    assert reader.row_count == 3
 
 
 @pytest.mark.parametrize(("error", "kind"), ERRORS, ids=lambda value: type(value).__name__)

@@ -29,6 +29,10 @@ from engine.model.staged_object import StagedObject
 FORMAT = 1
 _NO_ENTRY = -1
 
+ROWS_KEPT = 1_000
+"""Gaps of rows that are published after all which the folded journal remembers, the newest ones.
+Every snapshot of a table may add as many as it has such rows."""
+
 ANSWERS_KEPT = 100
 """Answers to requests, and as many to signals, that the folded journal remembers: those with the
 highest names.
@@ -144,6 +148,11 @@ class Gap(msgspec.Struct, frozen=True, omit_defaults=True):
     def is_open(self) -> bool:
         """Whether changes go on being lost."""
         return not self.until
+
+    @property
+    def is_mended_row(self) -> bool:
+        """Whether it is one row that was left out, and was made good."""
+        return bool(self.position and self.mended)
 
 
 class Agreed(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -542,8 +551,7 @@ class JournalState(msgspec.Struct):
             self._absorb_plan(Statement(planned, entry.epoch, entry.seq))
         for snapshot in entry.snapshots:
             self._absorb_snapshot(StatedSnapshot(snapshot, entry.epoch, entry.seq))
-        for gap in entry.gaps:
-            self.gaps[gap.number] = gap
+        self._absorb_gaps(entry.gaps)
         if entry.watch is not None:
             self.watch = entry.watch.folded(self.watch)
         self._absorb_answers(entry.answers)
@@ -561,6 +569,15 @@ class JournalState(msgspec.Struct):
             durable = entry.durable.position
             self.begins = {table: at for table, at in self.begins.items() if at > durable}
             self._forget_finished(entry.durable.seq)
+
+    def _absorb_gaps(self, gaps: tuple[Gap, ...]) -> None:
+        self.gaps |= {gap.number: gap for gap in gaps}
+        if not any(gap.is_mended_row for gap in gaps):
+            return
+        rows = sorted(number for number, gap in self.gaps.items() if gap.is_mended_row)
+        # The newest gap of all stays, whatever it is: the next one's number follows from it.
+        for number in rows[:-ROWS_KEPT]:
+            del self.gaps[number]
 
     def _absorb_answers(self, answers: tuple[Answer, ...]) -> None:
         self.answers |= {answer.name: answer for answer in answers}

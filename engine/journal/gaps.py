@@ -10,6 +10,7 @@ passes a loss whose gap is not in the same entry or in an earlier one, and no ob
 around a row that was left out unless the journal says that it was.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -19,14 +20,14 @@ from engine.model.batch import LeftOut
 from engine.model.errors import UnrepresentableRow
 from engine.model.interfaces import Clock
 from engine.model.plural import counted
-from engine.model.position import Position
+from engine.model.position import LogPosition, Position
 
 LEFT_OUT: Final = "unrepresentable"
 """The reason of a gap that is one row."""
 
 LEFT_OUT_ROWS_MAX: Final = 10_000
-"""Rows of one table that may be left out. More would be no exceptions any more, and the journal's
-state has to hold each of them."""
+"""Rows that the stream of one table may leave out, and that one attempt to take its snapshot may.
+More would be no exceptions any more, and the journal's state has to hold each of them."""
 
 LOST: Final = "position-lost"
 """The reason of the gaps of an accepted loss."""
@@ -36,6 +37,9 @@ PUBLISHED_AFTER_ALL: Final = "the row was read again under other limits and is p
 GAPS_APART_MAX: Final = 16
 """Gaps of one table and reason. Beyond these the newest one goes on, and covers what lies between.
 """
+
+_STREAM = 0
+"""Stands in the place of an attempt's number."""
 
 # Bytes of a statement beside its texts.
 _STATEMENT_BYTES = 150
@@ -49,8 +53,9 @@ class GapRegister:
         self._clock = clock
         self._pending: dict[int, Gap] = {}
         self._next_number = max(state.gaps, default=0) + 1
-        # By table, the positions of rows that were left out.
-        self._left_out: dict[str, set[str]] = {}
+        # By table and attempt, the positions of rows that were left out and that nothing has made
+        # good, with their gaps' numbers.
+        self._left_out: dict[str, dict[int, dict[str, int]]] = {}
         # By table, rows of its stream that an earlier engine left out and that lie behind the
         # frontier, with their gaps' numbers. Such a row is read again, and may fit under another
         # limit. No replay reads a snapshot's row, though objects are planned around its position.
@@ -62,7 +67,7 @@ class GapRegister:
         for _, gap in sorted(state.gaps.items()):
             self._count(gap)
             if gap.reason == LEFT_OUT and not gap.mended:
-                self._left_out.setdefault(gap.table, set()).add(gap.position)
+                self._rows(gap.table, gap.attempt)[gap.position] = gap.number
                 frontier = state.frontiers.get(gap.table)
                 is_ahead = frontier is None or gap.position > frontier.last
                 if is_ahead and not gap.attempt:
@@ -179,37 +184,66 @@ class GapRegister:
                 return
         self.state(table, after=after, until=until, reason=reason, text=text)
 
-    def leave_out(self, row: LeftOut, attempt: int = 0) -> int:
-        """State that a row was left out. Returns how many rows of its table are.
+    def leave_out(self, row: LeftOut) -> int:
+        """State that the stream left a row out. Returns how many rows of its table are left out.
 
-        `attempt` is the one of the table's snapshot that left it out, 0: the stream did. A replay
-        reads a row of the stream again, so it may have been stated before: then nothing is added.
+        A replay reads the row again, so it may have been stated before: then nothing is added.
         Raises UnrepresentableRow when there would be too many.
         """
         table = str(row.table)
-        positions = self._left_out.setdefault(table, set())
+        rows = self._rows(table, _STREAM)
         self._read_again.get(table, {}).pop(row.position, None)
-        if row.position not in positions:
-            if len(positions) >= LEFT_OUT_ROWS_MAX:
-                raise UnrepresentableRow(
-                    f"{counted(len(positions), 'row')} of {table} were left out already, and the"
-                    f" one at position {row.position} would have to be: {row.reason}",
-                    reason=row.reason,
-                    hint="So many are no exceptions: exclude the column by a [[source.table]], or"
-                    " repair the rows.",
-                )
-            positions.add(row.position)
-            self.state(
-                table,
-                after=row.position,
-                until=row.position,
-                reason=LEFT_OUT,
-                text=row.reason,
-                key=row.key,
-                position=row.position,
-                attempt=attempt,
-            )
-        return len(positions)
+        if row.position not in rows:
+            refuse_too_many(len(rows), (row,))
+            self._state_row(row, _STREAM)
+        return sum(map(len, self._left_out[table].values()))
+
+    def leave_out_all(self, table: str, attempt: int, rows: Sequence[LeftOut]) -> None:
+        """State that an attempt to take the snapshot of `table` left these rows out.
+
+        They count by themselves, with those of the attempt's segments before: rows of the stream
+        and of other attempts have room of their own. Raises UnrepresentableRow when there would be
+        too many, and states none then.
+        """
+        known = self._rows(table, attempt)
+        added = [row for row in rows if row.position not in known]
+        refuse_too_many(len(known), added)
+        for row in added:
+            self._state_row(row, attempt)
+
+    def _rows(self, table: str, attempt: int) -> dict[str, int]:
+        return self._left_out.setdefault(table, {}).setdefault(attempt, {})
+
+    def _state_row(self, row: LeftOut, attempt: int) -> None:
+        table = str(row.table)
+        gap = self.state(
+            table,
+            after=row.position,
+            until=row.position,
+            reason=LEFT_OUT,
+            text=row.reason,
+            key=row.key,
+            position=row.position,
+            attempt=attempt,
+        )
+        self._rows(table, attempt)[row.position] = gap.number
+
+    def supersede(self, table: str, attempt: int, before: LogPosition) -> bool:
+        """Attempt `attempt` of the table's snapshot is visible: mend the gaps whose place it takes.
+
+        Those are of rows that earlier attempts left out, and of rows that the stream left out
+        `before` a place that the attempt sees, and that nobody reads again. It has each of these
+        rows, or states itself that it left it out, or the row is gone. Returns whether there were
+        any.
+        """
+        mended = False
+        for own, rows in self._left_out.get(table, {}).items():
+            is_earlier = _STREAM < own < attempt
+            for position in [p for p in rows if is_earlier or (own == _STREAM and p < before)]:
+                self.mend(rows.pop(position), f"attempt {attempt} of its snapshot")
+                self._read_again.get(table, {}).pop(position, None)
+                mended = True
+        return mended
 
     def planned(self, table: str, first: Position, last: Position) -> None:
         """An object is planned in the journal's next entry: mend the gaps of rows that it has.
@@ -221,7 +255,7 @@ class GapRegister:
         again = self._read_again.get(table)
         for position in [p for p in again or () if first <= p <= last]:
             self.mend(self._read_again[table].pop(position), PUBLISHED_AFTER_ALL)
-            self._left_out[table].discard(position)
+            del self._rows(table, _STREAM)[position]
 
     def end(self, number: int, until: str) -> None:
         """Say where a gap ends that is known already."""
@@ -244,6 +278,19 @@ class GapRegister:
         self._pending[gap.number] = gap
         if gap.reason != LEFT_OUT:
             self._index(gap)
+
+
+def refuse_too_many(count: int, rows: Sequence[LeftOut]) -> None:
+    """Raise UnrepresentableRow where `rows` may not be left out beside `count` others."""
+    if count + len(rows) > LEFT_OUT_ROWS_MAX:
+        row = rows[LEFT_OUT_ROWS_MAX - count]
+        raise UnrepresentableRow(
+            f"{counted(LEFT_OUT_ROWS_MAX, 'row')} of {row.table} were left out already, and the one"
+            f" at position {row.position} would have to be: {row.reason}",
+            reason=row.reason,
+            hint="So many are no exceptions: exclude the column by a [[source.table]], or repair"
+            " the rows.",
+        )
 
 
 def _size_bytes(gap: Gap) -> int:

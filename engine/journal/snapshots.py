@@ -249,6 +249,7 @@ class SnapshotRegister:
 
     def _fill(self, table: TableName) -> None:
         """Mend the gaps that the table's snapshot fills; want another one for the others."""
+        self._supersede(table)
         gaps = [gap for gap in self._gaps.unmended(str(table)) if not gap.is_open]
         if not gaps:
             return
@@ -265,6 +266,18 @@ class SnapshotRegister:
         if is_visible or table in self._attempts:
             self._pauses.setdefault(table, _Pause()).lengthen(_now())
             self.resync(table)
+
+    def _supersede(self, table: TableName) -> None:
+        """Mend the gaps of rows whose place the table's snapshot takes, as the journal knows it.
+
+        The stream reads rows behind E again, and would state them once more.
+        """
+        stated = self._state.visible_snapshot(str(table))
+        if stated is None:
+            return
+        before = min(stated.snapshot.sees, self._state.durable_position)
+        if self._gaps.supersede(str(table), stated.snapshot.attempt, before):
+            self._wake()
 
     def _newest(self, table: TableName) -> tuple[Snapshot, bool]:
         """The newest statement about the table's snapshot, and whether its objects are there."""
@@ -612,7 +625,7 @@ class SnapshotRegister:
         in the bucket, where they are too many for an entry. Raises
         InvariantBroken where they are not the gapless lanes of this attempt, or where it is not
         under way; SnapshotStale where it was given up meanwhile; UnrepresentableRow where too many
-        rows were left out. Cancellation leaves the attempt under way.
+        rows were left out: none of them is stated then. Cancellation leaves the attempt under way.
         """
         table = attempt.table
         if not self.is_under_way(attempt) or table in self._pending:
@@ -621,8 +634,7 @@ class SnapshotRegister:
         listed = await self._lists.put(table, attempt.number, objects)
         if not self.is_under_way(attempt):
             raise SnapshotStale(f"attempt {attempt.number} of {table} was given up")
-        for row in left_out:
-            self._gaps.leave_out(row, attempt.number)
+        self._gaps.leave_out_all(str(table), attempt.number, left_out)
         del self._attempts[table]
         named = tuple(objects) if listed is None else ()
         whole = _statement(attempt, "whole")
@@ -697,6 +709,8 @@ class SnapshotRegister:
 
     def forget(self, durable: LogPosition, seq: int) -> None:
         """Forget the tables that were finished beside these two, which are journalled."""
+        for table in self._open:
+            self._supersede(table)
         self._open = {
             table: known
             for table, known in self._open.items()

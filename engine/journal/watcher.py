@@ -315,7 +315,8 @@ def left_out_cause(row_count: int, position: str, reason: str) -> Cause:
         f"{counted(row_count, 'row')} could not be represented and were left out; the newest at"
         f" position {position}: {reason}",
         "`tailrace verify --json` lists them with their keys. Repair a row at the source: its"
-        " update is captured.",
+        " update is captured. The alarm ends with the table's next snapshot (`tailrace resync`),"
+        " unless that has to leave a row out too.",
     )
 
 

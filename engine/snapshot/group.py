@@ -11,6 +11,7 @@ an attempt's objects only after the comparison, or the attempt is given up.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Never, Protocol, assert_never
@@ -20,6 +21,7 @@ import structlog
 
 from engine import __version__
 from engine.journal.bucket_rules import BucketRules
+from engine.journal.gaps import refuse_too_many
 from engine.journal.snapshots import Attempt, SnapshotRegister
 from engine.model.errors import (
     SnapshotStale,
@@ -123,6 +125,7 @@ class Group:
         self._ends = ends
         # The loop's time when a worker first had a range of the attempt: its oldest upload's.
         self._begun_at: dict[Attempt, float] = {}
+        self._left_out_counts = Counter[Attempt]()
         self._running: dict[str, _Given] = {}
         self._given_count = 0
 
@@ -235,6 +238,9 @@ class Group:
 
     async def _range(self, wanted: "_Range") -> SnapshotResult:
         result = await self._first_result(wanted)
+        # What all ranges of a table leave out is kept until the last of them is read.
+        refuse_too_many(self._left_out_counts[wanted.attempt], result.left_out)
+        self._left_out_counts[wanted.attempt] += len(result.left_out)
         row_count = sum(each.rows for each in result.objects)
         self._progress.done(wanted.attempt.table, wanted.number, row_count)
         return result

@@ -1,7 +1,7 @@
 """A worker's part: one task in, its objects staged, one result out.
 
-Invariant: whatever happens to a task becomes a result. A worker knows no journal and completes no
-upload, so one that dies, comes back late or does another one's work does no harm.
+Invariant: whatever happens to a task becomes a result of bounded size. A worker knows no journal
+and completes no upload, so one that dies, comes back late or does another one's work does no harm.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 import msgspec
 
 from engine import __version__
+from engine.journal.gaps import refuse_too_many
 from engine.model.batch import Batch, LeftOut
 from engine.model.errors import (
     ConfigurationError,
@@ -64,8 +65,13 @@ async def stage_range(
         hint = "Give the workers the engine's configuration."
         return encode(SnapshotResult(failure=Failure("refused", text, hint)))
     left_out: list[LeftOut] = []
+
+    def leave_out(row: LeftOut) -> None:
+        refuse_too_many(len(left_out), (row,))
+        left_out.append(row)
+
     try:
-        async with reader.read(task.rows, left_out.append) as batches:
+        async with reader.read(task.rows, leave_out) as batches:
             objects = await stage(
                 store,
                 task.staging,
