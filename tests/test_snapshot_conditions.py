@@ -158,6 +158,22 @@ def synchronous(database: Database, names: LiteralString) -> None:
         pass
 
 
+async def write(database: Database, key: int) -> None:
+    """Delete the row of that key and insert another one, in one transaction."""
+    connect = psycopg.AsyncConnection.connect
+    async with await connect(database.dsn, autocommit=True) as connection:
+        await connection.execute(
+            "WITH gone AS (DELETE FROM hanging WHERE id = %s)"
+            " INSERT INTO hanging VALUES (%s, 'nobody sees it yet')",
+            (key, 8999 + key),
+        )
+
+
+async def are_hanging(database: Database, count: int) -> bool:
+    found = database.execute("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+    return len(found) == count
+
+
 async def test_commits_that_hang_for_an_absent_standby_are_in_the_bucket(
     waiting: Database, make_place: Any
 ) -> None:
@@ -167,23 +183,9 @@ async def test_commits_that_hang_for_an_absent_standby_are_in_the_bucket(
         hold = await held_part(rig)
         synchronous(waiting, "absent")
 
-        async def write() -> None:
-            connect = psycopg.AsyncConnection.connect
-            async with await connect(waiting.dsn, autocommit=True) as connection:
-                await connection.execute(
-                    "WITH gone AS (DELETE FROM hanging WHERE id = 1)"
-                    " INSERT INTO hanging VALUES (9000, 'nobody sees it yet')"
-                )
-
-        async def is_hanging() -> bool:
-            [(count,)] = waiting.execute(
-                "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
-            )
-            return bool(count)
-
         async with asyncio.TaskGroup() as group:
-            writer = group.create_task(write())
-            await until(is_hanging, "a commit that hangs")
+            writer = group.create_task(write(waiting, 1))
+            await until(lambda: are_hanging(waiting, 1), "a commit that hangs")
             hold.release()
             await rig.reaches("hanging", "whole")
             await is_streamed(rig, "hanging", 9000)
@@ -194,6 +196,64 @@ async def test_commits_that_hang_for_an_absent_standby_are_in_the_bucket(
 
         assert not is_done
         assert seen == [(1,)]
+        await is_exact(rig, "hanging")
+
+
+async def waits_for_commits(engine: EngineProcess) -> dict[str, Any]:
+    """The alarm that says what the snapshot waits for."""
+
+    async def look() -> dict[str, Any] | None:
+        status = await engine.status()
+        alarms: list[dict[str, Any]] = status["alarms"] if status is not None else []
+        return next((alarm for alarm in alarms if alarm["code"] == "slot-creation-waits"), None)
+
+    return await until(look, "an alarm about an older transaction", seconds=90)
+
+
+SOON_ASKED = (
+    "from dataclasses import replace; from engine import app; made = app.pipeline_settings;"
+    " app.pipeline_settings = lambda *a, **k: replace(made(*a, **k), requests_interval=0.5)\n"
+)
+
+
+@pytest.mark.parametrize("is_first", [True, False], ids=["first start", "resync"])
+async def test_a_snapshot_that_begins_while_commits_hang_waits_for_them_and_loses_nothing(
+    waiting: Database,
+    make_place: Any,
+    is_first: bool,  # noqa: FBT001 - a parameter
+) -> None:
+    make_table(waiting, "hanging")
+    async with make_place(waiting).rigged(preamble=SMALL_RANGES + SOON_ASKED) as rig:
+        engine = None if is_first else rig.start()
+        if not is_first:
+            await rig.reaches("hanging", "whole")
+        synchronous(waiting, "absent")
+        async with asyncio.TaskGroup() as group:
+            writers = [group.create_task(write(waiting, key)) for key in (1, 2, 3)]
+            await until(lambda: are_hanging(waiting, 3), "commits that hang")
+            if engine is None:
+                engine = rig.start()
+            else:
+                await is_streamed(rig, "hanging", 9002)
+                asked = rig.start("resync", "public.hanging")
+                assert await asked.ended() == 0, asked.complaint
+            alarm = await waits_for_commits(engine)
+            statements = await rig.statements()
+            are_done = [writer.done() for writer in writers]
+            synchronous(waiting, "")
+
+        async def is_read() -> bool:
+            statement = (await rig.statements()).get("public.hanging", {})
+            is_whole = statement.get("state") == "whole"
+            return is_whole and bool(statement["attempt"] == (1 if is_first else 2))
+
+        await until(is_read, "the table's snapshot")
+        await engine.stop()
+
+        assert are_done == [False] * 3
+        # No attempt saw the table while they hung: its point would be behind what nobody sees.
+        assert statements.get("public.hanging", {}).get("state", "wanted") == "wanted"
+        assert alarm["hint"]
         await is_exact(rig, "hanging")
 
 
