@@ -41,6 +41,15 @@ def raising(*errors: SourceError) -> Callable[[TableName], Awaitable[None]]:
     return compare
 
 
+def waits_for(gate: asyncio.Event) -> Callable[[SnapshotTask], Awaitable[None]]:
+    """A worker that stages its range once the gate is open."""
+
+    async def wait(_: SnapshotTask) -> None:
+        await gate.wait()
+
+    return wait
+
+
 # --- a whole attempt
 
 
@@ -128,6 +137,162 @@ async def test_tables_share_a_held_snapshot_as_far_as_the_limit_allows() -> None
     assert [len(held.tables) for held in both.helds] == [2]
     assert [len(held.tables) for held in single.helds] == [1, 1]
     assert both.visible_rows() == single.visible_rows() == 4
+
+
+@virtually
+async def test_workers_are_kept_for_the_next_group_and_let_go_after_a_while_without_one() -> None:
+    one = await rig()
+
+    async with one.taking(ORDERS):
+        await one.done()
+        for seconds in (30, 120):
+            await asyncio.sleep(seconds)
+            one.snapshots.register.resync(ORDERS)
+            await one.done()
+
+    assert len(one.executors) == 2
+
+
+# --- groups side by side
+
+THIRD = TableName("public", "third")
+
+
+async def three_groups(worker_count: int) -> tuple[Rig, asyncio.Event]:
+    """A table a group, by name: the only range of `ODD` waits for the gate."""
+    one, gate = await rig(tables_max=1, worker_count=worker_count), asyncio.Event()
+    one.ranges[THIRD] = ("tr",)
+    one.deeds = [waits_for(gate)]
+    return one, gate
+
+
+@virtually
+async def test_the_next_group_begins_where_the_last_ranges_of_one_leave_a_worker_free() -> None:
+    one, gate = await three_groups(2)
+
+    async with one.taking(ODD, ORDERS, THIRD):
+        await one.until(lambda: one.is_whole(ORDERS) and one.is_whole(THIRD), 30)
+        states = [one.stated(table).state for table in (ODD, ORDERS, THIRD)]
+        gate.set()
+        await one.done()
+
+    assert states == ["started", "whole", "whole"]
+    assert one.given(ODD) == [0]
+    assert len(one.executors) == 1
+
+
+@virtually
+async def test_the_next_group_waits_while_every_worker_has_a_range() -> None:
+    one, gate = await three_groups(1)
+
+    async with one.taking(ODD, ORDERS):
+        await one.until(lambda: bool(one.tasks))
+        await asyncio.sleep(30)
+        count = len(one.helds)
+        gate.set()
+        await one.done()
+
+    assert count == 1
+
+
+@virtually
+async def test_the_next_group_waits_while_ranges_of_the_first_wait_for_their_start() -> None:
+    one, gate = await three_groups(2)
+    gate.set()
+
+    async with one.taking(ODD):
+        # There are workers from now on, and they are free.
+        await one.done()
+        for table in (ORDERS, THIRD):
+            one.snapshots.register.capture(table)
+        await one.until(lambda: not one.snapshots.register.pending)
+        one.is_appending = False
+        await asyncio.sleep(30)
+        count = len(one.helds)
+        one.is_appending = True
+        await one.done()
+
+    assert count == 2
+    assert len(one.helds) == 3
+
+
+@virtually
+async def test_a_table_that_is_asked_for_again_waits_for_the_end_of_its_group() -> None:
+    one, gate = await rig(tables_max=2, worker_count=8), asyncio.Event()
+    one.ranges[ORDERS] = ("t",)
+    one.deeds = [waits_for(gate), waits_for(gate)]
+
+    async with one.taking(ODD, ORDERS):
+        await one.until(lambda: len(one.tasks) == 2)
+        one.snapshots.register.resync(ORDERS)
+        await asyncio.sleep(30)
+        count = len(one.helds)
+        gate.set()
+        await one.done()
+
+    assert count == 1
+    assert [one.stated(table).attempt for table in (ODD, ORDERS)] == [1, 2]
+
+
+@virtually
+async def test_two_snapshots_are_held_at_most() -> None:
+    one, gate = await three_groups(8)
+    one.ranges[ORDERS] = ("t",)
+    one.deeds *= 2
+
+    async with one.taking(ODD, ORDERS, THIRD):
+        await one.until(lambda: len(one.tasks) == 2)
+        await asyncio.sleep(30)
+        count, given = len(one.helds), one.given(THIRD)
+        gate.set()
+        await one.done()
+
+    assert (count, given) == (2, [])
+    assert [len(held.tables) for held in one.helds] == [1, 1, 1]
+
+
+@virtually
+@pytest.mark.parametrize("lost", [0, 1])
+async def test_a_group_that_is_lost_ends_no_other(lost: int) -> None:
+    one, gate = await three_groups(8)
+    one.ranges[ORDERS] = ("t",)
+    one.deeds *= 2
+    tables = (ODD, ORDERS)
+
+    async with one.taking(*tables):
+        await one.until(lambda: len(one.tasks) == 2)
+        one.helds[lost].lost.set()
+        await one.until(lambda: not one.helds[lost].is_open)
+        await asyncio.sleep(0.1)
+        gate.set()
+        await one.done()
+
+    attempts = [one.stated(table).attempt for table in tables]
+    assert attempts[lost] == 2
+    assert attempts[1 - lost] == 1
+    assert one.given(tables[1 - lost]) == [0]
+    assert not one.bucket.store.uploads
+
+
+@virtually
+async def test_workers_are_not_made_anew_while_those_of_another_group_come_further() -> None:
+    one, gate = await three_groups(2)
+    one.ranges[ORDERS] = ("t",)
+    one.deeds *= 2
+
+    async with one.taking(ODD, ORDERS):
+        await one.until(lambda: len(one.tasks) == 2)
+        for _ in range(300):
+            await asyncio.sleep(1)
+            one.seen[one.tasks[1].rows.name] += 1
+        executor_count = len(one.executors)
+        gate.set()
+        await one.done()
+
+    assert executor_count == 1
+
+
+# --- what a group waits for
 
 
 @virtually

@@ -1,14 +1,16 @@
 """The coordinator: takes the snapshots that the journal's register needs, beside the stream.
 
-Strategy: the tables that are due share one held snapshot, a group at a time: see `group`. A table
-that fails is put off, at growing pauses, and the others go on. What fails again and again, or needs
+Strategy: the tables that are due share one held snapshot, a group at a time: see `group`. Where the
+last ranges of a group leave workers without a task, the next group begins beside it. A table that
+fails is put off, at growing pauses, and the others go on. What fails again and again, or needs
 somebody to change something, is an alarm.
 
-Invariant: the coordinator makes nothing visible. It tells the register what was staged, or gives
-the attempt up.
+Invariant: two snapshots are held at most, and no table is in two groups. The coordinator makes
+nothing visible. It tells the register what was staged, or gives the attempt up.
 """
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Never
 
@@ -23,6 +25,7 @@ from engine.model.errors import (
     SourceUnavailable,
     TailraceError,
     UploadsOutlived,
+    first_of_ours,
 )
 from engine.model.interfaces import ObjectStore
 from engine.model.layout import TableLayout
@@ -32,13 +35,15 @@ from engine.model.schema import TableName
 from engine.model.snapshot_source import SnapshotSource
 from engine.operate.alarms import Alarms
 from engine.operate.status import SnapshotsStatus
-from engine.snapshot.group import Group, TaskRunner
+from engine.snapshot.group import Group, TaskRunner, UnderWay
 from engine.snapshot.progress import Progress
 from engine.snapshot.settings import SnapshotSettings
 
 SNAPSHOT_FAILING: Final = "snapshot-failing"
 
 _DUE_SECONDS: Final = 0.2
+_IDLE_SECONDS: Final = 60.0
+"""After so long without a group the workers are let go: each has some 75 MiB."""
 _RETRY_SECONDS: Final = 1.0
 _RETRY_SECONDS_MAX: Final = 60.0
 _RULES_SECONDS: Final = 60.0
@@ -60,6 +65,19 @@ class _PutOff:
     failures: int = 0
     until: float = 0.0
     outlived: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class _Taken:
+    """Tables that are being taken, and their group once a snapshot is held."""
+
+    tables: list[TableName]
+    group: Group | None = None
+
+    @property
+    def is_at_tail(self) -> bool:
+        """Whether it has no more for a worker that is free."""
+        return self.group is not None and self.group.is_at_tail
 
 
 class Coordinator:
@@ -90,6 +108,11 @@ class Coordinator:
         self._register: SnapshotRegister | None = None
         self._put_off: dict[TableName, _PutOff] = {}
         self._leftover: list[Attempt] = []
+        # A worker may still be at these: they are aborted again once no group is under way.
+        self._again: list[Attempt] = []
+        self._taken: list[_Taken] = []
+        self._under_way = UnderWay()
+        self._ended = asyncio.Event()
 
     async def run(self, register: SnapshotRegister, database: str) -> Never:
         """Take what `register` needs of `database`, until cancelled.
@@ -99,15 +122,47 @@ class Coordinator:
         self._source.adopt(register.generation)
         self._register = register
         try:
-            while True:
-                await self._abort_leftover(database)
-                tables = self._due(register, database)
-                if tables:
-                    await self._group(register, database, tables)
-                else:
-                    await asyncio.sleep(_DUE_SECONDS)
+            with first_of_ours():
+                async with asyncio.TaskGroup() as groups:
+                    await self._take(groups, register, database)
+        except TailraceError:
+            self._refuse_cancelled()
+            raise
         finally:
             self._crew.let_go()
+        raise AssertionError("nobody ends it")
+
+    async def _take(
+        self, groups: asyncio.TaskGroup, register: SnapshotRegister, database: str
+    ) -> Never:
+        """Begin one group after the other."""
+        loop = asyncio.get_running_loop()
+        busy_at = loop.time()
+        while True:
+            self._ended.clear()
+            if self._taken:
+                busy_at = loop.time()
+            elif loop.time() - busy_at >= _IDLE_SECONDS:
+                self._crew.let_go()
+            await self._abort_leftover(database)
+            if self._has_room and (tables := self._due(register, database)):
+                taken = _Taken(tables)
+                self._taken.append(taken)
+                groups.create_task(self._group(register, database, taken))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_DUE_SECONDS):
+                    await self._ended.wait()
+
+    @property
+    def _has_room(self) -> bool:
+        """Whether another group may begin: nothing is read, or the last of one group's ranges."""
+        match self._taken:
+            case []:
+                return True
+            case [taken]:
+                return taken.is_at_tail and self._crew.has_free
+            case _:
+                return False
 
     def progress(self, now: float) -> SnapshotsStatus:
         """How far the snapshots that are being taken have come, at that time of the loop."""
@@ -119,10 +174,13 @@ class Coordinator:
         needed = register.needed()
         for table in [table for table in self._put_off if not register.is_owed(table)]:
             self.done(table)
+        taken = {table for each in self._taken for table in each.tables}
         due = [
             table
             for table in needed
-            if not self._is_put_off(table, now) and self._has_time(table, layout)
+            if table not in taken
+            and not self._is_put_off(table, now)
+            and self._has_time(table, layout)
         ]
         return due[: self._settings.tables_max]
 
@@ -141,10 +199,22 @@ class Coordinator:
     def _layout(self, database: str) -> TableLayout:
         return TableLayout(self._settings.prefix, database, self._configuration.layout)
 
-    async def _group(
-        self, register: SnapshotRegister, database: str, tables: list[TableName]
-    ) -> None:
-        """Take the snapshots of `tables` under one held snapshot, as far as that goes."""
+    async def _group(self, register: SnapshotRegister, database: str, taken: _Taken) -> None:
+        """Take the snapshots of these tables under one held snapshot, as far as that goes."""
+        try:
+            await self._read(register, database, taken)
+        finally:
+            self._taken.remove(taken)
+            self._ended.set()
+        if not self._taken:
+            if self._crew.is_busy:
+                # Nobody wants what is still being read, or who reads it stands still.
+                self._crew.let_go()
+            self._leftover += self._again
+            self._again.clear()
+
+    async def _read(self, register: SnapshotRegister, database: str, taken: _Taken) -> None:
+        tables = taken.tables
         await self._rules.look(age_seconds_max=_RULES_SECONDS)
         try:
             rests = {table: rest for table in tables if (rest := register.rest(table))}
@@ -153,7 +223,7 @@ class Coordinator:
             async with self._source.hold(tables, rests, undivided) as held:
                 for table, error in held.left_out.items():
                     self.failed(table, error)
-                group = Group(
+                taken.group = Group(
                     held=held,
                     register=register,
                     crew=self._crew,
@@ -162,16 +232,14 @@ class Coordinator:
                     database=database,
                     writer_id=self._writer_id,
                     progress=self._progress,
+                    under_way=self._under_way,
                     rules=self._rules,
                     ends=self,
                 )
-                await group.run()
+                await taken.group.run()
         except (SourceUnavailable, SourceRefused) as error:
             self._refuse_cancelled()
             self._all_failed(register, tables, error)
-        if self._crew.is_busy:
-            # Nobody wants what is still being read, or who reads it stands still.
-            self._crew.let_go()
 
     @staticmethod
     def _refuse_cancelled() -> None:
@@ -234,6 +302,8 @@ class Coordinator:
         layout = self._layout(database)
         while self._leftover:
             attempt = self._leftover.pop()
+            if self._taken:
+                self._again.append(attempt)
             begin = snapshot_segment(attempt.point.position, attempt.number, attempt.segment)
             try:
                 await abort_attempt(self._store, layout.table_folder(attempt.table), begin)

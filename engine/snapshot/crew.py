@@ -74,6 +74,11 @@ class Crew:
         return self._now is not None and self._now.free.locked()
 
     @property
+    def has_free(self) -> bool:
+        """Whether there are workers, and one of them has no task and gets none just now."""
+        return self._now is not None and not self._now.free.locked()
+
+    @property
     def is_busy(self) -> bool:
         """Whether any worker has a task, also one that nobody waits for."""
         return self._task_count > 0

@@ -62,6 +62,11 @@ class TaskRunner(Protocol):
         ...
 
     @property
+    def has_free(self) -> bool:
+        """See `Crew.has_free`."""
+        ...
+
+    @property
     def is_busy(self) -> bool:
         """See `Crew.is_busy`."""
         ...
@@ -95,6 +100,21 @@ class Ends(Protocol):
         ...
 
 
+class UnderWay:
+    """What the workers of one crew have, whichever group gave it."""
+
+    def __init__(self) -> None:
+        self.given: dict[str, _Given] = {}
+        self._log_at = 0.0
+
+    def is_time_to_log(self, now: float) -> bool:
+        """Whether the log's next line about all of it is due. It counts as written then."""
+        is_due = 0.0 < self._log_at <= now
+        if is_due or not self._log_at:
+            self._log_at = now + _LOGGED_SECONDS
+        return is_due
+
+
 class Group:
     """The tables of one held snapshot."""
 
@@ -109,6 +129,7 @@ class Group:
         database: str,
         writer_id: str,
         progress: Progress,
+        under_way: UnderWay,
         rules: BucketRules,
         ends: Ends,
     ) -> None:
@@ -126,8 +147,15 @@ class Group:
         # The loop's time when a worker first had a range of the attempt: its oldest upload's.
         self._begun_at: dict[Attempt, float] = {}
         self._left_out_counts = Counter[Attempt]()
-        self._running: dict[str, _Given] = {}
+        self._under_way = under_way
+        # By table, the ranges that no worker has had yet.
+        self._waiting = {table: set(each.ranges) for table, each in held.tables.items()}
         self._given_count = 0
+
+    @property
+    def is_at_tail(self) -> bool:
+        """Whether every range that is left was given to a worker at least once."""
+        return not any(self._waiting.values())
 
     async def run(self) -> None:
         """Read all tables of the snapshot.
@@ -148,6 +176,12 @@ class Group:
                     task.cancel()
 
     async def _take(self, table: TableName) -> None:
+        try:
+            await self._read_table(table)
+        finally:
+            self._waiting[table].clear()
+
+    async def _read_table(self, table: TableName) -> None:
         held = self._held.tables[table]
         attempt = self._begun(table, held)
         if attempt is None:
@@ -279,18 +313,18 @@ class Group:
         """Give the range to a worker."""
         self._given_count += 1
         known = _Given(f"{self._held.name}/{self._given_count}", wanted, _now())
-        self._running[known.name] = known
+        self._under_way.given[known.name] = known
         copies[group.create_task(self._done(known))] = known
 
     def _help(self, group: asyncio.TaskGroup, wanted: "_Range", copies: "_Copies") -> None:
         """Where nobody comes further with the range: another worker, or other workers."""
         if not copies or not all(map(self._is_stuck, copies.values())):
             return
-        is_crew_stuck = all(map(self._is_stuck, self._running.values()))
+        is_crew_stuck = all(map(self._is_stuck, self._under_way.given.values()))
         is_twice = len(copies) > 1
         if is_crew_stuck and (is_twice or self._crew.is_full):
             self._tell_stuck(wanted, "snapshot workers stand still")
-            for known in self._running.values():
+            for known in self._under_way.given.values():
                 known.moved = _now()
             self._crew.let_go()
         elif not is_twice and all(known.is_started for known in copies.values()):
@@ -316,11 +350,12 @@ class Group:
             hint = error.hint if isinstance(error, WorkerLost) else ""
             return SnapshotResult(failure=Failure("again", str(error), hint))
         finally:
-            del self._running[known.name]
+            del self._under_way.given[known.name]
 
     def _start(self, known: "_Given") -> None:
         """A worker has it."""
         known.is_started, known.moved = True, _now()
+        self._waiting[known.wanted.attempt.table].discard(known.wanted.own)
         self._begun_at.setdefault(known.wanted.attempt, known.moved)
 
     def _task(self, known: "_Given") -> SnapshotTask:
@@ -368,23 +403,19 @@ class Group:
         await asyncio.sleep(seconds)
 
     async def _watch_progress(self) -> Never:
-        loop = asyncio.get_running_loop()
-        logged = loop.time()
         while True:
             await asyncio.sleep(self._settings.progress_seconds)
-            if loop.time() - logged >= _LOGGED_SECONDS and (
-                line := self._progress.line(loop.time())
-            ):
-                logged = loop.time()
+            line = self._progress.line(_now())
+            if line and self._under_way.is_time_to_log(_now()):
                 _log.info("snapshots", **line)
             try:
                 found = await self._held.progress()
             except SourceUnavailable as error:
                 _log.debug("progress of the snapshot is not known", error=str(error))
-                for known in self._running.values():
+                for known in self._under_way.given.values():
                     known.moved = _now()  # Who is not seen may well come further.
                 continue
-            for name, known in self._running.items():
+            for name, known in self._under_way.given.items():
                 known.seen(found.get(name))
                 if known.progress is not None:
                     table = known.wanted.attempt.table

@@ -29,6 +29,7 @@ WINDOWS = (
     "snapshots given up",
     "snapshots held",
     "held snapshots lost",
+    "snapshots held side by side",
     "tables rewritten behind a snapshot",
     "tables left out",
     "comparisons without an answer",

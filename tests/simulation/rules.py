@@ -872,6 +872,15 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     mutant(
+        "one_group",
+        "7   a table that is in a group is in no other one",
+        Edit(
+            "engine.snapshot.coordinator",
+            "            if table not in taken\n            and not",
+            "            if not",
+        ),
+    ),
+    mutant(
         "worker_completes",
         "7   a worker never completes an upload",
         Edit(

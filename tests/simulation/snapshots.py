@@ -133,6 +133,10 @@ class Held:
             rows, end = [row for row in rows if row[0] < key], str(key)
         return replace(read, rows=tuple(rows)), end
 
+    def is_of(self, source: SimulatedSource) -> bool:
+        """Whether the engine of this source holds it."""
+        return self._source is source
+
     def draw_fate(self) -> None:
         """What happens to it, where there is trouble."""
         rnd, loop = self._rnd, self._world.loop
@@ -220,6 +224,9 @@ class SimulatedSnapshots:
         await asyncio.sleep(rnd.uniform(0.001, 0.2))
         self._refuse()
         self._world.counts["snapshots held"] += 1
+        beside = sum(isinstance(other, Held) and other.is_of(self._source) for other in server.held)
+        assert beside < 2
+        self._world.counts["snapshots held side by side"] += beside
         held.draw_fate()
         server.held.append(held)
         try:
