@@ -120,6 +120,65 @@ async def test_what_is_no_single_condition_is_refused_by_the_rules_name(
     assert customers.execute("SELECT to_regclass('public.secrets') IS NULL") == [(False,)]
 
 
+# Only where a filter is made the server says so.
+TOLD_AT_THE_START = {
+    "subquery",
+    "subquery of another table",
+    "function of a user",
+    "volatile function",
+    "setting",
+    "system column",
+    "whole row",
+}
+
+
+@pytest.mark.parametrize("name", sorted(HOSTILE.keys() - TOLD_AT_THE_START))
+async def test_check_refuses_what_is_no_condition_and_makes_nothing(
+    customers: Database, name: str
+) -> None:
+    check = source_of(customers, where(HOSTILE[name])).trials(is_first=True)["tables"]
+
+    with pytest.raises(ConfigurationError, match=r"where of the rule for 'public\.customers'"):
+        await check()
+
+    assert customers.execute("SELECT pubname FROM pg_publication") == []
+    assert customers.execute("SELECT to_regclass('public.secrets') IS NULL") == [(False,)]
+
+
+async def test_check_runs_no_function_of_a_condition(customers: Database) -> None:
+    # It would be run at once where a query was planned or executed.
+    customers.execute(
+        "CREATE FUNCTION fail() RETURNS bool IMMUTABLE LANGUAGE plpgsql"
+        " AS $$BEGIN RAISE EXCEPTION 'it was run'; END$$"
+    )
+    check = source_of(customers, where("public.fail()")).trials(is_first=True)["tables"]
+
+    assert "it was run" not in str(await check())
+
+
+async def test_check_warns_of_a_condition_where_the_publication_is_there(
+    customers: Database,
+) -> None:
+    customers.execute("CREATE PUBLICATION tailrace FOR TABLE customers")
+    check = source_of(customers, where("regoin = 'eu'")).trials(is_first=True)["tables"]
+
+    found = await check()
+
+    assert "where of the rule for 'public.customers' is not one condition" in found.hint
+    assert 'column "regoin" does not exist' in found.hint
+
+
+async def test_check_waits_for_a_lock_only_a_moment(customers: Database) -> None:
+    check = source_of(customers, where("region = 'eu'")).trials(is_first=True)["tables"]
+    with customers.connect() as connection, connection.transaction():
+        connection.execute("LOCK customers IN ACCESS EXCLUSIVE MODE")
+
+        found = await check()
+
+    assert "where was not tried" in found.hint
+    assert "public.customers" in found.hint
+
+
 async def test_text_that_is_whole_only_over_two_tables_is_refused(customers: Database) -> None:
     # Two of these, one behind the other, are one text constant with a statement in it.
     customers.execute("DROP TABLE orders")

@@ -38,6 +38,7 @@ from engine.sources.postgres.row_filters import (
     judge_identities,
     read_filtered,
     sql_name,
+    tried,
     version_fault,
 )
 from engine.sources.postgres.session import Query, Questions, Session, quoted
@@ -320,7 +321,27 @@ async def judge(
             warnings.append(f"{what}{tables}: {'; '.join(statements)}")
     if unknown := await _unknown_columns(session, configuration, found.tables):
         warnings.append(f"no table has a column that a [[source.table]] names: {unknown}")
+    warnings += await _tried_warnings(session, found, configuration)
     return text, ". ".join(warnings)
+
+
+async def _tried_warnings(
+    session: Session, found: "_Found", configuration: RecordConfiguration
+) -> list[str]:
+    """What the server says of the rules' conditions.
+
+    Raises the first refusal where the first run would make the publication with them: it would end
+    by that.
+    """
+    names = [table.name for table in found.tables]
+    trial = await tried(session, configuration, names)
+    if trial.refusals and found.publication is None:
+        raise trial.refusals[0]
+    warnings = [f"{refusal}: {refusal.hint}" for refusal in trial.refusals[:_LISTED_MAX]]
+    if trial.locked:
+        listed_tables = _listed(trial.locked)
+        warnings.append(f"where was not tried, because somebody has a lock on: {listed_tables}")
+    return warnings
 
 
 @dataclass(frozen=True, slots=True)

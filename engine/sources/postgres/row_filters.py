@@ -20,16 +20,23 @@ from typing import Final
 import msgspec
 import psycopg
 
-from engine.model.errors import ConfigurationError, SourceError
+from engine.model.errors import ConfigurationError, SourceError, SourceFailed
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
 from engine.sources.postgres.session import Questions, Session, primary_message, quoted
-from engine.sources.postgres.transaction import Transaction, transaction
+from engine.sources.postgres.transaction import LOCK_NOT_AVAILABLE, Transaction, transaction
 
 FILTERS_VERSION: Final = 150000
 """Since then a publication can have row filters."""
 
 _IDENTITIES_SHOWN_MAX: Final = 20
+
+_TRY_TIMEOUT: Final = "10s"
+
+_PARAMETERS: Final = """
+SELECT pg_catalog.cardinality(parameter_types)::pg_catalog.int4
+FROM pg_catalog.pg_prepared_statements WHERE name OPERATOR(pg_catalog.=) 'tailrace_trial'
+"""
 
 _EXPRESSION_CLASSES: Final = ("0A", "22", "42", "54")
 """Classes of SQLSTATE with which the server refuses a filter's text."""
@@ -289,6 +296,66 @@ async def differing(
         # With the locks of the tables, this waits for nobody.
         found = await inside.rows(_DIFFERING, trial.through, configuration.through, doing=doing)
     return [TableName(*row) for row in found]
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What came of trying the rules' conditions: what is refused, and who could not be asked."""
+
+    refusals: tuple[ConfigurationError, ...]
+    locked: tuple[TableName, ...]
+
+
+async def tried(
+    session: Session, configuration: RecordConfiguration, tables: Iterable[TableName]
+) -> Tried:
+    """Have the server parse the conditions of these tables. Reads no row and makes nothing.
+
+    Parsing runs no function but those that read constants, and asks for the weakest lock of a
+    table, for a moment. It finds what is no condition on the table's columns. What only a row
+    filter may not have (functions of users, volatile ones, subqueries) is found where the filter is
+    made. Raises SourceError. Cancellation leaves nothing behind.
+    """
+    doing = "trying the conditions of where"
+    refusals: list[ConfigurationError] = []
+    locked: list[TableName] = []
+    async with transaction(session, doing=doing) as inside:
+        await inside.rows(
+            "SELECT pg_catalog.set_config('statement_timeout', %s, true)", _TRY_TIMEOUT, doing=doing
+        )
+        for table, where in filtered_of(configuration, tables).items():
+            await inside.rows("SAVEPOINT trial", doing=doing)
+            try:
+                if fault := await _fault_of(inside, table, where, doing):
+                    refusals.append(_refused(configuration, table, fault))
+            except SourceError as error:
+                if (text := _said_of_expression(error)) is not None:
+                    fault = f"PostgreSQL does not take it: {text}"
+                    refusals.append(_refused(configuration, table, fault))
+                elif isinstance(error, SourceFailed) and error.code == LOCK_NOT_AVAILABLE:
+                    locked.append(table)
+                else:
+                    raise
+            await inside.rows("ROLLBACK TO trial", doing=doing)
+    return Tried(tuple(refusals), tuple(locked))
+
+
+async def _fault_of(inside: Transaction, table: TableName, where: str, doing: str) -> str:
+    """What is wrong with a condition that the server could parse; empty where nothing is."""
+    name = sql_name(table)
+    # A text that closes a parenthesis and goes on means something else in each place, or nothing.
+    for selected, clause in (
+        ("", f"WHERE (\n{where}\n)"),
+        (f"pg_catalog.count(*) FILTER (WHERE\n{where}\n)", ""),
+    ):
+        # It is parsed, and never executed.
+        query = f"SELECT {selected} FROM ONLY {name} {clause}"  # noqa: S608 - the condition is tried
+        await inside.run(f"PREPARE tailrace_trial AS {query}", doing=doing)
+        [(count,)] = await inside.rows(_PARAMETERS, doing=doing)
+        await inside.rows("DEALLOCATE tailrace_trial", doing=doing)
+        if count:
+            return "it has parameters ($1)"
+    return ""
 
 
 def sql_name(table: TableName) -> str:
