@@ -1,5 +1,6 @@
 """`where` of a rule is the publication's row filter, and nothing else comes of its text."""
 
+import asyncio
 import json
 from typing import LiteralString
 
@@ -12,7 +13,13 @@ from engine.model.errors import ConfigurationError
 from engine.model.record import RecordConfiguration, TableRule
 from engine.model.schema import TableName
 from engine.sources.postgres.publishing import PostgresPublishing
-from engine.sources.postgres.row_filters import clause_of, version_fault
+from engine.sources.postgres.row_filters import (
+    FilterTexts,
+    clause_of,
+    unasked_reason,
+    version_fault,
+)
+from engine.sources.postgres.session import Session
 from engine.sources.postgres.settings import SHAPING_SETTINGS
 from engine.sources.postgres.source import PostgresSource
 from memory_store import MemoryStore
@@ -20,6 +27,7 @@ from snapshot_reading import read_range, snapshots_of, tasks_of
 from test_catalog_watch import make_orders, running
 from test_postgres_source import read_all
 
+ORDINARY = RecordConfiguration(through="tailrace", tables=("*.*",))
 CUSTOMERS = TableName("public", "customers")
 
 
@@ -441,7 +449,8 @@ async def test_a_condition_that_is_altered_is_a_gap_and_one_that_no_rule_has_sta
         reasons = engine.reasons()
     async with running(any_database, store) as engine:
         unasked = await engine.gap("public.orders", "row-filter")
-        hints = [a.hint for a in engine.alarms.standing() if a.subject == "public.orders"]
+        alarms = [a for a in engine.alarms.standing() if a.subject == "public.orders"]
+        hints = [alarm.hint for alarm in alarms]
         with any_database.connect() as connection:
             for statement in hints:
                 if statement.startswith("BEGIN"):
@@ -450,10 +459,56 @@ async def test_a_condition_that_is_altered_is_a_gap_and_one_that_no_rule_has_sta
             lambda: not any(gap.is_open for gap in engine.gaps()), "the filter is gone"
         )
 
+    told = (
+        'the publication "tailrace" has another row filter for public.orders than before, now WHERE'
+        " (id > 5); all of its rows are expected, because no [[source.table]] rule matches it"
+    )
+    assert told in [alarm.text for alarm in alarms]
     assert not altered.is_open
     assert reasons == {("public.orders", "left-publication")}
     assert unasked.is_open
     assert filters(any_database) == {"orders": None, "lines": None}
+
+
+async def test_a_filter_is_read_once_and_never_waited_for_long(customers: Database) -> None:
+    condition = "WHERE (region = 'eu')"
+    customers.execute(f"CREATE PUBLICATION tailrace FOR TABLE customers {condition}")
+    [(oid, tree)] = customers.execute("SELECT prrelid, prqual::text FROM pg_publication_rel")
+    texts = FilterTexts()
+    async with Session(customers.dsn) as session:
+        with customers.connect() as connection, connection.transaction():
+            connection.execute("LOCK customers IN ACCESS EXCLUSIVE MODE")
+            async with asyncio.timeout(15):
+                await texts.read(session, "tailrace", {oid: tree})
+        read = await texts.read(session, "tailrace", {oid: tree})
+        customers.execute("DROP PUBLICATION tailrace")
+        again = await texts.read(session, "tailrace", {oid: tree})
+        other = await texts.read(session, "tailrace", {oid: "another"})
+
+    assert read == again == {oid: "(region = 'eu'::text)"}
+    assert other == {}
+
+
+@pytest.mark.parametrize(
+    ("configuration", "because"),
+    [
+        (
+            ORDINARY,
+            "no [[source.table]] rule matches it",
+        ),
+        (where("", "public.c*"), "where is not in the [[source.table]] rule for 'public.c*'"),
+    ],
+)
+def test_a_filter_that_no_rule_asks_for_is_told_with_what_is_expected(
+    configuration: RecordConfiguration, because: str
+) -> None:
+    told = unasked_reason(configuration, CUSTOMERS, "(id > 5)", "MEND IT;")
+    unread = unasked_reason(configuration, CUSTOMERS, None, "MEND IT;")
+
+    assert told.hint == "MEND IT;"
+    assert "for public.customers than before, now WHERE (id > 5); all of its rows" in told.text
+    assert told.text.endswith(because)
+    assert "now a condition that cannot be read now" in unread.text
 
 
 # --- pure

@@ -42,7 +42,7 @@ from engine.sources.postgres.preparation import (
     identity_statement,
     replacement_statements,
 )
-from engine.sources.postgres.row_filters import sql_name
+from engine.sources.postgres.row_filters import FilterTexts, sql_name, unasked_reason
 from engine.sources.postgres.session import Row, Session, quoted
 
 _HORIZONS_MAX: Final = 256
@@ -180,6 +180,7 @@ class Horizon:
     """
 
     empty: EmptyPartitions = field(default_factory=EmptyPartitions)
+    filters: FilterTexts = field(default_factory=FilterTexts)
     _looks: deque[tuple[Lsn, int]] = field(default_factory=lambda: deque(maxlen=_HORIZONS_MAX))
 
     def covered(self, flushed: Lsn, xmin: int, xmax: int) -> Lsn | None:
@@ -190,7 +191,10 @@ class Horizon:
 
 @dataclass(frozen=True, slots=True)
 class _Publication:
-    """The publication's row, and its schemas' by the schema's OID. `oid` is None without one."""
+    """The publication's row, and its schemas' by the schema's OID. `oid` is None without one.
+
+    `filters` are the conditions that no rule asks for, by the table's OID.
+    """
 
     configuration: RecordConfiguration
     oid: int | None
@@ -200,6 +204,7 @@ class _Publication:
     operations: tuple[str, ...]
     schemas: Mapping[int, str]
     captured: tuple[TableName, ...]
+    filters: Mapping[int, str]
 
     def marks(self) -> dict[str, str]:
         if self.oid is None:
@@ -232,8 +237,10 @@ async def look(
     captured, others = await asyncio.to_thread(_selected, configuration, found)
     oids = [row[0] for _, row in captured]
     made = await session.rows(_MADE, oids, doing=doing)
+    unasked = {row[0]: row[8] for _, row in captured if _is_filter_unasked(configuration, row)}
+    filters = await horizon.filters.read(session, name, unasked)
     [(at, until, _)] = await session.rows(_END_OF_LOG, doing=doing)
-    publication = _publication(configuration, head, schemas, captured)
+    publication = _publication(configuration, head, schemas, captured, filters)
     tables = await asyncio.to_thread(_assembled, publication, captured, made, partitions)
     since = horizon.covered(parse_lsn(flushed), int(head[0]), int(head[1]))
     return Look(
@@ -278,6 +285,10 @@ def _selected(
         else:
             others.append(str(row[0]))
     return captured, frozenset(others)
+
+
+def _is_filter_unasked(configuration: RecordConfiguration, row: Row) -> bool:
+    return row[8] is not None and not configuration.where_of(TableName(row[1], row[2]))
 
 
 def _assembled(
@@ -347,6 +358,7 @@ def _publication(
     head: Row,
     schemas: list[Row],
     captured: list[tuple[TableName, Row]],
+    filters: Mapping[int, str],
 ) -> _Publication:
     operations = zip(_OPERATIONS, head[6:], strict=True)
     oid, xmin, is_all_tables, is_via_root = head[2:6]
@@ -359,6 +371,7 @@ def _publication(
         operations=tuple(operation for operation, is_published in operations if is_published),
         schemas={schema: f"{oid}/{xmin}" for schema, oid, xmin in schemas},
         captured=tuple(table for table, _ in captured[:_TABLES_SHOWN_MAX]),
+        filters=filters,
     )
 
 
@@ -431,7 +444,9 @@ def _table_look(
         keeps = _kept(publication, row_filter, columns, is_partitioned=is_partitioned)
     reasons: Mapping[str, Reason] = {}
     if keeps:
-        reasons = _reasons(publication, table, is_keyed=is_keyed, is_except=is_except == "true")
+        reasons = _reasons(
+            publication, table, oid, is_keyed=is_keyed, is_except=is_except == "true"
+        )
     return TableLook(
         str(oid),
         keeps,
@@ -461,7 +476,7 @@ def _kept(
 
 
 def _reasons(
-    publication: _Publication, table: TableName, *, is_keyed: bool, is_except: bool
+    publication: _Publication, table: TableName, oid: int, *, is_keyed: bool, is_except: bool
 ) -> dict[str, Reason]:
     configuration = publication.configuration
     name = quoted(configuration.through)
@@ -490,7 +505,7 @@ def _reasons(
             f"{alter} SET (publish = 'insert, update, delete, truncate');",
         ),
         "column-list": Reason(f"the publication {name} leaves columns out that it had", again),
-        "row-filter": Reason(f"the publication {name} has another row filter than before", again),
+        "row-filter": unasked_reason(configuration, table, publication.filters.get(oid), again),
         "via-root": Reason(
             f"the publication {name} publishes partitions under their own names",
             f"{alter} SET (publish_via_partition_root = true);",

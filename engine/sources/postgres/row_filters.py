@@ -19,12 +19,16 @@ from typing import Final
 
 import msgspec
 import psycopg
+import structlog
 
-from engine.model.errors import ConfigurationError, SourceError, SourceFailed
+from engine.model.errors import ConfigurationError, SourceError, SourceFailed, SourceRefused
+from engine.model.interfaces import Reason
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
 from engine.sources.postgres.session import Questions, Session, primary_message, quoted
 from engine.sources.postgres.transaction import LOCK_NOT_AVAILABLE, Transaction, transaction
+
+_log = structlog.get_logger(__name__)
 
 FILTERS_VERSION: Final = 150000
 """Since then a publication can have row filters."""
@@ -106,6 +110,15 @@ WHERE p.pubname OPERATOR(pg_catalog.=) %s::pg_catalog.name
   AND r.prqual IS NOT NULL AND NOT p.puballtables
   AND NOT EXISTS (SELECT FROM pg_catalog.pg_publication_namespace s
     WHERE s.pnpubid OPERATOR(pg_catalog.=) p.oid AND s.pnnspid OPERATOR(pg_catalog.=) n.oid)
+"""
+
+_TEXTS: Final = """
+SELECT r.prrelid::pg_catalog.int8, r.prqual::pg_catalog.text,
+       pg_catalog.pg_get_expr(r.prqual, r.prrelid)
+FROM pg_catalog.pg_publication_rel r
+JOIN pg_catalog.pg_publication p ON p.oid OPERATOR(pg_catalog.=) r.prpubid
+WHERE p.pubname OPERATOR(pg_catalog.=) %s::pg_catalog.name
+  AND r.prrelid OPERATOR(pg_catalog.=) ANY (%s::pg_catalog.oid[])
 """
 
 _DIFFERING: Final = """
@@ -274,6 +287,55 @@ async def read_filtered(session: Questions, version: int, name: str) -> frozense
         return frozenset()
     rows = await session.rows(_FILTERED, name, doing="reading the publication's row filters")
     return frozenset(TableName(*row) for row in rows)
+
+
+class FilterTexts:
+    """The conditions of filters as the server writes them. Each is asked for once.
+
+    Writing one opens its table, so it may wait for a lock: 2 s at most, and nobody depends on it.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, str], str] = {}
+
+    async def read(self, session: Session, name: str, stored: Mapping[int, str]) -> dict[int, str]:
+        """By a table's OID, the condition of its filter in the publication, which is `stored` so.
+
+        Without those that cannot be read now. Raises SourceError where the source does not answer.
+        Cancellation changes nothing.
+        """
+        self._known = {key: text for key, text in self._known.items() if stored.get(key[0])}
+        unknown = [oid for oid, tree in stored.items() if (oid, tree) not in self._known]
+        if unknown:
+            doing = "reading row filters"
+            try:
+                async with transaction(session, doing=doing) as inside:
+                    rows = await inside.rows(_TEXTS, name, unknown, doing=doing)
+            except (SourceFailed, SourceRefused) as error:
+                _log.debug("row filters were not read", reason=str(error))
+                rows = []
+            self._known |= {(oid, tree): text for oid, tree, text in rows}
+        found = {oid: self._known.get((oid, tree)) for oid, tree in stored.items()}
+        return {oid: text for oid, text in found.items() if text is not None}
+
+
+def unasked_reason(
+    configuration: RecordConfiguration, table: TableName, text: str | None, mending: str
+) -> Reason:
+    """A table has a filter that no rule asks for, and that it had not before.
+
+    `text` is its condition, None where that cannot be read; `mending` the SQL that ends it.
+    """
+    rule = configuration.rule_of(table)
+    because = "no [[source.table]] rule matches it"
+    if rule is not None:
+        because = f"where is not in the [[source.table]] rule for {rule.match!r}"
+    now = f"WHERE {text}" if text is not None else "a condition that cannot be read now"
+    return Reason(
+        f"the publication {quoted(configuration.through)} has another row filter for {table} than"
+        f" before, now {now}; all of its rows are expected, because {because}",
+        mending,
+    )
 
 
 async def differing(
