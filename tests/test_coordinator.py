@@ -884,6 +884,29 @@ async def test_a_resync_gives_up_what_is_being_read_and_takes_it_anew() -> None:
 
 
 @virtually
+async def test_a_resync_before_the_journal_names_the_objects_throws_them_away() -> None:
+    one = await rig()
+    register = one.snapshots.register
+
+    async def stop_appending(_: TableName) -> None:
+        one.is_appending = False
+
+    one.comparing = stop_appending
+    async with one.taking(ORDERS):
+        await one.until(lambda: any(stated.state == "whole" for stated in register.pending))
+        staged = set(one.bucket.store.uploads)
+        register.resync(ORDERS)
+        one.comparing = raising()
+        one.is_appending = True
+        await one.done()
+        await one.until(lambda: not staged & one.bucket.store.uploads.keys(), seconds=30)
+
+    assert len(staged) == 3
+    assert one.stated().attempt == 2
+    assert one.visible_rows() == 3
+
+
+@virtually
 async def test_a_resync_during_the_comparison_is_seen() -> None:
     one = await rig()
 

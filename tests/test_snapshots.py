@@ -249,6 +249,58 @@ async def test_a_resync_while_the_start_is_being_appended_is_in_the_next_entry()
     assert snapshots.start(ORDERS).number == 2
 
 
+async def test_objects_that_were_replaced_before_the_journal_names_them_are_unnamed_once() -> None:
+    snapshots = await opened()
+    register = snapshots.register
+    attempt = snapshots.start(ORDERS)
+    await snapshots.append()
+    await register.whole(attempt, await snapshots.stage(attempt))
+
+    register.resync(ORDERS)
+    early = register.take_unnamed()
+    await snapshots.append()
+
+    # The entry that is under way may have had the attempt as whole.
+    assert early == []
+    assert register.take_unnamed() == [attempt]
+    assert register.take_unnamed() == []
+
+
+async def test_objects_that_an_entry_names_are_never_unnamed() -> None:
+    snapshots = await opened()
+    register = snapshots.register
+    attempt = snapshots.start(ORDERS)
+    await snapshots.append()
+    await register.whole(attempt, await snapshots.stage(attempt))
+    under_way = register.pending
+
+    register.resync(ORDERS)
+    seq = await snapshots.bucket.journal.append(snapshots=under_way)
+    register.journalled(under_way, seq)
+    await snapshots.append()
+
+    assert register.take_unnamed() == []
+
+
+async def test_objects_whose_entry_has_no_room_for_them_yet_are_not_unnamed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("engine.journal.snapshots.NAMES_BYTES_MAX", 1)
+    snapshots = await opened()
+    register = snapshots.register
+    attempts = [snapshots.start(table) for table in (ODD, ORDERS)]
+    await snapshots.append()
+    for attempt in attempts:
+        await register.whole(attempt, await snapshots.stage(attempt))
+
+    await snapshots.append()
+    one_is_left = len(register.pending)
+    await snapshots.append()
+
+    assert one_is_left == 1
+    assert register.take_unnamed() == []
+
+
 async def test_a_resync_of_an_attempt_that_becomes_visible_wants_another_one() -> None:
     snapshots = await opened()
     register = snapshots.register

@@ -146,6 +146,10 @@ class SnapshotRegister:
         self._attempts: dict[TableName, Attempt] = {}
         # Until another attempt begins.
         self._refused: dict[TableName, _Refusal] = {}
+        # The attempts that are whole, with the statements that say so, until an entry has them or
+        # something else was asked of the table.
+        self._handed_over: dict[Attempt, Snapshot] = {}
+        self._unnamed: list[Attempt] = []
         # The tables of which something was asked that no entry says yet.
         self._asked: set[TableName] = set()
         self._changed = asyncio.Event()
@@ -638,7 +642,17 @@ class SnapshotRegister:
         del self._attempts[table]
         named = tuple(objects) if listed is None else ()
         whole = _statement(attempt, "whole")
-        self._state_next(table, replace(whole, objects=named, listed=listed, rest=rest))
+        whole = replace(whole, objects=named, listed=listed, rest=rest)
+        self._handed_over[attempt] = whole
+        self._state_next(table, whole)
+
+    def take_unnamed(self) -> list[Attempt]:
+        """Those that were whole and that no entry names or will name: throw away what was staged.
+
+        Something else was asked of their tables before. Each is returned once.
+        """
+        unnamed, self._unnamed = self._unnamed, []
+        return unnamed
 
     # --- for the committer
 
@@ -658,6 +672,7 @@ class SnapshotRegister:
 
     def journalled(self, snapshots: Sequence[Snapshot], seq: int) -> None:
         """Entry `seq` says these: `pending` as it was when the entry was made."""
+        self._look_for_unnamed(snapshots)
         for snapshot in snapshots:
             table = snapshot.table_name
             if self._open[table].snapshot is snapshot:
@@ -668,6 +683,16 @@ class SnapshotRegister:
         self._changed.set()
         if self._pending:
             self._wake()
+
+    def _look_for_unnamed(self, snapshots: Sequence[Snapshot]) -> None:
+        """See which of the attempts that are whole an entry with these statements names."""
+        for attempt, whole in list(self._handed_over.items()):
+            is_named = any(stated is whole for stated in snapshots)
+            if not is_named and self._pending.get(attempt.table) is whole:
+                continue  # A later entry says it.
+            del self._handed_over[attempt]
+            if not is_named:
+                self._unnamed.append(attempt)
 
     @property
     def oldest_pending_seq(self) -> int | None:

@@ -144,6 +144,7 @@ class Coordinator:
                 busy_at = loop.time()
             elif loop.time() - busy_at >= _IDLE_SECONDS:
                 self._crew.let_go()
+            self._leftover += register.take_unnamed()
             await self._abort_leftover(database)
             if self._has_room and (tables := self._due(register, database)):
                 taken = _Taken(tables)
