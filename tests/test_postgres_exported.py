@@ -1,5 +1,6 @@
 """Exported snapshots: what they see, what is held for them, and when they are stale."""
 
+import asyncio
 import re
 from collections.abc import Callable
 from typing import Any, LiteralString
@@ -83,17 +84,19 @@ async def test_it_holds_access_share_locks_and_nothing_else_and_no_slot(tables: 
 
 async def test_one_keeper_is_enough(tables: Database) -> None:
     async with export(tables.dsn, [A], generation=1, alarms=ALARMS) as snapshot:
-        assert await snapshot.ping() == 2
         end_keepers(tables, 1)
         tables.execute("INSERT INTO a VALUES (4)")
 
-        assert await snapshot.ping() == 1
         assert seen(tables, snapshot.names[1], "SELECT count(*) FROM a") == [(3,)]
         with pytest.raises(psycopg.Error):
             seen(tables, snapshot.names[0], "SELECT 1")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(3):
+                await snapshot.watch.over()
         end_keepers(tables, 1)
-        with pytest.raises(SnapshotStale, match="both sessions"):
-            await snapshot.ping()
+        async with asyncio.timeout(20):
+            with pytest.raises(SnapshotStale, match="both sessions"):
+                await snapshot.watch.over()
 
 
 @pytest.mark.parametrize(

@@ -288,7 +288,7 @@ async def test_a_snapshot_lets_go_of_its_tables_once_somebody_waits_for_one(
     tables: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # It does not wait for the next look.
-    monkeypatch.setattr("engine.sources.postgres.held._LOOK_SECONDS", 60.0)
+    monkeypatch.setattr("engine.sources.postgres.lock_watch._LOOK_SECONDS", 60.0)
     snapshots = snapshots_of(tables, lock_yield_seconds=1.5)
     async with asyncio.TaskGroup() as group, snapshots.hold([A, TREE]) as held:
         with tables.connect() as migration:

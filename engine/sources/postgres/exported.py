@@ -13,9 +13,10 @@ Invariant: no row is read under a snapshot before its tables were locked and com
 than ACCESS SHARE is taken.
 """
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,7 +29,9 @@ from engine.operate.alarms import Alarms
 from engine.sources.postgres.dsn import Dsn, place_of
 from engine.sources.postgres.held_session import HeldSession
 from engine.sources.postgres.images import IMAGE, Image, difference, images_of
+from engine.sources.postgres.lock_watch import LOCK_YIELD_SECONDS, LockWatch
 from engine.sources.postgres.lsn import log_point, parse_lsn
+from engine.sources.postgres.range_reader import application_name
 from engine.sources.postgres.rights import refusals
 from engine.sources.postgres.session import (
     Connection,
@@ -41,6 +44,18 @@ from engine.sources.postgres.session import (
 from engine.sources.postgres.slot_creation import watched
 
 KEEPERS: Final = 2
+
+# The server's side of a keeper's connection: an answer that nobody takes does not keep the locks.
+_KEEPER_SETTINGS: Final = {"tcp_user_timeout": "25000"}
+
+_STOP_SECONDS: Final = 5.0
+
+# Its role is ours: whoever may open such a session may end it.
+_STOP: Final = """
+SELECT pg_catalog.pg_terminate_backend(a.pid) FROM pg_catalog.pg_stat_activity a
+WHERE pg_catalog.starts_with(a.application_name, %s::pg_catalog.text)
+  AND a.usename OPERATOR(pg_catalog.=) current_user
+"""
 
 _NOW_US: Final = """
 SELECT (extract(epoch FROM pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000000)
@@ -55,36 +70,23 @@ class Exported:
     Everything that commits before `point` is seen, and nothing else. `names` are what `SET
     TRANSACTION SNAPSHOT` takes, any of them. `images` are the tables that are held, as the snapshot
     sees them. `left_out` are those that are not, and why: SnapshotStale or SourceRefused. `fresh`
-    sees everything as it is now.
+    sees everything as it is now. `watch` watches the locks. Whoever reads under the
+    snapshot bears a name that begins with `name` and a slash.
     """
 
+    name: str
     point: LogPoint
     names: tuple[str, ...]
     images: Mapping[TableName, Image]
     left_out: Mapping[TableName, SourceError]
     keepers: Sequence[HeldSession]
     fresh: Session
+    watch: LockWatch
 
     @property
     def seen(self) -> HeldSession:
         """A session that sees everything as the snapshot does."""
         return self.keepers[0]
-
-    @property
-    def pids(self) -> tuple[int, ...]:
-        """The processes that hold the locks."""
-        return tuple(keeper.pid for keeper in self.keepers)
-
-    async def ping(self) -> int:
-        """Ask each keeper for something, and say how many of them live.
-
-        A session that is silent for long may be taken for a dead one, by a firewall in between.
-        Raises SnapshotStale where none is left. Cancellation changes nothing.
-        """
-        count = sum([await keeper.is_alive() for keeper in self.keepers])
-        if not count:
-            raise SnapshotStale("both sessions that keep the snapshot were lost")
-        return count
 
     async def compare(self, tables: Sequence[TableName]) -> None:
         """Compare once more what passes our locks: partitions that were attached or detached.
@@ -98,39 +100,72 @@ class Exported:
 
 @asynccontextmanager
 async def export(
-    dsn: Dsn, tables: Sequence[TableName], generation: int, alarms: Alarms
+    dsn: Dsn,
+    tables: Sequence[TableName],
+    generation: int,
+    alarms: Alarms,
+    *,
+    lock_yield_seconds: float = LOCK_YIELD_SECONDS,
 ) -> AsyncIterator[Exported]:
     """Take a snapshot of `tables` and hold it, locked and compared, until the block ends.
 
     Waits until every transaction that is open now has ended; an alarm says for which one. Raises
-    SnapshotStale where the whole snapshot was lost, and SourceError. Cancellation lets everything
-    go.
+    SnapshotStale where the whole snapshot was lost, also to somebody who has waited for a lock for
+    `lock_yield_seconds`, and SourceError. Cancellation lets everything go. That takes some seconds
+    at most, and whoever still reads is stopped after the locks are gone.
     """
     async with AsyncExitStack() as stack:
         exporter = await stack.enter_async_context(AsyncExitStack())
         walsender = await connect(dsn, replication=True)
         exporter.push_async_callback(walsender.close)
         fresh = await stack.enter_async_context(Session(dsn))
-        lsn, name = await _make_slot(walsender, fresh, alarms)
-        keepers = [await _keeper(dsn, stack) for _ in range(KEEPERS)]
-        now = await _images(fresh, tables)
-        left_out: dict[TableName, SourceError] = dict(await refusals(fresh, now))
-        names = tuple([await _keep(keeper, name, now, left_out) for keeper in keepers])
-        # It keeps its snapshot and the log until it is gone; both keepers have exported theirs.
-        await exporter.aclose()
-        seen = await _images(keepers[0], tables)
-        asked = [table for table in tables if table not in left_out]
-        left_out |= _stale(asked, seen, await _images(fresh, tables))
-        [[now_us]] = await fresh.rows(_NOW_US, doing="reading the server's clock")
+        lsn, snapshot = await _make_slot(walsender, fresh, alarms)
+        own_name = secrets.token_hex(8)
+        stack.push_async_callback(_stop_readers, fresh, own_name)
+        keepers: list[HeldSession] = []
+        stack.push_async_callback(_end_all, keepers)
+        for _ in range(KEEPERS):
+            keepers.append(await _keeper(dsn))
+            await keepers[-1].begin([snapshot])
+        watch = LockWatch(keepers, lock_yield_seconds)
+        await stack.enter_async_context(watch.running())
+        async with watch.guarding():
+            now = await _images(fresh, tables)
+            left_out: dict[TableName, SourceError] = dict(await refusals(fresh, now))
+            names = tuple([await _keep(keeper, now, left_out) for keeper in keepers])
+            # It keeps its snapshot and the log until it is gone; both keepers have exported theirs.
+            await exporter.aclose()
+            seen = await _images(keepers[0], tables)
+            asked = [table for table in tables if table not in left_out]
+            left_out |= _stale(asked, seen, await _images(fresh, tables))
+            [[now_us]] = await fresh.rows(_NOW_US, doing="reading the server's clock")
         point = log_point(generation, parse_lsn(lsn), now_us)
         held = {table: image for table, image in seen.items() if table not in left_out}
-        yield Exported(point, names, held, left_out, keepers, fresh)
+        yield Exported(own_name, point, names, held, left_out, keepers, fresh, watch)
 
 
-async def _keeper(dsn: Dsn, stack: AsyncExitStack) -> HeldSession:
-    keeper = HeldSession(await connect(dsn, replication=False), place_of(dsn))
-    stack.push_async_callback(keeper.end)
-    return keeper
+async def _keeper(dsn: Dsn) -> HeldSession:
+    connection = await connect(dsn, replication=False, settings=_KEEPER_SETTINGS)
+    return HeldSession(connection, place_of(dsn))
+
+
+async def _end_all(keepers: Sequence[HeldSession]) -> None:
+    async with asyncio.TaskGroup() as group:
+        for keeper in keepers:
+            group.create_task(keeper.end())
+
+
+async def _stop_readers(fresh: Session, name: str) -> None:
+    # Where the server is away, so are they.
+    timer = asyncio.get_running_loop().call_later(_STOP_SECONDS, fresh.cut_off)
+    try:
+        with suppress(SourceError, TimeoutError):
+            # A connection that is still being made is given up a second later.
+            async with asyncio.timeout(_STOP_SECONDS + 1.0):
+                beginning = application_name(f"{name}/")
+                await fresh.rows(_STOP, beginning, doing="stopping whoever reads a snapshot")
+    finally:
+        timer.cancel()
 
 
 async def _make_slot(walsender: Connection, fresh: Session, alarms: Alarms) -> tuple[str, str]:
@@ -153,15 +188,13 @@ async def _make_slot(walsender: Connection, fresh: Session, alarms: Alarms) -> t
 
 async def _keep(
     keeper: HeldSession,
-    snapshot: str,
     tables: Mapping[TableName, Image],
     left_out: dict[TableName, SourceError],
 ) -> str:
-    """Hold the snapshot and the tables' locks in this session; the name of its own export.
+    """Hold the tables' locks in this session; the name of its own export of the snapshot.
 
     What cannot be locked comes to `left_out`.
     """
-    await keeper.begin([snapshot])
     left_out |= await keeper.lock([i for table, i in tables.items() if table not in left_out])
     return await keeper.export()
 

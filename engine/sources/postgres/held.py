@@ -1,23 +1,17 @@
 """PostgreSQL's snapshots: what the coordinator holds while workers read.
 
 Strategy: `exported` holds the snapshot and the tables, `as_streamed` says what they look like in
-the stream, `ranges` cuts them, and `segments` what is too large to be read at once. While it is
-held, two things are watched: the keepers, which are asked for something now and then, and whoever
-waits for a lock behind ours. Every later query of a table waits behind such a waiter, so after a
-while the snapshot is let go of.
+the stream, `ranges` cuts them, and `segments` what is too large to be read at once. `lock_watch`
+watches, from before the first lock on, who waits for a lock behind ours.
 """
 
-import asyncio
 import functools
-import secrets
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, Never
 
-import structlog
-
-from engine.model.errors import SnapshotStale, SourceError, first_of_ours
+from engine.model.errors import SourceError
 from engine.model.log_point import LogPoint
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
@@ -29,8 +23,8 @@ from engine.sources.postgres.dsn import Dsn
 from engine.sources.postgres.exported import Exported, export
 from engine.sources.postgres.held_session import HeldSession
 from engine.sources.postgres.images import Image
-from engine.sources.postgres.locks import waiters
-from engine.sources.postgres.range_reader import application_name, range_name
+from engine.sources.postgres.lock_watch import LOCK_YIELD_SECONDS
+from engine.sources.postgres.range_reader import range_name
 from engine.sources.postgres.ranges import LeafSize, leaf_sizes
 from engine.sources.postgres.segments import (
     SEGMENT_BYTES,
@@ -43,27 +37,12 @@ from engine.sources.postgres.segments import (
 )
 from engine.sources.postgres.table_keys import TableKey, table_keys
 
-LOCK_YIELD_SECONDS: Final = 2.0
-"""How long somebody may wait for a lock behind ours, where nobody says otherwise."""
-
-_LOOK_SECONDS: Final = 1.0
-_PING_SECONDS: Final = 10.0
-
 _PROGRESS: Final = """
 SELECT a.application_name, p.tuples_processed::pg_catalog.int8, p.bytes_processed::pg_catalog.int8
 FROM pg_catalog.pg_stat_progress_copy p
 JOIN pg_catalog.pg_stat_activity a ON a.pid OPERATOR(pg_catalog.=) p.pid
 WHERE p.command OPERATOR(pg_catalog.=) 'COPY TO'
 """
-
-# Its role is ours: whoever may open such a session may end it.
-_STOP: Final = """
-SELECT pg_catalog.pg_terminate_backend(a.pid) FROM pg_catalog.pg_stat_activity a
-WHERE pg_catalog.starts_with(a.application_name, %s::pg_catalog.text)
-  AND a.usename OPERATOR(pg_catalog.=) current_user
-"""
-
-_log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 class PostgresSnapshots:
@@ -108,26 +87,36 @@ class PostgresSnapshots:
         undivided: Collection[TableName] = (),
     ) -> AsyncIterator["PostgresHeldSnapshot"]:
         """See SnapshotSource. Cancellation lets everything go."""
-        async with export(self._dsn, tables, self._generation, self._alarms) as exported:
-            images = exported.images
-            oids = [image.oid for image in images.values()]
-            streamed = await as_streamed(exported.seen, oids, self._configuration)
-            sizes = await leaf_sizes(exported.seen, images.values())
-            begun = {table: rest for table, rest in (rests or {}).items() if table in images}
-            is_large = functools.partial(self._is_large, sizes)
-            large = [image for table, image in images.items() if table in begun or is_large(image)]
-            segments = await self._segments(exported, large, sizes, begun, undivided)
-            held = {
-                table: self._held_table(
-                    exported, table, streamed[table], sizes, segments.get(table)
-                )
-                for table in images
-            }
-            name = secrets.token_hex(8)
-            try:
-                yield PostgresHeldSnapshot(name, exported, held, self._lock_yield_seconds)
-            finally:
-                await _stop_readers(exported, name)
+        async with export(
+            self._dsn,
+            tables,
+            self._generation,
+            self._alarms,
+            lock_yield_seconds=self._lock_yield_seconds,
+        ) as exported:
+            # Sampling a table takes a while. Nobody waits longer for our locks because of it.
+            async with exported.watch.guarding():
+                held = await self._held_tables(exported, rests or {}, undivided)
+            yield PostgresHeldSnapshot(exported, held)
+
+    async def _held_tables(
+        self,
+        exported: Exported,
+        rests: Mapping[TableName, str],
+        undivided: Collection[TableName],
+    ) -> dict[TableName, HeldTable]:
+        images = exported.images
+        oids = [image.oid for image in images.values()]
+        streamed = await as_streamed(exported.seen, oids, self._configuration)
+        sizes = await leaf_sizes(exported.seen, images.values())
+        begun = {table: rest for table, rest in rests.items() if table in images}
+        is_large = functools.partial(self._is_large, sizes)
+        large = [image for table, image in images.items() if table in begun or is_large(image)]
+        segments = await self._segments(exported, large, sizes, begun, undivided)
+        return {
+            table: self._held_table(exported, table, streamed[table], sizes, segments.get(table))
+            for table in images
+        }
 
     def _is_large(self, sizes: dict[int, LeafSize], image: Image) -> bool:
         return sum(sizes[leaf.oid].size_bytes for leaf in image.leaves) > self._segment_bytes
@@ -140,28 +129,20 @@ class PostgresSnapshots:
         rests: Mapping[TableName, str],
         undivided: Collection[TableName],
     ) -> dict[TableName, "_Begun"]:
-        """The segments of those of these tables that are held in segments.
-
-        Sampling a table takes a while. Nobody waits longer for our locks because of it.
-        """
+        """The segments of those of these tables that are held in segments."""
         seen = exported.seen
         wanted = [image for image in large if image.table not in undivided]
         if not wanted:
             return {}
         keys = await table_keys(seen, [image.oid for image in wanted], seen.server_version)
         found: dict[TableName, _Begun] = {}
-        with first_of_ours():
-            async with asyncio.TaskGroup() as group:
-                watching = group.create_task(_watch_waiters(exported, self._lock_yield_seconds))
-                for image in wanted:
-                    key, table = keys.get(image.oid), image.table
-                    rest = rest_of(rests.get(table, ""), key)
-                    if key is not None:
-                        size = sizes[image.oid]
-                        begun = await self._segment(seen, table, key, rest, size)
-                        if begun is not None:
-                            found[table] = begun
-                watching.cancel()
+        for image in wanted:
+            key, table = keys.get(image.oid), image.table
+            rest = rest_of(rests.get(table, ""), key)
+            if key is not None:
+                begun = await self._segment(seen, table, key, rest, sizes[image.oid])
+                if begun is not None:
+                    found[table] = begun
         return found
 
     async def _segment(
@@ -230,57 +211,17 @@ class _Begun:
     segment: Segment
 
 
-async def _stop_readers(exported: Exported, name: str) -> None:
-    # Where the server is away, so are they.
-    with suppress(SourceError):
-        beginning = application_name(f"{name}/")
-        await exported.fresh.rows(_STOP, beginning, doing="stopping whoever reads a snapshot")
-
-
-async def _watch_waiters(exported: Exported, lock_yield_seconds: float) -> Never:
-    """Raise SnapshotStale once somebody has waited for our locks for so long."""
-    left: float | None = lock_yield_seconds
-    while True:
-        # Where somebody's time is over before the next look, it comes sooner.
-        await asyncio.sleep(_LOOK_SECONDS if left is None else min(left, _LOOK_SECONDS))
-        left = await _yield_to_waiters(exported, lock_yield_seconds)
-
-
-async def _yield_to_waiters(exported: Exported, lock_yield_seconds: float) -> float | None:
-    """Raise SnapshotStale where somebody has waited for so long.
-
-    The seconds that whoever waits the longest may still wait; None where that is not known.
-    """
-    try:
-        found = await waiters(exported.fresh, exported.pids)
-    except SourceError as error:
-        _log.debug("who waits for our locks is not known", error=str(error))
-        return None
-    waited = found[0].seconds if found else 0.0
-    if waited >= lock_yield_seconds:
-        raise SnapshotStale(f"a snapshot lets go of its tables: {found[0]}")
-    return lock_yield_seconds - waited
-
-
 class PostgresHeldSnapshot:
     """Implements `engine.model.snapshot_source.HeldSnapshot`."""
 
-    def __init__(
-        self,
-        name: str,
-        exported: Exported,
-        tables: Mapping[TableName, HeldTable],
-        lock_yield_seconds: float,
-    ) -> None:
-        self._name = name
+    def __init__(self, exported: Exported, tables: Mapping[TableName, HeldTable]) -> None:
         self._exported = exported
         self._tables = tables
-        self._lock_yield_seconds = lock_yield_seconds
 
     @property
     def name(self) -> str:
         """See HeldSnapshot."""
-        return self._name
+        return self._exported.name
 
     @property
     def point(self) -> LogPoint:
@@ -299,17 +240,7 @@ class PostgresHeldSnapshot:
 
     async def watch(self) -> Never:
         """See HeldSnapshot. Cancellation changes nothing."""
-        loop = asyncio.get_running_loop()
-        pinged_at = loop.time()
-        left: float | None = self._lock_yield_seconds
-        while True:
-            # Where somebody's time is over before the next look, it comes sooner.
-            await asyncio.sleep(_LOOK_SECONDS if left is None else min(left, _LOOK_SECONDS))
-            left = await _yield_to_waiters(self._exported, self._lock_yield_seconds)
-            # Where nobody answers a look, the keepers may be gone too.
-            if left is None or loop.time() - pinged_at >= _PING_SECONDS:
-                await self._exported.ping()
-                pinged_at = loop.time()
+        await self._exported.watch.over()
 
     async def compare(self, table: TableName) -> None:
         """See HeldSnapshot. Cancellation changes nothing."""

@@ -7,6 +7,7 @@ nothing, because each attempt is a savepoint. Questions are asked inside a savep
 Invariant: no other lock than ACCESS SHARE is taken, and none is waited for.
 """
 
+import asyncio
 from collections.abc import Sequence
 from typing import Final
 
@@ -16,13 +17,22 @@ from psycopg.pq import TransactionStatus
 from engine.model.errors import SnapshotStale, SourceError
 from engine.model.schema import TableName
 from engine.sources.postgres.images import ROOT_KIND, Image
-from engine.sources.postgres.session import Connection, Query, Row, quoted, translated
+from engine.sources.postgres.session import (
+    Connection,
+    Query,
+    Row,
+    cut_off,
+    quoted,
+    translated,
+)
 
 _BEGIN: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _EXPORT: Final = "SELECT pg_catalog.pg_export_snapshot()"
 _SAVEPOINT: Final = "SAVEPOINT tailrace"
 _BACK: Final = "ROLLBACK TO SAVEPOINT tailrace"
 _RELEASE: Final = "RELEASE SAVEPOINT tailrace"
+
+_END_SECONDS: Final = 2.0
 
 _GONE_STATES: Final = frozenset({"42704", "22023", "55000"})
 """The snapshot is gone: undefined_object, invalid_parameter_value,
@@ -56,12 +66,24 @@ class HeldSession:
 
     def __init__(self, connection: Connection, place: str) -> None:
         self._connection = connection
+        # A question is several messages, and everybody's savepoint has the same name.
+        self._asking = asyncio.Lock()
         self.place = place
 
     @property
     def is_idle(self) -> bool:
         """Whether its transaction has ended well, and nothing is under way."""
         return self._connection.info.transaction_status is TransactionStatus.IDLE
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is asked at this moment."""
+        return self._asking.locked()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether its connection ended."""
+        return self._connection.closed
 
     @property
     def pid(self) -> int:
@@ -110,8 +132,9 @@ class HeldSession:
         Cancellation may leave it exported.
         """
         try:
-            cursor = await self._connection.execute(_EXPORT)
-            [[name]] = await cursor.fetchall()
+            async with self._asking:
+                cursor = await self._connection.execute(_EXPORT)
+                [[name]] = await cursor.fetchall()
         except psycopg.Error as error:
             raise judged_stale(error, "exporting a snapshot again", self.place) from error
         return str(name)
@@ -140,13 +163,14 @@ class HeldSession:
         statement = f"LOCK TABLE {targets} IN ACCESS SHARE MODE NOWAIT"
         failure = None
         try:
-            await self._connection.execute(_SAVEPOINT)
-            try:
-                await self._connection.execute(statement.encode())
-            except psycopg.Error as error:
-                failure = error
-                await self._connection.execute(_BACK)
-            await self._connection.execute(_RELEASE)
+            async with self._asking:
+                await self._connection.execute(_SAVEPOINT)
+                try:
+                    await self._connection.execute(statement.encode())
+                except psycopg.Error as error:
+                    failure = error
+                    await self._connection.execute(_BACK)
+                await self._connection.execute(_RELEASE)
         except psycopg.Error as error:
             raise translated(error, "locking a table for reading", self.place) from error
         return failure
@@ -157,32 +181,56 @@ class HeldSession:
         Raises SourceError; the snapshot is kept all the same, as long as the session lives.
         Cancellation may end the transaction: the connection is to be closed.
         """
-        connection = self._connection
         try:
-            await connection.execute(_SAVEPOINT)
-            try:
-                cursor = await connection.execute(query, arguments or None)
-                return await cursor.fetchall()
-            finally:
-                await connection.execute(_BACK)
-                await connection.execute(_RELEASE)
+            async with self._asking:
+                await self._connection.execute(_SAVEPOINT)
+                try:
+                    cursor = await self._connection.execute(query, arguments or None)
+                    return await cursor.fetchall()
+                finally:
+                    await self._back()
         except psycopg.Error as error:
             raise translated(error, doing, self.place) from error
 
-    async def is_alive(self) -> bool:
-        """Ask it for something. Cancellation changes nothing that counts."""
+    async def glance(self, query: str, *, doing: str) -> list[Row]:
+        """The rows of a text's last statement, asked for in one message. What it locks is undone.
+
+        Raises SourceError; the snapshot is kept all the same, as long as the session lives.
+        Cancellation may end the transaction: the connection is to be closed.
+        """
+        text = f"{_SAVEPOINT}; {query}; {_BACK}; {_RELEASE}"
+        rows: list[Row] = []
         try:
-            await self._connection.execute("SELECT 1")
-        except psycopg.Error:
-            return False
-        return True
+            async with self._asking:
+                try:
+                    cursor = await self._connection.execute(text.encode(), prepare=False)
+                except psycopg.Error:
+                    await self._back()
+                    raise
+                while cursor.nextset():
+                    if cursor.description:
+                        rows = await cursor.fetchall()
+                return rows
+        except psycopg.Error as error:
+            raise translated(error, doing, self.place) from error
+
+    async def _back(self) -> None:
+        await self._connection.execute(_BACK)
+        await self._connection.execute(_RELEASE)
+
+    def cut_off(self) -> None:
+        """End the connection, whether or not the server answers. Never waits."""
+        if not self._connection.closed:
+            cut_off(self._connection.pgconn.socket)
 
     async def end(self) -> None:
         """Let go of everything, and close. It raises nothing, whatever became of the connection.
 
-        Cancellation closes it all the same.
+        A server that does not answer is waited for two seconds. Cancellation closes it all the
+        same.
         """
         connection = self._connection
+        timer = asyncio.get_running_loop().call_later(_END_SECONDS, self.cut_off)
         try:
             # A connection in the middle of a COPY has nothing to say. It is closed as it is.
             if connection.info.transaction_status in _ENDED_BY_ROLLBACK:
@@ -190,6 +238,7 @@ class HeldSession:
         except psycopg.Error:
             pass
         finally:
+            timer.cancel()
             await connection.close()
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from engine.model.schema import TableName
+from engine.sources.postgres.held_session import HeldSession
 from engine.sources.postgres.session import Session
 
 STOPS_READING: Final = ("AccessExclusiveLock",)
@@ -41,8 +42,10 @@ WHERE l.granted AND l.mode OPERATOR(pg_catalog.=) ANY(%s::pg_catalog.text[])
 ORDER BY a.xact_start NULLS FIRST, n.nspname, c.relname
 """
 
-# `pg_blocking_pids` stops all locking for a moment. So only those who wait are asked about.
+# `pg_blocking_pids` stops all locking for a moment. So only those who wait are asked about. What
+# `pg_stat_activity` shows stays the same for a whole transaction, unless it is forgotten.
 _WAITERS: Final = """
+SELECT pg_catalog.pg_stat_clear_snapshot();
 SELECT n.nspname, c.relname, l.pid, l.mode, coalesce(a.usename, ''),
        coalesce(pg_catalog.upper(pg_catalog.substring(a.query, '^\\s*([A-Za-z]+)')), ''),
        coalesce(pg_catalog.date_part('epoch',
@@ -55,7 +58,7 @@ WHERE NOT l.granted AND l.locktype OPERATOR(pg_catalog.=) 'relation'
   AND l.database OPERATOR(pg_catalog.=) (
     SELECT d.oid FROM pg_catalog.pg_database d
     WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
-  AND pg_catalog.pg_blocking_pids(l.pid) OPERATOR(pg_catalog.&&) %s::pg_catalog.int4[]
+  AND pg_catalog.pg_blocking_pids(l.pid) OPERATOR(pg_catalog.&&) {pids}::pg_catalog.int4[]
 ORDER BY l.waitstart
 """
 
@@ -79,12 +82,13 @@ class Waiter:
         )
 
 
-async def waiters(session: Session, pids: Sequence[int]) -> list[Waiter]:
+async def waiters(session: HeldSession, pids: Sequence[int]) -> list[Waiter]:
     """Who waits for a lock on a table behind one of these processes, the longest first.
 
-    Raises SourceError. Cancellation leaves nothing behind.
+    Raises SourceError. Cancellation leaves the session to be closed.
     """
-    found = await session.rows(_WAITERS, list(pids), doing="looking who waits for our locks")
+    query = _WAITERS.format(pids=f"'{{{','.join(map(str, pids))}}}'")
+    found = await session.glance(query, doing="looking who waits for our locks")
     return [Waiter(TableName(schema, table), *rest) for schema, table, *rest in found]
 
 

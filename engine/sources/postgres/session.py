@@ -10,8 +10,10 @@ which may carry row values.
 """
 
 import asyncio
+import contextlib
 import os
 import re
+import socket
 from collections.abc import Mapping
 from typing import Any, Final, LiteralString, Protocol, Self
 
@@ -43,6 +45,8 @@ _DEFAULTS: Final[Mapping[str, str]] = {
     "keepalives_idle": "10",
     "keepalives_interval": "5",
     "keepalives_count": "3",
+    # What was sent and is not acknowledged keeps keepalives from being sent. In milliseconds.
+    "tcp_user_timeout": "25000",
 }
 
 WAL_SENDERS_HINT: Final = (
@@ -191,6 +195,12 @@ def beside(connection: Connection) -> dict[str, str]:
     return {name: value.decode() for name, value in found.items() if value}
 
 
+def cut_off(descriptor: int) -> None:
+    """Shut this socket of libpq's. Both sides hear that it ended; it stays open."""
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as duplicate:
+        duplicate.shutdown(socket.SHUT_RDWR)
+
+
 def connect_failure(error: psycopg.Error, place: str) -> SourceError:
     """What a failed connect to `place` means to the operator."""
     text = _connect_text(error)
@@ -325,6 +335,15 @@ class Session:
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
+
+    def cut_off(self) -> None:
+        """End the question that is being asked, whether or not the server answers. Never waits.
+
+        The session asks nothing any more.
+        """
+        self._over.set()
+        if self._connection is not None and not self._connection.closed:
+            cut_off(self._connection.pgconn.socket)
 
     async def rows(self, query: Query, *arguments: object, doing: str) -> list[Row]:
         """The rows of one query, asked again once where the session was lost meanwhile.

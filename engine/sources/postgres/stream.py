@@ -17,8 +17,6 @@ reader for it. A failure of either is raised by `receive`, as a SourceError.
 import asyncio
 import contextlib
 import math
-import os
-import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -64,6 +62,7 @@ from engine.sources.postgres.session import (
     Session,
     beside,
     connect,
+    cut_off,
     quoted,
     take_bytes_as_they_are,
     translated,
@@ -471,8 +470,7 @@ class PostgresStream:
         self._wake()
         # The socket is shut at once, so that the server does not wait until somebody calls
         # `receive`. The descriptor itself stays open.
-        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._fd)) as duplicate:
-            duplicate.shutdown(socket.SHUT_RDWR)
+        cut_off(self._fd)
 
     # ---------------------------------------------------------------------------- the slot
 
