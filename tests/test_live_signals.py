@@ -11,6 +11,7 @@ from databases import Database
 from engine.servers.fault_proxy import Request
 from engine.servers.servers import EmbeddedS3
 from faults.snapshot_rig import Place, SnapshotRig
+from faults.snapshots import is_part
 from load_tests.engine_process import EngineProcess, until
 
 if TYPE_CHECKING:
@@ -230,6 +231,28 @@ async def test_a_kill_on_either_side_of_the_entry_does_a_signal_once(
 
     assert bool(before) == is_journalled
     assert again == [answer]
+
+
+async def test_a_signal_while_the_stream_waits_is_done_once_although_it_is_read_again(
+    place: Place,
+) -> None:
+    async with place.rigged(keys=ON | {"source__snapshot_order": "before"}) as rig:
+        hold = rig.proxy.hold_next(is_part)
+        engine = rig.start()
+        await hold.wait_reached(60)
+        place.database.execute(EMIT.replace("%s", f"'{asking()}'"))
+        await answered(rig)
+        hold.release()
+        await engine.reaches("streaming", seconds=60)
+        await engine.stop()
+        await rig.caught_up()
+        found = await signals(rig)
+        # The attempt that was under way was given up.
+        await proven(rig, snapshots=1)
+        [start] = [entry for entry in await entries(rig) if entry.get("stream") == {"waits": True}]
+
+    assert [each["outcome"] for each in found] == ["done"]
+    assert start["seq"] == 0
 
 
 async def _is_finished(rig: SnapshotRig) -> bool:

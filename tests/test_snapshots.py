@@ -1258,6 +1258,19 @@ async def test_a_stream_does_not_wait_for_a_table_that_is_refused_until_an_attem
     assert register.holds_stream_back
 
 
+async def test_a_stream_is_stuck_where_all_that_it_waits_for_is_refused() -> None:
+    snapshots = await waiting()
+    register = snapshots.register
+    before = register.is_stream_stuck
+
+    register.refuse(ORDERS, SourceRefused("no slot is free"), is_of_group=True)
+    refused = register.is_stream_stuck
+    register.capture(ODD)
+
+    assert (before, refused, register.is_stream_stuck) == (False, True, False)
+    assert register.holds_stream_back
+
+
 async def test_a_stream_waits_for_no_table_that_waits_for_the_end_of_a_gap() -> None:
     snapshots = await waiting()
 

@@ -10,7 +10,7 @@ import gzip
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -410,3 +410,33 @@ async def test_a_start_that_is_not_to_wait_any_more_streams_beside(place: Place)
 
     assert stream_start(entries)["stream"]["begins"].keys() <= {"public.first", "public.second"}
     assert verdict["ok"], verdict
+
+
+NO_SLOT = """
+from contextlib import asynccontextmanager
+from engine.model.errors import SourceRefused
+from engine.sources.postgres.held import PostgresSnapshots
+
+@asynccontextmanager
+async def hold(*args, **kwargs):
+    raise SourceRefused("no slot is free", hint="raise max_replication_slots")
+    yield
+
+PostgresSnapshots.hold = hold
+"""
+
+
+async def test_until_caught_up_ends_where_no_snapshot_at_all_can_be_taken(place: Place) -> None:
+    make_tables(place.database, 300)
+    async with place.rigged(keys=BEFORE) as rig:
+        refused = rig.start(
+            "run", "--until-caught-up", pipeline=replace(rig.pipeline, preamble=NO_SLOT)
+        )
+        code = await refused.ended(seconds=120)
+        stopped = (await rig.image.look()).entries
+        await rig.caught_up()
+        entries = (await rig.image.look()).entries
+
+    assert code == 78
+    assert "no slot is free" in refused.complaint
+    assert stream_start(entries)["seq"] > stopped[-1]["seq"]

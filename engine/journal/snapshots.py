@@ -458,6 +458,16 @@ class SnapshotRegister:
         return not (known.is_complete and is_vouched)
 
     @property
+    def is_stream_stuck(self) -> bool:
+        """Whether every table for which the stream waits is refused: somebody has to act."""
+        waited_for = [
+            table for table, known in self._open.items() if self._is_waited_for((table, known))
+        ]
+        refused = self.refused
+        is_refused = all(table in refused for table in waited_for)
+        return bool(waited_for) and is_refused and not self._is_waiting
+
+    @property
     def unfinished_names(self) -> frozenset[str]:
         """The tables of which not all rows are visible, by name."""
         return frozenset(

@@ -304,8 +304,11 @@ class Streaming:
 
     @property
     def _is_caught_up(self) -> bool:
-        if self._caught_up is None or self._initial.is_waited_for:
+        if self._caught_up is None:
             return False
+        if self._initial.is_waited_for:
+            # The next life catches up. Where none can begin, whoever waits for this one is told.
+            return self._snapshots.is_stream_stuck
         # A keepalive's position that no look was taken behind would not become durable.
         counting = self._ledger.counting_boundary(self._watcher.looked)
         if counting is None or counting.position < self._caught_up:
