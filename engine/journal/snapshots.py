@@ -380,13 +380,14 @@ class SnapshotRegister:
         """The tables of which an attempt has to be started, by name."""
         if self._is_waiting:
             return ()
-        return tuple(
-            sorted(
-                table
-                for table, known in self._open.items()
-                if self._is_needed(table, known.snapshot) and not self._is_held_back(table)
-            )
-        )
+        return tuple(sorted(filter(self.is_needed, self._open)))
+
+    def is_needed(self, table: TableName) -> bool:
+        """Whether an attempt of the table has to be started: whether it is in `needed()`."""
+        known = self._open.get(table)
+        if self._is_waiting or known is None:
+            return False
+        return self._is_needed(table, known.snapshot) and not self._is_held_back(table)
 
     def _is_held_back(self, table: TableName) -> bool:
         """Whether a snapshot that is taken now would not fill the table's gaps, or comes soon."""

@@ -108,10 +108,10 @@ def _kind(error: TailraceError) -> FailureKind:
             return "stale"
         case UnrepresentableRow():
             return "unrepresentable"
-        case ConfigurationError() | SourceRefused() | DestinationRefused():
-            return "refused"
-        case _:
+        case UploadGone():
             return "again"
+        case _:
+            return "again" if error.retryable else "refused"
 
 
 def _refused(text: str) -> SnapshotResult:
