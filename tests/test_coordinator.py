@@ -437,6 +437,64 @@ async def test_a_range_whose_worker_stands_still_is_given_to_another_one() -> No
 
 
 @virtually
+async def test_who_takes_its_time_because_of_its_limit_does_not_stand_still() -> None:
+    one = await rig(rows_per_second=100)
+
+    async def read_what_was_sent(_: SnapshotTask) -> None:
+        # The source has sent all of it, and shows no progress any more.
+        await asyncio.sleep(600)
+
+    one.deeds = [read_what_was_sent]
+
+    async with one.taking(ORDERS):
+        await one.done()
+
+    assert sorted(one.given()) == [0, 1, 2]
+
+
+@virtually
+async def test_who_stands_still_is_found_beside_a_limit_too() -> None:
+    one = await rig(rows_per_second=100)
+    one.deeds = [for_ever]
+
+    async with one.taking(ORDERS):
+        await one.done()
+
+    assert one.given().count(0) == 2
+
+
+@virtually
+async def test_a_range_that_fails_for_long_costs_its_attempt_and_no_other_table() -> None:
+    one = await rig(tables_max=2)
+    loop = asyncio.get_running_loop()
+    is_broken = True
+
+    async def fail(task: SnapshotTask) -> bytes | None:
+        one.deeds.append(fail)
+        if task.staging.table != ORDERS or task.staging.range_number != 1 or not is_broken:
+            return None
+        return await failing("again")(task)
+
+    one.deeds = [fail]
+    began = loop.time()
+
+    async with one.taking(ORDERS, ODD):
+        await one.until(lambda: one.is_whole(ODD))
+        await one.until(one.is_alarmed)
+        told = loop.time() - began
+        await one.until(lambda: not one.helds[0].is_open)
+        ended = loop.time() - began
+        is_broken = False
+        await one.done()
+
+    assert told < 60
+    # Nobody is kept from cleaning up for longer by a snapshot that comes to nothing.
+    assert 900 <= ended < 1000
+    assert one.stated(ODD).attempt == 1
+    assert one.stated(ORDERS).attempt == 2
+
+
+@virtually
 async def test_who_comes_further_is_left_alone_however_long_it_takes() -> None:
     one = await rig()
 

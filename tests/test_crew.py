@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -112,6 +113,79 @@ async def test_workers_that_stand_still_are_ended_when_the_crew_is_renewed() -> 
             await task
 
         assert await crew.run(ALIVE, nothing) == ALIVE
+
+
+class Refusing:
+    """Workers that are counted, and whose executor takes no task after its first."""
+
+    def __init__(self) -> None:
+        self.made: list[Executor] = []
+        self.ended: list[Executor] = []
+        self.started = 0
+        self.failure: WorkerLost | None = None
+        self.is_slow = False
+
+    def start(self) -> tuple[Executor, int]:
+        self.started += 1
+        if self.is_slow:
+            time.sleep(0.2)
+        if self.failure is not None:
+            raise self.failure
+        self.made.append(ThreadPoolExecutor(1))
+        return self.made[-1], 1
+
+    def end(self, executor: Executor) -> None:
+        self.ended.append(executor)
+        executor.shutdown(wait=False)
+
+
+async def test_an_executor_that_takes_no_task_any_more_is_made_anew() -> None:
+    workers = Refusing()
+    crew = Crew(workers, reverse)
+    assert await crew.run(b"one", nothing) == b"eno"
+    # What a client does that lost its scheduler: nothing is under way, and nothing is taken.
+    workers.made[0].shutdown()
+
+    with pytest.raises(WorkerLost):
+        await crew.run(b"two", nothing)
+
+    assert await crew.run(b"two", nothing) == b"owt"
+    assert (workers.started, len(workers.ended)) == (2, 1)
+    crew.let_go()
+
+
+async def test_whoever_waits_for_workers_that_cannot_be_had_waits_for_one_start() -> None:
+    workers = Refusing()
+    workers.failure = WorkerLost("no scheduler", hint="start it")
+    workers.is_slow = True
+    crew = Crew(workers, reverse)
+
+    errors: list[WorkerLost] = []
+
+    async def run() -> None:
+        with pytest.raises(WorkerLost) as raised:
+            await crew.run(b"", nothing)
+        errors.append(raised.value)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(50):
+            group.create_task(run())
+
+    assert {(str(error), error.hint) for error in errors} == {("no scheduler", "start it")}
+    assert (len(errors), workers.started) == (50, 1)
+
+
+async def test_workers_that_come_when_nobody_waits_any_more_are_ended() -> None:
+    workers = Refusing()
+    workers.is_slow = True
+    crew = Crew(workers, reverse)
+
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await crew.run(b"", nothing)
+    await until(lambda: bool(workers.ended))
+
+    assert (workers.started, len(workers.ended)) == (1, 1)
 
 
 async def lost(crew: Crew, started: list[int]) -> None:

@@ -14,11 +14,14 @@ import functools
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 
 from engine.model.errors import TailraceError
+
+_START_AGAIN_SECONDS: Final = 5.0
+"""Whoever asks sooner for workers that could not be had is told so at once: a start takes long."""
 
 _log = structlog.get_logger(__name__)
 
@@ -66,6 +69,7 @@ class Crew:
         self._work = work
         self._now: _Executor | None = None
         self._starting = asyncio.Lock()
+        self._start_failed: tuple[float, WorkerLost] | None = None
         self._task_count = 0
 
     @property
@@ -93,8 +97,9 @@ class Crew:
         try:
             future = now.executor.submit(self._work, task)
         except Exception as error:
+            # It takes no tasks any more: a client that lost its scheduler, say.
             now.free.release()
-            raise self._lost(now, error) from error
+            raise self._lost(now, error, is_broken=True) from error
         loop = asyncio.get_running_loop()
         self._task_count += 1
         future.add_done_callback(lambda _: _tell(loop, functools.partial(self._done, now)))
@@ -114,18 +119,37 @@ class Crew:
         """The executor, with one of its workers taken for a task."""
         while True:
             async with self._starting:
-                if self._now is None:
-                    executor, count = await asyncio.to_thread(self._workers.start)
-                    self._now = _Executor(executor, asyncio.Semaphore(count))
-                now = self._now
+                now = self._now = self._now or await self._started()
             await now.free.acquire()
             if now is self._now:
                 return now
             now.free.release()
 
-    def _lost(self, now: _Executor, error: BaseException) -> WorkerLost:
+    async def _started(self) -> _Executor:
+        """New workers. Cancellation ends those that come too late."""
+        loop = asyncio.get_running_loop()
+        if self._start_failed is not None:
+            failed_at, failure = self._start_failed
+            if loop.time() - failed_at < _START_AGAIN_SECONDS:
+                raise WorkerLost(str(failure), hint=failure.hint)
+        starting = loop.run_in_executor(None, self._workers.start)
+        try:
+            executor, count = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            starting.add_done_callback(self._end_unwanted)
+            raise
+        except WorkerLost as error:
+            self._start_failed = loop.time(), error
+            raise
+        return _Executor(executor, asyncio.Semaphore(count))
+
+    def _end_unwanted(self, starting: asyncio.Future[tuple[Executor, int]]) -> None:
+        if not starting.cancelled() and starting.exception() is None:
+            self._workers.end(starting.result()[0])
+
+    def _lost(self, now: _Executor, error: BaseException, *, is_broken: bool = False) -> WorkerLost:
         text = f"a snapshot's worker was lost: {type(error).__name__}"
-        is_broken = isinstance(error, BrokenExecutor | asyncio.CancelledError)
+        is_broken = is_broken or isinstance(error, BrokenExecutor | asyncio.CancelledError)
         if is_broken and self._now is now:
             _log.warning("snapshot workers lost", error=type(error).__name__)
             self.let_go()

@@ -47,6 +47,9 @@ _LOGGED_SECONDS: Final = 10.0
 
 _AGAIN_SECONDS: Final = 0.5
 _AGAIN_SECONDS_MAX: Final = 30.0
+_BUFFERED_ROWS: Final = 100_000
+"""Small rows that lie between source and worker when the source has sent its last."""
+
 _FAILURES_TOLD: Final = 5
 """Failures of one range, each on another worker perhaps, before somebody is told."""
 
@@ -219,7 +222,7 @@ class Group:
     def _begun(self, table: TableName, held: HeldTable) -> Attempt | None:
         """The table's attempt, or the next segment of one; None where there is none to begin."""
         is_other = held.begin not in {"", self._register.rest(table)}
-        if table not in self._register.needed() or is_other:
+        if is_other or not self._register.is_needed(table):
             # Somebody asked for something else while the source took the snapshot.
             return None
         try:
@@ -282,7 +285,7 @@ class Group:
     async def _first_result(self, wanted: "_Range") -> SnapshotResult:
         """What the first worker staged that did all of it; the others' results are thrown away."""
         copies: dict[asyncio.Task[SnapshotResult], _Given] = {}
-        failures = 0
+        failures, failing_since = 0, 0.0
         async with asyncio.TaskGroup() as group:
             while True:
                 if not copies:
@@ -304,7 +307,10 @@ class Group:
                         return result
                 for failure in (result.failure for result in results if result.failure):
                     failures += 1
+                    failing_since = failing_since or _now()
                     error = _error_of(wanted, failure)
+                    if _now() - failing_since >= self._settings.patience_seconds:
+                        raise error
                     if not copies:
                         await self._pause(wanted.attempt.table, error, failures)
                 self._help(group, wanted, copies)
@@ -340,7 +346,13 @@ class Group:
         )
 
     def _is_stuck(self, known: "_Given") -> bool:
-        return _now() - known.moved > self._settings.stall_seconds
+        return _now() - max(known.moved, self._busy_until(known)) > self._settings.stall_seconds
+
+    def _busy_until(self, known: "_Given") -> float:
+        """Until when a worker with a limit takes its time for what the source has sent it."""
+        rate = self._settings.rows_per_second
+        seen = known.progress.rows if known.progress is not None else 0
+        return known.started + (seen + _BUFFERED_ROWS) / rate if rate else 0.0
 
     async def _done(self, known: "_Given") -> SnapshotResult:
         task = encode(self._task(known))
@@ -354,7 +366,8 @@ class Group:
 
     def _start(self, known: "_Given") -> None:
         """A worker has it."""
-        known.is_started, known.moved = True, _now()
+        known.is_started = True
+        known.started = known.moved = _now()
         self._waiting[known.wanted.attempt.table].discard(known.wanted.own)
         self._begun_at.setdefault(known.wanted.attempt, known.moved)
 
@@ -433,12 +446,16 @@ class _Range:
 
 @dataclass(slots=True, eq=False)
 class _Given:
-    """A range as it was given to one worker. `moved` is the loop's time when it came further."""
+    """A range as it was given to one worker.
+
+    Times are the loop's: `started` is when the worker had it, `moved` when it came further.
+    """
 
     name: str
     wanted: _Range
     moved: float
     is_started: bool = False
+    started: float = 0.0
     progress: ReadProgress | None = None
 
     def seen(self, progress: ReadProgress | None) -> None:

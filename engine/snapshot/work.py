@@ -14,12 +14,10 @@ from engine import __version__
 from engine.journal.gaps import refuse_too_many
 from engine.model.batch import Batch, LeftOut
 from engine.model.errors import (
-    ConfigurationError,
-    DestinationRefused,
     SnapshotStale,
-    SourceRefused,
     TailraceError,
     UnrepresentableRow,
+    UploadGone,
 )
 from engine.model.interfaces import ObjectStore
 from engine.model.snapshot_source import RangeReader
