@@ -190,7 +190,7 @@ class Rig:
 
     # --- the source
 
-    def adopt(self, generation: int) -> None:
+    def adopt(self, generation: int, facts: Mapping[str, str], branch: str) -> None:
         """It has one generation."""
         assert generation == 1
 

@@ -7,14 +7,18 @@ from typing import Any, LiteralString
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from databases import Database
-from engine.model.errors import SnapshotStale
+from engine.model.errors import SnapshotStale, SourceUnavailable
 from engine.model.schema import TableName
 from engine.operate.alarms import Alarms
+from engine.servers.servers import EmbeddedPostgres
 from engine.sources.postgres import exported
 from engine.sources.postgres.exported import export
 from engine.sources.postgres.lsn import lsn_of
+from engine.sources.postgres.source import PostgresSource
+from snapshot_reading import CONFIGURATION
 
 ALARMS = Alarms(lambda: 0)
 A, TREE = TableName("public", "a"), TableName("public", "tree")
@@ -181,4 +185,33 @@ async def test_a_table_that_is_not_there_is_left_out(tables: Database) -> None:
 
     async with export(tables.dsn, [A, gone], generation=1, alarms=ALARMS) as snapshot:
         assert isinstance(snapshot.left_out[gone], SnapshotStale)
+        assert set(snapshot.images) == {A}
+
+
+async def test_a_snapshot_of_another_server_or_timeline_is_refused(
+    tables: Database, postgres: EmbeddedPostgres, postgres15: EmbeddedPostgres
+) -> None:
+    other = postgres15 if tables.server is postgres else postgres
+    own, others = await system_at(tables.dsn), await system_at(other.dsn)
+    for system, timeline in ((others, "1"), (own, "2")):
+        with pytest.raises(SourceUnavailable, match="the stream is that of") as caught:
+            async with export(tables.dsn, [A], 1, ALARMS, system=system, timeline=timeline):
+                pytest.fail("it is held")
+        assert "source.dsn has to lead to one server" in caught.value.hint
+
+    async with export(tables.dsn, [A], 1, ALARMS, system=own, timeline="1") as snapshot:
+        assert set(snapshot.images) == {A}
+
+
+async def system_at(dsn: str) -> str:
+    source = PostgresSource(dsn=dsn, slot="s", configuration=CONFIGURATION)
+    return (await source.identify()).facts["system_identifier"]
+
+
+async def test_all_sessions_are_with_the_server_that_exported(tables: Database) -> None:
+    elsewhere = make_conninfo(tables.dsn, port=1)
+    places = iter([tables.dsn])
+
+    async with export(lambda: next(places, elsewhere), [A], 1, ALARMS) as snapshot:
+        await snapshot.compare([A])
         assert set(snapshot.images) == {A}

@@ -33,7 +33,7 @@ from engine.journal.gaps import GapRegister
 from engine.journal.object_lists import ObjectLists
 from engine.model.batch import LeftOut, Moved
 from engine.model.errors import InvariantBroken, SnapshotStale, TailraceError
-from engine.model.interfaces import Clock
+from engine.model.interfaces import Clock, SourceIdentity
 from engine.model.lane import Lane
 from engine.model.layout import key_hour
 from engine.model.log_point import LogPoint
@@ -506,8 +506,12 @@ class SnapshotRegister:
     @property
     def generation(self) -> int:
         """The one that the journal is in."""
-        source = self._state.source
-        return source.generation if source is not None else 1
+        return self.source.generation if self.source is not None else 1
+
+    @property
+    def source(self) -> SourceIdentity | None:
+        """Whose changes the journal has."""
+        return self._state.source
 
     @property
     def unfinished_count(self) -> int:

@@ -106,8 +106,12 @@ class HeldSnapshot(Protocol):
 class SnapshotSource(Protocol):
     """What a source does for snapshots, in the process of the engine."""
 
-    def adopt(self, generation: int) -> None:
-        """Positions that are made from now on belong to this generation. See `Source.adopt`."""
+    def adopt(self, generation: int, facts: Mapping[str, str], branch: str) -> None:
+        """Positions that are made from now on belong to this generation. See `Source.adopt`.
+
+        `facts` and `branch` are the journal's `SourceIdentity`'s, empty where it has none yet. A
+        snapshot of another server, or of another branch of its history, is refused.
+        """
         ...
 
     def hold(
@@ -122,7 +126,8 @@ class SnapshotSource(Protocol):
         Where a source cannot go on from there, it holds the table from the beginning, and the
         attempt begins anew. A table in `undivided` is not held in segments.
         May wait until transactions that are open now have ended, and says of whom it waits. Raises
-        SourceUnavailable, SourceRefused. Cancellation lets everything go.
+        SourceUnavailable, also where another server answers, and SourceRefused. Cancellation lets
+        everything go.
         """
         ...
 

@@ -119,7 +119,9 @@ class Coordinator:
 
         Cancellation gives up what is under way: the journal's next writer starts other attempts.
         """
-        self._source.adopt(register.generation)
+        identity = register.source
+        facts, branch = (identity.facts, identity.branch) if identity is not None else ({}, "")
+        self._source.adopt(register.generation, facts, branch)
         self._register = register
         try:
             with first_of_ours():

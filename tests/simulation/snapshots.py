@@ -195,7 +195,7 @@ class SimulatedSnapshots:
         self._rnd = random.Random(seed)
         self._count = 0
 
-    def adopt(self, generation: int) -> None:
+    def adopt(self, generation: int, facts: Mapping[str, str], branch: str) -> None:
         """The server knows by itself."""
 
     @asynccontextmanager

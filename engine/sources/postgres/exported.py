@@ -22,7 +22,7 @@ from typing import Final
 
 import psycopg
 
-from engine.model.errors import SnapshotStale, SourceError
+from engine.model.errors import SnapshotStale, SourceError, SourceUnavailable
 from engine.model.log_point import LogPoint
 from engine.model.schema import TableName
 from engine.operate.alarms import Alarms
@@ -37,6 +37,7 @@ from engine.sources.postgres.session import (
     Connection,
     Questions,
     Session,
+    beside,
     connect,
     quoted,
     translated,
@@ -105,10 +106,14 @@ async def export(
     generation: int,
     alarms: Alarms,
     *,
+    system: str = "",
+    timeline: str = "",
     lock_yield_seconds: float = LOCK_YIELD_SECONDS,
 ) -> AsyncIterator[Exported]:
     """Take a snapshot of `tables` and hold it, locked and compared, until the block ends.
 
+    All sessions are with one server, the one of this system
+    identifier and timeline where they are given.
     Waits until every transaction that is open now has ended; an alarm says for which one. Raises
     SnapshotStale where the whole snapshot was lost, also to somebody who has waited for a lock for
     `lock_yield_seconds`, and SourceError. Cancellation lets everything go. That takes some seconds
@@ -118,14 +123,17 @@ async def export(
         exporter = await stack.enter_async_context(AsyncExitStack())
         walsender = await connect(dsn, replication=True)
         exporter.push_async_callback(walsender.close)
-        fresh = await stack.enter_async_context(Session(dsn))
+        await _refuse_other_server(walsender, place_of(dsn), (system, timeline))
+        # A dsn may lead to several servers.
+        same = beside(walsender)
+        fresh = await stack.enter_async_context(Session(dsn, **same))
         lsn, snapshot = await _make_slot(walsender, fresh, alarms)
         own_name = secrets.token_hex(8)
         stack.push_async_callback(_stop_readers, fresh, own_name)
         keepers: list[HeldSession] = []
         stack.push_async_callback(_end_all, keepers)
         for _ in range(KEEPERS):
-            keepers.append(await _keeper(dsn))
+            keepers.append(await _keeper(dsn, same))
             await keepers[-1].begin([snapshot])
         watch = LockWatch(keepers, lock_yield_seconds)
         await stack.enter_async_context(watch.running())
@@ -144,9 +152,32 @@ async def export(
         yield Exported(own_name, point, names, held, left_out, keepers, fresh, watch)
 
 
-async def _keeper(dsn: Dsn) -> HeldSession:
-    connection = await connect(dsn, replication=False, settings=_KEEPER_SETTINGS)
-    return HeldSession(connection, place_of(dsn))
+async def _refuse_other_server(walsender: Connection, place: str, wanted: tuple[str, str]) -> None:
+    """Raise SourceUnavailable where it is not the server whose changes the journal has.
+
+    An old primary that still runs would give rows and a point of a history that is left.
+    """
+    if not any(wanted):
+        return
+    try:
+        cursor = await walsender.execute("IDENTIFY_SYSTEM")
+    except psycopg.Error as error:
+        raise translated(error, "identifying the server", place) from error
+    result = cursor.pgresult
+    assert result is not None
+    system, timeline = ((result.get_value(0, column) or b"").decode() for column in range(2))
+    if (system, timeline) != wanted:
+        raise SourceUnavailable(
+            f"PostgreSQL at {place} is system {system}, timeline {timeline}; the stream is that of"
+            f" system {wanted[0]}, timeline {wanted[1]}",
+            hint="source.dsn has to lead to one server, the primary: see its hosts, or the name's"
+            " addresses. After a failover the engine starts over, and the snapshot is tried again.",
+        )
+
+
+async def _keeper(dsn: Dsn, same: Mapping[str, str]) -> HeldSession:
+    connection = await connect(dsn, replication=False, settings=_KEEPER_SETTINGS, overrides=same)
+    return HeldSession(connection, place_of(dsn, same))
 
 
 async def _end_all(keepers: Sequence[HeldSession]) -> None:

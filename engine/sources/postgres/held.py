@@ -70,14 +70,16 @@ class PostgresSnapshots:
         self._configuration = configuration
         self._alarms = alarms
         self._generation = generation
+        self._system = self._timeline = ""
         self._range_pages = range_pages
         self._segment_bytes = segment_bytes
         self._finer = Finer()
         self._lock_yield_seconds = lock_yield_seconds
 
-    def adopt(self, generation: int) -> None:
+    def adopt(self, generation: int, facts: Mapping[str, str], branch: str) -> None:
         """See SnapshotSource."""
         self._generation = generation
+        self._system, self._timeline = facts.get("system_identifier", ""), branch
 
     @asynccontextmanager
     async def hold(
@@ -92,6 +94,8 @@ class PostgresSnapshots:
             tables,
             self._generation,
             self._alarms,
+            system=self._system,
+            timeline=self._timeline,
             lock_yield_seconds=self._lock_yield_seconds,
         ) as exported:
             # Sampling a table takes a while. Nobody waits longer for our locks because of it.
