@@ -169,7 +169,7 @@ class Held:
 
     async def compare(self, table: TableName) -> None:
         await asyncio.sleep(self._rnd.uniform(0.001, 0.3))
-        if not self._world.is_calm and self._rnd.random() < 0.05:
+        if not self._world.is_calm and self._rnd.random() < 0.1:
             self._world.counts["comparisons without an answer"] += 1
             raise SourceUnavailable("no answer")
         self.refuse_lost()

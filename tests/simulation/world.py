@@ -50,6 +50,7 @@ LATE_OBJECTS = 0.015
 LISTS_DAMAGED = 0.4
 WORLDS_WITH_DROPS = 0.5
 OWED_DROPPED = 0.35
+COMPLETIONS_REFUSED = 0.4
 KILLED_ACCEPTING = 0.7
 LOST_PLANNED = 0.3  # Where somebody may move the slot by hand, and a loss may be accepted.
 SNAPSHOTS = (("never", "initial", "mixed"), (60, 34, 6))
@@ -117,6 +118,7 @@ class World:
         self._rules = random.Random(seed)
         self._snapshot_chances = random.Random(f"faults of snapshots {seed}")
         self._list_chances = random.Random(f"lists {seed}")
+        self._refusals = random.Random(f"refused completions {seed}")
         self._drop_chances = random.Random(f"dropped tables {seed}")
         is_dropping = self._drop_chances.random() < WORLDS_WITH_DROPS
         self.is_dropping = is_dropping and is_slot and not self.is_hiding
@@ -406,7 +408,10 @@ class World:
     def _hurt_named(self, entry: StoredObject) -> None:
         """Now and then, what an entry names as whole is lost to its engine, or its engine is."""
         chance, engine = self._snapshot_chances, self._engine_of(entry.creator)
-        if b'"state":"whole"' not in entry.body or chance.random() >= 0.5:
+        if b'"state":"whole"' not in entry.body:
+            return
+        self._refuse_completion(entry)
+        if chance.random() >= 0.5:
             return
         snapshots = orjson.loads(entry.body)["snapshots"]
         objects = [o for s in snapshots for o in self._objects_of(s)]
@@ -430,6 +435,16 @@ class World:
             case _:
                 assert engine is not None
                 self.loop.later(chance.choice((0.0, 0.05, 0.2)), self.kill, engine)
+
+    def _refuse_completion(self, entry: StoredObject) -> None:
+        """Now and then the bucket completes one of the uploads never, whoever asks."""
+        if self._refusals.random() >= COMPLETIONS_REFUSED:
+            return
+        snapshots = orjson.loads(entry.body)["snapshots"]
+        objects = [o for s in snapshots for o in self._objects_of(s)]
+        if objects:
+            self.counts["completions refused for good"] += 1
+            self.bucket.cursed.add(self._refusals.choice(objects)["upload_id"])
 
     def _hurt_accepting(self, entry: StoredObject) -> None:
         """Most engines that accept a loss die on the way: the next one has to go on."""
