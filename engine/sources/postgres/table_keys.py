@@ -59,16 +59,15 @@ _TYPES: Final = (
 _DATABASE_COLLATIONS_VERSION: Final = 150000
 """Since then a database knows by which version of its collation its indexes were built."""
 
-# An index that an older snapshot may not use (`indcheckxmin`), or whose order is not the plain one,
-# is passed over. `pg_collation_actual_version` asks the collation's library.
+# An index whose order is not the plain one is passed over. `pg_collation_actual_version` asks the
+# collation's library.
 _COLUMNS: Final = """
 SELECT i.indrelid::pg_catalog.int8, a.attname, t.typname, cn.nspname, co.collname,
        t.typname OPERATOR(pg_catalog.=) ANY(%s::pg_catalog.name[])
          AND tn.nspname OPERATOR(pg_catalog.=) 'pg_catalog'
          AND ocn.nspname OPERATOR(pg_catalog.=) 'pg_catalog' AND oc.opcdefault
          AND k.flags OPERATOR(pg_catalog.=) 0::pg_catalog.int2
-         AND k.sorting OPERATOR(pg_catalog.=) a.attcollation
-         AND a.attnotnull,
+         AND k.sorting OPERATOR(pg_catalog.=) a.attcollation,
        coalesce(co.collprovider OPERATOR(pg_catalog.=) 'd'::pg_catalog."char", false),
        coalesce(co.collversion, '') OPERATOR(pg_catalog.=)
          coalesce(pg_catalog.pg_collation_actual_version(co.oid), '')
@@ -89,7 +88,7 @@ LEFT JOIN pg_catalog.pg_collation co ON co.oid OPERATOR(pg_catalog.=) a.attcolla
 LEFT JOIN pg_catalog.pg_namespace cn ON cn.oid OPERATOR(pg_catalog.=) co.collnamespace
 WHERE i.indrelid OPERATOR(pg_catalog.=) ANY(%s::pg_catalog.oid[])
   AND c.relkind OPERATOR(pg_catalog.=) 'r'::pg_catalog."char"
-  AND i.indislive AND i.indisvalid AND i.indisready AND NOT i.indcheckxmin
+  AND i.indislive AND i.indisvalid AND i.indisready
   AND i.indisunique AND i.indimmediate AND i.indpred IS NULL
   AND k.place OPERATOR(pg_catalog.<=) i.indnkeyatts
   AND (CASE WHEN c.relreplident OPERATOR(pg_catalog.=) 'i'::pg_catalog."char"
