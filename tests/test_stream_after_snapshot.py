@@ -30,7 +30,12 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.timeout(300)
 
 ROWS = 15_000
-BEFORE = {"source__snapshot_order": "before", "source__snapshot_tables": 1}
+BEFORE = {
+    "source__snapshot_order": "before",
+    "source__snapshot_tables": 1,
+    # A group begins once no worker is needed for the one before.
+    "source__snapshot_workers": "local:1",
+}
 SMALL_RANGES = range_bytes(8192 * 40)
 SOON = """
 from dataclasses import replace
