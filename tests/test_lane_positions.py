@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.model.position import (
+    attempt_of,
     commit_of,
     log_position,
     make_position,
@@ -121,3 +122,12 @@ def test_a_segment_is_how_its_ranges_begin(
 def test_a_segments_numbers_beyond_their_digits_are_refused(segment: int, number: int) -> None:
     with pytest.raises(ValueError, match="out of bounds"):
         segment_range(segment, number)
+
+
+@given(generations, orders, rows)
+def test_a_snapshots_row_says_its_attempt(
+    generation: int, order: int, row: tuple[int, int, int]
+) -> None:
+    position = snapshot_position(log_position(generation, order), *row)
+
+    assert attempt_of(position) == row[0]

@@ -19,17 +19,19 @@ from engine.flow.chunk import crc32_text
 from engine.journal.entry import (
     Durable,
     Entry,
+    Gap,
     ListedObjects,
     Open,
     Snapshot,
     StreamStart,
     encode_state,
 )
+from engine.journal.gaps import PUBLISHED_AFTER_ALL
 from engine.journal.retry import Patience
 from engine.journal.schema_files import SchemaFiles
-from engine.model.batch import Batch
+from engine.model.batch import Batch, LeftOut
 from engine.model.layout import journal_key, list_key, state_key
-from engine.model.position import LogPosition, Position
+from engine.model.position import LogPosition, Position, make_position, snapshot_position
 from engine.model.record import Compression, Envelope, Layout
 from engine.model.schema import TableName
 from engine.model.staged_object import StagedObject
@@ -976,3 +978,172 @@ async def test_a_truncate_record_behind_rows_is_found_where_every_record_is_read
 
     assert codes(await judged(bucket.store, "light")) == set()
     assert codes(await judged(bucket.store)) == {Code.TRUNCATE_WRONG}
+
+
+# --- rows that were left out
+
+
+async def make_left_out() -> Made:
+    """A bucket whose second attempt takes the place of rows that were left out before it.
+
+    Gap 1 is of a row that the first attempt left out, gap 2 of one that the second attempt left
+    out. Gaps 3, 4 and 5 are of rows of the stream: one before the second attempt's point, one
+    behind it, and one that an object is planned around after all.
+    """
+    bucket = SmallBucket(snapshot="initial")
+    await bucket.take_over("writer-1")
+    snapshots = Snapshots(bucket)
+    version, streamed = bucket.version(ORDERS), bucket.piece(ORDERS, "c")
+    snapshots.register.capture(ORDERS)
+    await snapshots.append(planned=(streamed.planned,), schemas=(version,))
+    await bucket.publish(streamed)
+    first = await snapshots.make_whole(ORDERS, {0: "t"}, left_out=(1,))
+    await snapshots.complete()
+    await snapshots.append(snapshots.durable())
+    bucket.commit += 0x100
+    snapshots.register.resync(ORDERS)
+    await snapshots.append()
+    second = await snapshots.make_whole(ORDERS, {0: "t"}, left_out=(1,))
+    await snapshots.complete()
+    for order in (bucket.commit - 0x80, bucket.commit + 0x8, bucket.commit + 0x180):
+        position = make_position(1, order, order, 0)
+        snapshots.gaps.leave_out(LeftOut(ORDERS, position, "odd", ""))
+    await snapshots.append(snapshots.durable())
+
+    await bucket.take_over("writer-2")
+    snapshots = Snapshots(bucket)
+    snapshots.register.arrive((ORDERS,))
+    more = bucket.piece(ORDERS, "cc").planned
+    snapshots.gaps.planned(more.table, more.first, more.last)
+    await snapshots.append(planned=(more,))
+    await bucket.publish(bucket.pieces[-1])
+    await snapshots.append(snapshots.durable())
+    return Made(bucket, {"first": first, "second": second}, streamed.planned.key)
+
+
+async def test_rows_that_were_left_out_are_mended_by_what_the_journal_shows() -> None:
+    made = await make_left_out()
+
+    verdict = await judged(made.store)
+
+    assert verdict.problems == ()
+    assert [(gap.attempt, gap.mended) for gap in verdict.gaps] == [
+        (1, "attempt 2 of its snapshot"),
+        (2, ""),
+        (0, "attempt 2 of its snapshot"),
+        (0, ""),
+        (0, PUBLISHED_AFTER_ALL),
+    ]
+
+
+def edit_gap(made: Made, number: int, change: Callable[[Entry, Gap], Gap]) -> None:
+    """Change the statements of a gap."""
+
+    def edit(entry: Entry) -> Entry:
+        gaps = (change(entry, gap) if gap.number == number else gap for gap in entry.gaps)
+        return replace(entry, gaps=tuple(gaps))
+
+    rewrite(made, edit)
+
+
+def mended_at_once(_: Entry, gap: Gap) -> Gap:
+    return replace(gap, mended="it is")
+
+
+def a_row_of_another_attempt(made: Made) -> None:
+    edit_gap(made, 2, lambda _, gap: replace(gap, attempt=1))
+
+
+def a_row_of_an_attempt_that_nobody_started(made: Made) -> None:
+    point = made.bucket.durable().position
+    position = snapshot_position(point, 9, 0, 1)
+    edit_gap(made, 2, lambda _, gap: replace(gap, attempt=9, position=position))
+
+
+def a_row_of_a_snapshot_at_no_position(made: Made) -> None:
+    edit_gap(made, 2, lambda _, gap: replace(gap, position="0001.A"))
+
+
+def a_row_of_a_snapshot_becomes_one_of_the_stream(made: Made) -> None:
+    edit_gap(made, 1, lambda _, gap: replace(gap, attempt=0) if gap.mended else gap)
+
+
+def a_row_is_mended_before_a_later_attempt_is_visible(made: Made) -> None:
+    edit_gap(made, 1, mended_at_once)
+
+
+def also_mend(made: Made, number: int, is_it: Callable[[Entry], bool]) -> None:
+    """Mend a gap in an entry too that is about others."""
+    mended = replace(made.bucket.journal.state.gaps[number], mended="it is")
+
+    def edit(entry: Entry) -> Entry:
+        return replace(entry, gaps=(*entry.gaps, mended)) if is_it(entry) else entry
+
+    rewrite(made, edit)
+
+
+def a_row_is_mended_by_its_own_attempt(made: Made) -> None:
+    also_mend(made, 2, lambda entry: entry.open is not None and entry.seq > 0)
+
+
+def a_row_behind_the_point_is_mended_by_the_snapshot(made: Made) -> None:
+    also_mend(made, 4, lambda entry: entry.open is not None and entry.seq > 0)
+
+
+def a_row_is_mended_by_an_object_behind_it(made: Made) -> None:
+    also_mend(made, 4, lambda entry: bool(entry.planned) and entry.seq > 1)
+
+
+def a_row_of_the_stream_is_mended_before_the_snapshot_is_visible(made: Made) -> None:
+    edit_gap(made, 3, mended_at_once)
+
+
+def a_row_of_the_stream_is_mended_and_no_object_is_planned_around_it(made: Made) -> None:
+    edit_gap(made, 5, mended_at_once)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        a_row_of_another_attempt,
+        a_row_of_an_attempt_that_nobody_started,
+        a_row_of_a_snapshot_at_no_position,
+        a_row_of_a_snapshot_becomes_one_of_the_stream,
+        a_row_is_mended_before_a_later_attempt_is_visible,
+        a_row_is_mended_by_its_own_attempt,
+        a_row_behind_the_point_is_mended_by_the_snapshot,
+        a_row_is_mended_by_an_object_behind_it,
+        a_row_of_the_stream_is_mended_before_the_snapshot_is_visible,
+        a_row_of_the_stream_is_mended_and_no_object_is_planned_around_it,
+    ],
+    ids=lambda damage: damage.__name__,
+)
+async def test_a_gap_of_a_row_that_contradicts_the_journal_is_wrong(
+    damage: Callable[[Made], None],
+) -> None:
+    made = await make_left_out()
+
+    damage(made)
+
+    assert codes(await judged(made.store)) == {Code.GAP_WRONG}
+
+
+async def test_a_row_of_a_snapshot_is_in_no_object_that_is_planned_around_it() -> None:
+    bucket = SmallBucket(snapshot="initial")
+    await bucket.take_over("writer-1")
+    snapshots = Snapshots(bucket)
+    version = bucket.version(ORDERS)
+    snapshots.register.capture(ORDERS)
+    await snapshots.append(schemas=(version,))
+    first = bucket.piece(ORDERS, "c").planned
+    await snapshots.make_whole(ORDERS, {0: "t"}, left_out=(1,))
+    bucket.pieces.clear()
+    [gap] = snapshots.gaps.standing
+    around = replace(first, last=bucket.piece(ORDERS, "c").planned.first, rows=2, ops={"c": 2})
+    assert around.first < gap.position < around.last
+    snapshots.gaps.mend(gap.number, PUBLISHED_AFTER_ALL)
+    await snapshots.append(planned=(around,))
+
+    verdict = await judged(bucket.store, "light")
+
+    assert [found.code for found in verdict.problems] == [Code.GAP_WRONG]

@@ -118,6 +118,11 @@ def snapshot_position(point: LogPosition, attempt: int, range_number: int, row: 
     return Position(f"{snapshot_lane(point, attempt, range_number)}{row:06X}")
 
 
+def attempt_of(position: Position) -> int:
+    """The attempt that a row of a snapshot belongs to; of a change in a stream it says nothing."""
+    return int(position[_LOG_POSITION_SIZE + 1 :][:16], 16) >> _RANGE_BITS
+
+
 def commit_of(position: Position) -> LogPosition:
     """The place of the commit that the change belongs to."""
     return LogPosition(position[:_LOG_POSITION_SIZE])

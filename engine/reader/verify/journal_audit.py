@@ -40,6 +40,7 @@ from engine.model.record import Compression
 from engine.model.record import Layout as LayoutStyle
 from engine.model.schema import TableName, TableVersion, version_at
 from engine.model.schema_document import previous_version, schema_document
+from engine.reader.verify.gap_audit import wrong_gaps
 from engine.reader.verify.key_set import KeySet
 from engine.reader.verify.naming import Naming
 from engine.reader.verify.object_audit import NamedObject
@@ -98,7 +99,6 @@ class JournalAudit:
         self._names = KeySet()
         self._begun_at: JournalState | None = None
         self._expired: dict[str, str] = {}
-        self._highest_gap = 0
         self._snapshots = SnapshotAudit(prefix, self._names, self._note)
 
     # --- reading
@@ -112,7 +112,6 @@ class JournalAudit:
         self.state = state
         self._begun_at = state
         self._durable = state.durable_position
-        self._highest_gap = max(state.gaps, default=0)
         for name, frontier in state.frontiers.items():
             version = version_at(state.versions_of(TableName.parse(name)), frontier.last)
             self._tails[name] = _Tail(
@@ -171,7 +170,8 @@ class JournalAudit:
             self._adopt(entry)
         self._judge_source(key, entry)
         self._judge_versions(key, entry)
-        self._judge_gaps(key, entry)
+        for text in wrong_gaps(entry, self.state, is_whole=self._is_whole):
+            self._note(Code.GAP_WRONG, key, text)
         if self._is_whole:
             for text in twice_answered(entry, self.state):
                 self._note(Code.REQUEST_WRONG, key, text)
@@ -282,20 +282,6 @@ class JournalAudit:
                 text = f"version {version.number} of {table} follows version {before}"
                 self._note(Code.VERSION_NUMBER, key, text)
             highest[table] = version.number
-
-    def _judge_gaps(self, key: str, entry: Entry) -> None:
-        here: dict[int, Gap] = {}
-        for gap in entry.gaps:
-            known = here.get(gap.number) or self.state.gaps.get(gap.number)
-            highest = self._highest_gap
-            if known is None and gap.number != highest + 1 and self._is_whole:
-                text = f"gap {gap.number} of {gap.table} follows gap {highest}"
-                self._note(Code.GAP_WRONG, key, text)
-            elif known is not None and _beginning(known) != _beginning(gap):
-                text = f"gap {gap.number} is stated again with another table, beginning or reason"
-                self._note(Code.GAP_WRONG, key, text)
-            here[gap.number] = gap
-            self._highest_gap = max(highest, gap.number)
 
     def _judge_acceptance(self, key: str, entry: Entry) -> None:
         """A loss is accepted by its name, and every known table has a gap of it."""
@@ -595,11 +581,6 @@ def _lasting(planned: Planned) -> tuple[object, ...]:
         planned.version,
         planned.hour,
     )
-
-
-def _beginning(gap: Gap) -> tuple[str, ...]:
-    """What no statement of a gap may change."""
-    return (gap.table, gap.after, gap.reason, gap.position, gap.key)
 
 
 def _brief(digest: str) -> str:
