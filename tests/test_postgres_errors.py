@@ -6,9 +6,16 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from engine.model.errors import PositionLost, SourceFailed, SourceRefused, SourceUnavailable
+from engine.model.errors import (
+    PositionLost,
+    SnapshotStale,
+    SourceFailed,
+    SourceRefused,
+    SourceUnavailable,
+)
 from engine.servers.postgres_binaries import wheel_bin_directory
 from engine.sources.postgres.dsn import place_of
+from engine.sources.postgres.held_session import judged_stale
 from engine.sources.postgres.session import translated
 from engine.sources.postgres.slot import Slot, stream_failure
 from engine.sources.postgres.sqlstates import CLASSES, CODES, Meaning, judged
@@ -47,6 +54,11 @@ def test_what_somebody_has_to_change_is_refused_with_a_hint(sqlstate: str) -> No
 
     assert isinstance(error, SourceRefused)
     assert error.hint
+
+
+@pytest.mark.parametrize("sqlstate", ["42704", "22023", "55000", "72000", "55P03"])
+def test_whatever_says_that_a_snapshot_is_gone_makes_its_reading_stale(sqlstate: str) -> None:
+    assert isinstance(judged_stale(Answer(sqlstate), "reading", "here"), SnapshotStale)
 
 
 def test_no_code_alone_says_that_changes_are_lost() -> None:

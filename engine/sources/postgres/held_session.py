@@ -34,9 +34,10 @@ _RELEASE: Final = "RELEASE SAVEPOINT tailrace"
 
 _END_SECONDS: Final = 2.0
 
-_GONE_STATES: Final = frozenset({"42704", "22023", "55000"})
+_GONE_STATES: Final = frozenset({"42704", "22023", "55000", "72000"})
 """The snapshot is gone: undefined_object, invalid_parameter_value,
-object_not_in_prerequisite_state."""
+object_not_in_prerequisite_state,
+snapshot_too_old (old_snapshot_threshold, PostgreSQL 14 to 16)."""
 
 _CHANGED_STATES: Final = frozenset({"55P03", "55006", "42P01", "3F000"})
 """Somebody has the table, or it is gone: lock_not_available, object_in_use, undefined_table,
