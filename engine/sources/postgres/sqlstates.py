@@ -131,7 +131,12 @@ CODES: Final[Mapping[str, Judgement]] = {
     "42501": _refuse("the role lacks a right", _RIGHTS),
     "42704": _refuse("the server has no such object"),
     "53100": _retry("the server's disk is full", "make room on the server's disk"),
-    "53200": _retry("the server is out of memory"),
+    "53200": _retry(
+        "the server is out of memory, or its lock table is full",
+        "where its message says shared memory, raise max_locks_per_transaction and restart the"
+        " server, or lower source.snapshot_tables: a snapshot locks each partition twice; else the"
+        " server's log has the details",
+    ),
     "53300": _retry(
         "the server has no connection to spare",
         "raise max_connections or max_wal_senders, or end connections that nobody needs",
