@@ -92,7 +92,7 @@ class Rig:
     async def verdict(self) -> dict[str, Any]:
         """The answer of `verify --depth full --json`."""
         process = self._start(self.pipeline, "verify", "verify", "--depth", "full", "--json")
-        await process.ended()
+        await process.ended(seconds=600)
         verdict: dict[str, Any] = json.loads(process.output.read_text())
         return verdict
 
