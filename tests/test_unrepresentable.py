@@ -209,3 +209,32 @@ async def alarmed(engine: EngineProcess) -> None:
         return status is not None and bool(status["alarms"])
 
     await until(look, "an alarm")
+
+
+async def test_a_snapshot_of_repaired_rows_mends_their_gaps_and_ends_the_alarm(rig: Rig) -> None:
+    write(rig, (GOOD_TEXT, 1), (BAD_TEXT, 2))
+    rig.pipeline = rig.pipeline.changed(
+        source__on_unrepresentable="gap", source__snapshot="initial"
+    )
+    engine = await rig.streaming()
+    await until(partial(stated_gaps, rig, 1), "the snapshot's gap in the journal")
+    write(rig, (BAD_TEXT, 3))
+    await alarmed(engine)
+    rig.database.execute("UPDATE entries SET account = 'repaired' WHERE id IN (2, 3)")
+
+    resync = ("resync", "entries", "--wait")
+    with EngineProcess(rig.pipeline, rig.folder, "resync", *resync) as asked:
+        code = await asked.ended()
+    await until(partial(calm, engine), "an end of the alarm")
+    await engine.stop()
+
+    assert code == 0
+    assert [(gap["key"], gap["attempt"], gap["mended"]) for gap in await gaps(rig)] == [
+        ('{"id": "2"}', 1, "attempt 2 of its snapshot"),
+        ('{"id": "3"}', None, "attempt 2 of its snapshot"),
+    ]
+
+
+async def calm(engine: EngineProcess) -> bool:
+    status = await engine.status()
+    return status is not None and not status["alarms"]
