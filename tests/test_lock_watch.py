@@ -142,3 +142,40 @@ def stopped(process_id: int) -> Iterator[None]:
         yield
     finally:
         os.kill(process_id, signal.SIGCONT)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE INDEX CONCURRENTLY ON b (id)",
+        "REINDEX TABLE CONCURRENTLY b",
+        "ALTER TABLE tree DETACH PARTITION leaf CONCURRENTLY",
+    ],
+)
+async def test_what_is_done_concurrently_waits_for_the_snapshot_and_blocks_nobody(
+    table: Database, statement: LiteralString
+) -> None:
+    with table.connect() as connection:
+        connection.execute("CREATE TABLE b (id int PRIMARY KEY)")
+        connection.execute("CREATE TABLE tree (id int) PARTITION BY RANGE (id)")
+        connection.execute("CREATE TABLE leaf PARTITION OF tree FOR VALUES FROM (0) TO (9)")
+    snapshots = snapshots_of(table, lock_yield_seconds=0.5)
+    with table.connect() as migration:
+        async with asyncio.TaskGroup() as group:
+            async with snapshots.hold([A, TableName("public", "tree")]) as held:
+                task = group.create_task(asyncio.to_thread(migration.execute, statement))
+                await until(lambda: waits_for_a_snapshot(table), "it waits", seconds=20)
+                table.execute("INSERT INTO b VALUES (1)")
+                table.execute("SELECT count(*) FROM tree")
+
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(3):
+                        await held.watch()
+                assert not task.done()
+            async with asyncio.timeout(20):
+                await task
+
+
+async def waits_for_a_snapshot(database: Database) -> bool | None:
+    query: LiteralString = "SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'virtualxid'"
+    return bool(await asyncio.to_thread(database.execute, query)) or None
