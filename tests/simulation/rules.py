@@ -549,7 +549,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         Edit(
             "engine.pipeline.streaming",
-            "if self._lease.is_failing and newest.position >= standing.end.position:",
+            "if self._lease.is_failing and is_read:",
             "if False:",
         ),
     ),
@@ -1040,8 +1040,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "7   the range with the truncate record becomes visible last",
         Edit(
             "engine.journal.completer",
-            "_all_visible(attempt, rows) and await self._all_visible(attempt, marker):",
-            "_all_visible(attempt, marker) and await self._all_visible(attempt, rows):",
+            "_all_visible(attempt, rows) and await self._all_visible(attempt, marker)\n",
+            "_all_visible(attempt, marker) and await self._all_visible(attempt, rows)\n",
         ),
     ),
     mutant(
@@ -1250,9 +1250,9 @@ MUTANTS: tuple[Mutant, ...] = (
         "7   a snapshot that is asked for again begins after it was asked for",
         Edit(
             "engine.journal.snapshots",
-            "        self._attempts.pop(table, None)\n        self._asked.add(table)\n",
+            "        self._attempts.pop(table, None)\n        self._refused.pop(table, None)\n",
             "        if table in self._attempts:\n            return\n"
-            "        self._asked.add(table)\n",
+            "        self._refused.pop(table, None)\n",
         ),
     ),
     mutant(
@@ -1260,9 +1260,11 @@ MUTANTS: tuple[Mutant, ...] = (
         "7   what a request leads to is in the entry that answers it",
         Edit(
             "engine.journal.committer",
-            "return draft.plan(self._snapshots.pending, self._requests.pending)",
-            "answers = self._requests.pending\n"
-            "        return draft.plan(() if answers else self._snapshots.pending, answers)",
+            "return draft.plan("
+            "self._snapshots.pending, self._requests.pending, self._signals.pending)",
+            "answers, signals = self._requests.pending, self._signals.pending\n"
+            "        stated = () if answers else self._snapshots.pending\n"
+            "        return draft.plan(stated, answers, signals)",
         ),
     ),
     mutant(
