@@ -3,12 +3,15 @@
 A failure prints seeds: `PYTHONPATH=tests python -m simulation --seed N --verbose` plays one again.
 """
 
+import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from simulation.rules import MUTANTS, Mutant
 
 TESTS = Path(__file__).parent
 
@@ -33,6 +36,16 @@ def test_no_schedule_breaks_a_promise_and_every_window_is_hit(schedules: int) ->
     done = simulate("--schedules", str(schedules))
 
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.rule)
+def test_a_mutant_takes_something_away_that_is_there(mutant: Mutant) -> None:
+    """What the long test of all mutants would say, a quarter of an hour sooner."""
+    for edit in mutant.edits:
+        spec = importlib.util.find_spec(edit.module)
+        assert spec is not None
+        assert spec.origin is not None
+        assert Path(spec.origin).read_text().count(edit.piece) == 1, edit.piece
 
 
 @pytest.mark.timeout(3600)
