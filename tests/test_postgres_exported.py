@@ -9,11 +9,11 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from databases import Database
-from engine.model.errors import SnapshotStale, SourceUnavailable
+from databases import Database, fresh_database
+from engine.model.errors import SnapshotStale, SourceRefused, SourceUnavailable
 from engine.model.schema import TableName
 from engine.operate.alarms import Alarms
-from engine.servers.servers import EmbeddedPostgres
+from engine.servers.servers import FAST_SETTINGS, EmbeddedPostgres
 from engine.sources.postgres import exported
 from engine.sources.postgres.exported import export
 from engine.sources.postgres.lsn import lsn_of
@@ -215,3 +215,18 @@ async def test_all_sessions_are_with_the_server_that_exported(tables: Database) 
     async with export(lambda: next(places, elsewhere), [A], 1, ALARMS) as snapshot:
         await snapshot.compare([A])
         assert set(snapshot.images) == {A}
+
+
+async def test_a_server_that_throws_away_what_old_snapshots_see_is_refused() -> None:
+    settings = {**FAST_SETTINGS, "old_snapshot_threshold": "1min"}
+    with (
+        EmbeddedPostgres.debian(15, settings=settings) as server,
+        fresh_database(server) as database,
+    ):
+        database.execute("CREATE TABLE a (id int PRIMARY KEY)")
+
+        with pytest.raises(SourceRefused, match="old_snapshot_threshold is 1min") as caught:
+            async with export(database.dsn, [A], 1, ALARMS):
+                pytest.fail("it is held")
+
+    assert "old_snapshot_threshold = -1" in caught.value.hint

@@ -22,7 +22,7 @@ from typing import Final
 
 import psycopg
 
-from engine.model.errors import SnapshotStale, SourceError, SourceUnavailable
+from engine.model.errors import SnapshotStale, SourceError, SourceRefused, SourceUnavailable
 from engine.model.log_point import LogPoint
 from engine.model.schema import TableName
 from engine.operate.alarms import Alarms
@@ -57,6 +57,9 @@ SELECT pg_catalog.pg_terminate_backend(a.pid) FROM pg_catalog.pg_stat_activity a
 WHERE pg_catalog.starts_with(a.application_name, %s::pg_catalog.text)
   AND a.usename OPERATOR(pg_catalog.=) current_user
 """
+
+# PostgreSQL 17 does not have it any more.
+_THRESHOLD: Final = "SELECT pg_catalog.current_setting('old_snapshot_threshold', true)"
 
 _NOW_US: Final = """
 SELECT (extract(epoch FROM pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000000)
@@ -127,6 +130,7 @@ async def export(
         # A dsn may lead to several servers.
         same = beside(walsender)
         fresh = await stack.enter_async_context(Session(dsn, **same))
+        await _refuse_forgetful(fresh)
         lsn, snapshot = await _make_slot(walsender, fresh, alarms)
         own_name = secrets.token_hex(8)
         stack.push_async_callback(_stop_readers, fresh, own_name)
@@ -172,6 +176,22 @@ async def _refuse_other_server(walsender: Connection, place: str, wanted: tuple[
             f" system {wanted[0]}, timeline {wanted[1]}",
             hint="source.dsn has to lead to one server, the primary: see its hosts, or the name's"
             " addresses. After a failover the engine starts over, and the snapshot is tried again.",
+        )
+
+
+async def _refuse_forgetful(fresh: Session) -> None:
+    """Raise SourceRefused where the server throws away what an old snapshot still sees.
+
+    It gives an error then to a session whose snapshot is old. A worker takes the snapshot later,
+    and its session counts as young: it reads rows of a later time without an error (tried on
+    PostgreSQL 15).
+    """
+    [[threshold]] = await fresh.rows(_THRESHOLD, doing="asking how old a snapshot may become")
+    if threshold not in {None, "-1"}:
+        raise SourceRefused(
+            f"old_snapshot_threshold is {threshold}: the server throws away rows that a snapshot"
+            " has yet to read",
+            hint="set old_snapshot_threshold = -1 (PostgreSQL's default) and restart the server",
         )
 
 
