@@ -140,6 +140,19 @@ async def test_tables_share_a_held_snapshot_as_far_as_the_limit_allows() -> None
 
 
 @virtually
+async def test_tables_without_a_place_under_a_snapshot_come_next_and_nothing_has_failed() -> None:
+    one = await rig(place=1)
+
+    async with one.taking(ORDERS, ODD):
+        await one.done()
+
+    assert [list(held.tables) for held in one.helds] == [[ODD], [ORDERS]]
+    assert one.stated(ODD).attempt == one.stated(ORDERS).attempt == 1
+    assert not any(one.progress.status(0).tables)
+    assert not one.alarms.count
+
+
+@virtually
 async def test_workers_are_kept_for_the_next_group_and_let_go_after_a_while_without_one() -> None:
     one = await rig()
 

@@ -74,6 +74,27 @@ async def test_it_sees_what_commits_before_its_point_and_nothing_else(tables: Da
         assert [leaf.name for leaf in snapshot.images[A].leaves] == ["a"]
 
 
+async def test_no_more_is_locked_at_once_than_a_part_of_the_servers_locks(
+    tables: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [[locks]] = tables.execute(
+        "SELECT current_setting('max_locks_per_transaction')::int"
+        " * (current_setting('max_connections')::int"
+        " + current_setting('max_prepared_transactions')::int)"
+    )
+    held: list[list[str]] = []
+    # Place for four relations, for three, and for none: the tree has three, the table one.
+    for place in (4, 3, 0):
+        monkeypatch.setattr(exported, "LOCKS_SHARE", locks // place if place else locks + 1)
+        async with export(tables.dsn, [TREE, A], generation=1, alarms=ALARMS) as snapshot:
+            held.append(sorted(table.table for table in snapshot.images))
+            locked = {relation for relation, _ in tables.execute(HELD)}
+        assert not snapshot.left_out
+        assert ("a" in locked) is (place == 4)
+
+    assert held == [["a", "tree"], ["tree"], ["tree"]]
+
+
 async def test_it_holds_access_share_locks_and_nothing_else_and_no_slot(tables: Database) -> None:
     async with export(tables.dsn, [A, TREE], generation=1, alarms=ALARMS):
         locks = set(tables.execute(HELD))

@@ -75,6 +75,7 @@ class HeldSnapshot(Protocol):
     def left_out(self) -> Mapping[TableName, SourceError]:
         """Tables that were asked for and are not held, and why.
 
+        One that is neither held nor here has no place beside the others: ask for it again.
         SnapshotStale: somebody changes the table just now, try again later. SourceRefused: a right
         has to be given first.
         """

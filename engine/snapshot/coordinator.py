@@ -226,6 +226,8 @@ class Coordinator:
             async with self._source.hold(tables, rests, undivided) as held:
                 for table, error in held.left_out.items():
                     self.failed(table, error)
+                # The others had no place under this snapshot.
+                taken.tables = [*held.tables, *held.left_out]
                 taken.group = Group(
                     held=held,
                     register=register,
@@ -242,7 +244,7 @@ class Coordinator:
                 await taken.group.run()
         except (SourceUnavailable, SourceRefused) as error:
             self._refuse_cancelled()
-            self._all_failed(register, tables, error)
+            self._all_failed(register, taken.tables, error)
 
     @staticmethod
     def _refuse_cancelled() -> None:

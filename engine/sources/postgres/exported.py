@@ -7,7 +7,8 @@ goes: it would keep the log from being removed. Only once the tables are locked 
 with what a fresh session sees; nothing but ATTACH and DETACH passes those locks afterwards.
 
 Tables are held one by one: one that cannot be locked, or that somebody changes just now, is left
-out, and the others are held.
+out, and the others are held. Locks have a table of fixed size, which all sessions of the server
+share. So no more relations are held at once than a part of it has place for.
 
 Invariant: no row is read under a snapshot before its tables were locked and compared. No other lock
 than ACCESS SHARE is taken.
@@ -51,6 +52,18 @@ _KEEPER_SETTINGS: Final = {"tcp_user_timeout": "25000"}
 
 _STOP_SECONDS: Final = 5.0
 
+LOCKS_SHARE: Final = 8
+"""One in so many places of the server's lock table may be a relation of one snapshot. Two keepers
+hold each, and two snapshots may be held at once."""
+
+# The least size of the lock table: "max_locks_per_transaction" in PostgreSQL's manual.
+_LOCKS: Final = """
+SELECT pg_catalog.current_setting('max_locks_per_transaction')::pg_catalog.int8
+       OPERATOR(pg_catalog.*) (
+         pg_catalog.current_setting('max_connections')::pg_catalog.int8 OPERATOR(pg_catalog.+)
+         pg_catalog.current_setting('max_prepared_transactions')::pg_catalog.int8)
+"""
+
 # Its role is ours: whoever may open such a session may end it.
 _STOP: Final = """
 SELECT pg_catalog.pg_terminate_backend(a.pid) FROM pg_catalog.pg_stat_activity a
@@ -73,9 +86,10 @@ class Exported:
 
     Everything that commits before `point` is seen, and nothing else. `names` are what `SET
     TRANSACTION SNAPSHOT` takes, any of them. `images` are the tables that are held, as the snapshot
-    sees them. `left_out` are those that are not, and why: SnapshotStale or SourceRefused. `fresh`
-    sees everything as it is now. `watch` watches the locks. Whoever reads under the
-    snapshot bears a name that begins with `name` and a slash.
+    sees them. `left_out` are those that are not, and why: SnapshotStale or SourceRefused. One that
+    is in neither has no place beside the others. `fresh` sees everything as it is now. `watch`
+    watches the locks. Whoever reads under the snapshot bears a name that begins with `name` and a
+    slash.
     """
 
     name: str
@@ -115,12 +129,11 @@ async def export(
 ) -> AsyncIterator[Exported]:
     """Take a snapshot of `tables` and hold it, locked and compared, until the block ends.
 
-    All sessions are with one server, the one of this system
-    identifier and timeline where they are given.
-    Waits until every transaction that is open now has ended; an alarm says for which one. Raises
-    SnapshotStale where the whole snapshot was lost, also to somebody who has waited for a lock for
-    `lock_yield_seconds`, and SourceError. Cancellation lets everything go. That takes some seconds
-    at most, and whoever still reads is stopped after the locks are gone.
+    All sessions are with one server, the one of this system identifier and timeline where they are
+    given. Waits until every transaction that is open now has ended; an alarm says for which one.
+    Raises SnapshotStale where the whole snapshot was lost, also to somebody who has waited for a
+    lock for `lock_yield_seconds`, and SourceError. Cancellation lets everything go. That takes some
+    seconds at most, and whoever still reads is stopped after the locks are gone.
     """
     async with AsyncExitStack() as stack:
         exporter = await stack.enter_async_context(AsyncExitStack())
@@ -143,6 +156,9 @@ async def export(
         await stack.enter_async_context(watch.running())
         async with watch.guarding():
             now = await _images(fresh, tables)
+            [[locks]] = await fresh.rows(_LOCKS, doing="reading the size of the lock table")
+            tables = _with_place(tables, now, locks // LOCKS_SHARE)
+            now = {table: image for table, image in now.items() if table in set(tables)}
             left_out: dict[TableName, SourceError] = dict(await refusals(fresh, now))
             names = tuple([await _keep(keeper, now, left_out) for keeper in keepers])
             # It keeps its snapshot and the log until it is gone; both keepers have exported theirs.
@@ -154,6 +170,20 @@ async def export(
         point = log_point(generation, parse_lsn(lsn), now_us)
         held = {table: image for table, image in seen.items() if table not in left_out}
         yield Exported(own_name, point, names, held, left_out, keepers, fresh, watch)
+
+
+def _with_place(
+    tables: Sequence[TableName], images: Mapping[TableName, Image], relations_max: int
+) -> list[TableName]:
+    """The first of the tables, as many as have so many relations together; one at least."""
+    fitting: list[TableName] = []
+    count = 0
+    for table in tables:
+        count += len(images[table].relations) if table in images else 0
+        if fitting and count > relations_max:
+            break
+        fitting.append(table)
+    return fitting
 
 
 async def _refuse_other_server(walsender: Connection, place: str, wanted: tuple[str, str]) -> None:
