@@ -36,7 +36,7 @@ REWRITE: tuple[LiteralString, ...] = (
     "ALTER TABLE a ALTER v TYPE bigint",
     "INSERT INTO b VALUES (1)",
 )
-REWRITTEN_ROWS = 800_000
+REWRITTEN_ROWS = 1_600_000
 
 # The walsender computes for a tenth of a second for each row, and sends none. It gives a sign of
 # life of its own every hundred rows.

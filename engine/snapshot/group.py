@@ -190,10 +190,10 @@ class Group:
         if attempt is None:
             return
         is_whole = False
-        self._progress.begin(table, held, _now())
         try:
             await self._register.started(attempt)
             self._refuse_stale(attempt)
+            self._progress.begin(table, held, _now())
             _log.info("snapshot started", table=str(table), attempt=attempt.number)
             results = await self._staged(attempt, held.ranges)
             objects = [staged for result in results for staged in result.objects]

@@ -86,7 +86,7 @@ def namespaces(count: int) -> Iterator[tuple[Machine, ...]]:
         yield tuple(machines)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Worker:
     """A worker of the cluster, and the proxies by which it reaches database and bucket."""
 
