@@ -168,12 +168,12 @@ async def test_check_warns_of_a_condition_where_the_publication_is_there(
     customers: Database,
 ) -> None:
     customers.execute("CREATE PUBLICATION tailrace FOR TABLE customers")
-    check = source_of(customers, where("regoin = 'eu'")).trials(is_first=True)["tables"]
+    check = source_of(customers, where("continent = 'eu'")).trials(is_first=True)["tables"]
 
     found = await check()
 
     assert "where of the rule for 'public.customers' is not one condition" in found.hint
-    assert 'column "regoin" does not exist' in found.hint
+    assert 'column "continent" does not exist' in found.hint
 
 
 async def test_check_waits_for_a_lock_only_a_moment(customers: Database) -> None:
