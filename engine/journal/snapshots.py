@@ -661,6 +661,22 @@ class SnapshotRegister:
         self._handed_over[attempt] = whole
         self._state_next(table, whole)
 
+    def shares_uploads(self, attempt: Attempt) -> bool:
+        """Whether another try has the same number, segment and point, and so the same keys.
+
+        A segment that was given up is read again under its number, and the point of an idle source
+        stands still. What is left of the first try then goes with the second one.
+        """
+        own = (attempt.number, attempt.segment, attempt.point.position)
+        now = self._attempts.get(attempt.table)
+        if now is not None and (now.number, now.segment, now.point.position) == own:
+            return True
+        stated, known = self._pending.get(attempt.table), self._open.get(attempt.table)
+        newest = stated or (known.snapshot if known is not None else None)
+        if newest is None or newest.state != "whole":
+            return False
+        return (newest.attempt, newest.segment, newest.point) == own
+
     def take_unnamed(self) -> list[Attempt]:
         """Those that were whole and that no entry names or will name: throw away what was staged.
 

@@ -213,7 +213,7 @@ class Coordinator:
             if self._crew.is_busy:
                 # Nobody wants what is still being read, or who reads it stands still.
                 self._crew.let_go()
-            self._leftover += self._again
+            self._leftover += [one for one in self._again if not register.shares_uploads(one)]
             self._again.clear()
 
     async def _read(self, register: SnapshotRegister, database: str, taken: _Taken) -> None:
