@@ -71,3 +71,9 @@ def test_a_schedule_replays_from_its_seed() -> None:
 
     assert first == second
     assert "clean" in first
+
+
+@pytest.mark.parametrize("seed", [3816, 11654])
+def test_what_broke_a_promise_once_does_not_again(seed: int) -> None:
+    """A segment was read again at the same point, and uploads of it aborted that were named."""
+    assert "clean" in simulate("--seed", str(seed)).stdout

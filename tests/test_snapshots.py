@@ -164,6 +164,31 @@ async def test_an_attempt_that_is_given_up_is_started_again_under_the_next_numbe
 # --- asked for again, and cancelled
 
 
+async def test_a_segment_that_is_read_again_at_the_same_point_shares_its_uploads() -> None:
+    snapshots = await opened()
+    register = snapshots.register
+    await snapshots.make_whole(ORDERS, rest="5")
+    await snapshots.complete()
+    snapshots.bucket.commit += 0x100
+    await snapshots.append(snapshots.durable())
+    first = snapshots.start(ORDERS, rest="5")
+    await snapshots.append()
+    register.give_up(first)
+    is_shared_by_nobody = not register.shares_uploads(first)
+
+    again = snapshots.start(ORDERS, rest="5")
+    is_shared = register.shares_uploads(first)
+    await snapshots.append()
+    register.give_up(again)
+    snapshots.bucket.commit += 0x100
+    later = snapshots.start(ORDERS, rest="5")
+
+    assert (again.number, again.segment, again.point) == (first.number, first.segment, first.point)
+    assert (is_shared_by_nobody, is_shared) == (True, True)
+    assert later.number == first.number
+    assert not register.shares_uploads(first)
+
+
 async def test_a_finished_snapshot_that_is_asked_for_again_is_wanted_once() -> None:
     snapshots = await finished()
     register = snapshots.register
