@@ -99,8 +99,9 @@ class RequestMonitor:
             # may be named by a later entry than this one.
             kept = answer.get("text", "")
             asked |= {name: request["kind"] for name in request["tables"] if name not in kept}
+        said = {s["table"]: s["state"] for s in entry.get("snapshots", ())}
         for table, kind in asked.items():
-            self._check_table(table, kind, entry["seq"], reading)
+            self._check_table(table, kind, entry["seq"], said.get(table, ""), reading)
 
     def _check_refused(self, body: bytes, seq: int, known: RecordConfiguration) -> None:
         if body in _BAD or known.snapshot == "never":
@@ -116,7 +117,8 @@ class RequestMonitor:
             raise Violation("a request refused that could be done")
 
     @staticmethod
-    def _check_table(table: str, kind: str, seq: int, reading: SnapshotReading) -> None:
+    def _check_table(table: str, kind: str, seq: int, said: str, reading: SnapshotReading) -> None:
+        """`said`: what this entry says last of the table's snapshot, empty where it is nothing."""
         stated = reading.stated.get(table)
         state = stated.state if stated is not None else "none"
         is_here = stated is not None and stated.seq == seq
@@ -126,8 +128,9 @@ class RequestMonitor:
             if state in {"wanted", "started", "void"} and not is_again:
                 raise Violation("a snapshot cancelled, and an attempt is to be made")
             return
-        # A look may show meanwhile that the table is gone.
-        if state != "wanted" and not (state in {"started", "gone"} and is_here):
+        # A look may show meanwhile that the table is gone. One with a visible snapshot is as before
+        # then, so the statement is looked at, and not what the table has after it.
+        if said not in {"wanted", "started", "gone"} and state != "wanted":
             raise Violation("a request done without its statement in the same entry")
 
     def waiting(self, bucket: Bucket) -> list[str]:

@@ -1,0 +1,70 @@
+"""What the simulation calls a broken promise, and what it does not."""
+
+from collections import Counter
+from typing import Any, cast
+
+import pytest
+
+from engine.model.position import log_position
+from engine.model.record import RecordConfiguration
+from engine.model.request import Request, encode_request, request_key
+from simulation.engines import prepared_process
+from simulation.requests import RequestMonitor
+from simulation.snapshot_monitor import SnapshotReading, Stated
+from simulation.source import Transaction
+from simulation.store import Bucket, StoredObject
+from simulation.violation import Violation
+from simulation.virtual_loop import Process
+from simulation.world import World
+
+NAME = "20261122T095918.343660Z-88b85eba820b26d9"
+CONFIGURATION = RecordConfiguration("tailrace", ("public.*",), snapshot="initial")
+
+
+class _Bucket:
+    """Holds one request: to take the snapshot of `public.a` again."""
+
+    def __init__(self) -> None:
+        body = encode_request(Request(1, "resync", ("public.a",)))
+        key = request_key("lake", NAME)
+        self.objects = {key: StoredObject(key, body, {}, 0, Process("operator"))}
+
+
+def check_answer(*said: str) -> None:
+    """Judge an entry that answers the request and says this of a table that had a snapshot."""
+    seen = Stated({"table": "public.a", "state": "whole", "attempt": 1}, 1, 3, is_visible=True)
+    reading = SnapshotReading({"public.a": seen}, {"public.a": 1})
+    statements = [{"table": "public.a", "state": state} for state in said]
+    for statement in statements:
+        reading.read(statement, epoch=1, seq=7)
+    answer = {"name": NAME, "kind": "resync", "outcome": "done", "tables": ["public.a"]}
+    entry: dict[str, Any] = {"seq": 7, "answers": [answer], "snapshots": statements}
+    RequestMonitor(Counter()).check(entry, cast("Bucket", _Bucket()), reading, CONFIGURATION)
+
+
+@pytest.mark.parametrize("state", ["wanted", "gone"])
+def test_a_request_is_done_where_its_entry_says_what_it_came_to(state: str) -> None:
+    """A table that is gone meanwhile is as before: the snapshot that it had is there."""
+    check_answer(state)
+
+
+@pytest.mark.parametrize("said", [(), ("cancelled",)])
+def test_a_request_is_not_done_where_its_entry_says_nothing_of_it(said: tuple[str, ...]) -> None:
+    with pytest.raises(Violation, match="without its statement"):
+        check_answer(*said)
+
+
+@pytest.mark.parametrize(
+    ("accepted_at", "is_bare"),
+    [("", False), (log_position(1, 90), False), (log_position(1, 91), True)],
+)
+def test_a_log_is_told_by_a_commit_behind_what_was_accepted_and_by_no_keepalive(
+    accepted_at: str, *, is_bare: bool
+) -> None:
+    with prepared_process():
+        world = World(0)
+        world.server.transactions = [Transaction(log_position(1, 90), 80, 82, 0, ())]
+        world.monitor.accepted_at = accepted_at
+
+        assert world._is_bare is is_bare
+        world.loop.dispose()
