@@ -77,3 +77,11 @@ def test_a_schedule_replays_from_its_seed() -> None:
 def test_what_broke_a_promise_once_does_not_again(seed: int) -> None:
     """A segment was read again at the same point, and uploads of it aborted that were named."""
     assert "clean" in simulate("--seed", str(seed)).stdout
+
+
+def test_a_slot_that_moves_while_a_loss_is_accepted_is_the_next_loss() -> None:
+    """The entry that accepts the first one is on its way by then."""
+    done = simulate("--seed", "3873")
+
+    assert "2 accepted: moved" in done.stdout
+    assert "clean" in done.stdout

@@ -257,6 +257,8 @@ class Monitor:
         self.summaries: dict[int, Json] = {}
         self.openers: dict[Process, int] = {}
         self.has_held: set[Process] = set()
+        # Where the slot stood when the source was asked last on a process's newest connection.
+        self.told: dict[Process, int] = {}
         self.deaf: set[Process] = set()
         self.newest_planned: dict[str, int] = {}
         self.is_doomed = False
@@ -383,7 +385,7 @@ class Monitor:
         self.is_doomed = self._is_past_fork()
         if entry.get("accepted"):
             assert accepting is not None
-            self._check_accepted(entry, accepting, before)
+            self._check_accepted(entry, accepting, before, stored.creator)
         if not self.is_doomed:
             self._check_parts(entry, stored.creator, before, frontier)
 
@@ -436,11 +438,18 @@ class Monitor:
             self._check_cut(entry)
         self.summaries[self.journal.seq] = self.journal.summary()
 
-    def _check_accepted(self, entry: Json, accepting: Json, before: str | None) -> None:
-        """The gaps are exactly what may be missing, and it goes on where the source stands."""
+    def _check_accepted(
+        self, entry: Json, accepting: Json, before: str | None, writer: Process
+    ) -> None:
+        """The gaps are exactly what may be missing, and it goes on where the source stands.
+
+        That is where the source said that it stands, on the connection that the writer goes on
+        with. Somebody may move the slot while the entry is on its way: then that is the next loss.
+        """
         journal, server = self.journal, self._server
         self.is_restored = False
-        self.is_lost = False
+        told = self.told.get(writer, 0)
+        self.is_lost = not server.has_slot or server.confirmed > told
         self.counts[f"accepted: {accepting['loss']}"] += 1
         self.accepted_at = start = entry["durable"]["position"]
         server.agree(int(start[:4]))
@@ -448,7 +457,7 @@ class Monitor:
             raise Violation("another loss accepted than the one that was named")
         if accepting["loss"] == "history" and start[:4] <= accepting["lost"][:4]:
             raise Violation("another log is read on in the same generation")
-        if start != server.place(server.confirmed):
+        if start != server.place(told):
             raise Violation("it goes on where the source does not stand")
         gaps = {gap["table"]: gap for gap in entry["gaps"]} if "gaps" in entry else {}
         if sorted(gaps) != journal.known:
@@ -879,6 +888,11 @@ class Monitor:
         )
 
     # --- the server
+
+    def held(self, process: Process) -> None:
+        """A process has a connection that holds the slot; nothing is told on it yet."""
+        self.has_held.add(process)
+        self.told.pop(process, None)
 
     def received(self, process: Process, intake: Intake) -> None:
         """An engine has read something."""

@@ -1492,4 +1492,13 @@ MUTANTS: tuple[Mutant, ...] = (
             "seq = state.seq",
         ),
     ),
+    mutant(
+        "accept_place",
+        "6   behind an accepted loss it goes on where the source stands",
+        Edit(
+            "engine.journal.lease",
+            "return stream, (await stream.standing()).confirmed",
+            "return stream, (await stream.standing()).end",
+        ),
+    ),
 )

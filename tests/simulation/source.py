@@ -209,6 +209,8 @@ class ServerWatcher(Protocol):
 
     def held(self, process: Process) -> None: ...
 
+    def told(self, process: Process, confirmed: int) -> None: ...
+
     def acknowledged(self, process: Process, position: LogPosition) -> None: ...
 
     def failed_over(self, fork: LogPosition) -> None: ...
@@ -1167,6 +1169,7 @@ class SimulatedStream:
         if not server.has_slot:
             raise PositionLost("the slot is gone", loss="keeper")
         standing = Standing(self._point(server.confirmed), self._point(self._connection.limit))
+        server.watcher.told(self._connection.process, server.confirmed)
         await asyncio.sleep(server.rnd.uniform(0.001, 0.1))
         return standing
 

@@ -540,8 +540,11 @@ class World:
         self.counts[f"late at its sender's death: {kind}"] += 1
         return True
 
+    def told(self, process: Process, confirmed: int) -> None:
+        self.monitor.told[process] = confirmed
+
     def held(self, process: Process) -> None:
-        self.monitor.has_held.add(process)
+        self.monitor.held(process)
         self.trace(f"{process.name} holds the slot")
         engine = self._engine_of(process)
         if engine is not None:
