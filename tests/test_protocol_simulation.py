@@ -85,3 +85,12 @@ def test_a_slot_that_moves_while_a_loss_is_accepted_is_the_next_loss() -> None:
 
     assert "2 accepted: moved" in done.stdout
     assert "clean" in done.stdout
+
+
+def test_a_restored_server_without_its_slot_is_taken_for_one_whose_slot_was_dropped() -> None:
+    """What it wrote before E of the log that it had forgotten is in no gap: no look was of it."""
+    done = simulate("--seed", "14396")
+
+    assert "1 restored disk that grew past E" in done.stdout
+    assert "2 accepted: keeper" in done.stdout
+    assert "clean" in done.stdout

@@ -269,6 +269,8 @@ class Monitor:
         # What an operator said that is accepted.
         self.named: set[str] = set()
         self.accepted_at = ""
+        # E in the log before the one that a restored server wrote and that was accepted.
+        self._forgotten = ""
         self._timeline = 1
         self.largest_planned = 0
         self.snapshot_versions: set[tuple[str, int]] = set()
@@ -447,6 +449,8 @@ class Monitor:
         with. Somebody may move the slot while the entry is on its way: then that is the next loss.
         """
         journal, server = self.journal, self._server
+        if self.is_restored:
+            self._forgotten = accepting["lost"]
         self.is_restored = False
         told = self.told.get(writer, 0)
         self.is_lost = not server.has_slot or server.confirmed > told
@@ -649,7 +653,9 @@ class Monitor:
 
         A keepalive's position becomes durable only after a look. What was published before the
         first look is not known, nor of a table that a configuration names anew, nor of one that was
-        made anew before a look under other settings: those are not judged here.
+        made anew before a look under other settings: those are not judged here. Nor is what a
+        restored server wrote before E of the log that it had forgotten: where the slot is gone,
+        nothing tells that it is another log. A gap begins at E, and nothing of it was looked at.
         """
         journal, server = self.journal, self._server
         assert journal.durable is not None
@@ -666,6 +672,7 @@ class Monitor:
         bound = e if is_keepalive else min(e, watched)
         for change in server.lost:
             is_judged = self._first_looked <= change.commit_lsn < bound
+            is_judged &= not self._is_of_forgotten(change)
             if change.op == DROPPED:
                 # There is nothing to lose of a table of which nothing was read.
                 is_judged &= self._snapshots.has_rows_before(change.table, change.position)
@@ -675,6 +682,11 @@ class Monitor:
                 self.counts["lost behind the source's back"] += 1
                 if not any(_is_within(change, gap) for gap in journal.gaps.values()):
                     raise Violation("durable past a loss that no gap covers")
+
+    def _is_of_forgotten(self, change: Change) -> bool:
+        """Whether it stands in a restored server's log where the journal has what was before."""
+        is_written_since = 0 < self._server.restored <= change.commit_lsn
+        return is_written_since and change.position < self._forgotten
 
     def _check_hidden(self, e: str) -> None:
         """What a captured table got under a name that is not captured has a gap once it is back.

@@ -291,6 +291,8 @@ class Server:
     points: dict[str, int] = field(default_factory=dict)
     # Where the log stopped being continuous: each begins a generation, known to who accepts that.
     begun: list[int] = field(default_factory=list)
+    # Where it was restored to; 0: never.
+    restored: int = 0
     # By name, from which address on it is which table in which shape.
     shown: defaultdict[TableName, list[tuple[int, int, int]]] = field(
         default_factory=lambda: defaultdict(list)
@@ -764,6 +766,7 @@ class Server:
         self._forget_after(self.wal)
         self.confirmed = self.persisted = min(self.persisted, self.wal)
         self.has_slot = self.wal >= self.made
+        self.restored = self.wal
         self._begin_generation()
         while is_grown and self.wal <= before:
             self.commit()
