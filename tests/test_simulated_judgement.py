@@ -68,3 +68,16 @@ def test_a_log_is_told_by_a_commit_behind_what_was_accepted_and_by_no_keepalive(
 
         assert world._is_bare is is_bare
         world.loop.dispose()
+
+
+def test_nobody_is_in_the_way_once_everything_has_to_settle() -> None:
+    """A look that comes after 1,000 s may be the first to try it again."""
+    with prepared_process():
+        world = World(0)
+        before = {world.server.is_refused() for _ in range(100)}
+        world.is_calm = True
+        after = {world.server.is_refused() for _ in range(100)}
+
+        assert before == {False, True}
+        assert after == {False}
+        world.loop.dispose()

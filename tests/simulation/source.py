@@ -205,7 +205,9 @@ class Holding(Protocol):
 
 
 class ServerWatcher(Protocol):
-    """Who is told what the server hears."""
+    """Who is told what the server hears. `is_calm`: nobody is in anybody's way any more."""
+
+    is_calm: bool
 
     def held(self, process: Process) -> None: ...
 
@@ -339,6 +341,13 @@ class Server:
         """Put the table back, where it is not there. One that was dropped cannot be."""
         if self.membership(table) is None and self.is_there(table):
             self._set_membership(table, len(self.memberships) + 1)
+
+    def is_refused(self) -> bool:
+        """Whether somebody is in the way of an engine that wants to publish a table.
+
+        It tries again with its next look, which may come only after hundreds of seconds.
+        """
+        return self.rnd.random() < 0.2 and not self.watcher.is_calm
 
     def _set_membership(self, table: TableName, number: int | None) -> None:
         self.memberships.append(Membership(self.wal, table, number))
@@ -1345,7 +1354,7 @@ class SimulatedSource:
         """See Publishing: it may add all tables, mostly."""
         await self._way()
         reason = Reason("the role may not", "ask its owner")
-        return {table: reason for table in tables if self._server.rnd.random() < 0.2}
+        return {table: reason for table in tables if self._server.is_refused()}
 
     async def publish(self, tables: Sequence[TableName]) -> Mapping[TableName, Reason]:
         """See Publishing: now and then somebody has a table locked."""
@@ -1354,7 +1363,7 @@ class SimulatedSource:
         for table in tables:
             if not self._server.is_there(table):
                 refused[table] = Reason("there is no such table", "nothing: the next look tells")
-            elif self._server.rnd.random() < 0.2:
+            elif self._server.is_refused():
                 refused[table] = Reason("it is locked", "nothing: it is tried again")
             elif self._process.is_alive:
                 self._server.watcher.publishes(self._process, table)
