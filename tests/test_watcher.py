@@ -9,13 +9,22 @@ from math import inf
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
+import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
 from configured import make_settings
 from engine.flow.chunk import ChunkLimits
 from engine.flow.ledger import RECEIVED_MIN, Ledger
-from engine.journal.entry import Frontier, JournalState, Writer, decode_entry
+from engine.journal.entry import (
+    Frontier,
+    Gap,
+    JournalState,
+    Snapshot,
+    StatedSnapshot,
+    Writer,
+    decode_entry,
+)
 from engine.journal.gaps import GapRegister
 from engine.journal.object_lists import ObjectLists
 from engine.journal.retry import Patience
@@ -201,10 +210,10 @@ def test_until_caught_up_ends_after_a_look_or_two(loop: VirtualLoop) -> None:
 class Answers:
     """A stream of which only the looks matter: what they answer in turn, then none."""
 
-    looks: list[Look | SourceError]
+    looks: list[Look | SourceError | None]
     asked: list[float] = field(default_factory=list)
 
-    async def look(self) -> Look:
+    async def look(self) -> Look | None:
         self.asked.append(asyncio.get_running_loop().time())
         if not self.looks:
             await asyncio.sleep(inf)
@@ -222,14 +231,19 @@ class Rig:
 
     def __init__(
         self,
-        looks: Sequence[Look | SourceError],
+        looks: Sequence[Look | SourceError | None],
         frontiers: dict[str, Frontier] | None = None,
         attempts: dict[str, int] | None = None,
+        snapshots: Sequence[StatedSnapshot] = (),
+        gaps: Sequence[Gap] = (),
     ) -> None:
+        """Snapshots are taken where `snapshots` says that there are some."""
         state = JournalState(
             seq=0,
             frontiers=frontiers or {},
             attempts=attempts or {},
+            snapshots={stated.snapshot.table: stated for stated in snapshots},
+            gaps={gap.number: gap for gap in gaps},
             source=identity(),
             durable=durable(0x10, seq=0),
         )
@@ -240,21 +254,25 @@ class Rig:
         self.gaps = GapRegister(state, lambda: 7)
         self.alarms = Alarms(lambda: 7)
         reception = cast("Reception", SimpleNamespace(has_identity=lambda *_: True))
+        configuration = msgspec.structs.replace(
+            CONFIGURATION, snapshot="initial" if snapshots else "never"
+        )
+        self.snapshots = SnapshotRegister(
+            state=state,
+            gaps=self.gaps,
+            reception=reception,
+            configuration=configuration,
+            clock=lambda: 7,
+            lists=ObjectLists(MemoryStore(), "", Patience(lambda _: None), lambda: "0a"),
+            wake=lambda: None,
+        )
         self.watcher = Watcher(
             state=state,
             gaps=self.gaps,
-            snapshots=SnapshotRegister(
-                state=state,
-                gaps=self.gaps,
-                reception=reception,
-                configuration=CONFIGURATION,
-                clock=lambda: 7,
-                lists=ObjectLists(MemoryStore(), "", Patience(lambda _: None), lambda: "0a"),
-                wake=lambda: None,
-            ),
+            snapshots=self.snapshots,
             ledger=self.ledger,
             reception=reception,
-            configuration=CONFIGURATION,
+            configuration=configuration,
             alarms=self.alarms,
             metrics=Metrics(CollectorRegistry()),
             interval=10.0,
@@ -320,6 +338,38 @@ def test_a_table_whose_rows_are_all_of_a_snapshot_is_a_gap_when_it_goes(
         assert [gap.reason for gap in rig.gaps.standing] == reasons
 
     loop.run_until_complete(gaps())
+
+
+def test_where_there_is_nothing_to_look_at_a_gap_of_before_is_filled(loop: VirtualLoop) -> None:
+    """The stream showed it to an engine that is gone, and shows it to nobody any more."""
+
+    async def wanted() -> None:
+        whole = Snapshot(str(ORDERS), "whole", 1, place(8), 1)
+        gap = Gap(1, str(ORDERS), place(8), place(9), "renamed-in", "it came")
+        rig = Rig([None], snapshots=[StatedSnapshot(whole, 1, 0, is_visible=True)], gaps=[gap])
+
+        await rig.run(1.0)
+
+        assert rig.snapshots.pending == (Snapshot(str(ORDERS), "wanted"),)
+
+    loop.run_until_complete(wanted())
+
+
+def test_where_there_is_nothing_to_look_at_a_gap_waits_for_the_snapshot_under_way(
+    loop: VirtualLoop,
+) -> None:
+    async def wanted() -> None:
+        whole = Snapshot(str(ORDERS), "whole", 1, place(8), 1)
+        gap = Gap(1, str(ORDERS), place(8), place(9), "renamed-in", "it came")
+        rig = Rig([None], snapshots=[StatedSnapshot(whole, 1, 0)], gaps=[gap])
+
+        await rig.run(1.0)
+        before = rig.snapshots.pending
+        rig.snapshots.visible(whole)
+
+        assert (before, rig.snapshots.pending) == ((), (Snapshot(str(ORDERS), "wanted"),))
+
+    loop.run_until_complete(wanted())
 
 
 def rooted(at: int, file: str) -> Look:

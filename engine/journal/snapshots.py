@@ -190,6 +190,13 @@ class SnapshotRegister:
             self.appear(table)
             self._fill(table)
 
+    def arrive_unseen(self) -> None:
+        """The source has nothing to look at: every table that is known arrives. Never waits.
+
+        See `arrive`. Only the stream tells of gaps then, and they have ended.
+        """
+        self.arrive(self._known - self._gone)
+
     def came(self, table: TableName) -> None:
         """The stream shows that the table came under its present name. Never waits.
 

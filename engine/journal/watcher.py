@@ -219,7 +219,7 @@ class Watcher:
         self._alarms.clear(CATALOG_NOT_LOOKED_AT)
         if look is None:
             self._looked = None
-            self._snapshots.arrive(())
+            self._snapshots.arrive_unseen()
             return True
         self._tell_standing(look)
         arriving = [table for table, now in look.tables.items() if now.arrives]

@@ -939,9 +939,9 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         Edit(
             "engine.journal.snapshots",
-            "            self.appear(table)\n            self._fill(table)\n\n    def came",
+            "            self.appear(table)\n            self._fill(table)\n\n    def arrive_",
             "            if table in self._known:\n"
-            "                self._fill(table)\n\n    def came",
+            "                self._fill(table)\n\n    def arrive_",
         ),
     ),
     mutant(
@@ -979,6 +979,11 @@ MUTANTS: tuple[Mutant, ...] = (
             "lengthen(_now())\n            self.resync(table)\n",
             "lengthen(_now())\n            pass\n",
         ),
+    ),
+    mutant(
+        "gap_unseen",
+        "8   a gap is filled also where the source has nothing to look at",
+        Edit("engine.journal.watcher", "arrive_unseen()", "arrive(())"),
     ),
     mutant(
         "open_unfinished",
