@@ -361,13 +361,15 @@ class World:
         if self.monitor.is_doomed:
             return "the journal goes past a fork"
         waiting = self.monitor.requests.waiting(self.bucket)
-        if self.bucket.requests or waiting:
-            return f"requests under way, or without an answer: {waiting}"
+        if waiting:
+            return f"requests without an answer: {waiting}"
         if journal.durable != server.place(server.wal):
             return f"durable {journal.durable} of {server.place(server.wal)}"
         if server.is_confirming and server.confirmed != server.wal:
             return f"acknowledged {server.confirmed} of {server.wal}"
-        return self._unsettled_snapshots() or self._unsettled_engines()
+        # At any moment one may be under way that asks for nothing new: it is the last to be told.
+        under_way = "requests under way" if self.bucket.requests else ""
+        return self._unsettled_snapshots() or self._unsettled_engines() or under_way
 
     def _unsettled_snapshots(self) -> str:
         journal = self.monitor.journal
