@@ -94,3 +94,11 @@ def test_a_restored_server_without_its_slot_is_taken_for_one_whose_slot_was_drop
     assert "1 restored disk that grew past E" in done.stdout
     assert "2 accepted: keeper" in done.stdout
     assert "clean" in done.stdout
+
+
+def test_an_attempt_is_judged_by_the_history_of_which_its_snapshot_is() -> None:
+    """The server forks before the snapshot's point while the entry is on its way."""
+    done = simulate("--seed", "8877")
+
+    assert "1 failover" in done.stdout
+    assert "clean" in done.stdout

@@ -384,6 +384,7 @@ class Monitor:
             self._selection, self._selected = selection, self._server.wal
         if "open" in entry:
             self._timeline = self._timeline_of(entry)
+            self._snapshots.opened(self._timeline)
         self.is_doomed = self._is_past_fork()
         if entry.get("accepted"):
             assert accepting is not None
@@ -496,7 +497,7 @@ class Monitor:
         """Its rows' version is that of the table as it was at C."""
         if snapshot["state"] != "started":
             return
-        table, read = snapshot["table"], self._snapshots.relation_at(snapshot)
+        table, read = snapshot["table"], self._snapshots.read_at(snapshot)
         known = self.journal.versions[table]
         version = next((v for v in known if v.number == snapshot["version"]), None)
         if version is None:

@@ -862,7 +862,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "7   a snapshot that is lost gives its attempts up",
         Edit(
             "simulation.snapshots",
-            "        if self._lost.is_set() or self.is_over or self._source.is_other_branch:\n",
+            "        if self._lost.is_set() or self.is_over or"
+            " self._world.server.timeline != self._timeline:\n",
             "        if self.is_over:\n",
         ),
         Edit(

@@ -199,6 +199,8 @@ class SnapshotMonitor:
         self._counts = counts
         self._bucket: Bucket
         self._server: Server
+        # Of the newest writer: no snapshot of its own is of another one.
+        self._timeline = 1
         self._named: defaultdict[str, list[Named]] = defaultdict(list)
         self._attempts: defaultdict[tuple[str, int], list[Named]] = defaultdict(list)
         self._uploads: dict[str, Named] = {}
@@ -213,6 +215,10 @@ class SnapshotMonitor:
         self._server = server
 
     # --- statements
+
+    def opened(self, timeline: int) -> None:
+        """A writer opened the journal that reads this timeline of the server."""
+        self._timeline = timeline
 
     def check_statement(
         self,
@@ -275,8 +281,7 @@ class SnapshotMonitor:
         )
 
     def _name(self, whole: Stated, configuration: RecordConfiguration) -> None:
-        table = TableName.parse(whole.snapshot["table"])
-        read = self._server.read_before(table, self._server.address_of_point(whole.point))
+        table, read = TableName.parse(whole.snapshot["table"]), self.read_at(whole.snapshot)
         self._ends[str(table), whole.attempt, whole.segment] = whole.rest
         self._counts["segments"] += bool(whole.segment or whole.rest)
         if not whole.objects and self._keys_of(whole.snapshot, read):
@@ -299,10 +304,12 @@ class SnapshotMonitor:
             if (not low or key >= int(low)) and (not now.rest or key < int(now.rest))
         )
 
-    def relation_at(self, snapshot: Json) -> TableRead:
-        """The table as it was at the statement's point."""
-        table = TableName.parse(snapshot["table"])
-        return self._server.read_before(table, self._server.address_of_point(snapshot["point"]))
+    def read_at(self, snapshot: Json) -> TableRead:
+        """The table as the snapshot saw that was taken at the statement's point."""
+        seen = self._server.seen.get((self._timeline, snapshot["point"]))
+        if seen is None:
+            raise Violation("a snapshot of another branch of the server's history")
+        return seen[TableName.parse(snapshot["table"])]
 
     def _missing(self, stated: Stated) -> list[Named]:
         named = self._attempts[stated.snapshot["table"], stated.attempt]

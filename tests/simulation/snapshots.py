@@ -97,6 +97,7 @@ class Held:
         self.is_over = False
         self._world = world
         self._source = source
+        self._timeline = world.server.timeline
         self._rnd = random.Random(seed)
         self._cutting = random.Random(f"segments {seed}")
         self._moving = random.Random(f"moved keys {seed}")
@@ -160,7 +161,7 @@ class Held:
 
     def refuse_lost(self) -> None:
         """Raise SnapshotStale where nothing can be read under it."""
-        if self._lost.is_set() or self.is_over or self._source.is_other_branch:
+        if self._lost.is_set() or self.is_over or self._world.server.timeline != self._timeline:
             raise SnapshotStale("the snapshot is gone")
 
     async def watch(self) -> None:
@@ -194,9 +195,11 @@ class SimulatedSnapshots:
         self._source = source
         self._rnd = random.Random(seed)
         self._count = 0
+        self._branch = ""
 
     def adopt(self, generation: int, facts: Mapping[str, str], branch: str) -> None:
-        """The server knows by itself."""
+        """See SnapshotSource. The generation and the server are what they are."""
+        self._branch = branch
 
     @asynccontextmanager
     async def hold(
@@ -236,7 +239,7 @@ class SimulatedSnapshots:
             server.held.remove(held)
 
     def _refuse(self) -> None:
-        if self._world.server.is_down or self._source.is_other_branch:
+        if self._world.server.is_down or str(self._world.server.timeline) != self._branch:
             raise SourceUnavailable("no answer")
 
     def _left_out(self, table: TableName, address: int) -> SourceError | None:

@@ -289,8 +289,8 @@ class Server:
     # What the ranges of held snapshots are, by the words that workers are told.
     ranges: dict[bytes, object] = field(default_factory=dict)
     held: "list[Holding]" = field(default_factory=list)
-    # By place, the address of each snapshot.
-    points: dict[str, int] = field(default_factory=dict)
+    # By timeline and place, what each snapshot saw: what comes behind a fork is forgotten later.
+    seen: dict[tuple[int, str], dict[TableName, TableRead]] = field(default_factory=dict)
     # Where the log stopped being continuous: each begins a generation, known to who accepts that.
     begun: list[int] = field(default_factory=list)
     # Where it was restored to; 0: never.
@@ -463,7 +463,8 @@ class Server:
     def consistent_address(self) -> int:
         """Where a snapshot that is taken now sees everything before."""
         address = self._consistent_address()
-        self.points[self.place(address)] = address
+        seen = {table: self.read_before(table, address) for table in TABLES}
+        self.seen[self.timeline, self.place(address)] = seen
         return address
 
     def _consistent_address(self) -> int:
@@ -623,10 +624,6 @@ class Server:
     def address_of(self, place: str) -> int:
         """The address of a place; 0 where there is none."""
         return (int(place[5:], 16) - _ORDER_FIRST) // _ORDERS_AN_ADDRESS if place else 0
-
-    def address_of_point(self, place: str) -> int:
-        """The address at which a snapshot was taken."""
-        return self.points[place]
 
     @property
     def generation(self) -> int:
@@ -1292,7 +1289,6 @@ class SimulatedSource:
         self._server = server
         self._process = process
         self._codec = codec
-        self._branch = ""
         self._generation = 1
 
     async def _way(self) -> None:
@@ -1304,7 +1300,7 @@ class SimulatedSource:
 
     async def identify(self) -> SourceIdentity:
         await self._way()
-        self._branch = branch = str(self._server.timeline)
+        branch = str(self._server.timeline)
         return SourceIdentity(
             "simulated", "shop", "tailrace", {"system": "7"}, branch, "tailrace", self.generation
         )
@@ -1335,16 +1331,6 @@ class SimulatedSource:
     @property
     def measures(self) -> SourceMeasures:
         return NO_MEASURES
-
-    @property
-    def branch(self) -> str:
-        """The branch of the server's history that it named last."""
-        return self._branch
-
-    @property
-    def is_other_branch(self) -> bool:
-        """Whether the server failed over, and the engine does not know it yet."""
-        return str(self._server.timeline) != self._branch
 
     def distance(self, begin: LogPoint, end: LogPoint) -> int:
         server = self._server
