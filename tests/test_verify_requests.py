@@ -9,6 +9,7 @@ from engine.journal.entry import Answer, Entry
 from engine.model.position import make_position
 from engine.model.request import request_name
 from engine.reader.verify import Code, Depth, verify
+from log_points import place
 from memory_store import MemoryStore
 from small_bucket import ODD, ORDERS, PREFIX, START_US, SmallBucket, rewrite_journal
 from small_snapshot import Snapshots
@@ -108,6 +109,26 @@ async def test_every_damage_to_answers_is_found_by_its_code(
     rewrite_journal(store, damage)
 
     assert code in await codes(store)
+
+
+@pytest.mark.parametrize("had_snapshot", [False, True])
+async def test_a_table_that_is_gone_before_its_answer_is_right(*, had_snapshot: bool) -> None:
+    """Somebody asks for a snapshot of it, and drops it. One that had a snapshot is as before."""
+    bucket = SmallBucket(snapshot="initial")
+    await bucket.take_over("writer-1")
+    snapshots = Snapshots(bucket)
+    snapshots.register.capture(ORDERS)
+    await snapshots.append()
+    if had_snapshot:
+        await snapshots.make_whole(ORDERS)
+        await snapshots.complete()
+        await snapshots.append(snapshots.durable())
+
+    snapshots.register.resync(ORDERS)
+    snapshots.register.vanish((ORDERS,), place(bucket.commit))
+    await answered(snapshots, answer(WANTED, "resync", ORDERS))
+
+    assert await codes(bucket.store, "full") == set()
 
 
 async def make_signalled() -> MemoryStore:

@@ -28,8 +28,10 @@ def undone(entry: Entry, state: JournalState) -> Iterator[str]:
 
     `state` folds `entry` in. Of several requests about a table the last one counts. Where an entry
     answers requests and signals about a table, nobody knows which came last. The engine may want a
-    snapshot again by itself, right after it was cancelled.
+    snapshot again by itself, right after it was cancelled. A look may show meanwhile that the table
+    is gone. One that had a snapshot has that one then, so the entry's own statement is looked at.
     """
+    said = {stated.table: stated.state for stated in entry.snapshots}
     asked, signalled = _last_asked(entry.answers), _last_asked(entry.signals)
     both = {table for table in asked if table in signalled}
     asked = {t: answer for t, answer in (asked | signalled).items() if t not in both}
@@ -39,7 +41,7 @@ def undone(entry: Entry, state: JournalState) -> Iterator[str]:
         is_stated_here = stated is not None and stated.seq == entry.seq
         match answer.kind:
             case "resync":
-                is_done = newest == "wanted" or (newest == "started" and is_stated_here)
+                is_done = newest == "wanted" or said.get(table) in {"wanted", "started", "gone"}
             case "cancel":
                 is_again = newest == "wanted" and is_stated_here
                 is_done = newest not in {"wanted", "started", "void"} or is_again
