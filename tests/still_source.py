@@ -50,11 +50,15 @@ class StillStream:
 
 
 class StillSource:
-    """Gives `held` to whoever connects; before that it raises `refusals`, one a connection."""
+    """Gives `held` to whoever connects; before that it raises `refusals`, one a connection.
+
+    A connection that ends makes way for the next of `then`, while there is one.
+    """
 
     def __init__(self, held: StillStream | None = None) -> None:
         self.held = held or StillStream()
         self.refusals: list[SourceError] = []
+        self.then: list[StillStream] = []
         self.known = identity()
         self.fork_at = LOG_BEGIN
         self.starts: list[LogPoint | None] = []
@@ -116,3 +120,5 @@ class StillSource:
             yield self.held
         finally:
             self.left_count += 1
+            if self.then:
+                self.held = self.then.pop(0)

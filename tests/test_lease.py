@@ -18,6 +18,7 @@ from engine.model.errors import (
     SourceUnavailable,
     Superseded,
 )
+from engine.model.interfaces import Standing
 from engine.model.position import Position
 from engine.model.record import RecordConfiguration
 from engine.model.schema import Relation, TableVersion
@@ -132,6 +133,51 @@ async def test_a_log_that_ends_before_e_was_restored() -> None:
     async with AsyncExitStack() as stack:
         with pytest.raises(PositionLost, match="restored to an earlier time"):
             await rig.lease.retake(stack, CONFIGURATION, decide)
+
+
+class MovingStream(StillStream):
+    """The journal becomes durable up to `durable_up_to` while it is asked how it stands."""
+
+    def __init__(self, *, end: int, durable_up_to: int) -> None:
+        super().__init__(end=end)
+        self.durable_up_to = durable_up_to
+        self.journal: Journal | None = None
+
+    async def standing(self) -> Standing:
+        if self.journal is not None:
+            journal, self.journal = self.journal, None
+            await journal.append(durable=durable(self.durable_up_to, seq=0))
+        return await super().standing()
+
+
+async def test_a_server_that_lags_behind_an_e_that_moves_meanwhile_is_asked_again() -> None:
+    lagging = MovingStream(end=E + 5, durable_up_to=E + 10)
+    rig = await Rig(lagging).opened()
+    lagging.journal = rig.journal
+    server = StillStream(end=E + 10)
+
+    async with AsyncExitStack() as stack:
+        rig.source.then = [server]
+        stream = await rig.lease.retake(stack, CONFIGURATION, decide)
+
+    assert stream is server
+    assert [start and start.position for start in rig.source.starts] == [place(E), place(E + 10)]
+    assert lagging.acknowledged == []
+
+
+async def test_a_log_that_ends_before_an_e_that_moved_meanwhile_was_restored_if_it_stays_so() -> (
+    None
+):
+    restored = MovingStream(end=E + 5, durable_up_to=E + 10)
+    rig = await Rig(restored).opened()
+    restored.journal = rig.journal
+
+    async with AsyncExitStack() as stack:
+        with pytest.raises(PositionLost, match="restored to an earlier time"):
+            await rig.lease.retake(stack, CONFIGURATION, decide)
+
+    assert [start and start.position for start in rig.source.starts] == [place(E), place(E + 10)]
+    assert restored.acknowledged == []
 
 
 async def test_another_source_is_refused() -> None:

@@ -230,9 +230,10 @@ class Lease:
         """
 
         async def connect(attempt: AsyncExitStack) -> ChangeStream:
+            began = self._journal.state.durable_point
             stream = await attempt.enter_async_context(
                 self._source.stream(
-                    self._journal.state.durable_point,
+                    began,
                     configuration,
                     decide,
                     landmark=self._landmark(configuration, received),
@@ -240,7 +241,7 @@ class Lease:
                 )
             )
             await self._refuse_other_branch()
-            await self.compare(stream)
+            await self.compare(stream, began)
             return stream
 
         return await self._again(stack, connect)
@@ -321,12 +322,14 @@ class Lease:
         """Whether a predecessor wrote on after the stream began: it is judged by too little."""
         return self._journal.state.seq > taken.seq + 1
 
-    async def compare(self, stream: ChangeStream) -> None:
+    async def compare(self, stream: ChangeStream, began: LogPoint | None = None) -> None:
         """Raise PositionLost when the source contradicts the journal; else acknowledge E.
 
         Past E while the journal's tail is still ours means that changes are lost; if it is not
-        ours, a successor took them and we are superseded. Cancellation comes before anything is
-        acknowledged.
+        ours, a successor took them and we are superseded. Where the stream `began` at an earlier E,
+        a log that ends before the present one may belong to a server that lags behind:
+        SourceUnavailable, and the source judges a start at the present E. Cancellation comes before
+        anything is acknowledged.
         """
         standing = await stream.standing()
         durable = self._journal.state.durable_point
@@ -340,6 +343,11 @@ class Lease:
                 loss="moved",
             )
         if durable.position > standing.end.position:
+            if began is not None and began.position < durable.position:
+                raise SourceUnavailable(
+                    f"the server's log ends at {standing.end.resume}, and the journal became"
+                    f" durable up to {durable.resume} while the stream began"
+                )
             raise PositionLost(
                 f"the journal is durable up to {durable.resume}, the server's log ends at "
                 f"{standing.end.resume}: it was restored to an earlier time",

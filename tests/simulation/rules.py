@@ -637,8 +637,8 @@ MUTANTS: tuple[Mutant, ...] = (
         Edit(
             "engine.journal.lease",
             "            await self._refuse_other_branch()\n"
-            "            await self.compare(stream)\n",
-            "            await self.compare(stream)\n",
+            "            await self.compare(stream, began)\n",
+            "            await self.compare(stream, began)\n",
         ),
     ),
     mutant(
