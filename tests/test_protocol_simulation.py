@@ -102,3 +102,10 @@ def test_an_attempt_is_judged_by_the_history_of_which_its_snapshot_is() -> None:
 
     assert "1 failover" in done.stdout
     assert "clean" in done.stdout
+
+
+def test_a_run_that_catches_up_may_end_for_a_snapshot_that_was_refused() -> None:
+    done = simulate("--seed", "11961")
+
+    assert "1 caught up but for refused snapshots" in done.stdout
+    assert "clean" in done.stdout

@@ -36,6 +36,7 @@ from engine.journal.settings import Settings
 from engine.model.batch import Intake
 from engine.model.position import LOG_BEGIN, LogPosition
 from engine.model.record import RecordConfiguration, SnapshotMode, TableRule
+from engine.model.schema import TableName
 from engine.operate.metrics import Metrics
 from engine.pipeline.pipeline import Pipeline
 from engine.pipeline.stop import StopSignal
@@ -178,6 +179,8 @@ class Surroundings(Protocol):
     def trace(self, text: str) -> None: ...
 
     def ended(self, engine: "EngineProcess", error: BaseException | None) -> None: ...
+
+    def refused(self, engine: str, table: TableName) -> None: ...
 
 
 class EngineProcess:

@@ -68,6 +68,8 @@ class Surroundings(Protocol):
 
     def trace(self, text: str) -> None: ...
 
+    def refused(self, engine: str, table: TableName) -> None: ...
+
 
 # --- what is held
 
@@ -251,6 +253,7 @@ class SimulatedSnapshots:
             return None
         self._world.counts["tables left out"] += 1
         if chance < 0.02:
+            self._world.refused(self._name, table)
             return SourceRefused("no right")
         return SnapshotStale("somebody changes the table")
 

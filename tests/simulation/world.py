@@ -15,7 +15,7 @@ import functools
 import gc
 import random
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +26,7 @@ from engine.model.batch import Intake
 from engine.model.errors import (
     JournalError,
     PositionLost,
+    SnapshotsRefused,
     SourceUnavailable,
     StopLimit,
     Superseded,
@@ -55,6 +56,7 @@ KILLED_ACCEPTING = 0.7
 LOST_PLANNED = 0.3  # Where somebody may move the slot by hand, and a loss may be accepted.
 SNAPSHOTS = (("never", "initial", "mixed"), (60, 34, 6))
 """Which engines take snapshots: none, all, or every other one; and how often."""
+_NOT_OWED = ("cancelled", "gone")
 CLOCK_SETTINGS_US = (0, -30_000_000, 5_000_000, 1_800_000_000, 7_200_000_000)
 
 
@@ -87,6 +89,8 @@ class World:
         self.is_moved_by_hand = False
         self.is_named = False
         self.is_list_altered = False
+        # By engine, the tables of which the source refused it a snapshot.
+        self._tables_refused: defaultdict[str, set[TableName]] = defaultdict(set)
         # What the operator says to the engines that start from now on; it is never taken back.
         self.accept_gap = LOG_BEGIN
         self._start_us = EPOCH_US + rnd.randint(0, 150_000_000)
@@ -592,8 +596,9 @@ class World:
 
     def _check_end_of(self, engine: EngineProcess, error: BaseException | None) -> None:
         match error:
-            case None:
+            case None | SnapshotsRefused():
                 self._check_caught_up(engine)
+                self._check_refused(engine, error)
             case Superseded():
                 if self.monitor.is_writer(engine.process) and not self.monitor.is_doomed:
                     raise Violation("superseded by nobody")
@@ -617,6 +622,27 @@ class World:
         if self.is_accepting and not self.monitor.is_doomed:
             self.accept_gap = LogPosition(self.monitor.journal.durable or "")
             self.monitor.named.add(self.accept_gap)
+
+    def refused(self, engine: str, table: TableName) -> None:
+        """The source refused that engine a snapshot of the table."""
+        self._tables_refused[engine].add(table)
+
+    def _check_refused(self, engine: EngineProcess, error: SnapshotsRefused | None) -> None:
+        """It caught up but for tables that were refused to it and that are still to be read."""
+        if error is None:
+            return
+        if not engine.profile.is_until_caught_up:
+            raise Violation("stopped for a refused snapshot without being asked to catch up")
+        named = {table for table in TABLES if f"{table} (" in str(error)}
+        if not named or not named <= self._tables_refused[engine.process.name]:
+            raise Violation("a snapshot called refused that was not")
+        journal = self.monitor.journal
+        owed = journal.snapshots.owed(journal.durable or "")
+        for table in map(str, named):
+            # Somebody may have cancelled it, or dropped the table, while the engine drained.
+            if table not in owed and journal.snapshots.stated[table].state not in _NOT_OWED:
+                raise Violation("a snapshot called refused that nobody waits for")
+        self.counts["caught up but for refused snapshots"] += 1
 
     def _check_caught_up(self, engine: EngineProcess) -> None:
         if engine.is_draining:
