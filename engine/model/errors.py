@@ -21,6 +21,8 @@
     ├── Superseded                 75  another writer owns the journal now
     ├── StopLimit                  75  the drain limit or a second signal ended the process
     ├── ForeignPrefix              70  the prefix belongs to another pipeline
+    ├── StateUnknown               70  records that do not tell a table's current state
+    │   └── FoldTooLarge           70  … in the memory that it may take
     ├── InvariantBroken            70  this engine contradicts itself: it stops before it writes
     └── JournalError               70  the bucket contradicts itself or this engine
 
@@ -240,6 +242,14 @@ class ForeignPrefix(TailraceError):
     def __init__(self, message: str, *, hint: str = "", is_elsewhere: bool = False) -> None:
         super().__init__(message, hint=hint)
         self.is_elsewhere = is_elsewhere
+
+
+class StateUnknown(TailraceError):
+    """A table's current state cannot be told from its records. The message names the table."""
+
+
+class FoldTooLarge(StateUnknown):
+    """The smallest part of a table's state is larger than the memory that it may take."""
 
 
 class InvariantBroken(TailraceError):

@@ -1,0 +1,1 @@
+"""A table's current state, folded from its records."""
