@@ -83,21 +83,17 @@ class Fold:
         self, record: dict[str, Any], metadata: dict[str, Any], shape: Shape
     ) -> Iterator[_Pending]:
         op, before, after = metadata["op"], record["before"], record["after"]
-        if op == "t":
-            self.is_over = True
-            return
+        self.is_over = op == "t"
         known = {**(before or {}), **(after or {})}
         if self._newest.is_whole_row:
-            if op == "u" and before is None:
-                return
-            yield from self._counted(before, known if after is not None else None, shape)
+            if op != "u" or before is not None:
+                yield from self._counted(before, known if after is not None else None, shape)
             return
         old = self._key(before) if before is not None else None
         new = self._key(known) if after is not None else None
         if new is not None:
             row = _Pending(shape, dict(after), set(metadata.get("unchanged", ())))
-            if before is not None:
-                _fill(row, before)
+            _fill(row, before or {})
             waiting = self._pending.pop(new, None)
             if waiting is not None:
                 _fill(waiting, known)
