@@ -1,5 +1,9 @@
 """Versions and duplicates, decided beside the reader."""
 
+from collections.abc import Callable
+
+from msgspec.structs import replace
+
 from engine.flow.ledger import Ledger
 from engine.flow.reception import Reception
 from engine.model.position import LOG_BEGIN, LogPosition, Position, log_position, make_position
@@ -30,6 +34,7 @@ def reception(
     durable: LogPosition = LOG_BEGIN,
     received: Position | None = None,
     is_stream_waiting: bool = False,
+    on_unclear: Callable[[TableName, Position], None] | None = None,
 ) -> Reception:
     return Reception(
         journalled=journalled if journalled is not None else {},
@@ -37,6 +42,7 @@ def reception(
         ledger=Ledger({ORDERS: received} if received is not None else {}),
         configuration=CONFIGURATION,
         is_stream_waiting=is_stream_waiting,
+        on_unclear=on_unclear,
     )
 
 
@@ -102,3 +108,42 @@ def test_a_successor_decides_the_same_from_what_is_journalled() -> None:
     assert (made_anew.number, made_anew.first) == (2, at(102))
     assert successor.has_identity(ORDERS, "2")
     assert not successor.has_identity(ORDERS, "3")
+
+
+def test_a_version_says_under_which_name_the_table_was_before() -> None:
+    staged = replace(relation("7"), table=TableName("public", "orders_new"))
+    deciding = reception()
+    deciding.decide(staged, at(100))
+
+    swapped = deciding.decide(relation("7"), at(200))
+    again = deciding.decide(relation("7"), at(201))
+    other = deciding.decide(relation("8"), at(300))
+
+    assert swapped is not None
+    assert swapped.former_name == "public.orders_new"
+    assert again == swapped
+    assert other is not None
+    assert other.former_name == ""
+
+
+def test_a_successor_knows_the_former_name_from_the_journal() -> None:
+    staged = replace(relation("7"), table=TableName("public", "orders_new"))
+    first = TableVersion(1, at(100), "", staged)
+
+    found = reception({"public.orders_new": (first,)}).decide(relation("7"), at(200))
+
+    assert found is not None
+    assert found.former_name == "public.orders_new"
+
+
+def test_who_is_told_of_versions_whose_columns_are_unclear_is_told_once() -> None:
+    told: list[tuple[TableName, Position]] = []
+    deciding = reception(on_unclear=lambda table, position: told.append((table, position)))
+    deciding.decide(relation("7", "id", "note"), at(100))
+
+    deciding.decide(relation("7", "id", "remark"), at(200))
+    deciding.decide(relation("7", "id", "remark"), at(201))
+    deciding.decide(relation("7", "id", "remark", "more"), at(300))
+    deciding.decide(relation("8", "id", "else"), at(400))
+
+    assert told == [(ORDERS, at(200))]

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.model.position import Position
-from engine.model.schema import Column, Relation, TableName, TableVersion
-from engine.model.schema_document import previous_version, schema_document
+from engine.model.schema import Column, Relation, TableName, TableVersion, is_rename_unclear
+from engine.model.schema_document import change_kinds, previous_version, schema_document
 
 FIRST = Position("0001.00000000134EBCB0.00000000134EBC00.000000")
 ID = Column("id", "integer", "integer", key=True, json="number", nullable=False, type_id=23)
@@ -109,7 +109,7 @@ def test_a_dropped_column_is_named_with_its_type() -> None:
     ]
 
 
-def test_a_rename_is_a_drop_and_an_addition() -> None:
+def test_a_rename_that_nobody_proves_is_a_drop_and_an_addition() -> None:
     renamed = msgspec.structs.replace(NOTE, name="remark")
 
     kinds = [(change["kind"], change["column"]) for change in changes(with_columns(ID, renamed))]
@@ -133,6 +133,118 @@ def test_a_changed_type_shows_the_old_and_the_new(
     assert changes(with_columns(ID, column)) == [
         {"kind": "type_changed", "column": "note", **expected}
     ]
+
+
+def numbered(column: Column, number: int, **others: object) -> Column:
+    return msgspec.structs.replace(column, number=number, **others)
+
+
+def test_a_rename_is_told_where_the_columns_numbers_prove_it() -> None:
+    before = with_columns(numbered(ID, 1), numbered(NOTE, 2))
+    after = with_columns(numbered(ID, 1), numbered(NOTE, 2, name="remark", type="varchar(9)"))
+
+    assert changes(after, before) == [
+        {"kind": "column_renamed", "column": "remark", "from": "note", "to": "remark"},
+        {"kind": "type_changed", "column": "remark", "from": "text", "to": "varchar(9)"},
+    ]
+
+
+def test_another_column_of_the_same_name_is_a_drop_and_an_addition() -> None:
+    before = with_columns(numbered(ID, 1), numbered(NOTE, 2))
+    after = with_columns(numbered(ID, 1), numbered(NOTE, 3, fill='"-"', default="'-'::text"))
+
+    assert changes(after, before) == [
+        {"kind": "column_dropped", "column": "note", "from": "text"},
+        {
+            "kind": "column_added",
+            "column": "note",
+            "to": "text",
+            "default": "'-'::text",
+            "fill": "-",
+        },
+    ]
+
+
+def test_two_columns_that_swap_their_names_are_two_renames() -> None:
+    before = with_columns(numbered(ID, 1), numbered(NOTE, 2), numbered(NOTE, 3, name="remark"))
+    after = with_columns(numbered(ID, 1), numbered(NOTE, 2, name="remark"), numbered(NOTE, 3))
+
+    kinds = [(change["kind"], change["column"]) for change in changes(after, before)]
+
+    assert kinds == [("column_renamed", "remark"), ("column_renamed", "note")]
+
+
+def test_numbers_of_another_table_prove_nothing() -> None:
+    before = with_columns(numbered(ID, 2), numbered(NOTE, 1))
+    remade = msgspec.structs.replace(
+        with_columns(numbered(ID, 1), numbered(NOTE, 2)), identity="16999"
+    )
+
+    assert [change["kind"] for change in changes(remade, before)] == ["table_recreated"]
+
+
+@pytest.mark.parametrize(
+    ("former", "expected"),
+    [
+        ("public.orders_new", [("table_renamed", "orders_new", "orders")]),
+        ("staging.orders", [("table_moved", "staging", "public")]),
+        (
+            "staging.neu",
+            [("table_moved", "staging", "public"), ("table_renamed", "neu", "orders")],
+        ),
+    ],
+)
+def test_a_table_that_had_another_name_says_so_in_its_first_version_too(
+    former: str, expected: list[tuple[str, str, str]]
+) -> None:
+    version = msgspec.structs.replace(VERSION, former_name=former)
+
+    document = json.loads(schema_document(version, None, "shop"))
+
+    assert [(c["kind"], c["from"], c["to"]) for c in document["changes"]] == expected
+    assert change_kinds(version, None) == tuple(kind for kind, _, _ in expected)
+
+
+def test_a_column_says_its_number_and_what_rows_from_before_have_in_it() -> None:
+    column = numbered(NOTE, 7, fill='{"a": [1, null]}')
+    version = msgspec.structs.replace(VERSION, relation=with_columns(ID, column))
+
+    exact = msgspec.structs.replace(
+        VERSION, relation=with_columns(numbered(NOTE, 1, fill="1.000000000000000000001"))
+    )
+
+    first, second = json.loads(schema_document(version, None, "shop"))["columns"]
+
+    assert b'"fill": 1.000000000000000000001' in schema_document(exact, None, "shop")
+    assert "number" not in first
+    assert "fill" not in first
+    assert (second["number"], second["fill"]) == (7, {"a": [1, None]})
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "is_unclear"),
+    [
+        ((ID, NOTE), (ID, numbered(NOTE, 0, name="remark")), True),
+        ((ID, numbered(NOTE, 2)), (ID, numbered(NOTE, 0, name="remark")), True),
+        ((ID, numbered(NOTE, 2)), (ID, numbered(NOTE, 2, name="remark")), False),
+        ((ID, numbered(NOTE, 2)), (ID, numbered(NOTE, 3, name="remark")), False),
+        ((ID, NOTE), (ID,), False),
+        ((ID,), (ID, NOTE), False),
+        ((ID, NOTE), (NOTE, ID), False),
+    ],
+)
+def test_a_rename_is_unclear_where_a_column_went_another_came_and_no_numbers_tell(
+    before: tuple[Column, ...], after: tuple[Column, ...], *, is_unclear: bool
+) -> None:
+    assert is_rename_unclear(with_columns(*before), with_columns(*after)) == is_unclear
+
+
+def test_nothing_is_unclear_between_two_tables_of_one_name() -> None:
+    remade = msgspec.structs.replace(
+        with_columns(ID, msgspec.structs.replace(NOTE, name="remark")), identity="16999"
+    )
+
+    assert not is_rename_unclear(RELATION, remade)
 
 
 def test_nullability_and_default_are_told_apart() -> None:

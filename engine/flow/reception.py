@@ -11,10 +11,20 @@ starts behind them decides the same versions from the stream alone.
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 
+from msgspec.structs import replace
+
 from engine.flow.ledger import Ledger
-from engine.model.position import LogPosition, Position
+from engine.model.position import NOWHERE, LogPosition, Position
 from engine.model.record import RecordConfiguration
-from engine.model.schema import Relation, TableName, TableVersion, decide_version, snapshot_version
+from engine.model.schema import (
+    Relation,
+    TableName,
+    TableVersion,
+    decide_version,
+    is_rename_unclear,
+    snapshot_version,
+    version_at,
+)
 
 DIGESTS_MAX = 16_384
 """So many are kept, of the tables that were used last. One that was forgotten is computed anew."""
@@ -31,11 +41,19 @@ class Reception:
         ledger: Ledger,
         configuration: RecordConfiguration,
         is_stream_waiting: bool = False,
+        on_unclear: Callable[[TableName, Position], None] | None = None,
     ) -> None:
         """`journalled` are the journal's versions, now and later; `durable` says where E is.
 
         `is_stream_waiting`: no row is wanted in this life, and the next one reads them again.
+        `on_unclear` is told of a table and the first row of a version of which nobody can say which
+        column is which of the version before.
         """
+        self._on_unclear = on_unclear
+        # By identity, the name under which a version of the table began last.
+        known = [version for versions in journalled.values() for version in versions]
+        known.sort(key=_first_of)
+        self._names = {version.relation.identity: version.relation.table for version in known}
         self._is_stream_waiting = is_stream_waiting
         self._journalled = journalled
         self._durable = durable
@@ -63,7 +81,25 @@ class Reception:
             self._configuration.flat_prefix_of(table, relation.columns),
         )
         if version.first == position and version not in versions:
-            self._provisional[table] = (*self.provisional(table), version)
+            return self._begun(version, versions)
+        return version
+
+    def _former_name(self, relation: Relation) -> str:
+        former = self._names.get(relation.identity, relation.table)
+        return str(former) if former != relation.table else ""
+
+    def _begun(self, version: TableVersion, versions: tuple[TableVersion, ...]) -> TableVersion:
+        """A version that begins at a row of the stream."""
+        relation, position = version.relation, version.first
+        table = relation.table
+        assert position is not None, "it begins at a row"
+        version = replace(version, former_name=self._former_name(relation))
+        self._provisional[table] = (*self.provisional(table), version)
+        self._names[relation.identity] = table
+        before = version_at(versions, position)
+        is_unclear = before is not None and is_rename_unclear(before.relation, relation)
+        if is_unclear and self._on_unclear is not None:
+            self._on_unclear(table, position)
         return version
 
     def snapshot_version(self, relation: Relation) -> TableVersion:
@@ -105,3 +141,7 @@ class Reception:
                 self._provisional[table] = rest
             else:
                 del self._provisional[table]
+
+
+def _first_of(version: TableVersion) -> Position:
+    return version.first or NOWHERE

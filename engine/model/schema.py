@@ -60,6 +60,11 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True):
     `nullable` and `default` are advisory: only the catalog knows them, and `default` is None too
     where it could not be read. `included` says that records hold it, `hashed` that they hold its
     values as hashes.
+
+    `number` stays with the column as long as its table has it, also under another name; it is 0
+    where it is not surely known. `fill` is the JSON value, as a record would hold it, of the rows
+    that were there when the column was added: nobody wrote it into them, so the stream never shows
+    it. It is empty where they got none (they have null), or where it is not known.
     """
 
     name: str
@@ -73,6 +78,8 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True):
     type_modifier: int = -1
     included: bool = True
     hashed: bool = False
+    number: int = 0
+    fill: str = ""
 
     @property
     def shape(self) -> tuple[str, int, int, bool]:
@@ -112,6 +119,7 @@ class TableVersion(msgspec.Struct, frozen=True):
 
     `record` is the digest of the record configuration that shapes this table's lines.
     `flat_prefix` is what the flat envelope's own names begin with, empty with another envelope.
+    `former_name` is the one under which rows of the same table came before, where that was another.
     """
 
     number: int
@@ -119,6 +127,49 @@ class TableVersion(msgspec.Struct, frozen=True):
     record: str
     relation: Relation
     flat_prefix: str = ""
+    former_name: str = ""
+
+
+ColumnPair = tuple[Column | None, Column | None]
+"""A column before and after; None where it was not there, or is not there any more."""
+
+
+def paired_columns(before: tuple[Column, ...], after: tuple[Column, ...]) -> tuple[ColumnPair, ...]:
+    """Which column of one shape of a table is which one of a later shape; those that went first.
+
+    Columns with the same number are the same. Where the number of one of two is not known, they are
+    the same if they have the same name.
+    """
+    by_number = {column.number: column for column in before if column.number}
+    by_name = {column.name: column for column in before}
+    pairs: list[ColumnPair] = []
+    taken: set[str] = set()
+    for column in after:
+        known = by_number.get(column.number)
+        if known is None:
+            known = by_name.get(column.name)
+            if known is not None and known.number and column.number:
+                known = None
+        if known is not None and known.name in taken:
+            known = None
+        if known is not None:
+            taken.add(known.name)
+        pairs.append((known, column))
+    went: list[ColumnPair] = [(column, None) for column in before if column.name not in taken]
+    return (*went, *pairs)
+
+
+def is_rename_unclear(before: Relation, after: Relation) -> bool:
+    """Whether a column may have been renamed between two shapes of a table, and may not have been.
+
+    Then nobody can say which values rows from before have in the columns that are new.
+    """
+    if before.identity != after.identity:
+        return False
+    pairs = paired_columns(before.columns, after.columns)
+    went = [column for column, now in pairs if column is not None and now is None]
+    came = [now for column, now in pairs if column is None and now is not None]
+    return any(not (a.number and b.number) for a in went for b in came)
 
 
 Decide = Callable[[Relation, Position], TableVersion | None]

@@ -9,8 +9,10 @@ columns, but for the fact that there was one. (The journal has their names and t
 could make an object again without them. It never has their defaults, which are values.) A key may
 name such a column: without it, it would be no key.
 
-Invariant: the same arguments give the same bytes. A rename cannot be proved from the stream, which
-carries no column numbers. So it shows as one column dropped and one added.
+The stream carries no numbers of columns. So a rename is told where the catalog proves which column
+is which, and otherwise shows as one column dropped and one added.
+
+Invariant: the same arguments give the same bytes.
 """
 
 from collections.abc import Iterator
@@ -18,7 +20,14 @@ from collections.abc import Iterator
 import msgspec
 
 from engine.model.position import Position
-from engine.model.schema import Column, Relation, TableVersion
+from engine.model.schema import (
+    Column,
+    ColumnPair,
+    Relation,
+    TableName,
+    TableVersion,
+    paired_columns,
+)
 
 FORMAT = 1
 
@@ -29,6 +38,10 @@ class ColumnDocument(msgspec.Struct, frozen=True):
     `nullable` and `default` are advisory: only the catalog knows them. `default` is null where
     there is none, and where it could not be read when the version began. `hash` is there, and true,
     for a column whose values are written as hashes: those are strings.
+
+    `number` stays with the column, also under another name; it is there where it is surely known.
+    `fill` is there where the column was added with a constant default: the value, as a record holds
+    it, of each row whose newest record was written before the column was there.
     """
 
     name: str
@@ -39,6 +52,8 @@ class ColumnDocument(msgspec.Struct, frozen=True):
     nullable: bool
     default: str | None
     hash: bool | msgspec.UnsetType = msgspec.UNSET
+    number: int | msgspec.UnsetType = msgspec.UNSET
+    fill: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 class Change(
@@ -46,17 +61,21 @@ class Change(
 ):
     """One difference to the version before.
 
-    `kind` is one of `table_recreated`, `column_added`, `column_dropped`, `type_changed`,
-    `nullability_changed`, `default_changed`, `hash_changed`, `columns_reordered`, `key_changed`,
+    `kind` is one of `table_recreated`, `table_renamed`, `table_moved` (to this schema),
+    `column_added`, `column_dropped`, `column_renamed`, `type_changed`, `nullability_changed`,
+    `default_changed`, `hash_changed`, `columns_reordered`, `key_changed`,
     `excluded_columns_changed`, `record_configuration_changed`, or the name of one of the source's
-    facts with `_changed` behind it. `column` where one column differs; `before` and `after` (`from`
-    and `to` in JSON) as text where there is something to say.
+    facts with `_changed` behind it. `column` where one column differs, by its present name;
+    `before` and `after` (`from` and `to` in JSON) as text where there is something to say.
+    `default` and `fill` are those of an added column that has any.
     """
 
     kind: str
     column: str | None = None
     before: str | None = None
     after: str | None = None
+    default: str | None = None
+    fill: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 class SchemaDocument(msgspec.Struct, frozen=True, rename={"first": "from"}):
@@ -95,17 +114,18 @@ def schema_document(version: TableVersion, previous: TableVersion | None, databa
         first=version.first,
         columns=tuple(map(_column_document, _recorded(relation))),
         key=relation.key,
-        changes=tuple(_changes(previous, version)) if previous is not None else (),
+        changes=tuple(_changes(previous, version)),
         flat_prefix=version.flat_prefix or msgspec.UNSET,
     )
-    fields = {**msgspec.to_builtins(document), **relation.facts}
-    return msgspec.json.format(msgspec.json.encode(fields), indent=2) + b"\n"
+    # Values stay as they were written: a number may have more digits than a float.
+    written = msgspec.json.encode(document)
+    if relation.facts:
+        written = written[:-1] + b"," + msgspec.json.encode(relation.facts)[1:]
+    return msgspec.json.format(written, indent=2) + b"\n"
 
 
 def change_kinds(version: TableVersion, previous: TableVersion | None) -> tuple[str, ...]:
-    """The kinds of change from `previous` to `version`; none for a table's first version."""
-    if previous is None:
-        return ()
+    """The kinds of change from `previous` to `version`."""
     return tuple(change.kind for change in _changes(previous, version))
 
 
@@ -127,11 +147,21 @@ def _column_document(column: Column) -> ColumnDocument:
         nullable=column.nullable,
         default=column.default,
         hash=column.hashed or msgspec.UNSET,
+        number=column.number or msgspec.UNSET,
+        fill=_fill(column),
     )
 
 
-def _changes(old: TableVersion, new: TableVersion) -> Iterator[Change]:
+def _fill(column: Column) -> msgspec.Raw | msgspec.UnsetType:
+    return msgspec.Raw(column.fill.encode()) if column.fill else msgspec.UNSET
+
+
+def _changes(old: TableVersion | None, new: TableVersion) -> Iterator[Change]:
     """What is different, the table first, then its columns in the new order."""
+    if new.former_name:
+        yield from _name_changes(TableName.parse(new.former_name), new.relation.table)
+    if old is None:
+        return
     if old.relation.identity != new.relation.identity:
         yield Change("table_recreated", None, old.relation.identity, new.relation.identity)
     yield from _column_changes(old.relation, new.relation)
@@ -142,21 +172,39 @@ def _changes(old: TableVersion, new: TableVersion) -> Iterator[Change]:
         yield Change("record_configuration_changed")
 
 
+def _name_changes(former: TableName, now: TableName) -> Iterator[Change]:
+    if former.schema != now.schema:
+        yield Change("table_moved", None, former.schema, now.schema)
+    if former.table != now.table:
+        yield Change("table_renamed", None, former.table, now.table)
+
+
 def _column_changes(old: Relation, new: Relation) -> Iterator[Change]:
-    known = {column.name: column for column in _recorded(old)}
-    present = {column.name: column for column in _recorded(new)}
-    for column in known.values():
-        if column.name not in present:
-            yield Change("column_dropped", column.name, column.type, None)
-    for column in present.values():
-        if column.name not in known:
-            yield Change("column_added", column.name, None, column.type)
-        else:
-            yield from _changes_of(known[column.name], column)
-    if [name for name in known if name in present] != [name for name in present if name in known]:
+    pairs = _pairs(old, new)
+    for before, after in pairs:
+        if before is not None and after is None:
+            yield Change("column_dropped", before.name, before.type, None)
+    for before, after in pairs:
+        if after is not None and before is None:
+            yield Change("column_added", after.name, None, after.type, after.default, _fill(after))
+        elif after is not None and before is not None:
+            yield from _changes_of(before, after)
+    kept = [before.name for before, after in pairs if before is not None and after is not None]
+    if kept != [column.name for column in _recorded(old) if column.name in kept]:
         yield Change("columns_reordered")
     if _left_out(old) != _left_out(new):
         yield Change("excluded_columns_changed")
+
+
+def _pairs(old: Relation, new: Relation) -> tuple[ColumnPair, ...]:
+    if old.identity == new.identity:
+        return paired_columns(_recorded(old), _recorded(new))
+    # Numbers are those of one table.
+    return paired_columns(_numberless(old), _recorded(new))
+
+
+def _numberless(relation: Relation) -> tuple[Column, ...]:
+    return tuple(msgspec.structs.replace(column, number=0) for column in _recorded(relation))
 
 
 def _recorded(relation: Relation) -> tuple[Column, ...]:
@@ -168,6 +216,8 @@ def _left_out(relation: Relation) -> tuple[tuple[object, ...], ...]:
 
 
 def _changes_of(old: Column, new: Column) -> Iterator[Change]:
+    if old.name != new.name:
+        yield Change("column_renamed", new.name, old.name, new.name)
     if _type(old) != _type(new):
         yield Change("type_changed", new.name, old.type, new.type)
     if old.nullable != new.nullable:

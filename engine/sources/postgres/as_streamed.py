@@ -19,7 +19,7 @@ import msgspec
 
 from engine.model.record import RecordConfiguration
 from engine.model.schema import Relation, TableName
-from engine.sources.postgres.catalog import Catalog
+from engine.sources.postgres.catalog import Catalog, with_numbers
 from engine.sources.postgres.held_session import HeldSession
 from engine.sources.postgres.pgoutput import RelationColumn, RelationMessage
 from engine.sources.postgres.session import Row
@@ -115,11 +115,16 @@ async def as_streamed(
             published[oid] = _Published(listed, row_filter)
     catalog = Catalog()
     await catalog.read(session, wanted)
+    numbers: dict[int, dict[str, int]] = {}
+    for oid, _, _, _, column, _, _, number, _, _ in rows:
+        numbers.setdefault(oid, {})[column] = number
     found: dict[TableName, AsStreamed] = {}
     for message in messages_of(rows, published, shows_stored=generated == [("s",)]):
         relation = catalog.describe(message, configuration)
         # The key was read under the snapshot: it is the one at its point.
         relation = msgspec.structs.replace(relation, is_key_guessed=False)
+        own = numbers[message.oid]
+        relation = with_numbers(relation, [own[column.name] for column in relation.columns])
         row_filter = published.get(message.oid, _Published()).row_filter
         found[relation.table] = AsStreamed(relation, row_filter)
     return found

@@ -490,6 +490,7 @@ class Assembler:
         if not streamed.is_told:
             self._tell_name(oid, streamed, change_lsn)
         relation = self._with_known_key(oid, streamed, relation, position)
+        relation = self._catalog.numbered(oid, relation, self._reader.open_commit)
         version = self._batcher.bind(oid, relation, position)
         if version is None:
             return False

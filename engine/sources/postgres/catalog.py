@@ -19,18 +19,24 @@ under NOTHING none), the key is the primary key. It may change without any word 
 keys are looked at again. Each look has the position at which it was taken. What it saw holds for
 rows that commit from there on. For rows before it, the key is a guess.
 
+The stream does not show columns' numbers either. Two looks may prove them: see `column_numbers`.
+
 Invariant: a Relation's shape never depends on the catalog, nor its key where the stream shows one.
 """
 
 import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Final
+
+import msgspec
 
 from engine.model.errors import SourceFailed
 from engine.model.record import RecordConfiguration
 from engine.model.schema import Column, Relation, TableName
+from engine.sources.postgres.column_numbers import UNBORN, SeenTable, column_numbers
+from engine.sources.postgres.fills import FILL_LENGTH_MAX, fill_of
 from engine.sources.postgres.lsn import NO_LSN, Lsn, parse_lsn
 from engine.sources.postgres.pgoutput import RelationColumn, RelationMessage
 from engine.sources.postgres.session import Questions, Row, Session
@@ -82,18 +88,34 @@ SELECT tree.oid::pg_catalog.int8 FROM tree
 """
 
 # A primary key's index may hold columns (INCLUDE) behind those of the key.
-_COLUMNS: Final = """
+_COLUMNS: Final = f"""
 SELECT c.oid::pg_catalog.int8, a.attname, a.atttypid::pg_catalog.int8, a.atttypmod,
        pg_catalog.format_type(a.atttypid, a.atttypmod), NOT a.attnotnull,
        CASE WHEN pg_catalog.array_position(i.indkey::pg_catalog.int2[], a.attnum)
                  OPERATOR(pg_catalog.<) i.indnkeyatts
-            THEN pg_catalog.array_position(i.indkey::pg_catalog.int2[], a.attnum) END
+            THEN pg_catalog.array_position(i.indkey::pg_catalog.int2[], a.attnum) END,
+       a.attnum::pg_catalog.int4,
+       CASE WHEN a.atthasmissing AND pg_catalog.length(a.attmissingval::pg_catalog.text)
+                 OPERATOR(pg_catalog.<=) {FILL_LENGTH_MAX}
+            THEN a.attmissingval::pg_catalog.text END,
+       a.attgenerated::pg_catalog.text, a.xmin::pg_catalog.text
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) c.oid
   AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped
 LEFT JOIN pg_catalog.pg_index i ON i.indrelid OPERATOR(pg_catalog.=) c.oid AND i.indisprimary
 WHERE c.oid OPERATOR(pg_catalog.=) ANY(%s::pg_catalog.oid[])
 ORDER BY c.oid, a.attnum
+"""  # noqa: S608 - of constants.
+
+# `to_jsonb` of a whole row: publications have lists of columns since PostgreSQL 15.
+_DROPPED: Final = """
+SELECT c.oid::pg_catalog.int8, c.relnatts::pg_catalog.int4,
+       ARRAY(SELECT a.attnum::pg_catalog.int4 FROM pg_catalog.pg_attribute a
+         WHERE a.attrelid OPERATOR(pg_catalog.=) c.oid AND a.attisdropped),
+       EXISTS (SELECT FROM pg_catalog.pg_publication_rel m
+         WHERE m.prrelid OPERATOR(pg_catalog.=) c.oid
+         AND pg_catalog.jsonb_extract_path_text(pg_catalog.to_jsonb(m), 'prattrs') IS NOT NULL)
+FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) ANY(%s::pg_catalog.oid[])
 """
 
 # Whoever holds this lock, or waits for it, keeps everybody else waiting, also a reader of defaults.
@@ -171,12 +193,19 @@ JOIN pg_catalog.pg_type known ON known.oid OPERATOR(pg_catalog.=) t.oid::pg_cata
 
 @dataclass(frozen=True, slots=True)
 class CatalogColumn:
-    """A column as the catalog has it now."""
+    """A column as the catalog has it now.
+
+    `missing` is the value of rows that were there before the column: see `fills`.
+    """
 
     type_oid: int
     type_modifier: int
     type: str
     is_nullable: bool
+    number: int = 0
+    missing: str | None = None
+    is_generated: bool = False
+    written: str = ""
 
 
 # Tables often have columns alike, and thousands of tables thousands of them.
@@ -189,11 +218,21 @@ class CatalogTable:
     """A table as the catalog has it now; `primary_key` in the key's own order.
 
     `seen_lsn` is an end of the log when this was seen: it holds for what commits from there on.
+    `height` is the highest number that a column ever had, `dropped` are those of columns that are
+    gone. `is_listed`: a publication names columns of the table.
     """
 
     columns: Mapping[str, CatalogColumn]
     primary_key: tuple[str, ...]
     seen_lsn: Lsn = NO_LSN
+    height: int = 0
+    dropped: frozenset[int] = frozenset()
+    is_listed: bool = True
+
+    @property
+    def seen(self) -> SeenTable:
+        """What tells its columns' numbers."""
+        return SeenTable(self.columns, self.height, self.dropped, self.is_listed)
 
     def fits(self, message: RelationMessage) -> bool:
         """Whether all columns that the stream names are there, with their types.
@@ -220,6 +259,8 @@ class Catalog:
 
     unread_defaults: set[int] = field(default_factory=set)
     _tables: dict[int, CatalogTable] = field(default_factory=dict)
+    # The look at each table before the newest one.
+    _earlier: dict[int, CatalogTable] = field(default_factory=dict)
     _defaults: dict[int, dict[str, str]] = field(default_factory=dict)
     _user_types: dict[int, UserType] = field(default_factory=dict)
     _type_names: dict[tuple[int, int], str] = field(default_factory=dict)
@@ -236,7 +277,9 @@ class Catalog:
 
     def forget(self, oid: int) -> None:
         """Have the table read anew: the stream showed that it changed."""
-        self._tables.pop(oid, None)
+        table = self._tables.pop(oid, None)
+        if table is not None:
+            self._earlier[oid] = table
         self._defaults.pop(oid, None)
         self.unread_defaults.discard(oid)
 
@@ -257,13 +300,22 @@ class Catalog:
         """
         wanted = list(oids)
         found = await session.rows(_COLUMNS, wanted, doing="reading the tables' columns")
+        dropped = await session.rows(_DROPPED, wanted, doing="reading the tables' columns")
         seen_lsn = await _now(session)
+        shapes = {oid: tuple(shape) for oid, *shape in dropped}
         grouped: dict[int, list[Row]] = {}
         for oid, *column in found:
             grouped.setdefault(oid, []).append(tuple(column))
         for oid in wanted:
-            self._tables.pop(oid, None)
-        self._tables.update({oid: _table(columns, seen_lsn) for oid, columns in grouped.items()})
+            table = self._tables.pop(oid, None)
+            if table is not None:
+                self._earlier[oid] = table
+        self._tables.update(
+            {
+                oid: _table(columns, seen_lsn, shapes.get(oid, ()))
+                for oid, columns in grouped.items()
+            }
+        )
         used = {c.type_oid for oid in grouped for c in self._tables[oid].columns.values()}
         await self._read_types(session, used)
         await self.read_defaults(session, grouped)
@@ -332,6 +384,16 @@ class Catalog:
             is_key_guessed=is_key_guessed,
         )
 
+    def numbered(self, oid: int, relation: Relation, commit_lsn: int) -> Relation:
+        """The relation with its columns' numbers, as it was at a row of that commit."""
+        table, before = self._tables.get(oid), self._earlier.get(oid)
+        if table is None:
+            return relation
+        is_before = before is not None and before.seen_lsn <= commit_lsn
+        names = [column.name for column in relation.columns]
+        earlier = before.seen if before is not None and is_before else UNBORN
+        return with_numbers(relation, column_numbers(names, earlier, table.seen))
+
     def key_known_from(self, oid: int) -> Lsn | None:
         """From which commit on the key that `describe` gives is no guess; None: never."""
         table = self._tables.get(oid)
@@ -357,7 +419,7 @@ class Catalog:
             key = _in_order(keys.get(oid, []))
             if key != table.primary_key:
                 changed.add(oid)
-                self._tables[oid] = CatalogTable(table.columns, key, seen_lsn)
+                self._tables[oid] = replace(table, primary_key=key, seen_lsn=seen_lsn)
         return changed
 
     def _column(
@@ -374,6 +436,7 @@ class Catalog:
         # A default is a value. A column that is excluded or hashed does not show it either.
         is_shown = is_included and not is_hashed
         defaults = self._defaults.get(message.oid, {}) if known and is_shown else {}
+        missing = known.missing if known and is_shown else None
         return _shared_column(
             streamed.name,
             known.type if known else self._type_names.get(type_at, f"oid {streamed.type_oid}"),
@@ -386,6 +449,8 @@ class Catalog:
             streamed.type_modifier,
             is_included,
             is_hashed,
+            0,
+            fill_of(missing, kind, configuration) if missing is not None else "",
         )
 
     async def _read_types(self, session: Questions, oids: set[int]) -> None:
@@ -400,16 +465,37 @@ class Catalog:
             wanted = {oid for oid in next_oids if oid >= FIRST_USER_OID} - self._user_types.keys()
 
 
-def _table(columns: list[Row], seen_lsn: Lsn) -> CatalogTable:
+def _table(columns: list[Row], seen_lsn: Lsn, shape: Row) -> CatalogTable:
     described: dict[str, CatalogColumn] = {}
     key: list[tuple[int, str]] = []
-    for name, type_oid, modifier, type_text, is_nullable, key_place in columns:
+    for name, type_oid, modifier, type_text, is_nullable, key_place, *stored in columns:
+        number, missing, generated, written = stored
         described[sys.intern(name)] = _shared_catalog_column(
-            type_oid, modifier, type_text, bool(is_nullable)
+            type_oid,
+            modifier,
+            type_text,
+            bool(is_nullable),
+            number,
+            missing,
+            bool(generated),
+            written,
         )
         if key_place is not None:
             key.append((key_place, name))
-    return CatalogTable(described, _in_order(key), seen_lsn)
+    if not shape:
+        # It was dropped since.
+        return CatalogTable(described, _in_order(key), seen_lsn)
+    height, dropped, is_listed = shape
+    return CatalogTable(
+        described, _in_order(key), seen_lsn, height, frozenset(dropped), bool(is_listed)
+    )
+
+
+def with_numbers(relation: Relation, numbers: Sequence[int]) -> Relation:
+    """The relation with its columns' numbers."""
+    pairs = zip(relation.columns, numbers, strict=True)
+    columns = tuple(msgspec.structs.replace(column, number=number) for column, number in pairs)
+    return msgspec.structs.replace(relation, columns=columns)
 
 
 def _name(message: RelationMessage) -> TableName:
