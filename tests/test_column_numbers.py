@@ -50,6 +50,13 @@ def table(names: str, *, written: str = "", is_listed: bool = False) -> SeenTabl
         (table("a"), table("-a"), "a", [0]),
         # One went and one came, with one between them that nobody touched.
         (table("xab"), table("x-ba", written="1112"), "xba", [1, 3, 4]),
+        (table("ab"), table("-c", written="12"), "c", [2]),
+        # Some that were there all the while are not sent, nobody knows which.
+        (table("abc"), table("xyz", written="222"), "xy", [0, 0]),
+        # What was gone before counts no more.
+        (table("-b"), table("-cd", written="122"), "cd", [2, 3]),
+        # Both have the names that they had, and swapped them twice.
+        (table("ab"), table("ab", written="22"), "ba", [1, 2]),
         # All of them were there.
         (table("ab"), table("a--d", written="1112"), "abcd", [1, 2, 3, 4]),
     ],

@@ -85,6 +85,6 @@ def _chosen(count: int, candidates: list[int], before: SeenTable, now: SeenTable
     if not went and count >= len(stayed):
         # Of those that came, the first ones were there.
         return candidates[:count]
-    if not came and count == len(stayed):
+    if count == len(stayed):
         return stayed
     return [0] * count
