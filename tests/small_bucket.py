@@ -30,7 +30,7 @@ from engine.journal.journal import Journal
 from engine.journal.publisher import object_metadata
 from engine.model.batch import Batch, Operations, operations_named
 from engine.model.layout import TableLayout, hour_of, journal_key, state_key
-from engine.model.position import Position
+from engine.model.position import LogPosition, Position
 from engine.model.record import Compression, Envelope, Layout, RecordConfiguration, SnapshotMode
 from engine.model.schema import Column, Relation, TableName, TableVersion
 from engine.model.schema_document import previous_version, schema_document
@@ -101,11 +101,13 @@ class SmallBucket:
     def _journal(self, writer: str) -> Journal:
         return Journal(self.store, self.prefix, Writer(writer, "test", "0.1.0"), SilentObserver())
 
-    async def take_over(self, writer: str, accepting: Accepting | None = None) -> None:
+    async def take_over(
+        self, writer: str, accepting: Accepting | None = None, fork: LogPosition | None = None
+    ) -> None:
         self.journal = self._journal(writer)
         await self.journal.load()
         first = durable(0x1000, "2026-11-22T09:51:54.056779Z", seq=-1)
-        await self.journal.open(SOURCE, self.configuration, first, accepting=accepting)
+        await self.journal.open(SOURCE, self.configuration, first, accepting=accepting, fork=fork)
 
     def version(self, table: TableName, *more: Column) -> TableVersion:
         """The table's next version; it begins at the next row."""

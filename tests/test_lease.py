@@ -7,12 +7,13 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
-from engine.journal.entry import Snapshot, Writer
+from engine.journal.entry import Accepting, Snapshot, Writer
 from engine.journal.journal import Journal
 from engine.journal.lease import Lease
 from engine.model.errors import (
     ForeignPrefix,
     LeaseHeld,
+    LossKind,
     PositionLost,
     SourceChanged,
     SourceUnavailable,
@@ -210,6 +211,26 @@ async def test_a_fork_before_e_is_refused_and_one_behind_it_starts_over() -> Non
     async with AsyncExitStack() as stack:
         with pytest.raises(SourceChanged):
             await rig.lease.retake(stack, CONFIGURATION, decide)
+
+
+@pytest.mark.parametrize(
+    ("loss", "fork"),
+    [(None, place(E + 5)), ("moved", place(E + 5)), ("keeper", None), ("history", None)],
+)
+async def test_whoever_takes_over_learns_of_the_fork_also_where_a_loss_is_accepted(
+    loss: LossKind | None, fork: str | None
+) -> None:
+    """But where the log is kept anew: it begins behind everything, and the fork says nothing."""
+    rig = await Rig().opened()
+    rig.source.known = msgspec.structs.replace(identity(), branch="other")
+    rig.source.fork_at = place(E + 5)
+    if loss is not None:
+        rig.lease.accepting = Accepting(place(E), loss, "gone")
+
+    async with AsyncExitStack() as stack:
+        taken = await rig.lease.take(stack, CONFIGURATION, decide)
+
+    assert taken.fork == fork
 
 
 async def test_whoever_cannot_be_held_again_is_left_and_tried_again() -> None:

@@ -5,14 +5,15 @@ import struct
 from collections import Counter
 
 import pytest
+from msgspec.structs import replace
 
-from engine.journal.entry import ANSWERS_KEPT, Answer, Entry, JournalState, Writer
+from engine.journal.entry import ANSWERS_KEPT, Accepting, Answer, Entry, JournalState, Writer
 from engine.journal.requests import SnapshotDeeds
 from engine.journal.signals import LIMIT_SECONDS, SIGNALS_MAX, SignalRegister
 from engine.model.batch import Signal
-from engine.model.errors import DecodeError, PositionLost
+from engine.model.errors import DecodeError, LossKind, PositionLost
 from engine.model.history import Judge, Landmark
-from engine.model.position import NOWHERE, log_position, make_position
+from engine.model.position import NOWHERE, LogPosition, commit_of, log_position, make_position
 from engine.model.record import RecordConfiguration
 from engine.model.request import REQUEST_BYTES_MAX
 from engine.sources.postgres.assembler import Assembler
@@ -218,9 +219,15 @@ class Engine:
         return [answer.outcome for answer in self.register.pending]
 
 
-async def engine(store: MemoryStore | None = None, writer: str = "writer-1") -> Engine:
+async def engine(
+    store: MemoryStore | None = None,
+    writer: str = "writer-1",
+    *,
+    fork: LogPosition | None = None,
+    accepting: Accepting | None = None,
+) -> Engine:
     bucket = SmallBucket(store, snapshot="initial")
-    await bucket.take_over(writer)
+    await bucket.take_over(writer, accepting, fork)
     one = Engine(bucket)
     if store is None:
         one.snapshots.register.capture(ORDERS)
@@ -259,6 +266,42 @@ async def test_a_signal_that_no_entry_answers_is_done_by_the_successor() -> None
     two.register.take([signal(1)], 0.0)
 
     assert two.outcomes == ["done"]
+
+
+def place_of(order: int) -> LogPosition:
+    """Before the commit with the signal of that number."""
+    return commit_of(signal(order).position)
+
+
+async def test_a_signal_behind_a_fork_is_new_whatever_was_answered_there() -> None:
+    one = await engine()
+    one.register.take([signal(1), signal(5)], 0.0)
+    await one.append()
+    two = await engine(one.bucket.store, "writer-2", fork=place_of(3))
+
+    two.register.take([signal(1), signal(3), signal(4)], 0.0)
+
+    assert list(two.state.signals) == [signal(1).position]
+    assert two.outcomes == ["done", "done"]
+
+
+@pytest.mark.parametrize(("loss", "outcomes"), [("keeper", ["done"]), ("moved", [])])
+async def test_a_signal_in_a_log_that_is_made_anew_is_new(
+    loss: LossKind, outcomes: list[str]
+) -> None:
+    """A slot that somebody moved has the same log behind it, and what was answered there."""
+    one = await engine()
+    one.register.take([signal(5)], 0.0)
+    await one.append()
+    lost = one.state.durable_position
+    two = await engine(one.bucket.store, "writer-2", accepting=Accepting(lost, loss, "gone"))
+    start = replace(two.bucket.durable(), position=place_of(3))
+    await two.bucket.journal.append(durable=start, accepted=True)
+
+    after = await engine(one.bucket.store, "writer-3")
+    after.register.take([signal(4)], 0.0)
+
+    assert after.outcomes == outcomes
 
 
 async def test_what_commits_before_e_is_over() -> None:

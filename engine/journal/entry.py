@@ -49,11 +49,16 @@ class Writer(msgspec.Struct, frozen=True):
     release: str
 
 
-class Open(msgspec.Struct, frozen=True):
-    """A writer takes over: what it reads, and everything that shapes a line or a key."""
+class Open(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A writer takes over: what it reads, and everything that shapes a line or a key.
+
+    `fork` is where the source left the branch of its history that the journal spoke of before;
+    empty where it did not. What was read behind it belongs to another history.
+    """
 
     source: SourceIdentity
     configuration: RecordConfiguration
+    fork: LogPosition = LOG_BEGIN
 
 
 class Planned(msgspec.Struct, frozen=True):
@@ -427,9 +432,9 @@ class JournalState(msgspec.Struct):
     commits before `snapshot_position` wrote may be in the bucket as a snapshot's. `answers` has the
     newest answered requests by name. Requests up to `answers_through` are over: they were answered
     and forgotten, or came too late. `signals` has the newest answered signals by position; those up
-    to `signals_through` are over. `accepting` is a loss that is being accepted: whoever opens the
-    journal goes on with it. `stream_waits` and `begins` are as in `StreamStart`; what is durable
-    begins nowhere any more.
+    to `signals_through` are over. Those of a log that the source has lost are forgotten.
+    `accepting` is a loss that is being accepted: whoever opens the journal goes on with it.
+    `stream_waits` and `begins` are as in `StreamStart`; what is durable begins nowhere any more.
     """
 
     format: int = FORMAT
@@ -593,6 +598,11 @@ class JournalState(msgspec.Struct):
         while len(self.signals) > ANSWERS_KEPT:
             del self.signals[min(self.signals)]
 
+    def _forget_signals(self, behind: LogPosition) -> None:
+        """What was answered behind this place is not in the source's log any more."""
+        self.signals = {at: answer for at, answer in self.signals.items() if at < behind}
+        self.signals_through = min(self.signals_through, Position(behind))
+
     def _absorb_stream(self, stream: StreamStart | None) -> None:
         if stream is not None:
             self.stream_waits = stream.waits
@@ -603,6 +613,8 @@ class JournalState(msgspec.Struct):
         self.writer = entry.writer
         self.source = opened.source
         self.configurations[entry.epoch] = opened.configuration
+        if opened.fork:
+            self._forget_signals(opened.fork)
         self._forget_snapshots(opened.configuration)
         self._want_snapshots(entry)
         # One that is being accepted goes on until it is accepted.
@@ -665,6 +677,9 @@ class JournalState(msgspec.Struct):
         """
         if not entry.accepted:
             return
+        is_anew = self.accepting is not None and self.accepting.is_anew
+        if is_anew and entry.durable is not None:
+            self._forget_signals(entry.durable.position)
         self.accepting = None
         configuration = self.configurations[self.epoch]
         self.snapshots = {}

@@ -48,6 +48,7 @@ from engine.model.errors import (
 from engine.model.history import Landmark
 from engine.model.interfaces import ObjectStore, SourceIdentity
 from engine.model.layout import journal_key, state_key
+from engine.model.position import LOG_BEGIN, LogPosition
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableVersion
 
@@ -268,12 +269,14 @@ class Journal:
         check: Callable[[], None] = lambda: None,
         accepting: Accepting | None = None,
         *,
+        fork: LogPosition | None = None,
         stream_waits: bool = False,
     ) -> None:
         """Take over: append `open`, the next epoch, absorbing what the predecessor still writes.
 
         When the journal is empty, `first` becomes durable, and with `stream_waits` the stream waits
-        for the initial snapshot. `accepting` is a loss that is accepted with this `open`. `check`
+        for the initial snapshot. `accepting` is a loss that is accepted with this `open`, `fork`
+        where the source left the journal's branch of its history. `check`
         raises when `state` must not be taken over; it is asked again after each entry that was
         absorbed. Raises Superseded when another writer opened first. Cancellation leaves the append
         in doubt: the journal must then be loaded anew.
@@ -285,7 +288,7 @@ class Journal:
                 is_first = self.state.seq < 0
                 entry = self._entry(
                     epoch,
-                    open=Open(source, configuration),
+                    open=Open(source, configuration, fork or LOG_BEGIN),
                     durable=first if is_first else None,
                     accepting=accepting,
                     stream=StreamStart(waits=True) if is_first and stream_waits else None,

@@ -380,7 +380,8 @@ class Lease:
         # A failover since then: the stream may still hold what the new server lacks.
         if await self.identify() != identity:
             raise SourceUnavailable("the source failed over while it was connected to")
-        if self.accepting is not None:
+        if self.accepting is not None and self.accepting.is_anew:
+            # What keeps the log is made anew, and what was read behind that place is forgotten.
             return None
         return await self._fork(identity)
 

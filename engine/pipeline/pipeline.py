@@ -288,6 +288,7 @@ class Pipeline:
             self._first_durable(taken),
             check=lambda: self._refuse_opening(taken),
             accepting=self._lease.accepting,
+            fork=taken.fork,
             stream_waits=self._settings.stream_waits,
         )
         self._lease.accepting = None
@@ -321,8 +322,9 @@ class Pipeline:
 
     def _refuse_opening(self, taken: "Taken") -> None:
         """Raise what forbids to open the journal as it is known now."""
-        self._lease.refuse_fork(taken.fork)
         loss = self._lease.accepting
+        if loss is None:
+            self._lease.refuse_fork(taken.fork)
         if loss is not None and loss.lost != self._journal.state.durable_position:
             # A predecessor wrote on: that is another loss.
             assert self._lost is not None, "what is accepted was told by an error"
