@@ -39,7 +39,8 @@ def check_answer(*said: str) -> None:
         reading.read(statement, epoch=1, seq=7)
     answer = {"name": NAME, "kind": "resync", "outcome": "done", "tables": ["public.a"]}
     entry: dict[str, Any] = {"seq": 7, "answers": [answer], "snapshots": statements}
-    RequestMonitor(Counter()).check(entry, cast("Bucket", _Bucket()), reading, CONFIGURATION)
+    bucket = cast("Bucket", _Bucket())
+    RequestMonitor(Counter()).check(entry, bucket, reading, CONFIGURATION, {})
 
 
 @pytest.mark.parametrize("state", ["wanted", "gone"])

@@ -29,6 +29,7 @@ from engine.journal import (
     recurrence,
     retry,
     schedule,
+    signals,
     snapshots,
 )
 from engine.journal.entry import Writer
@@ -74,6 +75,8 @@ SMALL_LIMITS = (
     (completer, "REFUSALS_MAX", 3),
     (coordinator, "_DUE_SECONDS", 0.5),
     (coordinator, "_RETRY_SECONDS_MAX", 5.0),
+    (signals, "SIGNALS_MAX", 6),
+    (signals, "LIMIT_SECONDS", 2.0),
     (snapshots, "_PAUSE_SECONDS", 1.0),
     (snapshots, "_PAUSE_SECONDS_MAX", 10.0),
     # Two objects of a part each are named by an entry, three are listed apart.
@@ -124,6 +127,7 @@ class Profile:
     watch_seconds: float
     is_until_caught_up: bool
     accept_gap: LogPosition = LOG_BEGIN
+    is_heeding: bool = False
 
 
 def draw_profile(
@@ -214,7 +218,9 @@ class EngineProcess:
     async def _main(self) -> None:
         world, profile = self._world, self.profile
         self._stop = StopSignal()
-        source = SimulatedSource(world.server, self.process, profile.codec)
+        source = SimulatedSource(
+            world.server, self.process, profile.codec, is_heeding=profile.is_heeding
+        )
         writer = Writer(f"{self._nonces.getrandbits(64):x}", self.process.name, "simulation")
         self._pipeline = Pipeline(
             source=source,

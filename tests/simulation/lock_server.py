@@ -10,6 +10,7 @@ Invariant: both servers give the same changes the same positions.
 """
 
 import bisect
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from engine.model.errors import SourceUnavailable
@@ -83,6 +84,10 @@ class LockServer(Server):
 
     def move(self, table: TableName) -> None:
         super().move(table)
+        self._replicate()
+
+    def send(self, contents: Sequence[bytes]) -> None:
+        super().send(contents)
         self._replicate()
 
     def write_something_else(self) -> None:

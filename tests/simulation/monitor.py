@@ -29,6 +29,7 @@ from engine.model.position import LogPosition
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
 from simulation.requests import RequestMonitor
+from simulation.signals import SignalMonitor, SignalReading
 from simulation.snapshot_monitor import SnapshotMonitor, SnapshotReading, Stated
 from simulation.source import (
     DROPPED,
@@ -96,6 +97,7 @@ class Reading:
     versions: defaultdict[str, list[Version]] = field(default_factory=lambda: defaultdict(list))
     snapshots: SnapshotReading = field(default_factory=SnapshotReading)
     answers: list[str] = field(default_factory=list)
+    signals: SignalReading = field(default_factory=SignalReading)
     unfinished: list[str] = field(default_factory=list)
     vouched_snapshots: list[Stated] = field(default_factory=list)
     accepting: Json | None = None
@@ -126,6 +128,7 @@ class Reading:
         watch = entry.get("watch", {})
         self.looked = self.looked - {*watch.get("gone", ())} | {*watch.get("tables", ())}
         self.accepting = entry.get("accepting", self.accepting)
+        self.signals.read(entry, self.accepting)
         if entry.get("accepted"):
             self.accepting = None
             is_on = self.configuration.snapshot != "never"
@@ -198,6 +201,8 @@ class Reading:
             "snapshot_position": self.snapshots.furthest,
             "accepting": self.accepting,
             "answers": sorted(self.answers),
+            "signals": sorted(self.signals.answered),
+            "signals_through": self.signals.through,
         }
 
     def _needed_epochs(self) -> set[int]:
@@ -236,6 +241,8 @@ def summary_of_state(body: bytes) -> Json:
         "snapshot_position": state["snapshot_position"],
         "accepting": state["accepting"],
         "answers": sorted(state["answers"]),
+        "signals": sorted(state["signals"]),
+        "signals_through": state["signals_through"],
     }
 
 
@@ -277,6 +284,7 @@ class Monitor:
         self.read: dict[Process, dict[str, str]] = {}
         self._snapshots = SnapshotMonitor(self.counts)
         self.requests = RequestMonitor(self.counts)
+        self.signals = SignalMonitor(self.counts, self.requests)
         self._clock_us_max = clock_us_max
         self._trace = trace
         self._bucket: Bucket
@@ -383,6 +391,8 @@ class Monitor:
         if selection != self._selection:
             self._selection, self._selected = selection, self._server.wal
         if "open" in entry:
+            self._check_fork(entry)
+            self.signals.opened(stored.creator, self.journal.signals)
             self._timeline = self._timeline_of(entry)
             self._snapshots.opened(self._timeline)
         self.is_doomed = self._is_past_fork()
@@ -432,7 +442,9 @@ class Monitor:
             self._check_plan(planned, frontier)
         for snapshot in entry.get("snapshots", ()):
             self._check_snapshot_version(snapshot)
-        self.requests.check(entry, self._bucket, self.journal.snapshots, self.journal.configuration)
+        configuration, snapshots = self.journal.configuration, self.journal.snapshots
+        signalled = self.signals.check(entry, creator, configuration)
+        self.requests.check(entry, self._bucket, snapshots, configuration, signalled)
         if "durable" in entry:
             self._check_durable(before)
             self._check_arrived(creator)
@@ -542,6 +554,15 @@ class Monitor:
         planned = max((last for last, _ in self.journal.frontier.values()), default="")
         named = self.journal.snapshots.furthest
         return planned >= fork or max(self.journal.durable or "", named) > fork
+
+    def _check_fork(self, entry: Json) -> None:
+        """An open says where the source left the branch that the journal spoke of before."""
+        is_left = entry["seq"] > 0 and self._timeline_of(entry) != self._timeline
+        if entry.get("accepting", {}).get("loss", "moved") != "moved":
+            is_left = False  # Nobody asks where, because the log is kept anew.
+        fork = self._server.forks[self._timeline - 1] if is_left else ""
+        if entry["open"].get("fork", "") != fork:
+            raise Violation("another fork than the server's")
 
     def failed_over(self) -> None:
         """The server has another history now."""
@@ -891,6 +912,7 @@ class Monitor:
             is_started = stated.state == "whole" or stated.epoch == journal.epoch
             if is_started and not stated.is_visible and (at := self._snapshots.phase(stated)):
                 found[at] = True
+        found |= self.signals.windows(process, journal.durable or "")
         return [window for window, is_hit in found.items() if is_hit]
 
     @property

@@ -8,6 +8,7 @@ Invariant: every request is answered once. What was asked of a table stands in t
 
 import random
 from collections import Counter
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 import orjson
@@ -23,7 +24,7 @@ from simulation.virtual_loop import Process
 
 Json = dict[str, Any]
 _FOLDER = "lake/_tailrace/requests/"
-_BAD = (
+BAD = (
     b"{",
     b"[]",
     b'{"format":1}',
@@ -59,7 +60,7 @@ class Operator:
         kind = rnd.choice(("resync", "resync", "cancel"))
         body, key = encode_request(Request(1, kind, tables)), request_key("lake", name)
         if rnd.random() < 0.1:
-            body = rnd.choice(_BAD)
+            body = rnd.choice(BAD)
         if rnd.random() < 0.05:
             key = _FOLDER + rnd.choice(_STRANGE_KEYS)
         self._bucket.put(self._process, "requests", key, body, {})
@@ -75,9 +76,17 @@ class RequestMonitor:
         self._counts = counts
 
     def check(
-        self, entry: Json, bucket: Bucket, reading: SnapshotReading, known: RecordConfiguration
+        self,
+        entry: Json,
+        bucket: Bucket,
+        reading: SnapshotReading,
+        known: RecordConfiguration,
+        signalled: Mapping[str, str],
     ) -> None:
-        """Judge the answers of an entry; `reading` has taken in what it says of snapshots."""
+        """Judge the answers of an entry; `reading` has taken in what it says of snapshots.
+
+        `signalled` says by table what was done because of signals.
+        """
         asked: dict[str, str] = {}
         self._first = dict.fromkeys(reading.attempts, int(entry["seq"])) | self._first
         for answer in entry.get("answers", ()):
@@ -90,21 +99,28 @@ class RequestMonitor:
                 raise Violation("an answer to what nobody asked")
             self._counts[f"request {answer['outcome']}"] += 1
             if answer["outcome"] == "refused":
-                self._check_refused(stored.body, entry["seq"], known)
+                self.check_refused(stored.body, entry["seq"], known)
                 continue
-            request = orjson.loads(stored.body)
-            if (request["kind"], request["tables"]) != (answer["kind"], answer["tables"]):
-                raise Violation("an answer to another request")
-            # Tables that the text names were left as they were: objects of an attempt that is whole
-            # may be named by a later entry than this one.
-            kept = answer.get("text", "")
-            asked |= {name: request["kind"] for name in request["tables"] if name not in kept}
+            asked |= self.done(answer, stored.body)
         said = {s["table"]: s["state"] for s in entry.get("snapshots", ())}
-        for table, kind in asked.items():
-            self._check_table(table, kind, entry["seq"], said.get(table, ""), reading)
+        for table in asked.keys() | signalled.keys():
+            kinds = {found[table] for found in (asked, signalled) if table in found}
+            self._check_table(table, kinds, entry["seq"], said.get(table, ""), reading)
 
-    def _check_refused(self, body: bytes, seq: int, known: RecordConfiguration) -> None:
-        if body in _BAD or known.snapshot == "never":
+    @staticmethod
+    def done(answer: Json, body: bytes) -> dict[str, str]:
+        """By table, what an answer says was done, where that is what was asked."""
+        request = orjson.loads(body)
+        if (request["kind"], request["tables"]) != (answer["kind"], answer["tables"]):
+            raise Violation("an answer to another request")
+        # Tables that the text names were left as they were: objects of an attempt that is whole
+        # may be named by a later entry than this one.
+        kept = answer.get("text", "")
+        return {name: request["kind"] for name in request["tables"] if name not in kept}
+
+    def check_refused(self, body: bytes, seq: int, known: RecordConfiguration) -> None:
+        """Judge that entry `seq` refuses what this asks."""
+        if not body or body in BAD or known.snapshot == "never":
             return
         request = orjson.loads(body)
         names = request["tables"]
@@ -116,22 +132,25 @@ class RequestMonitor:
         if request["kind"] == "resync" and is_possible:
             raise Violation("a request refused that could be done")
 
-    @staticmethod
-    def _check_table(table: str, kind: str, seq: int, said: str, reading: SnapshotReading) -> None:
-        """`said`: what this entry says last of the table's snapshot, empty where it is nothing."""
+    def _check_table(
+        self, table: str, kinds: Collection[str], seq: int, said: str, reading: SnapshotReading
+    ) -> None:
+        """Judge that the last thing asked of a table was done; of two kinds nobody knows which.
+
+        `said`: what this entry says last of the table's snapshot, empty where it is nothing.
+        """
         stated = reading.stated.get(table)
         state = stated.state if stated is not None else "none"
-        is_here = stated is not None and stated.seq == seq
-        if kind == "cancel":
-            # The engine may want a snapshot again by itself.
-            is_again = state == "wanted" and is_here
-            if state in {"wanted", "started", "void"} and not is_again:
-                raise Violation("a snapshot cancelled, and an attempt is to be made")
-            return
         # A look may show meanwhile that the table is gone. One with a visible snapshot is as before
         # then, so the statement is looked at, and not what the table has after it.
-        if said not in {"wanted", "started", "gone"} and state != "wanted":
+        if "resync" in kinds and (said in {"wanted", "started", "gone"} or state == "wanted"):
+            return
+        if "cancel" not in kinds:
             raise Violation("a request done without its statement in the same entry")
+        # The engine may want a snapshot again by itself.
+        is_again = state == "wanted" and stated is not None and stated.seq == seq
+        if state in {"wanted", "started", "void"} and not is_again:
+            raise Violation("a snapshot cancelled, and an attempt is to be made")
 
     def waiting(self, bucket: Bucket) -> list[str]:
         """The requests that nobody has answered."""

@@ -1274,6 +1274,84 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     mutant(
+        "signal_apart",
+        "7   what a signal leads to is in the entry that answers it",
+        Edit(
+            "engine.journal.committer",
+            "return draft.plan("
+            "self._snapshots.pending, self._requests.pending, self._signals.pending)",
+            "answers, signals = self._requests.pending, self._signals.pending\n"
+            "        stated = () if signals else self._snapshots.pending\n"
+            "        return draft.plan(stated, answers, signals)",
+        ),
+    ),
+    mutant(
+        "signal_successor",
+        "7   a signal that the journal answers is not done again by a successor",
+        Edit(
+            "engine.journal.signals",
+            "self._taken_through = state.signals_through",
+            "self._taken_through = NOWHERE",
+        ),
+        Edit(
+            "engine.journal.signals",
+            "from engine.model.plural import counted\n",
+            "from engine.model.plural import counted\nfrom engine.model.position import NOWHERE\n",
+        ),
+    ),
+    mutant(
+        "signal_reconnect",
+        "7   a signal that is read again after a reconnect is not done again",
+        Edit("engine.journal.signals", "        self._taken_through = signal.position\n", ""),
+    ),
+    mutant(
+        "signal_over",
+        "7   a signal that commits before E is over",
+        Edit(
+            "engine.journal.signals",
+            "return is_behind and signal.position >",
+            "return signal.position >",
+        ),
+    ),
+    mutant(
+        "signal_step",
+        "7   a signal is judged in the step that counts its intake",
+        Edit(
+            "engine.pipeline.streaming",
+            "self._signals.take(intake.signals, asyncio.get_running_loop().time())",
+            "loop = asyncio.get_running_loop()\n"
+            "            loop.call_later(2, self._signals.take, intake.signals, loop.time())",
+        ),
+    ),
+    mutant(
+        "signal_durable",
+        "7   no entry states an E behind a signal that has no answer",
+        Edit(
+            "engine.journal.committer",
+            "            signals=plan.signals,\n",
+            "            signals=plan.signals if durable is None else (),\n",
+        ),
+        Edit(
+            "engine.journal.committer",
+            "        self._signals.journalled(plan.signals)\n",
+            "        self._signals.journalled(plan.signals if durable is None else ())\n",
+        ),
+    ),
+    mutant(
+        "signal_limit",
+        "7   only so many signals are taken in a while",
+        Edit("engine.journal.signals", "if is_full and now", "if False and now"),
+    ),
+    mutant(
+        "signal_fork",
+        "6   a signal behind a fork is new, whatever was answered there before",
+        Edit(
+            "engine.journal.entry",
+            "        self.signals_through = min(self.signals_through, Position(behind))\n",
+            "",
+        ),
+    ),
+    mutant(
         "request_twice",
         "7   a request that the journal answers is not done again",
         Edit(

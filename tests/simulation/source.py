@@ -31,7 +31,7 @@ from zlib import crc32
 import msgspec
 
 from engine.lines.batcher import Batcher
-from engine.model.batch import Boundary, Intake, Moved, Named
+from engine.model.batch import Boundary, Intake, Moved, Named, Signal
 from engine.model.errors import LeaseHeld, PositionLost, SourceFailed, SourceUnavailable
 from engine.model.history import Judge, Landmark
 from engine.model.interfaces import (
@@ -47,8 +47,16 @@ from engine.model.interfaces import (
     Trial,
 )
 from engine.model.log_point import LogPoint
-from engine.model.position import LogPosition, Position, commit_of, log_position, make_position
+from engine.model.position import (
+    NOWHERE,
+    LogPosition,
+    Position,
+    commit_of,
+    log_position,
+    make_position,
+)
 from engine.model.record import RecordConfiguration
+from engine.model.request import REQUEST_BYTES_MAX
 from engine.model.schema import Column, Decide, Relation, TableName
 from simulation.virtual_loop import Process, VirtualLoop
 
@@ -100,12 +108,39 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class Sent:
+    """A signal that somebody sent, as the log holds it: before the change of that number.
+
+    `position` is empty where it was sent outside a transaction. Others have odd LSNs of their own.
+    """
+
+    position: Position
+    content: bytes
+    before: int
+
+    @property
+    def signal(self) -> Signal:
+        size = len(self.content)
+        return Signal(self.position, self.content if size <= REQUEST_BYTES_MAX else b"", size)
+
+    def told(self, generation: int) -> "Sent":
+        """In that generation."""
+        is_inside = self.position != NOWHERE
+        told = Position(f"{generation:04d}{self.position[4:]}") if is_inside else NOWHERE
+        return replace(self, position=told)
+
+
+@dataclass(frozen=True, slots=True)
 class Transaction:
+    """`is_bare`: it holds nothing but signals, and a stream without them does not show it."""
+
     place: LogPosition
     commit_lsn: int
     end_lsn: int
     commit_us: int
     changes: tuple[Change, ...]
+    signals: tuple[Sent, ...] = ()
+    is_bare: bool = False
 
 
 Row = tuple[int, Position]
@@ -204,6 +239,14 @@ class Holding(Protocol):
     def rewrite(self, table: TableName) -> None: ...
 
 
+class Asking(Protocol):
+    """Who sends signals among what others write: None where nothing is sent."""
+
+    def inside(self) -> bytes | None: ...
+
+    def outside(self) -> bytes | None: ...
+
+
 class ServerWatcher(Protocol):
     """Who is told what the server hears. `is_calm`: nobody is in anybody's way any more."""
 
@@ -299,6 +342,7 @@ class Server:
     shown: defaultdict[TableName, list[tuple[int, int, int]]] = field(
         default_factory=lambda: defaultdict(list)
     )
+    asking: Asking | None = None
 
     def __post_init__(self) -> None:
         self._note_shown(0)
@@ -485,27 +529,25 @@ class Server:
         order = self.commit_order(commit_lsn)
         numbers: Counter[tuple[TableName, int]] = Counter()
         changes: list[Change] = []
+        signals = self._sent_outside()
         for _ in range(count):
-            change_lsn += rnd.choice((0, 2))
+            step = rnd.choice((0, 2))
+            change_lsn += step
+            if step:
+                signals += self._sent_inside(order, change_lsn - 1, len(changes))
             if self.hiding is not None:
                 self._hide(self.hiding)
                 if self.hiding.random() < 0.4:
-                    n = numbers[HIDDEN, change_lsn]
-                    numbers[HIDDEN, change_lsn] = n + 1
+                    n = _counted(numbers, (HIDDEN, change_lsn))
                     position = make_position(*order, change_lsn, n)
-                    oid = self.oids[HIDDEN]
-                    passed = Change(
-                        HIDDEN, position, commit_lsn, commit_us, 1, "c", oid, 0, self.renames[oid]
-                    )
-                    changes.append(passed)
+                    changes.append(self._hidden_change(position, commit_lsn, commit_us))
             table = rnd.choice(self.weights)
             if truncated is not None and not numbers:
                 table = truncated
             if not self.is_there(table):
                 continue
             self._alter(table, self.alter_rate)
-            n = numbers[table, change_lsn]
-            numbers[table, change_lsn] = n + 1
+            n = _counted(numbers, (table, change_lsn))
             position = make_position(*order, change_lsn, n)
             key, op, oid = rnd.randint(1, 60), rnd.choice("cccuuudt"), self.oids[table]
             op = "t" if table == truncated else op
@@ -517,9 +559,51 @@ class Server:
         self._note_shown(commit_lsn)
         self.wal = commit_lsn + 2 * rnd.randint(1, 3)
         self.transactions.append(
-            Transaction(log_position(*order), commit_lsn, self.wal, commit_us, tuple(changes))
+            Transaction(
+                log_position(*order),
+                commit_lsn,
+                self.wal,
+                commit_us,
+                tuple(changes),
+                tuple(signals),
+            )
         )
         self.counts["transactions"] += 1
+        self.notify()
+
+    def _hidden_change(self, position: Position, commit_lsn: int, commit_us: int) -> Change:
+        oid = self.oids[HIDDEN]
+        return Change(HIDDEN, position, commit_lsn, commit_us, 1, "c", oid, 0, self.renames[oid])
+
+    def _sent_outside(self) -> list[Sent]:
+        """What somebody sends outside of any transaction, before one is shown."""
+        content = self.asking.outside() if self.asking is not None else None
+        return [Sent(NOWHERE, content, 0)] if content is not None else []
+
+    def _sent_inside(self, order: tuple[int, int], lsn: int, before: int) -> list[Sent]:
+        """What somebody sends inside of a transaction, before the change with that number."""
+        content = self.asking.inside() if self.asking is not None else None
+        if content is None:
+            return []
+        return [Sent(make_position(*order, lsn, 0), content, before)]
+
+    def send(self, contents: Sequence[bytes]) -> None:
+        """One transaction that sends signals and does nothing else."""
+        if self.is_down:
+            return
+        commit_lsn = self.wal + 2 * len(contents) + 2
+        order, commit_us = self.commit_order(commit_lsn), self.now_us() + self.skew_us
+        signals = tuple(
+            Sent(make_position(*order, self.wal + 1 + 2 * index, 0), content, 0)
+            for index, content in enumerate(contents)
+        )
+        self.wal = commit_lsn + 2
+        self.transactions.append(
+            Transaction(
+                log_position(*order), commit_lsn, self.wal, commit_us, (), signals, is_bare=True
+            )
+        )
+        self.counts["transactions of signals alone"] += 1
         self.notify()
 
     def move(self, table: TableName) -> None:
@@ -740,13 +824,13 @@ class Server:
     def timeline(self) -> int:
         return 1 + len(self.forks)
 
-    def fail_over(self, *, is_record_lost: bool = False) -> None:
+    def fail_over(self, *, is_record_lost: bool = False, lost: int = 0) -> None:
         """A standby takes over; it may lack the last transactions, old connections have them.
 
-        With `is_record_lost` it lacks only what was logged behind them.
+        With `is_record_lost` it lacks only what was logged behind them; with `lost`, so many.
         """
         count = len(self.transactions)
-        kept = count if is_record_lost else max(1, count - self.rnd.choice((0, 1, 2, 4)))
+        kept = count if is_record_lost else max(1, count - (lost or self.rnd.choice((0, 1, 2, 4))))
         while kept < count and self.transactions[kept - 1].end_lsn < self._fork:
             kept += 1
         if kept < count or is_record_lost:
@@ -767,6 +851,9 @@ class Server:
         self.end_connections()
         before = self.wal
         kept = max(0, len(self.transactions) - 3)
+        # Nobody notices that a transaction is gone which a stream need not show.
+        while kept and all(one.is_bare for one in self.transactions[kept:]):
+            kept -= 1
         self.wal = self.transactions[kept].commit_lsn - 2
         del self.transactions[kept:]
         self._forget_after(self.wal)
@@ -795,7 +882,10 @@ class Server:
             if place == transaction.place:
                 continue
             changes = tuple(map(self._placed, transaction.changes))
-            self.transactions[index] = replace(transaction, place=place, changes=changes)
+            signals = tuple(sent.told(int(place[:4])) for sent in transaction.signals)
+            self.transactions[index] = replace(
+                transaction, place=place, changes=changes, signals=signals
+            )
         for table, history in self.history.items():
             self.history[table] = list(map(self._placed, history))
         self.lost = list(map(self._placed, self.lost))
@@ -816,7 +906,13 @@ class Server:
             self.drop_connection(connection)
 
 
-Message = Change | Boundary
+def _counted(numbers: Counter[tuple[TableName, int]], key: tuple[TableName, int]) -> int:
+    """How often the key was counted before."""
+    numbers[key] += 1
+    return numbers[key] - 1
+
+
+Message = Change | Boundary | Sent
 
 
 class Connection:
@@ -840,7 +936,8 @@ class Connection:
         self.judge = judge
         self._through = configuration.through
         self._log = server.transactions
-        self.index = self.offset = 0
+        self.index = self.offset = self.told = 0
+        self.is_heeding = False
         self.sent_max: int | None = None
         self.failed_at: Change | None = None
         self.is_keepalive_due = False
@@ -923,6 +1020,8 @@ class Connection:
         if isinstance(message, Change):
             position = f"{self.generation:04d}{message.position[4:]}"
             return replace(message, position=Position(position))
+        if isinstance(message, Sent):
+            return message.told(self.generation)
         landmark = message.landmark
         if landmark is not None:
             place = server.told(landmark.position, self.generation)
@@ -937,7 +1036,7 @@ class Connection:
         limit = self._count
         if self.sent_max is not None:
             limit = min(limit, self.sent_max)
-        while self.index < limit and self._log[self.index].commit_lsn < self.start:
+        while self.index < limit and self._is_passed_over(self._log[self.index]):
             self.index += 1
         if self.index >= limit:
             if self.is_open and self.is_keepalive_due:
@@ -952,6 +1051,10 @@ class Connection:
             return Boundary(point, is_keepalive=True)
         return self._next_of(transaction)
 
+    def _is_passed_over(self, transaction: Transaction) -> bool:
+        is_hidden = transaction.is_bare and not self.is_heeding
+        return transaction.commit_lsn < self.start or is_hidden
+
     def _fail(self, change: Change) -> None:
         """The walsender ends with an error; what it sent before can still be read."""
         self.failed_at, self.sent_max = change, self.index
@@ -959,7 +1062,10 @@ class Connection:
 
     def _next_of(self, transaction: Transaction) -> Message | None:
         changes = transaction.changes
-        while self.offset < len(changes):
+        while (sent := self._sent_here(transaction)) or self.offset < len(changes):
+            if sent is not None:
+                self.told += 1
+                return sent
             change = changes[self.offset]
             if change is self.server.broken:
                 self._fail(change)
@@ -967,13 +1073,21 @@ class Connection:
             self.offset += 1
             if change.table in self.records.captured or change.table == HIDDEN:
                 return change
-        self.index, self.offset = self.index + 1, 0
+        self.index, self.offset, self.told = self.index + 1, 0, 0
         server, commit_us = self.server, transaction.commit_us
         commit = server.point(transaction.commit_lsn, commit_us)
         # The first commit of a generation is behind the place at which it began.
         place = transaction.place
         landmark = Landmark(place, commit_us, self._through, commit.resume)
-        return Boundary(server.point(transaction.end_lsn, commit_us), landmark=landmark)
+        return Boundary(
+            server.point(transaction.end_lsn, commit_us),
+            landmark=None if transaction.is_bare else landmark,
+        )
+
+    def _sent_here(self, transaction: Transaction) -> Sent | None:
+        """The signal that comes next, if it comes before the next change."""
+        signals = transaction.signals[self.told :] if self.is_heeding else ()
+        return next((sent for sent in signals if sent.before <= self.offset), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -1080,6 +1194,7 @@ class SimulatedStream:
         # By OID: as a relation was shown when it was bound.
         self._bound: dict[int, Relation] = {}
         self._told: dict[int, tuple[TableName, int]] = {}
+        self._signals: list[Signal] = []
         self._acknowledged: LogPoint | None = None
         self._landmark: Landmark | None = None
 
@@ -1105,14 +1220,17 @@ class SimulatedStream:
         for message in self._messages(rnd.choice((1, 2, 4, 8, 30))):
             if isinstance(message, Boundary):
                 boundary = self._judged(message)
+            elif isinstance(message, Sent):
+                self._signals.append(message.signal)
             else:
                 self._connection.judge.began(commit_of(message.position), message.commit_us)
                 named += self._names(message)
                 if message.table != HIDDEN:
                     self._take(message, rows_max)
         self._batcher.hand_over_all()
-        batches = self._batcher.taken()
-        is_dry = not self._connection.is_open and not (boundary or batches or named)
+        batches, signals = self._batcher.taken(), self._take_signals()
+        is_empty = not (boundary or batches or named or signals)
+        is_dry = is_empty and not self._connection.is_open
         if is_dry and self._connection.failed_at is not None:
             self._connection.server.watcher.failed(
                 self._connection.process, self._connection.failed_at
@@ -1120,10 +1238,17 @@ class SimulatedStream:
             raise SourceFailed("a change cannot be sent", code="22P05")
         if is_lost or is_dry or not self._connection.process.is_alive:
             raise SourceUnavailable("connection lost")
-        if not (boundary or batches or named):
+        if is_empty:
             return None
         moved, self._lines.moved = tuple(self._lines.moved), []
-        return Intake(batches, boundary, named=tuple(named), moved=moved)
+        return Intake(batches, boundary, named=tuple(named), moved=moved, signals=signals)
+
+    def _take_signals(self) -> tuple[Signal, ...]:
+        """None while the log is judged."""
+        if not self._connection.judge.is_done:
+            return ()
+        signals, self._signals = tuple(self._signals), []
+        return signals
 
     def _names(self, change: Change) -> Iterator[Named]:
         """Under which name its table's rows come, where that is another one; now and then again."""
@@ -1285,8 +1410,12 @@ def _named_look(server: Server, oid: int) -> TableLook:
 class SimulatedSource:
     """One engine's view of the server: a `Source` and a `Publishing`. Its codec is `codec`."""
 
-    def __init__(self, server: Server, process: Process, codec: int) -> None:
+    def __init__(
+        self, server: Server, process: Process, codec: int, *, is_heeding: bool = False
+    ) -> None:
+        """With `is_heeding` it asks for signals."""
         self._server = server
+        self._is_heeding = is_heeding
         self._process = process
         self._codec = codec
         self._generation = 1
@@ -1395,6 +1524,7 @@ class SimulatedSource:
         connection = self._server.start(
             self._process, start, configuration, landmark, generation=self.generation
         )
+        connection.is_heeding = self._is_heeding
         stream = SimulatedStream(connection, decide, self._codec, is_single_rows=single_rows)
         try:
             await self._way()

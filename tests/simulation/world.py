@@ -9,6 +9,7 @@ Invariant: everything random is drawn from the seed, so a schedule can be replay
 """
 
 import asyncio
+import bisect
 import contextlib
 import dataclasses
 import functools
@@ -32,12 +33,13 @@ from engine.model.errors import (
     Superseded,
 )
 from engine.model.layout import journal_key, state_key
-from engine.model.position import LOG_BEGIN, LogPosition
+from engine.model.position import LOG_BEGIN, LogPosition, Position, commit_of
 from engine.model.schema import TableName
 from simulation.engines import EngineProcess, draw_profile
 from simulation.lock_server import LockServer
 from simulation.monitor import Monitor
 from simulation.requests import Operator
+from simulation.signals import Asker
 from simulation.source import TABLES, Change, Server
 from simulation.store import Bucket, StoredObject, Upload, kind_of
 from simulation.violation import Violation
@@ -48,6 +50,9 @@ CLOCK_SKEW_US = 3_000_000
 SETTLE_SECONDS = 1_200
 LATE_PLANS = 0.15  # In a world with failovers.
 LATE_OBJECTS = 0.015
+WORLDS_WITH_SIGNALS = 0.2
+LOST_SIGNALLED = 0.7  # In a world with failovers, behind an answer.
+KILLED_SIGNALLED = 0.1  # Where an engine is given signals, or says what became of some.
 LISTS_DAMAGED = 0.4
 WORLDS_WITH_DROPS = 0.5
 OWED_DROPPED = 0.35
@@ -128,6 +133,9 @@ class World:
         self.is_dropping = is_dropping and is_slot and not self.is_hiding
         if self.is_hiding:
             self.server.hide_tables(seed)
+        self._signal_chances = random.Random(f"messages {seed}")
+        self.asker = Asker(seed) if self._signal_chances.random() < WORLDS_WITH_SIGNALS else None
+        self.server.asking = self.asker
         self._begin_foreign_uploads()
         self._world_faults: dict[str, Callable[[], None]] = {
             "crash": self.server.crash,
@@ -222,6 +230,8 @@ class World:
                 group.create_task(self._hurt_for_ever())
                 group.create_task(self._revive_for_ever())
                 group.create_task(self._ask_for_ever())
+                if self.asker is not None:
+                    group.create_task(self._signal_for_ever(self.asker))
         await self._settle()
 
     def _set_weather(self, trouble: float) -> None:
@@ -266,6 +276,12 @@ class World:
             await asyncio.sleep(operator.rnd.expovariate(1 / 4))
             operator.ask()
 
+    async def _signal_for_ever(self, asker: Asker) -> None:
+        """Somebody asks by way of the log alone."""
+        while True:
+            await asyncio.sleep(asker.rnd.expovariate(1 / 3))
+            self.server.send(asker.alone())
+
     async def _settle(self) -> None:
         """No more faults: everything has to become quiet, and right."""
         self.is_calm = True
@@ -299,7 +315,8 @@ class World:
         Keepalives may have moved E on since: they say nothing of the log before them.
         """
         accepted_at, transactions = self.monitor.accepted_at, self.server.transactions
-        return bool(accepted_at) and all(t.place < accepted_at for t in transactions)
+        is_known = (t.place >= accepted_at and not t.is_bare for t in transactions)
+        return bool(accepted_at) and not any(is_known)
 
     @property
     def _may_accept(self) -> bool:
@@ -411,6 +428,8 @@ class World:
             self._damage_list(stored)
             self._drop_owed(stored)
             self._lose_planned(stored)
+            if engine is not None and b'"signals":[' in stored.body:
+                self._hurt_answered(engine)
         if kind_of(stored.key) == "journal":
             self._hurt_accepting(stored)
         is_sniped = not self.is_calm and self.rnd.random() < self.snipe
@@ -569,9 +588,37 @@ class World:
     def received(self, process: Process, intake: Intake) -> None:
         self._judge(lambda: self.monitor.received(process, intake))
         engine = self._engine_of(process)
+        if engine is not None and intake.signals and engine.phase != "redo":
+            now, durable = self.loop.time(), self.monitor.journal.durable or ""
+            self.monitor.signals.received(process, intake, durable, now)
+            self._hurt_signalled(engine, (0.0, 0.0, 0.1, 0.5))
         if engine is not None:
             engine.received(intake)
             self._judge(lambda: engine.check_memory(intake, self.monitor.largest_planned))
+
+    def _hurt_signalled(self, engine: EngineProcess, delays: tuple[float, ...]) -> None:
+        """Now and then an engine is killed on either side of the entry that answers a signal."""
+        chance = self._signal_chances
+        if not self.is_calm and chance.random() < KILLED_SIGNALLED:
+            self.loop.later(chance.choice(delays), self.kill, engine)
+
+    def _hurt_answered(self, engine: EngineProcess) -> None:
+        """Or the server fails over, and may lose what was answered."""
+        self._hurt_signalled(engine, (0.0, 0.1))
+        if self.is_failover_allowed and self._signal_chances.random() < LOST_SIGNALLED:
+            self.loop.later(0, self._lose_answered)
+
+    def _lose_answered(self) -> None:
+        """The server fails over and lacks the newest answered signal, and nothing else of ours."""
+        journal, transactions = self.monitor.journal, self.server.transactions
+        commit = commit_of(Position(journal.signals.through))
+        kept = bisect.bisect_left(transactions, commit, key=lambda t: t.place)
+        planned = max((last for last, _ in journal.frontier.values()), default="")
+        if 0 < kept < len(transactions):
+            end = self.server.place(transactions[kept - 1].end_lsn)
+            if planned < end and (journal.durable or "") <= end:
+                self.counts["an answered signal lost"] += 1
+                self.server.fail_over(lost=len(transactions) - kept)
 
     def failed(self, process: Process, change: Change) -> None:
         engine = self._engine_of(process)
@@ -682,6 +729,9 @@ class World:
         # Some start without it, also where a loss is half accepted.
         if self.accept_gap and self._accept_chances.random() < 0.8:
             profile = dataclasses.replace(profile, accept_gap=self.accept_gap)
+        if self.asker is not None:
+            is_heeding = self._signal_chances.random() < 0.8
+            profile = dataclasses.replace(profile, is_heeding=is_heeding)
         engine = EngineProcess(f"engine-{count}", self, profile)
         self.engines.append(engine)
         self.trace(f"{engine.process.name} starts: {profile}")
