@@ -17,6 +17,7 @@ from packaging.utils import canonicalize_name
 import engine
 import engine.lines.writer
 from engine.lines import hashing
+from engine.reader.fold import fold
 from engine.sources.postgres import copy_rows, frames, tuples
 
 _ROOT = Path(engine.__file__).resolve().parent.parent
@@ -50,7 +51,7 @@ def test_version_has_one_source() -> None:
     assert version("tailrace") == engine.__version__
 
 
-@pytest.mark.parametrize("module", [hashing, engine.lines.writer, copy_rows, frames, tuples])
+@pytest.mark.parametrize("module", [hashing, engine.lines.writer, copy_rows, frames, tuples, fold])
 def test_what_runs_once_a_row_is_compiled(module: ModuleType) -> None:
     assert module.__file__ is not None
     assert module.__file__.endswith(tuple(EXTENSION_SUFFIXES))
