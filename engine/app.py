@@ -138,6 +138,7 @@ async def check(configuration: Configuration) -> AsyncIterator[CheckStep]:
             writer=_writer(configuration.engine.name),
             metrics=metrics,
             alarms=Alarms(wall_clock),
+            publishing=_publishing(configuration),
             bucket_rules=_bucket_rules(configuration, store),
         )
         async for step in checked(world, configuration.http.listen):

@@ -11,6 +11,7 @@ from engine.model.history import Landmark
 from engine.model.interfaces import (
     NO_MEASURES,
     ChangeStream,
+    Look,
     SourceIdentity,
     SourceMeasures,
     Standing,
@@ -79,6 +80,10 @@ class StillSource:
 
     def trials(self, *, is_first: bool) -> Mapping[str, Trial]:
         return {}
+
+    async def look(self) -> Look | None:
+        """Nothing can be changed behind it."""
+        return None
 
     def describe(self, identity: SourceIdentity) -> str:
         return f"database {identity.database}"

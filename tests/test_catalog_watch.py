@@ -19,9 +19,9 @@ from psycopg.errors import Diagnostic
 from configured import make_settings
 from databases import Database
 from engine.flow.chunk import ChunkLimits
+from engine.journal.causes import GAP, NOT_CAPTURED
 from engine.journal.entry import Gap, JournalState, Writer, decode_entry
 from engine.journal.settings import Settings
-from engine.journal.watcher import GAP, NOT_CAPTURED
 from engine.lines.writer import CODEC_VERSION
 from engine.model.interfaces import Publishing
 from engine.model.position import LogPosition

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from configured import make_settings
 from engine.config import Address
 from engine.journal.bucket_rules import BucketRules
-from engine.journal.entry import Writer
+from engine.journal.entry import Gap, Writer
 from engine.journal.journal import Journal
 from engine.model.bucket_rule import BucketRule
 from engine.model.errors import (
@@ -24,9 +24,21 @@ from engine.model.errors import (
     SourceUnavailable,
     TailraceError,
 )
-from engine.model.interfaces import Finding, ListedObject, SourceIdentity, SourceMeasures, Trial
+from engine.model.interfaces import (
+    NOT_PUBLISHED,
+    Finding,
+    ListedObject,
+    Look,
+    Publishing,
+    Reason,
+    SourceIdentity,
+    SourceMeasures,
+    TableLook,
+    Trial,
+)
 from engine.model.layout import check_folder, journal_key
 from engine.model.record import RecordConfiguration
+from engine.model.schema import TableName
 from engine.operate.alarms import Alarms
 from engine.operate.metrics import Metrics
 from engine.pipeline.check import CheckStep, check
@@ -53,6 +65,7 @@ class AskedSource(StillSource):
     def __init__(self, **findings: Finding | TailraceError) -> None:
         super().__init__()
         self.error: TailraceError | None = None
+        self.looks: Look | TailraceError | None = None
         self.findings = findings
         self.asked_first: list[bool] = []
 
@@ -60,6 +73,11 @@ class AskedSource(StillSource):
         if self.error is not None:
             raise self.error
         return await super().identify()
+
+    async def look(self) -> Look | None:
+        if isinstance(self.looks, TailraceError):
+            raise self.looks
+        return self.looks
 
     def trials(self, *, is_first: bool) -> Mapping[str, Trial]:
         self.asked_first.append(is_first)
@@ -113,6 +131,7 @@ class Rig:
     configuration: RecordConfiguration = CONFIGURATION
     start_seconds_max: float = 30.0
     rules: BucketRules | None = None
+    publishing: Publishing | None = None
 
     def world(self) -> World:
         metrics = Metrics(CollectorRegistry())
@@ -126,6 +145,7 @@ class Rig:
             metrics=metrics,
             alarms=Alarms(clock, metrics),
             bucket_rules=self.rules,
+            publishing=self.publishing,
         )
 
     async def steps(self, listen: Address | None = None) -> dict[str, CheckStep]:
@@ -155,6 +175,17 @@ class Rig:
         journal = Journal(self.store, PREFIX, writer, Metrics(CollectorRegistry()))
         await journal.load()
         await journal.open(identity(source_type), self.configuration, durable(100, seq=-1))
+
+    async def lose(self, *tables: str) -> None:
+        """The journal states a gap of each, and each is another one."""
+        writer = Writer("b", "b", "test")
+        journal = Journal(self.store, PREFIX, writer, Metrics(CollectorRegistry()))
+        await journal.load()
+        gaps = [
+            Gap(number, table, "0001.A", "0001.B", "operations", f"{table} was left out")
+            for number, table in enumerate(tables, 1)
+        ]
+        await journal.append(gaps=tuple(gaps))
 
 
 @pytest.fixture
@@ -309,6 +340,88 @@ async def test_the_buckets_own_rules_are_told_and_warn_only(rig: Rig) -> None:
     assert steps["bucket rules"].is_ok
     assert 'rule "sweep" throws unfinished uploads away after 1 day' in steps["bucket rules"].detail
     assert "7 days or more" in steps["bucket rules"].hint
+
+
+# --- what stands against the tables
+
+
+def looked(*lost: str) -> Look:
+    """These tables are not published."""
+    reasons = {NOT_PUBLISHED: Reason("it is not published", "ADD IT")}
+    tables = {
+        TableName("public", name): TableLook(name, {NOT_PUBLISHED: ()}, {}, frozenset(), reasons)
+        for name in lost
+    }
+    return Look(place(100), place(100), place(101), {}, tables, {})
+
+
+async def test_what_stands_against_tables_is_told_and_warns_only(rig: Rig) -> None:
+    await rig.begun()
+    calm = await rig.steps()
+    rig.source.looks = looked("orders", "lines")
+
+    steps = await rig.steps()
+
+    assert (calm["catalog watch"].is_ok, calm["catalog watch"].hint) == (True, "")
+    assert "catalog watch" not in steps
+    step = steps["not-captured"]
+    assert (step.is_ok, step.hint) == (True, "ADD IT")
+    assert step.detail == "public.lines, public.orders: it is not published"
+
+
+async def test_a_look_that_fails_keeps_no_gap_from_being_told(rig: Rig) -> None:
+    await rig.begun()
+    await rig.lose("public.orders")
+    rig.source.looks = SourceUnavailable("no answer", hint="wait")
+
+    steps = await rig.steps()
+
+    assert (steps["catalog watch"].is_ok, steps["catalog watch"].hint) == (True, "wait")
+    assert "(operations)" in steps["gap"].detail
+
+
+async def test_very_many_tables_are_counted(rig: Rig) -> None:
+    await rig.begun()
+    rig.source.looks = looked(*(f"t{number:03}" for number in range(25)))
+
+    steps = await rig.steps()
+
+    assert steps["not-captured"].detail.startswith("public.t000, ")
+    assert "public.t019 and 5 more: " in steps["not-captured"].detail
+
+
+async def test_very_many_findings_are_counted(rig: Rig) -> None:
+    await rig.begun()
+    await rig.lose(*(f"public.t{number:03}" for number in range(103)))
+
+    steps = [step async for step in check(rig.world(), None)]
+
+    assert [step.name for step in steps].count("gap") == 100
+    assert steps[-1].detail == "and 3 findings more"
+
+
+async def test_newcomers_that_a_running_engine_lets_in_are_no_finding(rig: Rig) -> None:
+    rig.configuration = msgspec.structs.replace(CONFIGURATION, snapshot="initial")
+    rig.publishing = Refusing({TableName("public", "lines"): Reason("no right", "as its owner")})
+    await rig.begun()
+    rig.source.looks = looked("orders", "lines")
+
+    steps = await rig.steps()
+
+    assert steps["not-captured"].detail == "public.lines: no right"
+
+
+@dataclass
+class Refusing:
+    """Lets tables in, but for these."""
+
+    why: dict[TableName, Reason]
+
+    async def refused(self, tables: Sequence[TableName]) -> Mapping[TableName, Reason]:
+        return {table: self.why[table] for table in tables if table in self.why}
+
+    async def publish(self, tables: Sequence[TableName]) -> Mapping[TableName, Reason]:
+        raise AssertionError(f"a check lets nobody in: {tables}")
 
 
 async def test_a_step_that_fails_keeps_no_other_from_being_told(rig: Rig) -> None:

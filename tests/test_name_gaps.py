@@ -10,7 +10,7 @@ from typing import LiteralString
 import pytest
 
 from databases import Database
-from engine.journal.watcher import GAP
+from engine.journal.causes import GAP
 from engine.reader.verify import verify
 from memory_store import MemoryStore
 from test_catalog_watch import (

@@ -10,7 +10,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from databases import Database
-from engine.journal.watcher import NOT_CAPTURED
+from engine.journal.causes import NOT_CAPTURED
 from engine.model.errors import SourceRefused
 from engine.model.interfaces import Reason
 from engine.model.record import RecordConfiguration

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from databases import Database
-from engine.journal.watcher import NOT_CAPTURED, WRITES_REFUSED
+from engine.journal.causes import NOT_CAPTURED, WRITES_REFUSED
 from engine.operate.alarms import Alarm
 from memory_store import MemoryStore
 from test_catalog_watch import Engine, make_orders, running

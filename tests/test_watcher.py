@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from configured import make_settings
 from engine.flow.chunk import ChunkLimits
 from engine.flow.ledger import RECEIVED_MIN, Ledger
+from engine.journal.causes import GAP
 from engine.journal.entry import (
     Frontier,
     Gap,
@@ -30,7 +31,7 @@ from engine.journal.object_lists import ObjectLists
 from engine.journal.retry import Patience
 from engine.journal.settings import Settings
 from engine.journal.snapshots import SnapshotRegister
-from engine.journal.watcher import GAP, Watcher
+from engine.journal.watcher import Watcher
 from engine.model.batch import Boundary, Intake
 from engine.model.errors import SourceError, SourceUnavailable
 from engine.model.history import Landmark
@@ -236,6 +237,7 @@ class Rig:
         attempts: dict[str, int] | None = None,
         snapshots: Sequence[StatedSnapshot] = (),
         gaps: Sequence[Gap] = (),
+        exclude: tuple[str, ...] = (),
     ) -> None:
         """Snapshots are taken where `snapshots` says that there are some."""
         state = JournalState(
@@ -255,7 +257,7 @@ class Rig:
         self.alarms = Alarms(lambda: 7)
         reception = cast("Reception", SimpleNamespace(has_identity=lambda *_: True))
         configuration = msgspec.structs.replace(
-            CONFIGURATION, snapshot="initial" if snapshots else "never"
+            CONFIGURATION, snapshot="initial" if snapshots else "never", exclude=exclude
         )
         self.snapshots = SnapshotRegister(
             state=state,
@@ -403,6 +405,19 @@ def test_a_gap_is_told_in_plain_words(loop: VirtualLoop) -> None:
         )
         assert "0001." not in alarm.text + alarm.hint
         assert "Compare" in alarm.hint
+
+    loop.run_until_complete(gaps())
+
+
+def test_no_alarm_stands_for_a_table_that_is_not_captured_any_more(loop: VirtualLoop) -> None:
+    """The journal keeps its gap, and `verify` lists it."""
+    gap = Gap(1, str(ORDERS), "0001.A", "0001.B", "table-dropped", "the table was dropped")
+
+    async def gaps() -> None:
+        rig = Rig([], gaps=[gap], exclude=(str(ORDERS),))
+        await rig.run(1.0)
+
+        assert (rig.gaps.standing, rig.alarms.standing()) == ((gap,), ())
 
     loop.run_until_complete(gaps())
 

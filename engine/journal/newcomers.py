@@ -32,20 +32,18 @@ class Newcomers:
         """`standing`, but of newcomers what the source said; one that was not tried is none."""
         if self._publishing is None:
             return dict(standing)
-        told = {str(table): self._refused.get(table) for table in _newcomers(look)}
-        found = {table: told.get(table, reason) for table, reason in standing.items()}
-        return {table: reason for table, reason in found.items() if reason is not None}
+        return corrected(look, standing, self._refused)
 
     def is_due(self, look: Look) -> bool:
         """Whether `take` has something to do for that look."""
-        return self._publishing is not None and bool(_newcomers(look))
+        return self._publishing is not None and bool(newcomers(look))
 
     async def take(self, look: Look) -> bool:
         """Let the newcomers of a look arrive, as far as that may be. Whether any does from now on.
 
         Waits for the journal. Cancellation leaves some wanted, and some of these arriving.
         """
-        tables = _newcomers(look)
+        tables = newcomers(look)
         if self._publishing is None or not tables:
             return False
         try:
@@ -68,5 +66,15 @@ class Newcomers:
         return any(table not in refused for table in wanted)
 
 
-def _newcomers(look: Look) -> list[TableName]:
+def corrected(
+    look: Look, standing: Mapping[str, Reason], refused: Mapping[TableName, Reason]
+) -> dict[str, Reason]:
+    """`standing`, but of newcomers what `refused` says; one that it does not name is none."""
+    told = {str(table): refused.get(table) for table in newcomers(look)}
+    found = {table: told.get(table, reason) for table, reason in standing.items()}
+    return {table: reason for table, reason in found.items() if reason is not None}
+
+
+def newcomers(look: Look) -> list[TableName]:
+    """The captured tables of which nothing arrives."""
     return [table for table, now in look.tables.items() if NOT_PUBLISHED in now.keeps]

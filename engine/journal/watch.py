@@ -201,13 +201,7 @@ class CatalogWatch:
 
     def standing(self, look: Look) -> dict[str, Reason]:
         """Why tables do not arrive as agreed, by table, as that look shows it."""
-        by_identity = self._by_identity()
-        found: dict[str, Reason] = {}
-        for table, now in look.tables.items():
-            _, before = by_identity.get(now.identity, ("", None))
-            if lost := self._lost(before, now):
-                found[str(table)] = now.reasons[lost[0]]
-        return found
+        return _standing(self._by_identity(), look)
 
     def named(self, named: Named) -> bool:
         """Take in under which name rows of a table come; whether the journal is to say something.
@@ -290,12 +284,8 @@ class CatalogWatch:
         self._watched = self._clean
         self._pending = self._difference()
 
-    def _by_identity(self) -> dict[str, tuple[str, Agreed | None]]:
-        """Name and agreement of the known tables; through something else there is none."""
-        return {
-            agreed.identity: (name, None if self._is_first else agreed)
-            for name, agreed in self._agreed.items()
-        }
+    def _by_identity(self) -> "_ByIdentity":
+        return _by_identity(self._agreed, is_first=self._is_first)
 
     def _touched_marks(self, look: Look) -> list[str]:
         return [] if self._is_first else _touched(self._marks, look.marks, frozenset())
@@ -316,7 +306,7 @@ class CatalogWatch:
         has_gap = self._judge_absence(judging, name, now.identity)
         if before is not None and not judging.touched and self._is_as_before(name, before, now):
             return before
-        lost = self._lost(before, now)
+        lost = _lost(before, now)
         was_open = self._end_covered(name, lost, judging.until)
         for aspect in lost:
             if aspect not in self._open.get(name, {}):
@@ -408,16 +398,6 @@ class CatalogWatch:
             return
         self._state(judging, name, how, _text_of(judging.look, how), is_over=True)
 
-    def _lost(self, before: Agreed | None, now: TableLook) -> tuple[str, ...]:
-        """The aspects of which less arrives than agreed; of a new table, whether anything does."""
-        if before is None:
-            return tuple(aspect for aspect in now.keeps if aspect == NOT_PUBLISHED)
-        return tuple(
-            aspect
-            for aspect, kept in now.keeps.items()
-            if not _is_covered(before.keeps.get(aspect), kept)
-        )
-
     def _is_as_before(self, name: str, before: Agreed, now: TableLook) -> bool:
         """What is true of nearly every table: nothing changed, and nothing is missing."""
         return before.marks == now.marks and before.keeps == now.keeps and name not in self._open
@@ -458,6 +438,45 @@ class _Judging:
     after: str
     until: str
     touched: list[str]
+
+
+def standing(
+    state: JournalState, configuration: RecordConfiguration, look: Look
+) -> dict[str, Reason]:
+    """What `CatalogWatch.standing` says of a look, for whoever only reads the journal."""
+    known = state.watch or Watch("", "")
+    is_first = known.through != configuration.through
+    return _standing(_by_identity(known.tables, is_first=is_first), look)
+
+
+_ByIdentity = Mapping[str, tuple[str, Agreed | None]]
+
+
+def _by_identity(agreed: Mapping[str, Agreed], *, is_first: bool) -> _ByIdentity:
+    """Name and agreement of the known tables; through something else there is none."""
+    return {known.identity: (name, None if is_first else known) for name, known in agreed.items()}
+
+
+def _standing(by_identity: _ByIdentity, look: Look) -> dict[str, Reason]:
+    found: dict[str, Reason] = {}
+    for table, now in look.tables.items():
+        _, before = by_identity.get(now.identity, ("", None))
+        if reasons := [now.reasons[aspect] for aspect in _lost(before, now)]:
+            # Two aspects may be mended by one statement.
+            hints = dict.fromkeys(reason.hint for reason in reasons)
+            found[str(table)] = Reason("; ".join(r.text for r in reasons), " ".join(hints))
+    return found
+
+
+def _lost(before: Agreed | None, now: TableLook) -> tuple[str, ...]:
+    """The aspects of which less arrives than agreed; of a new table, whether anything does."""
+    if before is None:
+        return tuple(aspect for aspect in now.keeps if aspect == NOT_PUBLISHED)
+    return tuple(
+        aspect
+        for aspect, kept in now.keeps.items()
+        if not _is_covered(before.keeps.get(aspect), kept)
+    )
 
 
 def selection_of(configuration: RecordConfiguration) -> str:

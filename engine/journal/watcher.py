@@ -17,25 +17,28 @@ import structlog
 
 from engine.flow.ledger import Ledger
 from engine.flow.reception import Reception
-from engine.journal.entry import Gap, JournalState, time_shown
-from engine.journal.gaps import LEFT_OUT, GapRegister
+from engine.journal.causes import (
+    GAP,
+    NOT_CAPTURED,
+    ROWS_LEFT_OUT,
+    WRITES_REFUSED,
+    gap_causes,
+    left_out_causes,
+    standing_causes,
+)
+from engine.journal.entry import JournalState
+from engine.journal.gaps import GapRegister
 from engine.journal.newcomers import Newcomers
 from engine.journal.snapshots import SnapshotRegister
 from engine.journal.watch import CatalogWatch, Shown
 from engine.model.batch import Named
 from engine.model.errors import SourceError
 from engine.model.interfaces import ChangeStream, Look, Publishing
-from engine.model.plural import counted
 from engine.model.position import LOG_BEGIN, NOWHERE, LogPosition
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
-from engine.operate.alarms import Alarms, Cause
+from engine.operate.alarms import Alarms
 from engine.operate.metrics import Metrics
-
-NOT_CAPTURED = "not-captured"
-WRITES_REFUSED = "writes-refused"
-GAP = "gap"
-ROWS_LEFT_OUT = "rows-left-out"
 
 CATALOG_NOT_LOOKED_AT = "catalog-not-looked-at"
 
@@ -91,6 +94,8 @@ class Watcher:
         self._gaps = gaps
         self._snapshots = snapshots
         self._newcomers = Newcomers(publishing, snapshots)
+        self._captures = configuration.captures
+        self._is_snapshot_on = configuration.snapshot != "never"
         if not self.watch.is_known:
             snapshots.wait_for_look()
         self._ledger = ledger
@@ -272,74 +277,29 @@ class Watcher:
     # --- what is told
 
     def _tell_standing(self, look: Look) -> None:
-        standing = self._newcomers.corrected(look, self.watch.standing(look))
-        causes = {table: Cause(reason.text, reason.hint) for table, reason in standing.items()}
+        causes = standing_causes(self._newcomers.corrected(look, self.watch.standing(look)))
         self._alarms.replace(NOT_CAPTURED, causes)
         self._metrics.tables_not_captured(len(causes))
         refused = {str(table): now.refused for table, now in look.tables.items() if now.refused}
-        self._alarms.replace(
-            WRITES_REFUSED,
-            {table: Cause(reason.text, reason.hint) for table, reason in refused.items()},
-        )
+        self._alarms.replace(WRITES_REFUSED, standing_causes(refused))
 
     def mended(self) -> None:
         """The journal says that gaps were made good: their alarms end. Never waits."""
         self._tell_gaps()
 
     def _tell_gaps(self) -> None:
-        ended: dict[str, list[Gap]] = {}
-        left_out: dict[str, list[Gap]] = {}
-        for gap in self._gaps.standing:
-            if not gap.is_open and not gap.mended:
-                those = left_out if gap.reason == LEFT_OUT else ended
-                those.setdefault(gap.table, []).append(gap)
+        standing = [gap for gap in self._gaps.standing if self._is_captured(gap.table)]
         self._alarms.replace(
             GAP,
-            {
-                table: _cause(gaps, is_filled=self._snapshots.is_filling(TableName.parse(table)))
-                for table, gaps in ended.items()
-            },
+            gap_causes(standing, is_snapshot_on=self._is_snapshot_on, is_filled=self._is_filled),
         )
-        self._alarms.replace(
-            ROWS_LEFT_OUT,
-            {
-                table: left_out_cause(len(gaps), gaps[-1].position, gaps[-1].text)
-                for table, gaps in left_out.items()
-            },
-        )
+        self._alarms.replace(ROWS_LEFT_OUT, left_out_causes(standing))
 
+    def _is_captured(self, table: str) -> bool:
+        return self._captures(TableName.parse(table))
 
-def left_out_cause(row_count: int, position: str, reason: str) -> Cause:
-    """What stands against a table of which rows were left out, the newest at `position`."""
-    return Cause(
-        f"{counted(row_count, 'row')} could not be represented and were left out; the newest at"
-        f" position {position}: {reason}",
-        "`tailrace verify --json` lists them with their keys. Repair a row at the source: its"
-        " update is captured. The alarm ends with the table's next snapshot (`tailrace resync`),"
-        " unless that has to leave a row out too.",
-    )
-
-
-def _cause(gaps: list[Gap], *, is_filled: bool) -> Cause:
-    newest = gaps[-1]
-    noticed = f"; noticed at {time_shown(newest.noticed)}" if newest.noticed else ""
-    earlier = f"; the table has {counted(len(gaps), 'gap')}" if len(gaps) > 1 else ""
-    text = (
-        f"changes of this table may be missing from the bucket ({newest.reason}): {newest.text}"
-        f"{noticed}{earlier}"
-    )
-    if is_filled:
-        return Cause(
-            f"{text}; a snapshot of the table is being taken",
-            "The table is unfinished in the journal until the snapshot is visible. Then the alarm"
-            " ends.",
-        )
-    return Cause(
-        text,
-        "The source does not have these changes any more. Compare the table's rows with the bucket,"
-        " or begin anew under another prefix. `tailrace verify --json` says where each gap begins"
-        " and ends. The alarm stays.",
-    )
+    def _is_filled(self, table: str) -> bool:
+        return self._snapshots.is_filling(TableName.parse(table))
 
 
 async def _set_within(event: asyncio.Event, seconds: float) -> None:

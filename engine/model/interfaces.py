@@ -253,6 +253,13 @@ class Source(Protocol):
         """What `prepare` would refuse or warn of, step by step, each under a short name."""
         ...
 
+    async def look(self) -> Look | None:
+        """What is published now of the tables that its configuration captures, without a stream.
+
+        See `ChangeStream.look`. Raises SourceError. Cancellation leaves nothing behind.
+        """
+        ...
+
     def describe(self, identity: SourceIdentity) -> str:
         """Whose changes these are, in the source's own words for a message."""
         ...

@@ -9,10 +9,12 @@ Invariant: nothing is changed but one object under `_tailrace/check/`, and that 
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from typing import Final
 
 from engine.config import Address
 from engine.config.scalars import MIB
 from engine.journal.acceptance import explain
+from engine.journal.findings import findings
 from engine.journal.prefix import NEIGHBOUR_HINT
 from engine.model.errors import TailraceError
 from engine.model.interfaces import Finding, SourceIdentity, Trial
@@ -21,6 +23,12 @@ from engine.operate.http_server import try_listening
 from engine.operate.status import Phase
 from engine.pipeline.needs import Needs
 from engine.pipeline.wiring import World, begin
+
+_WATCH: Final = "catalog watch"
+
+_FINDINGS_MAX: Final = 100
+
+_TABLES_SHOWN_MAX: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +67,9 @@ async def check(world: World, listen: Address | None) -> AsyncIterator[CheckStep
     yield await _tried("rows", tried.rows)
     for name, trial in world.source.trials(is_first=tried.is_first).items():
         yield await _tried(name, trial, tried.explain)
+    if not tried.is_first:
+        for step in await tried.losses():
+            yield step
 
 
 async def _tried(
@@ -126,6 +137,27 @@ class _Check:
             "; ".join((self._journal_text(), *neighbours)), NEIGHBOUR_HINT if neighbours else ""
         )
 
+    async def losses(self) -> list[CheckStep]:
+        """What stands against the pipeline's tables: one step each, as alarms say it."""
+        look, steps = None, []
+        try:
+            look, refused = await self._needs.look()
+        except TailraceError as error:
+            # A start goes on, and its engine looks again.
+            steps.append(
+                _warned(_WATCH, f"what is published was not looked at: {error}", error.hint)
+            )
+            refused = None
+        found = findings(self._journal.state, self._world.configuration, look, refused)
+        steps += [
+            _warned(f.code, f"{_listed(f.tables)}: {f.cause.text}", f.cause.hint) for f in found
+        ]
+        if len(steps) > _FINDINGS_MAX:
+            more = len(steps) - _FINDINGS_MAX
+            hint = "`tailrace verify --json` lists all gaps"
+            steps[_FINDINGS_MAX:] = [_warned(_WATCH, f"and {counted(more, 'finding')} more", hint)]
+        return steps or [CheckStep(_WATCH, is_ok=True, detail="nothing stands against a table")]
+
     def _journal_text(self) -> str:
         if self.is_first:
             return "empty: the first run begins it"
@@ -144,6 +176,16 @@ class _Check:
             "three times that in memory; others "
             f"{'are left out, as gaps' if is_left_out else 'stop the engine'}"
         )
+
+
+def _warned(name: str, detail: str, hint: str) -> CheckStep:
+    return CheckStep(name, is_ok=True, detail=detail, hint=hint or "`tailrace run` says more.")
+
+
+def _listed(tables: tuple[str, ...]) -> str:
+    more = len(tables) - _TABLES_SHOWN_MAX
+    listed = ", ".join(tables[:_TABLES_SHOWN_MAX])
+    return f"{listed} and {more} more" if more > 0 else listed
 
 
 def _nobody_is_told(_: Phase) -> None:

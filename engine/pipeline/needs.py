@@ -8,9 +8,10 @@ but one object under `_tailrace/check/`.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
+from engine.journal.newcomers import newcomers
 from engine.journal.prefix import Prefix
 from engine.journal.retry import Failure
 from engine.model.errors import (
@@ -19,7 +20,8 @@ from engine.model.errors import (
     SourceUnavailable,
     TailraceError,
 )
-from engine.model.interfaces import SourceIdentity
+from engine.model.interfaces import Look, Reason, SourceIdentity
+from engine.model.schema import TableName
 from engine.pipeline.wiring import Life
 
 
@@ -63,6 +65,18 @@ class Needs:
         """
         async with self._timed(_source_is_silent):
             return await self._life.lease.identify()
+
+    async def look(self) -> tuple[Look | None, Mapping[TableName, Reason] | None]:
+        """What is published now, and why newcomers of it cannot be let in (None: nobody does).
+
+        Raises SourceUnavailable, SourceRefused. Cancellation changes nothing.
+        """
+        async with self._timed(_source_is_silent):
+            look = await self._world.source.look()
+            publishing = self._world.publishing
+            if publishing is None or self._world.configuration.snapshot == "never" or look is None:
+                return look, None
+            return look, await publishing.refused(newcomers(look))
 
     async def prefix(self, database: str | None) -> tuple[str, ...]:
         """Other pipelines' prefixes around this one or inside it, one text each.

@@ -15,8 +15,8 @@ import msgspec
 import structlog
 
 from engine.flow.chunk import compressed_apart, is_large
+from engine.journal.causes import ROWS_LEFT_OUT, left_out_cause
 from engine.journal.retry import Failure
-from engine.journal.watcher import ROWS_LEFT_OUT, left_out_cause
 from engine.model.batch import Intake, LeftOut
 from engine.model.errors import (
     SnapshotsRefused,

@@ -106,6 +106,9 @@ class SyntheticSource:
         del is_first
         return {}
 
+    async def look(self) -> None:
+        """See Source: nobody can change anything behind it."""
+
     def describe(self, identity: SourceIdentity) -> str:
         """See Source."""
         return f"a computed log, {identity.facts['log']}"

@@ -1496,6 +1496,9 @@ class SimulatedSource:
     def trials(self, *, is_first: bool) -> Mapping[str, Trial]:
         raise AssertionError("no engine checks itself")
 
+    async def look(self) -> Look | None:
+        raise AssertionError("no engine checks itself")
+
     def describe(self, identity: SourceIdentity) -> str:
         raise AssertionError("no engine checks itself")
 

@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from engine.model.errors import SourceFailed
 from engine.model.interfaces import (
     NOT_PUBLISHED,
     PUBLISHED_LATE,
@@ -44,6 +45,8 @@ from engine.sources.postgres.preparation import (
 )
 from engine.sources.postgres.row_filters import FilterTexts, sql_name, unasked_reason
 from engine.sources.postgres.session import Row, Session, quoted
+
+LOOK_SECONDS_MAX: Final = 30.0
 
 _HORIZONS_MAX: Final = 256
 
@@ -220,8 +223,23 @@ async def look(
 ) -> Look:
     """What is published now of the captured tables, in a log of that generation.
 
-    Raises SourceError. Cancellation leaves nothing behind.
+    Waits `LOOK_SECONDS_MAX` at most. Raises SourceError. Cancellation leaves nothing behind.
     """
+    try:
+        async with asyncio.timeout(LOOK_SECONDS_MAX):
+            return await _look(session, horizon, configuration, generation)
+    except TimeoutError as error:
+        raise SourceFailed(
+            f"PostgreSQL did not say within {LOOK_SECONDS_MAX:.0f} s what is published",
+            code="57014",
+            hint="somebody may have a table of pg_catalog locked, by VACUUM FULL for example:"
+            " pg_locks shows it",
+        ) from error
+
+
+async def _look(
+    session: Session, horizon: Horizon, configuration: RecordConfiguration, generation: int
+) -> Look:
     doing = "looking at what is published"
     name = configuration.through
     [(flushed, _, version)] = await session.rows(_END_OF_LOG, doing=doing)

@@ -13,6 +13,7 @@ from engine.model.history import Landmark
 from engine.model.interfaces import (
     ChangeStream,
     Finding,
+    Look,
     SourceIdentity,
     SourceMeasures,
     Trial,
@@ -25,6 +26,7 @@ from engine.operate.alarms import Alarms
 from engine.sources.postgres.assembler import ROWS_MAX
 from engine.sources.postgres.dsn import Dsn, place_of
 from engine.sources.postgres.keeper import LOOK_SECONDS
+from engine.sources.postgres.look import Horizon, look
 from engine.sources.postgres.lsn import Lsn, log_point, lsn_of, parse_lsn
 from engine.sources.postgres.preparation import judge, judge_names, prepare, renew
 from engine.sources.postgres.session import Session, connect, translated
@@ -120,6 +122,11 @@ class PostgresSource:
         if self._configuration.envelope == "flat":
             found["names"] = functools.partial(self._try_names, is_first=is_first)
         return found
+
+    async def look(self) -> Look:
+        """See Source."""
+        async with Session(self._dsn) as session:
+            return await look(session, Horizon(), self._configuration, self._generation)
 
     async def _try_commits(self) -> Finding:
         """No reason not to start, but the application feels it."""

@@ -1,0 +1,120 @@
+"""What stands against a table, in words: for the alarms of a running engine, and for `check`.
+
+Strategy: a loss that goes on is told as the look shows it, with the statement that ends it. A loss
+that is over is told from the journal: what happened, and how the table becomes whole again.
+
+Invariant: pure. A gap that was mended is told by nobody.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+from engine.journal.entry import Gap, time_shown
+from engine.journal.gaps import LEFT_OUT
+from engine.journal.watch import RENAMED_AWAY, TABLE_DROPPED
+from engine.model.interfaces import Reason
+from engine.model.plural import counted
+from engine.operate.alarms import Cause
+
+NOT_CAPTURED: Final = "not-captured"
+WRITES_REFUSED: Final = "writes-refused"
+GAP: Final = "gap"
+ROWS_LEFT_OUT: Final = "rows-left-out"
+
+_WHERE: Final = "`tailrace verify --json` says where each gap begins and ends."
+
+_LET_GO: Final = (
+    "Where it is not to be captured any more, name it in source.exclude and start again: the alarm"
+    " ends, and the journal keeps the gap."
+)
+
+_OF_TABLES_THAT_WENT: Final[Mapping[str, str]] = {
+    TABLE_DROPPED: "There is nothing to read any more. A table that is made again under this name"
+    f" has a snapshot of its own, which ends the alarm. {_LET_GO}",
+    RENAMED_AWAY: "ALTER TABLE … RENAME TO, or SET SCHEMA, gives it its name back: then a snapshot"
+    f" is taken, which ends the alarm. Or capture its new name by source.tables. {_LET_GO}",
+}
+"""Where snapshots are taken."""
+
+_NOTHING_TO_READ: Final = f"There is nothing to read any more. {_LET_GO}"
+
+_NEVER: Final = (
+    "The source does not have these changes any more. Compare the table's rows with the bucket. Or"
+    ' set source.snapshot = "initial" and start again: each captured table is read once, and the'
+    f" alarm ends. {_WHERE}"
+)
+
+
+def standing_causes(reasons: Mapping[str, Reason]) -> dict[str, Cause]:
+    """What a look shows, by table, as alarms say it."""
+    return {table: Cause(reason.text, reason.hint) for table, reason in reasons.items()}
+
+
+def gap_causes(
+    gaps: Iterable[Gap], *, is_snapshot_on: bool, is_filled: Callable[[str], bool]
+) -> dict[str, Cause]:
+    """What the gaps say that ended and that nothing has mended, by table.
+
+    `is_filled`: whether a snapshot of the table is wanted or being taken.
+    """
+    ended = _by_table(gap for gap in gaps if gap.reason != LEFT_OUT)
+    return {
+        table: _cause(
+            those, is_snapshot_on=is_snapshot_on, is_filled=is_snapshot_on and is_filled(table)
+        )
+        for table, those in ended.items()
+    }
+
+
+def left_out_causes(gaps: Iterable[Gap]) -> dict[str, Cause]:
+    """What the gaps say that are rows which were left out, by table."""
+    rows = _by_table(gap for gap in gaps if gap.reason == LEFT_OUT)
+    return {
+        table: left_out_cause(len(those), those[-1].position, those[-1].text)
+        for table, those in rows.items()
+    }
+
+
+def left_out_cause(row_count: int, position: str, reason: str) -> Cause:
+    """What stands against a table of which rows were left out, the newest at `position`."""
+    return Cause(
+        f"{counted(row_count, 'row')} could not be represented and were left out; the newest at"
+        f" position {position}: {reason}",
+        "`tailrace verify --json` lists them with their keys. Repair a row at the source: its"
+        " update is captured. The alarm ends with the table's next snapshot (`tailrace resync`),"
+        " unless that has to leave a row out too.",
+    )
+
+
+def _by_table(gaps: Iterable[Gap]) -> dict[str, list[Gap]]:
+    """Those that ended and that nothing has mended."""
+    found: dict[str, list[Gap]] = {}
+    for gap in gaps:
+        if not gap.is_open and not gap.mended:
+            found.setdefault(gap.table, []).append(gap)
+    return found
+
+
+def _cause(gaps: list[Gap], *, is_snapshot_on: bool, is_filled: bool) -> Cause:
+    newest = gaps[-1]
+    noticed = f"; noticed at {time_shown(newest.noticed)}" if newest.noticed else ""
+    earlier = f"; the table has {counted(len(gaps), 'gap')}" if len(gaps) > 1 else ""
+    text = (
+        f"changes of this table may be missing from the bucket ({newest.reason}): {newest.text}"
+        f"{noticed}{earlier}"
+    )
+    if is_filled:
+        return Cause(
+            f"{text}; a snapshot of the table is being taken",
+            "The table is unfinished in the journal until the snapshot is visible. Then the alarm"
+            " ends.",
+        )
+    if not is_snapshot_on:
+        return Cause(text, _NOTHING_TO_READ if newest.reason == TABLE_DROPPED else _NEVER)
+    if (hint := _OF_TABLES_THAT_WENT.get(newest.reason)) is not None:
+        return Cause(text, hint)
+    return Cause(
+        text,
+        "The source does not have these changes any more. `tailrace resync` of the table reads its"
+        f" rows, and the alarm ends. {_WHERE}",
+    )
