@@ -28,8 +28,10 @@ from engine.model.position import LogPosition
 from engine.model.record import RecordConfiguration
 from engine.operate.alarms import Alarms
 from engine.operate.metrics import Metrics
+from engine.pipeline.check import CheckStep, check
 from engine.pipeline.pipeline import Pipeline
 from engine.pipeline.stop import StopSignal
+from engine.pipeline.wiring import World
 from engine.reader.verify import verify
 from engine.sources.postgres.lsn import parse_lsn
 from engine.sources.postgres.settings import SHAPING_SETTINGS
@@ -449,6 +451,51 @@ async def test_a_loss_that_stands_is_an_open_gap_until_it_is_mended(
     gaps = [gap for gap in engine.gaps() if gap.table == "public.orders"]
     assert [(gap.number, gap.reason) for gap in gaps] == [(opened.number, reason)]
     assert not engine.alarms.is_set(NOT_CAPTURED, "public.orders")
+
+
+async def test_check_lists_what_stands_and_its_sql_until_it_is_mended(
+    any_database: Database,
+) -> None:
+    make_orders(any_database)
+    store = MemoryStore()
+    async with running(any_database, store) as engine:
+        any_database.execute(
+            "ALTER PUBLICATION tailrace SET TABLE ONLY orders (id) WHERE (id > 100), ONLY lines"
+        )
+        await engine.gap("public.orders", "column-list")
+    any_database.execute("ALTER TABLE lines DROP CONSTRAINT lines_pkey")
+    stands = await checked(any_database, store)
+    for step in stands.values():
+        with any_database.connect() as connection:
+            connection.execute(sql.SQL(step.hint.split(" or give it")[0]))
+    async with running(any_database, store) as engine:
+        await engine.until(lambda: all(not gap.is_open for gap in engine.gaps()), "their ends")
+    after = await checked(any_database, store)
+
+    assert list(stands) == ["not-captured", "writes-refused"]
+    assert "leaves columns out that it had; the publication" in stands["not-captured"].detail
+    assert "now WHERE (id > 100)" in stands["not-captured"].detail
+    assert stands["not-captured"].detail.startswith("public.orders: ")
+    # What was lost until then stays lost, because no snapshots are taken.
+    assert list(after) == ["gap"]
+
+
+async def checked(database: Database, store: MemoryStore) -> dict[str, CheckStep]:
+    """What `check` says behind the source's own steps."""
+    clock = lambda: 1_800_000_000_000_000  # noqa: E731
+    world = World(
+        source=PostgresSource(dsn=database.dsn, slot=database.name, configuration=CONFIGURATION),
+        store=store,
+        clock=clock,
+        settings=SETTINGS,
+        configuration=CONFIGURATION,
+        writer=Writer("c", "test", "test"),
+        metrics=Metrics(CollectorRegistry(), measures=MEASURES),
+        alarms=Alarms(clock),
+    )
+    steps = [step async for step in check(world, None)]
+    names = [step.name for step in steps]
+    return {step.name: step for step in steps[names.index("tables") + 1 :]}
 
 
 async def test_an_open_gap_is_one_gap_over_restarts(any_database: Database) -> None:

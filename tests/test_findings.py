@@ -17,7 +17,7 @@ from engine.model.schema import TableName
 from test_watch import CONFIGURATION, LINES, ORDERS, Rig, look, table
 
 INITIAL = msgspec.structs.replace(CONFIGURATION, snapshot="initial")
-NARROWED = {"operations": ("insert",)}
+NARROWED: dict[str, tuple[str, ...]] = {"operations": ("insert",)}
 
 
 @pytest.fixture
@@ -101,9 +101,8 @@ def test_rows_left_out_and_writes_that_are_refused_stand(rig: Rig) -> None:
 
 def test_a_newcomer_that_a_running_engine_lets_in_stands_against_nobody(rig: Rig) -> None:
     items = TableName("public", "items")
-    new = look(
-        0x30, {ORDERS: table("1"), LINES: table("2"), items: table("3", {NOT_PUBLISHED: ()})}
-    )
+    newcomer = table("3", {NOT_PUBLISHED: ()})
+    new = look(0x30, {ORDERS: table("1"), LINES: table("2"), items: newcomer})
     why = {items: Reason("it has no replica identity", "GIVE IT ONE")}
 
     assert found(rig.state, new) == [(NOT_CAPTURED, (str(items),))]

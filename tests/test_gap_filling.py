@@ -106,6 +106,19 @@ async def test_a_gap_is_mended_once_the_snapshot_behind_its_end_is_visible() -> 
     assert snapshots.gaps.pending[0].mended
 
 
+async def test_a_gap_from_before_any_snapshots_were_taken_is_mended_by_the_first_one() -> None:
+    before = await opened("never")
+    lose(before, 0, 1)
+    await before.append()
+    snapshots = await successor(before)
+    snapshots.bucket.commit += 2
+
+    snapshots.register.arrive((ORDERS,))
+    await visible(snapshots)
+
+    assert mended(snapshots) == ["attempt 1 of its snapshot"]
+
+
 async def test_a_gap_that_is_noticed_behind_its_snapshot_is_mended_at_once() -> None:
     snapshots = await opened()
     snapshots.register.arrive((ORDERS,))

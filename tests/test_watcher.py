@@ -237,6 +237,7 @@ class Rig:
         attempts: dict[str, int] | None = None,
         snapshots: Sequence[StatedSnapshot] = (),
         gaps: Sequence[Gap] = (),
+        *,
         exclude: tuple[str, ...] = (),
     ) -> None:
         """Snapshots are taken where `snapshots` says that there are some."""

@@ -314,7 +314,8 @@ async def judge(
         refusal = _snapshot_refused(found.unreadable)
         warnings.append(f"{refusal}: {refusal.hint}")
     if (publication := found.publication) is not None:
-        missing = _missing_from(publication, configuration, found.tables)
+        # Once there is a journal, a look says which tables are missing, and who adds them.
+        missing = _missing_from(publication, configuration, found.tables) if is_first else []
         wrong = _warnings_of(publication, configuration, found.tables)
         for what, names, statements in missing + wrong:
             tables = f": {_listed(names)}" if names else ""
