@@ -1,14 +1,13 @@
 """Versions and duplicates, decided beside the reader."""
 
-from collections.abc import Callable
-
 from msgspec.structs import replace
 
 from engine.flow.ledger import Ledger
-from engine.flow.reception import Reception
+from engine.flow.reception import Doubt, Reception
 from engine.model.position import LOG_BEGIN, LogPosition, Position, log_position, make_position
 from engine.model.record import RecordConfiguration
 from engine.model.schema import Column, Relation, TableName, TableVersion
+from engine.model.table_shape import COLUMNS_UNCLEAR, RENAMED
 
 ORDERS = TableName("public", "orders")
 CONFIGURATION = RecordConfiguration(through="tailrace", tables=("*.*",))
@@ -34,7 +33,7 @@ def reception(
     durable: LogPosition = LOG_BEGIN,
     received: Position | None = None,
     is_stream_waiting: bool = False,
-    on_unclear: Callable[[TableName, Position], None] | None = None,
+    on_doubt: Doubt | None = None,
 ) -> Reception:
     return Reception(
         journalled=journalled if journalled is not None else {},
@@ -42,7 +41,7 @@ def reception(
         ledger=Ledger({ORDERS: received} if received is not None else {}),
         configuration=CONFIGURATION,
         is_stream_waiting=is_stream_waiting,
-        on_unclear=on_unclear,
+        on_doubt=on_doubt,
     )
 
 
@@ -136,14 +135,18 @@ def test_a_successor_knows_the_former_name_from_the_journal() -> None:
     assert found.former_name == "public.orders_new"
 
 
-def test_who_is_told_of_versions_whose_columns_are_unclear_is_told_once() -> None:
-    told: list[tuple[TableName, Position]] = []
-    deciding = reception(on_unclear=lambda table, position: told.append((table, position)))
+def test_who_is_told_of_doubtful_versions_is_told_once() -> None:
+    told: list[tuple[TableName, Position, str]] = []
+    staged = replace(relation("9"), table=TableName("public", "orders_new"))
+    deciding = reception(on_doubt=lambda *doubt: told.append(doubt))
     deciding.decide(relation("7", "id", "note"), at(100))
 
     deciding.decide(relation("7", "id", "remark"), at(200))
     deciding.decide(relation("7", "id", "remark"), at(201))
     deciding.decide(relation("7", "id", "remark", "more"), at(300))
     deciding.decide(relation("8", "id", "else"), at(400))
+    deciding.decide(staged, at(500))
+    deciding.decide(relation("9"), at(600))
+    deciding.decide(relation("9"), at(601))
 
-    assert told == [(ORDERS, at(200))]
+    assert told == [(ORDERS, at(200), COLUMNS_UNCLEAR), (ORDERS, at(600), RENAMED)]

@@ -37,9 +37,10 @@ def table(
     keeps: dict[str, tuple[str, ...]] | None = None,
     marks: dict[str, str] | None = None,
     fresh: Iterable[str] = (),
+    shape: str = "",
 ) -> TableLook:
     reasons = {aspect: Reason(f"{aspect} is short", "MEND IT") for aspect in ASPECTS}
-    return TableLook(identity, keeps or {}, marks or {}, frozenset(fresh), reasons)
+    return TableLook(identity, keeps or {}, marks or {}, frozenset(fresh), reasons, shape=shape)
 
 
 def look(
@@ -199,17 +200,38 @@ def test_a_gap_begins_where_a_look_surely_shows_everything() -> None:
     assert found == [("public.orders", NOT_PUBLISHED, "20", "")]
 
 
-def test_a_name_may_change_and_two_may_be_swapped() -> None:
-    rig = Rig()
-    rig.has_rows = {ORDERS, LINES}
+ITEMS = TableName("public", "items")
 
-    found = rig.judge(
+
+def test_rows_of_a_table_that_gets_another_name_are_not_under_it() -> None:
+    rig = Rig()
+    rig.identities = {(ORDERS, "7")}
+
+    swapped = rig.judge(
         look(0x20, {ORDERS: table("7"), LINES: table("8")}),
         look(0x30, {ORDERS: table("8"), LINES: table("7")}),
-        look(0x40, {ORDERS: table("8"), TableName("public", "items"): table("7")}),
     )
+    rig.identities = {(LINES, "7")}
+    renamed = rig.judge(look(0x40, {ORDERS: table("8"), ITEMS: table("7")}))
 
-    assert found == []
+    # The one with the identity 8 had no rows.
+    assert swapped == [("public.lines", "renamed", "20", "31")]
+    assert renamed == [*swapped, ("public.items", "renamed", "30", "41")]
+
+
+def test_values_that_changed_without_a_record_are_a_gap_where_there_were_rows() -> None:
+    before, now = '["1",[[1,"id","23","7"]]]', '["2",[[1,"id","20","8"]]]'
+    rig = Rig()
+    looks = [
+        look(0x20, {ORDERS: table(shape=before), LINES: table("8", shape=before)}),
+        look(0x30, {ORDERS: table(shape=now), LINES: table("8", shape=now)}),
+    ]
+    rig.has_rows = {ORDERS}
+
+    found = rig.judge(*looks)
+    again = rig.judge(look(0x40, {ORDERS: table(shape=now), LINES: table("8", shape=now)}))
+
+    assert found == again == [("public.orders", "rows-rewritten", "20", "31")]
 
 
 def test_a_table_that_goes_is_a_gap_where_it_had_rows() -> None:

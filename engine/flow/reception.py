@@ -25,9 +25,14 @@ from engine.model.schema import (
     snapshot_version,
     version_at,
 )
+from engine.model.table_shape import COLUMNS_UNCLEAR, RENAMED
 
 DIGESTS_MAX = 16_384
 """So many are kept, of the tables that were used last. One that was forgotten is computed anew."""
+
+
+Doubt = Callable[[TableName, Position, str], None]
+"""Is told of a table, the first row of a version, and a reason of `table_shape`. Never waits."""
 
 
 class Reception:
@@ -41,15 +46,14 @@ class Reception:
         ledger: Ledger,
         configuration: RecordConfiguration,
         is_stream_waiting: bool = False,
-        on_unclear: Callable[[TableName, Position], None] | None = None,
+        on_doubt: Doubt | None = None,
     ) -> None:
         """`journalled` are the journal's versions, now and later; `durable` says where E is.
 
         `is_stream_waiting`: no row is wanted in this life, and the next one reads them again.
-        `on_unclear` is told of a table and the first row of a version of which nobody can say which
-        column is which of the version before.
+        `on_doubt` is told of a version under which rows from before may read otherwise.
         """
-        self._on_unclear = on_unclear
+        self._on_doubt = on_doubt
         # By identity, the name under which a version of the table began last.
         known = [version for versions in journalled.values() for version in versions]
         known.sort(key=_first_of)
@@ -96,10 +100,10 @@ class Reception:
         version = replace(version, former_name=self._former_name(relation))
         self._provisional[table] = (*self.provisional(table), version)
         self._names[relation.identity] = table
-        before = version_at(versions, position)
-        is_unclear = before is not None and is_rename_unclear(before.relation, relation)
-        if is_unclear and self._on_unclear is not None:
-            self._on_unclear(table, position)
+        if self._on_doubt is not None and (
+            reason := _doubt(version_at(versions, position), version)
+        ):
+            self._on_doubt(table, position, reason)
         return version
 
     def snapshot_version(self, relation: Relation) -> TableVersion:
@@ -141,6 +145,15 @@ class Reception:
                 self._provisional[table] = rest
             else:
                 del self._provisional[table]
+
+
+def _doubt(before: TableVersion | None, version: TableVersion) -> str:
+    """Why rows that the table had before `version` may read otherwise than their records say."""
+    if version.former_name:
+        return RENAMED
+    if before is not None and is_rename_unclear(before.relation, version.relation):
+        return COLUMNS_UNCLEAR
+    return ""
 
 
 def _first_of(version: TableVersion) -> Position:

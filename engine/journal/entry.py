@@ -166,6 +166,7 @@ class Agreed(msgspec.Struct, frozen=True, omit_defaults=True):
     identity: str
     keeps: dict[str, tuple[str, ...]] = {}
     marks: dict[str, str] = {}
+    shape: str = ""
 
 
 class Absence(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -7,14 +7,16 @@ while nothing is lost. A look is compared with it, table by table.
 - If something was touched and is as before (what publishes the table was dropped and made anew,
   say), that is a gap that ended: whatever happened meanwhile may be missing.
 - If more arrives than was agreed, that is agreed from then on.
+- If rows that were there have other values now and no record says so, that is a gap that ended.
 
 A gap begins at the last log point up to which looks have judged. So it may be too long, never too
 short.
 
-Tables are told apart by their identity. So a rename among captured names loses nothing, and the
-stream shows it. A table that had an uncaptured name for a while lost what it got there. A table
-that took a captured name later lacks what it got before. The stream says both exactly where rows
-came. A look sees it where no rows came: see `absences`.
+Tables are told apart by their identity. A rename among captured names loses nothing. But the rows
+that the table had by then are under its former name in the bucket: that is a gap of its new name. A
+table that had an uncaptured name for a while lost what it got there. A table that took a captured
+name later lacks what it got before. The stream says both exactly where rows came. A look sees it
+where no rows came: see `absences`.
 
 Invariant: pure. What is agreed changes only together with the gaps that explain the change, and
 both wait for the same journal entry.
@@ -38,6 +40,8 @@ from engine.model.interfaces import (
 from engine.model.position import LOG_BEGIN, LogPosition, behind
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
+from engine.model.table_shape import RENAMED, hidden_change
+from engine.model.table_shape import TEXTS as SHAPE_TEXTS
 
 TABLE_DROPPED = "table-dropped"
 TABLE_REMADE = "table-remade"
@@ -49,6 +53,7 @@ _TEXTS: Mapping[str, str] = {
     " rows went with it, and what it gets there is not captured",
     RENAMED_IN: "a table took this name that had one before which source.tables does not match;"
     " rows that it had by then are missing",
+    **SHAPE_TEXTS,
 }
 _CAME_BACK = (
     "the table had a name or a schema for a while that source.tables does not match; what it got"
@@ -259,7 +264,8 @@ class CatalogWatch:
     def judge(self, look: Look) -> None:
         """Take in a look that the stream has passed: state its gaps, and what is agreed now."""
         until, since = look.until, look.since or LOG_BEGIN
-        judging = _Judging(look, since, self._clean, until, self._touched_marks(look))
+        names = {agreed.identity: name for name, agreed in self._agreed.items()}
+        judging = _Judging(look, since, self._clean, until, self._touched_marks(look), names)
         by_identity, here = self._by_identity(), {t.identity for t in look.tables.values()}
         agreed: dict[str, Agreed] = {}
         went = {
@@ -304,7 +310,9 @@ class CatalogWatch:
         """
         name = str(table)
         has_gap = self._judge_absence(judging, name, now.identity)
-        if before is not None and not judging.touched and self._is_as_before(name, before, now):
+        is_same_name = judging.names.get(now.identity) == name
+        is_untouched = is_same_name and not judging.touched
+        if before is not None and is_untouched and self._is_as_before(name, before, now):
             return before
         lost = _lost(before, now)
         was_open = self._end_covered(name, lost, judging.until)
@@ -316,7 +324,7 @@ class CatalogWatch:
         kept = before.keeps if before is not None else {}
         agreed = {aspect: kept[aspect] for aspect in lost if aspect in kept}
         covered = {aspect: kept for aspect, kept in now.keeps.items() if aspect not in lost}
-        return Agreed(now.identity, agreed | covered, dict(now.marks))
+        return Agreed(now.identity, agreed | covered, dict(now.marks), now.shape)
 
     def _judge_absence(self, judging: "_Judging", table: str, identity: str) -> bool:
         """State that a table which is here was away; whether its coming has a gap."""
@@ -358,6 +366,7 @@ class CatalogWatch:
         touched = list(judging.touched)
         if before is not None:
             touched += self._explained(table, _touched(before.marks, now.marks, now.fresh))
+            touched += self._other_values(judging, table, before, now)
         elif self._is_from_elsewhere(now):
             touched.append(RENAMED_IN)
         elif self._is_unseen_successor(table, now, went):
@@ -368,6 +377,18 @@ class CatalogWatch:
             # One gap is enough: it says that whatever happened meanwhile may be missing.
             aspect = _aspect_of(touched[0])
             self._state(judging, str(table), aspect, _text_of(judging.look, aspect), is_over=True)
+
+    def _other_values(
+        self, judging: "_Judging", table: TableName, before: Agreed, now: TableLook
+    ) -> list[str]:
+        """Why rows that the table had may read otherwise under its name than records say."""
+        former = judging.names[now.identity]
+        is_renamed = former != str(table)
+        if is_renamed and self._shown.has_identity(TableName.parse(former), now.identity):
+            return [RENAMED]
+        hidden = hidden_change(before.shape, now.shape)
+        is_empty = not self._shown.has_rows(table)
+        return [hidden] if hidden and not is_empty else []
 
     def _is_from_elsewhere(self, now: TableLook) -> bool:
         """Whether a table that was not captured before has taken a captured name.
@@ -400,7 +421,8 @@ class CatalogWatch:
 
     def _is_as_before(self, name: str, before: Agreed, now: TableLook) -> bool:
         """What is true of nearly every table: nothing changed, and nothing is missing."""
-        return before.marks == now.marks and before.keeps == now.keeps and name not in self._open
+        is_alike = before.marks == now.marks and before.keeps == now.keeps
+        return is_alike and before.shape == now.shape and name not in self._open
 
     # --- gaps
 
@@ -430,7 +452,8 @@ class CatalogWatch:
 class _Judging:
     """One look's judgement: gaps begin at `after` and end at `until`.
 
-    The look shows everything before `since`, empty where that is not known.
+    The look shows everything before `since`, empty where that is not known. `names` has the former
+    names of the tables that were agreed, by identity.
     """
 
     look: Look
@@ -438,6 +461,7 @@ class _Judging:
     after: str
     until: str
     touched: list[str]
+    names: Mapping[str, str]
 
 
 def standing(
@@ -501,7 +525,7 @@ def _size_bytes(table: str, agreed: Agreed) -> int:
     """What a table takes in an entry, about."""
     kept = sum(len(aspect) + sum(map(len, parts)) for aspect, parts in agreed.keeps.items())
     marks = sum(len(mark) + len(text) + _MARK_BYTES for mark, text in agreed.marks.items())
-    return _TABLE_BYTES + len(table) + kept + marks
+    return _TABLE_BYTES + len(table) + kept + marks + len(agreed.shape)
 
 
 def _is_covered(agreed: tuple[str, ...] | None, kept: tuple[str, ...]) -> bool:

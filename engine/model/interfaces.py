@@ -99,6 +99,8 @@ class TableLook:
     table's own name, so that a snapshot belongs beside them. `refused` says why the source refuses
     changes that somebody wants to make in the table, because they would have to arrive here.
     Nothing is lost by that.
+
+    `shape` is how the table stores its rows (see `table_shape`), empty where that is not known.
     """
 
     identity: str
@@ -109,6 +111,7 @@ class TableLook:
     is_as_made: bool = True
     arrives: bool = True
     refused: Reason | None = None
+    shape: str = ""
 
 
 NOT_PUBLISHED = "not-published"

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 from engine.flow.budget import MemoryBudget
 from engine.flow.ledger import Ledger
-from engine.flow.reception import Reception
+from engine.flow.reception import Doubt, Reception
 from engine.flow.router import Router
 from engine.journal.acceptance import Acceptance
 from engine.journal.bucket_rules import BucketRules
 from engine.journal.committer import Committer
 from engine.journal.completer import Completer
-from engine.journal.entry import Writer
+from engine.journal.entry import JournalState, Writer
 from engine.journal.gaps import GapRegister
 from engine.journal.initial import StreamWait
 from engine.journal.journal import Journal, random_nonce
@@ -41,8 +41,10 @@ from engine.model.errors import InvariantBroken
 from engine.model.interfaces import ChangeStream, Clock, ObjectStore, Publishing, Source
 from engine.model.layout import TableLayout
 from engine.model.log_point import LogPoint
+from engine.model.position import Position, behind, commit_of
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
+from engine.model.table_shape import TEXTS
 from engine.operate.alarms import Alarms
 from engine.operate.metrics import Metrics
 from engine.operate.status import Phase, SnapshotsStatus
@@ -280,6 +282,7 @@ def _flow(life: Life) -> Flow:
         ledger=ledger,
         configuration=configuration,
         is_stream_waiting=state.stream_waits,
+        on_doubt=_doubting(state, gaps),
     )
     snapshots = SnapshotRegister(
         state=state,
@@ -306,6 +309,21 @@ def _flow(life: Life) -> Flow:
     )
     initial = StreamWait(state, snapshots, watcher)
     return Flow(ledger, gaps, budget, schedule, router, reception, snapshots, watcher, initial)
+
+
+def _doubting(state: JournalState, gaps: GapRegister) -> Doubt:
+    """What becomes of a version under which rows from before read otherwise: a gap that ended."""
+
+    def doubt(table: TableName, first: Position, reason: str) -> None:
+        gaps.state_up_to(
+            str(table),
+            after=state.durable_position,
+            until=behind(commit_of(first)),
+            reason=reason,
+            text=TEXTS[reason],
+        )
+
+    return doubt
 
 
 def _planner(life: Life, flow: Flow, layout: TableLayout) -> Planner:

@@ -45,6 +45,7 @@ from engine.sources.postgres.preparation import (
 )
 from engine.sources.postgres.row_filters import FilterTexts, sql_name, unasked_reason
 from engine.sources.postgres.session import Row, Session, quoted
+from engine.sources.postgres.stored_shapes import as_told, stored_shapes
 
 LOOK_SECONDS_MAX: Final = 30.0
 
@@ -255,11 +256,13 @@ async def _look(
     captured, others = await asyncio.to_thread(_selected, configuration, found)
     oids = [row[0] for _, row in captured]
     made = await session.rows(_MADE, oids, doing=doing)
+    shapes = await stored_shapes(session, name, oids)
     unasked = {row[0]: row[8] for _, row in captured if _is_filter_unasked(configuration, row)}
     filters = await horizon.filters.read(session, name, unasked)
     [(at, until, _)] = await session.rows(_END_OF_LOG, doing=doing)
     publication = _publication(configuration, head, schemas, captured, filters)
     tables = await asyncio.to_thread(_assembled, publication, captured, made, partitions)
+    tables = await asyncio.to_thread(_with_shapes, tables, shapes, configuration)
     since = horizon.covered(parse_lsn(flushed), int(head[0]), int(head[1]))
     return Look(
         since=log_position(generation, since) if since is not None else None,
@@ -329,6 +332,17 @@ def _assembled(
         refused = _refused(publication, table, keyless) if _is_published(now) else None
         tables[table] = replace(now, refused=refused) if refused is not None else now
     return tables
+
+
+def _with_shapes(
+    tables: Mapping[TableName, TableLook],
+    shapes: Mapping[int, str],
+    configuration: RecordConfiguration,
+) -> dict[TableName, TableLook]:
+    return {
+        table: replace(now, shape=as_told(shapes.get(int(now.identity), ""), table, configuration))
+        for table, now in tables.items()
+    }
 
 
 def _is_published(now: TableLook) -> bool:
