@@ -194,11 +194,12 @@ async def lived(hostile: Database, pipeline: Pipeline, found: Found, client: "S3
     for words in (("check",), ("verify", "--depth", "full"), ("config", "show"), ("status",)):
         for extra in ((), ("--json",)):
             await found.command(pipeline, "-".join((*words, *extra)), *words, *extra)
+    await found.command(pipeline, "views", "views", "duckdb")
     refused = Pipeline(
         pipeline.changed(destination__prefix="canary-other").sections,
         {**pipeline.environment, "AWS_SECRET_ACCESS_KEY": WRONG_KEY, "AWS_SESSION_TOKEN": TOKEN},
     )
-    for words in (("check",), ("verify",), ("status",), ("run",)):
+    for words in (("check",), ("verify",), ("status",), ("views", "duckdb"), ("run",)):
         await found.command(refused, f"refused-{words[0]}", *words, codes=(69, 78))
     role = {"role_arn": "arn:aws:iam::123456789012:role/canary", "external_id": EXTERNAL_ID}
     assumed = Pipeline(

@@ -106,7 +106,7 @@ def test_help_lists_the_commands() -> None:
     result = tailrace("--help")
 
     assert result.returncode == 0
-    for command in ("run", "check", "verify", "status", "resync", "demo", "config"):
+    for command in ("run", "check", "verify", "status", "resync", "views", "demo", "config"):
         assert f" {command} " in result.stdout
     assert result.stderr == ""
 
@@ -170,6 +170,8 @@ def test_what_needs_no_engine_loads_none(arguments: list[str]) -> None:
         (["run", "extra", "words"], "words"),
         (["verify", "--depth", "deep"], "deep"),
         (["status", "extra"], "extra"),
+        (["views"], "ENGINE"),
+        (["views", "mysql"], "mysql"),
         (["resync", "a.b", "--wat"], "--wat"),
         (["config", "sho"], "did you mean `tailrace config show`?"),
         (["-c", "x", "run"], "there is no command"),
@@ -186,7 +188,7 @@ def test_a_wrong_command_line_exits_2_and_says_why(arguments: list[str], text: s
 
 
 @pytest.mark.parametrize(
-    "command", ["run", "check", "config show", "verify", "status", "resync a.b"]
+    "command", ["run", "check", "config show", "verify", "status", "resync a.b", "views duckdb"]
 )
 def test_a_wrong_configuration_exits_78_with_every_problem(tmp_path: Path, command: str) -> None:
     file = tmp_path / "bad.toml"

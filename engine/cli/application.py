@@ -27,6 +27,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "verify": "Prove from the bucket alone that nothing is missing or doubled.",
     "status": "Show how far the pipeline and its snapshots are, from the bucket alone.",
     "resync": "Ask the running engine for new snapshots of tables, or to cancel them.",
+    "views": "Print SQL that reads the bucket: each table as it is now.",
     "demo": "Run a database, a bucket and an engine on this machine.",
     "config": "Show the configuration, or describe it.",
     "config show": "Print the values in effect and where each came from.",

@@ -68,7 +68,7 @@ def refuse_missing() -> None:
         import duckdb  # noqa: F401, PLC0415 - only the demonstration's extra has it.
     except ImportError as error:
         raise ServerError("the package duckdb is not installed", hint=_HINT) from error
-    _extension_path()
+    extension_path()
 
 
 class BucketReader:
@@ -91,7 +91,7 @@ class BucketReader:
         }
         self._connection: DuckDBPyConnection = duckdb.connect(config=settings)
         self._connection.execute("SET enable_progress_bar = false")
-        self._connection.load_extension(_extension_path())
+        self._connection.load_extension(extension_path())
         self._connection.execute(self._secret())
         return self
 
@@ -154,7 +154,8 @@ class BucketReader:
         )
 
 
-def _extension_path() -> str:
+def extension_path() -> str:
+    """Where the extension lies that speaks S3. Raises ServerError where it is not installed."""
     try:
         candidates = files(_EXTENSION) or ()
     except PackageNotFoundError as error:

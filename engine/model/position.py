@@ -42,6 +42,15 @@ _SEGMENT_MAX = _RANGE_MAX >> _SEGMENT_BITS
 _ATTEMPT_MAX = (1 << 24) - 1
 
 _LOG_POSITION_SIZE = len("0001.0123456789ABCDEF")
+
+ATTEMPT_AT = (_LOG_POSITION_SIZE + 2, 16 - _RANGE_DIGITS)
+"""Where a position has its snapshot's attempt, for those who compare texts: the first character,
+counted from 1 as SQL does, and how many. See `snapshot_range`.
+"""
+
+RANGE_AT = (ATTEMPT_AT[0] + ATTEMPT_AT[1], _RANGE_DIGITS)
+"""Likewise the range within the attempt."""
+
 _LOG_POSITION = re.compile(r"[0-9]{4}\.[0-9A-F]{16}")
 _POSITION = re.compile(_LOG_POSITION.pattern + r"\.[0-9A-F]{16}\.[0-9A-F]{6}")
 
@@ -121,6 +130,14 @@ def snapshot_position(point: LogPosition, attempt: int, range_number: int, row: 
 def attempt_of(position: Position) -> int:
     """The attempt that a row of a snapshot belongs to; of a change in a stream it says nothing."""
     return int(position[_LOG_POSITION_SIZE + 1 :][:16], 16) >> _RANGE_BITS
+
+
+def attempt_digits(attempt: int) -> str:
+    """An attempt as positions have it at `ATTEMPT_AT`.
+
+    No change of a log begins at a place that looks like an attempt's range 0.
+    """
+    return f"{attempt:0{ATTEMPT_AT[1]}X}"
 
 
 def commit_of(position: Position) -> LogPosition:
