@@ -348,6 +348,16 @@ async def test_a_flood_is_limited_and_others_are_taken_later() -> None:
     assert one.counts == Counter(done=SIGNALS_MAX + 1, dropped=6)
 
 
+async def test_one_that_was_dropped_is_not_taken_when_it_is_read_again() -> None:
+    one = await engine()
+    flood = [signal(n) for n in range(SIGNALS_MAX + 1)]
+    one.register.take(flood, 0.0)
+
+    one.register.take(flood, LIMIT_SECONDS)
+
+    assert one.counts == Counter(done=SIGNALS_MAX, dropped=1)
+
+
 async def test_the_journal_remembers_the_newest_answers_and_that_all_before_are_over() -> None:
     state = JournalState()
     names = [signal(n).position for n in range(ANSWERS_KEPT + 10)]

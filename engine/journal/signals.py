@@ -52,15 +52,16 @@ class SignalRegister:
         self._wake = wake
         self._count = count
         self._pending: dict[str, Answer] = {}
-        self._taken_through = state.signals_through
+        self._judged_through = state.signals_through
         self._taken_at: deque[float] = deque(maxlen=SIGNALS_MAX)
         self._told_at: dict[SignalOutcome, float] = {}
 
     def take(self, signals: Sequence[Signal], now: float) -> None:
         """Do what they ask, or refuse it, in the stream's order. Never waits.
 
-        `now` is the loop's time. A signal that was answered is passed over. One that belongs to no
-        transaction has no place in the order of commits, and is ignored.
+        `now` is the loop's time. A signal that was answered, or dropped by this writer, is passed
+        over. One that belongs to no transaction has no place in the order of commits, and is
+        ignored.
         """
         for signal in signals:
             if not signal.position:
@@ -70,15 +71,17 @@ class SignalRegister:
 
     def _is_new(self, signal: Signal) -> bool:
         is_behind = signal.position >= self._state.durable_position
-        return is_behind and signal.position > self._taken_through
+        return is_behind and signal.position > self._judged_through
 
     def _take(self, signal: Signal, now: float) -> None:
+        # One that is dropped stays so, also where the source shows it again after a reconnect. An
+        # entry that is under way may state an E behind it.
+        self._judged_through = signal.position
         is_full = len(self._taken_at) == SIGNALS_MAX
         if is_full and now - self._taken_at[0] < LIMIT_SECONDS:
             self._tell("dropped", "too many signals: some are dropped", now)
             return
         self._taken_at.append(now)
-        self._taken_through = signal.position
         refusal = ""
         if signal.size_bytes > REQUEST_BYTES_MAX:
             size = counted(signal.size_bytes, "byte")

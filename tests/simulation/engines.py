@@ -292,6 +292,11 @@ class EngineProcess:
         # A whole status takes ten times as long, and this is asked at each entry and each intake.
         return self._pipeline._phase if self._pipeline is not None else "starting"
 
+    @property
+    def is_heeding_now(self) -> bool:
+        """Whether it does what signals ask: not in a redo pass, which may call itself otherwise."""
+        return self._pipeline is not None and self._pipeline._streaming is not None
+
     def check_interval(self, now: float) -> None:
         """An entry of this process was created: one append serves all that is due meanwhile.
 

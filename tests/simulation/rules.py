@@ -1290,8 +1290,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "7   a signal that the journal answers is not done again by a successor",
         Edit(
             "engine.journal.signals",
-            "self._taken_through = state.signals_through",
-            "self._taken_through = NOWHERE",
+            "self._judged_through = state.signals_through",
+            "self._judged_through = NOWHERE",
         ),
         Edit(
             "engine.journal.signals",
@@ -1302,7 +1302,17 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "signal_reconnect",
         "7   a signal that is read again after a reconnect is not done again",
-        Edit("engine.journal.signals", "        self._taken_through = signal.position\n", ""),
+        Edit("engine.journal.signals", "        self._judged_through = signal.position\n", ""),
+    ),
+    mutant(
+        "signal_dropped",
+        "7   a signal that was dropped is not done when it is read again",
+        Edit("engine.journal.signals", "        self._judged_through = signal.position\n", ""),
+        Edit(
+            "engine.journal.signals",
+            "        self._taken_at.append(now)\n",
+            "        self._taken_at.append(now)\n        self._judged_through = signal.position\n",
+        ),
     ),
     mutant(
         "signal_over",

@@ -88,12 +88,10 @@ class SignalReading:
 
 @dataclass(slots=True)
 class _Life:
-    """What one engine was given since it opened the journal.
-
-    `through` is the place of the newest signal that it took, or that an earlier engine did.
-    """
+    """What one engine was given since it opened the journal, which had answers up to there."""
 
     through: str
+    given: set[Signal] = field(default_factory=set)
     owed: dict[str, Signal] = field(default_factory=dict)
     taken_at: deque[float] = field(default_factory=lambda: deque(maxlen=signals.SIGNALS_MAX))
 
@@ -134,17 +132,17 @@ class SignalMonitor:
         if signal in self._answered:
             self._counts["signals read again"] += 1
             return True
-        is_taken = life.owed.get(signal.position) == signal
+        # An earlier engine dropped it, and took one behind it.
         is_passed = signal in self._dropped and signal.position <= life.through
-        return is_taken or is_passed or signal.position < durable
+        return signal in life.given or is_passed or signal.position < durable
 
     def _take(self, life: _Life, signal: Signal, now: float) -> None:
+        life.given.add(signal)
         if now - life.is_full_since < signals.LIMIT_SECONDS:
             self._counts["signals dropped"] += 1
             self._dropped.add(signal)
             return
         life.taken_at.append(now)
-        life.through = signal.position
         life.owed[signal.position] = signal
 
     def check(self, entry: Json, creator: Process, known: RecordConfiguration) -> Mapping[str, str]:

@@ -588,7 +588,7 @@ class World:
     def received(self, process: Process, intake: Intake) -> None:
         self._judge(lambda: self.monitor.received(process, intake))
         engine = self._engine_of(process)
-        if engine is not None and intake.signals and engine.phase != "redo":
+        if engine is not None and intake.signals and engine.is_heeding_now:
             now, durable = self.loop.time(), self.monitor.journal.durable or ""
             self.monitor.signals.received(process, intake, durable, now)
             self._hurt_signalled(engine, (0.0, 0.0, 0.1, 0.5))
