@@ -10,7 +10,7 @@ from engine.model.record import RecordConfiguration
 from engine.model.request import Request, encode_request, request_key
 from simulation.engines import prepared_process
 from simulation.requests import RequestMonitor
-from simulation.snapshot_monitor import SnapshotReading, Stated
+from simulation.snapshot_monitor import SnapshotMonitor, SnapshotReading, Stated
 from simulation.source import Transaction
 from simulation.store import Bucket, StoredObject
 from simulation.violation import Violation
@@ -53,6 +53,33 @@ def test_a_request_is_done_where_its_entry_says_what_it_came_to(state: str) -> N
 def test_a_request_is_not_done_where_its_entry_says_nothing_of_it(said: tuple[str, ...]) -> None:
     with pytest.raises(Violation, match="without its statement"):
         check_answer(*said)
+
+
+def visible(**more: str) -> Stated:
+    snapshot = {"table": "public.a", "state": "whole", "attempt": 1, "point": "5", **more}
+    return Stated(snapshot, 1, 3, is_visible=True)
+
+
+@pytest.mark.parametrize("state", ["started", "wanted"])
+def test_a_gap_is_mended_by_the_snapshot_that_is_there_whatever_is_wanted_since(state: str) -> None:
+    later = Stated({"table": "public.a", "state": state}, 1, 4, before=visible())
+
+    SnapshotMonitor(Counter()).check_mended({"until": "5"}, later)
+
+
+@pytest.mark.parametrize(
+    ("newest", "text"),
+    [
+        (Stated({"table": "public.a", "state": "wanted"}, 1, 4), "not visible"),
+        (visible(), "before its end"),
+        (visible(point="7", began="5"), "before its end"),
+    ],
+)
+def test_a_gap_is_mended_by_no_snapshot_that_is_not_there_or_did_not_see_its_end(
+    newest: Stated, text: str
+) -> None:
+    with pytest.raises(Violation, match=text):
+        SnapshotMonitor(Counter()).check_mended({"until": "6"}, newest)
 
 
 @pytest.mark.parametrize(

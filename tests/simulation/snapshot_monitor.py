@@ -254,11 +254,15 @@ class SnapshotMonitor:
             self._name(now, configuration)
 
     def check_mended(self, gap: Json, newest: Stated | None) -> None:
-        """A gap is made good by a snapshot that is there, and that was taken behind its end."""
-        is_there = newest is not None and newest.state == "whole" and self.is_visible(newest)
-        if newest is None or not is_there:
+        """A gap is made good by a snapshot that is there, and that was taken behind its end.
+
+        Another one may have been asked for since, and cancelled in this very entry. Of a snapshot
+        in segments the first point counts.
+        """
+        there = newest if newest is None or newest.state == "whole" else newest.visible
+        if there is None or not self.is_visible(there):
             raise Violation("a gap is mended and its snapshot is not visible")
-        if not gap["until"] or gap["until"] > newest.point:
+        if not gap["until"] or gap["until"] > there.began:
             raise Violation("a gap is mended by a snapshot that was taken before its end")
         self._counts["gaps mended"] += 1
 
