@@ -8,15 +8,16 @@ with the table. `folded_plainly` is the fold as one would write it first, in a p
 
 import json
 import struct
+import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from engine.model.position import LogPosition, log_position, snapshot_range
 from engine.model.record import Envelope
 from engine.reader.fold.fold import Fold, Pass
-from engine.reader.fold.shape import Shape
+from engine.reader.fold.shape import JSON_NULL, Shape
 from engine.sources.postgres.types import KIND_INTEGER, KIND_JSON, KIND_TEXT
 from row_codec import RowCodec
 
@@ -51,8 +52,12 @@ def shape(
     envelope: Envelope = "standard",
     identity: str = "1",
     is_whole_row: bool = False,
+    fills: Mapping[str, str | None] | None = None,
 ) -> Shape:
-    """A shape whose columns' forms are their kinds, without defaults."""
+    """A shape whose columns' forms are their kinds; columns of one name are the same.
+
+    Of those that are in `fills`, rows from before have this JSON; of others, null.
+    """
     return Shape(
         table=TABLE,
         version=version,
@@ -60,7 +65,9 @@ def shape(
         envelope=envelope,
         columns=names,
         forms=tuple(str(kind) for _, kind in columns_of(*names)),
-        defaults=tuple(None for _ in names),
+        lineages=tuple(zlib.crc32(name.encode()) for name in names),
+        fills=tuple((fills or {}).get(name, JSON_NULL) for name in names),
+        hidden=frozenset(),
         key=tuple(key),
         is_whole_row=is_whole_row,
     )

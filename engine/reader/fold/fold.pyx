@@ -83,7 +83,7 @@ import os
 from typing import NamedTuple
 
 from engine.model.errors import DecodeError, FoldTooLarge, StateUnknown
-from engine.reader.fold.shape import require_alike, require_foldable
+from engine.reader.fold.shape import JSON_NULL, require_alike, require_foldable
 
 PART_COUNT = PARTS
 
@@ -97,8 +97,6 @@ cdef enum:
 cdef enum:
     MISSES_COLUMN = -1
     MISSES_FORM = -2       # a column of that name, with other values
-
-cdef const uint8_t* NULL_TEXT = b"null"
 
 cdef dict _FAULTS = {
     LINE_END: "it does not end as one",
@@ -187,9 +185,9 @@ cdef int* columns_in(object older, object newer) except NULL:
     cdef int i
     if found == NULL:
         raise MemoryError
-    places = {name: place for place, name in enumerate(older.columns)}
-    for i, name in enumerate(newer.columns):
-        place = places.get(name)
+    places = older.places
+    for i, lineage in enumerate(newer.lineages):
+        place = places.get(lineage)
         if place is None:
             found[i] = MISSES_COLUMN
         elif older.forms[place] != newer.forms[i]:
@@ -199,18 +197,26 @@ cdef int* columns_in(object older, object newer) except NULL:
     return found
 
 
-cdef void free_shaped(Shaped* shaped, int shape_count) noexcept:
+cdef int add_columns(Shaped* shaped, object older, object newer) except -1:
+    # Says which columns of this version are which of one more.
+    cdef int** grown = <int**>realloc(shaped.columns_of, (shaped.other_count + 1) * sizeof(int*))
+    if grown == NULL:
+        raise MemoryError
+    shaped.columns_of = grown
+    grown[shaped.other_count] = columns_in(older, newer)
+    shaped.other_count += 1
+    return 0
+
+
+cdef void free_shaped(Shaped* shaped) noexcept:
     cdef int i
-    if shaped == NULL:
-        return
-    if shaped.columns_of != NULL:
-        for i in range(shape_count):
-            free(shaped.columns_of[i])
+    for i in range(shaped.other_count):
+        free(shaped.columns_of[i])
     free(shaped.columns_of)
     free(shaped.memory)
     free(shaped.names)
     free(shaped.slots)
-    free(shaped.is_absent)
+    free(shaped.fills)
     free(shaped.numbers)
     free(shaped.head.start)
     free(shaped.out.start)
@@ -222,32 +228,35 @@ cdef Shaped* make_shaped(object shape, object newest, int number) except NULL:
     cdef list names = [
         json_text.dumps(column, ensure_ascii=False).encode() + b":" for column in shape.columns
     ]
-    # A whole row is all columns of the newest version.
-    cdef tuple wanted = newest.columns if newest.is_whole_row else newest.key
+    cdef tuple parts = newest.parts
+    cdef list fills = []
+    cdef dict places = shape.places
     cdef size_t size = 1
     cdef bytes name
     cdef int i
     cdef uint8_t* at
     if shaped == NULL:
         raise MemoryError
-    for name in names:
+    for i, lineage in enumerate(parts):
+        fills.append(b"" if lineage in places else (newest.fills[i] or JSON_NULL).encode())
+    for name in names + fills:
         size += len(name)
     shaped.number = number
     shaped.version = shape.version
     shaped.is_debezium = shape.envelope == "debezium"
     shaped.column_count = len(names)
-    shaped.slot_count = len(wanted)
+    shaped.slot_count = len(parts)
     shaped.last_slotted = -1
     shaped.memory = <uint8_t*>malloc(size)
     shaped.names = <Piece*>calloc(len(names) + 1, sizeof(Piece))
     shaped.slots = <int*>calloc(len(names) + 1, sizeof(int))
-    shaped.is_absent = <uint8_t*>calloc(len(wanted) + 1, 1)
+    shaped.fills = <Span*>calloc(len(parts) + 1, sizeof(Span))
     shaped.numbers = <int*>calloc(len(names) + 1, sizeof(int))
     if (
         shaped.memory == NULL or shaped.names == NULL or shaped.slots == NULL
-        or shaped.is_absent == NULL or shaped.numbers == NULL
+        or shaped.fills == NULL or shaped.numbers == NULL
     ):
-        free_shaped(shaped, 0)
+        free_shaped(shaped)
         raise MemoryError
     at = shaped.memory
     for i, name in enumerate(names):
@@ -256,11 +265,16 @@ cdef Shaped* make_shaped(object shape, object newest, int number) except NULL:
         memcpy(at, PyBytes_AS_STRING(name), len(name))
         at += len(name)
         shaped.numbers[i] = i
-        shaped.slots[i] = wanted.index(shape.columns[i]) if shape.columns[i] in wanted else -1
+        lineage = shape.lineages[i]
+        shaped.slots[i] = parts.index(lineage) if lineage in parts else -1
         if shaped.slots[i] >= 0:
             shaped.last_slotted = i
-    for i in range(shaped.slot_count):
-        shaped.is_absent[i] = wanted[i] not in shape.columns
+    for i, name in enumerate(fills):
+        if name:
+            shaped.fills[i].start = at
+            shaped.fills[i].size = len(name)
+            memcpy(at, PyBytes_AS_STRING(name), len(name))
+            at += len(name)
     return shaped
 
 
@@ -343,7 +357,7 @@ cdef class Fold:
         self.secret_text = secret
         self.secret.words[0] = tr_load8(<const uint8_t*>PyBytes_AS_STRING(self.secret_text))
         self.secret.words[1] = tr_load8(<const uint8_t*>PyBytes_AS_STRING(self.secret_text) + 8)
-        slot_count = len(newest.columns) if newest.is_whole_row else len(newest.key)
+        slot_count = len(newest.parts)
         self.slots = <Span*>calloc(slot_count + 1, sizeof(Span))
         self.old_slots = <Span*>calloc(slot_count + 1, sizeof(Span))
         if self.slots == NULL or self.old_slots == NULL:
@@ -357,7 +371,7 @@ cdef class Fold:
                 free_waiting(self.waiting[i])
         free(self.waiting)
         for j in range(self.shape_count):
-            free_shaped(self.shapes[j], self.shape_count)
+            free_shaped(self.shapes[j])
         free(self.shapes)
         free_keys(&self.keys)
         free(self.slots)
@@ -428,21 +442,11 @@ cdef class Fold:
 
     cdef int link(self, Shaped* shaped) except -1:
         # Says which columns of this version are which of every other one, both ways.
-        cdef int i, j
-        cdef int** grown
+        cdef int i
+        for i in range(self.shape_count - 1):
+            add_columns(self.shapes[i], self.known[i], self.known[shaped.number])
         for i in range(self.shape_count):
-            grown = <int**>realloc(self.shapes[i].columns_of, self.shape_count * sizeof(int*))
-            if grown == NULL:
-                raise MemoryError
-            self.shapes[i].columns_of = grown
-            for j in range(self.shape_count):
-                if i == shaped.number or j == shaped.number:
-                    grown[j] = NULL
-        for i in range(self.shape_count):
-            shaped.columns_of[i] = columns_in(self.known[shaped.number], self.known[i])
-            if i != shaped.number:
-                self.shapes[i].columns_of[shaped.number] = columns_in(
-                    self.known[i], self.known[shaped.number])
+            add_columns(shaped, self.known[shaped.number], self.known[i])
         return 0
 
     # --------------------------------------------------------------------------- lines
@@ -478,10 +482,7 @@ cdef class Fold:
     cdef inline void clear(self, const Shaped* shaped, Span* slots) noexcept nogil:
         cdef int i
         for i in range(shaped.slot_count):
-            slots[i].start = NULL
-            if self.is_whole_row and shaped.is_absent[i]:
-                slots[i].start = NULL_TEXT
-                slots[i].size = 4
+            slots[i] = shaped.fills[i]
 
     cdef int read_keys(self, Ahead* ahead, const Shaped* shaped) noexcept nogil:
         cdef Line* line = &ahead.line

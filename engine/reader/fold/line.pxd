@@ -52,13 +52,14 @@ cdef struct Shaped:
     int* slots         # by column: which part of what tells rows apart it is, -1 for none
     int slot_count
     int last_slotted   # the last column that is one
-    uint8_t* is_absent # by part: this version has no such column
+    Span* fills        # by part, where this version has no such column: what its rows have in it
     int* numbers       # by column: its number
     uint8_t* memory
     Room head          # of an object's lines, once it was read: from `"connector"` to the position
     size_t head_size
     # For the fold.
     int number
+    int other_count
     int** columns_of   # by another version and its column: the same column here; else a MISSES_
     Room out
     size_t out_size

@@ -1,29 +1,35 @@
 """What the fold has to know of a version's lines, and which versions can be folded into one state.
 
-Strategy: a version's columns are told apart by name and by a *form*. Two columns of one name with
-the same form write the same value as the same text, and they are the same column: none was dropped
-in between. Where rows are compared by their text (keys, tables without a key, columns that a later
-line left out), only columns of one form are compared.
+Strategy: a column keeps its *lineage* from version to version, under whatever name
+(`paired_columns`). Beside that it has a *form*: two columns with the same form write the same value
+as the same text. Where values are compared by their text (keys, whole rows), or carried from an
+older record into a newer one, lineage and form have to be the same.
 
 Invariant: nothing is guessed. Versions whose rows cannot be compared are refused by name.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import count
 
 import msgspec
 
 from engine.model.errors import StateUnknown
 from engine.model.record import Envelope
-from engine.model.schema import Column, TableVersion
+from engine.model.schema import Column, Relation, TableVersion, paired_columns
+
+JSON_NULL = "null"
 
 
 class Shape(msgspec.Struct, frozen=True):
     """A version as the fold sees it.
 
     `identity` is the table's: another one is another table of the same name. `columns` are those
-    that records hold, in order, and `forms` and `defaults` theirs. `key` names the columns that
-    tell rows apart. With `is_whole_row` those are all columns of the table: whether they are a key
-    or there is none, rows are then counted by their whole text.
+    that records hold, in order; `lineages` and `forms` are theirs. `fills` are the JSON values of
+    rows that were there before a column was, None where nobody knows them. `hidden` are lineages of
+    columns that records do not hold. `key` names the columns that tell rows apart. With
+    `is_whole_row` those are all columns of the table: whether they are a key or there is none, rows
+    are then counted by their whole text.
     """
 
     table: str
@@ -31,10 +37,28 @@ class Shape(msgspec.Struct, frozen=True):
     identity: str
     envelope: Envelope
     columns: tuple[str, ...]
+    lineages: tuple[int, ...]
     forms: tuple[str, ...]
-    defaults: tuple[str | None, ...]
+    fills: tuple[str | None, ...]
+    hidden: frozenset[int]
     key: tuple[str, ...]
     is_whole_row: bool
+
+    @property
+    def places(self) -> dict[int, int]:
+        """Where among `columns` each lineage is."""
+        return {lineage: place for place, lineage in enumerate(self.lineages)}
+
+    @property
+    def key_lineages(self) -> tuple[int, ...]:
+        """The lineages of the key's columns that records hold, in the key's order."""
+        names = dict(zip(self.columns, self.lineages, strict=True))
+        return tuple(names[name] for name in self.key if name in names)
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """The lineages of what tells rows apart."""
+        return self.lineages if self.is_whole_row else self.key_lineages
 
 
 def shapes_of(
@@ -44,38 +68,46 @@ def shapes_of(
 
     `versions` are all of them: a column that one lacks is another column behind it.
     """
-    ordered = sorted(versions, key=lambda version: version.number)
-    incarnations: dict[str, int] = {}
-    shown: frozenset[str] = frozenset()
     found: dict[int, Shape] = {}
-    for version in ordered:
-        names = frozenset(column.name for column in version.relation.columns)
-        for name in names - shown:
-            incarnations[name] = incarnations.get(name, 0) + 1
-        shown = names
-        found[version.number] = _shape(version, envelopes[version.number], incarnations)
+    numbers = count(1)
+    before: Relation | None = None
+    known: dict[str, _Column] = {}
+    for version in sorted(versions, key=lambda version: version.number):
+        relation = version.relation
+        is_other = before is None or before.identity != relation.identity
+        pairs = paired_columns(
+            () if is_other or before is None else before.columns, relation.columns
+        )
+        known = {
+            column.name: known[then.name]
+            if then is not None
+            else _Column(next(numbers), JSON_NULL if is_other else _fill(column))
+            for then, column in pairs
+            if column is not None
+        }
+        found[version.number] = _shape(version, envelopes[version.number], known)
+        before = relation
     return found
 
 
 def require_foldable(shape: Shape) -> None:
     """Raise StateUnknown where lines of this shape do not tell the table's state."""
+    where = f"{shape.table}, version {shape.version}"
     if shape.envelope == "flat":
         raise StateUnknown(
-            f"{shape.table}, version {shape.version}: records of the flat envelope do not show the "
-            "key that a row had before, so the current state cannot be told from them",
+            f"{where}: records of the flat envelope do not show the key that a row had before, so "
+            "the current state cannot be told from them",
             hint='Publish with envelope = "standard" or "debezium".',
         )
     if not shape.key:
         raise StateUnknown(
-            f"{shape.table}, version {shape.version}: the table has no key, and its replica "
-            "identity is not the whole row"
+            f"{where}: the table has no key, and its old rows are not published, so the current "
+            "state cannot be told",
+            hint="Give it a primary key, or publish its old rows whole.",
         )
     missing = [name for name in shape.key if name not in shape.columns]
     if missing and not shape.is_whole_row:
-        raise StateUnknown(
-            f"{shape.table}, version {shape.version}: its key has the column {missing[0]!r}, which "
-            "records do not hold"
-        )
+        raise StateUnknown(f"{where}: records do not hold the column {missing[0]!r} of its key")
 
 
 def require_alike(newest: Shape, older: Shape) -> None:
@@ -83,7 +115,8 @@ def require_alike(newest: Shape, older: Shape) -> None:
 
     Both are foldable, and of the same table.
     """
-    reason = _unlike_rows(newest, older) if newest.is_whole_row else _unlike_keys(newest, older)
+    differences = _row_differences if newest.is_whole_row else _key_differences
+    reason = next(differences(newest, older), "")
     if reason:
         raise StateUnknown(
             f"{newest.table}: rows of version {older.version} cannot be folded with those of "
@@ -92,54 +125,64 @@ def require_alike(newest: Shape, older: Shape) -> None:
         )
 
 
-def _shape(version: TableVersion, envelope: Envelope, incarnations: Mapping[str, int]) -> Shape:
+@dataclass(frozen=True, slots=True)
+class _Column:
+    lineage: int
+    fill: str | None
+
+
+def _fill(column: Column) -> str | None:
+    # Without a fill, rows got null; with a default all the same, nobody knows what they got.
+    return column.fill or (JSON_NULL if column.default is None else None)
+
+
+def _shape(version: TableVersion, envelope: Envelope, known: Mapping[str, _Column]) -> Shape:
     relation = version.relation
-    included = [column for column in relation.columns if column.included]
+    recorded = [column for column in relation.columns if column.included]
     return Shape(
         table=str(relation.table),
         version=version.number,
         identity=relation.identity,
         envelope=envelope,
-        columns=tuple(column.name for column in included),
-        forms=tuple(_form(column, version, incarnations[column.name]) for column in included),
-        defaults=tuple(column.default for column in included),
+        columns=tuple(column.name for column in recorded),
+        lineages=tuple(known[column.name].lineage for column in recorded),
+        forms=tuple(_form(column, version) for column in recorded),
+        fills=tuple(known[column.name].fill for column in recorded),
+        hidden=frozenset(
+            known[column.name].lineage for column in relation.columns if not column.included
+        ),
         key=relation.key,
         is_whole_row={column.name for column in relation.columns} == set(relation.key),
     )
 
 
-def _form(column: Column, version: TableVersion, incarnation: int) -> str:
+def _form(column: Column, version: TableVersion) -> str:
     # Integers of any width are written alike. A hash depends on a key that the digest stands for.
     type_ = () if column.type_kind == "integer" else (column.type_id, column.type_modifier)
     hashed = version.record if column.hashed else ""
-    return repr((column.type_kind, *type_, column.json, hashed, incarnation))
+    return repr((column.type_kind, *type_, column.json, hashed))
 
 
-def _forms(shape: Shape) -> dict[str, str]:
-    return dict(zip(shape.columns, shape.forms, strict=True))
-
-
-def _unlike_keys(newest: Shape, older: Shape) -> str:
-    if set(newest.key) != set(older.key):
-        return f"its key is ({', '.join(older.key)}), not ({', '.join(newest.key)})"
-    now, then = _forms(newest), _forms(older)
-    for name in newest.key:
-        if now[name] != then[name]:
-            return f"the column {name!r} of its key has other values"
-    return ""
-
-
-def _unlike_rows(newest: Shape, older: Shape) -> str:
-    return next(_row_differences(newest, older), "")
+def _key_differences(newest: Shape, older: Shape) -> Iterator[str]:
+    if set(newest.key_lineages) != set(older.key_lineages) or len(newest.key) != len(older.key):
+        yield f"its key is ({', '.join(older.key)}), not ({', '.join(newest.key)})"
+        return
+    now, then = newest.places, older.places
+    for lineage in newest.key_lineages:
+        if newest.forms[now[lineage]] != older.forms[then[lineage]]:
+            name = newest.columns[now[lineage]]
+            yield f"the column {name!r} of its key has values of another type"
 
 
 def _row_differences(newest: Shape, older: Shape) -> Iterator[str]:
-    then = _forms(older)
-    for name, form, default in zip(newest.columns, newest.forms, newest.defaults, strict=True):
-        if name not in then:
-            if default is not None:
-                yield f"it has no column {name!r}, whose default its rows have now"
-        elif then[name] != form:
-            yield f"its column {name!r} has other values"
-        elif name not in older.key:
-            yield f"its key is ({', '.join(older.key)}), and rows are told apart by {name!r} now"
+    then = older.places
+    for place, (name, lineage) in enumerate(zip(newest.columns, newest.lineages, strict=True)):
+        if lineage in older.hidden:
+            yield f"its records do not hold the column {name!r}"
+        elif lineage not in then:
+            if newest.fills[place] is None:
+                yield f"what its rows have in the column {name!r}, which came later, is not known"
+        elif older.forms[then[lineage]] != newest.forms[place]:
+            yield f"its column {older.columns[then[lineage]]!r} has values of another type"
+        elif lineage not in older.key_lineages:
+            yield f"its rows are told apart by ({', '.join(older.key)}) alone, not by {name!r}"
