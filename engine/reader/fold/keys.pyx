@@ -119,7 +119,8 @@ cdef bint spread(Part* part, const Key* keys, const uint64_t* counts) noexcept n
     return True
 
 
-cdef bint grow(KeyTable* table, Part* part) noexcept nogil:
+cdef bint grow(KeyTable* table, Part* part, size_t capacity, size_t tail) noexcept nogil:
+    # Gives the part so many homes, and so many slots behind them, or more where those are too few.
     cdef size_t slot_size = sizeof(Key) + (sizeof(uint64_t) if table.is_counting else 0)
     cdef Key* keys
     cdef uint64_t* counts = NULL
@@ -137,15 +138,21 @@ cdef bint grow(KeyTable* table, Part* part) noexcept nogil:
                 counts[found] = part.counts[i]
             found += 1
     while True:
-        table.size -= part.room * slot_size
-        part.capacity = max(part.capacity + part.capacity // 4, <size_t>FIRST_CAPACITY)
-        part.room = part.capacity + TAIL
-        table.size += part.room * slot_size
-        if not resize(table, part, part.room):
+        if not resize(table, part, capacity + tail):
             return False
+        table.size += (capacity + tail) * slot_size
+        table.size -= part.room * slot_size
+        part.capacity = capacity
+        part.room = capacity + tail
         memset(part.keys, 0, part.room * sizeof(Key))
         if spread(part, keys, counts):
             return True
+        tail *= 2
+
+
+cdef inline bint add_homes(KeyTable* table, Part* part) noexcept nogil:
+    cdef size_t capacity = max(part.capacity + part.capacity // 4, <size_t>FIRST_CAPACITY)
+    return grow(table, part, capacity, max(part.room - part.capacity, <size_t>TAIL))
 
 
 cdef size_t place_of(const Part* part, Key key) noexcept nogil:
@@ -160,7 +167,7 @@ cdef int add_key(KeyTable* table, Key key) noexcept nogil:
     # With counts: once more, whether or not it is known.
     cdef Part* part = &table.parts[part_of(key)]
     cdef size_t at, gap
-    if 5 * (part.count + 1) > 4 * part.capacity and not grow(table, part):
+    if 5 * (part.count + 1) > 4 * part.capacity and not add_homes(table, part):
         return KEY_NO_MEMORY
     while True:
         at = place_of(part, key)
@@ -173,7 +180,7 @@ cdef int add_key(KeyTable* table, Key key) noexcept nogil:
             gap += 1
         if gap < part.room - 1:
             break
-        if not grow(table, part):
+        if not grow(table, part, part.capacity, 2 * (part.room - part.capacity)):
             return KEY_NO_MEMORY
     memmove(&part.keys[at + 1], &part.keys[at], (gap - at) * sizeof(Key))
     part.keys[at] = key

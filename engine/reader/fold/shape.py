@@ -99,7 +99,7 @@ def require_foldable(shape: Shape) -> None:
             "the current state cannot be told from them",
             hint='Publish with envelope = "standard" or "debezium".',
         )
-    if not shape.key:
+    if not shape.key and not shape.is_whole_row:
         raise StateUnknown(
             f"{where}: the table has no key, and its old rows are not published, so the current "
             "state cannot be told",
