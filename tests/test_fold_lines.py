@@ -220,7 +220,7 @@ def _at_the_edge(content: bytes, *, is_at_end: bool) -> Iterator[memoryview]:
         (b'"xid":7', b'"xid":7,"unchanged":["nobody"]', "what it says of its columns"),
         (b'"xid":7', b'"xid":7,"unchanged":["text","id"]', "what it says of its columns"),
         (b'"before":null', b'"before":{"id":1}', "its `before` is not"),
-        (b'{"before":null', b'{"befor":null', "its `before` is not"),
+        (b'{"before":null', b'{"old":null', "its `before` is not"),
         (b'"after":{', b'"after":[', "its `after` is not"),
         (b'"after":{"id"', b'"after":{"ident"', "its `after` is not"),
         (b'"after":{"id":', b'"after":{"id":x', "its `after` is not"),
