@@ -287,7 +287,18 @@ def _source(configuration: Configuration, alarms: Alarms | None = None) -> Sourc
                 batch_rows_max=configuration.chunk.max_rows,
                 hash_key=hash_key(configuration),
                 signals=configuration.source.signals,
+                are_added_later=_are_added_later(configuration),
             )
+
+
+def _are_added_later(configuration: Configuration) -> bool:
+    """Whether a table that is not published at the start is captured later with all its rows.
+
+    Not where the stream waits for the initial snapshot, which has to have every table.
+    """
+    source = configuration.source
+    is_captured = source.new_tables == "capture" and source.snapshot != "never"
+    return is_captured and not _stream_waits(source)
 
 
 def _publishing(configuration: Configuration) -> Publishing | None:

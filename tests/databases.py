@@ -65,6 +65,15 @@ def _remove(server: EmbeddedPostgres, name: str) -> None:
         connection.execute(drop)
 
 
+def members(database: Database) -> set[str]:
+    """What the publication has by name."""
+    rows = database.execute(
+        "SELECT prrelid::regclass::text FROM pg_publication_rel r"
+        " JOIN pg_publication p ON p.oid = r.prpubid WHERE pubname = 'tailrace'"
+    )
+    return {name for (name,) in rows}
+
+
 @contextmanager
 def reader_role(database: Database) -> Iterator[str]:
     """A role that may replicate, and nothing else."""

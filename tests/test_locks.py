@@ -10,12 +10,16 @@ from typing import Any, LiteralString
 
 import psycopg
 import pytest
-from structlog.testing import capture_logs
 
-from databases import Database
+from databases import Database, members
+from engine.model.errors import SourceFailed
 from engine.model.record import RecordConfiguration, TableRule
-from engine.operate.alarms import Alarm
+from engine.model.schema import TableName
+from engine.operate.alarms import Alarm, Alarms
 from engine.pipeline.pipeline import Pipeline
+from engine.sources.postgres.preparation import WAITS
+from engine.sources.postgres.publishing import PostgresPublishing
+from engine.sources.postgres.settings import SHAPING_SETTINGS
 from engine.sources.postgres.source import PostgresSource
 from live_engine import LiveEngine
 from load_tests.engine_process import until
@@ -175,27 +179,194 @@ async def test_a_start_lists_partitions_while_one_is_locked(any_database: Databa
             await source.prepare(is_first=False)
 
 
-async def test_a_publication_that_waits_for_a_lock_says_for_whose(any_database: Database) -> None:
+@pytest.mark.parametrize("statement", ["LOCK TABLE a IN SHARE MODE", "CREATE PUBLICATION tailrace"])
+async def test_a_publication_that_waits_for_a_lock_says_for_whose(
+    any_database: Database, statement: LiteralString
+) -> None:
     any_database.execute("CREATE TABLE a (id int PRIMARY KEY)")
-    source = PostgresSource(dsn=any_database.dsn, slot=any_database.name, configuration=PUBLIC)
+    alarms = Alarms(lambda: 7)
+    source = PostgresSource(
+        dsn=any_database.dsn, slot=any_database.name, configuration=PUBLIC, alarms=alarms
+    )
 
-    with (
-        capture_logs() as logs,
-        migration(any_database, "LOCK TABLE a IN ACCESS EXCLUSIVE MODE") as connection,
-    ):
+    with migration(any_database, statement) as connection:
         holder = connection.info.backend_pid
         async with asyncio.TaskGroup() as group:
             group.create_task(source.prepare(is_first=True))
 
             async def is_named() -> bool:
-                return any("waits for locks" in entry["event"] for entry in logs)
+                return any(f"process {holder}" in alarm.text for alarm in alarms.standing())
 
-            await until(is_named, "a line that names the holder")
+            await until(is_named, "an alarm that names the holder")
+            [alarm] = alarms.standing()
             connection.rollback()
 
-    [warning] = [entry for entry in logs if entry["log_level"] == "warning"]
-    assert f"public.a by process {holder}" in warning["reason"]
+    assert (alarm.code, alarm.subject) == (WAITS, "tailrace")
+    assert alarms.standing() == ()
     assert any_database.execute("SELECT pubname FROM pg_publication") == [("tailrace",)]
+
+
+async def test_a_first_start_goes_on_without_a_locked_table_that_is_added_later(
+    any_database: Database,
+) -> None:
+    any_database.execute("CREATE TABLE a (id int PRIMARY KEY)")
+    any_database.execute("CREATE TABLE b (id int PRIMARY KEY)")
+    source = PostgresSource(
+        dsn=any_database.dsn, slot=any_database.name, configuration=PUBLIC, are_added_later=True
+    )
+
+    # So does VACUUM, for hours.
+    with migration(any_database, "LOCK TABLE a IN SHARE UPDATE EXCLUSIVE MODE"):
+        async with asyncio.timeout(START_SECONDS_MAX):
+            await source.prepare(is_first=True)
+
+    assert members(any_database) == {"b"}
+
+
+# --- everything that we ask, while somebody has everything locked
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks for a lock that somebody holds is not answered in time."""
+    monkeypatch.setattr("engine.sources.postgres.transaction.LOCK_TIMEOUT", "60s")
+    monkeypatch.setattr("engine.sources.postgres.row_filters._TEXT_TIMEOUT", "60s")
+
+
+FILTERED = RecordConfiguration(
+    through="tailrace",
+    tables=("public.*",),
+    rules=(TableRule(match="public.w*", where="id > 0"),),
+    stream=SHAPING_SETTINGS,
+)
+ITEMS, NOTES = TableName("public", "items"), TableName("public", "notes")
+
+
+@pytest.fixture
+def shop(any_database: Database) -> Database:
+    """Tables of each kind that is asked about, published; two with a filter, one unasked for."""
+    for statement in (
+        "CREATE TABLE a (id int PRIMARY KEY, note text DEFAULT 'none')",
+        "CREATE TABLE b (id int PRIMARY KEY)",
+        "CREATE TABLE c (id int PRIMARY KEY)",
+        "CREATE TABLE w (id int PRIMARY KEY)",
+        "CREATE TABLE w2 (id int PRIMARY KEY)",
+        "CREATE TABLE f (id int PRIMARY KEY)",
+        "CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id)",
+        "CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10)",
+    ):
+        any_database.execute(statement)
+    source = PostgresSource(dsn=any_database.dsn, slot=any_database.name, configuration=FILTERED)
+    asyncio.run(source.prepare(is_first=True))
+    for statement in (
+        "ALTER PUBLICATION tailrace DROP TABLE ONLY f",
+        "ALTER PUBLICATION tailrace ADD TABLE ONLY f WHERE (id > 7)",
+        "CREATE TABLE items (id int PRIMARY KEY)",
+        "CREATE TABLE notes (id int PRIMARY KEY)",
+    ):
+        any_database.execute(statement)
+    return any_database
+
+
+@pytest.fixture
+def held(shop: Database) -> Iterator[list[int]]:
+    """Open transactions: on tables, on a partition, on the publication. Their processes."""
+    with (
+        migration(shop, "LOCK TABLE a, w, f IN ACCESS EXCLUSIVE MODE") as tables,
+        migration(shop, "LOCK TABLE ONLY p1 IN ACCESS EXCLUSIVE MODE") as partition,
+        migration(shop, "ALTER PUBLICATION tailrace DROP TABLE ONLY b") as publication,
+    ):
+        yield [each.info.backend_pid for each in (tables, partition, publication)]
+
+
+@pytest.mark.usefixtures("impatient", "held")
+async def test_nothing_that_a_start_asks_waits_for_a_lock(shop: Database) -> None:
+    source = PostgresSource(dsn=shop.dsn, slot=shop.name, configuration=FILTERED)
+
+    async with asyncio.timeout(START_SECONDS_MAX):
+        await source.prepare(is_first=False)
+        async with source.stream(None, FILTERED, lambda *_: None) as stream:
+            found = await stream.look()
+
+    assert found is not None
+    assert len(found.tables) == 9
+
+
+@pytest.mark.usefixtures("impatient", "held")
+async def test_nothing_that_a_look_asks_waits_for_a_lock(shop: Database) -> None:
+    source = PostgresSource(dsn=shop.dsn, slot=shop.name, configuration=FILTERED)
+
+    async with asyncio.timeout(START_SECONDS_MAX):
+        found = await source.look()
+
+    reason = found.tables[TableName("public", "f")].reasons["row-filter"]
+    assert "a condition that cannot be read now" in reason.text
+
+
+@pytest.mark.usefixtures("impatient", "held")
+async def test_nothing_that_a_check_asks_waits_for_a_lock(shop: Database) -> None:
+    source = PostgresSource(dsn=shop.dsn, slot=shop.name, configuration=FILTERED)
+
+    async with asyncio.timeout(START_SECONDS_MAX):
+        found = {name: await trial() for name, trial in source.trials(is_first=False).items()}
+
+    locked = "where was not tried, because somebody has a lock on: public.w"
+    assert locked in found["tables"].hint
+
+
+async def test_new_tables_that_wait_for_a_lock_say_for_whose(
+    shop: Database, held: list[int]
+) -> None:
+    publishing = PostgresPublishing(dsn=shop.dsn, configuration=FILTERED)
+
+    async with asyncio.timeout(START_SECONDS_MAX):
+        asked = await publishing.refused((ITEMS, NOTES))
+        began = asyncio.get_running_loop().time()
+        refused = await publishing.publish((ITEMS, NOTES))
+        seconds = asyncio.get_running_loop().time() - began
+    is_waiting = shop.execute("SELECT 1 FROM pg_locks WHERE NOT granted")
+
+    # What somebody does to the publication, and has not committed, is in nobody's way but ours.
+    assert asked == {}
+    for table in (ITEMS, NOTES):
+        assert f"waits for a lock: process {held[2]}" in refused[table].text
+    # It is asked for once, not for each table.
+    assert seconds < 2 * 2.0
+    assert is_waiting == []
+
+
+@pytest.mark.usefixtures("held")
+async def test_an_engine_starts_and_streams_while_everything_else_is_locked(shop: Database) -> None:
+    engine = LiveEngine(shop, configuration=FILTERED)
+
+    async def are_stated() -> bool:
+        return {gap.table for gap in engine.journal().gaps.values()} == {str(ITEMS), str(NOTES)}
+
+    async with started(engine) as pipeline:
+        shop.execute("INSERT INTO c VALUES (1)")
+        await engine.durable(pipeline)
+        await until(are_stated, "the gaps of tables that are not published")
+        shop.execute("INSERT INTO c VALUES (2)")
+        await engine.durable(pipeline)
+
+    await engine.proven()
+    assert [record["after"]["id"] for record in engine.records("public.c")] == [1, 2]
+
+
+async def test_a_look_that_waits_for_a_table_of_the_catalog_ends_by_name(
+    prepared: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.sources.postgres.look.LOOK_SECONDS_MAX", 0.5)
+    source = PostgresSource(dsn=prepared.dsn, slot=prepared.name, configuration=PUBLIC)
+
+    with migration(prepared, "LOCK TABLE pg_publication_rel IN ACCESS EXCLUSIVE MODE"):
+        async with asyncio.timeout(START_SECONDS_MAX):
+            with pytest.raises(SourceFailed, match="did not say within") as failed:
+                await source.look()
+        is_waiting = prepared.execute("SELECT 1 FROM pg_locks WHERE NOT granted")
+
+    assert "pg_locks" in failed.value.hint
+    assert is_waiting == []
 
 
 async def test_a_table_that_stays_locked_is_named_until_it_is_not(prepared: Database) -> None:

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from databases import Database
+from databases import Database, members
 from engine.journal.causes import NOT_CAPTURED
 from engine.model.errors import SourceRefused
 from engine.model.interfaces import Reason
@@ -37,15 +37,6 @@ def published(any_database: Database) -> Database:
 
 def publishing(database: Database, dsn: str = "") -> PostgresPublishing:
     return PostgresPublishing(dsn=dsn or database.dsn, configuration=CONFIGURATION)
-
-
-def members(database: Database) -> set[str]:
-    """What the publication has by name."""
-    rows = database.execute(
-        "SELECT prrelid::regclass::text FROM pg_publication_rel r"
-        " JOIN pg_publication p ON p.oid = r.prpubid WHERE pubname = 'tailrace'"
-    )
-    return {name for (name,) in rows}
 
 
 async def test_tables_are_added_and_the_publication_itself_is_not_touched(

@@ -37,6 +37,7 @@ from engine.model.record import RecordConfiguration
 from engine.model.schema import Column, Relation, TableName
 from engine.sources.postgres.column_numbers import UNBORN, SeenTable, column_numbers
 from engine.sources.postgres.fills import FILL_LENGTH_MAX, fill_of
+from engine.sources.postgres.locks import STOPS_READING, locked_oids
 from engine.sources.postgres.lsn import NO_LSN, Lsn, parse_lsn
 from engine.sources.postgres.pgoutput import RelationColumn, RelationMessage
 from engine.sources.postgres.session import Questions, Row, Session
@@ -116,16 +117,6 @@ SELECT c.oid::pg_catalog.int8, c.relnatts::pg_catalog.int4,
          WHERE m.prrelid OPERATOR(pg_catalog.=) c.oid
          AND pg_catalog.jsonb_extract_path_text(pg_catalog.to_jsonb(m), 'prattrs') IS NOT NULL)
 FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) ANY(%s::pg_catalog.oid[])
-"""
-
-# Whoever holds this lock, or waits for it, keeps everybody else waiting, also a reader of defaults.
-_LOCKED: Final = """
-SELECT DISTINCT l.relation::pg_catalog.int8 FROM pg_catalog.pg_locks l
-JOIN pg_catalog.pg_database d ON d.oid OPERATOR(pg_catalog.=) l.database
-WHERE l.locktype OPERATOR(pg_catalog.=) 'relation'
-  AND l.mode OPERATOR(pg_catalog.=) 'AccessExclusiveLock'
-  AND l.relation OPERATOR(pg_catalog.=) ANY(%s::pg_catalog.oid[])
-  AND d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()
 """
 
 # `pg_get_expr` opens the table. The limit is set by the statement itself, before the first call: it
@@ -327,8 +318,7 @@ class Catalog:
         known.
         """
         wanted = set(oids)
-        locked = await session.rows(_LOCKED, list(wanted), doing="looking for locked tables")
-        free = wanted - {oid for (oid,) in locked}
+        free = wanted - await locked_oids(session, wanted, STOPS_READING)
         try:
             found = await session.rows(
                 _DEFAULTS_OF, _LOCK_TIMEOUT, list(free), doing="reading the tables' defaults"

@@ -12,7 +12,7 @@ from typing import Final
 
 from engine.model.schema import TableName
 from engine.sources.postgres.held_session import HeldSession
-from engine.sources.postgres.session import Session
+from engine.sources.postgres.session import Questions, Session
 
 STOPS_READING: Final = ("AccessExclusiveLock",)
 """What keeps a function that opens a table waiting."""
@@ -27,6 +27,26 @@ STOPS_PUBLISHING: Final = (
 """What keeps CREATE PUBLICATION waiting."""
 
 _LISTED_MAX: Final = 3
+
+# Whoever waits for a lock keeps later ones waiting too.
+_LOCKED: Final = """
+SELECT DISTINCT l.relation::pg_catalog.int8 FROM pg_catalog.pg_locks l
+JOIN pg_catalog.pg_database d ON d.oid OPERATOR(pg_catalog.=) l.database
+WHERE l.locktype OPERATOR(pg_catalog.=) 'relation'
+  AND l.mode OPERATOR(pg_catalog.=) ANY(%s::pg_catalog.text[])
+  AND l.relation OPERATOR(pg_catalog.=) ANY(%s::pg_catalog.oid[])
+  AND d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()
+"""
+
+_LOCKED_NAMES: Final = """
+SELECT DISTINCT n.nspname, c.relname FROM pg_catalog.pg_locks l
+JOIN pg_catalog.pg_database d ON d.oid OPERATOR(pg_catalog.=) l.database
+  AND d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()
+JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) l.relation
+JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+WHERE l.locktype OPERATOR(pg_catalog.=) 'relation'
+  AND l.mode OPERATOR(pg_catalog.=) ANY(%s::pg_catalog.text[])
+"""
 
 _HOLDERS: Final = """
 SELECT n.nspname, c.relname, l.pid, coalesce(a.usename, ''), coalesce(a.state, ''),
@@ -61,6 +81,24 @@ WHERE NOT l.granted AND l.locktype OPERATOR(pg_catalog.=) 'relation'
   AND pg_catalog.pg_blocking_pids(l.pid) OPERATOR(pg_catalog.&&) {pids}::pg_catalog.int4[]
 ORDER BY l.waitstart
 """
+
+
+async def locked_oids(session: Questions, oids: Iterable[int], modes: Sequence[str]) -> set[int]:
+    """Which of these tables somebody has locked so, or waits to lock. Waits for nobody.
+
+    Raises SourceError. Cancellation leaves nothing behind.
+    """
+    found = await session.rows(_LOCKED, list(modes), list(oids), doing="looking for locked tables")
+    return {oid for (oid,) in found}
+
+
+async def locked_names(session: Questions, modes: Sequence[str]) -> set[TableName]:
+    """Which tables somebody has locked so, or waits to lock: see `locked_oids`.
+
+    Raises SourceError. Cancellation leaves nothing behind.
+    """
+    found = await session.rows(_LOCKED_NAMES, list(modes), doing="looking for locked tables")
+    return {TableName(*row) for row in found}
 
 
 @dataclass(frozen=True, slots=True)

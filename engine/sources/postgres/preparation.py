@@ -28,7 +28,7 @@ from engine.model.record import FLAT_FIELDS, RecordConfiguration, TableRule
 from engine.model.schema import TableName
 from engine.operate.alarms import Alarms
 from engine.sources.postgres.images import IMAGE, images_of
-from engine.sources.postgres.locks import STOPS_PUBLISHING, holders, listed
+from engine.sources.postgres.locks import STOPS_PUBLISHING, holders, listed, locked_names
 from engine.sources.postgres.rights import refusals
 from engine.sources.postgres.row_filters import (
     add_filtered,
@@ -52,7 +52,7 @@ from engine.sources.postgres.slot import (
     wal_level_refusal,
 )
 from engine.sources.postgres.slot_creation import make_slot
-from engine.sources.postgres.transaction import LOCK_NOT_AVAILABLE, transaction
+from engine.sources.postgres.transaction import LockTaken, transaction
 
 PRIMARY_HINT: Final = "(with several hosts in source.dsn: target_session_attrs=primary)"
 
@@ -60,8 +60,8 @@ _LISTED_MAX: Final = 20
 
 _LOCK_PAUSE_SECONDS: Final = 1.0
 
-_LOGGED_EVERY: Final = 20
-"""One line a minute."""
+WAITS: Final = "publication-waits"
+"""The alarm while the publication cannot be made, because somebody has its tables locked."""
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -228,13 +228,25 @@ class Publication:
         return self.is_all_tables or table in self.tables
 
 
+@dataclass(frozen=True, slots=True)
+class Making:
+    """How what streaming needs is made, where it is missing.
+
+    `are_added_later`: a table that is not in the publication is added once that is possible, and
+    its rows are read then.
+    """
+
+    alarms: Alarms
+    are_added_later: bool = False
+
+
 async def prepare(
     session: Session,
     slot_name: str,
     configuration: RecordConfiguration,
+    making: Making,
     *,
     is_first: bool,
-    alarms: Alarms,
 ) -> None:
     """See `Source.prepare`. Cancellation may leave the publication made and the slot not."""
     found = await _read(session, slot_name, configuration, is_first=is_first)
@@ -245,7 +257,7 @@ async def prepare(
         _warn_of(found.publication, configuration, found.tables)
         await _warn_of_filters(session, found, configuration)
     elif is_first:
-        await _create_publication(session, configuration, found.tables)
+        await _create_publication(session, configuration, found.tables, making)
     if (warning := found.slot_warning(is_first=is_first)) is not None:
         _log.warning(
             "the slot is there and the prefix has no journal",
@@ -254,11 +266,11 @@ async def prepare(
             hint=warning[1],
         )
     if not found.slot.exists or (is_first and found.slot.is_being_made):
-        await _create_slot(session, found.server, found.slot, alarms)
+        await _create_slot(session, found.server, found.slot, making.alarms)
 
 
 async def renew(
-    session: Session, slot_name: str, configuration: RecordConfiguration, *, alarms: Alarms
+    session: Session, slot_name: str, configuration: RecordConfiguration, making: Making
 ) -> None:
     """See `Source.renew`. Cancellation may leave the publication made and no slot.
 
@@ -271,8 +283,8 @@ async def renew(
             raise busy(slot)
         await _drop_slot(session, slot)
     if found.publication is None:
-        await _create_publication(session, configuration, found.tables)
-    await _create_slot(session, found.server, found.slot, alarms)
+        await _create_publication(session, configuration, found.tables, making)
+    await _create_slot(session, found.server, found.slot, making.alarms)
 
 
 async def _drop_slot(session: Session, slot: Slot) -> None:
@@ -592,13 +604,14 @@ async def read_publication(session: Questions, server: Server, name: str) -> Pub
 
 
 async def _create_publication(
-    session: Session, configuration: RecordConfiguration, tables: Sequence[Table]
+    session: Session, configuration: RecordConfiguration, tables: Sequence[Table], making: Making
 ) -> None:
     name = configuration.through
     keyed = [table.name for table in tables if table.is_keyed]
     keyless = [table.name for table in tables if not table.is_keyed]
+    left_out: list[TableName] = []
     try:
-        await _create_without_waiting(session, configuration, keyed)
+        left_out = await _create_without_waiting(session, configuration, keyed, making)
     except SourceRefused as error:
         if isinstance(error.__cause__, psycopg.errors.InsufficientPrivilege):
             raise _publication_refused(configuration, keyed, str(error)) from error
@@ -606,7 +619,12 @@ async def _create_publication(
         made = (psycopg.errors.DuplicateObject, psycopg.errors.UniqueViolation)
         if not isinstance(error.__cause__, made):
             raise
-    _log.info("publication created", subject=name, table_count=len(keyed))
+    _log.info("publication created", subject=name, table_count=len(keyed) - len(left_out))
+    if left_out:
+        _log.warning(
+            "tables that somebody has locked are added to the publication later",
+            tables=_listed(left_out),
+        )
     if keyless:
         _log.warning(
             "tables without a replica identity are left out of the publication",
@@ -616,32 +634,39 @@ async def _create_publication(
 
 
 async def _create_without_waiting(
-    session: Session, configuration: RecordConfiguration, keyed: Sequence[TableName]
-) -> None:
-    """Create the publication, once nobody has one of its tables locked.
+    session: Session,
+    configuration: RecordConfiguration,
+    keyed: Sequence[TableName],
+    making: Making,
+) -> list[TableName]:
+    """Create the publication. Returns the tables that are left out: somebody has them locked.
 
     A migration may hold a lock for hours. If we waited in the server's queue, everybody who wants
-    such a lock after us would wait too. So we ask for a moment, say who is in the way, and ask
-    again.
+    such a lock after us would wait too. So we ask for a moment. Then we go on without the locked
+    tables where they are added later. Else we say who is in the way, and ask again.
     """
-    attempt = 0
-    while True:
-        try:
-            await _create(session, configuration, keyed)
-        except SourceFailed as error:
-            if error.code != LOCK_NOT_AVAILABLE:
-                raise
-        else:
-            return
-        if attempt % _LOGGED_EVERY == 0:
-            found = await holders(session, keyed, STOPS_PUBLISHING)
-            _log.warning(
-                "the publication waits for locks on its tables; it is tried again",
-                subject=configuration.through,
-                reason=listed(found) or "whoever had them let go meanwhile",
+    name, left_out = configuration.through, list[TableName]()
+    try:
+        while True:
+            tables = [table for table in keyed if table not in left_out]
+            try:
+                await _create(session, configuration, tables)
+            except LockTaken as error:
+                found = await holders(session, keyed, STOPS_PUBLISHING)
+                who = listed(found) or error.by or "whoever had it let go meanwhile"
+            else:
+                return left_out
+            making.alarms.set(
+                WAITS,
+                f"the publication {quoted(name)} waits for a lock: {who}",
+                subject=name,
+                hint="end that transaction; it is tried again each second, and nobody waits for it",
             )
-        attempt += 1
-        await asyncio.sleep(_LOCK_PAUSE_SECONDS)
+            if making.are_added_later:
+                left_out = list(dict.fromkeys(holder.table for holder in found))
+            await asyncio.sleep(_LOCK_PAUSE_SECONDS)
+    finally:
+        making.alarms.clear(WAITS, name)
 
 
 async def _create(
@@ -833,7 +858,11 @@ async def _warn_of_filters(
     if not both:
         return
     try:
-        tables = await differing(session, configuration, both)
+        held = await locked_names(session, STOPS_PUBLISHING)
+        if locked := [table for table in both if table in held]:
+            reason = f"somebody has locked {_listed(locked)}"
+            _log.info("row filters were not compared", subject=publication.name, reason=reason)
+        tables = await differing(session, configuration, [t for t in both if t not in held])
     except ConfigurationError as error:
         _log.warning(event, subject=publication.name, reason=str(error), hint=error.hint)
     except (SourceFailed, SourceRefused) as error:

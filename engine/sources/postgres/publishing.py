@@ -37,7 +37,7 @@ from engine.sources.postgres.preparation import (
 )
 from engine.sources.postgres.row_filters import add_filtered, filtered_of, judge_identities
 from engine.sources.postgres.session import Query, Session, quoted
-from engine.sources.postgres.transaction import LOCK_NOT_AVAILABLE, transaction
+from engine.sources.postgres.transaction import LockTaken, transaction
 
 _SINGLE_MAX: Final = 10
 """So many tables are tried one by one in one go; each may wait for its locks."""
@@ -111,8 +111,8 @@ class PostgresPublishing:
     ) -> dict[TableName, Reason]:
         if not tables:
             return {}
-        if len(tables) > 1 and await self._are_added(publication, tables):
-            return {}
+        if len(tables) > 1 and (told := await self._added_together(session, publication, tables)):
+            return told.refused
         refused: dict[TableName, Reason] = {}
         for table in tables[:_SINGLE_MAX]:
             reason = await self._added(session, publication, table)
@@ -121,12 +121,20 @@ class PostgresPublishing:
         later = Reason("the table waits until others were added", "nothing: it is tried again")
         return refused | {table.name: later for table in tables[_SINGLE_MAX:]}
 
-    async def _are_added(self, publication: Publication, tables: Sequence[Table]) -> bool:
+    async def _added_together(
+        self, session: Session, publication: Publication, tables: Sequence[Table]
+    ) -> "_Together | None":
+        """What came of adding them all at once; None where each has to be tried by itself."""
+        names = [table.name for table in tables]
         try:
-            return not await self._alter(publication, tables)
+            return None if await self._alter(publication, tables) else _Together({})
+        except LockTaken as error:
+            # Who alters the publication itself, and has not committed, is in the way of each.
+            if error.by and not await holders(session, names, STOPS_PUBLISHING):
+                return _Together(dict.fromkeys(names, _waiting(error.by)))
         except (SourceFailed, SourceRefused, ConfigurationError) as error:
             _log.debug("tables are added one by one", subject=self._name, error=str(error))
-            return False
+        return None
 
     async def _added(
         self, session: Session, publication: Publication, table: Table
@@ -135,17 +143,13 @@ class PostgresPublishing:
         statement = f"{addition_statement(self._configuration, [table.name])};"
         try:
             keyless = await self._alter(publication, [table])
+        except LockTaken as error:
+            found = await holders(session, [table.name], STOPS_PUBLISHING)
+            return _waiting(listed(found) or error.by or "whoever had it let go meanwhile")
         except SourceFailed as error:
             if error.code == _KNOWN_STATE:
                 return None
-            if error.code != LOCK_NOT_AVAILABLE:
-                return Reason(str(error), error.hint or statement)
-            found = await holders(session, [table.name], STOPS_PUBLISHING)
-            who = listed(found) or "whoever had it let go meanwhile"
-            return Reason(
-                f"adding it to the publication waits for a lock: {who}",
-                "nothing: it is tried again, and waits behind nobody",
-            )
+            return Reason(str(error), error.hint or statement)
         except (SourceRefused, ConfigurationError) as error:
             if isinstance(error.__cause__, psycopg.errors.DuplicateObject):
                 return None
@@ -187,6 +191,13 @@ class PostgresPublishing:
                 tables=[str(name) for name in names],
             )
         return keyless
+
+
+@dataclass(frozen=True, slots=True)
+class _Together:
+    """That tables were tried together, and which of them were refused."""
+
+    refused: dict[TableName, Reason]
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +252,13 @@ def _refusal_of_role(
     if not table.is_owned:
         return Reason(f"{text}, and the role does not own it", f"as its owner: {statement}")
     return None
+
+
+def _waiting(who: str) -> Reason:
+    return Reason(
+        f"adding it to the publication waits for a lock: {who}",
+        "nothing: it is tried again, and nobody waits for it",
+    )
 
 
 def _keyless_reason(configuration: RecordConfiguration, table: TableName) -> Reason:

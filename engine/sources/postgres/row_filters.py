@@ -25,6 +25,7 @@ from engine.model.errors import ConfigurationError, SourceError, SourceFailed, S
 from engine.model.interfaces import Reason
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
+from engine.sources.postgres.locks import STOPS_READING, locked_names, locked_oids
 from engine.sources.postgres.session import Questions, Session, primary_message, quoted
 from engine.sources.postgres.transaction import LOCK_NOT_AVAILABLE, Transaction, transaction
 
@@ -36,6 +37,8 @@ FILTERS_VERSION: Final = 150000
 _IDENTITIES_SHOWN_MAX: Final = 20
 
 _TRY_TIMEOUT: Final = "10s"
+
+_TEXT_TIMEOUT: Final = "50ms"
 
 _PARAMETERS: Final = """
 SELECT pg_catalog.cardinality(parameter_types)::pg_catalog.int4
@@ -121,18 +124,23 @@ WHERE p.pubname OPERATOR(pg_catalog.=) %s::pg_catalog.name
   AND r.prrelid OPERATOR(pg_catalog.=) ANY (%s::pg_catalog.oid[])
 """
 
+# `pg_get_expr` opens the table. Without MATERIALIZED the planner may ask it of other tables first,
+# which somebody may have locked.
 _DIFFERING: Final = """
-SELECT n.nspname, c.relname
-FROM pg_catalog.pg_publication p
-JOIN pg_catalog.pg_publication_rel r ON r.prpubid OPERATOR(pg_catalog.=) p.oid
-JOIN pg_catalog.pg_publication_rel other ON other.prrelid OPERATOR(pg_catalog.=) r.prrelid
-JOIN pg_catalog.pg_publication o ON o.oid OPERATOR(pg_catalog.=) other.prpubid
-  AND o.pubname OPERATOR(pg_catalog.=) %s::pg_catalog.name
-JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) r.prrelid
-JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
-WHERE p.pubname OPERATOR(pg_catalog.=) %s::pg_catalog.name
-  AND pg_catalog.pg_get_expr(r.prqual, r.prrelid)
-      OPERATOR(pg_catalog.<>) pg_catalog.pg_get_expr(other.prqual, other.prrelid)
+WITH pairs AS MATERIALIZED (
+  SELECT r.prrelid, n.nspname, c.relname, r.prqual AS own, other.prqual AS present
+  FROM pg_catalog.pg_publication p
+  JOIN pg_catalog.pg_publication_rel r ON r.prpubid OPERATOR(pg_catalog.=) p.oid
+  JOIN pg_catalog.pg_publication_rel other ON other.prrelid OPERATOR(pg_catalog.=) r.prrelid
+  JOIN pg_catalog.pg_publication o ON o.oid OPERATOR(pg_catalog.=) other.prpubid
+    AND o.pubname OPERATOR(pg_catalog.=) %s::pg_catalog.name
+  JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) r.prrelid
+  JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+  WHERE p.pubname OPERATOR(pg_catalog.=) %s::pg_catalog.name
+)
+SELECT pairs.nspname, pairs.relname FROM pairs
+WHERE pg_catalog.pg_get_expr(pairs.own, pairs.prrelid)
+      OPERATOR(pg_catalog.<>) pg_catalog.pg_get_expr(pairs.present, pairs.prrelid)
 ORDER BY 1, 2
 """
 
@@ -292,7 +300,8 @@ async def read_filtered(session: Questions, version: int, name: str) -> frozense
 class FilterTexts:
     """The conditions of filters as the server writes them. Each is asked for once.
 
-    Writing one opens its table, so it may wait for a lock: 2 s at most, and nobody depends on it.
+    Writing one opens its table. Tables that somebody has locked are left out, and a time limit is
+    there for a lock that somebody takes in between.
     """
 
     def __init__(self) -> None:
@@ -305,12 +314,14 @@ class FilterTexts:
         Cancellation changes nothing.
         """
         self._known = {key: text for key, text in self._known.items() if stored.get(key[0])}
-        unknown = [oid for oid, tree in stored.items() if (oid, tree) not in self._known]
+        unknown = {oid for oid, tree in stored.items() if (oid, tree) not in self._known}
+        if unknown:
+            unknown -= await locked_oids(session, unknown, STOPS_READING)
         if unknown:
             doing = "reading row filters"
             try:
-                async with transaction(session, doing=doing) as inside:
-                    rows = await inside.rows(_TEXTS, name, unknown, doing=doing)
+                async with transaction(session, doing=doing, lock_timeout=_TEXT_TIMEOUT) as inside:
+                    rows = await inside.rows(_TEXTS, name, list(unknown), doing=doing)
             except (SourceFailed, SourceRefused) as error:
                 _log.debug("row filters were not read", reason=str(error))
                 rows = []
@@ -350,10 +361,13 @@ async def differing(
     where the role may not. Cancellation leaves nothing behind.
     """
     doing = "comparing row filters"
+    wanted = list(tables)
+    if not wanted:
+        return []
     trial = msgspec.structs.replace(configuration, through=f"tailrace_{secrets.token_hex(16)}")
     async with transaction(session, doing=doing) as inside:
         await inside.run(f"CREATE PUBLICATION {quoted(trial.through)}", doing=doing)
-        for table in tables:
+        for table in wanted:
             await add_filtered(inside, trial, table, doing=doing)
         # With the locks of the tables, this waits for nobody.
         found = await inside.rows(_DIFFERING, trial.through, configuration.through, doing=doing)
@@ -380,12 +394,17 @@ async def tried(
     """
     doing = "trying the conditions of where"
     refusals: list[ConfigurationError] = []
-    locked: list[TableName] = []
+    filtered = filtered_of(configuration, tables)
+    # Each would take the whole time limit.
+    held = await locked_names(session, STOPS_READING) if filtered else set()
+    locked = sorted(held & filtered.keys())
     async with transaction(session, doing=doing) as inside:
         await inside.rows(
             "SELECT pg_catalog.set_config('statement_timeout', %s, true)", _TRY_TIMEOUT, doing=doing
         )
-        for table, where in filtered_of(configuration, tables).items():
+        for table, where in filtered.items():
+            if table in held:
+                continue
             await inside.rows("SAVEPOINT trial", doing=doing)
             try:
                 if fault := await _fault_of(inside, table, where, doing):

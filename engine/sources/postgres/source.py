@@ -28,7 +28,7 @@ from engine.sources.postgres.dsn import Dsn, place_of
 from engine.sources.postgres.keeper import LOOK_SECONDS
 from engine.sources.postgres.look import Horizon, look
 from engine.sources.postgres.lsn import Lsn, log_point, lsn_of, parse_lsn
-from engine.sources.postgres.preparation import judge, judge_names, prepare, renew
+from engine.sources.postgres.preparation import Making, judge, judge_names, prepare, renew
 from engine.sources.postgres.session import Session, connect, translated
 from engine.sources.postgres.silence import SILENCE_SECONDS
 from engine.sources.postgres.slot import GAP_HINT
@@ -49,7 +49,8 @@ class PostgresSource:
     rows. `generation` begins its positions until `adopt` says another one. The
     catalog is looked at every `look_seconds` while a stream is open; what stands against it is an
     alarm. `hash_key` is the one whose hashes lines hold. With `signals` its streams show logical
-    messages.
+    messages. `are_added_later`: tables that are not in the publication are added once that is
+    possible, so that `prepare` waits for nobody who has one locked.
     """
 
     def __init__(
@@ -66,11 +67,13 @@ class PostgresSource:
         batch_rows_max: int = ROWS_MAX,
         hash_key: HashKey = NO_HASH_KEY,
         signals: bool = False,
+        are_added_later: bool = False,
     ) -> None:
         self._signals = signals
         self._silence_seconds = silence_seconds
         # Without anybody to tell (a command that ends soon), alarms are only logged.
         self._alarms = alarms or Alarms(_wall_clock)
+        self._making = Making(self._alarms, are_added_later)
         self._dsn = dsn
         self._batch_rows_max = batch_rows_max
         self._hash_key = hash_key
@@ -96,13 +99,7 @@ class PostgresSource:
     async def prepare(self, *, is_first: bool) -> None:
         """See Source. Cancellation may leave the publication made and the slot not."""
         async with Session(self._dsn) as session:
-            await prepare(
-                session,
-                self._slot,
-                self._configuration,
-                is_first=is_first,
-                alarms=self._alarms,
-            )
+            await prepare(session, self._slot, self._configuration, self._making, is_first=is_first)
 
     def adopt(self, generation: int) -> None:
         """See Source."""
@@ -111,7 +108,7 @@ class PostgresSource:
     async def renew(self) -> None:
         """See Source."""
         async with Session(self._dsn) as session:
-            await renew(session, self._slot, self._configuration, alarms=self._alarms)
+            await renew(session, self._slot, self._configuration, self._making)
 
     def trials(self, *, is_first: bool) -> Mapping[str, Trial]:
         """See Source."""
