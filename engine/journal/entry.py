@@ -393,7 +393,9 @@ class StatedSnapshot(msgspec.Struct, frozen=True):
     `is_visible`: it is whole, and all of its objects are known to be there. Their names are
     forgotten then. `before` is what is visible of the table before it. It is the attempt's segment
     before this one, or an earlier snapshot, which a cancellation leaves as it was. There is none of
-    these any more once a later attempt is whole: a part of that one may be visible.
+    these any more once a later attempt is whole: a part of that one may be visible. `earlier` has
+    the entries that named the attempt's segments before this one, in order: who reads the snapshot
+    looks up its objects there.
     """
 
     snapshot: Snapshot
@@ -401,6 +403,7 @@ class StatedSnapshot(msgspec.Struct, frozen=True):
     seq: int
     is_visible: bool = False
     before: "StatedSnapshot | None" = None
+    earlier: tuple[int, ...] = ()
 
     @property
     def is_complete(self) -> bool:
@@ -631,9 +634,12 @@ class JournalState(msgspec.Struct):
     def _absorb_snapshot(self, stated: StatedSnapshot) -> None:
         snapshot = stated.snapshot
         before = self.visible_snapshot(snapshot.table)
-        if snapshot.state == "started" and snapshot.segment:
+        if snapshot.segment and snapshot.state in {"started", "whole"}:
             known = self.snapshots.get(snapshot.table)
             before = known.segment_before if known is not None else None
+            if before is not None:
+                earlier = (*before.earlier, before.seq)
+                stated = msgspec.structs.replace(stated, earlier=earlier)
         if snapshot.state in {"cancelled", "gone"} and before is not None:
             stated = before
         elif snapshot.state in {"wanted", "started"}:

@@ -23,6 +23,7 @@
     ├── ForeignPrefix              70  the prefix belongs to another pipeline
     ├── StateUnknown               70  records that do not tell a table's current state
     │   └── FoldTooLarge           70  … in the memory that it may take
+    ├── ReadRefused                1   what is asked of the bucket cannot be told rightly
     ├── InvariantBroken            70  this engine contradicts itself: it stops before it writes
     └── JournalError               70  the bucket contradicts itself or this engine
 
@@ -250,6 +251,16 @@ class StateUnknown(TailraceError):
 
 class FoldTooLarge(StateUnknown):
     """The smallest part of a table's state is larger than the memory that it may take."""
+
+
+class ReadRefused(TailraceError):
+    """A reader would get less than it asks for, or something else. `code` is a stable word."""
+
+    exit_code = 1
+
+    def __init__(self, code: str, message: str, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.code = code
 
 
 class InvariantBroken(TailraceError):

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 from urllib.parse import quote
 
 from engine.model.position import Position
@@ -146,6 +147,30 @@ _SHAPES = tuple(
 )
 
 
+class ObjectPlace(NamedTuple):
+    """What an object's key says of it, behind the folder of its table."""
+
+    version: int
+    hour: str
+    first: Position
+
+
+_PLACE = re.compile(
+    r"(?:version=)?(\d{4,})/(?:year=)?(\d{4})/(?:month=)?(\d\d)/(?:day=)?(\d\d)/(?:hour=)?(\d\d)/"
+    r"(\d{4}(?:\.[0-9A-F]{16}){2}\.[0-9A-F]{6})\.ndjson\.(?:gz|zst)",
+    re.ASCII,
+)
+
+
+def object_place(folder: str, key: str) -> ObjectPlace | None:
+    """The place of the object `key` in its table's `folder`; None where the key is none of ours."""
+    found = _PLACE.fullmatch(key.removeprefix(folder)) if key.startswith(folder) else None
+    if found is None:
+        return None
+    hour = f"{found[2]}-{found[3]}-{found[4]}T{found[5]}"
+    return ObjectPlace(int(found[1]), hour, Position(found[6]))
+
+
 def prefix_of(key: str) -> str | None:
     """The prefix of the pipeline that names its objects so; None where none does.
 
@@ -179,17 +204,28 @@ class TableLayout:
         compression: Compression,
     ) -> str:
         """The key of the object whose first record is at `first`, filed under `hour`."""
+        name = f"{first}.{_SUFFIX[compression]}"
+        return f"{self.hour_folder(table, version, hour)}{name}"
+
+    def _date(self, hour: str) -> str:
         day, _, hour_number_text = hour.partition("T")
         year, month, day = day.split("-")
         names = ("year=", "month=", "day=", "hour=") if self.style == "hive" else ("",) * 4
         parts = zip(names, (year, month, day, hour_number_text), strict=True)
-        date = "/".join(name + value for name, value in parts)
-        return f"{self._folder(table, version)}{date}/{first}.{_SUFFIX[compression]}"
+        return "/".join(name + value for name, value in parts)
 
     def database_folder(self) -> str:
         """What the keys of all tables' objects begin with, but for names too long for a key."""
         name = "database=" if self.style == "hive" else ""
         return f"{below(self.prefix)}{name}{encoded(self.database)}/"
+
+    def version_folder(self, table: TableName, version: int) -> str:
+        """What the keys of all objects of one version of the table begin with."""
+        return self._folder(table, version)
+
+    def hour_folder(self, table: TableName, version: int, hour: str) -> str:
+        """What the keys of those of its objects begin with that are filed under `hour`."""
+        return f"{self._folder(table, version)}{self._date(hour)}/"
 
     def table_folder(self, table: TableName) -> str:
         """What the keys of all the table's objects begin with."""

@@ -26,12 +26,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Literal, ParamSpec, Protocol, TypeVar
 
-import stamina
-
 from engine.journal.entry import Snapshot, decode_entry, decode_state
 from engine.journal.reading import PAGE_KEYS, JournalReader, read_in_order
-from engine.journal.retry import Trouble
-from engine.model.errors import DestinationUnavailable, JournalError, ObjectArchived, TailraceError
+from engine.model.errors import JournalError, ObjectArchived, TailraceError
 from engine.model.interfaces import ObjectStore
 from engine.model.layout import (
     below,
@@ -47,6 +44,7 @@ from engine.model.layout import (
     state_seq,
 )
 from engine.model.plural import counted
+from engine.reader.patience import answered
 from engine.reader.verify.journal_audit import JournalAudit
 from engine.reader.verify.object_audit import (
     TRAILER_BYTES,
@@ -64,7 +62,6 @@ Depth = Literal["light", "full"]
 
 # Two cores parse; more bodies would only wait in memory.
 BODIES_AT_ONCE = 4
-PATIENCE_SECONDS = 30.0
 _PROGRESS_EVERY = 100
 
 _T = TypeVar("_T")
@@ -135,7 +132,7 @@ class _Walk:
         self._depth = depth
         self._concurrency = concurrency
         self._progress = progress
-        self._reader = JournalReader(store, prefix, _answered)
+        self._reader = JournalReader(store, prefix, answered)
         self._audit = JournalAudit(prefix)
         self._problems: list[Problem] = []
         self._warnings: list[Problem] = []
@@ -327,7 +324,7 @@ class _Walk:
 
     async def _judge_object(self, named: NamedObject) -> list[Problem] | None:
         """What is wrong with the object; None where it is not there."""
-        tail = await _answered(lambda: self._store.tail(named.key, TRAILER_BYTES))
+        tail = await answered(lambda: self._store.tail(named.key, TRAILER_BYTES))
         self._judged += 1
         self._progress.reached("objects", self._judged, None)
         if tail is None:
@@ -456,7 +453,7 @@ class _Walk:
         return True
 
     def _reader_of(self, prefix: str) -> JournalReader:
-        return JournalReader(self._store, prefix, _answered)
+        return JournalReader(self._store, prefix, answered)
 
 
 def _attempts_listed(content: bytes) -> tuple[Snapshot, ...]:
@@ -467,23 +464,6 @@ def _attempts_listed(content: bytes) -> tuple[Snapshot, ...]:
         return decode_entry(content, "").snapshots
     except JournalError:
         return ()
-
-
-async def _answered(attempt: Callable[[], Awaitable[_T]], /) -> _T:
-    trouble = Trouble()
-
-    def is_unanswered(error: Exception) -> bool:
-        if not isinstance(error, DestinationUnavailable):
-            return False
-        trouble.happened(error)
-        return True
-
-    async for trial in stamina.retry_context(
-        on=is_unanswered, attempts=None, timeout=PATIENCE_SECONDS
-    ):
-        with trial:
-            return await attempt()
-    raise AssertionError("a retry ended without an answer")
 
 
 async def _aside(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
