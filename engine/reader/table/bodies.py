@@ -57,44 +57,47 @@ class Bodies:
         self._store = store
         self._answered = answered
 
-    async def of(self, steps: Iterable[Step]) -> AsyncGenerator[Body, None]:
-        """The bodies of `steps`, in that order.
+    async def of(
+        self, steps: Iterable[Step], group: asyncio.TaskGroup
+    ) -> AsyncGenerator[Body, None]:
+        """The bodies of `steps`, in that order; `group` has the requests.
 
         A body may not be used once the next one was asked for. Raises ReadRefused where an object
         is gone or is not what it should be, DestinationUnavailable. Closing the iterator, and
         cancellation, leave nothing behind.
         """
-        async with aclosing(self._compressed(steps)) as compressed:
+        async with aclosing(self._compressed(steps, group)) as compressed:
             async for step, content in compressed:
                 lines = await asyncio.to_thread(_decompressed, step, content)
                 del content
                 yield Body(step, lines)
 
-    async def _compressed(self, steps: Iterable[Step]) -> AsyncGenerator[tuple[Step, bytes], None]:
+    async def _compressed(
+        self, steps: Iterable[Step], group: asyncio.TaskGroup
+    ) -> AsyncGenerator[tuple[Step, bytes], None]:
         coming = iter(steps)
         ahead: deque[tuple[Step, asyncio.Task[bytes | TailraceError]]] = deque()
         ahead_bytes = 0
-        async with asyncio.TaskGroup() as group:
-            try:
-                while True:
-                    while len(ahead) < READS_AT_ONCE and ahead_bytes < AHEAD_BYTES_MAX:
-                        step = next(coming, None)
-                        if step is None:
-                            break
-                        ahead.append((step, group.create_task(self._get(step))))
-                        ahead_bytes += step.size_bytes
-                    if not ahead:
-                        return
-                    step, task = ahead.popleft()
-                    content = await task
-                    if isinstance(content, TailraceError):
-                        raise content
-                    ahead_bytes -= step.size_bytes
-                    yield step, content
-                    del content
-            finally:
-                for _, task in ahead:
-                    task.cancel()
+        try:
+            while True:
+                while len(ahead) < READS_AT_ONCE and ahead_bytes < AHEAD_BYTES_MAX:
+                    step = next(coming, None)
+                    if step is None:
+                        break
+                    ahead.append((step, group.create_task(self._get(step))))
+                    ahead_bytes += step.size_bytes
+                if not ahead:
+                    return
+                step, task = ahead.popleft()
+                content = await task
+                if isinstance(content, TailraceError):
+                    raise content
+                ahead_bytes -= step.size_bytes
+                yield step, content
+                del content
+        finally:
+            for _, task in ahead:
+                task.cancel()
 
     async def _get(self, step: Step) -> bytes | TailraceError:
         # An error is answered, not raised: it would cancel whoever works on the body before.

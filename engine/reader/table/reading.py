@@ -10,8 +10,8 @@ read up to the same place are one consistent cut.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -105,15 +105,27 @@ class Reading:
             numbers.add(newest.number)
         return tuple(version for version in self.known.versions if version.number in numbers)
 
-    async def changes(self) -> AsyncGenerator[Lines, None]:
-        """The records, object by object. Raises ReadRefused, DestinationUnavailable.
+    @asynccontextmanager
+    async def lines(self) -> AsyncIterator[AsyncGenerator[Lines, None]]:
+        """The lines: records object by object, or rows in no order with the newest's columns.
 
-        Closing the iterator, and cancellation, leave nothing behind.
+        The iterator raises ReadRefused and DestinationUnavailable. Leaving the block, also by
+        cancellation, leaves nothing behind.
         """
+        try:
+            async with asyncio.TaskGroup() as group:
+                some = self._rows(group) if self.is_current else self._changes(group)
+                async with aclosing(some) as lines:
+                    yield lines
+        except BaseExceptionGroup as errors:
+            # No task of ours raises: it is the block's own error.
+            raise errors.exceptions[0] from errors.exceptions[0].__cause__
+
+    async def _changes(self, group: asyncio.TaskGroup) -> AsyncGenerator[Lines, None]:
         cursor = self.begin
         last_of_snapshot = max((n for n, s in enumerate(self.steps) if s.attempt), default=-1)
         number = -1
-        async with aclosing(self.bodies.of(self.steps)) as bodies:
+        async with aclosing(self.bodies.of(self.steps, group)) as bodies:
             async for body in bodies:
                 number += 1
                 step = body.step
@@ -125,18 +137,13 @@ class Reading:
                     text = self.cursor if is_last else encode_cursor(cursor)
                     yield Lines(lines, step.version, text)
 
-    async def rows(self) -> AsyncGenerator[Lines, None]:
-        """The rows of the current state, in no order, with the newest version's columns.
-
-        Raises ReadRefused, DestinationUnavailable. Closing the iterator, and cancellation, leave
-        nothing behind.
-        """
+    async def _rows(self, group: asyncio.TaskGroup) -> AsyncGenerator[Lines, None]:
         newest = self.known.newest
         if newest is None:
             return
         folding = Folding(newest, self.known.versions)
         while (fold := folding.next_pass()) is not None:
-            async with aclosing(self.bodies.of(tuple(reversed(self.steps)))) as bodies:
+            async with aclosing(self.bodies.of(reversed(self.steps), group)) as bodies:
                 async for body in bodies:
                     step = body.step
                     lines = between(body.lines, step.low, step.high)
