@@ -6,6 +6,7 @@ COPY Makefile pyproject.toml setup.py MANIFEST.in README.md LICENSE ./
 COPY .ci .ci
 COPY requirements requirements
 COPY engine engine
+COPY tailrace tailrace
 RUN make wheel install-runtime PREFIX=/opt/tailrace
 
 FROM python:3.13-slim-bookworm

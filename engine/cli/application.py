@@ -25,6 +25,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "run": "Stream changes until told to stop.",
     "check": "Try what `run` needs, and change nothing but `_tailrace/check/`.",
     "verify": "Prove from the bucket alone that nothing is missing or doubled.",
+    "read": "Read a table's changes or rows from the bucket alone.",
     "status": "Show how far the pipeline and its snapshots are, from the bucket alone.",
     "resync": "Ask the running engine for new snapshots of tables, or to cancel them.",
     "views": "Print SQL that reads the bucket: each table as it is now.",

@@ -8,6 +8,16 @@ snapshot are named by the journal (`snapshot`). `steps` puts them in order, `bod
 
 from engine.reader.table.cursor import Cursor
 from engine.reader.table.doubts import Doubt
+from engine.reader.table.past import Until, parse_until
 from engine.reader.table.reading import Lines, Question, Reading, open_reading
 
-__all__ = ["Cursor", "Doubt", "Lines", "Question", "Reading", "open_reading"]
+__all__ = [
+    "Cursor",
+    "Doubt",
+    "Lines",
+    "Question",
+    "Reading",
+    "Until",
+    "open_reading",
+    "parse_until",
+]

@@ -9,12 +9,13 @@ reader is told so by name.
 """
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from engine.journal.entry import Durable, JournalState, decode_entry, decode_state, time_us_of
 from engine.journal.reading import JournalReader
 from engine.model.errors import JournalError, ObjectArchived, ReadRefused
 from engine.model.layout import journal_key, state_key
-from engine.model.position import LogPosition
+from engine.model.position import LogPosition, require_log_position
 from engine.reader.table.known import Known, Visible, known_of, visible_of
 
 _HINT = "docs/consumers.md says how long a table can be read as it was."
@@ -135,3 +136,20 @@ class _Walk:
             # An older one and more entries say the same.
             return None
         return state if state.seq == seq else None
+
+
+def parse_until(text: str) -> Until:
+    """A place (`0001.00000000134EBCB0`) or a time (ISO 8601, with its zone).
+
+    Raises ValueError where it is neither. A date alone means its beginning, in UTC.
+    """
+    try:
+        require_log_position(text)
+    except ValueError:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            if len(text) > len("2026-11-28"):
+                raise ValueError("a time needs its zone: 2026-11-28T12:00:00Z") from None
+            moment = moment.replace(tzinfo=UTC)
+        return Until(time_us=round(moment.timestamp() * 1_000_000))
+    return Until(position=LogPosition(text))
