@@ -191,6 +191,7 @@ async def lived(hostile: Database, pipeline: Pipeline, found: Found, client: "S3
     table = str(TableName(SCHEMA, TABLE))
     await found.command(pipeline, "resync", "resync", table)
     await found.command(pipeline, "resync-unknown", "resync", f"{table}x", codes=(1,))
+    await found.command(pipeline, "read-unknown", "read", f"{table}x", codes=(1,))
     for words in (("check",), ("verify", "--depth", "full"), ("config", "show"), ("status",)):
         for extra in ((), ("--json",)):
             await found.command(pipeline, "-".join((*words, *extra)), *words, *extra)
@@ -199,7 +200,14 @@ async def lived(hostile: Database, pipeline: Pipeline, found: Found, client: "S3
         pipeline.changed(destination__prefix="canary-other").sections,
         {**pipeline.environment, "AWS_SECRET_ACCESS_KEY": WRONG_KEY, "AWS_SESSION_TOKEN": TOKEN},
     )
-    for words in (("check",), ("verify",), ("status",), ("views", "duckdb"), ("run",)):
+    for words in (
+        ("check",),
+        ("verify",),
+        ("read", table),
+        ("status",),
+        ("views", "duckdb"),
+        ("run",),
+    ):
         await found.command(refused, f"refused-{words[0]}", *words, codes=(69, 78))
     role = {"role_arn": "arn:aws:iam::123456789012:role/canary", "external_id": EXTERNAL_ID}
     assumed = Pipeline(

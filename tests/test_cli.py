@@ -106,7 +106,17 @@ def test_help_lists_the_commands() -> None:
     result = tailrace("--help")
 
     assert result.returncode == 0
-    for command in ("run", "check", "verify", "status", "resync", "views", "demo", "config"):
+    for command in (
+        "run",
+        "check",
+        "verify",
+        "read",
+        "status",
+        "resync",
+        "views",
+        "demo",
+        "config",
+    ):
         assert f" {command} " in result.stdout
     assert result.stderr == ""
 
@@ -188,7 +198,17 @@ def test_a_wrong_command_line_exits_2_and_says_why(arguments: list[str], text: s
 
 
 @pytest.mark.parametrize(
-    "command", ["run", "check", "config show", "verify", "status", "resync a.b", "views duckdb"]
+    "command",
+    [
+        "run",
+        "check",
+        "config show",
+        "verify",
+        "read a.b",
+        "status",
+        "resync a.b",
+        "views duckdb",
+    ],
 )
 def test_a_wrong_configuration_exits_78_with_every_problem(tmp_path: Path, command: str) -> None:
     file = tmp_path / "bad.toml"

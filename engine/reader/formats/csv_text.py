@@ -1,7 +1,6 @@
 """CSV: RFC 4180 with a header, UTF-8, values as they were recorded. Pure.
 
-Null is nothing between two commas, and an empty text is `""`, as PostgreSQL and DuckDB tell them
-apart.
+Null is nothing between two commas, and an empty text is `""`: most readers tell the two apart.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,13 +1,13 @@
 """A record or a row, taken apart: what every form needs, with its values as JSON text. Pure."""
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any, Final
 
 import msgspec
 
+from engine.journal.entry import time_us_of
 from engine.model.errors import ReadRefused
-from engine.model.record import Envelope
+from engine.model.record import FLAT_FIELDS, Envelope
 
 Values = Mapping[str, msgspec.Raw]
 
@@ -60,7 +60,7 @@ class _Debezium(msgspec.Struct, gc=False):
 _STANDARD: Final = msgspec.json.Decoder(_Standard)
 _DEBEZIUM: Final = msgspec.json.Decoder(_Debezium)
 _ROW: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_FLAT_FIELDS: Final = ("op", "position", "commit_ts", "version", "unchanged", "json_null")
+_REQUIRED: Final = ("op", "position", "version", "commit_ts")
 
 
 def row(line: bytes) -> Values:
@@ -79,7 +79,7 @@ def change(line: bytes, envelope: Envelope, version: int, flat_prefix: str) -> T
         if envelope == "debezium":
             return _debezium(_DEBEZIUM.decode(line), version)
         return _standard(_STANDARD.decode(line))
-    except (msgspec.DecodeError, KeyError, ValueError) as error:
+    except (msgspec.DecodeError, TypeError, ValueError) as error:
         raise _malformed() from error
 
 
@@ -118,22 +118,20 @@ def _debezium(record: _Debezium, version: int) -> Taken:
 def _flat(line: bytes, prefix: str) -> Taken:
     columns = _ROW.decode(line)
     said: dict[str, Any] = {}
-    for field in _FLAT_FIELDS:
+    for field in FLAT_FIELDS:
         found = columns.pop(prefix + field, None)
         said[field] = msgspec.json.decode(found) if found is not None else None
-    op = said["op"]
+    op, position, version, time = (said[field] for field in _REQUIRED)
+    if not (isinstance(op, str) and isinstance(position, str) and isinstance(version, int)):
+        raise TypeError("another envelope")
     is_gone = op in {"d", "t"}
     return Taken(
         op,
-        said["position"],
-        said["version"],
-        _milliseconds(said["commit_ts"]),
+        position,
+        version,
+        time_us_of(time) // 1000,
         tuple(said["unchanged"] or ()),
         tuple(said["json_null"] or ()),
         columns if op == "d" else None,
         None if is_gone else columns,
     )
-
-
-def _milliseconds(text: str) -> int:
-    return int(datetime.fromisoformat(text).timestamp() * 1000)

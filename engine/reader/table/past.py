@@ -33,6 +33,12 @@ class Until:
         """Whether everything that is durable is meant."""
         return self.position is None and self.time_us is None
 
+    def is_at(self, durable: Durable) -> bool:
+        """Whether exactly what is durable by then is meant."""
+        if self.time_us is not None:
+            return time_us_of(durable.commit_time) == self.time_us
+        return durable.position == self.position
+
     def allows(self, durable: Durable) -> bool:
         """Whether what is durable by then is not too much."""
         if self.time_us is not None:
@@ -50,7 +56,7 @@ async def known_until(
     """
     durable = newest.durable
     assert durable is not None
-    if until.is_end or until.position == durable.position:
+    if until.is_end or until.is_at(durable):
         return known_of(table, newest, newest, visible_of(table, newest), durable.position)
     if until.allows(durable):
         raise ReadRefused(

@@ -69,7 +69,7 @@ def steps(
 
 def _of_stream(links: Iterable[Link], low: str, high: str) -> Iterator[Step]:
     for link in links:
-        if link.rows and link.first < high and link.last >= low:
+        if link.rows and low < high and link.first < high and link.last >= low:
             yield Step(
                 key=link.key,
                 size_bytes=link.size_bytes,

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import adbc_driver_postgresql.dbapi  # type: ignore[import-not-found]
-import pyarrow.parquet  # type: ignore[import-not-found]
+import pyarrow.parquet
 
 
 def main() -> int:

@@ -1,0 +1,376 @@
+"""The current rows of a table: which objects they follow from, and when they are refused."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from engine.journal.entry import Agreed, Watch
+from engine.model.position import LogPosition, Position, log_position, make_position
+from engine.model.schema import Column, Relation, TableVersion
+from engine.reader.table import Until
+from engine.reader.table.links import Link, chain
+from engine.reader.table.projection import projection, unrecorded
+from engine.reader.table.snapshot import Piece, Pieces, Segment
+from engine.reader.table.steps import LAST, Step, steps
+from memory_store import MemoryStore
+from small_bucket import ORDERS, SmallBucket
+from small_snapshot import Snapshots
+from table_reader import asked
+from test_table_changes import (
+    CountingStore,
+    expire,
+    go_on,
+    published,
+    refused,
+    segmented,
+    streamed,
+    with_snapshot,
+)
+
+SEVEN = {"id": 7, "note": 'déjà "vu"\n'}
+
+
+async def rows(store: MemoryStore, **question: Any) -> list[dict[str, Any]]:
+    answer = await asked(store, is_current=True, **question)
+    return [json.loads(line) for line in answer.lines]
+
+
+# --- what the rows follow from
+
+
+@pytest.mark.parametrize("envelope", ["standard", "debezium"])
+async def test_rows_follow_from_the_snapshot_and_what_came_since(envelope: Any) -> None:
+    bucket = SmallBucket(CountingStore(), snapshot="initial", envelope=envelope)
+    await bucket.take_over("writer-1")
+    snapshots = Snapshots(bucket)
+    version = bucket.version(ORDERS)
+    await snapshots.append(schemas=(version,))
+    await snapshots.make_whole(ORDERS, {0: "t", 1: "R"})
+    await snapshots.complete()
+    await go_on(snapshots, "u")
+
+    found = await rows(bucket.store)
+
+    assert sorted(row["id"] for row in found) == [7, 8]
+    assert SEVEN in found
+
+
+async def test_what_is_older_than_the_snapshot_is_not_read() -> None:
+    snapshots = await with_snapshot()
+    bucket = snapshots.bucket
+    old, new = (piece.planned.key for piece in bucket.pieces)
+    store = CountingStore(bucket.store.objects)
+
+    assert await rows(store) == [SEVEN]
+
+    assert old not in store.got
+    assert new in store.got
+
+
+async def test_what_is_older_than_the_snapshot_may_have_expired() -> None:
+    snapshots = await with_snapshot()
+    bucket = snapshots.bucket
+    del bucket.store.objects[bucket.pieces[0].planned.key]
+    expire(bucket)
+
+    assert await rows(bucket.store) == [SEVEN]
+
+
+async def test_what_came_since_the_snapshot_may_not_have_expired() -> None:
+    snapshots = await with_snapshot()
+    bucket = snapshots.bucket
+    del bucket.store.objects[bucket.pieces[1].planned.key]
+
+    assert (await refused(bucket.store, is_current=True)).code in {"object-missing", "expired"}
+
+
+async def test_what_is_older_than_a_truncate_record_is_not_read() -> None:
+    bucket = await streamed("cc", "ct", "c", store=CountingStore())
+    store = bucket.store
+    assert isinstance(store, CountingStore)
+
+    found = await rows(store)
+
+    assert found == [SEVEN]
+    assert bucket.pieces[0].planned.key not in store.got
+
+
+async def test_segments_are_folded_each_at_its_place() -> None:
+    snapshots = await segmented()
+
+    before = await rows(snapshots.bucket.store)
+    await go_on(snapshots, "d")
+
+    assert before == [SEVEN]
+    assert await rows(snapshots.bucket.store) == []
+
+
+async def test_a_deleted_row_is_gone_and_an_earlier_one_does_not_come_back() -> None:
+    snapshots = await with_snapshot()
+    await go_on(snapshots, "ud")
+
+    assert await rows(snapshots.bucket.store) == []
+
+
+async def test_a_table_is_read_as_it_was() -> None:
+    snapshots = await with_snapshot()
+    bucket = snapshots.bucket
+    first = bucket.journal.state.durable_position
+    await go_on(snapshots, "d")
+    second = bucket.journal.state.durable_position
+    snapshots.register.resync(ORDERS)
+    await snapshots.append()
+    await snapshots.make_whole(ORDERS, {0: "t", 1: "R"})
+    await snapshots.complete()
+    await go_on(snapshots, "c")
+
+    found = [
+        await rows(bucket.store, until=Until(position=until))
+        for until in (first, second, bucket.journal.state.durable_position)
+    ]
+
+    assert [sorted(row["id"] for row in some) for some in found] == [[7], [], [7, 8]]
+
+
+# --- when they are refused
+
+
+async def test_a_table_whose_snapshot_is_not_finished_is_refused() -> None:
+    snapshots = await with_snapshot()
+    snapshots.register.resync(ORDERS)
+    await snapshots.append(snapshots.durable())
+
+    error = await refused(snapshots.bucket.store, is_current=True)
+    allowed = await asked(snapshots.bucket.store, is_current=True, allows_gaps=True)
+
+    assert error.code == "unfinished"
+    assert "--allow-gaps" in error.hint
+    # The snapshot before is as good as it was.
+    assert (len(allowed.lines), allowed.doubts) == (1, ["unfinished"])
+
+
+async def test_a_table_without_a_snapshot_is_refused_unless_it_was_truncated() -> None:
+    bucket = await streamed("cc")
+
+    error = await refused(bucket.store, is_current=True)
+    await published(bucket, "t")
+
+    assert error.code == "no-snapshot"
+    assert await rows(bucket.store) == []
+
+
+async def test_the_flat_envelope_shows_no_state() -> None:
+    bucket = SmallBucket(envelope="flat")
+    await bucket.take_over("writer-1")
+    await published(bucket, "t", schemas=(bucket.version(ORDERS),))
+
+    error = await refused(bucket.store, is_current=True)
+
+    assert error.code == "state-unknown"
+    assert "flat" in str(error)
+
+
+async def test_rows_with_a_gap_since_the_snapshot_are_refused() -> None:
+    snapshots = await with_snapshot()
+    commit = snapshots.bucket.commit
+    snapshots.gaps.state(
+        str(ORDERS),
+        after=log_position(1, commit),
+        until="",
+        reason="not-published",
+        text="it is away",
+    )
+    await snapshots.append()
+
+    assert (await refused(snapshots.bucket.store, is_current=True)).code == "gap"
+
+
+async def test_a_gap_before_the_snapshot_is_none() -> None:
+    snapshots = await with_snapshot()
+    snapshots.gaps.state(
+        str(ORDERS), after="0001.0", until="0001.0000000000001000", reason="x", text="it was away"
+    )
+    await snapshots.append()
+
+    assert await rows(snapshots.bucket.store) == [SEVEN]
+
+
+async def test_a_source_that_leaves_operations_out_is_named() -> None:
+    snapshots = await with_snapshot()
+    agreed = Agreed("16384", keeps={"operations": ("insert",)})
+    watch = Watch("tailrace", "", tables={str(ORDERS): agreed})
+    await snapshots.bucket.journal.append(watch=watch)
+
+    assert (await refused(snapshots.bucket.store, is_current=True)).code == "operations"
+
+
+# --- columns that changed
+
+
+def column(name: str, number: int = 0, **facts: Any) -> Column:
+    return Column(name, "text", "text", key=name == "id", number=number, **facts)
+
+
+def versions(*shapes: tuple[Column, ...]) -> tuple[TableVersion, ...]:
+    return tuple(
+        TableVersion(number, Position(""), "r", Relation(ORDERS, "16384", columns, ("id",)))
+        for number, columns in enumerate(shapes, 1)
+    )
+
+
+def projected(line: bytes, *shapes: tuple[Column, ...]) -> bytes:
+    known = versions(*shapes)
+    return projection(known[0], known[-1], known).rows(line)
+
+
+ID = column("id", 1)
+
+
+def test_rows_of_the_same_columns_stay_the_same_bytes() -> None:
+    line = b'{"id" : "1","a":1.50}\n'
+
+    assert projected(line, (ID, column("a")), (ID, column("a", nullable=False))) is line
+
+
+def test_a_value_keeps_the_text_that_was_recorded() -> None:
+    line = b'{"id":1,"a":12345678901234567890.50,"j":{"b": [1e400]}}\n'
+    before = (ID, column("a"), column("j"))
+
+    assert projected(line, before, (ID, column("j"), column("a"))) == (
+        b'{"id":1,"j":{"b": [1e400]},"a":12345678901234567890.50}\n'
+    )
+
+
+def test_a_dropped_column_is_left_out_and_an_added_one_is_null() -> None:
+    shapes = ((ID, column("a", 2)), (ID, column("b", 3)))
+
+    assert projected(b'{"id":1,"a":"x"}\n', *shapes) == b'{"id":1,"b":null}\n'
+
+
+def test_an_added_column_has_what_rows_got_that_were_there() -> None:
+    shapes = ((ID,), (ID, column("b", 2, default="'x'", fill='"x"')))
+
+    assert projected(b'{"id":1}\n', *shapes) == b'{"id":1,"b":"x"}\n'
+    assert [*unrecorded([1], versions(*shapes)[-1], versions(*shapes))] == []
+
+
+def test_a_renamed_column_has_its_new_name() -> None:
+    shapes = ((ID, column("a", 2)), (ID, column("b", 2)), (ID, column("c", 2)))
+
+    assert projected(b'{"id":1,"a":"x"}\n', *shapes) == b'{"id":1,"c":"x"}\n'
+
+
+def test_a_column_that_was_dropped_and_added_again_is_another_one() -> None:
+    shapes = ((ID, column("a")), (ID,), (ID, column("a")))
+
+    assert projected(b'{"id":1,"a":"x"}\n', *shapes) == b'{"id":1,"a":null}\n'
+
+
+@pytest.mark.parametrize(
+    ("shapes", "code"),
+    [
+        (((ID,), (ID, column("b", 2, default="now()"))), "default-unrecorded"),
+        (((ID, column("b")), (ID, Column("b", "int", "integer", key=False))), "type-changed"),
+        (((ID, column("b", included=False)), (ID, column("b"))), "column-unrecorded"),
+        (((ID, column("a")), (ID, column("b"))), "rename-unclear"),
+        (((ID, column("b")), (ID, column("b", hashed=True))), "type-changed"),
+    ],
+)
+def test_values_that_nobody_recorded_are_named(
+    shapes: tuple[tuple[Column, ...], ...], code: str
+) -> None:
+    known = versions(*shapes)
+
+    assert [doubt.code for doubt in unrecorded([1, 2], known[-1], known)] == [code]
+    # Rows of the newest version alone lack nothing.
+    assert [*unrecorded([2], known[-1], known)] == []
+
+
+def test_another_table_of_the_name_has_nothing_to_carry_over() -> None:
+    first, second = versions((ID, column("a")), (ID, column("b")))
+    other = replace(second, relation=replace(second.relation, identity="2"))
+
+    assert [*unrecorded([1, 2], other, (first, other))] == []
+
+
+# --- steps
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> tuple[list[Link], list[Position], Pieces | None, str, str]:
+    """A stream in objects, and a snapshot of some segments as of points among its commits."""
+    orders = sorted(draw(st.sets(st.integers(2, 60), min_size=1, max_size=20)))
+    positions = [
+        make_position(1, 2 * order, change, 0)
+        for order in orders
+        for change in range(draw(st.integers(1, 3)))
+    ]
+    cuts = sorted(draw(st.sets(st.integers(1, len(positions)), max_size=6)) | {len(positions)})
+    links = []
+    previous, begin = Position(""), 0
+    for cut in cuts:
+        some = positions[begin:cut]
+        links.append(link(some, previous))
+        previous, begin = some[-1], cut
+    points = sorted(draw(st.sets(st.integers(1, 62), max_size=3)))
+    pieces = None
+    if points:
+        segments = tuple(segment(log_position(1, 2 * point)) for point in points)
+        pieces = Pieces(1, segments, is_named=True)
+    low, high = sorted(log_position(1, 2 * draw(st.integers(0, 63))) for _ in range(2))
+    return links, positions, pieces, low, high
+
+
+def link(positions: list[Position], previous: Position) -> Link:
+    first, last = positions[0], positions[-1]
+    return Link(first, 1, 1, "", first, last, previous, len(positions), False, 1, "")
+
+
+def segment(point: LogPosition) -> Segment:
+    before = log_position(1, int(point[5:], 16) - 1)
+    firsts = [Position(f"{before}.0000010000000000.00000{n}") for n in (0, 1)]
+    pieces = tuple(Piece(first, 1, first, first, 1, 1, "") for first in firsts)
+    return Segment(point, 1, "", pieces)
+
+
+def rows_of(step: Step, positions: list[Position]) -> list[Position]:
+    if step.attempt:
+        return [step.first]
+    whole = [p for p in positions if step.first <= p <= step.last]
+    return [p for p in whole if step.low <= p < step.high]
+
+
+@given(streams())
+def test_every_row_is_in_one_step_and_all_are_in_order(
+    case: tuple[list[Link], list[Position], Pieces | None, str, str],
+) -> None:
+    links, positions, pieces, low, high = case
+
+    found = [*steps(links, pieces, low=low, high=high)]
+
+    read = [position for step in found for position in rows_of(step, positions)]
+    of_snapshot = [p.first for s in (pieces.segments if pieces else ()) for p in s.pieces]
+    wanted = sorted([*(p for p in positions if low <= p < high), *of_snapshot])
+    of_stream = [p for p in read if p not in of_snapshot]
+    assert sorted(read) == wanted
+    assert of_stream == sorted(of_stream)
+    if pieces is None or pieces.begin >= low:
+        assert read == sorted(read)
+
+
+@given(streams())
+def test_the_chain_is_found_among_strangers_whatever_their_order(
+    case: tuple[list[Link], list[Position], Pieces | None, str, str],
+) -> None:
+    links, positions, *_ = case
+
+    whole = chain(reversed(links), positions[-1], "")
+    cut = chain(links[1:], positions[-1], "")
+
+    assert (list(whole.links), whole.missing) == (links, "")
+    assert (list(cut.links), cut.missing) == (links[1:], links[0].last)
+    assert positions[-1] < LAST
