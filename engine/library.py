@@ -8,6 +8,7 @@ Invariant: closing a reading, or leaving its block, ends the thread and closes a
 """
 
 import asyncio
+import contextlib
 import os
 import queue
 import threading
@@ -126,11 +127,16 @@ class TableReading:
         self._question = question
         self._as_text = as_text
         self._opened: queue.SimpleQueue[_Opened | _Failed] = queue.SimpleQueue()
-        self._makes: queue.SimpleQueue[_Make | None] = queue.SimpleQueue()
-        self._made: queue.Queue[_Made | _Failed | object] = queue.Queue(_WAITING_MAX)
-        self._is_closed = threading.Event()
+        self._made: queue.SimpleQueue[_Made | _Failed | object] = queue.SimpleQueue()
+        self._make: _Make | None = None
+        # Each is counted by one thread alone.
+        self._handed_count = 0
+        self._taken_count = 0
+        self._is_closed = False
         self._is_begun = False
         self._cursor: str | None = question.since or None
+        self._loop: asyncio.AbstractEventLoop
+        self._changed: asyncio.Event
         self._thread = threading.Thread(target=self._work, name="tailrace-read", daemon=True)
         self._thread.start()
         found = self._opened.get()
@@ -185,27 +191,30 @@ class TableReading:
 
     def arrow(self) -> Any:
         """All of it as one table of pyarrow, in memory."""
+        schema = self.schema
         import pyarrow as pa  # noqa: PLC0415 - an extra
 
-        return pa.Table.from_batches(self, self.schema)
+        return pa.Table.from_batches(self, schema)
 
     def duckdb(self, connection: Any = None, name: str = "tailrace_read") -> Any:
         """All of it as a relation of DuckDB, over a temporary table of that name.
 
-        DuckDB keeps the table on disk where it is larger than its memory.
+        Without a `connection` it is DuckDB's default one. DuckDB keeps the table on disk where it
+        is larger than its memory.
         """
+        schema = self.schema
         import duckdb  # noqa: PLC0415 - an extra
         import pyarrow as pa  # noqa: PLC0415 - an extra
 
-        connection = connection if connection is not None else duckdb.connect()
-        rows = pa.RecordBatchReader.from_batches(self.schema, self)
+        connection = connection if connection is not None else duckdb.default_connection()
+        rows = pa.RecordBatchReader.from_batches(schema, self)
         quoted = '"' + name.replace('"', '""') + '"'
         connection.register("tailrace_batches", rows)
         try:
             connection.execute(f"CREATE OR REPLACE TEMP TABLE {quoted} AS FROM tailrace_batches")
         finally:
             connection.unregister("tailrace_batches")
-        return connection.table(quoted)
+        return connection.table(name)
 
     def _batches(self) -> Any:
         try:
@@ -215,10 +224,11 @@ class TableReading:
         return Batches(self._taking.columns, is_changes=self._taking.is_changes)
 
     def _each(self, make: _Make) -> Iterator[Any]:
-        if self._is_begun or self._is_closed.is_set():
+        if self._is_begun or self._is_closed:
             raise ValueError("an answer is read once: ask again")
         self._is_begun = True
-        self._makes.put(make)
+        self._make = make
+        self._wake()
         return self._taken()
 
     def _taken(self) -> Iterator[Any]:
@@ -227,6 +237,8 @@ class TableReading:
                 if isinstance(made, _Failed):
                     raise made.error
                 assert isinstance(made, _Made)
+                self._taken_count += 1
+                self._wake()
                 self._cursor = made.cursor or self._cursor
                 yield made.value
             if not self._reading.is_current:
@@ -238,15 +250,15 @@ class TableReading:
 
     def close(self) -> None:
         """Read no further. What was handed over stays."""
-        self._is_closed.set()
-        self._makes.put(None)
-        while self._thread.is_alive():
-            # The thread may wait for room.
-            try:
-                self._made.get(timeout=0.02)
-            except queue.Empty:
-                continue
+        self._is_closed = True
+        self._wake()
         self._thread.join()
+
+    def _wake(self) -> None:
+        """Have the thread look again at what this one has changed."""
+        with contextlib.suppress(RuntimeError):
+            # The loop may be closed: the thread has ended, or is about to.
+            self._loop.call_soon_threadsafe(self._changed.set)
 
     def __enter__(self) -> Self:
         return self
@@ -266,41 +278,44 @@ class TableReading:
             asyncio.run(self._answer())
         except BaseException as error:  # noqa: BLE001 - whoever waits is told
             self._opened.put(_Failed(error))
-            self._hand_over(_Failed(error))
+            self._made.put(_Failed(error))
 
     async def _answer(self) -> None:
+        self._loop, self._changed = asyncio.get_running_loop(), asyncio.Event()
         async with app.open_bucket(self._destination) as store:
             reading = await open_reading(store, self._destination.prefix, self._question)
             self._opened.put(_Opened(reading, Taking(reading, self._as_text)))
-            make = await asyncio.to_thread(self._makes.get)
-            if make is None:
+            await self._until(lambda: self._make is not None)
+            if self._make is None:
                 return
             async with reading.lines() as answer:
-                async for lines in answer:
-                    if not await asyncio.to_thread(self._hand_all, make, lines.lines, lines):
+                async for some in answer:
+                    if not await self._hand_over(self._make(some.lines, some.version), some.cursor):
                         return
-        self._hand_over(_END)
+        self._made.put(_END)
 
-    def _hand_all(self, make: _Make, lines: memoryview, some: Any) -> bool:
+    async def _hand_over(self, values: Iterator[Any], cursor: str) -> bool:
         """Make all of some lines, and hand it over. False: nobody wants more."""
-        made = make(lines, some.version)
-        value = next(made, None)
+        value = await asyncio.to_thread(next, values, None)
         while value is not None:
-            following = next(made, None)
-            cursor = some.cursor if following is None else ""
-            if not self._hand_over(_Made(value, cursor)):
+            following = await asyncio.to_thread(next, values, None)
+            await self._until(lambda: self._handed_count - self._taken_count < _WAITING_MAX)
+            if self._is_closed:
                 return False
+            self._handed_count += 1
+            self._made.put(_Made(value, cursor if following is None else ""))
             value = following
         return True
 
-    def _hand_over(self, item: object) -> bool:
-        while not self._is_closed.is_set():
-            try:
-                self._made.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
+    async def _until(self, is_so: Callable[[], bool]) -> None:
+        """Wait until it is so, or nobody reads any more.
+
+        No worker of a pool waits for the reader: the interpreter would wait for it at its end.
+        """
+        while not (is_so() or self._is_closed):
+            self._changed.clear()
+            if not (is_so() or self._is_closed):
+                await self._changed.wait()
 
 
 def extra_missing() -> ReadRefused:
