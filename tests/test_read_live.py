@@ -1,7 +1,9 @@
 """`tailrace.read` of what a real engine wrote: a real database, a real bucket."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -192,3 +194,199 @@ async def test_the_current_rows_are_those_of_the_table(lake: Lake) -> None:
     # A generated column is in no record of this server, so it is in no row.
     rows = lake.read("computed", current=True)
     assert {(row["id"], row["a"]) for row in rows} == {(1, 1), (2, 100), (3, 3), (4, 4), (5, 5)}
+
+
+async def test_reads_in_a_loop_beside_engines_give_each_change_once(lake: Lake) -> None:
+    lake.execute(
+        "CREATE TABLE orders (id bigint PRIMARY KEY, note text)",
+        "INSERT INTO orders SELECT n, 'there' FROM generate_series(1, 50) n",
+    )
+    loop = Loop(lake)
+    killed = 0
+    for life in range(3):
+        with EngineProcess(lake.pipeline, lake.folder, f"life{life}", "run") as engine:
+            await engine.reaches("streaming")
+            for number in range(12):
+                loop.write()
+                loop.read()
+                if number == 9:
+                    # What it has read and not published is another engine's work now.
+                    engine.kill()
+                    killed += 1
+                    break
+    lake.execute("UPDATE orders SET note = 'end' WHERE id = 1")
+    await lake.run()
+    loop.read()
+
+    assert killed == 3
+    assert len([1 for count in loop.counts if count]) > 5
+    # The union is the stream, and the stream has what was written, each change once.
+    whole = lake.read("orders")
+    assert loop.stream() == [r for r in whole if r["metadata"]["op"] not in {"t", "r"}]
+    positions = [record["metadata"]["position"] for record in loop.records]
+    assert len(set(positions)) == len(positions)
+    notes = [r["after"]["note"] for r in loop.stream() if r["metadata"]["op"] == "c"]
+    assert notes == [f"written {number}" for number in range(loop.written)]
+    # The snapshot's records came once, too, in one piece: its truncate record first.
+    read = [r["metadata"]["op"] for r in loop.records if r["metadata"]["op"] in {"t", "r"}]
+    assert read[0] == "t"
+    assert read[1:] == ["r"] * (len(read) - 1)
+    lake.assert_same("orders")
+
+
+@dataclass
+class Loop:
+    """A job that keeps a cursor, and who writes beside it."""
+
+    lake: Lake
+    cursor: str | None = None
+    written: int = 0
+    records: list[dict[str, Any]] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+
+    def write(self) -> None:
+        number = self.written
+        self.lake.execute(
+            f"INSERT INTO orders VALUES ({1000 + number}, 'written {number}')",
+            f"UPDATE orders SET note = note || '!' WHERE id IN ({1000 + number - 3}, {number})",
+            f"DELETE FROM orders WHERE id = {20 + number}",
+        )
+        self.written += 1
+
+    def read(self) -> None:
+        try:
+            reading = tailrace.read(self.lake.url, "orders", since=self.cursor)
+        except tailrace.ReadRefused as error:
+            # Before the first engine has journalled the table.
+            if error.code != "table-unknown" or self.cursor is not None:
+                raise
+            return
+        with reading:
+            found = [json.loads(line) for some in reading.ndjson() for line in some.splitlines()]
+            self.records += found
+            self.counts.append(len(found))
+            self.cursor = reading.cursor
+
+    def stream(self) -> list[dict[str, Any]]:
+        return [r for r in self.records if r["metadata"]["op"] not in {"t", "r"}]
+
+
+BEFORE_DRIFT = (
+    "CREATE TABLE orders (id int PRIMARY KEY, note text, gone int)",
+    "INSERT INTO orders SELECT n, 'note ' || n, n FROM generate_series(1, 10) n",
+    "CREATE TABLE again (id int PRIMARY KEY, x text)",
+    "INSERT INTO again SELECT n, 'old' FROM generate_series(1, 5) n",
+)
+DRIFT = (
+    "UPDATE orders SET note = 'before' WHERE id = 1",
+    "ALTER TABLE orders ADD COLUMN total numeric(10,2)",
+    "ALTER TABLE orders ADD COLUMN kind text DEFAULT 'plain'",
+    "ALTER TABLE orders DROP COLUMN gone",
+    "UPDATE orders SET total = 1.50 WHERE id = 2",
+    "ALTER TABLE orders RENAME COLUMN note TO remark",
+    "UPDATE orders SET remark = 'after' WHERE id = 3",
+    "DROP TABLE again",
+    "CREATE TABLE again (id int PRIMARY KEY, y int)",
+    "INSERT INTO again SELECT n, n FROM generate_series(3, 7) n",
+)
+
+
+async def test_rows_have_the_columns_that_the_table_has_now(lake: Lake) -> None:
+    lake.execute(*BEFORE_DRIFT)
+    await lake.run()
+    before = tailrace.read(lake.url, "orders").until
+    lake.execute(*DRIFT)
+    await lake.run()
+
+    lake.assert_same("orders")
+    lake.assert_same("again")
+    # The table as it was has the columns that it had.
+    then = lake.read("orders", current=True, until=before)
+    assert sorted((row["id"], row["note"], row["gone"]) for row in then) == [
+        (n, f"note {n}", n) for n in range(1, 11)
+    ]
+
+
+VALUES = (
+    ("boolean", "true", True),
+    ("smallint", "-7", -7),
+    ("bigint", "9223372036854775807", 2**63 - 1),
+    ("real", "1.5", 1.5),
+    ("double precision", "'-Infinity'", float("-inf")),
+    ("numeric(12,3)", "1234.5", Decimal("1234.500")),
+    ("numeric", "1e40", "1" + "0" * 40),
+    ("money", "12.50", "$12.50"),
+    ("text", "E'déjà\\n'", "déjà\n"),
+    ("char(5)", "'ab'", "ab   "),
+    ("bytea", "'\\x00ff68'", b"\x00\xffh"),
+    ("date", "'2024-02-29'", date(2024, 2, 29)),
+    ("time", "'23:59:59.5'", time(23, 59, 59, 500000)),
+    ("timetz", "'10:00:00+02'", None),
+    (
+        "timestamp",
+        "'2024-02-29 10:00:00.000001'",
+        datetime.fromisoformat("2024-02-29T10:00:00.000001"),
+    ),
+    ("timestamptz", "'2024-02-29 10:00:00+02'", datetime(2024, 2, 29, 8, tzinfo=UTC)),
+    ("interval", "'1 day 2 hours'", None),
+    ("uuid", "'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"),
+    ("inet", "'10.0.0.1/24'", "10.0.0.1/24"),
+    ("json", "'{\"a\": [1, null]}'", '{"a":[1,null]}'),
+    ("jsonb", "'{\"a\": [1, null]}'", '{"a":[1,null]}'),
+    ("int[]", "'{1,NULL,3}'", [1, None, 3]),
+    ("text[]", "ARRAY['a', NULL, 'NULL']", ["a", None, "NULL"]),
+    ("timestamptz[]", "ARRAY['2024-02-29 10:00:00Z']", [datetime(2024, 2, 29, 10, tzinfo=UTC)]),
+    ("bytea[]", "ARRAY['\\x00ff'::bytea]", [b"\x00\xff"]),
+    ("int4range", "'[1,5)'", "[1,5)"),
+    ("point", "'(1,2)'", "(1,2)"),
+    ("oid", "4294967295", 4_294_967_295),
+    ("mood", "'sad'", "sad"),
+    ("positive", "3", 3),
+    ("pair", "ROW(1, 'x')", "(1,x)"),
+)
+BEYOND = (
+    ("timestamptz", "'infinity'", "infinity"),
+    ("date", "'-infinity'", "-infinity"),
+    ("numeric(5,2)", "'NaN'", "NaN"),
+    ("time", "'24:00:00'", "24:00:00"),
+    ("int[]", "'{{1,2},{3,4}}'", "[[1,2],[3,4]]"),
+    ("int[]", "'[0:1]={1,2}'", "[0:1]={1,2}"),
+)
+
+
+async def test_every_type_is_in_batches_files_and_texts(lake: Lake) -> None:
+    """Rows come by the snapshot and by the stream, and both write alike."""
+    columns = ", ".join(f"c{n} {kind}" for n, (kind, _, _) in enumerate(VALUES))
+    values = ", ".join(f"{value}::{kind}" for kind, value, _ in VALUES)
+    beyond = ", ".join(f"b{n} {kind}" for n, (kind, _, _) in enumerate(BEYOND))
+    lake.execute(
+        "CREATE TYPE mood AS ENUM ('sad', 'ok')",
+        "CREATE DOMAIN positive AS int CHECK (VALUE > 0)",
+        "CREATE TYPE pair AS (a int, b text)",
+        f"CREATE TABLE types (id int PRIMARY KEY, {columns})",
+        f"INSERT INTO types SELECT 1, {values}",
+        f"CREATE TABLE beyond (id int PRIMARY KEY, {beyond})",
+        f"INSERT INTO beyond SELECT 1, {', '.join(f'{v}::{k}' for k, v, _ in BEYOND)}",
+    )
+    await lake.run()
+    lake.execute(f"INSERT INTO types SELECT 2, {values}", "INSERT INTO types VALUES (3)")
+    await lake.run()
+
+    table = tailrace.read(lake.url, "types", current=True).arrow()
+    changes = tailrace.read(lake.url, "types").arrow().to_pylist()
+    relation = tailrace.read(lake.url, "types", current=True).duckdb(name="types")
+
+    one, two, three = sorted(table.to_pylist(), key=lambda row: row["id"])
+    for number, (kind, _, wanted) in enumerate(VALUES):
+        name = f"c{number}"
+        assert one[name] == two[name], kind
+        assert one[name] == wanted or wanted is None, kind
+        assert three[name] is None
+    assert [change["after"] for change in changes if change["op"] == "c"] == [two, three]
+    assert relation.aggregate("count(c10)").fetchall() == [(2,)]
+    with pytest.raises(tailrace.ReadRefused) as refused:
+        tailrace.read(lake.url, "beyond", current=True).arrow()
+    assert refused.value.code == "value-unrepresentable"
+    names = [f"b{number}" for number in range(len(BEYOND))]
+    [texts] = tailrace.read(lake.url, "beyond", current=True, text=names).arrow().to_pylist()
+    assert [texts[name] for name in names] == [wanted for _, _, wanted in BEYOND]
