@@ -203,7 +203,7 @@ def test_options_that_do_not_fit_are_a_wrong_command_line(
 def test_a_table_that_is_not_known_is_named(
     lake: SmallBucket, file: str, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:
-    code, lines, errors = read(capsysbinary, file, "public.oders")
+    code, lines, errors = read(capsysbinary, file, "public.ordres")
 
     assert (code, lines) == (1, [])
     assert "did you mean public.orders?" in errors
