@@ -12,7 +12,7 @@ import bisect
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -40,6 +40,8 @@ class Stated:
     is_visible: bool = False
     # The snapshot that the table has where nothing becomes of this one, or the segment before.
     before: "Stated | None" = None
+    # The entries that named the attempt's segments before this one.
+    earlier: tuple[int, ...] = ()
 
     @property
     def is_complete(self) -> bool:
@@ -101,13 +103,15 @@ class Stated:
             self.is_visible,
             [] if self.is_visible else names,
             before,
+            list(self.earlier),
         ]
 
     @classmethod
     def read(cls, stated: Json) -> "Stated":
         """What a state file says."""
-        before = stated.pop("before")
-        return cls(**stated, before=cls.read(before) if before is not None else None)
+        before, earlier = stated.pop("before"), tuple(stated.pop("earlier"))
+        known = cls.read(before) if before is not None else None
+        return cls(**stated, before=known, earlier=earlier)
 
 
 @dataclass
@@ -148,10 +152,13 @@ class SnapshotReading:
         known = self.stated.get(table)
         visible = known.visible if known is not None else None
         stated = Stated(snapshot, epoch, seq)
-        if stated.state == "started" and stated.segment and known is not None:
+        if stated.state in {"started", "whole"} and stated.segment and known is not None:
             visible = known.segment_before
+            assert visible is not None
+            earlier = (*visible.earlier, visible.seq)
+            stated = replace(stated, earlier=earlier)
         if stated.state in {"wanted", "started"}:
-            stated = Stated(snapshot, epoch, seq, before=visible)
+            stated = replace(stated, before=visible)
         is_as_before = stated.state in {"cancelled", "gone"} and visible is not None
         self.stated[table] = visible if is_as_before and visible is not None else stated
         self.attempts[table] = max(stated.attempt, self.attempts.get(table, 0))
@@ -164,7 +171,7 @@ class SnapshotReading:
         for table, stated in self.stated.items():
             if stated.state == "whole" and not stated.is_visible and stated.seq <= durable_seq:
                 found.append(stated)
-                self.stated[table] = Stated(stated.snapshot, stated.epoch, stated.seq, True)
+                self.stated[table] = replace(stated, is_visible=True, before=None)
         return found
 
     def unfinished(self, e: str) -> list[str]:
