@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 EXIT_USAGE = 2
 
 EngineOption = Annotated[
-    Literal["duckdb"],
+    Literal["duckdb", "athena", "snowflake", "databricks", "spark"],
     Parameter(help="The engine that is to read the bucket."),
 ]
 

@@ -15,9 +15,9 @@ from engine.journal.entry import JournalState, time_shown
 from engine.model.printable import printable
 from engine.model.schema import TableName
 from engine.reader.views.dialect import Dialect
-from engine.reader.views.engines import ENGINES, Engine, EngineName, Names
+from engine.reader.views.engines import CREATE_SCHEMA, ENGINES, Engine, EngineName
 from engine.reader.views.fold import NOT_GIVEN, POSITION
-from engine.reader.views.names import distinct
+from engine.reader.views.names import Names, distinct
 from engine.reader.views.place import Place
 from engine.reader.views.shape import NoShape, TableShape, shape_of
 
@@ -49,17 +49,18 @@ def ddl_text(
     """The statements for the `wanted` tables, of all that the journal knows."""
     engine = ENGINES[engine_name]
     names = _named(sorted(known), engine.dialect)
+    quoted = engine.dialect.identifier
     shapes = [_shape(state, table, engine) for table in sorted(wanted)]
     schemas = dict.fromkeys(
-        names[shape.table].schema for shape in shapes if isinstance(shape, TableShape)
+        quoted(names[shape.table].schema) for shape in shapes if isinstance(shape, TableShape)
     )
     blocks = ["\n".join(_comment(_top(engine_name, engine, state, place)))]
-    blocks += [f"{engine.create_schema.format(name=schema)};" for schema in schemas]
+    blocks += [f"{CREATE_SCHEMA.format(name=schema)};" for schema in schemas]
     for shape in shapes:
         blocks.append("\n".join(_comment(_above(shape))))
         if isinstance(shape, TableShape):
-            parts = names[shape.table].parts
-            blocks += [f"{text};" for text in engine.statements(shape, place, parts)]
+            statements = engine.statements(shape, place, names[shape.table])
+            blocks += [f"{text};" for text in statements]
     doubtful = sum(isinstance(shape, NoShape) or bool(shape.doubts) for shape in shapes)
     return Printed("\n\n".join(blocks) + "\n", doubtful)
 
@@ -71,33 +72,19 @@ def _shape(state: JournalState, table: TableName, engine: Engine) -> TableShape 
     return shape
 
 
-@dataclass(frozen=True, slots=True)
-class _Named:
-    schema: str
-    parts: Names
-
-
-def _named(tables: list[TableName], dialect: Dialect) -> Mapping[TableName, _Named]:
+def _named(tables: list[TableName], dialect: Dialect) -> Mapping[TableName, Names]:
     """Every known table's names: the same whichever tables were asked for."""
-    quote = dialect.identifier
-    schemas = list(dict.fromkeys(table.schema for table in tables))
-    schema_names = (
-        dict(zip(schemas, schemas, strict=True)) if dialect.is_case_kept else distinct(schemas)
-    )
-    found: dict[TableName, _Named] = {}
-    for schema in schemas:
-        own = [table.table for table in tables if table.schema == schema]
-        states = dict(zip(own, own, strict=True)) if dialect.is_case_kept else distinct(own)
-        changes = distinct([f"{name}_changes" for name in states.values()], states.values())
-        for name, state in states.items():
-            in_schema = quote(schema_names[schema])
-            found[TableName(schema, name)] = _Named(
-                in_schema,
-                Names(
-                    f"{in_schema}.{quote(changes[f'{state}_changes'])}",
-                    f"{in_schema}.{quote(state)}",
-                ),
-            )
+
+    def told_apart(names: list[str]) -> dict[str, str]:
+        return {name: name for name in names} if dialect.is_case_kept else distinct(names)
+
+    schemas = told_apart(list(dict.fromkeys(table.schema for table in tables)))
+    found: dict[TableName, Names] = {}
+    for schema, shown in schemas.items():
+        own = told_apart([table.table for table in tables if table.schema == schema])
+        taken = frozenset(own.values())
+        for name, given in own.items():
+            found[TableName(schema, name)] = Names(dialect.identifier, shown, given, taken)
     return found
 
 

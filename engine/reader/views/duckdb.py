@@ -10,11 +10,21 @@ from engine.reader.views.dialect import (
     standard_literal,
 )
 from engine.reader.views.fold import state_select
+from engine.reader.views.names import Names
 from engine.reader.views.place import Place
 from engine.reader.views.records import counted_condition
 from engine.reader.views.shape import TableShape, ViewColumn
 
 UNTIL: Final = "tailrace_until"
+ABOUT: Final = (
+    "DuckDB reads s3:// by its extension httpfs, and finds credentials by a secret:",
+    "CREATE SECRET (TYPE s3, PROVIDER credential_chain)",
+    "A cut that is the same in all tables, as of what was durable when this was printed:",
+    f"SET VARIABLE {UNTIL} = '{{position}}'; RESET VARIABLE {UNTIL} ends it",
+    "DuckDB reads JSON's numbers as doubles: beyond 15 digits, numbers in JSON columns are",
+    'rounded, and so are numeric columns under numeric = "number".',
+    "A record of more than 16 MiB needs maximum_object_size in READ_JSON.",
+)
 _DIGITS_MAX: Final = 38
 _INTEGERS: Final = {"smallint": "SMALLINT", "integer": "INTEGER"}
 _KINDS: Final = {
@@ -142,9 +152,10 @@ def _member(name: str) -> str:
     return f"members[{standard_literal(name)}]"
 
 
-def statements(shape: TableShape, place: Place, changes: str, state: str) -> tuple[str, ...]:
-    """The statements that make both views, which are called so: quoted names with their schema."""
+def statements(shape: TableShape, place: Place, names: Names) -> tuple[str, ...]:
+    """A view of the records that count, and one of the table as it is now."""
+    changes = names.part("changes")
     return (
         f"CREATE OR REPLACE VIEW {changes} AS\n{changes_select(shape, place)}",
-        f"CREATE OR REPLACE VIEW {state} AS\n{state_select(shape, DIALECT, changes)}",
+        f"CREATE OR REPLACE VIEW {names.state} AS\n{state_select(shape, DIALECT, changes)}",
     )

@@ -36,6 +36,10 @@ _TOLD: Final = """
 _EVENTS: Final = """    FROM told
     WHERE (side = 0 AND op <> 'd') OR (side = 1 AND (op = 'd' OR is_moved))
 ),"""
+_OF_FLOOR: Final = """
+    SELECT * FROM {changes}
+    WHERE op <> 't' AND position >= {floor}
+"""
 # Of an update that has no `before`, the row is as it was: all of it is its key.
 _SIDES_OF_ROWS: Final = f"""    FROM counted {_BOTH_SIDES}
     WHERE CASE op WHEN 'u' THEN before IS NOT NULL WHEN 'd' THEN side = 1 ELSE side = 0 END
@@ -68,30 +72,8 @@ def state_select(shape: TableShape, dialect: Dialect, changes: str) -> str:
 
 
 def _by_key(shape: TableShape, dialect: Dialect, changes: str) -> str:
-    columns = list(enumerate(shape.columns, 1))
-    keys = [
-        (at, column)
-        for at, name in enumerate(shape.key, 1)
-        for column in shape.columns
-        if column.name == name
-    ]
-    moved = " OR ".join(f"old_{at} IS DISTINCT FROM new_{at}" for at, _ in keys)
-    rest = [(at, column) for at, column in columns if column.name not in shape.key]
+    keys, rest = _key_columns(shape), _other_columns(shape)
     carried = [at for at, column in rest if column.is_carried]
-    sides = [
-        *(f"{_text_in('before', column, dialect)} AS old_{at}" for at, column in keys),
-        *(f"{_new_text(column, dialect)} AS new_{at}" for at, column in keys),
-        *(f"{_kept(_new_value(column, dialect))} AS value_{at}" for at, column in rest),
-        *(f"{_holds(column, dialect)} AS holds_{at}" for at, column in rest if column.is_carried),
-    ]
-    events = [
-        *(f"CASE WHEN side = 1 THEN old_{at} ELSE new_{at} END AS key_{at}" for at, _ in keys),
-        "position",
-        "side = 1 AS is_gone",
-        "side = 1 OR op <> 'u' OR is_moved AS is_begin",
-        *(f"value_{at}" for at, _ in rest),
-        *(f"side = 0 AND holds_{at} AS holds_{at}" for at in carried),
-    ]
     folded = [
         *(f"key_{at}" for at, _ in keys),
         "MAX(position) AS position",
@@ -102,33 +84,134 @@ def _by_key(shape: TableShape, dialect: Dialect, changes: str) -> str:
     ]
     texts = [
         "position",
-        *(f"key_{at} AS key_text_{at}" for at, _ in keys),
+        *(f"key_{at}" for at, _ in keys),
         *(_text(at, column) for at, column in rest),
         *(
             f"COALESCE(held_{at} IS NULL OR held_{at} < begun, FALSE) AS lacks_{at}"
             for at in carried
         ),
     ]
-    key_at = {column.name: at for at, column in keys}
-    shown = [
-        (column, f"key_text_{key_at[column.name]}" if column.name in key_at else f"text_{at}")
-        for at, column in columns
-    ]
-    lacking = {column.name: f"lacks_{at}" for at, column in rest if column.is_carried}
     return "\n".join(
         (
             f"WITH counted AS ({_counted(shape, dialect, changes)}),",
-            _part("sides", ["op", "position", "side", "before IS NOT NULL AS has_before", *sides])
-            + f"    FROM counted {_BOTH_SIDES}\n),",
-            f"told AS ({_TOLD.format(moved=moved)}),",
-            _part("events", events) + _EVENTS,
+            *_events(shape, dialect, "counted"),
             _part("folded", folded)
             + f"    FROM events\n    GROUP BY {', '.join(f'key_{at}' for at, _ in keys)}\n),",
             _part("texts", texts) + "    FROM folded\n    WHERE NOT is_gone\n)",
-            _select([*_typed(shown, shape, dialect), *_extras(shown, lacking, shape, dialect)]),
-            "FROM texts",
+            _shown_select(shape, dialect),
         )
     )
+
+
+def events_select(shape: TableShape, dialect: Dialect, changes: str) -> str:
+    """The SELECT of what happens to each key, for an engine that folds by itself.
+
+    `op` is d where the row goes, t where all rows go, else u. A value has a sign before it, is
+    empty for null, and null where the record does not hold it: then the row keeps what it has.
+    """
+    rest = _other_columns(shape)
+    keys = key_names(shape)
+    values = [
+        f"CASE WHEN holds_{at} THEN value_{at} END AS value_{at}"
+        if column.is_carried
+        else f"CASE WHEN NOT is_gone THEN value_{at} END AS value_{at}"
+        for at, column in rest
+    ]
+    nothing = [f"CAST(NULL AS STRING) AS {name}" for name in keys]
+    nothing += [f"CAST(NULL AS STRING) AS value_{at}" for at, _ in rest]
+    floor = dialect.literal(shape.floor)
+    return "\n".join(
+        (
+            f"WITH counted AS ({_OF_FLOOR.format(changes=changes, floor=floor)}),",
+            *_events(shape, dialect, "counted"),
+            "happened AS (",
+            _select(["CASE WHEN is_gone THEN 'd' ELSE 'u' END AS op", "position", *keys, *values]),
+            "FROM events",
+            "UNION ALL",
+            # The one that begins the snapshot has nothing before it here.
+            _select(["op", "position", *nothing]),
+            f"FROM {changes}\nWHERE op = 't' AND position > {floor}\n)",
+            "SELECT * FROM happened",
+        )
+    )
+
+
+def folded_select(shape: TableShape, dialect: Dialect, folded: str) -> str:
+    """The SELECT of the rows that the table has now, of what an engine made of the events."""
+    rest = _other_columns(shape)
+    texts = [
+        "position",
+        *(f"key_{at}" for at, _ in _key_columns(shape)),
+        *(
+            f"CASE WHEN value_{at} <> '' THEN SUBSTR(value_{at}, 2) END AS text_{at}"
+            for at, _ in rest
+        ),
+        *(f"value_{at} IS NULL AS lacks_{at}" for at, column in rest if column.is_carried),
+    ]
+    return "\n".join(
+        (
+            "WITH " + _part("texts", texts) + f"    FROM {folded}\n)",
+            _shown_select(shape, dialect),
+        )
+    )
+
+
+def key_names(shape: TableShape) -> list[str]:
+    """What the columns of the key are called among events."""
+    return [f"key_{at}" for at, _ in _key_columns(shape)]
+
+
+def _key_columns(shape: TableShape) -> list[tuple[int, ViewColumn]]:
+    """The key's columns in its order, each with its number among all."""
+    by_name = {column.name: (at, column) for at, column in enumerate(shape.columns, 1)}
+    return [by_name[name] for name in shape.key]
+
+
+def _other_columns(shape: TableShape) -> list[tuple[int, ViewColumn]]:
+    numbered = enumerate(shape.columns, 1)
+    return [(at, column) for at, column in numbered if column.name not in shape.key]
+
+
+def _events(shape: TableShape, dialect: Dialect, counted: str) -> Iterator[str]:
+    """The parts that make events of records: one for each side."""
+    keys, rest = _key_columns(shape), _other_columns(shape)
+    carried = [(at, column) for at, column in rest if column.is_carried]
+    moved = " OR ".join(f"old_{at} IS DISTINCT FROM new_{at}" for at, _ in keys)
+    sides = [
+        "op",
+        "position",
+        "side",
+        "before IS NOT NULL AS has_before",
+        *(f"{_text_in('before', column, dialect)} AS old_{at}" for at, column in keys),
+        *(f"{_new_text(column, dialect)} AS new_{at}" for at, column in keys),
+        *(f"{_kept(_new_value(column, dialect))} AS value_{at}" for at, column in rest),
+        *(f"{_holds(column, dialect)} AS holds_{at}" for at, column in carried),
+    ]
+    events = [
+        *(f"CASE WHEN side = 1 THEN old_{at} ELSE new_{at} END AS key_{at}" for at, _ in keys),
+        "position",
+        "side = 1 AS is_gone",
+        "side = 1 OR op <> 'u' OR is_moved AS is_begin",
+        *(f"value_{at}" for at, _ in rest),
+        *(f"side = 0 AND holds_{at} AS holds_{at}" for at, _ in carried),
+    ]
+    yield _part("sides", sides) + f"    FROM {counted} {_BOTH_SIDES}\n),"
+    yield f"told AS ({_TOLD.format(moved=moved)}),"
+    yield _part("events", events) + _EVENTS
+
+
+def _shown_select(shape: TableShape, dialect: Dialect) -> str:
+    """The columns under their types, of the part `texts`."""
+    keys = {column.name for _, column in _key_columns(shape)}
+    numbered = list(enumerate(shape.columns, 1))
+    shown = [
+        (column, f"key_{at}" if column.name in keys else f"text_{at}") for at, column in numbered
+    ]
+    lacking = {
+        column.name: f"lacks_{at}" for at, column in _other_columns(shape) if column.is_carried
+    }
+    lines = [*_typed(shown, shape, dialect), *_extras(shown, lacking, shape, dialect)]
+    return f"{_select(lines)}\nFROM texts"
 
 
 def _by_row(shape: TableShape, dialect: Dialect, changes: str) -> str:

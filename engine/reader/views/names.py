@@ -3,7 +3,8 @@
 Invariant: the same names give the same answer, whichever of them somebody asked for.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 
 def distinct(names: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
@@ -29,3 +30,31 @@ def free(name: str, taken: Iterable[str]) -> str:
     while name.casefold() in used:
         name = f"_{name}"
     return name
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What is made of one table, by name. `schema` and `table` are as the engine is told them.
+
+    `taken` are the tables of that schema: no part of another is called so.
+    """
+
+    quoted: Callable[[str], str]
+    schema: str
+    table: str
+    taken: frozenset[str]
+
+    @property
+    def state(self) -> str:
+        """The table as it is now, quoted, with its schema."""
+        return f"{self.quoted(self.schema)}.{self.quoted(self.table)}"
+
+    def part(self, name: str, quoted: Callable[[str], str] | None = None) -> str:
+        """Something beside it, quoted, with the schema; `quoted` where a statement has its own."""
+        quote = quoted or self.quoted
+        [given] = distinct([f"{self.table}_{name}"], self.taken).values()
+        return f"{quote(self.schema)}.{quote(given)}"
+
+    def alone(self, name: str) -> str:
+        """Likewise, where there can be no schema."""
+        return self.quoted(f"{self.schema}_{self.table}_{name}")

@@ -92,8 +92,9 @@ class ViewColumn:
 class TableShape:
     """One table. `key` names columns that tell rows apart; empty: whole rows are counted.
 
-    `attempt` (0: none) is the one whose rows count, `floor` where the first record that counts may
-    be. `doubts` say why the view may not be the table now, and what would mend it; `limits` what it
+    `attempt` (0: none) is the one whose rows count, and `hour` the one in its keys. `floor` is
+    where the first record that counts may be, and `versions` are those that such records may have.
+    `doubts` say why the view may not be the table now, and what would mend it; `limits` what it
     cannot give by its nature.
     """
 
@@ -102,7 +103,9 @@ class TableShape:
     columns: tuple[ViewColumn, ...]
     key: tuple[str, ...]
     attempt: int
+    hour: str
     floor: Position
+    versions: tuple[int, ...]
     envelope: Envelope
     numeric: NumericMode
     json: JsonMode
@@ -172,7 +175,6 @@ def _shape(
     now = history[-1].version
     relation = now.relation
     snapshot = _snapshot(state, table)
-    attempt = snapshot.attempt if snapshot is not None else 0
     floor = _since(history, lambda version: version.relation.identity == relation.identity)
     if snapshot is not None:
         floor = max(floor, _begin(snapshot))
@@ -192,8 +194,10 @@ def _shape(
         version=now.number,
         columns=columns,
         key=key,
-        attempt=attempt,
+        attempt=snapshot.attempt if snapshot is not None else 0,
+        hour=snapshot.hour if snapshot is not None else "",
         floor=floor,
+        versions=tuple(sorted({era.version.number for era in _counted_eras(history, floor)})),
         envelope=configuration.envelope,
         numeric=configuration.numeric,
         json=configuration.json,

@@ -1,0 +1,529 @@
+"""Views of every engine, over records that are told by hand: each shows the table as it is."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+import msgspec
+import pytest
+import sqlglot
+from duckdb import DuckDBPyConnection as Connection
+from sqlglot import exp
+
+from bucket_duckdb import reading
+from engine.journal.entry import Gap
+from engine.model.schema import TableName
+from engine.reader.views.ddl import ddl_text
+from engine.reader.views.dialect import numeric_size
+from engine.reader.views.engines import EngineName
+from engine.reader.views.shape import NoShape, TableShape, ViewColumn, shape_of
+from view_engines import Stand, rows_of
+from view_stories import CONFIGURATION, ORDERS, PLACE, Story, at, column
+
+ENGINES: tuple[EngineName, ...] = get_args(EngineName)
+
+COLUMNS = (
+    column("id", "integer", key=True),
+    column("total", "numeric", "numeric(10,2)"),
+    column("note"),
+    column("paid", "boolean"),
+    column("doc", "json", "jsonb"),
+    column("tags", "text[]"),
+    column("Note"),
+)
+ROW = {
+    "id": 1,
+    "total": "1.50",
+    "note": "n",
+    "paid": True,
+    "doc": {"a": 1},
+    "tags": ["x"],
+    "Note": "N",
+}
+
+
+def told() -> Story:
+    """Every kind of record, among attempts that do not count."""
+    story = Story()
+    story.begin(0, COLUMNS)
+    story.add(0, "c", ROW | {"id": 90})  # before the snapshot: superseded
+    story.read(5, 1, [ROW | {"id": 91}])  # an earlier attempt
+    story.read(10, 2, [ROW | {"id": n} for n in range(1, 7)])
+    # One that was given up: neither its rows count nor its begin.
+    story.read(20, 3, [ROW | {"id": 92}], state="void")
+    story.add(
+        11,
+        "u",
+        {"id": 1, "total": "2.50", "paid": False, "Note": "N"},
+        unchanged=["note", "doc", "tags"],
+    )
+    story.add(12, "u", ROW | {"id": 2, "note": None})
+    story.add(
+        13, "u", {k: v for k, v in ROW.items() if k != "note"} | {"id": 2}, unchanged=["note"]
+    )
+    story.add(14, "d", None, {"id": 3})
+    story.add(15, "u", ROW | {"id": 40, "note": "moved"}, {"id": 4})
+    story.add(
+        16,
+        "u",
+        {k: v for k, v in ROW.items() if k != "note"} | {"id": 50},
+        {"id": 5},
+        unchanged=["note"],
+    )
+    story.add(
+        17, "c", ROW | {"id": 3, "note": "=again", "doc": None, "tags": []}, json_null=["doc"]
+    )
+    story.add(18, "u", ROW | {"id": 6, "total": "NaN", "note": "", "doc": None, "tags": None})
+    return story
+
+
+EXPECTED = [
+    ("1", "2.50", "n", "false", '{"a":1}', "x", "N", None),
+    ("2", "1.50", None, "true", '{"a":1}', "x", "N", None),
+    ("3", "1.50", "=again", "true", "null", "", "N", None),
+    ("40", "1.50", "moved", "true", '{"a":1}', "x", "N", None),
+    ("50", "1.50", None, "true", '{"a":1}', "x", "N", "note"),
+    ("6", None, "", "true", None, None, "N", "total"),
+]
+
+
+NAMES = ("id", "total", "note", "paid", "doc", "tags", "Note_2", "_not_given")
+
+
+def shown(rows: list[tuple[str | None, ...]]) -> list[tuple[str | None, ...]]:
+    """Lists as DuckDB, and as JSON, write them are the same here."""
+    return [tuple(_plain(value, place) for place, value in enumerate(row)) for row in rows]
+
+
+def _plain(value: str | None, place: int) -> str | None:
+    if value is None:
+        return None
+    return value.strip("[]").replace('"', "") if place == 5 else value.replace(" ", "")
+
+
+def stood(story: Story, engine: EngineName, folder: Path, connection: Connection) -> Stand:
+    """The engine's text was run over the story's records."""
+    stand = Stand(engine, connection, story.write(folder))
+    stand.run(ddl_text(engine, story.state(), PLACE, [ORDERS], [ORDERS]).text)
+    return stand
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_engines_view_is_the_table(engine: EngineName, tmp_path: Path) -> None:
+    with reading() as connection:
+        stand = stood(told(), engine, tmp_path, connection)
+
+        rows = rows_of(stand, '"public"."orders"', NAMES)
+
+    assert shown(rows) == EXPECTED
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_truncate_ends_what_was_before_it(engine: EngineName, tmp_path: Path) -> None:
+    story = told()
+    story.add(30, "t")
+    story.add(31, "c", ROW)
+    with reading() as connection:
+        stand = stood(story, engine, tmp_path, connection)
+
+        tables = ["orders", *(["orders_table"] if engine in {"snowflake", "databricks"} else [])]
+        found = [rows_of(stand, f'"public"."{table}"', ("id",)) for table in tables]
+
+    assert found == [[("1",)]] * len(tables)
+
+
+def test_the_table_that_auto_cdc_keeps_is_the_view(tmp_path: Path) -> None:
+    with reading() as connection:
+        stand = stood(told(), "databricks", tmp_path, connection)
+
+        rows = rows_of(stand, '"public"."orders_table"', NAMES)
+
+    assert shown(rows) == EXPECTED
+
+
+def test_a_merge_of_records_that_come_in_any_order_is_the_view(tmp_path: Path) -> None:
+    story = told()
+    late, early = story.records[::2], story.records[1::2]
+    text = ddl_text("snowflake", story.state(), PLACE, [ORDERS], [ORDERS]).text
+    with reading() as connection:
+        story.records = late
+        stand = Stand("snowflake", connection, story.write(tmp_path))
+        stand.run(text)
+        first = rows_of(stand, '"public"."orders_table"', NAMES)
+
+        # Some are loaded twice: a record counts once.
+        story.records = early + late[:2]
+        stand.load(story.write(tmp_path))
+        stand.run(text)
+        rows = rows_of(stand, '"public"."orders_table"', NAMES)
+
+    assert shown(first) != EXPECTED
+    assert shown(rows) == EXPECTED
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_rows_without_a_key_are_counted(engine: EngineName, tmp_path: Path) -> None:
+    story = Story()
+    story.begin(0, (column("id", "integer", key=True), column("note", key=True)), ("id", "note"))
+    story.read(5, 1, [{"id": 1, "note": "a"}, {"id": 1, "note": "a"}, {"id": 2, "note": None}])
+    story.add(6, "c", {"id": 1, "note": "a"})
+    story.add(7, "d", None, {"id": 1, "note": "a"})
+    story.add(8, "u", {"id": 3, "note": None}, {"id": 2, "note": None})
+    story.add(9, "u", {"id": 4}, {"id": 3, "note": "b"}, unchanged=["note"])
+    story.add(10, "c", {"id": 3, "note": "b"})
+    with reading() as connection:
+        stand = stood(story, engine, tmp_path, connection)
+
+        rows = rows_of(stand, '"public"."orders"', ("id", "note"))
+
+    assert rows == [("1", "a"), ("1", "a"), ("3", None), ("4", "b")]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_columns_that_come_and_go_and_get_other_names(engine: EngineName, tmp_path: Path) -> None:
+    story = Story()
+    key = column("id", "integer", key=True, number=1)
+    story.begin(0, (key, column("note", number=2), column("gone", number=3)))
+    story.add(1, "c", {"id": 1, "note": "kept", "gone": "g"})
+    story.add(2, "c", {"id": 2, "note": "old", "gone": "g"})
+    filled = column("size", "integer", number=4, fill="7", default="7")
+    plain = column("plain", "integer", number=5)
+    story.begin(3, (key, column("body", number=2), filled, plain))
+    story.add(3, "u", {"id": 1, "size": 8, "plain": 9}, unchanged=["body"])
+    story.add(4, "c", {"id": 3, "body": "new", "size": None, "plain": None})
+    with reading() as connection:
+        stand = stood(story, engine, tmp_path, connection)
+
+        rows = rows_of(stand, '"public"."orders"', ("id", "body", "size", "plain", "_not_given"))
+
+    assert rows == [
+        ("1", "kept", "8", "9", None),
+        ("2", "old", "7", None, None),
+        ("3", "new", None, None, None),
+    ]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_column_whose_fill_is_not_known_is_named_in_each_row(
+    engine: EngineName, tmp_path: Path
+) -> None:
+    story = Story()
+    key = column("id", "integer", key=True, number=1)
+    story.begin(0, (key,))
+    story.add(1, "c", {"id": 1})
+    story.add(2, "c", {"id": 2})
+    story.begin(3, (key, column("made", number=2, default="now()")))
+    story.add(3, "u", {"id": 2, "made": "then"})
+    printed = ddl_text(engine, story.state(), PLACE, [ORDERS], [ORDERS])
+    with reading() as connection:
+        stand = stood(story, engine, tmp_path, connection)
+
+        rows = rows_of(stand, '"public"."orders"', ("id", "made", "_not_given"))
+
+    assert rows == [("1", None, "made"), ("2", "then", None)]
+    assert "MAY BE WRONG: column made came at" in printed.text
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_table_that_was_made_anew_has_none_of_its_rows(
+    engine: EngineName, tmp_path: Path
+) -> None:
+    story = Story()
+    story.begin(0, (column("id", "integer", key=True), column("n")))
+    story.read(1, 1, [{"id": 1}])
+    story.add(2, "c", {"id": 2})
+    story.begin(3, (column("id", "integer", key=True), column("n")), oid="2")
+    story.add(3, "c", {"id": 3})
+    with reading() as connection:
+        stand = stood(story, engine, tmp_path, connection)
+
+        rows = rows_of(stand, '"public"."orders"', ("id",))
+
+    assert rows == [("3",)]
+
+
+COMMANDS: dict[EngineName, int] = {"snowflake": 1, "databricks": 1}
+"""Statements that sqlglot does not know: CREATE PIPE, and the flow of AUTO CDC."""
+
+
+@pytest.mark.parametrize("engine", [engine for engine in ENGINES if engine != "duckdb"])
+def test_no_statement_but_the_known_ones_is_unknown(engine: EngineName, tmp_path: Path) -> None:
+    with reading() as connection:
+        stand = stood(told(), engine, tmp_path, connection)
+
+    assert len(stand.commands) == COMMANDS.get(engine, 0)
+
+
+PIPE = """CREATE PIPE IF NOT EXISTS "public"."orders_pipe" AUTO_INGEST = TRUE AS
+COPY INTO "public"."orders_records" (record, file)
+FROM (SELECT $1, METADATA$FILENAME FROM @"public"."orders_stage")
+PATTERN = '.*[.]ndjson[.](gz|zst)'
+FILE_FORMAT = (TYPE = JSON COMPRESSION = AUTO);"""
+STAGE = """CREATE STAGE IF NOT EXISTS "public"."orders_stage"
+URL = 's3://lake/pipes/shop/database=shop/schema=public/table=orders/'
+STORAGE_INTEGRATION = TAILRACE;"""
+FLOW = """CREATE FLOW `public_orders_flow` AS AUTO CDC INTO `public`.`orders_folded`
+FROM STREAM(`public_orders_events`)
+KEYS (key_1)
+IGNORE NULL UPDATES
+APPLY AS DELETE WHEN op = 'd'
+APPLY AS TRUNCATE WHEN op = 't'
+SEQUENCE BY position
+COLUMNS * EXCEPT (op)
+STORED AS SCD TYPE 1;"""
+FILES = """FROM STREAM READ_FILES('s3://lake/pipes/shop/database=shop/schema=public/table=orders\
+/*/*/*/*/*/*.ndjson.*', format => 'json', schema => 'before MAP<STRING, STRING>, after \
+MAP<STRING, STRING>, metadata STRUCT<op: STRING, position: STRING, source_ts_ms: BIGINT, \
+unchanged: ARRAY<STRING>, json_null: ARRAY<STRING>>', mode => 'FAILFAST')
+"""
+PROJECTION = """CREATE EXTERNAL TABLE IF NOT EXISTS `public`.`orders_objects` (
+  `before` string,
+  `after` string,
+  `metadata` struct<op:string,position:string,source_ts_ms:bigint,unchanged:array<string>,\
+json_null:array<string>>
+)
+PARTITIONED BY (`version` string, `hour` string)
+ROW FORMAT SERDE 'org.apache.hive.hcatalog.data.JsonSerDe'
+LOCATION 's3://lake/pipes/shop/database=shop/schema=public/table=orders/'
+TBLPROPERTIES (
+  'projection.enabled' = 'true',
+  'projection.version.type' = 'enum',
+  'projection.version.values' = '0001',
+  'projection.hour.type' = 'date',
+  'projection.hour.format' = '''year=''yyyy''/month=''MM''/day=''dd''/hour=''HH',
+  'projection.hour.range' = 'year=2026/month=11/day=21/hour=09,NOW',
+  'projection.hour.interval' = '1',
+  'projection.hour.interval.unit' = 'HOURS',
+  'storage.location.template' = 's3://lake/pipes/shop/database=shop/schema=public/table=orders\
+/version=${version}/${hour}/'
+);"""
+OBJECTS = """CREATE TABLE IF NOT EXISTS `public`.`orders_objects` (
+    before MAP<STRING, STRING>, after MAP<STRING, STRING>, metadata STRUCT<op: STRING, \
+position: STRING, source_ts_ms: BIGINT, unchanged: ARRAY<STRING>, json_null: ARRAY<STRING>>
+)
+USING json OPTIONS (
+    path 's3a://lake/pipes/shop/database=shop/schema=public/table=orders/',
+    pathGlobFilter '*.ndjson.*',
+    recursiveFileLookup 'true',
+    mode 'FAILFAST'
+);"""
+
+
+@pytest.mark.parametrize(
+    ("engine", "text"),
+    [
+        ("snowflake", PIPE),
+        ("snowflake", STAGE),
+        ("databricks", FLOW),
+        ("databricks", FILES),
+        ("athena", PROJECTION),
+        ("spark", OBJECTS),
+    ],
+)
+def test_what_duckdb_cannot_run_is_this_text(engine: EngineName, text: str) -> None:
+    printed = ddl_text(engine, told().state(), PLACE, [ORDERS], [ORDERS])
+
+    assert text in printed.text
+
+
+def test_athena_reads_the_plain_layout_by_its_hours() -> None:
+    plain = replace(PLACE, layout="plain")
+
+    text = ddl_text("athena", told().state(), plain, [ORDERS], [ORDERS]).text
+
+    assert "'projection.hour.format' = 'yyyy/MM/dd/HH'" in text
+    assert "'projection.hour.range' = '2026/11/21/09,NOW'" in text
+    assert "= 's3://lake/pipes/shop/shop/public/orders/${version}/${hour}/'" in text
+
+
+HOSTILE = TableName("sch.e\"ma'`", "x'y`z\"w\n; DROP TABLE a; -- 😀 \\" + "é" * 15)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_hostile_names_stay_names(engine: EngineName) -> None:
+    names = ("it's", 'qu"ote', "back`tick", "a.b", "li\nne", "\\' OR 1=1 --", "😀", "é" * 31)
+    story = Story(table=HOSTILE)
+    key, *others = names
+    story.begin(0, (column(key, key=True), *map(column, others)), (key,))
+    story.read(1, 1, [])
+    place = replace(PLACE, prefix="o'dd*")
+
+    text = ddl_text(engine, story.state(), place, [HOSTILE], [HOSTILE]).text
+
+    [state] = [
+        sqlglot.parse_one(statement, read=engine)
+        for statement in statements(text)
+        if statement.startswith("CREATE OR REPLACE VIEW") and "folded AS" in statement
+    ]
+    assert isinstance(state, exp.Create)
+    table = state.this
+    assert (table.db, table.name) == (HOSTILE.schema, HOSTILE.table)
+    assert tuple(state.expression.named_selects[: len(names)]) == names
+    literals = {literal.name for literal in state.find_all(exp.Literal)}
+    assert literals.issuperset(names)
+    # In a comment a name is one line.
+    assert all(
+        statement.startswith(("CREATE", "COPY", "MERGE", "DELETE"))
+        for statement in statements(text)
+    )
+
+
+def statements(text: str) -> list[str]:
+    """Each without its semicolon; none of them has an empty line."""
+    blocks = text.split("\n\n")
+    return [b.strip().removesuffix(";") for b in blocks if not b.startswith("--")]
+
+
+def test_a_name_that_would_act_on_a_terminal_is_not_printed() -> None:
+    story = Story()
+    story.begin(0, (column("id", "integer", key=True), column("red\x1b[31m")))
+
+    printed = ddl_text("duckdb", story.state(), PLACE, [ORDERS], [ORDERS])
+
+    assert "public.orders: no view, for a name holds characters that would act" in printed.text
+    assert "\x1b" not in printed.text
+    assert printed.doubtful_count == 1
+
+
+def test_names_that_differ_in_case_are_told_apart_whichever_are_asked_for() -> None:
+    tables = [TableName("public", name) for name in ("Orders", "orders", "orders_changes")]
+    stories = [Story(table=table) for table in tables]
+    for story in stories:
+        story.begin(0, (column("id", "integer", key=True), column("n")))
+    state = stories[0].state(*stories[1:])
+
+    one = ddl_text("duckdb", state, PLACE, [tables[1]], tables).text
+    every = ddl_text("duckdb", state, PLACE, tables, tables).text
+
+    made = re.findall(r"^CREATE OR REPLACE VIEW (\S+) AS", every, re.MULTILINE)
+    assert made == [
+        '"public"."Orders_changes_2"',
+        '"public"."Orders"',
+        '"public"."orders_2_changes"',
+        '"public"."orders_2"',
+        '"public"."orders_changes_changes"',
+        '"public"."orders_changes"',
+    ]
+    assert statements(one)[1:] == statements(every)[3:5]
+
+
+# ------------------------------------------------------------------- what a view says of itself
+
+
+def doubts_of(story: Story) -> tuple[str, ...]:
+    shape = shape_of(story.state(), ORDERS)
+    assert isinstance(shape, TableShape)
+    return shape.doubts
+
+
+def test_a_gap_and_an_unfinished_snapshot_are_named() -> None:
+    story = told()
+    story.read(40, 4, [], state="started", is_begun=False)
+    story.gaps = [
+        Gap(1, str(ORDERS), at(3), at(4), "operations", "updates were left out"),
+        Gap(2, str(ORDERS), at(3), at(4), "operations", "", mended="snapshot"),
+        Gap(3, "public.other", at(3), "", "operations", ""),
+    ]
+
+    unfinished, gap = doubts_of(story)
+
+    assert unfinished.startswith("its newest snapshot is not finished: rows are those of attempt 2")
+    assert gap == f"gap 1, operations: changes may be missing from {at(3)} to {at(4)}"
+
+
+def test_a_table_whose_first_snapshot_is_being_read_says_that_rows_are_missing() -> None:
+    story = Story()
+    story.begin(0, COLUMNS)
+    story.read(10, 1, [], state="started", is_begun=False)
+
+    [doubt] = doubts_of(story)
+
+    assert "rows that were there before its first change are missing" in doubt
+
+
+def test_another_key_and_another_type_are_doubts_until_a_snapshot_is_past_them() -> None:
+    story = Story()
+    first, second = column("a", "integer", key=True), column("b", "integer", key=True)
+    story.begin(0, (first, column("b", "integer"), column("n")), ("a",))
+    story.begin(3, (column("a", "integer"), second, column("n", "integer")), ("b",))
+
+    before = doubts_of(story)
+    story.read(9, 1, [], version=2)
+    after = doubts_of(story)
+
+    assert [f"its key changed at {at(3)}" in before[0], len(before)] == [True, 2]
+    assert f"column n changed its type at {at(3)}" in before[1]
+    assert after == ()
+
+
+def test_records_of_another_envelope_are_a_doubt() -> None:
+    story = Story()
+    story.begin(0, COLUMNS)
+    story.configuration = msgspec.structs.replace(CONFIGURATION, envelope="debezium")
+    story.begin(3, COLUMNS)
+
+    [doubt] = doubts_of(story)
+
+    assert doubt.startswith("versions 1 were written under another record configuration")
+
+
+def test_a_key_that_records_leave_out_has_no_view() -> None:
+    story = Story()
+    story.begin(0, (column("id", "integer", key=True, included=False), column("note")))
+
+    shape = shape_of(story.state(), ORDERS)
+
+    assert shape == NoShape(ORDERS, "its records leave out a column of its key: id")
+
+
+def test_a_table_without_a_record_has_no_view() -> None:
+    printed = ddl_text("spark", told().state(), PLACE, [TableName("a", "b")], [ORDERS])
+
+    assert "-- a.b: no view, for it has no record yet." in printed.text.splitlines()
+
+
+def test_only_duckdb_reads_the_flat_envelope() -> None:
+    story = told()
+    story.configuration = msgspec.structs.replace(CONFIGURATION, envelope="flat")
+
+    said = {
+        engine: ddl_text(engine, story.state(), PLACE, [ORDERS], [ORDERS]).text
+        for engine in ENGINES
+    }
+
+    assert [e for e, text in said.items() if "has no view of the flat envelope" not in text] == [
+        "duckdb"
+    ]
+
+
+def test_a_version_that_counts_is_in_the_projection_and_an_earlier_one_is_not() -> None:
+    story = Story()
+    story.begin(0, (column("id", "integer", key=True),))
+    story.begin(3, COLUMNS)
+    story.begin(6, (*COLUMNS, column("more")))
+    story.read(5, 1, [], version=2)
+
+    text = ddl_text("athena", story.state(), PLACE, [ORDERS], [ORDERS]).text
+
+    assert "'projection.version.values' = '0002,0003'" in text
+
+
+def test_numbers_fit_their_types() -> None:
+    sizes = ("numeric(10,2)", "numeric(3,-2)", "numeric(2,4)", "numeric(39,0)", "numeric", "price")
+
+    found = [numeric_size(_numeric(size), 38) for size in sizes]
+
+    assert found == [(10, 2), (5, 0), (4, 4), None, None, None]
+
+
+def _numeric(type_: str) -> ViewColumn:
+    return ViewColumn(
+        "n",
+        type_,
+        "numeric",
+        is_hashed=False,
+        is_in_before=False,
+        is_long=True,
+        is_structured=False,
+    )
