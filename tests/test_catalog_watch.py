@@ -105,6 +105,11 @@ class Engine:
         streaming = self.pipeline._streaming
         return streaming._watcher.judged_count if streaming is not None else 0
 
+    def look_soon(self) -> None:
+        streaming = self.pipeline._streaming
+        assert streaming is not None
+        streaming._watcher.want()
+
     def is_watching(self) -> bool:
         return self.judged_count > 0 and self.state().watch is not None
 
@@ -651,6 +656,33 @@ async def test_a_table_dropped_or_made_anew_without_a_row_is_a_gap(any_database:
     }
 
 
+@pytest.mark.parametrize("is_restart", [False, True])
+async def test_a_table_that_is_made_and_dropped_between_two_looks_is_a_gap(
+    any_database: Database,
+    is_restart: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    make_orders(any_database)
+    any_database.execute("CREATE PUBLICATION tailrace FOR ALL TABLES")
+    store = MemoryStore()
+    async with running(any_database, store, settings=SLOW) as engine:
+        any_database.execute("CREATE TABLE short (id int PRIMARY KEY)")
+        any_database.execute("INSERT INTO short VALUES (1)")
+        await engine.until(lambda: "public.short" in engine.state().frontiers, "its rows")
+        any_database.execute("DROP TABLE short")
+        if not is_restart:
+            count = engine.judged_count
+            engine.look_soon()
+            await engine.until(lambda: engine.judged_count > count, "a look")
+            # The transactions that a look lacks are those that run beside it.
+            engine.look_soon()
+            await engine.gap("public.short", "table-dropped")
+    if is_restart:
+        async with running(any_database, store) as engine:
+            await engine.gap("public.short", "table-dropped")
+
+    assert engine.reasons() == {("public.short", "table-dropped")}
+
+
 async def test_a_table_that_was_unlogged_for_a_while_is_a_gap(any_database: Database) -> None:
     make_orders(any_database)
     any_database.execute("CREATE UNLOGGED TABLE scratch (id int PRIMARY KEY)")
@@ -760,6 +792,29 @@ async def test_a_partition_made_as_one_and_a_truncated_root_are_no_loss(
         await engine.looked()
 
     assert engine.gaps() == []
+
+
+async def test_a_partition_under_its_own_name_that_is_dropped_is_a_gap(
+    any_database: Database,
+) -> None:
+    make_partitioned(any_database)
+    any_database.execute("CREATE PUBLICATION tailrace FOR TABLE sales")
+    store = MemoryStore()
+    async with running(any_database, store) as engine:
+        any_database.execute("INSERT INTO sales VALUES (1, 1), (2, 2)")
+        await engine.until(lambda: len(engine.state().frontiers) == 2, "their rows")
+        await engine.looked()
+        assert engine.gaps() == []
+        any_database.execute("DROP TABLE sales_1")
+        await engine.gap("public.sales_1", "table-dropped")
+    any_database.execute("DROP TABLE sales_2")
+    async with running(any_database, store) as engine:
+        await engine.gap("public.sales_21", "table-dropped")
+
+    assert engine.reasons() == {
+        ("public.sales_1", "table-dropped"),
+        ("public.sales_21", "table-dropped"),
+    }
 
 
 EMPTY_ATTACHED: list[tuple[str, list[LiteralString]]] = [

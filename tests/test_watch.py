@@ -50,10 +50,12 @@ def look(
     marks: dict[str, str] | None = None,
     since: int | None = None,
     others: Iterable[str] = (),
+    parts: Iterable[str] = (),
 ) -> Look:
     begin = place(at if since is None else since)
     shared = marks or {"publication": "1"}
-    return Look(begin, place(at), place(at + 1), shared, tables, TEXTS, frozenset(others))
+    away, inner = frozenset(others), frozenset(parts)
+    return Look(begin, place(at), place(at + 1), shared, tables, TEXTS, away, inner)
 
 
 class Rig:

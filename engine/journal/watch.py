@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from engine.journal.absences import Absences, captured_names
 from engine.journal.entry import Absence, Agreed, JournalState, Watch
 from engine.journal.gaps import GapRegister
+from engine.journal.unseen import Unseen, unseen_of
 from engine.model.batch import Named
 from engine.model.interfaces import (
     NOT_PUBLISHED,
@@ -104,6 +105,7 @@ class CatalogWatch:
         known = state.watch
         self._journalled = known or Watch("", "")
         self._agreed = dict(self._journalled.tables)
+        self._identities = frozenset(agreed.identity for agreed in self._agreed.values())
         self._marks = dict(self._journalled.marks)
         # If the log is read through something else, nothing is known. Under another selection of
         # tables, a table may be new to us and not to the source, and one that we no longer see may
@@ -124,6 +126,7 @@ class CatalogWatch:
         # where it was taken.
         self._others: frozenset[str] | None = None
         self._others_until = ""
+        self._unseen = Unseen(unseen_of(state))
         # Tables that are not agreed yet and whose coming has a gap already.
         self._arrived: set[str] = set()
         self._open: dict[str, dict[str, int]] = {}
@@ -222,6 +225,9 @@ class CatalogWatch:
             is_stated = is_new and named.identity in self._absences.stated
         else:
             is_stated = self._came(named.identity, str(named.table), at, behind(at))
+            # Of what is read again from before the newest look, that look has told already.
+            if named.identity not in self._identities and at >= self._clean:
+                self._unseen.came(named.identity, str(named.table), at)
         if is_stated and not self._is_first:
             self._pending = self._difference()
         return is_stated
@@ -281,8 +287,11 @@ class CatalogWatch:
             agreed[str(table)] = self._judge_table(judging, table, before, now, how)
         for name in went.keys() - agreed.keys():
             self._judge_gone(judging, name, went[name])
+        for identity, name in self._unseen.gone(look):
+            self._judge_unseen(judging, identity, name, agreed.get(name))
         self._note_others(judging, here)
         self._agreed, self._marks = agreed, dict(look.marks)
+        self._identities = frozenset(here)
         self._is_first = self._is_other_selection = False
         self._doubtful = frozenset()
         if look.since is not None:
@@ -423,6 +432,23 @@ class CatalogWatch:
         """What is true of nearly every table: nothing changed, and nothing is missing."""
         is_alike = before.marks == now.marks and before.keeps == now.keeps
         return is_alike and before.shape == now.shape and name not in self._open
+
+    def _judge_unseen(
+        self, judging: "_Judging", identity: str, name: str, successor: Agreed | None
+    ) -> None:
+        """A table had rows under that name, and went before any look; `successor` has the name."""
+        if not self._is_captured(name):
+            return
+        is_away = identity in judging.look.others
+        how = RENAMED_AWAY if is_away else TABLE_DROPPED
+        if is_away:
+            self._absences.seen_away(identity, name, since=judging.after, seen=judging.until)
+        if successor is not None:
+            if self._shown.has_identity(TableName.parse(name), successor.identity):
+                # Its first row begins a version, which says that it is another table.
+                return
+            how = how if is_away else TABLE_REMADE
+        self._state(judging, name, how, _text_of(judging.look, how), is_over=True)
 
     # --- gaps
 

@@ -127,8 +127,8 @@ class Look:
     that commits at `until` or after it. Whoever has read the log up to `at` has read everything
     that the look shows. `marks` are those that all tables share. `texts` says, for each aspect of a
     mark, what it means that it was touched. `others` are the identities of tables whose names are
-    not captured. `pieces` are tables with a name of their own that are looked at only as parts of
-    one in `tables`, and whether their changes arrive under that name.
+    not captured. `parts` are those of tables that are looked at only as parts of others. `pieces`
+    are the names of some of these, and whether their changes arrive under that name.
     """
 
     since: LogPosition | None
@@ -138,6 +138,7 @@ class Look:
     tables: Mapping[TableName, TableLook]
     texts: Mapping[str, str]
     others: frozenset[str] = frozenset()
+    parts: frozenset[str] = frozenset()
     pieces: Mapping[TableName, bool] = field(default_factory=dict)
 
 

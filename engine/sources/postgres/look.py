@@ -272,6 +272,7 @@ async def _look(
         tables=tables,
         texts=TEXTS,
         others=others,
+        parts=frozenset(str(row[1]) for row in partitions),
         pieces=_pieces(publication, captured, tables, partitions),
     )
 
