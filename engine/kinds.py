@@ -39,6 +39,7 @@ def record_configuration(configuration: Configuration) -> RecordConfiguration:
         flat_prefix=destination.flat_prefix,
         row_bytes_max=resolve_row_limit(source.max_row_bytes),
         on_unrepresentable=source.on_unrepresentable,
+        on_schema_change=source.on_schema_change,
         snapshot=source.snapshot,
         # A key that hashes nothing shapes nothing.
         hash_key_id=hash_key(configuration).id if any(r.hash for r in source.rules) else "",

@@ -133,8 +133,9 @@ async def running(
     settings: Settings = SETTINGS,
     dsn: str = "",
     publishing: Publishing | None = None,
+    is_paused: bool = False,
 ) -> AsyncIterator[Engine]:
-    """An engine that streams; at the end it drains."""
+    """An engine that streams; at the end it drains. One that is paused judges no look."""
     clock = lambda: 1_800_000_000_000_000  # noqa: E731
     metrics, stop = Metrics(CollectorRegistry(), measures=MEASURES), StopSignal()
     alarms = Alarms(clock, metrics)
@@ -155,7 +156,8 @@ async def running(
     async with asyncio.TaskGroup() as group:
         task = group.create_task(pipeline.run())
         engine = Engine(pipeline, store, alarms, metrics, task, stop)
-        await engine.until(engine.is_watching, "its first look")
+        if not is_paused:
+            await engine.until(engine.is_watching, "its first look")
         yield engine
         stop.request("test")
 

@@ -345,3 +345,34 @@ def test_what_was_received_of_a_few_tables_is_kept() -> None:
     ledger.forget(place(100))
 
     assert ledger.received(A) == at(50)
+
+
+def test_nothing_behind_a_row_that_is_held_becomes_durable() -> None:
+    ledger = Ledger({})
+    ledger.hold(at(300))
+    ledger.hold(at(200))
+    ledger.hold(at(250))
+
+    ledger.read(intake(boundary=200))
+    ledger.read(intake(boundary=350))
+
+    assert durable(ledger) == 200
+    assert ledger.is_empty
+
+
+def test_what_was_read_behind_a_held_row_counts_once_it_is_read_again() -> None:
+    ledger = Ledger({})
+    ledger.read(intake(boundary=150))
+    ledger.hold(at(200))
+    ledger.read(intake(batch(A, at(250)), boundary=350))
+    ledger.visible(A, at(250))
+
+    ledger.read_again()
+    before = durable(ledger)
+    # The held row comes with this intake, and the boundary once more.
+    ledger.read(intake(batch(B, at(200)), boundary=350))
+    pending = durable(ledger)
+    ledger.visible(B, at(200))
+
+    assert (before, pending) == (150, 150)
+    assert durable(ledger) == 350

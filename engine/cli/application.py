@@ -28,6 +28,8 @@ COMMANDS: Final[Mapping[str, str]] = {
     "read": "Read a table's changes or rows from the bucket alone.",
     "status": "Show how far the pipeline and its snapshots are, from the bucket alone.",
     "resync": "Ask the running engine for new snapshots of tables, or to cancel them.",
+    "pause": "Ask the running engine to read no further, or to pass over tables.",
+    "resume": "Ask the running engine to go on with what is paused.",
     "views": "Print SQL that reads the bucket: each table as it is now.",
     "demo": "Run a database, a bucket and an engine on this machine.",
     "config": "Show the configuration, or describe it.",

@@ -78,11 +78,23 @@ def _say(found: "Standing", engine: Status | None, option: str) -> None:
     say(f"engine   {printable(found.task)}, release {printable(found.release)}: {state}")
     if found.is_stream_waiting:
         say("stream   waits for the initial snapshot: nothing is streamed until it is visible")
+    _say_pauses(found)
     _say_tables(found)
     _say_reading(found, engine)
     _say_gaps(found)
     _say_requests(found)
     say_next(_next_step(found, option))
+
+
+def _say_pauses(found: "Standing") -> None:
+    for pause in found.pauses:
+        if not pause.table:
+            say(f"stream   paused: {printable(pause.text)}")
+            say("         nothing is read, and the source keeps all of its log until it is resumed")
+    tables = [(pause.table, pause.text) for pause in found.pauses if pause.table]
+    if tables:
+        say(f"\n{counted(len(tables), 'table')} paused: changes are dropped until it is resumed")
+        _say_list(tables, "tables")
 
 
 def _say_tables(found: "Standing") -> None:
@@ -171,6 +183,8 @@ def _say_list(rows: list[tuple[str, str]], what: str, *, count: int = 0) -> None
 def _next_step(found: "Standing", option: str) -> str:
     if found.waiting:
         return f"tailrace status{option}  (a running engine looks for requests every 10 s)"
+    if found.pauses:
+        return f"tailrace resume{option}  (goes on with what is paused)"
     cancelled = [table.table for table in found.unfinished if table.snapshot == "cancelled"]
     if cancelled:
         return f"tailrace resync {quote(cancelled[0])}{option}  (its snapshot was cancelled)"
@@ -192,6 +206,15 @@ def _as_json(found: "Standing", engine: Status | None) -> dict[str, object]:
         "writer": {"id": found.writer, "task": found.task, "release": found.release},
         "released": found.is_released,
         "stream_waits": found.is_stream_waiting,
+        "paused": [
+            {
+                "table": pause.table or None,
+                "text": pause.text,
+                "position": pause.position or None,
+                "at": pause.at,
+            }
+            for pause in found.pauses
+        ],
         "tables": [
             {
                 "table": table.table,

@@ -257,8 +257,10 @@ KEYS: Final[tuple[Key, ...]] = (
     Key(
         "source",
         "on_schema_change",
-        values.choice("continue", later={"pause": _LATER, "gap": _LATER}),
-        "What a changed table shape does. continue: the next version begins.",
+        values.choice("continue", "pause", "gap"),
+        "What a changed table shape does. continue: the next version begins. pause: the whole "
+        "stream stops before its first row, and the source keeps its log, until `tailrace resume`. "
+        "gap: the table's changes are dropped until `tailrace resume TABLE`; then it is read anew.",
         default="continue",
         is_shown=True,
     ),
@@ -586,9 +588,8 @@ TABLE_RULE_KEYS: Final[tuple[Key, ...]] = (
     Key(
         "source.table",
         "on_schema_change",
-        values.choice("continue", later={"pause": _LATER, "gap": _LATER}),
-        "As source.on_schema_change, for these tables.",
-        default="continue",
+        values.choice("continue", "pause", "gap"),
+        "As source.on_schema_change, for these tables. Without it, what that says.",
         is_shown=True,
     ),
 )

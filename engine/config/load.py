@@ -214,7 +214,8 @@ def _rule(parsed: Parsed, table: dict[str, Any], given: Given, index: int) -> Ta
     if found:
         parsed.problems.extend(found)
         return None
-    return TableRule(*(values[name] for name in ("match", "include", "exclude", "hash", "where")))
+    names = ("match", "include", "exclude", "hash", "where", "on_schema_change")
+    return TableRule(*(values[name] for name in names))
 
 
 def _contradictions(values: dict[str, Any]) -> Iterator[tuple[str | None, str, str]]:
@@ -230,7 +231,7 @@ def _contradictions(values: dict[str, Any]) -> Iterator[tuple[str | None, str, s
 
 def _rule_defaults() -> dict[str, Any]:
     return {
-        key.name: key.kind.parse(key.default)
+        key.name: None if key.default is None else key.kind.parse(key.default)
         for key in TABLE_RULE_KEYS
         if key.default is not REQUIRED
     }
@@ -311,6 +312,7 @@ def _source(parsed: Parsed) -> SourceConfiguration:
         snapshot_rows_per_second=parsed.value("source", "snapshot_rows_per_second"),
         snapshot_segment_bytes=parsed.value("source", "snapshot_segment_bytes"),
         on_unrepresentable=parsed.value("source", "on_unrepresentable"),
+        on_schema_change=parsed.value("source", "on_schema_change"),
         max_row_bytes=parsed.value("source", "max_row_bytes"),
         hash_key=None if hash_key is None else Secret(hash_key),
         signals=parsed.value("source", "signals"),

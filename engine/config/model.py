@@ -19,6 +19,7 @@ from engine.model.record import (
     JsonMode,
     Layout,
     NumericMode,
+    OnSchemaChange,
     OnUnrepresentable,
     SnapshotMode,
     TableRule,
@@ -54,6 +55,7 @@ class SourceConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     snapshot_segment_bytes: int
     new_tables: NewTables
     on_unrepresentable: OnUnrepresentable
+    on_schema_change: OnSchemaChange
     max_row_bytes: int | None
     hash_key: Secret | None
     signals: bool

@@ -52,6 +52,18 @@ class Ledger:
         self._last_commit_us = 0
         self._landmark: Landmark | None = None
         self._is_row_since_boundary = False
+        self._held: Position | None = None
+
+    def hold(self, position: Position) -> None:
+        """A row there is not taken: nothing behind it becomes durable until it is read again.
+
+        Of several the first one counts.
+        """
+        self._held = position if self._held is None else min(position, self._held)
+
+    def read_again(self) -> None:
+        """From now on everything behind E is read again, and a row that was held is taken."""
+        self._held = None
 
     def received(self, table: TableName) -> Position:
         """The last position of `table` that was read."""
@@ -102,6 +114,9 @@ class Ledger:
     def _read_boundary(self, boundary: Boundary) -> None:
         # After a reconnect the source shows boundaries again that were read before.
         if self._newest is not None and boundary.position <= self._newest.position:
+            return
+        # It comes again, behind the row that is held.
+        if self._held is not None and boundary.position > self._held:
             return
         # A stream knows only the commits that it showed itself.
         self._landmark = newest(self._landmark, boundary.landmark)

@@ -10,6 +10,7 @@ starts behind them decides the same versions from the stream alone.
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
+from typing import Protocol
 
 from msgspec.structs import replace
 
@@ -35,6 +36,18 @@ Doubt = Callable[[TableName, Position, str], None]
 """Is told of a table, the first row of a version, and a reason of `table_shape`. Never waits."""
 
 
+class Gate(Protocol):
+    """Who decides which rows are taken at all. Never waits."""
+
+    def wants(self, relation: Relation, position: Position) -> bool:
+        """Whether that row is to be taken."""
+        ...
+
+    def admits(self, before: TableVersion | None, version: TableVersion) -> bool:
+        """Whether `version` may begin behind `before` (None: it is the table's first one)."""
+        ...
+
+
 class Reception:
     """Decides versions, from the journal's versions and what this process has read."""
 
@@ -54,6 +67,8 @@ class Reception:
         `on_doubt` is told of a version under which rows from before may read otherwise.
         """
         self._on_doubt = on_doubt
+        self.gate: Gate | None = None
+        """Who may pass a row over, or keep a version from beginning; None: nobody does."""
         # By identity, the name under which a version of the table began last.
         known = [version for versions in journalled.values() for version in versions]
         known.sort(key=_first_of)
@@ -67,14 +82,12 @@ class Reception:
         self._record_digest = lru_cache(DIGESTS_MAX)(configuration.record_digest)
 
     def decide(self, relation: Relation, position: Position) -> TableVersion | None:
-        """The version of the row at `position`; None when it was received or is durable already."""
-        if self._is_stream_waiting:
-            return None
+        """The version of the row at `position`; None when it was received or is durable already.
+
+        None too where the gate does not let it pass.
+        """
         table = relation.table
-        # A transaction that commits at E itself is not durable, and sorts behind E.
-        if position < self._durable():
-            return None
-        if position <= self._ledger.received(table):
+        if not self._is_wanted(relation, position):
             return None
         versions = self.versions_of(table)
         version = decide_version(
@@ -84,25 +97,33 @@ class Reception:
             position,
             self._configuration.flat_prefix_of(table, relation.columns),
         )
-        if version.first == position and version not in versions:
-            return self._begun(version, versions)
-        return version
+        if version.first != position or version in versions:
+            return version
+        before = version_at(versions, position)
+        if self.gate is not None and not self.gate.admits(before, version):
+            return None
+        return self._begun(version, before)
+
+    def _is_wanted(self, relation: Relation, position: Position) -> bool:
+        # A transaction that commits at E itself is not durable, and sorts behind E.
+        is_over = self._is_stream_waiting or position < self._durable()
+        if is_over or position <= self._ledger.received(relation.table):
+            return False
+        return self.gate is None or self.gate.wants(relation, position)
 
     def _former_name(self, relation: Relation) -> str:
         former = self._names.get(relation.identity, relation.table)
         return str(former) if former != relation.table else ""
 
-    def _begun(self, version: TableVersion, versions: tuple[TableVersion, ...]) -> TableVersion:
-        """A version that begins at a row of the stream."""
+    def _begun(self, version: TableVersion, before: TableVersion | None) -> TableVersion:
+        """A version that begins at a row of the stream, behind `before`."""
         relation, position = version.relation, version.first
         table = relation.table
         assert position is not None, "it begins at a row"
         version = replace(version, former_name=self._former_name(relation))
         self._provisional[table] = (*self.provisional(table), version)
         self._names[relation.identity] = table
-        if self._on_doubt is not None and (
-            reason := _doubt(version_at(versions, position), version)
-        ):
+        if self._on_doubt is not None and (reason := _doubt(before, version)):
             self._on_doubt(table, position, reason)
         return version
 

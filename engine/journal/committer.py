@@ -24,6 +24,7 @@ from engine.journal.gaps import GapRegister
 from engine.journal.initial import StreamWait
 from engine.journal.journal import Journal
 from engine.journal.lanes import Lanes
+from engine.journal.pauses import PauseRegister
 from engine.journal.planner import EntryPlan, Planner
 from engine.journal.publisher import PlannedPut, Publisher
 from engine.journal.requests import RequestRegister
@@ -91,6 +92,7 @@ class Committer:
         completer: Completer,
         requests: RequestRegister,
         signals: SignalRegister,
+        pauses: PauseRegister,
         initial: StreamWait,
         layout: TableLayout,
         settings: Settings,
@@ -114,6 +116,7 @@ class Committer:
         self._completer = completer
         self._requests = requests
         self._signals = signals
+        self._pauses = pauses
         self._initial = initial
         self._layout = layout
         self._settings = settings
@@ -217,8 +220,9 @@ class Committer:
 
     @property
     def _is_stated(self) -> bool:
-        """Whether something is known to be missing that the journal does not say yet."""
-        return bool(self._gaps.pending) or self._watcher.watch.pending is not None
+        """Whether something is known to be missing, or paused, that the journal does not say."""
+        is_missing = bool(self._gaps.pending) or self._watcher.watch.pending is not None
+        return is_missing or bool(self._pauses.pending)
 
     def _is_everything_visible(self) -> bool:
         is_published = self._ledger.is_empty and self._lanes.is_idle
@@ -283,7 +287,7 @@ class Committer:
         # No await since `durable` was computed: what a look says is told together.
         gaps, watch = self._gaps.pending, self._watcher.watch.pending
         new_gaps = self._new_gaps(gaps)
-        start = self._initial.due
+        start, pauses = self._initial.due, self._pauses.pending
         seq = await self._journal.append(
             schemas=plan.schemas,
             planned=plan.planned,
@@ -294,6 +298,7 @@ class Committer:
             watch=watch,
             answers=plan.answers,
             signals=plan.signals,
+            pauses=pauses,
             stream=start,
             release=is_last,
         )
@@ -304,6 +309,7 @@ class Committer:
         self._initial.journalled(start)
         self._requests.journalled(plan.answers)
         self._signals.journalled(plan.signals)
+        self._pauses.journalled(pauses)
         self._count_schema_changes(plan)
         self._publish(plan, seq)
         self._complete(plan.snapshots, seq)

@@ -23,7 +23,7 @@ from engine.model.interfaces import SourceIdentity
 from engine.model.log_point import LogPoint
 from engine.model.position import LOG_BEGIN, NOWHERE, LogPosition, Position, require_log_position
 from engine.model.record import RecordConfiguration
-from engine.model.schema import TableName, TableVersion
+from engine.model.schema import TableName, TableVersion, shape_digest
 from engine.model.staged_object import StagedObject
 
 FORMAT = 1
@@ -293,6 +293,26 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     text: str = ""
 
 
+class Pause(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One statement of a pause. The next one about the same table takes its place.
+
+    `table` is empty where the whole stream is paused: it is read no further, and nothing becomes
+    durable that commits at `position` or later. A table that is paused is passed over, under an
+    open gap. `text` says why, `at` is the writer's time.
+
+    Where the table `changed` did so by a changed shape, `position` is the first row of it, and
+    `shape` names the shape. *resumed* accepts that shape once: until a version with it begins.
+    """
+
+    table: str
+    state: Literal["paused", "resumed"]
+    at: str
+    text: str = ""
+    position: str = ""
+    shape: str = ""
+    changed: str = ""
+
+
 class Accepting(msgspec.Struct, frozen=True):
     """An operator accepts a loss: of what follows `lost`, which is E, changes are missing.
 
@@ -346,6 +366,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     watch: Watch | None = None
     answers: tuple[Answer, ...] = ()
     signals: tuple[Answer, ...] = ()
+    pauses: tuple[Pause, ...] = ()
     accepting: Accepting | None = None
     accepted: bool = False
     stream: StreamStart | None = None
@@ -364,6 +385,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             "watch": self.watch is not None,
             "answers": bool(self.answers),
             "signals": bool(self.signals),
+            "pauses": bool(self.pauses),
             "accepting": self.accepting is not None,
             "accepted": self.accepted,
             "stream": self.stream is not None,
@@ -462,6 +484,8 @@ class JournalState(msgspec.Struct):
     answers_through: str = ""
     signals: dict[str, Answer] = {}
     signals_through: Position = NOWHERE
+    pauses: dict[str, Pause] = {}
+    accepted_shapes: dict[str, str] = {}
     accepting: Accepting | None = None
     stream_waits: bool = False
     begins: dict[str, LogPosition] = {}
@@ -565,6 +589,7 @@ class JournalState(msgspec.Struct):
             self.watch = entry.watch.folded(self.watch)
         self._absorb_answers(entry.answers)
         self._absorb_signals(entry.signals)
+        self._absorb_pauses(entry)
         self._absorb_acceptance(entry)
         self._absorb_stream(entry.stream)
         self.landmark = newest(self.landmark, entry.landmark)
@@ -607,6 +632,20 @@ class JournalState(msgspec.Struct):
         self.signals = {at: answer for at, answer in self.signals.items() if at < behind}
         self.signals_through = min(self.signals_through, Position(behind))
 
+    def _absorb_pauses(self, entry: Entry) -> None:
+        for pause in entry.pauses:
+            if pause.state == "paused":
+                self.pauses[pause.table] = pause
+                continue
+            self.pauses.pop(pause.table, None)
+            if pause.changed and pause.shape:
+                self.accepted_shapes[pause.changed] = pause.shape
+        for version in entry.schemas:
+            table = str(version.relation.table)
+            is_streamed = version.first is not None and table in self.accepted_shapes
+            if is_streamed and self.accepted_shapes[table] == shape_digest(version.relation):
+                del self.accepted_shapes[table]
+
     def _absorb_stream(self, stream: StreamStart | None) -> None:
         if stream is not None:
             self.stream_waits = stream.waits
@@ -620,6 +659,11 @@ class JournalState(msgspec.Struct):
         if opened.fork:
             self._forget_signals(opened.fork)
         self._forget_snapshots(opened.configuration)
+        self.pauses = {
+            table: pause
+            for table, pause in self.pauses.items()
+            if not table or opened.configuration.captures(TableName.parse(table))
+        }
         self._want_snapshots(entry)
         # One that is being accepted goes on until it is accepted.
         self.accepting = entry.accepting or self.accepting

@@ -182,15 +182,26 @@ class SnapshotDeeds:
             raise RequestRefused('this engine takes no snapshots: its snapshot is "never"')
         if not request.tables:
             raise RequestRefused("it names no table")
-        known = known_tables(self._state)
-        tables = [_parsed(text) for text in dict.fromkeys(request.tables)]
-        unknown = [str(table) for table in tables if str(table) not in known]
-        if unknown:
-            raise RequestRefused(unknown_text(unknown, known))
-        left_out = [str(table) for table in tables if not self._configuration.captures(table)]
-        if left_out:
-            raise RequestRefused(f"the configuration leaves out {_some(left_out)}")
-        return tables
+        return tables_named(request, self._state, self._configuration)
+
+
+def tables_named(
+    request: Request, state: JournalState, configuration: RecordConfiguration
+) -> list[TableName]:
+    """The tables that a request names, each once.
+
+    Raises RequestRefused where the journal does not speak of one, or the configuration leaves it
+    out.
+    """
+    known = known_tables(state)
+    tables = [_parsed(text) for text in dict.fromkeys(request.tables)]
+    unknown = [str(table) for table in tables if str(table) not in known]
+    if unknown:
+        raise RequestRefused(unknown_text(unknown, known))
+    left_out = [str(table) for table in tables if not configuration.captures(table)]
+    if left_out:
+        raise RequestRefused(f"the configuration leaves out {_some(left_out)}")
+    return tables
 
 
 def known_tables(state: JournalState) -> frozenset[str]:

@@ -18,6 +18,7 @@
     │   ├── UploadGone             69  a part for an upload that was completed or aborted
     │   └── UploadsOutlived        78  a rule of the bucket leaves less time than was needed
     ├── SnapshotsRefused           78  all else is published, and tables' rows may not be read
+    ├── StreamPaused                1  the stream is paused, and this run was to catch up
     ├── Superseded                 75  another writer owns the journal now
     ├── StopLimit                  75  the drain limit or a second signal ended the process
     ├── ForeignPrefix              70  the prefix belongs to another pipeline
@@ -215,6 +216,12 @@ class SnapshotsRefused(TailraceError):
     """Everything is published but the snapshots of some tables: somebody has to act first."""
 
     exit_code = 78
+
+
+class StreamPaused(TailraceError):
+    """The stream is paused, and whoever runs this engine waits until it has caught up."""
+
+    exit_code = 1
 
 
 class Superseded(TailraceError):

@@ -21,6 +21,7 @@ Layout = Literal["hive", "plain"]
 Compression = Literal["gzip", "zstd"]
 OnUnrepresentable = Literal["stop", "gap"]
 SnapshotMode = Literal["initial", "never"]
+OnSchemaChange = Literal["continue", "pause", "gap"]
 
 FLAT_PREFIX = "_"
 FLAT_FIELDS = ("op", "position", "commit_ts", "version", "unchanged", "json_null")
@@ -34,7 +35,8 @@ class TableRule(msgspec.Struct, frozen=True):
     """Columns of the tables that `match` (as in `tables`): `include`, or all but `exclude`.
 
     Of those, the columns in `hash` are written as hashes. `where` is a condition in the source's
-    language that the rows meet which are read; empty: all are. It shapes no line.
+    language that the rows meet which are read; empty: all are. It shapes no line. Nor does
+    `on_schema_change`: what a changed shape does, None: what it does to other tables.
     """
 
     match: str
@@ -42,6 +44,7 @@ class TableRule(msgspec.Struct, frozen=True):
     exclude: tuple[str, ...] = ()
     hash: tuple[str, ...] = ()
     where: str = ""
+    on_schema_change: OnSchemaChange | None = None
 
     def is_included(self, column: str) -> bool:
         """Whether `column` is written, be it as a hash."""
@@ -58,7 +61,8 @@ class RecordConfiguration(msgspec.Struct, frozen=True):
     text or as a line, or that no record can hold, stops the stream or is left out, as
     `on_unrepresentable` says: a replay leaves out the same. `snapshot` says whether the rows that
     a table has already are read too. `hash_key_id` is the id of the secret that hashes are made
-    under (`HashKey.id`), empty where no rule has any.
+    under (`HashKey.id`), empty where no rule has any. `on_schema_change` is what a row of a changed
+    shape does: its version begins, the stream pauses before it, or the table is passed over.
 
     The defaults are the journal's format: what a field means that an entry leaves out. They decide
     nothing for an operator: `engine.app` sets every field from the configuration.
@@ -79,6 +83,7 @@ class RecordConfiguration(msgspec.Struct, frozen=True):
     on_unrepresentable: OnUnrepresentable = "stop"
     snapshot: SnapshotMode = "never"
     hash_key_id: str = ""
+    on_schema_change: OnSchemaChange = "continue"
 
     def captures(self, table: TableName) -> bool:
         """Whether changes of `table` are wanted."""
@@ -94,6 +99,12 @@ class RecordConfiguration(msgspec.Struct, frozen=True):
         """The condition that the table's rows meet which are wanted; empty: all are."""
         rule = self.rule_of(table)
         return rule.where if rule is not None else ""
+
+    def on_schema_change_of(self, table: TableName) -> OnSchemaChange:
+        """What a row of a changed shape of the table does."""
+        rule = self.rule_of(table)
+        own = rule.on_schema_change if rule is not None else None
+        return own or self.on_schema_change
 
     def is_included(self, table: TableName, column: str) -> bool:
         """Whether `column` is written, be it as a hash."""

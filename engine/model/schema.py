@@ -10,6 +10,7 @@ keeps its own: another key begins with the first row that is known to come after
 Invariant: nothing here reads a clock or a catalog; the same arguments give the same answer.
 """
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable
 
@@ -128,6 +129,12 @@ class TableVersion(msgspec.Struct, frozen=True):
     relation: Relation
     flat_prefix: str = ""
     former_name: str = ""
+
+
+def shape_digest(relation: Relation) -> str:
+    """Names a shape and its key: the same digest, nothing that begins a version differs."""
+    shaped = (*relation.shape, relation.key)
+    return hashlib.sha256(msgspec.json.encode(shaped)).hexdigest()[:16]
 
 
 ColumnPair = tuple[Column | None, Column | None]

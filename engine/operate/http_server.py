@@ -63,6 +63,7 @@ _REASONS: dict[Phase, str] = {
     "starting": "the engine is starting",
     "opening": "the journal is being opened",
     "redo": "objects that the last writer planned are made again first",
+    "paused": "the stream is paused until somebody resumes it",
     "reconnecting": "the connection to the source was lost",
     "failing": "the source gives the same error at the same position again and again",
     "draining": "the engine is stopping",

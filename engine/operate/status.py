@@ -18,6 +18,7 @@ Phase = Literal[
     "redo",
     "snapshot",
     "streaming",
+    "paused",
     "reconnecting",
     "failing",
     "draining",
@@ -27,10 +28,10 @@ Phase = Literal[
 
 starting: it looks at source and bucket. standby: another engine reads the source; it follows the
 journal. opening: the lease is held, the journal is being opened. redo: planned objects of a
-predecessor are made again. snapshot: the stream waits for the initial snapshot.
-streaming: changes flow. reconnecting: the connection was lost,
-nothing is forgotten. failing: the source gives the same error at the same position again and
-again; it is asked at growing pauses. draining: asked to stop, publishing what is held. stopped:
+predecessor are made again. snapshot: the stream waits for the initial snapshot. streaming: changes
+flow. paused: the stream is read no further until somebody resumes it. reconnecting: the connection
+was lost, nothing is forgotten. failing: the source gives the same error at the same position again
+and again; it is asked at growing pauses. draining: asked to stop, publishing what is held. stopped:
 nothing more will happen.
 """
 
@@ -80,10 +81,11 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     read and is not durable, in `lag_unit`. `durable_position` compares with records' positions;
     `durable_resume` and `read_resume` say in the source's own words up to where its log is durable,
     and up to where it was read. `waits_for` says in words what the stream waits for before it
-    begins, empty where it does not. `snapshots` are those that are being read now, the largest
-    first, and `snapshots_in_all` is their sum (None: nothing is read). `snapshots_unfinished`
-    counts the tables whose earlier rows are not all in the bucket, and `snapshots_finished` those
-    that have a snapshot. `alarms` lists the oldest of the conditions that an operator has to mend,
+    begins, or why it is paused, empty where it does neither. `tables_paused` are passed over.
+    `snapshots` are those that are being read now, the largest first, and `snapshots_in_all` is
+    their sum (None: nothing is read). `snapshots_unfinished` counts the tables whose earlier rows
+    are not all in the bucket, and `snapshots_finished` those that have a snapshot. `alarms` lists
+    the oldest of the conditions that an operator has to mend,
     `alarms_total` counts all of them.
     """
 
@@ -112,6 +114,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     publishes_in_flight: int = 0
     backpressure: bool = False
     waits_for: str = ""
+    tables_paused: tuple[str, ...] = ()
     snapshots: tuple[SnapshotStatus, ...] = ()
     snapshots_in_all: SnapshotStatus | None = None
     snapshots_unfinished: int = 0

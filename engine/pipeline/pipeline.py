@@ -72,7 +72,9 @@ if TYPE_CHECKING:
 
 _RESTART_SECONDS = 1.0
 
-_CONNECTED: frozenset[Phase] = frozenset({"opening", "redo", "snapshot", "streaming", "draining"})
+_CONNECTED: frozenset[Phase] = frozenset(
+    {"opening", "redo", "snapshot", "streaming", "paused", "draining"}
+)
 
 _log = structlog.get_logger(__name__)
 

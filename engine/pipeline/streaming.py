@@ -23,6 +23,7 @@ from engine.model.errors import (
     SourceError,
     SourceUnavailable,
     StopLimit,
+    StreamPaused,
     StreamStarts,
     TailraceError,
     UnrepresentableRow,
@@ -77,6 +78,7 @@ class Streaming:
         self._router = parts.flow.router
         self._watcher = parts.flow.watcher
         self._initial = parts.flow.initial
+        self._pauses = parts.flow.pauses
         self._publisher = parts.publisher
         self._lanes = parts.visibility.lanes
         self._patience = parts.visibility.patience
@@ -98,7 +100,8 @@ class Streaming:
         """Stream until asked to stop or caught up, then drain.
 
         `stream`, if there is one, lives in `connection` and is compared. Raises SnapshotsRefused
-        where it has caught up but for tables whose snapshot takes somebody else; Superseded,
+        where it has caught up but for tables whose snapshot takes somebody else; StreamPaused where
+        it is to catch up and somebody has to resume it; Superseded,
         PositionLost, StopLimit and whatever else ends an engine; StreamStarts where the stream
         waited and another life goes on. Cancellation is like a kill.
         """
@@ -117,12 +120,12 @@ class Streaming:
             _log.info("stream waits for the initial snapshot")
             beside.append(self._group.create_task(self._start()))
         taking = self._take_snapshots()
-        failure: UnrepresentableRow | SnapshotsRefused | None = None
+        failure: UnrepresentableRow | StreamPaused | SnapshotsRefused | None = None
         try:
             is_caught_up = await interruptible(self._read(connection))
             if is_caught_up and (refused := self._snapshots.refused):
                 failure = _refusal(refused)
-        except UnrepresentableRow as error:
+        except (UnrepresentableRow, StreamPaused) as error:
             # What was read before it is published, as at any other stop.
             is_caught_up, failure = False, error
         self._enter("draining")
@@ -187,7 +190,8 @@ class Streaming:
             bytes_total=committer.bytes_published,
             publishes_in_flight=self._publisher.in_flight,
             backpressure=self._router.is_pressed,
-            waits_for=WAITS_FOR_SNAPSHOT if self._initial.is_waited_for else "",
+            waits_for=WAITS_FOR_SNAPSHOT if self._initial.is_waited_for else self._pauses.reason,
+            tables_paused=self._pauses.tables,
             snapshots=snapshots.tables,
             snapshots_in_all=snapshots.in_all,
             snapshots_unfinished=self._snapshots.unfinished_count,
@@ -212,7 +216,7 @@ class Streaming:
         if durable is None:
             return None, None
         is_read = newest is not None and (end is None or newest.position >= end.position)
-        if self._initial.is_waited_for:
+        if self._initial.is_waited_for or self._pauses.is_paused:
             # What is read now will be read again.
             newest, is_read = None, False
         if self._reader.stream is not None and is_read and self._ledger.is_empty:
@@ -242,16 +246,39 @@ class Streaming:
             try:
                 await self._read_stream(self._reader.stream)
             except SourceUnavailable as error:
-                self._reader.stream = None
+                await self._leave(connection)
                 self._lost(error)
-                self._watcher.connected(None)
-                await connection.aclose()
                 now = asyncio.get_running_loop().time()
                 await asyncio.sleep(max(0.0, began + _CONNECTION_SECONDS_MIN - now))
+            else:
+                if self._pauses.is_reread_wanted:
+                    await self._leave(connection)
+                    self._pauses.reread()
+
+    async def _leave(self, connection: AsyncExitStack) -> None:
+        self._reader.stream = None
+        self._watcher.connected(None)
+        await connection.aclose()
+
+    async def _stay_paused(self) -> None:
+        """Read no further until somebody resumes the stream. Its connection is held meanwhile.
+
+        Raises StreamPaused where nobody waits for that. Cancellation changes nothing.
+        """
+        self._enter("paused")
+        if self._caught_up is not None:
+            raise StreamPaused(
+                f"the stream is paused: {self._pauses.reason}",
+                hint="`tailrace resume` lets a running engine, or the next one, go on.",
+            )
+        await self._pauses.resumed()
 
     def _enter_streaming(self) -> None:
         self._connection_error = None
-        self._enter("snapshot" if self._initial.is_waited_for else "streaming")
+        if self._pauses.is_paused:
+            self._enter("paused")
+        else:
+            self._enter("snapshot" if self._initial.is_waited_for else "streaming")
 
     def _lost(self, error: SourceUnavailable) -> None:
         self._connection_error = error
@@ -275,22 +302,43 @@ class Streaming:
             self._enter_streaming()
 
     async def _read_stream(self, stream: ChangeStream) -> None:
-        while not self._is_caught_up:
+        while not self._is_caught_up and not self._pauses.is_reread_wanted:
+            if self._pauses.is_paused:
+                await self._stay_paused()
+                continue
             if not self._router.has_room:
                 await self._room()
-            await self._take_next(stream)
+            if not await self._take_next(stream):
+                continue
             if self._lease.is_failing:
                 self._reached()
             # A socket that always has more would starve the committer and the publisher.
             await asyncio.sleep(0)
 
-    async def _take_next(self, stream: ChangeStream) -> None:
+    async def _receive(self, stream: ChangeStream) -> Intake | None:
+        """The next intake; None where something was paused before it came."""
+        loop, waiting = asyncio.get_running_loop(), asyncio.timeout(None)
+        self._pauses.interrupt = lambda: waiting.reschedule(loop.time())
+        try:
+            async with waiting:
+                return await stream.receive()
+        except TimeoutError:
+            if not waiting.expired():
+                raise
+            return None
+        finally:
+            self._pauses.interrupt = _nobody_waits
+
+    async def _take_next(self, stream: ChangeStream) -> bool:
         """Take the next intake, and keep nothing of it: it may hold hundreds of megabytes.
 
-        A large row is compressed in a thread, before the intake is counted. Cancellation drops an
-        intake that is not counted: whoever reads next reads it again.
+        Returns whether there was one: not where something was paused meanwhile. A large row is
+        compressed in a thread, before the intake is counted. Cancellation drops an intake that is
+        not counted: whoever reads next reads it again.
         """
-        intake = await stream.receive()
+        intake = await self._receive(stream)
+        if intake is None:
+            return False
         compression = self._world.configuration.compression
         if any(is_large(batch, compression) for batch in intake.batches):
             batches = [
@@ -301,10 +349,11 @@ class Streaming:
             ]
             intake = msgspec.structs.replace(intake, batches=tuple(batches))
         self._take(intake)
+        return True
 
     @property
     def _is_caught_up(self) -> bool:
-        if self._caught_up is None:
+        if self._caught_up is None or self._pauses.is_paused:
             return False
         if self._initial.is_waited_for:
             # The next life catches up. Where none can begin, whoever waits for this one is told.
@@ -401,6 +450,10 @@ class Streaming:
         read_us = self._journal.state.within_reason(read.commit_us, now_us)
         unread = self._world.source.distance(read, end)
         self._world.metrics.source_lag((now_us - read_us) / 1e6 if unread else 0.0, unread)
+
+
+def _nobody_waits() -> None:
+    pass
 
 
 def _refusal(refused: Mapping[TableName, TailraceError]) -> SnapshotsRefused:

@@ -26,6 +26,7 @@ from engine.journal.journal import Journal, random_nonce
 from engine.journal.lanes import Lanes
 from engine.journal.lease import Lease
 from engine.journal.object_lists import ObjectLists
+from engine.journal.pauses import PauseRegister
 from engine.journal.planner import Planner
 from engine.journal.publisher import Publisher
 from engine.journal.recovery import Recovery
@@ -158,6 +159,7 @@ class Flow:
     snapshots: SnapshotRegister
     watcher: Watcher
     initial: StreamWait
+    pauses: PauseRegister
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +214,8 @@ def streaming_parts(life: Life, database: str, group: asyncio.TaskGroup) -> Stre
     )
     requests = RequestRegister(
         state=life.journal.state,
-        deeds=deeds,
+        # Whoever stops the stream by a signal could not start it by one.
+        deeds={**deeds, **flow.pauses.by_kind},
         clock=world.clock,
         wake=flow.schedule.wake,
     )
@@ -238,6 +241,7 @@ def streaming_parts(life: Life, database: str, group: asyncio.TaskGroup) -> Stre
         completer=completer,
         requests=requests,
         signals=signals,
+        pauses=flow.pauses,
         initial=flow.initial,
         layout=layout,
         settings=world.settings,
@@ -308,7 +312,20 @@ def _flow(life: Life) -> Flow:
         publishing=world.publishing if configuration.snapshot != "never" else None,
     )
     initial = StreamWait(state, snapshots, watcher)
-    return Flow(ledger, gaps, budget, schedule, router, reception, snapshots, watcher, initial)
+    pauses = PauseRegister(
+        state=state,
+        gaps=gaps,
+        snapshots=snapshots,
+        ledger=ledger,
+        configuration=configuration,
+        clock=world.clock,
+        alarms=world.alarms,
+        wake=schedule.wake,
+    )
+    reception.gate = pauses
+    return Flow(
+        ledger, gaps, budget, schedule, router, reception, snapshots, watcher, initial, pauses
+    )
 
 
 def _doubting(state: JournalState, gaps: GapRegister) -> Doubt:

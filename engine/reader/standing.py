@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from engine.journal.entry import Answer, Gap, JournalState, StatedSnapshot, time_us_of
+from engine.journal.entry import Answer, Gap, JournalState, Pause, StatedSnapshot, time_us_of
 from engine.journal.requests import known_tables
 
 SnapshotStanding = Literal[
@@ -33,7 +33,7 @@ class Standing:
     """The whole. `is_stream_waiting`: the stream waits for the initial snapshot.
 
     `waiting` are the names of requests without an answer, `answers` the others, `signals` the
-    answers to what came in the source's log.
+    answers to what came in the source's log, `pauses` what is paused, the stream first.
     """
 
     seq: int
@@ -51,6 +51,7 @@ class Standing:
     waiting: tuple[str, ...]
     answers: tuple[Answer, ...]
     signals: tuple[Answer, ...]
+    pauses: tuple[Pause, ...] = ()
 
     @property
     def unfinished(self) -> tuple[TableStanding, ...]:
@@ -79,6 +80,7 @@ def standing(state: JournalState, waiting: tuple[str, ...], now_us: int) -> Stan
         waiting=waiting,
         answers=tuple(answer for _, answer in sorted(state.answers.items())),
         signals=tuple(answer for _, answer in sorted(state.signals.items())),
+        pauses=tuple(pause for _, pause in sorted(state.pauses.items())),
     )
 
 

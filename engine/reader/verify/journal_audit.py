@@ -44,6 +44,7 @@ from engine.reader.verify.gap_audit import wrong_gaps
 from engine.reader.verify.key_set import KeySet
 from engine.reader.verify.naming import Naming
 from engine.reader.verify.object_audit import NamedObject
+from engine.reader.verify.pause_audit import wrong_pauses
 from engine.reader.verify.problem import Code, Problem
 from engine.reader.verify.request_audit import twice_answered, undone
 from engine.reader.verify.snapshot_audit import (
@@ -182,6 +183,8 @@ class JournalAudit:
         self._absorb(seq, entry, content)
         for text in undone(entry, self.state):
             self._note(Code.REQUEST_WRONG, key, text)
+        for text in wrong_pauses(self.state) if entry.pauses or entry.durable else ():
+            self._note(Code.PAUSE_WRONG, key, text)
         self._judge_durable(key, seq, entry)
         self._take_names(seq, entry)
         snapshots = self._snapshots.absorbed(key, entry, self.state, lists)

@@ -38,6 +38,7 @@ class Code(StrEnum):
     RESTATED_LATE = "restated_late"
     GAP_WRONG = "gap_wrong"
     REQUEST_WRONG = "request_wrong"
+    PAUSE_WRONG = "pause_wrong"
     ACCEPTED_WRONG = "accepted_wrong"
     SNAPSHOT_ORDER = "snapshot_order"
     SNAPSHOT_ATTEMPT = "snapshot_attempt"
@@ -140,6 +141,7 @@ REMEDIES: Final[Mapping[Code, str]] = {
             Code.RESTATED_LATE,
             Code.GAP_WRONG,
             Code.REQUEST_WRONG,
+            Code.PAUSE_WRONG,
             Code.ACCEPTED_WRONG,
             Code.SNAPSHOT_ORDER,
             Code.SNAPSHOT_ATTEMPT,
