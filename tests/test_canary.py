@@ -191,6 +191,9 @@ async def lived(hostile: Database, pipeline: Pipeline, found: Found, client: "S3
     table = str(TableName(SCHEMA, TABLE))
     await found.command(pipeline, "resync", "resync", table)
     await found.command(pipeline, "resync-unknown", "resync", f"{table}x", codes=(1,))
+    await found.command(pipeline, "pause", "pause", table)
+    await found.command(pipeline, "pause-unknown", "pause", f"{table}x", codes=(1,))
+    await found.command(pipeline, "resume", "resume")
     await found.command(pipeline, "read-unknown", "read", f"{table}x", codes=(1,))
     for words in (("check",), ("verify", "--depth", "full"), ("config", "show"), ("status",)):
         for extra in ((), ("--json",)):

@@ -113,6 +113,8 @@ def test_help_lists_the_commands() -> None:
         "read",
         "status",
         "resync",
+        "pause",
+        "resume",
         "views",
         "demo",
         "config",

@@ -112,6 +112,8 @@ def test_as_process_1_a_signal_at_any_moment_ends_the_engine_well(file: Path) ->
         (["status"], 128 + signal.SIGTERM),
         (["views", "duckdb"], 128 + signal.SIGTERM),
         (["resync", "public.orders"], 128 + signal.SIGTERM),
+        (["pause"], 128 + signal.SIGTERM),
+        (["resume"], 128 + signal.SIGTERM),
         (["config", "schema"], 128 + signal.SIGTERM),
     ],
 )
