@@ -320,6 +320,24 @@ def test_a_column_that_an_older_version_lacks_completes_nothing() -> None:
         _lines(table.bodies, older, table.shape)
 
 
+def test_a_column_that_was_not_recorded_for_a_while_completes_nothing() -> None:
+    hidden = shape("id", "doc", key=("id",), version=2)
+    table = _table()
+    table.insert(_row(1, "before"))
+    table.become(hidden)
+    table.begin()
+    # Its text changed too, and no record says so.
+    table.update(0, {"doc": "[]"})
+    table.become(replace(SHAPE, version=3))
+    table.begin()
+    table.rows[0]["text"] = "meanwhile"
+    table.update(0, {}, unchanged=("text",))
+    table.cut()
+
+    with pytest.raises(StateUnknown, match="no record has the value of the column 'text'"):
+        _lines(table.bodies, SHAPE, hidden, table.shape)
+
+
 def test_a_column_that_had_values_of_another_type_is_refused_by_name() -> None:
     older = replace(SHAPE, forms=("i", "other", "d"))
     newer = replace(SHAPE, forms=("i", "t", "d"), version=2)

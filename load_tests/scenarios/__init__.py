@@ -9,6 +9,7 @@ from load_tests.scenarios.burst import BURST
 from load_tests.scenarios.drain import DRAIN
 from load_tests.scenarios.drain_small import DRAIN_SMALL
 from load_tests.scenarios.drain_wide import DRAIN_WIDE
+from load_tests.scenarios.fold import FOLD
 from load_tests.scenarios.idle import IDLE
 from load_tests.scenarios.large_transaction import LARGE_TRANSACTION
 from load_tests.scenarios.many_tables import MANY_TABLES
@@ -31,6 +32,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     SNAPSHOT,
     S3_STALL,
     SYNTHETIC,
+    FOLD,
     MANY_TABLES_STEADY,
     SNAPSHOT_BESIDE,
     IDLE,

@@ -742,12 +742,9 @@ cdef class Fold:
                 row.missing[i].value.start == NULL
                 and shaped.columns_of[of.number][row.missing[i].column] == MISSES_COLUMN
             ):
-                # Nor has anything that is older.
+                # What it had then nobody recorded, whatever older records have.
                 self.give_up(row)
                 return LINE_RIGHT
-        if line.op != OP_UPDATE:
-            self.give_up(row)
-            return LINE_RIGHT
         if not self.own(row):
             free_waiting(row)
             return LINE_MEMORY

@@ -248,7 +248,7 @@ cdef const uint8_t* read_lists(
 ) noexcept nogil:
     cdef int count
     line.left_out_count = 0
-    if starts(p, end, b',"unchanged":[', 14):
+    if line.op == OP_UPDATE and starts(p, end, b',"unchanged":[', 14):
         p = read_names(p + 13, end, shaped, line.left_out, &line.left_out_count)
         if p == NULL:
             return NULL
