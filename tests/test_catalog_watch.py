@@ -796,6 +796,33 @@ async def test_a_partition_made_as_one_and_a_truncated_root_are_no_loss(
     assert engine.gaps() == []
 
 
+async def test_a_partition_that_is_made_unlogged_is_a_gap_until_it_is_logged(
+    any_database: Database,
+) -> None:
+    make_partitioned(any_database)
+    any_database.execute("ALTER TABLE sales_21 SET UNLOGGED")
+    async with running(
+        any_database, MemoryStore(), configuration=replace_tables("public.sales")
+    ) as engine:
+        await engine.looked()
+        # What is so from the start is agreed; `check` warns of it.
+        assert engine.gaps() == []
+        any_database.execute("ALTER TABLE sales_1 SET UNLOGGED")
+        any_database.execute("CREATE UNLOGGED TABLE sales_3 PARTITION OF sales FOR VALUES IN (3)")
+        opened = await engine.gap("public.sales", "not-logged")
+        await engine.looked()
+        [alarm] = [a for a in engine.alarms.standing() if a.code == NOT_CAPTURED]
+        with any_database.connect() as connection:
+            connection.execute(sql.SQL(alarm.hint))
+        await engine.until(lambda: not engine.gaps()[0].is_open, "the gap's end")
+
+    assert opened.is_open
+    assert "the partition public.sales_1 is unlogged" in alarm.text
+    assert "the partition public.sales_3 is unlogged" in alarm.text
+    assert "sales_21" not in alarm.text + alarm.hint
+    assert engine.reasons() == {("public.sales", "not-logged")}
+
+
 async def test_a_partition_under_its_own_name_that_is_dropped_is_a_gap(
     any_database: Database,
 ) -> None:

@@ -227,6 +227,27 @@ async def test_a_published_table_that_refuses_updates_is_a_warning(database: Dat
     assert warning["sql"] == ['ALTER TABLE "public"."keyless" REPLICA IDENTITY FULL']
 
 
+async def test_an_unlogged_partition_of_a_captured_table_is_a_warning(database: Database) -> None:
+    for name in ("orders", "other"):
+        with database.connect() as connection:
+            for statement in (
+                f"CREATE TABLE {name} (id int PRIMARY KEY) PARTITION BY RANGE (id)",
+                f"CREATE UNLOGGED TABLE {name}_1 PARTITION OF {name} FOR VALUES FROM (0) TO (9)",
+            ):
+                connection.execute(statement.encode())
+    configuration = RecordConfiguration("tailrace", tables=("public.orders",))
+    source = PostgresSource(dsn=database.dsn, slot=database.name, configuration=configuration)
+
+    with capture_logs() as logs:
+        await source.prepare(is_first=True)
+    told = await source.trials(is_first=False)["tables"]()
+
+    statement = 'ALTER TABLE "public"."orders_1" SET LOGGED'
+    [warning] = [entry for entry in logs if entry["log_level"] == "warning"]
+    assert (warning["tables"], warning["sql"]) == ("public.orders_1", [statement])
+    assert told.hint.endswith(f": public.orders_1: {statement}")
+
+
 async def test_a_missing_slot_is_made_at_the_first_start_alone(database: Database) -> None:
     database.execute("CREATE TABLE a (id int PRIMARY KEY)")
 

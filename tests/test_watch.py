@@ -192,6 +192,27 @@ def test_more_than_was_agreed_is_agreed_from_then_on() -> None:
     assert rig.judge(look(0x40, less)) == [("public.orders", "operations", "30", "")]
 
 
+def test_what_two_parts_lack_is_one_gap_that_ends_with_the_last_of_them() -> None:
+    rig = Rig()
+    both: dict[str, tuple[str, ...]] = {"operations:1": (), "operations:2": ()}
+    one: dict[str, tuple[str, ...]] = {"operations:2": ()}
+    reasons = {aspect: Reason(f"{aspect} is short", f"MEND {aspect}") for aspect in both}
+
+    def seen(at: int, keeps: dict[str, tuple[str, ...]]) -> Look:
+        return look(at, {ORDERS: replace(table(keeps=keeps), reasons=reasons)})
+
+    rig.judge(look(0x20, {ORDERS: table()}))
+    told = rig.watch.standing(seen(0x30, both))[str(ORDERS)]
+    begun = rig.judge(seen(0x30, both))
+    on = rig.judge(seen(0x40, one))
+    over = rig.judge(seen(0x50, {}))
+
+    assert told.text == "operations:1 is short; operations:2 is short"
+    assert told.hint == "MEND operations:1 MEND operations:2"
+    assert begun == on == [("public.orders", "operations", "20", "")]
+    assert over == [("public.orders", "operations", "20", "51")]
+
+
 def test_a_gap_begins_where_a_look_surely_shows_everything() -> None:
     # A transaction was under way at the second look; what it did is seen by the third only.
     rig = Rig()

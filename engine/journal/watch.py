@@ -64,6 +64,8 @@ _CAME_BACK = (
 WATCH_BYTES_MAX = 4 * 1024 * 1024
 """Bytes that one entry states of tables, beside its plans and its gaps: an entry is one request."""
 
+_REASONS_SHOWN_MAX = 20
+
 # Bytes beside their texts.
 _TABLE_BYTES = 60
 _MARK_BYTES = 6
@@ -324,10 +326,11 @@ class CatalogWatch:
         if before is not None and is_untouched and self._is_as_before(name, before, now):
             return before
         lost = _lost(before, now)
-        was_open = self._end_covered(name, lost, judging.until)
-        for aspect in lost:
-            if aspect not in self._open.get(name, {}):
-                self._state(judging, name, aspect, now.reasons[aspect].text, is_over=False)
+        texts = {_aspect_of(aspect): now.reasons[aspect].text for aspect in reversed(lost)}
+        was_open = self._end_covered(name, texts, judging.until)
+        for reason, text in texts.items():
+            if reason not in self._open.get(name, {}):
+                self._state(judging, name, reason, text, is_over=False)
         if not lost and not was_open and not has_gap:
             self._judge_touched(judging, table, before, now, went)
         kept = before.keeps if before is not None else {}
@@ -512,9 +515,11 @@ def _standing(by_identity: _ByIdentity, look: Look) -> dict[str, Reason]:
     for table, now in look.tables.items():
         _, before = by_identity.get(now.identity, ("", None))
         if reasons := [now.reasons[aspect] for aspect in _lost(before, now)]:
+            shown, more = reasons[:_REASONS_SHOWN_MAX], len(reasons) - _REASONS_SHOWN_MAX
+            texts = [reason.text for reason in shown] + ([f"and {more} more"] if more > 0 else [])
             # Two aspects may be mended by one statement.
-            hints = dict.fromkeys(reason.hint for reason in reasons)
-            found[str(table)] = Reason("; ".join(r.text for r in reasons), " ".join(hints))
+            hints = dict.fromkeys(reason.hint for reason in shown)
+            found[str(table)] = Reason("; ".join(texts), " ".join(hints))
     return found
 
 

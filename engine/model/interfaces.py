@@ -88,7 +88,8 @@ class TableLook:
 
     `keeps` says for each aspect (a stable word in kebab case) what of it arrives. An aspect that is
     absent arrives whole. Where no change arrives at all, the aspect `NOT_PUBLISHED` is there, with
-    nothing kept. `reasons` explains what is not kept.
+    nothing kept. Aspects that are the same up to a colon are the same reason of a gap. `reasons`
+    explains what is not kept.
 
     `marks` change whenever somebody touched what they stand for. A mark's aspect is what comes
     before its colon. A mark in `fresh` may appear without a loss, because what it stands for has

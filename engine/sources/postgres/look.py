@@ -53,7 +53,9 @@ _HORIZONS_MAX: Final = 256
 
 _TABLES_SHOWN_MAX: Final = 20
 
-_NOTHING_ARRIVES: Final = (NOT_PUBLISHED, "not-logged", "via-root")
+_NOT_LOGGED: Final = "not-logged"
+
+_NOTHING_ARRIVES: Final = (NOT_PUBLISHED, _NOT_LOGGED, "via-root")
 """Under the table's own name nothing arrives then."""
 
 _END_OF_LOG: Final = """
@@ -133,7 +135,8 @@ WHERE p.pubname OPERATOR(pg_catalog.=) %s
 # CREATE TABLE … PARTITION OF makes the columns and the row of pg_inherits in two commands of one
 # transaction. ATTACH PARTITION changes all of them in one command (15 and 18: seen). The last
 # columns are the partition's name, whether it holds rows and has no replica identity (the one that
-# has the row decides whether an UPDATE needs one), and whether it holds rows that are in the log.
+# has the row decides whether an UPDATE needs one), whether it holds rows that are in the log, and
+# whether it holds rows that are not.
 _PARTITIONS: Final = f"""
 WITH RECURSIVE tree(root, parent, child, xmin, cmin) AS (
   SELECT i.inhparent, i.inhparent, i.inhrelid, i.xmin, i.cmin
@@ -153,7 +156,9 @@ SELECT tree.root::pg_catalog.int8, tree.child::pg_catalog.int8, tree.parent::pg_
          AND NOT a.cmin OPERATOR(pg_catalog.=) tree.cmin),
        n.nspname, c.relname, c.relkind OPERATOR(pg_catalog.=) 'r' AND NOT ({_IS_KEYED}),
        c.relkind OPERATOR(pg_catalog.=) 'r'
-         AND c.relpersistence OPERATOR(pg_catalog.<>) 'u'
+         AND c.relpersistence OPERATOR(pg_catalog.<>) 'u',
+       c.relkind OPERATOR(pg_catalog.=) 'r'
+         AND c.relpersistence OPERATOR(pg_catalog.=) 'u'
 FROM tree JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) tree.child
 JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
 """  # noqa: S608 - of constants.
@@ -347,7 +352,7 @@ def _with_shapes(
 
 
 def _is_published(now: TableLook) -> bool:
-    return now.keeps.keys().isdisjoint((NOT_PUBLISHED, "not-logged"))
+    return now.keeps.keys().isdisjoint((NOT_PUBLISHED, _NOT_LOGGED))
 
 
 def _refused(
@@ -410,10 +415,14 @@ def _publication(
 
 @dataclass(slots=True)
 class _Pieces:
-    """The marks of one root's partitions, and which of them may appear without a loss."""
+    """The marks of one root's partitions, and which of them may appear without a loss.
+
+    `unlogged` are partitions whose changes are not in the log, by the aspect that says so.
+    """
 
     marks: dict[str, str] = field(default_factory=dict)
     fresh: set[str] = field(default_factory=set)
+    unlogged: dict[str, TableName] = field(default_factory=dict)
 
 
 def _attached(
@@ -428,13 +437,15 @@ def _attached(
 
 def _partition_marks(rows: Iterable[Row]) -> dict[int, _Pieces]:
     roots: dict[int, _Pieces] = {}
-    for root, child, parent, xmin, filenode, is_whole, *_ in rows:
+    for root, child, parent, xmin, filenode, is_whole, schema, name, *_, is_unlogged in rows:
         pieces = roots.setdefault(root, _Pieces())
         attached, stored = f"partitions:{child}", f"{REWRITTEN}:{child}"
         pieces.marks |= {attached: f"{parent}/{xmin}", stored: str(filenode)}
         pieces.fresh.add(stored)
         if is_whole:
             pieces.fresh.add(attached)
+        if is_unlogged:
+            pieces.unlogged[f"{_NOT_LOGGED}:{child}"] = TableName(schema, name)
     return roots
 
 
@@ -467,7 +478,7 @@ def _table_look(
         fresh.add(PUBLISHED_LATE)
     keeps: dict[str, tuple[str, ...]] = {}
     if is_unlogged:
-        keeps["not-logged"] = ()
+        keeps[_NOT_LOGGED] = ()
     elif not (is_member or is_whole):
         keeps[NOT_PUBLISHED] = ()
     else:
@@ -475,11 +486,13 @@ def _table_look(
             # A filter was asked for: what it leaves out is not wanted.
             row_filter = None
         keeps = _kept(publication, row_filter, columns, is_partitioned=is_partitioned)
-    reasons: Mapping[str, Reason] = {}
+        keeps |= dict.fromkeys(pieces.unlogged, ())
+    reasons: dict[str, Reason] = {}
     if keeps:
         reasons = _reasons(
             publication, table, oid, is_keyed=is_keyed, is_except=is_except == "true"
         )
+        reasons |= {aspect: _unlogged_reason(piece) for aspect, piece in pieces.unlogged.items()}
     return TableLook(
         str(oid),
         keeps,
@@ -488,6 +501,13 @@ def _table_look(
         reasons,
         is_as_made=birth.is_as_made,
         arrives=keeps.keys().isdisjoint(_NOTHING_ARRIVES),
+    )
+
+
+def _unlogged_reason(partition: TableName) -> Reason:
+    return Reason(
+        f"the partition {partition} is unlogged: the server's log does not have its changes",
+        f"ALTER TABLE {sql_name(partition)} SET LOGGED;",
     )
 
 
@@ -529,7 +549,7 @@ def _reasons(
         )
     return {
         NOT_PUBLISHED: not_published,
-        "not-logged": Reason(
+        _NOT_LOGGED: Reason(
             "the table is unlogged: the server's log does not have its changes",
             f"ALTER TABLE {sql_name(table)} SET LOGGED;",
         ),

@@ -120,6 +120,24 @@ WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog."char"[])
 ORDER BY 1, 2
 """
 
+# Partitions that hold rows which are not in the server's log.
+_UNLOGGED: Final = """
+WITH RECURSIVE tree(root, relid) AS (
+  SELECT c.oid, c.oid FROM pg_catalog.pg_class c
+  WHERE c.relkind OPERATOR(pg_catalog.=) 'p' AND NOT c.relispartition
+  UNION
+  SELECT tree.root, i.inhrelid FROM tree
+  JOIN pg_catalog.pg_inherits i ON i.inhparent OPERATOR(pg_catalog.=) tree.relid
+)
+SELECT rn.nspname, r.relname, n.nspname, c.relname FROM tree
+JOIN pg_catalog.pg_class r ON r.oid OPERATOR(pg_catalog.=) tree.root
+JOIN pg_catalog.pg_namespace rn ON rn.oid OPERATOR(pg_catalog.=) r.relnamespace
+JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) tree.relid
+JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+WHERE c.relkind OPERATOR(pg_catalog.=) 'r' AND c.relpersistence OPERATOR(pg_catalog.=) 'u'
+ORDER BY 3, 4
+"""
+
 _COLUMNS_NAMED: Final = """
 SELECT n.nspname, c.relname, a.attname
 FROM pg_catalog.pg_attribute a
@@ -250,6 +268,9 @@ async def prepare(
 ) -> None:
     """See `Source.prepare`. Cancellation may leave the publication made and the slot not."""
     found = await _read(session, slot_name, configuration, is_first=is_first)
+    if found.unlogged:
+        text, names, statements = found.unlogged_warning
+        _log.warning(text, tables=_listed(names), sql=statements)
     await judge_names(session, configuration, is_first=is_first)
     if unknown := await _unknown_columns(session, configuration, found.tables):
         _log.warning("no table has a column that a [[source.table]] names", columns=unknown)
@@ -329,7 +350,8 @@ async def judge(
         # Once there is a journal, a look says which tables are missing, and who adds them.
         missing = _missing_from(publication, configuration, found.tables) if is_first else []
         wrong = _warnings_of(publication, configuration, found.tables)
-        for what, names, statements in missing + wrong:
+        unlogged = [found.unlogged_warning] if found.unlogged else []
+        for what, names, statements in missing + wrong + unlogged:
             tables = f": {_listed(names)}" if names else ""
             warnings.append(f"{what}{tables}: {'; '.join(statements)}")
     if unknown := await _unknown_columns(session, configuration, found.tables):
@@ -361,7 +383,8 @@ async def _tried_warnings(
 class _Found:
     """What is there: the server, the slot, the captured tables and the publication.
 
-    `unreadable` are tables whose rows a snapshot cannot read, and why.
+    `unreadable` are tables whose rows a snapshot cannot read, and why. `unlogged` are partitions of
+    captured tables.
     """
 
     server: Server
@@ -369,6 +392,15 @@ class _Found:
     tables: list[Table]
     publication: Publication | None
     unreadable: Mapping[TableName, SourceRefused]
+    unlogged: list[TableName]
+
+    @property
+    def unlogged_warning(self) -> "_Warning":
+        """Of partitions whose changes are not in the log. What is so from the start is agreed."""
+        shown = self.unlogged[:_LISTED_MAX]
+        statements = [f"ALTER TABLE {sql_name(name)} SET LOGGED" for name in shown]
+        text = "partitions of captured tables are unlogged: the log does not have their changes"
+        return text, self.unlogged, statements
 
     def slot_warning(self, *, is_first: bool) -> tuple[str, str] | None:
         """A used slot may be the wrong one for a prefix without a journal: text and hint."""
@@ -415,7 +447,13 @@ async def _read(
     unreadable = await _unreadable(session, configuration, publication, tables)
     if unreadable and is_first:
         raise _snapshot_refused(unreadable)
-    return _Found(server, slot, tables, publication, unreadable)
+    unlogged = await _unlogged(session, configuration)
+    return _Found(server, slot, tables, publication, unreadable, unlogged)
+
+
+async def _unlogged(session: Session, configuration: RecordConfiguration) -> list[TableName]:
+    found = await session.rows(_UNLOGGED, doing="looking for unlogged partitions")
+    return [TableName(*row[2:]) for row in found if configuration.captures(TableName(*row[:2]))]
 
 
 async def _unreadable(
