@@ -36,7 +36,7 @@ def check_answer(*said: str) -> None:
     reading = SnapshotReading({"public.a": seen}, {"public.a": 1})
     statements = [{"table": "public.a", "state": state} for state in said]
     for statement in statements:
-        reading.read(statement, epoch=1, seq=7)
+        reading.read(statement, epoch=1, seq=7, e="")
     answer = {"name": NAME, "kind": "resync", "outcome": "done", "tables": ["public.a"]}
     entry: dict[str, Any] = {"seq": 7, "answers": [answer], "snapshots": statements}
     bucket = cast("Bucket", _Bucket())

@@ -1031,6 +1031,83 @@ async def test_a_moved_key_counts_until_the_last_segments_point(
     assert bool(snapshots.register.pending) == is_anew
 
 
+async def with_both_segments() -> Snapshots:
+    """Both segments are visible, as the journal says, and E is between their points."""
+    snapshots = await segmented()
+    snapshots.bucket.commit += 0x100
+    attempt = snapshots.start(ORDERS, rest="7")
+    await snapshots.append()
+    await snapshots.register.whole(attempt, await snapshots.stage(attempt, SECOND))
+    await snapshots.append()
+    await snapshots.complete()
+    durable = snapshots.bucket.journal.state.durable
+    assert durable is not None
+    assert journalled(snapshots).sees < durable.position < journalled(snapshots).point
+    await snapshots.append(msgspec.structs.replace(durable, seq=snapshots.bucket.journal.state.seq))
+    return snapshots
+
+
+async def asked_again(snapshots: Snapshots) -> None:
+    """Somebody asks for another snapshot, and cancels it."""
+    snapshots.register.resync(ORDERS)
+    await snapshots.append()
+    snapshots.register.cancel(ORDERS)
+    await snapshots.append()
+
+
+async def test_segments_that_no_row_moved_past_are_as_before_after_a_cancellation() -> None:
+    snapshots = await with_both_segments()
+
+    await asked_again(snapshots)
+
+    assert journalled(snapshots).state == "whole"
+
+
+async def test_segments_that_a_row_moved_past_are_no_snapshot_after_a_cancellation() -> None:
+    snapshots = await with_both_segments()
+    moved(snapshots, commit_lsn_of(snapshots.bucket.journal.state.durable_position))
+    await snapshots.append()
+
+    snapshots.register.cancel(ORDERS)
+    await snapshots.append()
+
+    assert journalled(snapshots).state == "cancelled"
+    snapshots.bucket.commit += 0x1000
+    assert snapshots.durable().unfinished == (str(ORDERS),)
+
+
+@pytest.mark.parametrize(("distance", "is_torn"), [(-1, True), (0, False)])
+async def test_a_row_that_moves_past_segments_makes_another_snapshot_wanted_whatever_is_asked_since(
+    distance: int, *, is_torn: bool
+) -> None:
+    snapshots = await with_both_segments()
+    last = commit_lsn_of(journalled(snapshots).point)
+    await asked_again(snapshots)
+
+    moved(snapshots, last + distance)
+
+    wanted = (Snapshot(str(ORDERS), "wanted", undivided=True),)
+    assert snapshots.register.pending == (wanted if is_torn else ())
+
+
+async def test_segments_that_are_past_e_are_whole_whatever_moves_past_a_later_attempt() -> None:
+    snapshots = await with_both_segments()
+    snapshots.bucket.commit += 0x1000
+    await snapshots.append(snapshots.durable())
+    snapshots.register.resync(ORDERS)
+    await snapshots.append()
+    at = point(snapshots.bucket.commit + 1, snapshots.bucket.time_us())
+    snapshots.register.start(ORDERS, at, relation(ORDERS), is_divided=True)
+    await snapshots.append()
+    moved(snapshots, commit_lsn_of(at.position))
+    await snapshots.append()
+
+    snapshots.register.cancel(ORDERS)
+    await snapshots.append()
+
+    assert journalled(snapshots).state == "whole"
+
+
 async def test_a_moved_key_while_a_segment_is_read_gives_it_up() -> None:
     snapshots = await segmented()
     snapshots.bucket.commit += 0x100

@@ -415,9 +415,9 @@ class StatedSnapshot(msgspec.Struct, frozen=True):
     `is_visible`: it is whole, and all of its objects are known to be there. Their names are
     forgotten then. `before` is what is visible of the table before it. It is the attempt's segment
     before this one, or an earlier snapshot, which a cancellation leaves as it was. There is none of
-    these any more once a later attempt is whole: a part of that one may be visible. `earlier` has
-    the entries that named the attempt's segments before this one, in order: who reads the snapshot
-    looks up its objects there.
+    these any more once a later attempt is whole: a part of that one may be visible. Nor is there
+    one in segments that a row moved past. `earlier` has the entries that named the attempt's
+    segments before this one, in order: who reads the snapshot looks up its objects there.
     """
 
     snapshot: Snapshot
@@ -677,7 +677,7 @@ class JournalState(msgspec.Struct):
 
     def _absorb_snapshot(self, stated: StatedSnapshot) -> None:
         snapshot = stated.snapshot
-        before = self.visible_snapshot(snapshot.table)
+        before = self._whole_before(snapshot)
         if snapshot.segment and snapshot.state in {"started", "whole"}:
             known = self.snapshots.get(snapshot.table)
             before = known.segment_before if known is not None else None
@@ -692,6 +692,17 @@ class JournalState(msgspec.Struct):
         if snapshot.state == "whole":
             self.snapshot_position = max(self.snapshot_position, snapshot.point)
         self.attempts[snapshot.table] = max(snapshot.attempt, self.attempts.get(snapshot.table, 0))
+
+    def _whole_before(self, snapshot: Snapshot) -> StatedSnapshot | None:
+        """The visible snapshot that the table has where nothing becomes of `snapshot`.
+
+        Where a row moved past segments that are visible, there is none: a part of it is nowhere.
+        That shows before E is past the last one's point, or not at all.
+        """
+        before = self.visible_snapshot(snapshot.table)
+        if before is None or not (snapshot.undivided and before.snapshot.segment):
+            return before
+        return before if before.snapshot.point <= self.durable_position else None
 
     def _forget_snapshots(self, configuration: RecordConfiguration) -> None:
         """What an `open` gives up: a table that it does not capture loses changes from here on.

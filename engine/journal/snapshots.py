@@ -307,16 +307,31 @@ class SnapshotRegister:
 
         An attempt that reads the table in segments is given up where it may have read the part that
         such a row moved into, and not yet the one that it came from. The next one has no segments.
+        So has one that takes the place of visible segments, whatever is asked since: nobody is to
+        cancel it, and have these segments for all of the table.
         """
         table, commit = moved.table, moved.commit
         self._moved[table] = max(commit, self._moved.get(table, LOG_BEGIN))
         known = self._open.get(table)
-        if not self._is_on or known is None or not self._is_divided(table, known.snapshot):
+        if not self._is_on or known is None:
             return
-        snapshot = known.snapshot
-        is_read = snapshot.state == "whole" and not snapshot.rest and snapshot.point <= commit
-        if snapshot.sees <= commit and not is_read:
+        is_torn = known.snapshot.state != "whole" and self._is_torn(table, commit)
+        if is_torn or self._is_passed(table, known.snapshot, commit):
             self._ask(table, "wanted", undivided=True)
+
+    def _is_passed(self, table: TableName, snapshot: Snapshot, commit: LogPosition) -> bool:
+        """Whether a row that moved there may be past the segments of the newest attempt."""
+        if not self._is_divided(table, snapshot):
+            return False
+        is_read = snapshot.state == "whole" and not snapshot.rest and snapshot.point <= commit
+        return snapshot.sees <= commit and not is_read
+
+    def _is_torn(self, table: TableName, commit: LogPosition) -> bool:
+        """Whether it is past the segments of the snapshot that a cancellation leaves."""
+        stated = self._state.visible_snapshot(str(table))
+        if stated is None or not stated.snapshot.segment:
+            return False
+        return stated.snapshot.sees <= commit < stated.snapshot.point
 
     def _is_divided(self, table: TableName, snapshot: Snapshot) -> bool:
         """Whether an attempt is started or whole that reads the table in segments."""

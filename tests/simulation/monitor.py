@@ -124,7 +124,7 @@ class Reading:
                 last, hour = planned["last"], planned["hour"]
             self.frontier[planned["table"]] = (last, hour)
         for snapshot in entry.get("snapshots", ()):
-            self.snapshots.read(snapshot, entry["epoch"], entry["seq"])
+            self.snapshots.read(snapshot, entry["epoch"], entry["seq"], self.durable or "")
         watch = entry.get("watch", {})
         self.looked = self.looked - {*watch.get("gone", ())} | {*watch.get("tables", ())}
         self.accepting = entry.get("accepting", self.accepting)

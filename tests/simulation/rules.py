@@ -1194,6 +1194,24 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     mutant(
+        "moved_torn",
+        "7   a moved key counts for visible segments whatever is asked since",
+        Edit(
+            "engine.journal.snapshots",
+            'known.snapshot.state != "whole" and self._is_torn(table, commit)',
+            "False",
+        ),
+    ),
+    mutant(
+        "moved_cancelled",
+        "7   segments that a row moved past are no snapshot after a cancellation",
+        Edit(
+            "engine.journal.entry",
+            "if before is None or not (snapshot.undivided and before.snapshot.segment):",
+            "if True:",
+        ),
+    ),
+    mutant(
         "segment_gap",
         "7   a gap behind the first segment's point begins the attempt anew",
         Edit(

@@ -146,11 +146,14 @@ class SnapshotReading:
             self.stated[table] = Stated({"table": table, "state": "wanted"}, epoch, seq)
             self.attempts.setdefault(table, 0)
 
-    def read(self, snapshot: Json, epoch: int, seq: int) -> None:
-        """Take in the next statement."""
+    def read(self, snapshot: Json, epoch: int, seq: int, e: str) -> None:
+        """Take in the next statement; `e` is durable before it."""
         table = snapshot["table"]
         known = self.stated.get(table)
         visible = known.visible if known is not None else None
+        if visible is not None and visible.segment and snapshot.get("undivided"):
+            # A row moved past its segments.
+            visible = visible if visible.point <= e else None
         stated = Stated(snapshot, epoch, seq)
         if stated.state in {"started", "whole"} and stated.segment and known is not None:
             visible = known.segment_before
