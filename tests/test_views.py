@@ -13,13 +13,15 @@ from sqlglot import exp
 
 from bucket_duckdb import reading
 from engine.journal.entry import Gap
+from engine.model.position import snapshot_position
 from engine.model.schema import TableName
+from engine.reader.views.column import ViewColumn
 from engine.reader.views.ddl import ddl_text
 from engine.reader.views.dialect import numeric_size
 from engine.reader.views.engines import EngineName
-from engine.reader.views.shape import NoShape, TableShape, ViewColumn, shape_of
+from engine.reader.views.shape import NoShape, TableShape, shape_of
 from view_engines import Stand, rows_of
-from view_stories import CONFIGURATION, ORDERS, PLACE, Story, at, column
+from view_stories import CONFIGURATION, ORDERS, PLACE, Story, at, column, point
 
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 
@@ -178,6 +180,28 @@ def test_rows_without_a_key_are_counted(engine: EngineName, tmp_path: Path) -> N
         rows = rows_of(stand, '"public"."orders"', ("id", "note"))
 
     assert rows == [("1", "a"), ("1", "a"), ("3", None), ("4", "b")]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_rows_that_are_counted_have_a_columns_fill_on_both_sides(
+    engine: EngineName, tmp_path: Path
+) -> None:
+    story = Story()
+    key = column("id", "integer", key=True, number=1)
+    story.begin(0, (key,))
+    for number, op in ((1, "c"), (2, "c"), (3, "c")):
+        story.add(number, op, {"id": number})
+    story.add(4, "u", {"id": 5}, {"id": 1})
+    filled = column("size", "integer", key=True, number=2, fill="7", default="7")
+    story.begin(5, (key, filled), ("id", "size"))
+    story.add(5, "d", None, {"id": 2, "size": 7})
+    story.add(6, "c", {"id": 6, "size": None})
+    with reading() as connection:
+        stand = stood(story, engine, tmp_path, connection)
+
+        rows = rows_of(stand, '"public"."orders"', ("id", "size"))
+
+    assert rows == [("3", "7"), ("5", "7"), ("6", None)]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -455,6 +479,70 @@ def test_another_key_and_another_type_are_doubts_until_a_snapshot_is_past_them()
     assert [f"its key changed at {at(3)}" in before[0], len(before)] == [True, 2]
     assert f"column n changed its type at {at(3)}" in before[1]
     assert after == ()
+
+
+def test_a_fill_that_would_act_on_a_terminal_is_not_printed_and_not_given() -> None:
+    story = Story()
+    key = column("id", "integer", key=True, number=1)
+    story.begin(0, (key,))
+    story.begin(3, (key, column("red", number=2, fill='"\\u001b[31m"', default="x")))
+
+    [doubt] = doubts_of(story)
+
+    assert doubt.startswith(f"column red came at {at(3)}")
+    assert "\x1b" not in ddl_text("duckdb", story.state(), PLACE, [ORDERS], [ORDERS]).text
+
+
+def test_a_table_that_is_not_captured_any_more_or_is_gone_says_so() -> None:
+    story = told()
+    story.configuration = msgspec.structs.replace(CONFIGURATION, exclude=("public.orders",))
+    left_out = doubts_of(story)
+    dropped = Story()
+    dropped.begin(0, COLUMNS)
+    dropped.read(9, 1, [], state="gone", is_begun=False)
+
+    gone = doubts_of(dropped)
+
+    assert left_out[0].startswith("the engine that wrote last does not capture it")
+    assert gone[0].startswith("the source has no table of this name any more")
+
+
+def test_a_table_that_had_another_name_says_where_its_records_are() -> None:
+    story = Story()
+    story.begin(0, COLUMNS)
+    story.begin(3, COLUMNS, former_name="public.orders_then")
+
+    [doubt] = doubts_of(story)
+
+    assert doubt.startswith(f"it was called public.orders_then before {at(3)}")
+
+
+def test_an_attempt_that_is_becoming_visible_counts_and_is_named() -> None:
+    story = told()
+    story.read(50, 4, [], state="whole")
+    story.snapshots[-1] = msgspec.structs.replace(story.snapshots[-1], is_visible=False)
+
+    shape = shape_of(story.state(), ORDERS)
+
+    assert isinstance(shape, TableShape)
+    assert shape.attempt == 4
+    assert shape.doubts[0].startswith("its newest snapshot is not finished: rows are those of atte")
+
+
+def test_a_segmented_snapshot_keeps_a_key_of_all_columns() -> None:
+    whole = (column("a", "integer", key=True), column("b", "integer", key=True))
+    story = Story()
+    story.begin(0, whole, ("a", "b"))
+    story.read(9, 1, [])
+    [stated] = story.snapshots
+    segment = msgspec.structs.replace(stated.snapshot, segment=1, began=point(5))
+    story.snapshots = [msgspec.structs.replace(stated, snapshot=segment)]
+
+    shape = shape_of(story.state(), ORDERS)
+
+    assert isinstance(shape, TableShape)
+    assert shape.key == ("a", "b")
+    assert shape.floor == snapshot_position(point(5), 1, 0, 0)
 
 
 def test_records_of_another_envelope_are_a_doubt() -> None:

@@ -8,6 +8,7 @@ version also has its schema.json, which is no record.
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from engine.reader.views.column import ViewColumn
 from engine.reader.views.dialect import (
     Dialect,
     Typed,
@@ -21,7 +22,7 @@ from engine.reader.views.names import Names
 from engine.reader.views.objects import FIELDS
 from engine.reader.views.place import Place
 from engine.reader.views.records import counted_condition
-from engine.reader.views.shape import TableShape, ViewColumn
+from engine.reader.views.shape import TableShape
 
 ABOUT: Final = (
     "For Athena's engine 3. Run the statements one by one: the editor takes one at a time.",

@@ -9,7 +9,7 @@ Invariant: text from outside goes into a statement only by `identifier` and `lit
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from engine.reader.views.shape import ViewColumn
+from engine.reader.views.column import ViewColumn
 
 
 @dataclass(frozen=True, slots=True)

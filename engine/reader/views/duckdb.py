@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from engine.reader.views.column import ViewColumn
 from engine.reader.views.dialect import (
     Dialect,
     Typed,
@@ -13,7 +14,7 @@ from engine.reader.views.fold import state_select
 from engine.reader.views.names import Names
 from engine.reader.views.place import Place
 from engine.reader.views.records import counted_condition
-from engine.reader.views.shape import TableShape, ViewColumn
+from engine.reader.views.shape import TableShape
 
 UNTIL: Final = "tailrace_until"
 ABOUT: Final = (

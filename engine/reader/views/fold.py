@@ -19,9 +19,10 @@ Invariant: the text depends on its arguments alone.
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
+from engine.reader.views.column import ViewColumn
 from engine.reader.views.dialect import Dialect
 from engine.reader.views.names import distinct, free
-from engine.reader.views.shape import TableShape, ViewColumn
+from engine.reader.views.shape import TableShape
 
 POSITION: Final = "_position"
 NOT_GIVEN: Final = "_not_given"
@@ -217,7 +218,7 @@ def _shown_select(shape: TableShape, dialect: Dialect) -> str:
 def _by_row(shape: TableShape, dialect: Dialect, changes: str) -> str:
     columns = list(enumerate(shape.columns, 1))
     values = [
-        f"CASE WHEN side = 1 THEN {_text_in('before', column, dialect)} "
+        f"CASE WHEN side = 1 THEN {_old_value(column, dialect)} "
         f"ELSE {_new_value(column, dialect)} END AS text_{at}"
         for at, column in columns
     ]
@@ -285,11 +286,20 @@ def _new_text(column: ViewColumn, dialect: Dialect) -> str:
     return f"CASE WHEN {_is_in('unchanged', column, dialect)} THEN {before} ELSE {after} END"
 
 
+def _old_value(column: ViewColumn, dialect: Dialect) -> str:
+    return _filled(_text_in("before", column, dialect), column, dialect)
+
+
 def _new_value(column: ViewColumn, dialect: Dialect) -> str:
     value = _new_text(column, dialect)
     if column.kind == "json" and column.is_structured:
         is_null = _is_in("json_null", column, dialect)
         value = f"CASE WHEN {is_null} THEN 'null' ELSE {value} END"
+    return _filled(value, column, dialect)
+
+
+def _filled(value: str, column: ViewColumn, dialect: Dialect) -> str:
+    """A record's value, or what rows have in the column that were there before it."""
     if not column.born:
         return value
     fill = f" ELSE {dialect.literal(column.fill)}" if column.fill is not None else ""

@@ -7,6 +7,7 @@ view shows, whatever the order was in which files came.
 
 from typing import Final
 
+from engine.reader.views.column import ViewColumn
 from engine.reader.views.dialect import (
     Dialect,
     Typed,
@@ -19,7 +20,7 @@ from engine.reader.views.names import Names, free
 from engine.reader.views.objects import FIELDS
 from engine.reader.views.place import Place
 from engine.reader.views.records import counted_condition
-from engine.reader.views.shape import TableShape, ViewColumn
+from engine.reader.views.shape import TableShape
 
 ABOUT: Final = (
     "Make a storage integration first, and put its name where TAILRACE stands.",

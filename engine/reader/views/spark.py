@@ -6,6 +6,7 @@ case are two, and a column that a record leaves out is told from one that is nul
 
 from typing import Final
 
+from engine.reader.views.column import ViewColumn
 from engine.reader.views.dialect import (
     Dialect,
     Typed,
@@ -18,7 +19,7 @@ from engine.reader.views.names import Names
 from engine.reader.views.objects import FIELDS
 from engine.reader.views.place import Place
 from engine.reader.views.records import counted_condition
-from engine.reader.views.shape import TableShape, ViewColumn
+from engine.reader.views.shape import TableShape
 
 ABOUT: Final = (
     "For Spark 3.4 and later. REFRESH TABLE of an _objects table finds the objects that came.",
