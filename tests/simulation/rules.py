@@ -184,9 +184,9 @@ MUTANTS: tuple[Mutant, ...] = (
         "5   a commit before E, not at it",
         Edit(
             "engine.flow.reception",
-            "if position < self._durable():",
+            "is_over = self._is_stream_waiting or position < self._durable()",
             "from engine.model.position import commit_of\n"
-            "        if commit_of(position) <= self._durable():",
+            "        is_over = self._is_stream_waiting or commit_of(position) <= self._durable()",
         ),
     ),
     mutant(
@@ -194,8 +194,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "3   positions sort by commit first",
         Edit(
             "engine.flow.reception",
-            "if position <= self._ledger.received(table):",
-            "if position[22:] <= self._ledger.received(table)[22:]:",
+            "position <= self._ledger.received(relation.table)",
+            "position[22:] <= self._ledger.received(relation.table)[22:]",
         ),
     ),
     mutant(
@@ -362,8 +362,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "6   reconnect drops up to each table's received position",
         Edit(
             "engine.flow.reception",
-            "if position <= self._ledger.received(table):",
-            "if position <= self._state.frontier(table).last:",
+            "position <= self._ledger.received(relation.table)",
+            "position <= self._state.frontier(relation.table).last",
         ),
         Edit(
             "engine.pipeline.wiring",
@@ -381,10 +381,10 @@ MUTANTS: tuple[Mutant, ...] = (
         "6   reconnect forgets nothing",
         Edit(
             "engine.pipeline.streaming",
-            "                self._reader.stream = None\n",
-            "                self._reader.stream = None\n"
-            "                for writer in self._router._writers.values():\n"
-            "                    writer._open = None\n",
+            "        self._reader.stream = None\n",
+            "        self._reader.stream = None\n"
+            "        for writer in self._router._writers.values():\n"
+            "            writer._open = None\n",
         ),
     ),
     mutant(
@@ -486,8 +486,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "8   a gap begins at the last log point that was judged, not at the look",
         Edit(
             "engine.journal.watch",
-            "_Judging(look, since, self._clean, until, self._touched_marks(look))",
-            "_Judging(look, since, look.at, until, self._touched_marks(look))",
+            "_Judging(look, since, self._clean, until, self._touched_marks(look), names)",
+            "_Judging(look, since, look.at, until, self._touched_marks(look), names)",
         ),
     ),
     mutant(
@@ -514,8 +514,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "3   log points compare by generation, then by order",
         Edit(
             "engine.flow.reception",
-            "if position < self._durable():",
-            "if position[5:] < self._durable()[5:]:",
+            "position < self._durable()",
+            "position[5:] < self._durable()[5:]",
         ),
     ),
     mutant(
@@ -1499,8 +1499,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         Edit(
             "engine.flow.reception",
-            "if position < self._durable():",
-            "if position < max(self._durable(), self.points.get(table, '')):",
+            "position < self._durable()",
+            "position < max(self._durable(), self.points.get(relation.table, ''))",
         ),
     ),
     mutant(
