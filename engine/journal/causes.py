@@ -24,15 +24,15 @@ ROWS_LEFT_OUT: Final = "rows-left-out"
 _WHERE: Final = "`tailrace verify --json` says where each gap begins and ends."
 
 _LET_GO: Final = (
-    "Where it is not to be captured any more, name it in source.exclude and start again: the alarm"
-    " ends, and the journal keeps the gap."
+    "Where nothing is to come under this name any more, name it in source.exclude and start again:"
+    " the alarm ends, and the journal keeps the gap."
 )
 
 _OF_TABLES_THAT_WENT: Final[Mapping[str, str]] = {
     TABLE_DROPPED: "There is nothing to read any more. A table that is made again under this name"
     f" has a snapshot of its own, which ends the alarm. {_LET_GO}",
     RENAMED_AWAY: "ALTER TABLE … RENAME TO, or SET SCHEMA, gives it its name back: then a snapshot"
-    f" is taken, which ends the alarm. Or capture its new name by source.tables. {_LET_GO}",
+    f" is taken, which ends the alarm. Its new name can be captured by source.tables. {_LET_GO}",
 }
 """Where snapshots are taken."""
 
