@@ -137,6 +137,16 @@ def test_a_gap_that_a_snapshot_fills_says_so(rig: Rig, state: str, is_filled: bo
     assert ("`tailrace resync`" in one.cause.hint) != is_filled
 
 
+def test_what_is_still_being_lost_is_to_be_mended_before_what_was_lost(rig: Rig) -> None:
+    rig.state.gaps |= {1: ended(), 2: ended(2, reason="operations", until="")}
+    narrowed = look(0x30, {ORDERS: table("1", NARROWED), LINES: table("2")})
+
+    lost, was_lost = findings(rig.state, INITIAL, narrowed, None)
+
+    assert (lost.code, was_lost.code) == (NOT_CAPTURED, GAP)
+    assert was_lost.cause.hint.startswith("Mend first what the alarm not-captured")
+
+
 HINTS = [
     ("partitions", True, "`tailrace resync` of the table"),
     ("partitions", False, 'source.snapshot = "initial"'),

@@ -38,8 +38,19 @@ _OF_TABLES_THAT_WENT: Final[Mapping[str, str]] = {
 
 _NOTHING_TO_READ: Final = f"There is nothing to read any more. {_LET_GO}"
 
+_FILLED: Final = (
+    "The table is unfinished in the journal until the snapshot is visible. Then the alarm ends."
+)
+
+_LOSING: Final = (
+    f"Mend first what the alarm {NOT_CAPTURED} of the table says. Then a snapshot is taken, which"
+    " ends this one."
+)
+
+_LOST: Final = "The source does not have these changes any more."
+
 _NEVER: Final = (
-    "The source does not have these changes any more. Compare the table's rows with the bucket. Or"
+    f"{_LOST} Compare the table's rows with the bucket. Or"
     ' set source.snapshot = "initial" and start again: each captured table is read once, and the'
     f" alarm ends. {_WHERE}"
 )
@@ -57,13 +68,18 @@ def gap_causes(
 
     `is_filled`: whether a snapshot of the table is wanted or being taken.
     """
-    ended = _by_table(gap for gap in gaps if gap.reason != LEFT_OUT)
-    return {
-        table: _cause(
-            those, is_snapshot_on=is_snapshot_on, is_filled=is_snapshot_on and is_filled(table)
-        )
-        for table, those in ended.items()
-    }
+    every = [gap for gap in gaps if gap.reason != LEFT_OUT]
+    losing = {gap.table for gap in every if gap.is_open}
+    causes: dict[str, Cause] = {}
+    for table, those in _by_table(every).items():
+        text = _text_of(those)
+        if is_snapshot_on and table in losing:
+            causes[table] = Cause(text, _LOSING)
+        elif is_snapshot_on and is_filled(table):
+            causes[table] = Cause(f"{text}; a snapshot of the table is being taken", _FILLED)
+        else:
+            causes[table] = Cause(text, _hint_of(those[-1].reason, is_snapshot_on=is_snapshot_on))
+    return causes
 
 
 def left_out_causes(gaps: Iterable[Gap]) -> dict[str, Cause]:
@@ -95,26 +111,19 @@ def _by_table(gaps: Iterable[Gap]) -> dict[str, list[Gap]]:
     return found
 
 
-def _cause(gaps: list[Gap], *, is_snapshot_on: bool, is_filled: bool) -> Cause:
+def _text_of(gaps: list[Gap]) -> str:
     newest = gaps[-1]
     noticed = f"; noticed at {time_shown(newest.noticed)}" if newest.noticed else ""
     earlier = f"; the table has {counted(len(gaps), 'gap')}" if len(gaps) > 1 else ""
-    text = (
+    return (
         f"changes of this table may be missing from the bucket ({newest.reason}): {newest.text}"
         f"{noticed}{earlier}"
     )
-    if is_filled:
-        return Cause(
-            f"{text}; a snapshot of the table is being taken",
-            "The table is unfinished in the journal until the snapshot is visible. Then the alarm"
-            " ends.",
-        )
+
+
+def _hint_of(reason: str, *, is_snapshot_on: bool) -> str:
     if not is_snapshot_on:
-        return Cause(text, _NOTHING_TO_READ if newest.reason == TABLE_DROPPED else _NEVER)
-    if (hint := _OF_TABLES_THAT_WENT.get(newest.reason)) is not None:
-        return Cause(text, hint)
-    return Cause(
-        text,
-        "The source does not have these changes any more. `tailrace resync` of the table reads its"
-        f" rows, and the alarm ends. {_WHERE}",
-    )
+        return _NOTHING_TO_READ if reason == TABLE_DROPPED else _NEVER
+    if (hint := _OF_TABLES_THAT_WENT.get(reason)) is not None:
+        return hint
+    return f"{_LOST} `tailrace resync` of the table reads its rows, and the alarm ends. {_WHERE}"
