@@ -16,8 +16,8 @@ class Settings:
     `codec_version` says how lines are written (`engine.lines.writer`). `probe_interval` is how
     often an idle writer looks whether it was superseded. `idle_interval` is how often an idle
     source's position becomes durable. `standby_interval` is how often a standby tries for the
-    lease. `watch_interval` is how often what the source publishes is looked at: a loss is seen within
-    a minute, also where the stream lags by some seconds, or a look takes them.
+    lease. `watch_interval` is how often what the source publishes is looked at: a loss is to be
+    seen within a minute, also where the stream lags by some seconds, or a look takes them.
     `requests_interval` is how often requests to this engine are looked for. `check_name` names
     the object that proves the right to write. It is another name for each way in which objects are
     made. `accept_gap` is the place that was durable when a loss happened which the operator
