@@ -606,7 +606,7 @@ def test_a_part_that_does_not_fit_is_an_error_by_name() -> None:
 def test_passes_are_estimated_from_the_count_of_keys() -> None:
     assert passes_for(0, 1) == 1
     assert passes_for(10_000_000, 256 << 20) == 1
-    assert passes_for(100_000_000, 256 << 20) == 9
+    assert passes_for(100_000_000, 256 << 20) == 16
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,18 @@ TABLES: dict[str, LiteralString] = {
         UPDATE counted SET a = 9 WHERE ctid IN (SELECT ctid FROM counted WHERE a = 3 LIMIT 2);
         DELETE FROM counted WHERE ctid IN (SELECT ctid FROM counted WHERE a = 0 LIMIT 2);
     """,
+    "deferred": """
+        CREATE TABLE deferred (id int PRIMARY KEY DEFERRABLE, v text);
+        ALTER TABLE deferred REPLICA IDENTITY FULL;
+        INSERT INTO deferred SELECT id, 'v' || id FROM generate_series(1, 6) AS id;
+        -- Within the statement two rows have one key.
+        UPDATE deferred SET id = 3 - id WHERE id < 3;
+        BEGIN;
+        SET CONSTRAINTS ALL DEFERRED;
+        INSERT INTO deferred VALUES (4, 'in place of v4');
+        DELETE FROM deferred WHERE v = 'v4';
+        COMMIT;
+    """,
     "child": """
         CREATE TABLE parent (id int PRIMARY KEY);
         CREATE TABLE child (id int PRIMARY KEY, parent int REFERENCES parent);

@@ -123,7 +123,9 @@ class Pass(NamedTuple):
 
 def passes_for(key_count, memory_max):
     """About how many passes a state of so many keys takes. See fold.pyi."""
-    return max(1, -(-key_count * KEY_SIZE // memory_max))
+    shares = max(1, -(-key_count * KEY_SIZE // memory_max))
+    # Parts are halved until they fit.
+    return 1 << (shares - 1).bit_length()
 
 
 cdef struct Waiting:

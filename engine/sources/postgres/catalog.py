@@ -88,7 +88,9 @@ WITH RECURSIVE tree(oid) AS (
 SELECT tree.oid::pg_catalog.int8 FROM tree
 """
 
-# A primary key's index may hold columns (INCLUDE) behind those of the key.
+# A primary key's index may hold columns (INCLUDE) behind those of the key. One that is checked late
+# (DEFERRABLE) tells no rows apart where the stream shows whole ones: within a transaction two rows
+# may have it.
 _COLUMNS: Final = f"""
 SELECT c.oid::pg_catalog.int8, a.attname, a.atttypid::pg_catalog.int8, a.atttypmod,
        pg_catalog.format_type(a.atttypid, a.atttypmod), NOT a.attnotnull,
@@ -104,6 +106,7 @@ FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) c.oid
   AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped
 LEFT JOIN pg_catalog.pg_index i ON i.indrelid OPERATOR(pg_catalog.=) c.oid AND i.indisprimary
+  AND (i.indimmediate OR c.relreplident OPERATOR(pg_catalog.<>) 'f'::pg_catalog."char")
 WHERE c.oid OPERATOR(pg_catalog.=) ANY(%s::pg_catalog.oid[])
 ORDER BY c.oid, a.attnum
 """  # noqa: S608 - of constants.
@@ -140,6 +143,8 @@ _KEYS: Final = """
 SELECT i.indrelid::pg_catalog.int8, a.attname,
        pg_catalog.array_position(i.indkey::pg_catalog.int2[], a.attnum)
 FROM pg_catalog.pg_index i
+JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) i.indrelid
+  AND (i.indimmediate OR c.relreplident OPERATOR(pg_catalog.<>) 'f'::pg_catalog."char")
 JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) i.indrelid
 WHERE i.indisprimary AND i.indrelid OPERATOR(pg_catalog.=) ANY(%s::pg_catalog.oid[])
   AND pg_catalog.array_position(i.indkey::pg_catalog.int2[], a.attnum)
