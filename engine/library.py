@@ -20,6 +20,8 @@ from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+import structlog
+
 from engine import app
 from engine.config import DestinationConfiguration, load_destination
 from engine.model.errors import ConfigurationError, ReadRefused, TailraceError
@@ -129,6 +131,7 @@ class TableReading:
         self._opened: queue.SimpleQueue[_Opened | _Failed] = queue.SimpleQueue()
         self._made: queue.SimpleQueue[_Made | _Failed | object] = queue.SimpleQueue()
         self._make: _Make | None = None
+        _log_as_python_does()
         # Each is counted by one thread alone.
         self._handed_count = 0
         self._taken_count = 0
@@ -181,7 +184,7 @@ class TableReading:
                 if self._taking.is_changes:
                     yield batches.of_changes(self._taking.changes(piece, version))
                 else:
-                    yield batches.of_rows(self._taking.rows(piece))
+                    yield batches.of_row_lines(bytes(piece))
 
         return self._each(make)
 
@@ -316,6 +319,19 @@ class TableReading:
             self._changed.clear()
             if not (is_so() or self._is_closed):
                 await self._changed.wait()
+
+
+def _log_as_python_does() -> None:
+    """Hand what is logged to `logging`, unless this program has told structlog what to do.
+
+    By itself structlog prints to stdout, which belongs to the program.
+    """
+    if not structlog.is_configured():
+        structlog.configure(
+            processors=[structlog.processors.KeyValueRenderer(key_order=["event"])],
+            logger_factory=structlog.stdlib.LoggerFactory(),
+            wrapper_class=structlog.stdlib.BoundLogger,
+        )
 
 
 def extra_missing() -> ReadRefused:

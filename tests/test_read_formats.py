@@ -1,5 +1,6 @@
 """Records and rows as pyarrow's batches, Parquet and CSV: every kind of value."""
 
+import base64
 import csv
 import io
 import json
@@ -36,8 +37,13 @@ def kind(name: str, *digits: int) -> ColumnKind:
 
 
 def batch_of(column: ColumnKind, *values: str) -> Any:
+    """The values as a column, made in both ways."""
     lines = [b'{"c":%b}' % value.encode() for value in values]
-    return Batches([column], is_changes=False).of_rows(map(row, lines))
+    by_value = Batches([column], is_changes=False).of_rows(map(row, lines))
+    quickly = Batches([column], is_changes=False).of_row_lines(b"\n".join(lines) + b"\n")
+    assert repr(quickly.to_pylist()) == repr(by_value.to_pylist())
+    assert quickly.schema == by_value.schema
+    return quickly
 
 
 @pytest.mark.parametrize(
@@ -174,8 +180,9 @@ def test_moments_are_those_of_the_calendar(moment: datetime) -> None:
 def test_a_value_that_the_type_has_no_room_for_is_refused_and_can_be_read_as_text(
     column: ColumnKind, value: str
 ) -> None:
+    lines = b'{"c":null}\n{"c":%b}\n' % value.encode()
     with pytest.raises(ReadRefused) as caught:
-        batch_of(column, "null", value)
+        Batches([column], is_changes=False).of_row_lines(lines)
 
     assert caught.value.code == "value-unrepresentable"
     assert "'c'" in str(caught.value)
@@ -183,6 +190,61 @@ def test_a_value_that_the_type_has_no_room_for_is_refused_and_can_be_read_as_tex
     assert value.strip('"[]') not in str(caught.value)
     text = json.loads(value) if value.startswith('"') else value
     assert batch_of(kind("text"), value).column(0).to_pylist() == [text]
+
+
+TEXT = st.characters(codec="utf-8")
+ROWS = st.fixed_dictionaries(
+    {
+        "i": st.none() | st.integers(-(2**63), 2**63 - 1),
+        "f": st.none() | st.floats(allow_nan=False, allow_infinity=False) | st.just("NaN"),
+        "n": st.none() | st.decimals(-9999, 9999, places=2).map(str),
+        "t": st.none() | st.text(TEXT),
+        "d": st.none() | st.dates().map(date.isoformat),
+        "m": st.none() | st.datetimes().map(datetime.isoformat),
+        "b": st.none() | st.booleans(),
+        "j": st.none() | st.recursive(st.integers(), st.lists, max_leaves=3),
+        'odd "': st.none() | st.lists(st.none() | st.integers(0, 9), max_size=3),
+        "y": st.none() | st.binary().map(lambda raw: base64.b64encode(raw).decode()),
+    }
+)
+ROW_KINDS = {
+    "i": "integer",
+    "f": "float",
+    "n": "numeric",
+    "t": "text",
+    "d": "date",
+    "m": "timestamp",
+    "b": "boolean",
+    "j": "json",
+    'odd "': "integer[]",
+    "y": "bytea",
+}
+
+
+@given(st.lists(ROWS, min_size=1, max_size=3), st.permutations(range(10)))
+def test_both_ways_to_make_a_batch_give_the_same(
+    rows: list[dict[str, Any]], order: list[int]
+) -> None:
+    columns = [
+        ColumnKind(name, kind, (6, 2) if kind == "numeric" else None)
+        for name, kind in ROW_KINDS.items()
+    ]
+    # The order of a line's members is not the columns'.
+    lines = [json.dumps(dict([*r.items()][n] for n in order)).encode() for r in rows]
+
+    by_value = Batches(columns, is_changes=False).of_rows(map(row, lines))
+    quickly = Batches(columns, is_changes=False).of_row_lines(b"\n".join(lines) + b"\n")
+
+    assert repr(quickly.to_pylist()) == repr(by_value.to_pylist())
+    assert quickly.schema == by_value.schema
+
+
+def test_what_pyarrows_reader_refuses_is_not_tried_for_ever() -> None:
+    batches = Batches([kind("float")], is_changes=False)
+
+    made = [batches.of_row_lines(b'{"c":"NaN"}\n') for _ in range(9)]
+
+    assert [batch.num_rows for batch in made] == [1] * 9
 
 
 # --- columns

@@ -4,29 +4,25 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, assert_never
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import CycloptsError, Parameter
 
 from engine.cli.options import ConfigFile, Json, same_file
-from engine.cli.output import ResultUnwritten, say_json
+from engine.cli.output import say_json
+from engine.cli.read_form import Format, Write, form_of
+from engine.cli.read_target import Target, keep_cursor, kept_cursor
 from engine.cli.startup import lean_imports
 from engine.cli.verify_progress import SilentProgress, TerminalProgress
 from engine.config import DestinationConfiguration, default_log, load_destination
-from engine.model.errors import ReadRefused
 from engine.model.plural import counted
 from engine.model.printable import printable
 
 if TYPE_CHECKING:
-    from engine.reader.formats.taking import Taking
     from engine.reader.table import Doubt, Question, Reading
-
-Format = Literal["ndjson", "csv", "parquet"]
 
 Since = Annotated[
     str | None,
@@ -120,18 +116,18 @@ def read(
     destination = load_destination(config, os.environ)
     asking = _Asking(
         table=table,
-        since=since or _kept(cursor_file),
+        since=since or kept_cursor(cursor_file),
         current=current,
         until=until or "",
         allow_gaps=allow_gaps,
     )
     question = asking.question()
     job = _Job(destination, question, format, text)
-    with _Target(output) as target:
+    with Target(output) as target:
         done = asyncio.run(job.run(target.write, is_quiet=json))
         target.finish()
     if cursor_file is not None:
-        _keep(cursor_file, done.cursor)
+        keep_cursor(cursor_file, done.cursor)
     if json:
         say_json(done.as_json())
     else:
@@ -201,9 +197,6 @@ class _Done:
         }
 
 
-_Write = Callable[[bytes], None]
-
-
 @dataclass(frozen=True, slots=True)
 class _Job:
     """One reading, from the bucket to what `write` takes."""
@@ -213,7 +206,7 @@ class _Job:
     format: Format
     as_text: tuple[str, ...]
 
-    async def run(self, write: _Write, *, is_quiet: bool) -> _Done:
+    async def run(self, write: Write, *, is_quiet: bool) -> _Done:
         with lean_imports():
             from engine import app  # noqa: PLC0415 - a wrong configuration is told before
             from engine.operate import logs  # noqa: PLC0415 - likewise
@@ -226,7 +219,7 @@ class _Job:
             reading = await open_reading(store, self.destination.prefix, self.question)
             if not is_quiet:
                 _tell_doubts(reading.doubts)
-            form = _form(self.format, Taking(reading, self.as_text), write)
+            form = form_of(self.format, Taking(reading, self.as_text), write)
             count = 0
             with _progress(is_quiet=is_quiet) as progress:
                 async with reading.lines() as answer:
@@ -251,198 +244,6 @@ def _done(reading: "Reading", count: int) -> _Done:
 def _progress(*, is_quiet: bool) -> SilentProgress | TerminalProgress:
     is_shown = sys.stderr.isatty() and not sys.stdout.isatty() and not is_quiet
     return TerminalProgress() if is_shown else SilentProgress()
-
-
-# --- forms
-
-
-class _Ndjson:
-    """The lines as they are."""
-
-    def __init__(self, write: _Write) -> None:
-        self._write = write
-
-    def take(self, lines: memoryview, version: int) -> int:
-        """Write some lines, and say how many."""
-        del version
-        content = bytes(lines)
-        self._write(content)
-        return content.count(b"\n")
-
-    def finish(self) -> None:
-        """Nothing is left."""
-
-
-class _Csv:
-    """CSV, its header first."""
-
-    def __init__(self, taking: "Taking", write: _Write) -> None:
-        from engine.reader.formats import csv_text  # noqa: PLC0415 - it loads the engine
-
-        self._taking = taking
-        self._write = write
-        self._lines = csv_text
-        header = csv_text.header(taking.names, is_changes=taking.is_changes)
-        self._write(header.encode())
-
-    def take(self, lines: memoryview, version: int) -> int:
-        """Write some lines, and say how many."""
-        count = 0
-        for piece in self._taking.pieces(lines):
-            written = [*self._written(piece, version)]
-            self._write("".join(written).encode())
-            count += len(written)
-        return count
-
-    def _written(self, piece: memoryview, version: int) -> Iterator[str]:
-        names = self._taking.names
-        if self._taking.is_changes:
-            return self._lines.change_lines(self._taking.changes(piece, version), names)
-        return self._lines.row_lines(self._taking.rows(piece), names)
-
-    def finish(self) -> None:
-        """Nothing is left."""
-
-
-class _Parquet:
-    """One Parquet file."""
-
-    def __init__(self, taking: "Taking", write: _Write) -> None:
-        try:
-            from engine.reader.formats.arrow import Batches  # noqa: PLC0415 - an extra
-            from engine.reader.formats.parquet_file import ParquetFile  # noqa: PLC0415 - an extra
-        except ImportError as error:
-            hint = "pip install 'tailrace[read]'"
-            raise ReadRefused("extra-missing", "pyarrow is not installed", hint=hint) from error
-        self._taking = taking
-        self._batches = Batches(taking.columns, is_changes=taking.is_changes)
-        self._file = ParquetFile(write, self._batches.schema)
-
-    def take(self, lines: memoryview, version: int) -> int:
-        """Write some lines, and say how many."""
-        count = 0
-        for piece in self._taking.pieces(lines):
-            batch = self._batch(piece, version)
-            self._file.add(batch)
-            count += batch.num_rows
-        return count
-
-    def _batch(self, piece: memoryview, version: int) -> Any:
-        # Any: pyarrow has no types.
-        if self._taking.is_changes:
-            return self._batches.of_changes(self._taking.changes(piece, version))
-        return self._batches.of_rows(self._taking.rows(piece))
-
-    def finish(self) -> None:
-        """Write the file's end."""
-        self._file.finish()
-
-
-def _form(format_: Format, taking: "Taking", write: _Write) -> _Ndjson | _Csv | _Parquet:
-    match format_:
-        case "ndjson":
-            return _Ndjson(write)
-        case "csv":
-            return _Csv(taking, write)
-        case "parquet":
-            return _Parquet(taking, write)
-        case _:
-            assert_never(format_)
-
-
-# --- where it goes
-
-
-class _Target:
-    """Stdout, or a file that appears under its name when it is whole."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self._part = path.with_name(f"{path.name}.{os.getpid()}.part") if path else None
-        self._file = sys.stdout.buffer
-
-    def __enter__(self) -> Self:
-        if self._part is not None:
-            with _told(self._part):
-                self._file = self._part.open("wb")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._part is not None:
-            self._file.close()
-            self._part.unlink(missing_ok=True)
-
-    def write(self, content: bytes) -> None:
-        """Hand it over, or most of it."""
-        with _told(self._part):
-            self._file.write(content)
-
-    def finish(self) -> None:
-        """All is written: with this, the system has it, and a file has its name."""
-        with _told(self._part):
-            self._file.flush()
-            if self._part is not None and self._path is not None:
-                os.fsync(self._file.fileno())
-                self._part.replace(self._path)
-                _sync_folder(self._path)
-
-
-@contextmanager
-def _told(path: Path | None) -> Iterator[None]:
-    """Say what the system said. A pipe that nobody reads is no error of ours."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else type(error).__name__
-        where = str(path) if path is not None else "stdout"
-        raise ResultUnwritten(
-            f"{where} could not be written: {reason}",
-            hint="Make room, or send it elsewhere, and run the same command again.",
-        ) from error
-
-
-def _kept(path: Path | None) -> str:
-    """The cursor in the file; empty where there is no file yet."""
-    if path is None:
-        return ""
-    try:
-        text = path.read_text(encoding="ascii", errors="replace").strip()
-    except FileNotFoundError:
-        return ""
-    except OSError as error:
-        raise ResultUnwritten(f"{path} cannot be read: {error.strerror}") from error
-    if not text:
-        raise ReadRefused(
-            "cursor-malformed",
-            f"{path} is empty",
-            hint="Remove it to begin with what is there, or put the last cursor into it.",
-        )
-    return text
-
-
-def _keep(path: Path, cursor: str) -> None:
-    """Put the cursor in the place of the one before, all at once."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with _told(path):
-        try:
-            with part.open("w", encoding="ascii") as file:
-                file.write(cursor + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-            _sync_folder(path)
-        finally:
-            part.unlink(missing_ok=True)
-
-
-def _sync_folder(path: Path) -> None:
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 # --- what is told, on stderr
