@@ -17,6 +17,7 @@ from engine.model.interfaces import SourceMeasures
 from engine.model.record import RecordConfiguration
 from engine.model.snapshot_source import RangeReader
 from engine.sources.postgres.dsn import dsn_of
+from engine.sources.postgres.log_messages import MESSAGES
 from engine.sources.postgres.range_reader import IDLE_SECONDS, PostgresRangeReader
 from engine.sources.postgres.settings import SHAPING_SETTINGS
 from engine.sources.postgres.source import MEASURES
@@ -40,6 +41,7 @@ def record_configuration(configuration: Configuration) -> RecordConfiguration:
         row_bytes_max=resolve_row_limit(source.max_row_bytes),
         on_unrepresentable=source.on_unrepresentable,
         on_schema_change=source.on_schema_change,
+        messages=str(MESSAGES) if source.messages else "",
         snapshot=source.snapshot,
         # A key that hashes nothing shapes nothing.
         hash_key_id=hash_key(configuration).id if any(r.hash for r in source.rules) else "",

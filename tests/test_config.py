@@ -295,7 +295,7 @@ def test_a_destination_value_that_does_not_fit_is_explained(
     [
         ('type = "synthetic"', "not in this release"),
         ('type = "mysql"', 'is not one of "postgres"'),
-        ("messages = true", "not in this release"),
+        ('messages = "yes"', "is not true or false"),
         ('on_schema_change = "stop"', "is not one of"),
         ('slot = "Tailrace"', "lower-case"),
         ('publication = ""', "1 to 63 bytes"),

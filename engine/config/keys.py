@@ -125,8 +125,6 @@ def _check_region(value: str) -> None:
         raise Unfit("is not a region's name", 'write it as "eu-west-1"')
 
 
-_LATER = "leave it out for now"
-
 _STORAGE_COLD = "objects there cannot be read back without a restore, and the journal must be"
 
 _OWN_KEYS = {key.name: key for section in SOURCES.values() for key in section.keys}
@@ -249,8 +247,9 @@ KEYS: Final[tuple[Key, ...]] = (
     Key(
         "source",
         "messages",
-        values.boolean(later=_LATER),
-        "Whether logical messages are published too. Not in this release.",
+        values.boolean(),
+        "Whether logical messages of transactions are published too (pg_logical_emit_message), as "
+        "rows of a table `pg_logical.messages`.",
         default=False,
         is_shown=True,
     ),

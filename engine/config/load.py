@@ -316,6 +316,7 @@ def _source(parsed: Parsed) -> SourceConfiguration:
         max_row_bytes=parsed.value("source", "max_row_bytes"),
         hash_key=None if hash_key is None else Secret(hash_key),
         signals=parsed.value("source", "signals"),
+        messages=parsed.value("source", "messages"),
     )
 
 

@@ -59,6 +59,7 @@ class SourceConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     max_row_bytes: int | None
     hash_key: Secret | None
     signals: bool
+    messages: bool
 
 
 class DestinationConfiguration(msgspec.Struct, frozen=True, kw_only=True):

@@ -91,17 +91,15 @@ def choice(*names: str, later: Mapping[str, str] | None = None) -> Kind:
     return Kind(parse, {"enum": list(names)})
 
 
-def boolean(*, later: str | None = None) -> Kind:
-    """A truth value. With `later`, true is for a coming release."""
+def boolean() -> Kind:
+    """A truth value."""
 
     def parse(value: Any) -> bool:
         if not isinstance(value, bool):
             raise Unfit("is not true or false", "write it without quotes")
-        if value and later is not None:
-            raise Unfit("is not in this release", later)
         return value
 
-    return Kind(parse, {"const": False} if later else {"type": "boolean"}, is_text=False)
+    return Kind(parse, {"type": "boolean"}, is_text=False)
 
 
 def integer(least: int, most: int) -> Kind:

@@ -117,7 +117,7 @@ class Acceptance:
             seq=max(seq, state.durable_seq),
             unfinished=state.known(configuration) if is_on else (),
             watched=state.durable.watched,
-            landmark=Landmark(start.position, None, configuration.through, start.resume),
+            landmark=Landmark(start.position, None, configuration.shown_through, start.resume),
         )
 
     def _gaps(self, start: LogPosition, void: Sequence[Plan]) -> tuple[Gap, ...]:

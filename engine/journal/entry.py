@@ -727,7 +727,8 @@ class JournalState(msgspec.Struct):
         if configuration.snapshot == "never":
             return
         for table in sorted(self.frontiers.keys() | self.attempts.keys()):
-            if table not in self.snapshots and configuration.captures(TableName.parse(table)):
+            is_taken = configuration.takes_snapshot(TableName.parse(table))
+            if table not in self.snapshots and is_taken:
                 wanted = Snapshot(table, "wanted")
                 self._absorb_snapshot(StatedSnapshot(wanted, entry.epoch, entry.seq))
 
@@ -745,7 +746,9 @@ class JournalState(msgspec.Struct):
         self.accepting = None
         configuration = self.configurations[self.epoch]
         self.snapshots = {}
-        for table in self.known(configuration) if configuration.snapshot != "never" else ():
+        for table in self.known(configuration):
+            if not configuration.takes_snapshot(TableName.parse(table)):
+                continue
             wanted = Snapshot(table, "wanted")
             self._absorb_snapshot(StatedSnapshot(wanted, entry.epoch, entry.seq))
 

@@ -316,7 +316,7 @@ class Lease:
         """By which commit the source's log has to be known again, read under `configuration`."""
         known = newest(self._journal.state.landmark, received)
         # Through something else, other commits may show.
-        return known if known is None or known.through == configuration.through else None
+        return known if known is None or known.through == configuration.shown_through else None
 
     def is_outdated(self, taken: Taken) -> bool:
         """Whether a predecessor wrote on after the stream began: it is judged by too little."""

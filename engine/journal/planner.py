@@ -189,7 +189,7 @@ class Planner:
         chunk = max(plan.chunks, key=lambda chunk: chunk.last, default=None)
         if chunk is None:
             return None
-        through = self._configuration.through
+        through = self._configuration.shown_through
         return Landmark(commit_of(chunk.last), chunk.last_commit_us, through)
 
 

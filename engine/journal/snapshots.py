@@ -139,6 +139,7 @@ class SnapshotRegister:
         self._gaps = gaps
         self._reception = reception
         self._is_on = configuration.snapshot != "never"
+        self._messages = configuration.messages
         self._clock = clock
         self._lists = lists
         self._wake = wake
@@ -345,7 +346,7 @@ class SnapshotRegister:
 
     def capture(self, table: TableName) -> None:
         """The table is captured: its snapshot is wanted, unless there was one. Never waits."""
-        if self._is_on and table not in self._known:
+        if self._is_on and table not in self._known and str(table) != self._messages:
             self._state_next(table, Snapshot(str(table), "wanted"))
 
     def resync(self, table: TableName) -> None:

@@ -63,6 +63,8 @@ class RecordConfiguration(msgspec.Struct, frozen=True):
     a table has already are read too. `hash_key_id` is the id of the secret that hashes are made
     under (`HashKey.id`), empty where no rule has any. `on_schema_change` is what a row of a changed
     shape does: its version begins, the stream pauses before it, or the table is passed over.
+    `messages` is the name under which messages of the source's log are published as if they were a
+    table's rows, empty where they are not.
 
     The defaults are the journal's format: what a field means that an entry leaves out. They decide
     nothing for an operator: `engine.app` sets every field from the configuration.
@@ -84,9 +86,22 @@ class RecordConfiguration(msgspec.Struct, frozen=True):
     snapshot: SnapshotMode = "never"
     hash_key_id: str = ""
     on_schema_change: OnSchemaChange = "continue"
+    messages: str = ""
+
+    @property
+    def shown_through(self) -> str:
+        """Names what decides which commits the log shows: through another one, others may show."""
+        return f"{self.through} with messages" if self.messages else self.through
+
+    def takes_snapshot(self, table: TableName) -> bool:
+        """Whether rows that `table` has already are read: it is captured, and a table."""
+        is_table = str(table) != self.messages
+        return self.snapshot != "never" and is_table and self.captures(table)
 
     def captures(self, table: TableName) -> bool:
         """Whether changes of `table` are wanted."""
+        if self.messages and str(table) == self.messages:
+            return True
         return any(matches(pattern, table) for pattern in self.tables) and not any(
             matches(pattern, table) for pattern in self.exclude
         )

@@ -317,7 +317,7 @@ class Pipeline:
         if taken.standing is None:
             return None
         confirmed = taken.standing.confirmed
-        through = self._world.configuration.through
+        through = self._world.configuration.shown_through
         place = Landmark(confirmed.position, None, through, confirmed.resume)
         now = time_text(self._world.clock())
         return Durable(confirmed.position, confirmed.resume, now, seq=-1, landmark=place)

@@ -235,7 +235,7 @@ class Streaming:
                     connection,
                     self._world.configuration,
                     self.reception.decide,
-                    received=self._ledger.landmark(self._world.configuration.through),
+                    received=self._ledger.landmark(self._world.configuration.shown_through),
                 )
             self._watcher.connected(self._reader.stream)
             if self._lease.is_failing:

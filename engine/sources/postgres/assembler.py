@@ -54,9 +54,16 @@ from engine.sources.postgres.frames import (
     FrameReader,
     Frames,
 )
+from engine.sources.postgres.log_messages import (
+    MESSAGES_OID,
+    insert_frame,
+    is_transactional,
+    messages_relation,
+)
 from engine.sources.postgres.lsn import Lsn, format_lsn, log_point
 from engine.sources.postgres.pgoutput import (
     HEADER_SIZE,
+    MessageHead,
     RelationMessage,
     Truncate,
     XLogData,
@@ -77,6 +84,9 @@ LEFT_OUT: Final = -1
 """A reason beside those of the frame reader: a row was left out."""
 
 _NEVER: Final = Lsn(1 << 64)
+
+_CUT_OFF: Final = MessageHead(is_transactional=True, prefix=b"\0", size=-1, content=b"")
+"""A message whose prefix alone is longer than what is handed out."""
 
 
 class Drained(enum.Enum):
@@ -155,8 +165,10 @@ class Assembler:
         batch_rows_max: int = ROWS_MAX,
         hash_key: HashKey = NO_HASH_KEY,
         are_bare_hidden: bool = False,
+        signals: bool = True,
     ) -> None:
-        """`are_bare_hidden`: see `FrameReader`."""
+        """`are_bare_hidden`: see `FrameReader`. Without `signals`, nobody is told of any."""
+        self._are_signals_told = signals
         self._configuration = configuration
         self._catalog = catalog
         self._single_rows = single_rows
@@ -304,7 +316,7 @@ class Assembler:
         landmark = None
         if self._reader.landmark is not None:
             commit_lsn, time_us = self._reader.landmark
-            through = self._configuration.through
+            through = self._configuration.shown_through
             place = log_position(self._generation, commit_lsn)
             landmark = Landmark(place, time_us, through, format_lsn(Lsn(commit_lsn)))
         point = log_point(self._generation, Lsn(lsn), commit_us)
@@ -389,7 +401,9 @@ class Assembler:
     def _message(self, frame: bytes) -> None:
         """Note a logical message that is meant for the engine. Others are none of its business."""
         head = decode_message_head(frame[HEADER_SIZE:])
-        if head is None or head.prefix != SIGNAL_PREFIX:
+        if self._configuration.messages:
+            self._record(frame, head or _CUT_OFF)
+        if head is None or head.prefix != SIGNAL_PREFIX or not self._are_signals_told:
             return
         position = NOWHERE
         if head.is_transactional:
@@ -398,6 +412,20 @@ class Assembler:
         is_whole = head.size <= REQUEST_BYTES_MAX
         content = head.content if is_whole else b""
         self._signals.append(Signal(position, content, head.size))
+
+    def _record(self, frame: bytes, head: MessageHead) -> None:
+        """Publish a logical message, where it belongs to a transaction."""
+        if not self._reader.open_commit or not is_transactional(frame):
+            return
+        batcher, change_lsn = self._batcher, int.from_bytes(frame[1:9])
+        if not batcher.is_bound(MESSAGES_OID):
+            position = Position(self._lines.next_position(MESSAGES_OID, change_lsn))
+            relation = messages_relation(self._configuration)
+            if batcher.bind(MESSAGES_OID, relation, position) is None:
+                self._lines.skip(MESSAGES_OID, change_lsn)
+                return
+        if self._tuples.encode(insert_frame(frame, head)) > batcher.size_max:
+            batcher.hand_over(MESSAGES_OID)
 
     # -------------------------------------------------------------------------- relations
 

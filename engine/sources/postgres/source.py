@@ -24,6 +24,7 @@ from engine.model.record import RecordConfiguration
 from engine.model.schema import Decide
 from engine.operate.alarms import Alarms
 from engine.sources.postgres.assembler import ROWS_MAX
+from engine.sources.postgres.ddl_trigger import judge_ddl
 from engine.sources.postgres.dsn import Dsn, place_of
 from engine.sources.postgres.keeper import LOOK_SECONDS
 from engine.sources.postgres.look import Horizon, look
@@ -118,6 +119,8 @@ class PostgresSource:
         }
         if self._configuration.envelope == "flat":
             found["names"] = functools.partial(self._try_names, is_first=is_first)
+        if self._configuration.messages:
+            found["statements"] = self._try_statements
         return found
 
     async def look(self) -> Look:
@@ -147,6 +150,10 @@ class PostgresSource:
         if not clashes:
             return Finding("no column is called as a field of the flat envelope")
         return Finding(f"flat_prefix is repeated for {clashes}")
+
+    async def _try_statements(self) -> Finding:
+        async with Session(self._dsn) as session:
+            return await judge_ddl(session)
 
     async def commits_warning(self) -> tuple[str, str] | None:
         """Whether commits on the server will wait for us: what is wrong, and what to set.

@@ -591,7 +591,8 @@ async def open_stream(
         async with Session(dsn, **beside(connection)) as session:
             start_lsn = lsn_of(judge.start)
             through = configuration.through
-            await _start(connection, session, slot, start_lsn, through, signals=signals)
+            are_messages_shown = signals or bool(configuration.messages)
+            await _start(connection, session, slot, start_lsn, through, messages=are_messages_shown)
             # The server's own name for the database is what the journal has. The server cuts the
             # dsn's name to 63 bytes, and a pooler may use another name.
             [(database,)] = await session.rows(_DATABASE, doing="asking for the database's name")
@@ -606,7 +607,11 @@ async def open_stream(
                 single_rows=single_rows,
                 batch_rows_max=batch_rows_max,
                 hash_key=hash_key,
-                are_bare_hidden=signals and connection.info.server_version >= _BARE_HIDDEN_FROM,
+                # What is published shows in any case; what is obeyed may be switched off.
+                are_bare_hidden=signals
+                and not configuration.messages
+                and connection.info.server_version >= _BARE_HIDDEN_FROM,
+                signals=signals,
             )
             keeper = CatalogKeeper(session, catalog, assembler, alarms, look_seconds=look_seconds)
             stream = PostgresStream(
@@ -659,7 +664,7 @@ async def _start(
     start: Lsn,
     publication: str,
     *,
-    signals: bool,
+    messages: bool,
 ) -> None:
     # The option holds a list of identifiers, so the name is quoted twice: as an identifier and as a
     # literal.
@@ -670,7 +675,7 @@ async def _start(
         sql.Identifier(slot),
         sql.SQL(format_lsn(start)),
         sql.SQL(_literal(name)),
-        sql.SQL(", messages 'true'" if signals else ""),
+        sql.SQL(", messages 'true'" if messages else ""),
     )
     try:
         await connection.execute(command)
