@@ -1175,6 +1175,21 @@ async def test_a_table_is_read_in_segments_again_once_it_was_read_without() -> N
     assert not register.undivided
 
 
+@pytest.mark.parametrize("is_past", [False, True])
+async def test_where_snapshots_are_off_segments_count_only_once_e_is_past_them(
+    *, is_past: bool
+) -> None:
+    """Nobody makes good there what moves past them."""
+    snapshots = await with_both_segments()
+    if is_past:
+        snapshots.bucket.commit += 0x1000
+        await snapshots.append(snapshots.durable())
+
+    later = await successor(snapshots, "never")
+
+    assert (str(ORDERS) in later.bucket.journal.state.snapshots) == is_past
+
+
 async def test_where_snapshots_are_off_a_moved_key_asks_for_nothing() -> None:
     snapshots = await successor(await segmented(), "never")
 

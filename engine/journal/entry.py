@@ -700,17 +700,22 @@ class JournalState(msgspec.Struct):
         That shows before E is past the last one's point, or not at all.
         """
         before = self.visible_snapshot(snapshot.table)
-        if before is None or not (snapshot.undivided and before.snapshot.segment):
-            return before
-        return before if before.snapshot.point <= self.durable_position else None
+        return self._past_e(before) if snapshot.undivided else before
+
+    def _past_e(self, visible: StatedSnapshot | None) -> StatedSnapshot | None:
+        """`visible`, unless rows may yet be shown that moved past its segments."""
+        if visible is None or not visible.snapshot.segment:
+            return visible
+        return visible if visible.snapshot.point <= self.durable_position else None
 
     def _forget_snapshots(self, configuration: RecordConfiguration) -> None:
         """What an `open` gives up: a table that it does not capture loses changes from here on.
 
-        Where it takes no snapshots, those that are not finished are not wanted any more.
+        Where it takes no snapshots, those that are not finished are not wanted any more. Segments
+        that E is not past are none either: nobody makes good there what moves past them.
         """
         kept = {
-            table: stated if configuration.snapshot != "never" else stated.visible
+            table: stated if configuration.snapshot != "never" else self._past_e(stated.visible)
             for table, stated in self.snapshots.items()
             if configuration.captures(stated.snapshot.table_name)
         }

@@ -111,7 +111,8 @@ class Reading:
             self.configurations[self.epoch] = msgspec.convert(
                 entry["open"]["configuration"], RecordConfiguration
             )
-            self.snapshots.opened(self.configuration, self.frontier, self.epoch, entry["seq"])
+            e = self.durable or ""
+            self.snapshots.opened(self.configuration, self.frontier, self.epoch, entry["seq"], e)
         for version in entry.get("schemas", ()):
             self._read_version(version)
         for planned in entry.get("planned", ()):

@@ -1207,8 +1207,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "7   segments that a row moved past are no snapshot after a cancellation",
         Edit(
             "engine.journal.entry",
-            "if before is None or not (snapshot.undivided and before.snapshot.segment):",
-            "if True:",
+            "return self._past_e(before) if snapshot.undivided else before",
+            "return before",
         ),
     ),
     mutant(

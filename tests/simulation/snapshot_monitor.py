@@ -53,6 +53,10 @@ class Stated:
             return self
         return self.before if self.before is not None and self.before.is_complete else None
 
+    def past(self, e: str) -> "Stated | None":
+        """It, unless rows may yet be shown that moved past its segments."""
+        return None if self.segment and self.point > e else self
+
     @property
     def segment_before(self) -> "Stated | None":
         """The last visible segment of an attempt of which more is to be read."""
@@ -124,12 +128,20 @@ class SnapshotReading:
     furthest: str = ""
 
     def opened(
-        self, configuration: RecordConfiguration, planned: Iterable[str], epoch: int, seq: int
+        self,
+        configuration: RecordConfiguration,
+        planned: Iterable[str],
+        epoch: int,
+        seq: int,
+        e: str,
     ) -> None:
-        """A writer opened the journal. `planned` are the tables that have planned objects."""
+        """A writer opened the journal. `planned` are the tables that have planned objects.
+
+        `e` is durable before it.
+        """
         is_on = configuration.snapshot != "never"
         kept = {
-            table: stated if is_on else stated.visible
+            table: stated if is_on else stated.visible and stated.visible.past(e)
             for table, stated in self.stated.items()
             if configuration.captures(TableName.parse(table))
         }
@@ -151,9 +163,9 @@ class SnapshotReading:
         table = snapshot["table"]
         known = self.stated.get(table)
         visible = known.visible if known is not None else None
-        if visible is not None and visible.segment and snapshot.get("undivided"):
+        if visible is not None and snapshot.get("undivided"):
             # A row moved past its segments.
-            visible = visible if visible.point <= e else None
+            visible = visible.past(e)
         stated = Stated(snapshot, epoch, seq)
         if stated.state in {"started", "whole"} and stated.segment and known is not None:
             visible = known.segment_before
