@@ -43,7 +43,7 @@ from engine.sources.postgres.preparation import (
     identity_statement,
     replacement_statements,
 )
-from engine.sources.postgres.row_filters import FilterTexts, sql_name, unasked_reason
+from engine.sources.postgres.row_filters import AskedFilters, FilterTexts, sql_name, unasked_reason
 from engine.sources.postgres.session import Row, Session, quoted
 from engine.sources.postgres.stored_shapes import as_told, stored_shapes
 
@@ -190,6 +190,7 @@ class Horizon:
 
     empty: EmptyPartitions = field(default_factory=EmptyPartitions)
     filters: FilterTexts = field(default_factory=FilterTexts)
+    asked: AskedFilters = field(default_factory=AskedFilters)
     _looks: deque[tuple[Lsn, int]] = field(default_factory=lambda: deque(maxlen=_HORIZONS_MAX))
 
     def covered(self, flushed: Lsn, xmin: int, xmax: int) -> Lsn | None:
@@ -202,7 +203,8 @@ class Horizon:
 class _Publication:
     """The publication's row, and its schemas' by the schema's OID. `oid` is None without one.
 
-    `filters` are the conditions that no rule asks for, by the table's OID.
+    `filters` are the conditions that no rule asks for, by the table's OID. `altered` are the tables
+    whose rule asks for another condition.
     """
 
     configuration: RecordConfiguration
@@ -214,6 +216,7 @@ class _Publication:
     schemas: Mapping[int, str]
     captured: tuple[TableName, ...]
     filters: Mapping[int, str]
+    altered: frozenset[int]
 
     def marks(self) -> dict[str, str]:
         if self.oid is None:
@@ -262,10 +265,21 @@ async def _look(
     oids = [row[0] for _, row in captured]
     made = await session.rows(_MADE, oids, doing=doing)
     shapes = await stored_shapes(session, name, oids)
-    unasked = {row[0]: row[8] for _, row in captured if _is_filter_unasked(configuration, row)}
+    asked = {
+        row[0]: (table, row[8])
+        for table, row in captured
+        if row[8] is not None and configuration.where_of(table)
+    }
+    altered = await horizon.asked.others(session, configuration, asked)
+    unasked = {
+        row[0]: row[8]
+        for _, row in captured
+        if row[8] is not None and (row[0] not in asked or row[0] in altered)
+    }
     filters = await horizon.filters.read(session, name, unasked)
     [(at, until, _)] = await session.rows(_END_OF_LOG, doing=doing)
     publication = _publication(configuration, head, schemas, captured, filters)
+    publication = replace(publication, altered=altered)
     tables = await asyncio.to_thread(_assembled, publication, captured, made, partitions)
     tables = await asyncio.to_thread(_with_shapes, tables, shapes, configuration)
     since = horizon.covered(parse_lsn(flushed), int(head[0]), int(head[1]))
@@ -312,10 +326,6 @@ def _selected(
         else:
             others.append(str(row[0]))
     return captured, frozenset(others)
-
-
-def _is_filter_unasked(configuration: RecordConfiguration, row: Row) -> bool:
-    return row[8] is not None and not configuration.where_of(TableName(row[1], row[2]))
 
 
 def _assembled(
@@ -410,6 +420,7 @@ def _publication(
         schemas={schema: f"{oid}/{xmin}" for schema, oid, xmin in schemas},
         captured=tuple(table for table, _ in captured[:_TABLES_SHOWN_MAX]),
         filters=filters,
+        altered=frozenset(),
     )
 
 
@@ -482,8 +493,8 @@ def _table_look(
     elif not (is_member or is_whole):
         keeps[NOT_PUBLISHED] = ()
     else:
-        if publication.configuration.where_of(table):
-            # A filter was asked for: what it leaves out is not wanted.
+        if publication.configuration.where_of(table) and oid not in publication.altered:
+            # This filter was asked for: what it leaves out is not wanted.
             row_filter = None
         keeps = _kept(publication, row_filter, columns, is_partitioned=is_partitioned)
         keeps |= dict.fromkeys(pieces.unlogged, ())

@@ -25,7 +25,12 @@ from engine.model.errors import ConfigurationError, SourceError, SourceFailed, S
 from engine.model.interfaces import Reason
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
-from engine.sources.postgres.locks import STOPS_READING, locked_names, locked_oids
+from engine.sources.postgres.locks import (
+    STOPS_PUBLISHING,
+    STOPS_READING,
+    locked_names,
+    locked_oids,
+)
 from engine.sources.postgres.session import Questions, Session, primary_message, quoted
 from engine.sources.postgres.transaction import LOCK_NOT_AVAILABLE, Transaction, transaction
 
@@ -39,6 +44,9 @@ _IDENTITIES_SHOWN_MAX: Final = 20
 _TRY_TIMEOUT: Final = "10s"
 
 _TEXT_TIMEOUT: Final = "50ms"
+
+_COMPARED_MAX: Final = 20
+"""Filters that one look compares; each takes a transaction."""
 
 _PARAMETERS: Final = """
 SELECT pg_catalog.cardinality(parameter_types)::pg_catalog.int4
@@ -330,10 +338,60 @@ class FilterTexts:
         return {oid: text for oid, text in found.items() if text is not None}
 
 
+class AskedFilters:
+    """Whether filters in the publication are those that the rules ask for. Each is compared once.
+
+    Tables that somebody has locked are compared later. What the role may not compare counts as what
+    was asked for.
+    """
+
+    def __init__(self) -> None:
+        self._differs: dict[tuple[int, str, str], bool] = {}
+
+    async def others(
+        self,
+        session: Session,
+        configuration: RecordConfiguration,
+        stored: Mapping[int, tuple[TableName, str]],
+    ) -> frozenset[int]:
+        """Of tables with a rule's condition, those whose filter is another one, by OID.
+
+        Their filter is `stored` so. Raises SourceError where the source does not answer.
+        Cancellation changes nothing.
+        """
+        keys = {
+            oid: (oid, tree, configuration.where_of(table)) for oid, (table, tree) in stored.items()
+        }
+        standing = frozenset(keys.values())
+        self._differs = {key: known for key, known in self._differs.items() if key in standing}
+        unknown = [oid for oid, key in keys.items() if key not in self._differs]
+        if unknown:
+            held = await locked_oids(session, unknown, STOPS_PUBLISHING)
+            for oid in [oid for oid in unknown if oid not in held][:_COMPARED_MAX]:
+                differs = await _differs(session, configuration, stored[oid][0])
+                if differs is not None:
+                    self._differs[keys[oid]] = differs
+        return frozenset(oid for oid, key in keys.items() if self._differs.get(key))
+
+
+async def _differs(
+    session: Session, configuration: RecordConfiguration, table: TableName
+) -> bool | None:
+    """Whether the table's filter is another one than its rule's; None: ask again."""
+    try:
+        return bool(await differing(session, configuration, [table]))
+    except SourceFailed as error:
+        _log.debug("a row filter was not compared", reason=str(error))
+        return None
+    except (SourceRefused, ConfigurationError) as error:
+        _log.debug("a row filter cannot be compared", reason=str(error))
+        return False
+
+
 def unasked_reason(
     configuration: RecordConfiguration, table: TableName, text: str | None, mending: str
 ) -> Reason:
-    """A table has a filter that no rule asks for, and that it had not before.
+    """A table has a filter that its rule does not ask for, and that it had not before.
 
     `text` is its condition, None where that cannot be read; `mending` the SQL that ends it.
     """
@@ -342,6 +400,12 @@ def unasked_reason(
     if rule is not None:
         because = f"where is not in the [[source.table]] rule for {rule.match!r}"
     now = f"WHERE {text}" if text is not None else "a condition that cannot be read now"
+    if where := configuration.where_of(table):
+        return Reason(
+            f"the publication {quoted(configuration.through)} has another row filter for {table}"
+            f" than {_rule_text(configuration, table)} asks for, now {now} and not WHERE ({where})",
+            mending,
+        )
     return Reason(
         f"the publication {quoted(configuration.through)} has another row filter for {table} than"
         f" before, now {now}; all of its rows are expected, because {because}",
