@@ -13,7 +13,7 @@ from sqlglot import exp
 
 from bucket_duckdb import reading
 from engine.journal.entry import Gap
-from engine.model.position import snapshot_position
+from engine.model.position import make_position, snapshot_position
 from engine.model.schema import TableName
 from engine.reader.views.column import ViewColumn
 from engine.reader.views.ddl import ddl_text
@@ -64,6 +64,9 @@ def told() -> Story:
     story.add(
         13, "u", {k: v for k, v in ROW.items() if k != "note"} | {"id": 2}, unchanged=["note"]
     )
+    # Another row had the key that row 5 gets.
+    story.add(13, "c", ROW | {"id": 50, "note": "another"}, position=at(13)[:-1] + "1")
+    story.add(14, "d", None, {"id": 50}, position=at(14)[:-1] + "1")
     story.add(14, "d", None, {"id": 3})
     story.add(15, "u", ROW | {"id": 40, "note": "moved"}, {"id": 4})
     story.add(
@@ -135,6 +138,34 @@ def test_a_truncate_ends_what_was_before_it(engine: EngineName, tmp_path: Path) 
     assert found == [[("1",)]] * len(tables)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_truncate_of_a_source_that_counts_its_changes_is_one(
+    engine: EngineName, tmp_path: Path
+) -> None:
+    story = told()
+    # Of a source whose positions count from 0 within a commit.
+    story.add(30, "t", position=make_position(1, 31 * 0x100, 0, 0))
+    with reading() as connection:
+        stand = stood(story, engine, tmp_path, connection)
+
+        rows = rows_of(stand, '"public"."orders"', ("id",))
+
+    assert rows == []
+
+
+def test_auto_cdc_is_not_told_to_truncate_by_a_snapshot(tmp_path: Path) -> None:
+    story = told()
+    story.add(30, "t")
+    with reading() as connection:
+        stand = stood(story, "databricks", tmp_path, connection)
+
+        told_to = connection.execute("SELECT position FROM public_orders_events WHERE op = 't'")
+        positions = told_to.fetchall()
+
+    assert stand.commands
+    assert positions == [(at(30),)]
+
+
 def test_the_table_that_auto_cdc_keeps_is_the_view(tmp_path: Path) -> None:
     with reading() as connection:
         stand = stood(told(), "databricks", tmp_path, connection)
@@ -182,6 +213,35 @@ def test_rows_without_a_key_are_counted(engine: EngineName, tmp_path: Path) -> N
     assert rows == [("1", "a"), ("1", "a"), ("3", None), ("4", "b")]
 
 
+def test_an_update_of_a_row_that_is_all_key_leaves_it_there_once(tmp_path: Path) -> None:
+    story = Story()
+    story.begin(0, (column("a", "integer", key=True), column("b", "integer", key=True)), ("a", "b"))
+    story.read(5, 1, [{"a": 1, "b": 1}])
+    story.add(6, "u", {"a": 1, "b": 1})
+    with reading() as connection:
+        stand = stood(story, "duckdb", tmp_path, connection)
+
+        rows = rows_of(stand, '"public"."orders"', ("a", "b"))
+
+    assert rows == [("1", "1")]
+
+
+def test_rows_that_snowflake_loaded_twice_are_counted_once(tmp_path: Path) -> None:
+    story = Story()
+    story.begin(0, (column("a", "integer", key=True),), ("a",))
+    story.add(1, "c", {"a": 1})
+    text = ddl_text("snowflake", story.state(), PLACE, [ORDERS], [ORDERS]).text
+    with reading() as connection:
+        stand = stood(story, "snowflake", tmp_path, connection)
+        stand.run(text)
+
+        loaded = connection.execute("SELECT COUNT(*) FROM public.orders_records").fetchone()
+        rows = rows_of(stand, '"public"."orders"', ("a",))
+
+    assert loaded == (2,)
+    assert rows == [("1",)]
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_rows_that_are_counted_have_a_columns_fill_on_both_sides(
     engine: EngineName, tmp_path: Path
@@ -226,6 +286,24 @@ def test_columns_that_come_and_go_and_get_other_names(engine: EngineName, tmp_pa
         ("2", "old", "7", None, None),
         ("3", "new", None, None, None),
     ]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_column_that_before_holds_only_since_then_is_carried(
+    engine: EngineName, tmp_path: Path
+) -> None:
+    story = Story()
+    key = column("id", "integer", key=True)
+    story.begin(0, (key, column("note")))
+    story.add(1, "c", {"id": 1, "note": "kept"})
+    story.add(2, "u", {"id": 1}, unchanged=["note"])
+    story.begin(3, (key, column("note", key=True)))
+    with reading() as connection:
+        stand = stood(story, engine, tmp_path, connection)
+
+        rows = rows_of(stand, '"public"."orders"', ("id", "note", "_not_given"))
+
+    assert rows == [("1", "kept", None)]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -543,6 +621,43 @@ def test_a_segmented_snapshot_keeps_a_key_of_all_columns() -> None:
     assert isinstance(shape, TableShape)
     assert shape.key == ("a", "b")
     assert shape.floor == snapshot_position(point(5), 1, 0, 0)
+
+
+def test_a_column_that_may_have_had_another_name_is_a_doubt() -> None:
+    story = Story()
+    key = column("id", "integer", key=True)
+    story.begin(0, (key, column("note")))
+    story.begin(3, (key, column("body")))
+
+    [doubt] = doubts_of(story)
+
+    assert doubt.startswith(f"column body came at {at(3)}")
+
+
+def test_a_column_that_was_excluded_before_is_a_doubt() -> None:
+    story = Story()
+    key = column("id", "integer", key=True)
+    story.begin(0, (key, column("note", included=False)))
+    story.begin(3, (key, column("note")))
+
+    [doubt] = doubts_of(story)
+
+    assert doubt.startswith(f"column note came at {at(3)}")
+
+
+def test_a_segment_of_more_to_come_does_not_count() -> None:
+    story = told()
+    counts = story.snapshots[-1]
+    story.read(50, 4, [], state="whole")
+    newest = story.snapshots[-1]
+    segment = msgspec.structs.replace(newest.snapshot, rest="id > 7")
+    story.snapshots[-1] = msgspec.structs.replace(newest, snapshot=segment, before=counts.before)
+
+    shape = shape_of(story.state(), ORDERS)
+
+    assert isinstance(shape, TableShape)
+    assert shape.attempt == 2
+    assert shape.doubts[0].startswith("its newest snapshot is not finished: rows are those of atte")
 
 
 def test_records_of_another_envelope_are_a_doubt() -> None:

@@ -341,7 +341,12 @@ async def test_the_flat_envelopes_views_are_the_tables_but_for_changed_keys(lake
     await flat.run()
 
     ddl, complaints = await flat.ddl("f", "public.moved")
+    words = ("views", "duckdb", "public.muved")
+    with EngineProcess(flat.pipeline, flat.folder, "unknown", *words) as process:
+        unknown = await process.ended(seconds=30)
 
+    assert unknown == 2
+    assert "the journal knows no public.muved; did you mean public.moved?" in process.log
     assert complaints == ""
     assert ddl.count("the flat envelope does not say the old key") == 2
     with reading(lake.s3) as connection:
