@@ -744,8 +744,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "6   the log is known again by the newest commit that the journal speaks of",
         Edit(
             "engine.journal.lease",
-            "return known if known is None or known.through == configuration.through else None",
-            "return None",
+            "known is None or known.through == configuration.shown_through else None",
+            "known is None else None",
         ),
     ),
     mutant(
