@@ -346,7 +346,7 @@ async def test_the_flat_envelopes_views_are_the_tables_but_for_changed_keys(lake
         unknown = await process.ended(seconds=30)
 
     assert unknown == 2
-    assert "the journal knows no public.muved; did you mean public.moved?" in process.log
+    assert "the journal knows no public.muved; did you mean public.moved" in process.log
     assert complaints == ""
     assert ddl.count("the flat envelope does not say the old key") == 2
     with reading(lake.s3) as connection:
