@@ -18,7 +18,9 @@ from engine.model.schema import TableName
 from engine.reader.views.column import ViewColumn
 from engine.reader.views.ddl import ddl_text
 from engine.reader.views.dialect import numeric_size
+from engine.reader.views.engines import ENGINES as ENGINE
 from engine.reader.views.engines import EngineName
+from engine.reader.views.names import distinct
 from engine.reader.views.shape import NoShape, TableShape, shape_of
 from view_engines import Stand, rows_of
 from view_stories import CONFIGURATION, ORDERS, PLACE, Story, at, column, point
@@ -125,6 +127,26 @@ def test_every_engines_view_is_the_table(engine: EngineName, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+def test_debeziums_envelope_gives_the_same(engine: EngineName, tmp_path: Path) -> None:
+    story = told()
+    story.configuration = msgspec.structs.replace(CONFIGURATION, envelope="debezium")
+    with reading() as connection:
+        stand = stood(story, engine, tmp_path, connection)
+
+        rows = rows_of(stand, '"public"."orders"', NAMES)
+        times = connection.execute(
+            f"SELECT COUNT({TIME.get(engine, 'committed_ms')}) FROM public.orders_changes"
+        ).fetchone()
+
+    assert shown(rows) == EXPECTED
+    assert times is not None
+    assert times[0] > len(EXPECTED)
+
+
+TIME: dict[EngineName, str] = {"duckdb": "committed_at"}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_a_truncate_ends_what_was_before_it(engine: EngineName, tmp_path: Path) -> None:
     story = told()
     story.add(30, "t")
@@ -159,7 +181,7 @@ def test_auto_cdc_is_not_told_to_truncate_by_a_snapshot(tmp_path: Path) -> None:
     with reading() as connection:
         stand = stood(story, "databricks", tmp_path, connection)
 
-        told_to = connection.execute("SELECT position FROM public_orders_events WHERE op = 't'")
+        told_to = connection.execute("SELECT position FROM public__orders__events WHERE op = 't'")
         positions = told_to.fetchall()
 
     assert stand.commands
@@ -365,8 +387,8 @@ FILE_FORMAT = (TYPE = JSON COMPRESSION = AUTO);"""
 STAGE = """CREATE STAGE IF NOT EXISTS "public"."orders_stage"
 URL = 's3://lake/pipes/shop/database=shop/schema=public/table=orders/'
 STORAGE_INTEGRATION = TAILRACE;"""
-FLOW = """CREATE FLOW `public_orders_flow` AS AUTO CDC INTO `public`.`orders_folded`
-FROM STREAM(`public_orders_events`)
+FLOW = """CREATE FLOW `public__orders__flow` AS AUTO CDC INTO `public`.`orders_folded`
+FROM STREAM(`public__orders__events`)
 KEYS (key_1)
 IGNORE NULL UPDATES
 APPLY AS DELETE WHEN op = 'd'
@@ -442,6 +464,19 @@ def test_athena_reads_the_plain_layout_by_its_hours() -> None:
 HOSTILE = TableName("sch.e\"ma'`", "x'y`z\"w\n; DROP TABLE a; -- 😀 \\" + "é" * 15)
 
 
+HOSTILE_PARTS = (HOSTILE.schema, HOSTILE.table)
+
+
+def test_athena_and_unity_catalog_are_given_names_that_they_take() -> None:
+    names = ("First name", "first.name", "é=1")
+
+    given = {e: list(distinct(names, allowed=ENGINE[e].dialect.allowed).values()) for e in ENGINES}
+
+    assert given["duckdb"] == list(names)
+    assert given["athena"] == ["first_name", "first_name_2", "__1"]
+    assert given["databricks"] == ["First_name", "first_name_2", "é_1"]
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_hostile_names_stay_names(engine: EngineName) -> None:
     names = ("it's", 'qu"ote', "back`tick", "a.b", "li\nne", "\\' OR 1=1 --", "😀", "é" * 31)
@@ -460,8 +495,11 @@ def test_hostile_names_stay_names(engine: EngineName) -> None:
     ]
     assert isinstance(state, exp.Create)
     table = state.this
-    assert (table.db, table.name) == (HOSTILE.schema, HOSTILE.table)
-    assert tuple(state.expression.named_selects[: len(names)]) == names
+    allowed = {name: ENGINE[engine].dialect.allowed(name) for name in (*names, *HOSTILE_PARTS)}
+    assert [table.db, table.name] == [allowed[name] for name in HOSTILE_PARTS]
+    shown = distinct(names, allowed=allowed.__getitem__)
+    assert state.expression.named_selects[: len(names)] == list(shown.values())
+    assert set(allowed) == set(allowed.values()) or engine in {"athena", "databricks"}
     literals = {literal.name for literal in state.find_all(exp.Literal)}
     assert literals.issuperset(names)
     # In a comment a name is one line.

@@ -20,6 +20,7 @@ _STRUCT = (
     "STRUCT(op VARCHAR, position VARCHAR, source_ts_ms BIGINT, "
     "unchanged VARCHAR[], json_null VARCHAR[])"
 )
+_SOURCE = _STRUCT.replace("op VARCHAR, ", "").replace("source_ts_ms", "ts_ms")
 _OBJECT = {"spark": "MAP(VARCHAR, VARCHAR)", "databricks": "MAP(VARCHAR, VARCHAR)"}
 
 TWINS = {"Note": "Note_2"}
@@ -40,7 +41,8 @@ class Stand:
         kind = _OBJECT.get(self.engine, "VARCHAR")
         self.connection.execute(
             f"CREATE TABLE given AS SELECT * FROM READ_JSON('{self.path}', "
-            f"columns = {{before: '{kind}', after: '{kind}', metadata: '{_STRUCT}'}})"
+            f"columns = {{before: '{kind}', after: '{kind}', metadata: '{_STRUCT}', "
+            f"source: '{_SOURCE}', op: 'VARCHAR'}})"
         )
         self.load(self.path)
 

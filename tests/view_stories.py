@@ -139,6 +139,14 @@ class Story:
     def write(self, folder: Path) -> Path:
         """The records as an object, in an order that says nothing."""
         path = folder / "records.ndjson.gz"
-        lines = [json.dumps(record) for record in reversed(self.records)]
+        shaped = _as_debezium if self.configuration.envelope == "debezium" else dict
+        lines = [json.dumps(shaped(record)) for record in reversed(self.records)]
         path.write_bytes(gzip.compress("".join(f"{line}\n" for line in lines).encode()))
         return path
+
+
+def _as_debezium(record: dict[str, Any]) -> dict[str, Any]:
+    metadata = dict(record["metadata"])
+    op = metadata.pop("op")
+    source = metadata | {"ts_ms": metadata.pop("source_ts_ms")}
+    return {"before": record["before"], "after": record["after"], "source": source, "op": op}

@@ -5,6 +5,7 @@ Hive's, which ignore case. Only folders of hours are read, by partition projecti
 version also has its schema.json, which is no record.
 """
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -25,6 +26,7 @@ from engine.reader.views.records import counted_condition
 from engine.reader.views.shape import TableShape
 
 ABOUT: Final = (
+    "Names have other characters than a to z, 0 to 9 and _ replaced: Athena takes no others.",
     "For Athena's engine 3. Run the statements one by one: the editor takes one at a time.",
     "A table that is there already stays as it was. Where a version came, DROP TABLE it first;",
     "its objects stay. Dates with a time, times, arrays and JSON are texts as records have them.",
@@ -33,6 +35,8 @@ ABOUT: Final = (
 )
 _DIGITS_MAX: Final = 38
 _INTEGERS: Final = {"smallint": "SMALLINT", "integer": "INTEGER"}
+_NOT_ALLOWED: Final = re.compile(r"[^a-z0-9_]")
+"""Glue and Athena take letters, digits and underscores, in names of tables and columns alike."""
 _SERDE: Final = "org.apache.hive.hcatalog.data.JsonSerDe"
 _FIRST_HOUR: Final = "2026-11-01T00"
 """No object is older: there was no release before."""
@@ -84,6 +88,7 @@ DIALECT: Final = Dialect(
     typed=_typed,
     joined=lambda texts: f"CONCAT_WS(', ', {', '.join(texts)})",
     repeated=lambda count: f"CROSS JOIN UNNEST(SEQUENCE(1, {count})) AS copy (number)",
+    allowed=lambda name: _NOT_ALLOWED.sub("_", name.lower()),
 )
 
 

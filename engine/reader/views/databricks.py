@@ -5,6 +5,8 @@ event's values have a sign before them, so a null says that the record does not 
 that is what IGNORE NULL UPDATES keeps the former value for. A view takes the signs off.
 """
 
+import re
+from dataclasses import replace
 from typing import Final
 
 from engine.reader.views.dialect import escaped_literal
@@ -15,8 +17,12 @@ from engine.reader.views.shape import TableShape
 from engine.reader.views.spark import DIALECT as SPARK
 from engine.reader.views.spark import changes_select, record_columns
 
-DIALECT: Final = SPARK
+_NOT_ALLOWED: Final = re.compile(r"[\x00-\x20./,;{}()=\x7f]")
+"""What neither Unity Catalog's names nor columns of Delta tables may have."""
+
+DIALECT: Final = replace(SPARK, name="databricks", allowed=lambda name: _NOT_ALLOWED.sub("_", name))
 ABOUT: Final = (
+    "In names, characters that Unity Catalog or Delta do not take are underscores.",
     "The first two statements of a table are views for a warehouse. The others are a pipeline's:",
     "Auto Loader reads the objects, AUTO CDC keeps a table, and a view shows it. Start it when no",
     "table says that its snapshot is not finished, and with a full refresh after a resync.",

@@ -76,7 +76,9 @@ def _named(tables: list[TableName], dialect: Dialect) -> Mapping[TableName, Name
     """Every known table's names: the same whichever tables were asked for."""
 
     def told_apart(names: list[str]) -> dict[str, str]:
-        return {name: name for name in names} if dialect.is_case_kept else distinct(names)
+        if dialect.is_case_kept:
+            return {name: name for name in names}
+        return distinct(names, allowed=dialect.allowed)
 
     schemas = told_apart(list(dict.fromkeys(table.schema for table in tables)))
     found: dict[TableName, Names] = {}

@@ -31,7 +31,7 @@ class Dialect:
     it has there; of arrays and JSON that is their JSON text. `has` says whether a list of texts
     holds one. `typed` makes a value of such a text. `joined` joins texts that are not null.
     `repeated` follows a FROM: each row as often as the number says. `is_case_kept`: it tells names
-    apart that differ in case.
+    apart that differ in case. `allowed` makes a name one that the engine takes, quoted or not.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Dialect:
     joined: Callable[[tuple[str, ...]], str]
     repeated: Callable[[str], str]
     is_case_kept: bool = False
+    allowed: Callable[[str], str] = str
 
 
 def quoted_double(name: str) -> str:

@@ -58,7 +58,7 @@ def columns_shown(shape: TableShape, dialect: Dialect) -> tuple[str, ...]:
     names = [column.name for column in shape.columns]
     if dialect.is_case_kept:
         return tuple(names)
-    return tuple(distinct(names).values())
+    return tuple(distinct(names, allowed=dialect.allowed).values())
 
 
 def state_select(shape: TableShape, dialect: Dialect, changes: str) -> str:

@@ -7,18 +7,23 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 
-def distinct(names: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
+def distinct(
+    names: Iterable[str],
+    taken: Iterable[str] = (),
+    allowed: Callable[[str], str] = str,
+) -> dict[str, str]:
     """Each name as it is, or with a number behind it where an earlier one differs in case alone.
 
-    `taken` are names that none may have. The order of `names` decides who keeps its own.
+    `taken` are names that none may have, and `allowed` makes one that may be. The order of `names`
+    decides who keeps its own.
     """
     used = {name.casefold() for name in taken}
     found: dict[str, str] = {}
     for name in names:
-        given, number = name, 1
+        given, number = allowed(name), 1
         while given.casefold() in used:
             number += 1
-            given = f"{name}_{number}"
+            given = f"{allowed(name)}_{number}"
         used.add(given.casefold())
         found[name] = given
     return found
@@ -56,5 +61,6 @@ class Names:
         return f"{quote(self.schema)}.{quote(given)}"
 
     def alone(self, name: str) -> str:
-        """Likewise, where there can be no schema."""
-        return self.quoted(f"{self.schema}_{self.table}_{name}")
+        """Likewise, where there can be no schema: two underscores, so that no two are the same."""
+        schema, table = (part.replace("_", "_1") for part in (self.schema, self.table))
+        return self.quoted(f"{schema}__{table}__{name}")
