@@ -227,7 +227,8 @@ async def test_a_published_table_that_refuses_updates_is_a_warning(database: Dat
     assert warning["sql"] == ['ALTER TABLE "public"."keyless" REPLICA IDENTITY FULL']
 
 
-async def test_an_unlogged_partition_of_a_captured_table_is_a_warning(database: Database) -> None:
+async def test_what_is_captured_and_unlogged_is_a_warning(database: Database) -> None:
+    database.execute("CREATE UNLOGGED TABLE orders_cache (id int PRIMARY KEY)")
     for name in ("orders", "other"):
         with database.connect() as connection:
             for statement in (
@@ -235,17 +236,19 @@ async def test_an_unlogged_partition_of_a_captured_table_is_a_warning(database: 
                 f"CREATE UNLOGGED TABLE {name}_1 PARTITION OF {name} FOR VALUES FROM (0) TO (9)",
             ):
                 connection.execute(statement.encode())
-    configuration = RecordConfiguration("tailrace", tables=("public.orders",))
+    configuration = RecordConfiguration("tailrace", tables=("public.orders*",))
     source = PostgresSource(dsn=database.dsn, slot=database.name, configuration=configuration)
 
     with capture_logs() as logs:
         await source.prepare(is_first=True)
     told = await source.trials(is_first=False)["tables"]()
 
-    statement = 'ALTER TABLE "public"."orders_1" SET LOGGED'
+    names = ("orders_1", "orders_cache")
+    statements = [f'ALTER TABLE "public"."{name}" SET LOGGED' for name in names]
+    listed = ", ".join(f"public.{name}" for name in names)
     [warning] = [entry for entry in logs if entry["log_level"] == "warning"]
-    assert (warning["tables"], warning["sql"]) == ("public.orders_1", [statement])
-    assert told.hint.endswith(f": public.orders_1: {statement}")
+    assert (warning["tables"], warning["sql"]) == (listed, statements)
+    assert told.hint.endswith(f": {listed}: {'; '.join(statements)}")
 
 
 async def test_a_missing_slot_is_made_at_the_first_start_alone(database: Database) -> None:

@@ -127,7 +127,7 @@ def test_status_shows_tables_gaps_and_requests_and_names_the_next_step(
     assert "2 tables, 1 unfinished: earlier rows are not all there" in lines
     [odd] = [n for n, line in enumerate(lines) if line.startswith(f"{ODD} cancelled: ")]
     assert lines[odd + 1].startswith(f"{ORDERS} finished: attempt 1, as of 0001.")
-    assert "1 gap not mended" in lines
+    assert "1 gap not mended: `tailrace check` says what mends each" in lines
     assert f"{ORDERS} operations" in lines
     assert f"{ANSWERED} done: cancel {ODD}" in lines
     assert lines[-1].startswith("next: tailrace resync ")

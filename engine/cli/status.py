@@ -144,7 +144,9 @@ def _progress_text(each: SnapshotStatus) -> str:
 
 def _say_gaps(found: "Standing") -> None:
     if found.gaps:
-        say(f"\n{counted(len(found.gaps), 'gap')} not mended")
+        say(
+            f"\n{counted(len(found.gaps), 'gap')} not mended: `tailrace check` says what mends each"
+        )
         _say_list([(gap.table, gap.reason) for gap in found.gaps], "gaps")
 
 

@@ -120,11 +120,12 @@ WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog."char"[])
 ORDER BY 1, 2
 """
 
-# Partitions that hold rows which are not in the server's log.
+# Tables and partitions that hold rows which are not in the server's log.
 _UNLOGGED: Final = """
 WITH RECURSIVE tree(root, relid) AS (
   SELECT c.oid, c.oid FROM pg_catalog.pg_class c
-  WHERE c.relkind OPERATOR(pg_catalog.=) 'p' AND NOT c.relispartition
+  WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog."char"[])
+    AND NOT c.relispartition
   UNION
   SELECT tree.root, i.inhrelid FROM tree
   JOIN pg_catalog.pg_inherits i ON i.inhparent OPERATOR(pg_catalog.=) tree.relid
@@ -383,8 +384,8 @@ async def _tried_warnings(
 class _Found:
     """What is there: the server, the slot, the captured tables and the publication.
 
-    `unreadable` are tables whose rows a snapshot cannot read, and why. `unlogged` are partitions of
-    captured tables.
+    `unreadable` are tables whose rows a snapshot cannot read, and why. `unlogged` are captured
+    tables, and partitions of such.
     """
 
     server: Server
@@ -396,10 +397,10 @@ class _Found:
 
     @property
     def unlogged_warning(self) -> "_Warning":
-        """Of partitions whose changes are not in the log. What is so from the start is agreed."""
+        """Of tables whose changes are not in the log. What is so from the start is agreed."""
         shown = self.unlogged[:_LISTED_MAX]
         statements = [f"ALTER TABLE {sql_name(name)} SET LOGGED" for name in shown]
-        text = "partitions of captured tables are unlogged: the log does not have their changes"
+        text = "captured tables, or partitions of them, are unlogged: the log lacks their changes"
         return text, self.unlogged, statements
 
     def slot_warning(self, *, is_first: bool) -> tuple[str, str] | None:
@@ -452,7 +453,7 @@ async def _read(
 
 
 async def _unlogged(session: Session, configuration: RecordConfiguration) -> list[TableName]:
-    found = await session.rows(_UNLOGGED, doing="looking for unlogged partitions")
+    found = await session.rows(_UNLOGGED, doing="looking for unlogged tables")
     return [TableName(*row[2:]) for row in found if configuration.captures(TableName(*row[:2]))]
 
 
