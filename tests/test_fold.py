@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Sequence
-from time import perf_counter
 
 import pytest
 from msgspec.structs import replace
@@ -434,6 +433,32 @@ def test_an_old_row_that_is_not_whole_is_refused_where_rows_are_counted() -> Non
         list(Fold(ROWS).take(lines, ROWS))
 
 
+# --- versions
+
+
+@pytest.mark.parametrize(
+    ("older", "reason"),
+    [
+        (shape(*NAMES, key=("text",)), r"its key is \(text\), not \(id\)"),
+        (shape("id", "text", key=("id",), envelope="flat"), "the flat envelope"),
+        (shape("text", "doc", key=("id",)), "do not hold the column 'id' of its key"),
+    ],
+)
+def test_records_of_a_version_that_cannot_be_folded_are_refused(older: Shape, reason: str) -> None:
+    fold = Fold(replace(SHAPE, version=2))
+
+    with pytest.raises(StateUnknown, match=reason):
+        list(fold.take(b"", older))
+
+
+def test_a_version_has_one_shape() -> None:
+    fold = Fold(SHAPE)
+    list(fold.take(b"", SHAPE))
+
+    with pytest.raises(ValueError, match="another shape of version 1"):
+        list(fold.take(b"", replace(SHAPE, envelope="debezium")))
+
+
 # --- objects and bounds
 
 
@@ -520,30 +545,28 @@ def test_a_body_with_no_lines_gives_none() -> None:
 
 def test_other_threads_run_while_lines_are_walked() -> None:
     table = _table()
-    for number in range(60_000):
+    for number in range(30_000):
+        table.insert(_row(number))
+        table.delete(0)
+    for number in range(30_000, 40_000):
         table.insert(_row(number))
     [body] = _cut(table)
-    spans: list[tuple[float, float]] = []
 
-    def walk() -> None:
-        # A new fold draws its secret: that waits for nobody's lock, but lets others have it.
-        taken = Fold(SHAPE).take(body.lines, SHAPE, high="0001")
-        began = perf_counter()
-        list(taken)
-        spans.append((began, perf_counter()))
-
-    def runs_beside() -> bool:
-        """Whether this thread had a turn in the middle of one walk."""
-        turns = []
-        thread = threading.Thread(target=walk)
+    def counts_between() -> bool:
+        """Whether this thread sees keys counted while another one is within one call."""
+        fold = Fold(SHAPE)
+        taken = fold.take(body.lines, SHAPE)
+        next(taken)
+        before, seen = fold.key_count, set[int]()
+        # What is left gives less than a piece, so it is one call.
+        thread = threading.Thread(target=next, args=(taken,))
         thread.start()
         while thread.is_alive():
-            turns.append(perf_counter())
-        began, ended = spans[-1]
-        quarter = (ended - began) / 4
-        return any(began + quarter < turn < ended - quarter for turn in turns)
+            seen.add(fold.key_count)
+        assert before < fold.key_count == 40_000
+        return bool(seen - {before, fold.key_count})
 
-    assert any(runs_beside() for _ in range(200))
+    assert any(counts_between() for _ in range(100))
 
 
 # --- memory and passes
