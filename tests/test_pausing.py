@@ -219,6 +219,8 @@ async def test_a_table_that_is_passed_over_has_a_gap_until_it_is_resumed(
         run(database15, "ALTER TABLE orders ADD other int", "INSERT INTO orders VALUES (3)")
         run(database15, "INSERT INTO lines VALUES (2)")
         await engine.until(lambda: ids(store, "lines") == [1, 2], "the stream goes on")
+        await engine.looked()
+        assert [gap.is_open for gap in engine.gaps()] == [True]
         await done(engine, "resume", "public.orders")
         run(database15, "INSERT INTO orders VALUES (4)")
         await engine.until(lambda: ids(store, "orders") == [1, 4], "the row behind")

@@ -747,3 +747,25 @@ def test_a_guessed_key_is_asked_for_again_when_its_own_look_is_passed_and_not_be
 
     # Were all guesses given up at each look, thousands of tables would be asked for at each.
     assert asked == [("a", True), ("b", True), ("a", False), ("b", False)]
+
+
+class CountingCatalog(Catalog):
+    """Counts how often columns' numbers are looked for."""
+
+    numbered_count = 0
+
+    def numbered(self, oid: int, relation: Relation, commit_lsn: int) -> Relation:
+        self.numbered_count += 1
+        return super().numbered(oid, relation, commit_lsn)
+
+
+def test_numbers_are_looked_for_once_however_many_rows_are_not_wanted() -> None:
+    catalog = CountingCatalog()
+    target = assembler(decide=lambda _relation, _position: None, catalog=catalog)
+
+    rows = [insert(1, 90 + number, number) for number in range(5)]
+    fed(target, relation(1, "a", "id"), begin(100), *rows, commit(100))
+    changed = relation(1, "a", "id", "note")
+    fed(target, changed, begin(200), insert(1, 190, 1), insert(1, 191, 2), commit(200))
+
+    assert catalog.numbered_count == 2

@@ -242,6 +242,22 @@ def test_rows_of_a_table_that_gets_another_name_are_not_under_it() -> None:
     assert renamed == [*swapped, ("public.items", "renamed", "30", "41")]
 
 
+def test_no_look_ends_the_gap_of_a_table_that_is_passed_over() -> None:
+    rig = Rig()
+    rig.has_rows = {ORDERS}
+    rig.judge(look(0x20, {ORDERS: table()}))
+    rig.gaps.state("public.orders", after=place(0x20), until="", reason="paused", text="asked")
+    rig.append()
+
+    rig.start()
+    same = rig.judge(look(0x30, {ORDERS: table()}))
+    other = rig.judge(look(0x40, {ORDERS: table(marks={"publication": "9"})}))
+    gone = rig.judge(look(0x50, {}))
+
+    for found in (same, other, gone):
+        assert found[0] == ("public.orders", "paused", "20", "")
+
+
 def test_values_that_changed_without_a_record_are_a_gap_where_there_were_rows() -> None:
     before, now = '["1",[[1,"id","23","7"]]]', '["2",[[1,"id","20","8"]]]'
     rig = Rig()

@@ -29,6 +29,13 @@ LEFT_OUT_ROWS_MAX: Final = 10_000
 """Rows that the stream of one table may leave out, and that one attempt to take its snapshot may.
 More would be no exceptions any more, and the journal's state has to hold each of them."""
 
+PAUSED: Final = "paused"
+SCHEMA_CHANGED: Final = "schema-changed"
+
+PAUSE_REASONS: Final = frozenset((PAUSED, SCHEMA_CHANGED))
+"""The reasons of gaps of a table that is passed over. They end when somebody resumes it, and no
+look ends them."""
+
 LOST: Final = "position-lost"
 """The reason of the gaps of an accepted loss."""
 

@@ -22,7 +22,7 @@ from msgspec.structs import replace
 
 from engine.flow.ledger import Ledger
 from engine.journal.entry import JournalState, Pause, time_text
-from engine.journal.gaps import GapRegister
+from engine.journal.gaps import PAUSE_REASONS, PAUSED, SCHEMA_CHANGED, GapRegister
 from engine.journal.requests import Deed, tables_named
 from engine.journal.snapshots import SnapshotRegister
 from engine.model.interfaces import Clock
@@ -73,6 +73,7 @@ class PauseRegister:
         self._pending: dict[str, Pause] = {}
         # By table that is passed over: where its newest dropped row commits, and the row's shape.
         self._dropped: dict[str, tuple[LogPosition, str]] = {}
+        self._digested: tuple[Relation, str] | None = None
         # By table that was resumed: what commits before this is still dropped.
         self._kept_from: dict[str, LogPosition] = {}
         self._changed = asyncio.Event()
@@ -117,9 +118,15 @@ class PauseRegister:
         if table in self._paused:
             commit, _ = self._dropped.get(table, (LOG_BEGIN, ""))
             commit = max(commit, commit_of(position))
-            self._dropped[table] = (commit, shape_digest(relation))
+            self._dropped[table] = (commit, self._digest(relation))
             return False
         return position >= self._kept_from.get(table, LOG_BEGIN)
+
+    def _digest(self, relation: Relation) -> str:
+        """The shape's digest. Very many rows may be dropped, of one relation after the other."""
+        if self._digested is None or self._digested[0] is not relation:
+            self._digested = relation, shape_digest(relation)
+        return self._digested[1]
 
     def admits(self, before: TableVersion | None, version: TableVersion) -> bool:
         """Whether a version may begin. Where it may not, its first row is dropped, or waits."""
@@ -264,7 +271,7 @@ class PauseRegister:
         until = behind(max(dropped, read, self._state.durable_position))
         self._kept_from[table] = until
         for gap in self._gaps.unmended(table):
-            if gap.is_open and gap.reason in GAP_REASONS:
+            if gap.is_open and gap.reason in PAUSE_REASONS:
                 self._gaps.end(gap.number, until)
         self._snapshots.came(TableName.parse(table))
 
@@ -300,13 +307,6 @@ class PauseRegister:
 
 def _nobody_reads() -> None:
     pass
-
-
-PAUSED: Final = "paused"
-SCHEMA_CHANGED: Final = "schema-changed"
-
-GAP_REASONS: Final = frozenset((PAUSED, SCHEMA_CHANGED))
-"""The reasons of gaps that end when a table is resumed."""
 
 
 def _gap_reason(shape: str) -> str:

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 
 from engine.journal.absences import Absences, captured_names
 from engine.journal.entry import Absence, Agreed, JournalState, Watch
-from engine.journal.gaps import GapRegister
+from engine.journal.gaps import PAUSE_REASONS, GapRegister
 from engine.journal.unseen import Unseen, unseen_of
 from engine.model.batch import Named
 from engine.model.interfaces import (
@@ -133,7 +133,7 @@ class CatalogWatch:
         self._arrived: set[str] = set()
         self._open: dict[str, dict[str, int]] = {}
         for gap in gaps.standing:
-            if gap.is_open:
+            if gap.is_open and gap.reason not in PAUSE_REASONS:
                 self._open.setdefault(gap.table, {})[gap.reason] = gap.number
 
     def _known_absences(self, state: JournalState) -> Absences:

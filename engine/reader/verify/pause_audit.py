@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from engine.journal.entry import JournalState
-from engine.journal.pauses import GAP_REASONS, STREAM
+from engine.journal.gaps import PAUSE_REASONS
+from engine.journal.pauses import STREAM
 from engine.model.position import Position, commit_of
 
 
@@ -15,7 +16,7 @@ def wrong_pauses(state: JournalState) -> Iterator[str]:
         if state.durable_position > place:
             yield f"the stream is paused at {place}, and durable up to {state.durable_position}"
     covered = {
-        gap.table for gap in state.gaps.values() if gap.is_open and gap.reason in GAP_REASONS
+        gap.table for gap in state.gaps.values() if gap.is_open and gap.reason in PAUSE_REASONS
     }
     for table in state.pauses.keys() - covered - {STREAM}:
         yield f"{table} is passed over, and no open gap says so"

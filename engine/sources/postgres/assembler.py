@@ -118,6 +118,7 @@ class _Streamed:
     """A relation as the stream last showed it, and its description once there is one.
 
     `is_told` is true from its first row on: by then it was told under which name its rows come.
+    `is_numbered`: the description has the columns' numbers, as far as they are known.
     """
 
     message: RelationMessage
@@ -125,6 +126,7 @@ class _Streamed:
     is_captured: bool
     is_told: bool = False
     relation: Relation | None = None
+    is_numbered: bool = False
 
 
 class _LsnJudge:
@@ -380,6 +382,7 @@ class Assembler:
         for message in self.lookups:
             streamed = self._relations[message.oid]
             streamed.relation = self._catalog.describe(message, self._configuration)
+            streamed.is_numbered = False
         self.lookups = ()
         return self._unbound_row() if self._is_row_pending else self._control()
 
@@ -452,6 +455,7 @@ class Assembler:
     def _describe(self, streamed: _Streamed) -> Relation | None:
         if streamed.relation is None and self._catalog.knows(streamed.message):
             streamed.relation = self._catalog.describe(streamed.message, self._configuration)
+            streamed.is_numbered = False
         return streamed.relation
 
     def _streamed(self, oid: int) -> _Streamed:
@@ -518,7 +522,7 @@ class Assembler:
         if not streamed.is_told:
             self._tell_name(oid, streamed, change_lsn)
         relation = self._with_known_key(oid, streamed, relation, position)
-        relation = self._catalog.numbered(oid, relation, self._reader.open_commit)
+        relation = self._with_numbers(oid, streamed, relation)
         version = self._batcher.bind(oid, relation, position)
         if version is None:
             return False
@@ -526,6 +530,16 @@ class Assembler:
         if relation.is_key_guessed:
             self._note_guess(oid)
         return True
+
+    def _with_numbers(self, oid: int, streamed: _Streamed, relation: Relation) -> Relation:
+        """The relation with its columns' numbers, which are looked for once.
+
+        A row that is not wanted comes here too, and there may be very many of them.
+        """
+        if not streamed.is_numbered:
+            relation = self._catalog.numbered(oid, relation, self._reader.open_commit)
+            streamed.relation, streamed.is_numbered = relation, True
+        return relation
 
     def _let_go(self, oid: int) -> None:
         """Hand over what the relation has; its next row is bound anew."""
