@@ -6,8 +6,16 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from engine.journal.causes import GAP, NOT_CAPTURED, ROWS_LEFT_OUT, WRITES_REFUSED, gap_causes
-from engine.journal.entry import Gap, JournalState, Snapshot, StatedSnapshot
+from engine.journal.causes import (
+    GAP,
+    NOT_CAPTURED,
+    ROWS_LEFT_OUT,
+    STREAM_PAUSED,
+    TABLE_PAUSED,
+    WRITES_REFUSED,
+    gap_causes,
+)
+from engine.journal.entry import Gap, JournalState, Pause, Snapshot, StatedSnapshot
 from engine.journal.findings import findings
 from engine.journal.gaps import LEFT_OUT
 from engine.journal.watch import RENAMED_AWAY, TABLE_DROPPED
@@ -162,3 +170,17 @@ def test_a_gap_says_how_it_is_mended(reason: str, is_on: bool, words: str) -> No
     causes = gap_causes([ended(reason=reason)], is_snapshot_on=is_on, is_filled=lambda _: False)
 
     assert words in causes[str(ORDERS)].hint
+
+
+def test_what_is_paused_stands_with_the_command_that_resumes_it(rig: Rig) -> None:
+    rig.state.pauses = {
+        name: Pause(name, "paused", "", "somebody asked for it") for name in ("", str(ORDERS))
+    }
+    rig.state.gaps[1] = ended(reason="paused", until="")
+
+    stream, table_paused = findings(rig.state, INITIAL, None, None)
+
+    assert (stream.code, stream.tables) == (STREAM_PAUSED, ("the stream",))
+    assert (table_paused.code, table_paused.tables) == (TABLE_PAUSED, (str(ORDERS),))
+    assert "tailrace resume" in stream.cause.hint
+    assert f"tailrace resume {ORDERS}" in table_paused.cause.hint

@@ -6,8 +6,9 @@ import pytest
 from msgspec.structs import replace
 
 from engine.flow.ledger import Ledger
+from engine.journal.causes import STREAM, STREAM_PAUSED, TABLE_PAUSED
 from engine.journal.entry import Gap
-from engine.journal.pauses import STREAM, STREAM_PAUSED, TABLE_PAUSED, PauseRegister
+from engine.journal.pauses import PauseRegister
 from engine.model.batch import Boundary, Intake
 from engine.model.position import Position, behind, commit_of, make_position
 from engine.model.record import OnSchemaChange, TableRule

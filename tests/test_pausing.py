@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from databases import Database
-from engine.journal.pauses import STREAM_PAUSED, TABLE_PAUSED
+from engine.journal.causes import STREAM_PAUSED, TABLE_PAUSED
 from engine.model.errors import StreamPaused, first_cause
 from engine.model.record import OnSchemaChange, RecordConfiguration, TableRule
 from engine.model.request import Request, encode_request, request_key, request_name

@@ -9,7 +9,7 @@ Invariant: pure. A gap that was mended is told by nobody.
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
-from engine.journal.entry import Gap, time_shown
+from engine.journal.entry import Gap, Pause, time_shown
 from engine.journal.gaps import LEFT_OUT
 from engine.journal.watch import RENAMED_AWAY, TABLE_DROPPED
 from engine.model.interfaces import Reason
@@ -20,6 +20,11 @@ NOT_CAPTURED: Final = "not-captured"
 WRITES_REFUSED: Final = "writes-refused"
 GAP: Final = "gap"
 ROWS_LEFT_OUT: Final = "rows-left-out"
+TABLE_PAUSED: Final = "table-paused"
+STREAM_PAUSED: Final = "stream-paused"
+
+STREAM: Final = ""
+"""Stands in the place of a table's name where the whole stream is paused."""
 
 _WHERE: Final = "`tailrace verify --json` says where each gap begins and ends."
 
@@ -59,6 +64,29 @@ _NEVER: Final = (
 def standing_causes(reasons: Mapping[str, Reason]) -> dict[str, Cause]:
     """What a look shows, by table, as alarms say it."""
     return {table: Cause(reason.text, reason.hint) for table, reason in reasons.items()}
+
+
+def pause_causes(pauses: Mapping[str, Pause]) -> dict[str, Cause]:
+    """What is paused, by table, and `STREAM`."""
+    return {
+        table: _stream_paused(pause) if table == STREAM else _table_paused(pause)
+        for table, pause in pauses.items()
+    }
+
+
+def _stream_paused(pause: Pause) -> Cause:
+    return Cause(
+        f"the stream is paused: {pause.text}. Nothing is read, and the source keeps all of its log"
+        " for us, which grows until its disk is full",
+        "`tailrace resume` goes on. tailrace_slot_retained_bytes says how much the source keeps.",
+    )
+
+
+def _table_paused(pause: Pause) -> Cause:
+    return Cause(
+        f"the table is paused, and its changes are dropped: {pause.text}",
+        f"`tailrace resume {pause.table}` goes on: with snapshots on, its rows are read anew then.",
+    )
 
 
 def gap_causes(

@@ -13,12 +13,17 @@ from engine.journal.causes import (
     GAP,
     NOT_CAPTURED,
     ROWS_LEFT_OUT,
+    STREAM,
+    STREAM_PAUSED,
+    TABLE_PAUSED,
     WRITES_REFUSED,
     gap_causes,
     left_out_causes,
+    pause_causes,
     standing_causes,
 )
 from engine.journal.entry import Gap, JournalState
+from engine.journal.gaps import PAUSE_REASONS
 from engine.journal.newcomers import corrected
 from engine.journal.watch import standing
 from engine.model.interfaces import Look, Reason
@@ -58,14 +63,20 @@ def findings(
             {str(t): now.refused for t, now in look.tables.items() if now.refused}
         )
     open_gaps = {
-        gap.table: _open_cause(gap) for gap in gaps if gap.is_open and gap.table not in lost
+        gap.table: _open_cause(gap)
+        for gap in gaps
+        if gap.is_open and gap.table not in lost and gap.reason not in PAUSE_REASONS
     }
     ended = gap_causes(
         gaps,
         is_snapshot_on=configuration.snapshot != "never",
         is_filled=lambda table: _is_filled(state, table),
     )
+    paused = pause_causes(state.pauses)
+    stream = {"the stream": paused.pop(STREAM)} if STREAM in paused else {}
     return (
+        *_grouped(STREAM_PAUSED, stream),
+        *_grouped(TABLE_PAUSED, paused),
         *_grouped(NOT_CAPTURED, lost),
         *_grouped(GAP, open_gaps),
         *_grouped(GAP, ended),

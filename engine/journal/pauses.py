@@ -21,6 +21,7 @@ import structlog
 from msgspec.structs import replace
 
 from engine.flow.ledger import Ledger
+from engine.journal.causes import STREAM, STREAM_PAUSED, TABLE_PAUSED, pause_causes
 from engine.journal.entry import JournalState, Pause, time_text
 from engine.journal.gaps import PAUSE_REASONS, PAUSED, SCHEMA_CHANGED, GapRegister
 from engine.journal.requests import Deed, tables_named
@@ -31,13 +32,7 @@ from engine.model.record import RecordConfiguration
 from engine.model.request import Request, RequestRefused
 from engine.model.schema import Relation, TableName, TableVersion, shape_digest
 from engine.model.schema_document import change_kinds
-from engine.operate.alarms import Alarms, Cause
-
-STREAM: Final = ""
-"""Stands in the place of a table's name where the whole stream is paused."""
-
-TABLE_PAUSED: Final = "table-paused"
-STREAM_PAUSED: Final = "stream-paused"
+from engine.operate.alarms import Alarms
 
 GAP_TEXT: Final = "the table is paused: its changes are dropped until it is resumed"
 
@@ -289,20 +284,10 @@ class PauseRegister:
         self._wake()
 
     def _tell(self) -> None:
-        stream = self._paused.get(STREAM)
-        self._alarms.replace(STREAM_PAUSED, {} if stream is None else {"": _stream_cause(stream)})
-        self._alarms.replace(
-            TABLE_PAUSED,
-            {
-                table: Cause(
-                    f"the table is paused, and its changes are dropped: {paused.text}",
-                    f"`tailrace resume {table}` goes on: with snapshots on, its rows are read again"
-                    " then.",
-                )
-                for table, paused in self._paused.items()
-                if table != STREAM
-            },
-        )
+        causes = pause_causes(self._paused)
+        stream = {STREAM: causes.pop(STREAM)} if STREAM in causes else {}
+        self._alarms.replace(STREAM_PAUSED, stream)
+        self._alarms.replace(TABLE_PAUSED, causes)
 
 
 def _nobody_reads() -> None:
@@ -311,11 +296,3 @@ def _nobody_reads() -> None:
 
 def _gap_reason(shape: str) -> str:
     return SCHEMA_CHANGED if shape else PAUSED
-
-
-def _stream_cause(paused: Pause) -> Cause:
-    return Cause(
-        f"the stream is paused: {paused.text}. Nothing is read, and the source keeps all of its log"
-        " for us, which grows until its disk is full",
-        "`tailrace resume` goes on. tailrace_slot_retained_bytes says how much the source keeps.",
-    )

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
+from engine.journal.causes import STREAM
 from engine.journal.entry import JournalState
 from engine.journal.gaps import PAUSE_REASONS
-from engine.journal.pauses import STREAM
 from engine.model.position import Position, commit_of
 
 
