@@ -66,6 +66,19 @@ def test_what_may_have_changed_a_value_without_a_record_has_a_reason(now: str, r
     assert not reason or TEXTS[reason]
 
 
+def test_a_column_that_came_and_went_between_two_looks_may_have_been_taken_for_the_next_one() -> (
+    None
+):
+    before = encode_shape(TableShape("1", (ID,), 2, (2,)))
+    passing = encode_shape(TableShape("1", (ID,), 3, (2, 3)))
+    remade = encode_shape(TableShape("1", (ID, MADE_INT), 4, (2, 3)))
+    added = encode_shape(TableShape("1", (ID, replace(MADE_INT, number=3)), 3, (2,)))
+
+    assert hidden_change(before, passing) == ""
+    assert hidden_change(before, remade) == COLUMN_REMADE
+    assert hidden_change(before, added) == ""
+
+
 def test_where_a_shape_is_not_known_nothing_is_said() -> None:
     changed = shape(ID, replace(NOTE, type="23", written="800"), MOOD, file="16999")
 

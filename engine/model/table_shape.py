@@ -66,10 +66,16 @@ class StoredColumn(msgspec.Struct, frozen=True, array_like=True):
 
 
 class TableShape(msgspec.Struct, frozen=True, array_like=True):
-    """A whole table. `file` is another one whenever all of its rows were written anew."""
+    """A whole table. `file` is another one whenever all of its rows were written anew.
+
+    `height` is the highest number that a column of it ever had, and `dropped` are those of columns
+    that are gone.
+    """
 
     file: str
     columns: tuple[StoredColumn, ...]
+    height: int = 0
+    dropped: tuple[int, ...] = ()
 
 
 def decode_shape(text: str) -> TableShape:
@@ -99,7 +105,9 @@ def _reasons(before: TableShape, now: TableShape) -> Iterator[str]:
     came = [column for column in now.columns if column.number not in old]
     stayed = [(old[column.number], column) for column in now.columns if column.number in old]
     altered = [(was, column) for was, column in stayed if was.written != column.written]
-    if any(a.name == b.name or a.type == b.type for a in went for b in came):
+    # Of a column that came and went between the looks nobody knows the name.
+    passed = any(number > before.height for number in now.dropped)
+    if came and (passed or any(a.name == b.name or a.type == b.type for a in went for b in came)):
         # Under the same name and type the stream shows the two as one. Where the new one was
         # renamed since, records between may have taken it for the old one.
         yield COLUMN_REMADE

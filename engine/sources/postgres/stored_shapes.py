@@ -47,7 +47,10 @@ SELECT c.oid::pg_catalog.int8, pg_catalog.json_build_array(
            WHERE i.inhparent OPERATOR(pg_catalog.=) c.oid)) THEN {FILL_HIDDEN}
          ELSE 0 END,
     l.texts
-  ) ORDER BY a.attnum)
+  ) ORDER BY a.attnum),
+  c.relnatts,
+  ARRAY(SELECT d.attnum FROM pg_catalog.pg_attribute d
+    WHERE d.attrelid OPERATOR(pg_catalog.=) c.oid AND d.attisdropped ORDER BY d.attnum)
 )::pg_catalog.text
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) c.oid
