@@ -48,7 +48,11 @@ class Known:
         """The version that the table's rows have at `until`."""
         at = version_at(self.versions, Position(self.until))
         snapshot = self.visible.snapshot
-        if snapshot is None or (at is not None and at.number >= snapshot.snapshot.version):
+        if snapshot is None:
+            return at
+        # By place, not by number: a snapshot takes an older version again where that is the shape
+        # that the table has at its point.
+        if at is not None and at.first is not None and at.first >= snapshot.snapshot.point:
             return at
         return self.version(snapshot.snapshot.version)
 

@@ -1,0 +1,58 @@
+"""Which version a table's rows have: by place, not by number."""
+
+import pytest
+from msgspec.structs import replace
+
+from engine.journal.entry import Snapshot, StatedSnapshot
+from engine.model.position import NOWHERE, Position, make_position
+from engine.model.schema import Relation, TableName, TableVersion
+from engine.reader.table.known import Known, Visible
+from log_points import place
+
+TABLE = TableName("public", "orders")
+
+
+def at(commit: int) -> Position:
+    return make_position(1, commit, commit - 8, 0)
+
+
+def version(number: int, first: Position | None, identity: str) -> TableVersion:
+    return TableVersion(number, first, "", Relation(TABLE, identity, (), ()))
+
+
+FIRST, SECOND = version(1, at(100), "7"), version(2, at(200), "8")
+
+
+@pytest.mark.parametrize(
+    ("point", "snapshot", "until", "expected"),
+    [
+        (None, 0, 300, 2),
+        (None, 0, 150, 1),
+        # The table with the first identity has the name again, and no row came since.
+        (250, 1, 300, 1),
+        (150, 1, 300, 2),
+        (250, 3, 300, 3),
+        (150, 3, 300, 2),
+    ],
+)
+def test_rows_have_the_version_that_began_last_or_that_of_a_later_snapshot(
+    point: int | None, snapshot: int, until: int, expected: int
+) -> None:
+    stated = None
+    if point is not None:
+        whole = Snapshot(str(TABLE), "whole", 1, place(point), snapshot, "")
+        stated = StatedSnapshot(whole, 1, 1, is_visible=True)
+    known = Known(
+        table=TABLE,
+        until=place(until),
+        end=NOWHERE,
+        visible=Visible(stated, is_unfinished=False, mended=frozenset()),
+        gaps=(),
+        versions=(FIRST, SECOND, replace(version(3, None, "9"), number=3)),
+        is_captured=True,
+    )
+
+    newest = known.newest
+
+    assert newest is not None
+    assert newest.number == expected
