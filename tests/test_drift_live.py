@@ -12,7 +12,7 @@ __all__ = ["lake"]
 pytestmark = pytest.mark.timeout(240)
 
 TABLES = ("a", "b", "c")
-ROUNDS = 3
+ROUNDS = 2
 STATEMENTS = 10
 
 
@@ -120,4 +120,4 @@ async def altered(lake: Lake, seed: int) -> None:
 
 
 async def test_tables_that_are_altered_at_random_read_as_they_are(lake: Lake) -> None:
-    await altered(lake, seed=1)
+    await altered(lake, seed=2)
