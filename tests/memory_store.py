@@ -20,6 +20,7 @@ async def _nothing(_: str) -> None:
 class StoredObject:
     body: bytes
     metadata: dict[str, str]
+    made_us: int = 0
 
 
 @dataclass
@@ -34,7 +35,7 @@ class StagedObject:
 class MemoryStore:
     """`before_list` and `before_head` run before such a request is answered.
 
-    Bodies of `archived` keys cannot be read. Uploads begin at `now_us`.
+    Bodies of `archived` keys cannot be read. Objects are made, and uploads begin, at `now_us`.
     """
 
     objects: dict[str, StoredObject] = field(default_factory=dict)
@@ -56,7 +57,7 @@ class MemoryStore:
     ) -> bool:
         if key in self.objects:
             return False
-        self.objects[key] = StoredObject(bytes(body), dict(metadata))
+        self.objects[key] = StoredObject(bytes(body), dict(metadata), self.now_us)
         return True
 
     async def get(self, key: str) -> bytes | None:
@@ -81,7 +82,8 @@ class MemoryStore:
         await self.before_list(prefix)
         for key in sorted(self.objects, key=str.encode):
             if key.startswith(prefix) and key > after:
-                yield ListedObject(key, len(self.objects[key].body))
+                found = self.objects[key]
+                yield ListedObject(key, len(found.body), found.made_us)
 
     async def folders(self, prefix: str) -> tuple[str, ...]:
         rests = [key.removeprefix(prefix) for key in self.objects if key.startswith(prefix)]
@@ -121,7 +123,7 @@ class MemoryStore:
         content = b"".join(bodies)
         if crc32_text(zlib.crc32(content)) != crc32:
             raise DestinationUnavailable(f"complete {key}: BadDigest", code="BadDigest")
-        self.objects[key] = StoredObject(content, upload.metadata)
+        self.objects[key] = StoredObject(content, upload.metadata, self.now_us)
         del self.uploads[upload_id]
         return Completion.CREATED
 

@@ -3,7 +3,9 @@
 import asyncio
 import gzip
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,10 +14,11 @@ from prometheus_client import CollectorRegistry
 from configured import make_settings
 from engine.flow.chunk import ChunkLimits
 from engine.journal import journal as journal_module
-from engine.journal.entry import Durable, Writer, encode_state
+from engine.journal.entry import Durable, Writer, decode_entry, encode_state
 from engine.journal.journal import Journal
 from engine.journal.reading import READS_AT_ONCE
-from engine.model.errors import JournalError, NewerFormat, ObjectArchived
+from engine.journal.state_keeper import StateKeeper
+from engine.model.errors import JournalError, NewerFormat, ObjectArchived, Superseded
 from engine.model.interfaces import ListedObject, SourceIdentity
 from engine.model.layout import journal_folder, journal_key, state_key
 from engine.model.record import RecordConfiguration
@@ -237,22 +240,36 @@ async def test_an_entry_that_a_listing_leaves_out_is_asked_for_by_name() -> None
     assert successor.state.seq == 25
 
 
-async def test_a_state_file_whose_entries_are_all_gone_is_gone_on_from() -> None:
+async def test_a_state_file_is_gone_on_from_where_its_own_entry_is_the_last_one() -> None:
     store = await filled(20)
-    store.expire(0, 19)
+    store.expire(0, 18)
 
     successor = await opened(store)
 
     assert (successor.state.seq, successor.state.epoch) == (20, 2)
 
 
-async def test_a_state_file_newer_than_the_entries_is_gone_on_from() -> None:
+@pytest.mark.parametrize(("entries", "first"), [(20, 0), (20, 7), (25, 0)])
+async def test_a_state_file_without_its_entry_and_any_later_one_is_not_gone_on_from(
+    entries: int, first: int
+) -> None:
+    # What stood behind it may be gone, too: five entries are, in the last case.
+    store = await filled(entries)
+    store.expire(first, entries - 1)
+
+    with pytest.raises(JournalError, match=r"newest journal entries .* are gone") as caught:
+        await journal(store).load()
+
+    assert "docs/retention.md" in caught.value.hint
+
+
+async def test_a_state_file_is_gone_on_from_where_its_archived_entry_is_the_last_one() -> None:
     store = await filled(20)
-    store.expire(7, 19)
+    store.archived |= {journal_key(PREFIX, seq) for seq in range(20)}
 
     successor = await opened(store)
 
-    assert (successor.state.seq, successor.state.epoch) == (20, 2)
+    assert successor.state.seq == 20
 
 
 async def test_state_files_without_anything_else_are_no_new_journal() -> None:
@@ -320,20 +337,156 @@ def test_entries_are_read_ahead_and_the_window_stays_full(loop: VirtualLoop) -> 
     on(loop, work)
 
 
-def test_a_slow_pipelines_entries_are_covered_within_the_hour(loop: VirtualLoop) -> None:
+HOUR = 3600.0
+BEGAN_US = 1_800_000_000_000_000
+
+
+@dataclass
+class TimedStore(RuledStore):
+    """Its objects are made when the loop says so."""
+
+    async def create(self, key: str, body: bytes, **others: Any) -> bool:
+        self.now_us = wall_clock()
+        return await super().create(key, body, **others)
+
+    def states(self) -> list[str]:
+        """The state files that are there."""
+        return [key for key in sorted(self.objects) if "/state/" in key]
+
+    def state_age(self) -> float:
+        """How many hours old the newest one is."""
+        return (wall_clock() - self.objects[self.states()[-1]].made_us) / 3.6e9
+
+
+def wall_clock() -> int:
+    return BEGAN_US + int(asyncio.get_running_loop().time() * 1e6)
+
+
+@asynccontextmanager
+async def kept(store: TimedStore, name: str = "a") -> AsyncIterator[Journal]:
+    """A journal that was opened, and whose newest state file is kept young."""
+    writer = journal(store, name)
+    await writer.load()
+    await writer.open(IDENTITY, CONFIGURATION, FIRST)
+    async with asyncio.TaskGroup() as group:
+        keeping = group.create_task(StateKeeper(writer, wall_clock, 6 * HOUR).run())
+        yield writer
+        keeping.cancel()
+
+
+def test_a_slow_pipelines_entries_are_covered_within_a_quarter_of_a_day(loop: VirtualLoop) -> None:
     async def work() -> None:
-        store = RuledStore()
+        store = TimedStore()
+        async with kept(store) as writer:
+            for _ in range(4):
+                await asyncio.sleep(3.5 * HOUR)
+                await writer.append()
+
+            assert store.states() == [state_key(PREFIX, 1), state_key(PREFIX, 3)]
+
+            await asyncio.sleep(7 * HOUR)
+
+            assert store.objects[store.states()[-1]].body == encode_state(writer.state)
+
+    on(loop, work)
+
+
+def test_the_newest_state_file_stays_young_where_nothing_is_journalled(loop: VirtualLoop) -> None:
+    async def work() -> None:
+        store = TimedStore()
+        async with kept(store) as writer:
+            await asyncio.sleep(6.1 * HOUR)
+            for _ in range(20):
+                await asyncio.sleep(5 * HOUR)
+                assert store.state_age() <= 6
+
+        # The first one folds the `open`. Each later one folds an entry of its own.
+        assert store.states() == [state_key(PREFIX, seq) for seq in range(len(store.states()))]
+        assert len(store.states()) == 17
+        assert writer.state.seq == 16
+        for seq in range(1, 17):
+            assert decode_entry(store.objects[journal_key(PREFIX, seq)].body, "").kinds == ()
+
+    on(loop, work)
+
+
+def test_an_engine_that_starts_again_and_again_writes_a_state_file_in_time(
+    loop: VirtualLoop,
+) -> None:
+    async def work() -> None:
+        store, ages = TimedStore(), []
+        for life in range(40):
+            async with kept(store, f"life-{life}"):
+                await asyncio.sleep(HOUR)
+            if store.states():
+                ages.append(store.state_age())
+
+        assert len(ages) == 34
+        assert max(ages) <= 6
+
+    on(loop, work)
+
+
+def test_nothing_follows_the_entry_that_releases_the_journal(loop: VirtualLoop) -> None:
+    async def work() -> None:
+        store = TimedStore()
+        async with kept(store) as writer:
+            await writer.append(release=True)
+            await asyncio.sleep(20 * HOUR)
+
+            assert writer.state.released
+            assert store.states() == []
+
+    on(loop, work)
+
+
+def test_a_keeper_notices_that_another_writer_went_on(loop: VirtualLoop) -> None:
+    async def work() -> None:
+        store = TimedStore()
         writer = journal(store)
-        await writer.load()
         await writer.open(IDENTITY, CONFIGURATION, FIRST)
+        keeping = StateKeeper(writer, wall_clock, 6 * HOUR).run()
+        await opened(store)
 
-        for _ in range(4):
-            await asyncio.sleep(1_900)
-            await writer.append()
+        with pytest.raises(Superseded):
+            # The first state file covers what is known; the next one needs an entry.
+            await keeping
 
-        states = [key for key in sorted(store.objects) if "/state/" in key]
-        assert states == [state_key(PREFIX, 2), state_key(PREFIX, 4)]
-        assert store.objects[states[-1]].body == encode_state(writer.state)
+    on(loop, work)
+
+
+def test_an_engine_whose_source_is_silent_keeps_its_state_file_young(loop: VirtualLoop) -> None:
+    async def work() -> None:
+        source, stop, store = SyntheticSource(row_count=10), StopSignal(), TimedStore()
+        entries: list[int] = []
+        pipeline = Pipeline(
+            source=source,
+            store=store,
+            clock=wall_clock,
+            settings=make_settings(
+                prefix=PREFIX,
+                codec_version=1,
+                limits=ChunkLimits(1 << 20, 1_000, 1.0),
+                queue_bytes_max=1 << 20,
+                memory_bytes_max=1 << 20,
+                state_seconds=300.0,
+            ),
+            configuration=CONFIGURATION,
+            writer=Writer("a", "a", "test"),
+            metrics=Metrics(CollectorRegistry()),
+            stop=stop,
+        )
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(pipeline.run())
+            await asyncio.sleep(60)
+            for _ in range(6):
+                await asyncio.sleep(300)
+                assert store.state_age() <= 0.1
+                entries.append(pipeline.status().seq)
+            stop.request("test")
+
+        assert entries == [entries[0] + number for number in range(6)], "nothing else was said"
 
     on(loop, work)
 

@@ -104,11 +104,11 @@ class LongBucket(MemoryStore):
             begin = int(after.rsplit("/", 1)[1].split(".", maxsplit=1)[0]) + 1
         if prefix.endswith("/journal/") or (prefix == "lake/" and "database=" not in after):
             for seq in range(begin, len(self._entries)):
-                yield ListedObject(journal_key("lake", seq), 1)
+                yield ListedObject(journal_key("lake", seq), 1, 0)
         if prefix == "lake/":
             commit = int(after.rsplit("/", 1)[1].split(".")[1], 16) if "database=" in after else 0
             for seq in range(commit // 16, len(self._entries)):
-                yield ListedObject(self._planned(seq).key, 1)
+                yield ListedObject(self._planned(seq).key, 1, 0)
 
 
 class SilentProgress:

@@ -196,7 +196,8 @@ class S3ObjectStore:
             if isinstance(response, Failure):
                 raise self._error(response, f"list {prefix}") from response.cause
             for found in response.get("Contents", ()):
-                yield ListedObject(key=found["Key"], size=found["Size"])
+                made_us = int(found["LastModified"].timestamp()) * 1_000_000
+                yield ListedObject(key=found["Key"], size=found["Size"], made_us=made_us)
             if not response["IsTruncated"]:
                 return
             parameters["ContinuationToken"] = response["NextContinuationToken"]

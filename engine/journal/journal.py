@@ -12,7 +12,8 @@ that is taken is ours if the bytes there are ours; otherwise it is another write
 import asyncio
 import hashlib
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
@@ -37,7 +38,7 @@ from engine.journal.entry import (
     encode_entry,
     encode_state,
 )
-from engine.journal.reading import JournalReader, read_in_order
+from engine.journal.reading import JournalReader, StateFiles, read_in_order
 from engine.journal.retry import Failure, Patience
 from engine.model.errors import (
     ForeignPrefix,
@@ -53,17 +54,20 @@ from engine.model.position import LOG_BEGIN, LogPosition
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableVersion
 
-# A state file is written when so many entries came since the last one. It is also written with the
-# next entry when the last one is so old. So what a lifecycle rule may take away is covered, however
-# slow the pipeline is.
+# A state file is written when so many entries came since the last one. Who keeps it young where
+# little happens is `state_keeper`.
 STATE_INTERVAL = 500
-STATE_SECONDS = 3600.0
 _LOGGED_EVERY_SECONDS = 5.0
 _JSON = "application/json"
 _GZIP = "application/gzip"
 _RESTORE_HINT = (
     "Restore it from the bucket's versions. A lifecycle rule must leave the newest state file and "
-    "the entries behind it alone: docs/lifecycle.md."
+    "the entries behind it alone: docs/retention.md."
+)
+_EXPIRED_HINT = (
+    "The pipeline stood still for longer than a rule of the bucket keeps objects. Restore the "
+    "newest entries from the bucket's versions. Where there are none, give the pipeline a new "
+    "prefix: it begins with a snapshot there. docs/retention.md"
 )
 
 _log = structlog.get_logger(__name__)
@@ -87,7 +91,12 @@ class JournalObserver(Protocol):
 
 
 class Journal:
-    """One prefix's journal as this process knows it."""
+    """One prefix's journal as this process knows it.
+
+    `begun_us` says when that was made which `load` began with, in Unix microseconds: the newest
+    good state file, or where there is none the first entry. It is None where nothing was there.
+    `state_at` is when this process wrote its newest state file, by the event loop's time.
+    """
 
     def __init__(
         self,
@@ -107,7 +116,8 @@ class Journal:
         self._patience = Patience(self._failed)
         self._reader = JournalReader(store, prefix, self._patience.answered)
         self._state_seq = self.state.seq
-        self._state_at: float | None = None
+        self.begun_us: int | None = None
+        self.state_at: float | None = None
 
     @property
     def failure(self) -> Failure | None:
@@ -122,8 +132,9 @@ class Journal:
         `on_progress` is called for each entry. Cancellation leaves a part of it read: it has to be
         loaded anew.
         """
-        seqs = await self._reader.state_seqs()
-        self.state = await self._newest_good_state(seqs)
+        files = await self._reader.states()
+        found = await self._newest_good_state(files)
+        self.state, self.begun_us = found.state, found.made_us
         self._state_seq = self.state.seq
         loading = _Loading(on_progress)
 
@@ -132,43 +143,62 @@ class Journal:
             return True
 
         await read_in_order(
-            self._reader.entry_seqs(self.state.seq),
+            self._entries_listed(),
             lambda seq: self._reader.get(journal_key(self.prefix, seq)),
             take,
         )
         await self.follow()
-        if seqs and self.state.seq < 0:
+        if files.seqs and self.state.seq < 0:
             raise JournalError(
                 f"the journal under {self.prefix or '/'} is gone: there are state files, of which "
                 "none is good, and no entry",
                 hint=_RESTORE_HINT,
             )
+        if not found.is_entry_there and self.state.seq == self._state_seq:
+            raise JournalError(
+                f"the newest journal entries under {self.prefix or '/'} are gone: a state file "
+                f"covers all up to entry {self.state.seq}, which is not there, nor is any later "
+                "one. Nobody can tell what they said",
+                hint=_EXPIRED_HINT,
+            )
 
-    async def _newest_good_state(self, seqs: Sequence[int]) -> JournalState:
-        for seq in reversed(seqs):
+    async def _entries_listed(self) -> AsyncIterator[int]:
+        async for seq, made_us in self._reader.entries(self.state.seq):
+            if self.begun_us is None:
+                self.begun_us = made_us
+            yield seq
+
+    async def _newest_good_state(self, files: StateFiles) -> "_Found":
+        for place in reversed(range(len(files.seqs))):
+            seq = files.seqs[place]
             key = state_key(self.prefix, seq)
             try:
-                return await self._good_state(seq, key)
+                state, is_entry_there = await self._good_state(seq, key)
             except NewerFormat:
                 raise
             except (JournalError, ObjectArchived) as error:
                 # An older one and more entries say the same.
                 _log.warning("state file left out", key=key, error=str(error))
-        return JournalState()
+            else:
+                return _Found(state, files.made_us[place], is_entry_there=is_entry_there)
+        return _Found(JournalState(), None, is_entry_there=True)
 
-    async def _good_state(self, seq: int, key: str) -> JournalState:
-        """The state file `key`. Raises JournalError, ObjectArchived where it cannot be used."""
+    async def _good_state(self, seq: int, key: str) -> tuple[JournalState, bool]:
+        """The state file `key`, and whether the entry is there up to which it folds.
+
+        Raises JournalError, ObjectArchived where it cannot be used.
+        """
         state = decode_state(await self._present(key), key)
         if state.seq != seq:
             raise JournalError(f"{key} says that it folds the journal up to entry {state.seq}")
         try:
             entry = await self._reader.get(journal_key(self.prefix, seq))
         except ObjectArchived:
-            entry = None
+            return state, True
         # If that entry is gone, the next one still names its hash.
         if entry is not None and hashlib.sha256(entry).hexdigest() != state.sha256:
             raise JournalError(f"{key} does not follow from entry {seq}")
-        return state
+        return state, entry is not None
 
     async def _take_listed(self, seq: int, content: bytes | None, loading: "_Loading") -> None:
         key = journal_key(self.prefix, seq)
@@ -403,23 +433,32 @@ class Journal:
         self.state.absorb(entry, content)
         for kind in entry.kinds:
             self._observer.journal_entry(kind)
-        if self._is_state_due():
+        if self.state.seq - self._state_seq >= STATE_INTERVAL:
             await self._write_state()
         return None
 
-    def _is_state_due(self) -> bool:
-        now = asyncio.get_running_loop().time()
-        if self._state_at is None:
-            self._state_at = now
-        entries = self.state.seq - self._state_seq
-        return entries >= STATE_INTERVAL or now - self._state_at >= STATE_SECONDS
+    async def renew_state(self) -> None:
+        """Write a state file now, so that the newest one is young. Raises Superseded.
+
+        It folds an entry that says nothing else, where no other came since the last state file. The
+        journal has to be ours. Behind the entry that releases it nothing is written. Cancellation
+        leaves the append in doubt: the journal must then be loaded anew.
+        """
+        async with self._appending:
+            if self.state.released:
+                return
+            is_covered = self.state.seq == self._state_seq
+            if is_covered and await self._create(self._entry(self.state.epoch)) is not None:
+                raise self._superseded()
+            if self._state_seq < self.state.seq:
+                await self._write_state()
 
     async def _write_state(self) -> None:
         # A state follows from the entries alone. Whoever wrote it first wrote the same bytes.
         seq = self.state.seq
         await self._create_once(state_key(self.prefix, seq), encode_state(self.state), _GZIP)
         self._state_seq = seq
-        self._state_at = asyncio.get_running_loop().time()
+        self.state_at = asyncio.get_running_loop().time()
 
     async def _refuse_overwriting(self, entry: Entry) -> None:
         """Prove that the store honours If-None-Match: create our own entry again, as it is.
@@ -450,6 +489,18 @@ class Journal:
         return Superseded(
             f"another writer appended journal entry {self.state.next_seq}",
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The newest good state file, made at `made_us`, and whether its own entry is there.
+
+    Without any: the state before the first entry.
+    """
+
+    state: JournalState
+    made_us: int | None
+    is_entry_there: bool
 
 
 class _Loading:

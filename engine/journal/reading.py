@@ -11,10 +11,11 @@ import asyncio
 from array import array
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, TypeVar
 
-from engine.model.interfaces import ObjectStore
+from engine.model.interfaces import ListedObject, ObjectStore
 from engine.model.layout import entry_seq, journal_folder, journal_key, state_folder, state_seq
 
 READS_AT_ONCE = 32
@@ -33,6 +34,18 @@ class Answered(Protocol):
         ...
 
 
+def _numbers() -> "array[int]":
+    return array("Q")
+
+
+@dataclass(frozen=True, slots=True)
+class StateFiles:
+    """The numbers of state files, ascending, and when each was made (Unix microseconds)."""
+
+    seqs: "array[int]" = field(default_factory=_numbers)
+    made_us: "array[int]" = field(default_factory=_numbers)
+
+
 class JournalReader:
     """What lies under one prefix's journal and state folders."""
 
@@ -46,35 +59,51 @@ class JournalReader:
 
         Cancellation changes nothing.
         """
-        while keys := await self._answered(partial(self._page, folder, after)):
-            for key in keys:
-                yield key
-            after = keys[-1]
+        async for listed in self._listed(folder, after):
+            yield listed.key
 
-    async def _page(self, folder: str, after: str) -> list[str]:
-        keys: list[str] = []
+    async def _listed(self, folder: str, after: str = "") -> AsyncIterator[ListedObject]:
+        while page := await self._answered(partial(self._page, folder, after)):
+            for listed in page:
+                yield listed
+            after = page[-1].key
+
+    async def _page(self, folder: str, after: str) -> list[ListedObject]:
+        page: list[ListedObject] = []
         async for listed in self._store.list(folder, after=after):
-            keys.append(listed.key)
-            if len(keys) == PAGE_KEYS:
+            page.append(listed)
+            if len(page) == PAGE_KEYS:
                 break
-        return keys
+        return page
 
-    async def state_seqs(self) -> "array[int]":
-        """The numbers of all state files, ascending. Cancellation changes nothing."""
-        keys = self.keys(state_folder(self._prefix))
-        found = (state_seq(self._prefix, key) async for key in keys)
-        return array("Q", [seq async for seq in found if seq is not None])
+    async def states(self) -> "StateFiles":
+        """All state files. Cancellation changes nothing."""
+        found = StateFiles()
+        async for listed in self._listed(state_folder(self._prefix)):
+            seq = state_seq(self._prefix, listed.key)
+            if seq is not None:
+                found.seqs.append(seq)
+                found.made_us.append(listed.made_us)
+        return found
 
     async def entry_seqs(self, after: int) -> AsyncIterator[int]:
         """The numbers of the listed entries behind entry `after`, ascending.
 
         Cancellation changes nothing.
         """
+        async for seq, _ in self.entries(after):
+            yield seq
+
+    async def entries(self, after: int) -> AsyncIterator[tuple[int, int]]:
+        """The same, each with the time at which it was made: Unix microseconds.
+
+        Cancellation changes nothing.
+        """
         after_key = journal_key(self._prefix, after) if after >= 0 else ""
-        async for key in self.keys(journal_folder(self._prefix), after_key):
-            seq = entry_seq(self._prefix, key)
+        async for listed in self._listed(journal_folder(self._prefix), after_key):
+            seq = entry_seq(self._prefix, listed.key)
             if seq is not None:
-                yield seq
+                yield seq, listed.made_us
 
     async def get(self, key: str) -> bytes | None:
         """The object's bytes, or None where it is not there. Cancellation changes nothing."""

@@ -18,7 +18,8 @@ class Settings:
     source's position becomes durable. `standby_interval` is how often a standby tries for the
     lease. `watch_interval` is how often what the source publishes is looked at: a loss is to be
     seen within a minute, also where the stream lags by some seconds, or a look takes them.
-    `requests_interval` is how often requests to this engine are looked for. `check_name` names
+    `requests_interval` is how often requests to this engine are looked for. `state_seconds` is how
+    old the newest state file may become. `check_name` names
     the object that proves the right to write. It is another name for each way in which objects are
     made. `accept_gap` is the place that was durable when a loss happened which the operator
     accepts; empty for none. `stream_waits`: the stream waits for the initial snapshot, from the
@@ -43,3 +44,4 @@ class Settings:
     check_name: str = "write"
     watch_interval: float = 50.0
     requests_interval: float = 10.0
+    state_seconds: float = 6 * 3600.0

@@ -340,10 +340,14 @@ class ObjectTail(ObjectHead):
 
 @dataclass(frozen=True, slots=True)
 class ListedObject:
-    """One line of a listing."""
+    """One line of a listing. `made_us`: when it was made (Unix microseconds), by the store's clock.
+
+    A store may say only the second.
+    """
 
     key: str
     size: int
+    made_us: int
 
 
 @dataclass(frozen=True, slots=True)

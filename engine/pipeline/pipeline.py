@@ -62,6 +62,7 @@ from engine.pipeline.wiring import (
     begin,
     lists,
     recovery,
+    state_keeper,
     streaming_parts,
 )
 
@@ -224,12 +225,14 @@ class Pipeline:
             interrupting = group.create_task(self._interrupt_when_asked())
             start = _Connection(connection)
             is_prepared = await self._interruptible(self._prepare_again())
-            if is_prepared and await self._interruptible(self._take_over(start)):
+            if is_prepared and await self._interruptible(self._take_over(start, group)):
                 assert self._identity is not None
                 parts = streaming_parts(self._life, self._identity.database, group)
                 self._streaming = Streaming(self._life, parts, group, caught_up=self._caught_up)
                 await self._streaming.run(connection, start.stream, self._interruptible)
             interrupting.cancel()
+            if start.keeping is not None:
+                start.keeping.cancel()
 
     # --- start
 
@@ -278,7 +281,7 @@ class Pipeline:
                 position=state.durable_position,
             )
 
-    async def _take_over(self, start: "_Connection") -> None:
+    async def _take_over(self, start: "_Connection", life: asyncio.TaskGroup) -> None:
         """First the lease, then the journal, then what a predecessor planned and left missing."""
         taken = await self._lease.take(start.connection, self._world.configuration, self._decide)
         self._identity = taken.identity
@@ -294,6 +297,7 @@ class Pipeline:
             stream_waits=self._settings.stream_waits,
         )
         self._lease.accepting = None
+        start.keeping = life.create_task(state_keeper(self._life).run())
         state = self._journal.state
         _log.info(
             "journal opened", epoch=state.epoch, seq=state.seq, position=state.durable_position
@@ -421,7 +425,11 @@ class Pipeline:
 
 @dataclass(slots=True)
 class _Connection:
-    """The connection that a start holds: its stack, and the stream while it may be read."""
+    """The connection that a start holds: its stack, and the stream while it may be read.
+
+    `keeping` is who keeps the newest state file young, once the journal is ours.
+    """
 
     connection: AsyncExitStack
     stream: ChangeStream | None = None
+    keeping: asyncio.Task[None] | None = None

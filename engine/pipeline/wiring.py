@@ -37,6 +37,7 @@ from engine.journal.schema_files import SchemaFiles
 from engine.journal.settings import Settings
 from engine.journal.signals import SignalRegister
 from engine.journal.snapshots import SnapshotRegister
+from engine.journal.state_keeper import StateKeeper
 from engine.journal.watcher import Watcher
 from engine.model.errors import InvariantBroken
 from engine.model.interfaces import ChangeStream, Clock, ObjectStore, Publishing, Source
@@ -121,6 +122,11 @@ def recovery(life: Life, group: asyncio.TaskGroup, on_pass: Callable[[], None]) 
         settings=life.world.settings,
         on_pass=on_pass,
     )
+
+
+def state_keeper(life: Life) -> StateKeeper:
+    """What keeps the newest state file young."""
+    return StateKeeper(life.journal, life.world.clock, life.world.settings.state_seconds)
 
 
 def acceptance(life: Life, redoing: Recovery) -> Acceptance:

@@ -339,7 +339,8 @@ class Bucket:
         for key in self._keys[index : index + size]:
             if not key.startswith(prefix):
                 break
-            page.append(ListedObject(key, len(self.objects[key].body)))
+            found = self.objects[key]
+            page.append(ListedObject(key, len(found.body), found.created_us))
         return page
 
     def uploads_page(self, prefix: str, after: int, size: int) -> list[ListedUpload]:
