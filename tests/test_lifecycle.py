@@ -2,7 +2,7 @@
 
 import asyncio
 import gzip
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,8 +17,16 @@ from engine.journal import journal as journal_module
 from engine.journal.entry import Durable, Writer, decode_entry, encode_state
 from engine.journal.journal import Journal
 from engine.journal.reading import READS_AT_ONCE
+from engine.journal.sight import Sight
 from engine.journal.state_keeper import StateKeeper
-from engine.model.errors import JournalError, NewerFormat, ObjectArchived, Superseded
+from engine.model.errors import (
+    DestinationUnavailable,
+    JournalError,
+    JournalUnseen,
+    NewerFormat,
+    ObjectArchived,
+    Superseded,
+)
 from engine.model.interfaces import ListedObject, SourceIdentity
 from engine.model.layout import journal_folder, journal_key, state_key
 from engine.model.record import RecordConfiguration
@@ -451,6 +459,116 @@ def test_a_keeper_notices_that_another_writer_went_on(loop: VirtualLoop) -> None
         with pytest.raises(Superseded):
             # The first state file covers what is known; the next one needs an entry.
             await keeping
+
+    on(loop, work)
+
+
+# Who sleeps longer than entries live
+
+
+async def left_behind(store: TimedStore) -> Journal:
+    """A writer that slept through a successor's entries, and through their end."""
+    sight = Sight(wall_clock, 12 * HOUR)
+    writer = Journal(
+        store, PREFIX, Writer("a", "a", "test"), Metrics(CollectorRegistry()), sight=sight
+    )
+    await writer.load()
+    await writer.open(IDENTITY, CONFIGURATION, FIRST)
+    successor = await opened(store)
+    for _ in range(10):
+        await successor.append()
+    await asyncio.sleep(25 * HOUR)
+    store.expire(1, 5)
+    store.created.clear()
+    return writer
+
+
+@pytest.mark.parametrize(
+    "deed",
+    [
+        lambda writer: writer.append(),
+        lambda writer: writer.renew_state(),
+        lambda writer: writer.open(IDENTITY, CONFIGURATION, FIRST),
+        lambda writer: writer.tail_moved(),
+        lambda writer: writer.follow(),
+        lambda writer: writer.refuse_unseen(),
+    ],
+    ids=["append", "renew_state", "open", "tail_moved", "follow", "refuse_unseen"],
+)
+def test_nobody_goes_on_who_slept_longer_than_an_entry_may_live(
+    loop: VirtualLoop, deed: Callable[[Journal], Coroutine[None, None, Any]]
+) -> None:
+    async def work() -> None:
+        store = TimedStore()
+        writer = await left_behind(store)
+
+        with pytest.raises(JournalUnseen, match="for 25"):
+            await deed(writer)
+
+        assert store.created == []
+        assert not store.objects.keys() & {journal_key(PREFIX, 1)}, "the hole stays one"
+
+    on(loop, work)
+
+
+def test_who_looks_now_and_then_goes_on_for_days(loop: VirtualLoop) -> None:
+    async def work() -> None:
+        store = TimedStore()
+        sight = Sight(wall_clock, 12 * HOUR)
+        writer = Journal(
+            store, PREFIX, Writer("a", "a", "test"), Metrics(CollectorRegistry()), sight=sight
+        )
+        await writer.open(IDENTITY, CONFIGURATION, FIRST)
+
+        for _ in range(5):
+            await asyncio.sleep(11 * HOUR)
+            assert not await writer.tail_moved()
+        await asyncio.sleep(11 * HOUR)
+
+        assert await writer.append() == 1
+
+    on(loop, work)
+
+
+def test_a_bucket_that_is_out_of_reach_for_long_is_waited_for(loop: VirtualLoop) -> None:
+    class OutStore(TimedStore):
+        is_out = False
+
+        async def create(self, key: str, body: bytes, **others: Any) -> bool:
+            self._refuse()
+            return await super().create(key, body, **others)
+
+        async def get(self, key: str) -> bytes | None:
+            self._refuse()
+            return await super().get(key)
+
+        def _refuse(self) -> None:
+            if self.is_out:
+                raise DestinationUnavailable("no route", code="Timeout")
+
+    async def ended(appending: Coroutine[None, None, int]) -> Exception | None:
+        try:
+            await appending
+        except JournalUnseen as error:
+            return error
+        return None
+
+    async def work() -> None:
+        store = OutStore()
+        sight = Sight(wall_clock, 60)
+        writer = Journal(
+            store, PREFIX, Writer("a", "a", "test"), Metrics(CollectorRegistry()), sight=sight
+        )
+        await writer.open(IDENTITY, CONFIGURATION, FIRST)
+        store.is_out = True
+
+        async with asyncio.TaskGroup() as group:
+            appending = group.create_task(ended(writer.append()))
+            await asyncio.sleep(90)
+            assert not appending.done()
+            store.is_out = False
+
+        assert isinstance(appending.result(), JournalUnseen)
 
     on(loop, work)
 

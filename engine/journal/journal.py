@@ -40,9 +40,11 @@ from engine.journal.entry import (
 )
 from engine.journal.reading import JournalReader, StateFiles, read_in_order
 from engine.journal.retry import Failure, Patience
+from engine.journal.sight import Sight
 from engine.model.errors import (
     ForeignPrefix,
     JournalError,
+    JournalUnseen,
     NewerFormat,
     ObjectArchived,
     Superseded,
@@ -95,7 +97,8 @@ class Journal:
 
     `begun_us` says when that was made which `load` began with, in Unix microseconds: the newest
     good state file, or where there is none the first entry. It is None where nothing was there.
-    `state_at` is when this process wrote its newest state file, by the event loop's time.
+    `state_at` is when this process wrote its newest state file, by the event loop's time. Without a
+    `sight` the journal is only read: see `sight`.
     """
 
     def __init__(
@@ -105,6 +108,8 @@ class Journal:
         writer: Writer,
         observer: JournalObserver,
         make_nonce: Callable[[], str] | None = None,
+        *,
+        sight: Sight | None = None,
     ) -> None:
         self.state = JournalState()
         self.prefix = prefix
@@ -112,6 +117,7 @@ class Journal:
         self._store = store
         self._observer = observer
         self._make_nonce = make_nonce or random_nonce
+        self._sight = sight
         self._appending = asyncio.Lock()
         self._patience = Patience(self._failed)
         self._reader = JournalReader(store, prefix, self._patience.answered)
@@ -132,6 +138,7 @@ class Journal:
         `on_progress` is called for each entry. Cancellation leaves a part of it read: it has to be
         loaded anew.
         """
+        began_us = self._sent_us
         files = await self._reader.states()
         found = await self._newest_good_state(files)
         self.state, self.begun_us = found.state, found.made_us
@@ -161,6 +168,7 @@ class Journal:
                 "one. Nobody can tell what they said",
                 hint=_EXPIRED_HINT,
             )
+        self._seen(began_us)
 
     async def _entries_listed(self) -> AsyncIterator[int]:
         async for seq, made_us in self._reader.entries(self.state.seq):
@@ -254,8 +262,34 @@ class Journal:
             return
 
     async def _next(self) -> bytes | None:
-        key = journal_key(self.prefix, self.state.next_seq)
-        return await self._reader.get(key)
+        await self._patience.answered(self.refuse_unseen)
+        sent_us = self._sent_us
+        content = await self._reader.get(self._next_key())
+        self._seen(sent_us)
+        return content
+
+    async def refuse_unseen(self) -> None:
+        """Raise JournalUnseen where nobody can know any more whether a successor wrote.
+
+        Raises DestinationUnavailable instead while the bucket does not answer. Cancellation changes
+        nothing.
+        """
+        if self._sight is None or not self._sight.is_lost:
+            return
+        # A bucket that is out of reach is waited for.
+        await self._store.get(self._next_key())
+        raise JournalUnseen(
+            f"the journal was not looked at for {self._sight.hours:.1f} hours: entries behind"
+            f" number {self.state.seq} may have come and expired",
+        )
+
+    @property
+    def _sent_us(self) -> int:
+        return self._sight.now_us() if self._sight is not None else 0
+
+    def _seen(self, sent_us: int) -> None:
+        if self._sight is not None:
+            self._sight.seen(sent_us)
 
     async def _present(self, key: str) -> bytes:
         content = await self._reader.get(key)
@@ -422,13 +456,14 @@ class Journal:
     async def _create(self, entry: Entry) -> bytes | None:
         """Create `entry` and absorb it. Another writer's bytes when the key is theirs."""
         content = encode_entry(entry)
-        key = self._next_key()
+        key, sent_us = self._next_key(), self._sent_us
         if not await self._create_once(key, content, _JSON):
             winner = await self._present(key)
             # The same bytes, nonce included: an earlier request of ours was applied, and its answer
             # was lost.
             if winner != content:
                 return winner
+        self._seen(sent_us)
         # The entry is not decoded again, so the state shares with others what they hold of it.
         self.state.absorb(entry, content)
         for kind in entry.kinds:
@@ -473,11 +508,13 @@ class Journal:
             )
 
     async def _create_once(self, key: str, content: bytes, content_type: str) -> bool:
-        return await self._patience.answered(
-            lambda: self._store.create(
+        async def attempt() -> bool:
+            await self.refuse_unseen()
+            return await self._store.create(
                 key, content, content_type=content_type, metadata={}, in_one_request=True
             )
-        )
+
+        return await self._patience.answered(attempt)
 
     def _failed(self, error: Failure) -> None:
         self._observer.publish_error(error.code, retryable=error.retryable)

@@ -120,11 +120,15 @@ class Publisher:
         planned = put.planned
         await self._schema_files.ensure(planned.table_name, planned.version, put.layout)
         metadata = object_metadata(planned, self._journal.writer.id, len(put.body))
-        is_created = await self._patience.answered(
-            lambda: self._store.create(
+
+        async def attempt() -> bool:
+            # Whoever slept over it must not put what was put, loaded and expired meanwhile.
+            await self._journal.refuse_unseen()
+            return await self._store.create(
                 planned.key, put.body, content_type=_RECORDS, metadata=metadata
             )
-        )
+
+        is_created = await self._patience.answered(attempt)
         if not is_created and not await self.is_there(planned.key):
             raise JournalError(f"{planned.key} is taken and cannot be looked up")
 

@@ -19,11 +19,11 @@ class Settings:
     lease. `watch_interval` is how often what the source publishes is looked at: a loss is to be
     seen within a minute, also where the stream lags by some seconds, or a look takes them.
     `requests_interval` is how often requests to this engine are looked for. `state_seconds` is how
-    old the newest state file may become. `check_name` names
-    the object that proves the right to write. It is another name for each way in which objects are
-    made. `accept_gap` is the place that was durable when a loss happened which the operator
-    accepts; empty for none. `stream_waits`: the stream waits for the initial snapshot, from the
-    first start under the prefix on.
+    old the newest state file may become. `unseen_seconds_max` is for how long an engine goes on
+    that did not see the journal's end. `check_name` names the object that proves the right to
+    write. It is another name for each way in which objects are made. `accept_gap` is the place that
+    was durable when a loss happened which the operator accepts; empty for none. `stream_waits`: the
+    stream waits for the initial snapshot, from the first start under the prefix on.
     """
 
     prefix: str
@@ -45,3 +45,4 @@ class Settings:
     watch_interval: float = 50.0
     requests_interval: float = 10.0
     state_seconds: float = 6 * 3600.0
+    unseen_seconds_max: float = 12 * 3600.0

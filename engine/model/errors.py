@@ -20,6 +20,7 @@
     ├── SnapshotsRefused           78  all else is published, and tables' rows may not be read
     ├── StreamPaused                1  the stream is paused, and this run was to catch up
     ├── Superseded                 75  another writer owns the journal now
+    ├── JournalUnseen              75  it was not looked at for half a day
     ├── StopLimit                  75  the drain limit or a second signal ended the process
     ├── ForeignPrefix              70  the prefix belongs to another pipeline
     ├── StateUnknown               70  records that do not tell a table's current state
@@ -232,6 +233,19 @@ class Superseded(TailraceError):
     def __init__(self, message: str) -> None:
         super().__init__(
             message, hint="Two engines may share a pipeline: this one stops, the other goes on."
+        )
+
+
+class JournalUnseen(TailraceError):
+    """The journal was not looked at for so long that entries may have come and expired."""
+
+    exit_code = 75
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            message,
+            hint="The process was stopped, its machine slept, or the bucket was out of reach for"
+            " hours. Nothing is lost: start the engine again.",
         )
 
 

@@ -35,6 +35,7 @@ from engine.journal.retry import Failure, Patience
 from engine.journal.schedule import AppendSchedule
 from engine.journal.schema_files import SchemaFiles
 from engine.journal.settings import Settings
+from engine.journal.sight import Sight
 from engine.journal.signals import SignalRegister
 from engine.journal.snapshots import SnapshotRegister
 from engine.journal.state_keeper import StateKeeper
@@ -98,8 +99,14 @@ class Life:
 
 def begin(world: World, enter: Enter) -> Life:
     """A life that knows nothing yet."""
+    sight = Sight(world.clock, world.settings.unseen_seconds_max)
     journal = Journal(
-        world.store, world.settings.prefix, world.writer, world.metrics, world.make_nonce
+        world.store,
+        world.settings.prefix,
+        world.writer,
+        world.metrics,
+        world.make_nonce,
+        sight=sight,
     )
     lease = Lease(
         world.source,
