@@ -18,14 +18,17 @@ from engine.model.bucket_rule import (
     UPLOAD_DAYS_PLENTY,
     UPLOAD_HINT,
     BucketRule,
+    age_days,
     attempt_seconds,
     shortest,
+    soonest,
     taken_away,
     upload_text,
 )
-from engine.model.errors import DestinationError, UploadsOutlived
+from engine.model.errors import DestinationError, JournalError, UploadsOutlived
 from engine.model.interfaces import Finding
-from engine.model.layout import below
+from engine.model.layout import below, journal_folder
+from engine.model.plural import counted
 
 ReadRules = Callable[[], Awaitable[tuple[BucketRule, ...]]]
 """Reads the rules that may concern what this engine makes. Raises DestinationError."""
@@ -113,6 +116,25 @@ class BucketRules:
         """How long an attempt may stage objects in a table's `folder`; None: for ever."""
         rule = shortest(self._rules, folder)
         return attempt_seconds(rule) if rule is not None else None
+
+    async def refuse_expired(self, ended_us: int, now_us: int) -> None:
+        """Raise JournalError where entries behind the newest one may have expired already.
+
+        That one was made at `ended_us`. A rule takes what has reached its age in any order, so an
+        older entry may outlive a later one. The rules are read before. Cancellation as in `look`.
+        """
+        await self.look(age_seconds_max=_FRESH_SECONDS)
+        age = age_days(ended_us, now_us)
+        found = soonest(self._rules, journal_folder(self._prefix))
+        if found is not None and age >= found[1]:
+            rule, days = found
+            raise JournalError(
+                f"the newest journal entry is {age:.1f} days old, and {rule} takes entries"
+                f" away after {counted(days, 'day')}: there may have been later ones",
+                hint="Nobody can tell what they said. Where no engine has run since, take the"
+                " journal out of the rule and start again. Otherwise restore the entries from the"
+                " bucket's versions, or give the pipeline a new prefix: docs/retention.md",
+            )
 
     async def refuse_outlived(self, folder: str, began: float, subject: str) -> None:
         """Raise UploadsOutlived where what began then (the loop's time) took too long for a rule.

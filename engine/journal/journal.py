@@ -96,7 +96,8 @@ class Journal:
     """One prefix's journal as this process knows it.
 
     `begun_us` says when that was made which `load` began with, in Unix microseconds: the newest
-    good state file, or where there is none the first entry. It is None where nothing was there.
+    good state file, or where there is none the first entry. `ended_us` says the same of the newest
+    entry that was listed. Both are None where nothing was there.
     `state_at` is when this process wrote its newest state file, by the event loop's time. Without a
     `sight` the journal is only read: see `sight`.
     """
@@ -123,6 +124,7 @@ class Journal:
         self._reader = JournalReader(store, prefix, self._patience.answered)
         self._state_seq = self.state.seq
         self.begun_us: int | None = None
+        self.ended_us: int | None = None
         self.state_at: float | None = None
 
     @property
@@ -154,7 +156,8 @@ class Journal:
             lambda seq: self._reader.get(journal_key(self.prefix, seq)),
             take,
         )
-        await self.follow()
+        if await self.follow():
+            self.ended_us = None
         if files.seqs and self.state.seq < 0:
             raise JournalError(
                 f"the journal under {self.prefix or '/'} is gone: there are state files, of which "
@@ -171,10 +174,13 @@ class Journal:
         self._seen(began_us)
 
     async def _entries_listed(self) -> AsyncIterator[int]:
-        async for seq, made_us in self._reader.entries(self.state.seq):
+        begun_at = self.state.seq
+        async for seq, made_us in self._reader.entries(begun_at - 1):
+            self.ended_us = made_us
             if self.begun_us is None:
                 self.begun_us = made_us
-            yield seq
+            if seq > begun_at:
+                yield seq
 
     async def _newest_good_state(self, files: StateFiles) -> "_Found":
         for place in reversed(range(len(files.seqs))):

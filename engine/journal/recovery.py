@@ -75,7 +75,7 @@ class Recovery:
         self._settings = settings
 
     async def missing(self) -> list[Plan]:
-        """The plans whose objects are not there, oldest first.
+        """The plans whose objects are not there and never were, oldest first.
 
         Raises JournalError when another object is under a planned key, Superseded when a successor
         restated it. Cancellation changes nothing.
@@ -90,7 +90,15 @@ class Recovery:
                     for plan in some
                 ]
             missing += [plan for plan, look in zip(some, looks, strict=True) if not look.result()]
-        return missing
+        return [plan for plan in missing if not self._was_visible(plan)]
+
+    def _was_visible(self, plan: Plan) -> bool:
+        """Whether E says that the object was there: a rule of the bucket took it away.
+
+        Other tables may hold back the entry up to which all objects exist, and not E. The log need
+        not have the rows any more.
+        """
+        return plan[0].planned.first < self._journal.state.durable_position
 
     async def redo(self, missing: list[Plan]) -> None:
         """Make each of `missing` visible. Raises JournalError where the log gives other rows.

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from engine.flow.chunk import ChunkLimits
 from engine.model.position import LOG_BEGIN, LogPosition
 
+SCHEMA_SECONDS = 6 * 3600.0
+"""A schema.json that was there so long ago is asked for again: rules of a bucket count days."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -20,7 +23,8 @@ class Settings:
     seen within a minute, also where the stream lags by some seconds, or a look takes them.
     `requests_interval` is how often requests to this engine are looked for. `state_seconds` is how
     old the newest state file may become. `unseen_seconds_max` is for how long an engine goes on
-    that did not see the journal's end. `check_name` names the object that proves the right to
+    that did not see the journal's end. `schema_seconds` is for how long a schema.json is known to
+    be there. `check_name` names the object that proves the right to
     write. It is another name for each way in which objects are made. `accept_gap` is the place that
     was durable when a loss happened which the operator accepts; empty for none. `stream_waits`: the
     stream waits for the initial snapshot, from the first start under the prefix on.
@@ -46,3 +50,4 @@ class Settings:
     requests_interval: float = 10.0
     state_seconds: float = 6 * 3600.0
     unseen_seconds_max: float = 12 * 3600.0
+    schema_seconds: float = SCHEMA_SECONDS

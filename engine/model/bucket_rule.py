@@ -76,6 +76,27 @@ def shortest(rules: Iterable[BucketRule], folder: str) -> BucketRule | None:
     return min(throwing, key=lambda rule: rule.upload_days, default=None)
 
 
+def soonest(rules: Iterable[BucketRule], folder: str) -> tuple[BucketRule, int] | None:
+    """The rule that is the first to take objects in `folder` away, and after how many days.
+
+    Rules that do it on a date are left out: nobody knows an age from them.
+    """
+    found = [
+        (action.days, rule)
+        for rule in rules
+        if rule.concerns(folder)
+        for action in rule.actions
+        if action.days is not None and action.storage_class not in _READ_AT_ONCE
+    ]
+    days, rule = min(found, key=lambda one: one[0], default=(0, None))
+    return (rule, days) if rule is not None else None
+
+
+def age_days(made_us: int, now_us: int) -> float:
+    """How many days after it was made something has; both in Unix microseconds."""
+    return (now_us - made_us) / 1e6 / DAY_SECONDS
+
+
 def attempt_seconds(rule: BucketRule) -> float:
     """How long an attempt to take a snapshot may stage, so that its uploads outlive `rule` never.
 

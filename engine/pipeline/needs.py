@@ -53,9 +53,12 @@ class Needs:
 
         Cancellation leaves a part of it read: it has to be read anew.
         """
+        journal, rules = self._life.journal, self._world.bucket_rules
         async with self._timed(_bucket_is_silent) as gets_on:
             # A long journal takes longer: what is limited is a start that does not get on.
-            await self._life.journal.load(gets_on)
+            await journal.load(gets_on)
+        if journal.ended_us is not None and rules is not None:
+            await rules.refuse_expired(journal.ended_us, self._world.clock())
 
     async def own_source(self) -> SourceIdentity:
         """Who answers, where the journal is this source's and goes nowhere that it does not know.

@@ -389,7 +389,7 @@ def _visibility(life: Life, group: asyncio.TaskGroup) -> Visibility:
     world, patience = life.world, _patience(life)
     return Visibility(
         Lanes(group, world.settings.concurrency),
-        SchemaFiles(world.store, life.journal, patience),
+        SchemaFiles(world.store, life.journal, patience, world.settings.schema_seconds),
         lists(life),
         patience,
     )

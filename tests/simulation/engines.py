@@ -7,6 +7,7 @@ would do.
 Invariant: a process touches the world only through its store and its source.
 """
 
+import dataclasses
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -32,8 +33,10 @@ from engine.journal import (
     signals,
     snapshots,
 )
+from engine.journal.bucket_rules import BucketRules
 from engine.journal.entry import Writer
 from engine.journal.settings import Settings
+from engine.model import bucket_rule
 from engine.model.batch import Intake
 from engine.model.position import LOG_BEGIN, LogPosition
 from engine.model.record import RecordConfiguration, SnapshotMode, TableRule
@@ -43,6 +46,13 @@ from engine.pipeline.pipeline import Pipeline
 from engine.pipeline.stop import StopSignal
 from engine.pipeline.wiring import TakeSnapshots
 from engine.snapshot import coordinator
+from simulation.expiry import (
+    KEPT_SECONDS,
+    SCHEMA_SECONDS,
+    STATE_SECONDS,
+    UNSEEN_SECONDS_MAX,
+    rules,
+)
 from simulation.snapshots import Taker
 from simulation.source import Change, Server, SimulatedSource
 from simulation.store import Bucket, SimulatedStore
@@ -66,6 +76,7 @@ FAILURES_TOLD = 2
 # A schedule has tens of entries, spans and chunks, not thousands.
 SMALL_LIMITS = (
     (journal, "STATE_INTERVAL", 10),
+    (bucket_rule, "DAY_SECONDS", KEPT_SECONDS),
     (ledger, "_SPANS_MAX", 2),
     (ledger, "_BOUNDARIES_MAX", 4),
     (ledger, "RECEIVED_MIN", 1),
@@ -128,6 +139,7 @@ class Profile:
     is_until_caught_up: bool
     accept_gap: LogPosition = LOG_BEGIN
     is_heeding: bool = False
+    is_expiring: bool = False
 
 
 def draw_profile(
@@ -234,6 +246,7 @@ class EngineProcess:
             make_nonce=lambda: f"{self._nonces.getrandbits(64):x}",
             take_snapshots=self._taker(source, writer),
             publishing=source,
+            bucket_rules=BucketRules(rules, "lake") if profile.is_expiring else None,
         )
         error: BaseException | None = None
         try:
@@ -260,7 +273,7 @@ class EngineProcess:
 
     def _settings(self) -> Settings:
         profile = self.profile
-        return Settings(
+        settings = Settings(
             prefix="lake",
             codec_version=profile.codec,
             limits=ChunkLimits(profile.chunk_bytes, profile.chunk_rows, profile.age_seconds),
@@ -279,6 +292,14 @@ class EngineProcess:
             requests_interval=2,
             accept_gap=profile.accept_gap,
         )
+        if profile.is_expiring:
+            settings = dataclasses.replace(
+                settings,
+                state_seconds=STATE_SECONDS,
+                unseen_seconds_max=UNSEEN_SECONDS_MAX,
+                schema_seconds=SCHEMA_SECONDS,
+            )
+        return settings
 
     def ask_to_stop(self) -> None:
         """SIGTERM."""

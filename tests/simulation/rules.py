@@ -717,6 +717,106 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     mutant(
+        "state_young",
+        "4   the newest state file stays young",
+        Edit(
+            "engine.pipeline.pipeline",
+            "        start.keeping = life.create_task(state_keeper(self._life).run())\n",
+            "",
+        ),
+    ),
+    mutant(
+        "state_idle",
+        "4   ... also where nothing is journalled",
+        Edit(
+            "engine.journal.journal",
+            "            is_covered = self.state.seq == self._state_seq\n",
+            "            is_covered = False\n"
+            "            self.state_at = asyncio.get_running_loop().time()\n",
+        ),
+    ),
+    mutant(
+        "state_begun",
+        "4   ... and its age counts from when it was made, not from the start",
+        Edit(
+            "engine.journal.state_keeper",
+            "found_at = now() - age_seconds",
+            "found_at = now()",
+        ),
+    ),
+    mutant(
+        "newest_entry",
+        "6   a state file without its entry and any later one is not gone on from",
+        Edit(
+            "engine.journal.journal",
+            "if not found.is_entry_there and self.state.seq == self._state_seq:",
+            "if False:",
+        ),
+    ),
+    mutant(
+        "old_end",
+        "6   nor is a newest entry of the age at which a rule takes any",
+        Edit(
+            "engine.pipeline.needs",
+            "if journal.ended_us is not None and rules is not None:",
+            "if False:",
+        ),
+    ),
+    mutant(
+        "no_second_journal",
+        "6   where tables' objects are and no journal, none is begun",
+        Edit(
+            "engine.pipeline.needs",
+            "                await self._refuse_orphans(database)\n",
+            "                pass\n",
+        ),
+    ),
+    mutant(
+        "unseen",
+        "5   who did not see the journal's end for long appends nothing",
+        Edit(
+            "engine.journal.journal",
+            "if self._sight is None or not self._sight.is_lost:",
+            "if True:",
+        ),
+    ),
+    mutant(
+        "seen_sent",
+        "5   ... and it was seen when it was asked for, not when the answer came",
+        Edit(
+            "engine.journal.journal",
+            "        self._seen(sent_us)\n        return content\n",
+            "        self._seen(self._sent_us)\n        return content\n",
+        ),
+    ),
+    mutant(
+        "unseen_object",
+        "5   ... and puts no object",
+        Edit(
+            "engine.journal.publisher",
+            "            await self._journal.refuse_unseen()\n",
+            "",
+        ),
+    ),
+    mutant(
+        "redo_expired",
+        "6   an object in front of E was visible: where it is gone it has expired",
+        Edit(
+            "engine.journal.recovery",
+            "return [plan for plan in missing if not self._was_visible(plan)]",
+            "return missing",
+        ),
+    ),
+    mutant(
+        "schema_again",
+        "4   a schema.json that has expired is put again",
+        Edit(
+            "engine.journal.schema_files",
+            "if known_at is not None and now - known_at < self._known_seconds_max:",
+            "if known_at is not None:",
+        ),
+    ),
+    mutant(
         "own_uploads",
         "4   a start aborts uploads of its own prefix and key shapes, none else",
         Edit(

@@ -131,6 +131,8 @@ class Bucket:
     muted: set[str] = field(default_factory=set)
     requests: set[int] = field(default_factory=set)
     counts: Counter[str] = field(default_factory=Counter)
+    # When a rule took what is there no more.
+    expired: dict[str, int] = field(default_factory=dict)
     _keys: list[str] = field(default_factory=list)
     _parked: list[tuple[Request, int]] = field(default_factory=list)
     _late_objects: list[tuple[Request, int]] = field(default_factory=list)
@@ -276,8 +278,13 @@ class Bucket:
 
     def expire(self, key: str) -> None:
         """A rule of the bucket's owner takes the object away."""
+        self.expired[key] = self.now_us()
         del self.objects[key]
         self._keys.remove(key)
+
+    def was_made(self, key: str) -> bool:
+        """Whether the object is there, or was until a rule took it."""
+        return key in self.objects or key in self.expired
 
     def damage(self, key: str, body: bytes = b"damaged") -> None:
         """The object's body is another one now."""

@@ -23,6 +23,7 @@ from typing import Any
 
 import orjson
 
+from engine.journal.entry import decode_entry
 from engine.model.batch import Intake
 from engine.model.errors import (
     JournalError,
@@ -36,6 +37,7 @@ from engine.model.layout import journal_key, state_key
 from engine.model.position import LOG_BEGIN, LogPosition, Position, commit_of
 from engine.model.schema import TableName
 from simulation.engines import EngineProcess, draw_profile
+from simulation.expiry import HORIZON_SECONDS, IDLE_SECONDS, Expiry
 from simulation.lock_server import LockServer
 from simulation.monitor import Monitor
 from simulation.requests import Operator
@@ -131,6 +133,9 @@ class World:
         self._drop_chances = random.Random(f"dropped tables {seed}")
         is_dropping = self._drop_chances.random() < WORLDS_WITH_DROPS
         self.is_dropping = is_dropping and is_slot and not self.is_hiding
+        self.expiry = Expiry(seed)
+        if self.expiry.is_on:
+            self.horizon = HORIZON_SECONDS
         if self.is_hiding:
             self.server.hide_tables(seed)
         self._signal_chances = random.Random(f"messages {seed}")
@@ -224,6 +229,8 @@ class World:
         for _ in range(self.rnd.choice((1, 1, 2))):
             self.spawn()
         self._set_weather(self.trouble)
+        if self.expiry.is_on:
+            self._expire()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.horizon), asyncio.TaskGroup() as group:
                 group.create_task(self._commit_for_ever())
@@ -232,11 +239,14 @@ class World:
                 group.create_task(self._ask_for_ever())
                 if self.asker is not None:
                     group.create_task(self._signal_for_ever(self.asker))
+        if self.expiry.is_on:
+            await self._stand_still()
         await self._settle()
 
     def _set_weather(self, trouble: float) -> None:
         self.bucket.weather.trouble = trouble
-        self.bucket.weather.stall = trouble / 20
+        # Where objects live for a minute, no request takes as long.
+        self.bucket.weather.stall = 0 if self.expiry.is_on else trouble / 20
         # A late plan meets a failover more often where requests are slow.
         self.bucket.weather.slow = 0.3 if self.is_failover_allowed and trouble else 0.05
         self.bucket.weather.is_out = False
@@ -282,6 +292,36 @@ class World:
             await asyncio.sleep(asker.rnd.expovariate(1 / 3))
             self.server.send(asker.alone())
 
+    def _expire(self) -> None:
+        """Every second: the bucket's rules take what is old."""
+        self.loop.later(1.0, self._expire)
+        living, now = self._living(), self.loop.time()
+        for engine in living:
+            is_free = not (engine.process.is_frozen or self.bucket.weather.is_out)
+            if is_free and self.monitor.is_writer(engine.process) and engine.phase in AT_WORK:
+                self.expiry.at_work(now)
+        # A rule waits for days: no request and no reading of the journal takes as long.
+        if not self.bucket.requests and all(e.phase not in READING for e in living):
+            self._judge(lambda: self.expiry.take(self.bucket, now))
+
+    async def _stand_still(self) -> None:
+        """All engines die, and nobody starts one for a while."""
+        if not self.expiry.standing_seconds:
+            return
+        self.trace("the pipeline stands still")
+        for engine in self._living():
+            self.kill(engine)
+        await asyncio.sleep(self.expiry.standing_seconds)
+
+    async def _idle(self) -> None:
+        """Nothing is committed for longer than objects live; then another engine starts."""
+        self.trace("nothing is committed any more")
+        await asyncio.sleep(IDLE_SECONDS)
+        for engine in self._living():
+            self.kill(engine)
+        self.counts["idle for long"] += 1
+        await self._become_settled()
+
     async def _settle(self) -> None:
         """No more faults: everything has to become quiet, and right."""
         self.is_calm = True
@@ -293,20 +333,28 @@ class World:
             self.server.publish(table)
         for engine in self.engines:
             self.resume(engine)
+        if not await self._become_settled():
+            return
+        self.monitor.check_end(is_uniform=self.is_uniform)
+        if self.expiry.is_on:
+            await self._idle()
+        if self.rnd.random() < 0.9 or self._is_bare:
+            await self._drain()
+        else:
+            await self._restore_disk()
+
+    async def _become_settled(self) -> bool:
+        """Whether everything came right; else an engine said by name what cannot."""
         end = self.loop.time() + SETTLE_SECONDS
         while not self.is_settled():
             if self.loop.time() > end:
                 raise Violation(f"nothing settles: {self._unsettled()}")
             if not self._living():
                 if self.is_named and not self._may_accept:
-                    return  # The slot was moved by hand, and an engine said so by name.
+                    return False  # The slot was moved by hand, or the journal has expired.
                 self.spawn()
             await asyncio.sleep(1)
-        self.monitor.check_end(is_uniform=self.is_uniform)
-        if self.rnd.random() < 0.9 or self._is_bare:
-            await self._drain()
-        else:
-            await self._restore_disk()
+        return True
 
     @property
     def _is_bare(self) -> bool:
@@ -320,6 +368,8 @@ class World:
 
     @property
     def _may_accept(self) -> bool:
+        if self.expiry.is_journal_gone:
+            return False
         return self.is_accepting and not (self.monitor.is_doomed or self.is_list_altered)
 
     async def _restore_disk(self) -> None:
@@ -421,7 +471,7 @@ class World:
     def created(self, stored: StoredObject) -> None:
         self._judge(lambda: self.monitor.created(stored))
         engine = self._engine_of(stored.creator)
-        if engine is not None and kind_of(stored.key) == "journal":
+        if engine is not None and kind_of(stored.key) == "journal" and says_something(stored.body):
             self._judge(lambda: engine.check_interval(self.loop.time()))
         if kind_of(stored.key) == "journal" and not self.is_calm:
             self._hurt_named(stored)
@@ -639,6 +689,11 @@ class World:
         self.monitor.deaf.add(engine.process)
         self.loop.kill(engine.process)
         self.counts[f"ended: {type(error).__name__}"] += 1
+        if self.expiry.is_cause(error, self.bucket):
+            is_refused = isinstance(error, JournalError)
+            self.counts["refused over an expired journal"] += is_refused
+            self.is_named |= is_refused
+            return
         self._judge(lambda: self._check_end_of(engine, error))
 
     def _check_end_of(self, engine: EngineProcess, error: BaseException | None) -> None:
@@ -724,6 +779,7 @@ class World:
             is_joined=is_joined,
             snapshot="initial" if is_taking else "never",
         )
+        profile = dataclasses.replace(profile, is_expiring=self.expiry.is_on)
         if self.is_calm:
             profile = dataclasses.replace(profile, is_until_caught_up=False)
         # Some start without it, also where a loss is half accepted.
@@ -836,7 +892,7 @@ class World:
 
         Nothing of a request is under way: a rule waits for days.
         """
-        if self.bucket.requests:
+        if self.bucket.requests or self.expiry.is_on:
             return
         entries, states = self.bucket.seqs("journal"), self.bucket.seqs("state")
         good = [s for s in states if self.bucket.objects[state_key("lake", s)].body != b"damaged"]
@@ -846,7 +902,8 @@ class World:
             self.bucket.damage(state_key("lake", good.pop()))
         if good and self._rules.random() < 0.7:
             self.counts["entries expired"] += 1
-            for seq in entries:
+            # By age: the newest entry is there as long as any.
+            for seq in entries[:-1]:
                 if seq <= good[-1]:
                     self.bucket.expire(journal_key("lake", seq))
 
@@ -902,6 +959,9 @@ class World:
         self.trace(f"slot lost: {server.has_slot}, {server.confirmed:X}")
 
 
+AT_WORK = frozenset({"redo", "streaming", "snapshot", "reconnecting", "failing", "draining"})
+READING = frozenset({"starting", "opening"})
+
 ENGINE_FAULTS = ("kill", "freeze", "resume", "stop")
 FAULTS = (
     *("kill", "kill", "freeze", "resume", "resume", "stop", "spawn", "spawn", "spawn", "crash"),
@@ -909,6 +969,11 @@ FAULTS = (
     *("failover", "failover", "failover", "hand", "hand", "hand"),
     *("publication", "publication", "failing", "failing", "switch", "switch"),
 )
+
+
+def says_something(entry: bytes) -> bool:
+    """Whether a journal entry has a part; an entry without any only makes a state file possible."""
+    return bool(decode_entry(entry, "").kinds)
 
 
 def describe(error: BaseException) -> str:
