@@ -19,7 +19,12 @@ from engine.destinations.s3_rules import rules_of
 from engine.journal.bucket_rules import BucketRules
 from engine.model import bucket_rule
 from engine.model.bucket_rule import BucketRule, RuleAction, shortest, taken_away
-from engine.model.errors import DestinationRefused, DestinationUnavailable, TailraceError
+from engine.model.errors import (
+    DestinationRefused,
+    DestinationUnavailable,
+    JournalError,
+    TailraceError,
+)
 from engine.servers.fault_proxy import Answer, HttpFaultProxy, Request
 from engine.servers.servers import EmbeddedS3
 from engine.snapshot.task import SnapshotTask
@@ -126,36 +131,112 @@ def test_the_shortest_rule_counts_and_one_without_days_is_none() -> None:
     assert bucket_rule.attempt_seconds(rules[2]) == 86_400
 
 
+STATE, ENTRIES, SCHEMAS = "the newest state file", "the newest journal entries", "each schema.json"
+OWN = "lake/_tailrace/"
+
+
 @pytest.mark.parametrize(
-    ("prefix", "action", "text"),
+    ("prefix", "action", "text", "kept"),
     [
-        ("", DELETED, 'rule "x" deletes objects under "lake/" 3 days after they were made'),
+        (
+            "",
+            DELETED,
+            'deletes objects under "lake/" 3 days after they were made',
+            (STATE, ENTRIES, SCHEMAS),
+        ),
         (
             "lake/a/",
             RuleAction("GLACIER", 1),
-            'rule "x" moves to GLACIER the objects under "lake/a/" 1 day after they were made',
+            'moves to GLACIER the objects under "lake/a/" 1 day after they were made',
+            (SCHEMAS,),
         ),
         (
-            "lake/_tailrace/",
+            OWN,
             RuleAction(date="2027-01-02"),
-            'rule "x" deletes objects under "lake/_tailrace/" from 2027-01-02 on',
+            'deletes objects under "lake/_tailrace/" from 2027-01-02 on',
+            (STATE, ENTRIES),
         ),
         (
-            "lake/_tailrace/journal/",
+            f"{OWN}journal/",
             RuleAction(days=29),
-            'rule "x" deletes objects under "lake/_tailrace/journal/" 29 days after they were made',
+            'deletes objects under "lake/_tailrace/journal/" 29 days after they were made',
+            (ENTRIES,),
         ),
-        ("lake/_tailrace/journal/", RuleAction(days=30), ""),
-        ("lake/_tailrace/state/", RuleAction("GLACIER", 30), ""),
-        ("lake/_tailrace/check/", RuleAction(days=1), ""),
-        ("lake/", RuleAction("STANDARD_IA", 30), ""),
-        ("other/", DELETED, ""),
+        (
+            f"{OWN}snapshots/",
+            DELETED,
+            'deletes objects under "lake/_tailrace/snapshots/" 3 days after they were made',
+            (),
+        ),
     ],
 )
-def test_what_is_taken_away_is_told_by_the_rules_name(
-    prefix: str, action: RuleAction, text: str
+def test_what_is_taken_away_is_told_by_the_rules_name_and_what_must_stay(
+    prefix: str, action: RuleAction, text: str, kept: tuple[str, ...]
 ) -> None:
-    assert taken_away([BucketRule("x", prefix, (action,))], "lake") == ((text,) if text else ())
+    among = f", among them {', '.join(kept)}" if kept else ""
+
+    assert taken_away([BucketRule("x", prefix, (action,))], "lake") == (f'rule "x" {text}{among}',)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "action"),
+    [
+        (f"{OWN}journal/", RuleAction(days=30)),
+        (f"{OWN}state/", RuleAction("GLACIER", 30)),
+        (OWN, RuleAction(days=30)),
+        (f"{OWN}check/", RuleAction(days=1)),
+        ("lake/", RuleAction("STANDARD_IA", 30)),
+        ("other/", DELETED),
+    ],
+)
+def test_a_rule_that_does_no_harm_is_not_told(prefix: str, action: RuleAction) -> None:
+    assert taken_away([BucketRule("x", prefix, (action,))], "lake") == ()
+
+
+# --- an end of the journal that may not be its end
+
+
+NOON_US = 1_800_000_000_000_000
+DAY_US = 86_400_000_000
+
+
+@pytest.mark.parametrize(
+    ("rule", "days"),
+    [
+        (BucketRule("x", "", (RuleAction(days=3),)), 3),
+        (BucketRule("x", f"{PREFIX}/_tailrace/", (RuleAction("GLACIER", 3),)), 3),
+        (BucketRule("x", "", (RuleAction(days=9), RuleAction(days=3))), 4),
+    ],
+)
+async def test_a_newest_entry_as_old_as_a_rule_lets_any_become_is_not_gone_on_from(
+    rule: BucketRule, days: float
+) -> None:
+    with pytest.raises(JournalError, match='rule "x" takes entries away after 3 days') as caught:
+        await ruled_by(rule).refuse_expired(NOON_US, NOON_US + int(days * DAY_US))
+
+    assert "docs/retention.md" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("rule", "days"),
+    [
+        (BucketRule("x", "", (RuleAction(days=3),)), 2.9),
+        (BucketRule("x", f"{PREFIX}/database=shop/", (RuleAction(days=3),)), 400),
+        (BucketRule("x", "", (RuleAction("STANDARD_IA", 3),)), 400),
+        (BucketRule("x", "", (RuleAction(date="2027-01-02"),)), 400),
+    ],
+)
+async def test_a_newest_entry_that_no_rule_takes_yet_is_gone_on_from(
+    rule: BucketRule, days: float
+) -> None:
+    await ruled_by(rule).refuse_expired(NOON_US, NOON_US + int(days * DAY_US))
+
+
+def ruled_by(rule: BucketRule) -> BucketRules:
+    async def read() -> tuple[BucketRule, ...]:
+        return (rule,)
+
+    return BucketRules(read, PREFIX)
 
 
 # --- real answers
@@ -230,10 +311,12 @@ async def test_a_check_tells_the_rules_of_a_bucket_and_warns(
 
     assert (none.text, none.hint) == ("none that concerns the prefix", "")
     assert found.text == (
-        'rule "away" deletes objects under "lake/" 3 days after they were made; rule "short" throws'
-        " unfinished uploads away after 2 days: an attempt to read a table has 24 hours"
+        'rule "away" deletes objects under "lake/" 3 days after they were made, among them the'
+        " newest state file, the newest journal entries, each schema.json; rule"
+        ' "short" throws unfinished uploads away after 2 days: an attempt to read a table has 24'
+        " hours"
     )
-    assert "docs/lifecycle.md" in found.hint
+    assert "docs/retention.md" in found.hint
     assert "DaysAfterInitiation" in found.hint
 
 

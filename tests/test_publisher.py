@@ -8,6 +8,8 @@ import pytest
 
 from engine.journal.lanes import Lanes
 from engine.journal.publisher import PlannedPut, object_metadata
+from engine.journal.retry import Patience
+from engine.journal.schema_files import SchemaFiles
 from engine.model.errors import DestinationUnavailable, JournalError, Superseded
 from memory_store import MemoryStore, StoredObject
 from publishing import publisher_of
@@ -159,6 +161,24 @@ async def test_the_schemas_that_are_known_to_be_there_are_bounded(
     assert len(store.schemas) == asked
     assert seen == [piece.planned.key for piece in pieces]
     assert set(seen) <= set(store.objects)
+
+
+@pytest.mark.parametrize(("known_seconds", "asked"), [(3600.0, 1), (0.0, 3)])
+async def test_a_schema_that_has_expired_is_put_again_once_it_is_asked_for_anew(
+    known_seconds: float, asked: int
+) -> None:
+    store = CountingStore()
+    rig = await Rig.planned(store, count=3)
+    files = SchemaFiles(store, rig.bucket.journal, Patience(lambda _: None), known_seconds)
+    key = rig.bucket.layout.schema_key(ORDERS, 1)
+    await files.ensure(ORDERS, 1, rig.bucket.layout)
+    first = store.objects.pop(key)
+
+    await files.ensure(ORDERS, 1, rig.bucket.layout)
+    await files.ensure(ORDERS, 1, rig.bucket.layout)
+
+    assert len(store.schemas) == asked
+    assert (store.objects.get(key) == first) == (asked > 1)
 
 
 async def test_objects_of_a_table_are_there_in_order_behind_their_schema() -> None:

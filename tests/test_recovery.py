@@ -20,7 +20,7 @@ from engine.model.interfaces import ChangeStream
 from engine.model.position import Position
 from engine.model.record import RecordConfiguration
 from engine.model.schema import Decide, Relation, TableName, TableVersion
-from log_points import boundary
+from log_points import BEGIN_TIME, boundary, durable
 from memory_store import MemoryStore
 from publishing import publisher_of
 from small_bucket import ORDERS, Piece, SmallBucket, decompressed
@@ -238,6 +238,19 @@ async def test_where_everything_is_there_nothing_is_read() -> None:
 
     assert await rig.redo() == []
     assert rig.log.passes == []
+
+
+async def test_an_object_in_front_of_e_that_is_gone_has_expired_and_is_not_made_again() -> None:
+    rig = await Rig().planned("ccc", "cu", "d")
+    behind_one = durable(rig.bucket.commit - 0x300 + 0x10, BEGIN_TIME, seq=-1)
+    await rig.bucket.journal.append(durable=behind_one)
+    # Another table held back the entry up to which everything is there.
+    assert rig.pieces[0].planned.last < behind_one.position < rig.pieces[1].planned.first
+    assert len(rig.bucket.journal.state.plans) == 3
+
+    redone = await rig.redo()
+
+    assert redone == [piece.planned.key for piece in rig.pieces[1:]]
 
 
 async def test_a_pass_makes_as_many_objects_as_the_memory_holds() -> None:

@@ -160,7 +160,7 @@ def test_expired_entries_are_a_warning_and_strict_ends_with_1(
     found = json.loads(capsys.readouterr().out)
 
     assert "WARNING  journal_expired" in text
-    assert "docs/lifecycle.md" in text
+    assert "docs/retention.md" in text
     assert [warning["code"] for warning in found["warnings"]] == ["journal_expired"]
     assert found["ok"] is True
     assert (code, strict_code) == (0, 1)

@@ -303,6 +303,15 @@ class Journal:
             raise JournalError(f"{key} is not there", hint=_RESTORE_HINT)
         return content
 
+    async def _winner(self, key: str) -> bytes:
+        """The entry `key` that somebody created."""
+        content = await self._reader.get(key)
+        if content is not None:
+            return content
+        # Whoever slept over the answer finds nothing there, where it has expired.
+        await self._patience.answered(self.refuse_unseen)
+        raise JournalError(f"{key} is taken and cannot be read", hint=_RESTORE_HINT)
+
     def _absorb(self, content: bytes, key: str) -> Entry:
         entry = decode_entry(content, key)
         self.state.absorb(entry, content)
@@ -464,7 +473,7 @@ class Journal:
         content = encode_entry(entry)
         key, sent_us = self._next_key(), self._sent_us
         if not await self._create_once(key, content, _JSON):
-            winner = await self._present(key)
+            winner = await self._winner(key)
             # The same bytes, nonce included: an earlier request of ours was applied, and its answer
             # was lost.
             if winner != content:

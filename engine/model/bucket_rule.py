@@ -22,7 +22,7 @@ UPLOAD_DAYS_PLENTY: Final = 7
 """From so many days on nobody needs to be told of a rule for unfinished uploads."""
 
 _COVERED_DAYS: Final = 30
-"""Entries and state files of that age are covered by a newer state file: see docs/lifecycle.md."""
+"""Nobody needs to be told of a rule for the journal alone that waits as long: docs/retention.md."""
 
 _READ_AT_ONCE: Final = frozenset(
     {"STANDARD", "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR"}
@@ -30,8 +30,10 @@ _READ_AT_ONCE: Final = frozenset(
 """Storage classes whose objects are read like any other."""
 
 RULE_HINT: Final = (
-    "What is deleted or archived under the prefix cannot be read any more. docs/lifecycle.md says"
-    " what may expire: narrow the rule's prefix, or disable it."
+    "A running engine keeps its newest state file and entries younger than a day, and makes a"
+    " schema.json again with its version's next object. A pipeline that stands still for longer"
+    " than a rule waits cannot start again. docs/retention.md says what may expire, and has rules"
+    " to paste."
 )
 UPLOAD_HINT: Final = (
     "A table whose snapshot takes longer is not read. Give the rule 7 days or more"
@@ -119,6 +121,7 @@ def taken_away(rules: Iterable[BucketRule], prefix: str) -> tuple[str, ...]:
     root = below(prefix)
     return tuple(
         f'{rule} {_deed(action)} objects under "{max(rule.prefix, root, key=len)}" {_when(action)}'
+        + _included(rule, root)
         for rule in rules
         if rule.concerns(root)
         for action in rule.actions
@@ -129,8 +132,19 @@ def taken_away(rules: Iterable[BucketRule], prefix: str) -> tuple[str, ...]:
 def _is_harmless(rule: BucketRule, action: RuleAction, root: str) -> bool:
     if action.storage_class in _READ_AT_ONCE or rule.prefix.startswith(f"{root}_tailrace/check/"):
         return True
-    covered = (f"{root}_tailrace/journal/", f"{root}_tailrace/state/")
-    return rule.prefix.startswith(covered) and (action.days or 0) >= _COVERED_DAYS
+    return rule.prefix.startswith(f"{root}_tailrace/") and (action.days or 0) >= _COVERED_DAYS
+
+
+def _included(rule: BucketRule, root: str) -> str:
+    """What must stay of that which the rule reaches."""
+    own = f"{root}_tailrace/"
+    kept = {
+        "the newest state file": rule.concerns(f"{own}state/"),
+        "the newest journal entries": rule.concerns(f"{own}journal/"),
+        "each schema.json": not rule.prefix.startswith(own),
+    }
+    names = [name for name, is_reached in kept.items() if is_reached]
+    return f", among them {', '.join(names)}" if names else ""
 
 
 def _deed(action: RuleAction) -> str:

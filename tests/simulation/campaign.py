@@ -92,6 +92,7 @@ WINDOWS = (
     "state file damaged",
     "entries expired",
     "idle for long",
+    "woken after long",
     "refused over an expired journal",
     "ended: JournalUnseen",
     "made again after it expired",

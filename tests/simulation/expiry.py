@@ -3,8 +3,8 @@
 Strategy: in some worlds objects of the journal, state files and tables' objects have a short life.
 An engine's own times are as much shorter there, in the same proportion. A rule counts days, a
 request takes seconds: so nothing is taken while a request is under way or an engine is reading the
-journal at its start. In between the pipeline may stand still for longer than entries live. Then the
-journal is gone, and every later start has to say so.
+journal at its start. One writer sleeps for longer than entries live. In between the pipeline may
+stand still for as long. Then the journal is gone, and every later start has to say so.
 
 The newest object of a table stays, and what a start needs where there is none: of a bucket without
 any object nobody can tell that it had some.
@@ -33,6 +33,7 @@ STATE_SECONDS: Final = 15.0
 UNSEEN_SECONDS_MAX: Final = 30.0
 SCHEMA_SECONDS: Final = 15.0
 IDLE_SECONDS: Final = 130.0
+ASLEEP_SECONDS: Final = 95.0
 _AT_WORK_SECONDS: Final = 30.0
 """An engine that was at work so short a time ago has kept its state file young."""
 
@@ -57,6 +58,7 @@ class Expiry:
         self._keeps_states = self._chance.random() < 0.4
         self._takes_tables = self._chance.random() < 0.6
         self.standing_seconds = self._chance.choice((0, 0, 25, 100))
+        self.sleep_at = self._chance.uniform(5, 50)
         self.is_journal_gone = False
         self._at_work: float | None = None
 

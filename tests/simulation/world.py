@@ -37,7 +37,7 @@ from engine.model.layout import journal_key, state_key
 from engine.model.position import LOG_BEGIN, LogPosition, Position, commit_of
 from engine.model.schema import TableName
 from simulation.engines import EngineProcess, draw_profile
-from simulation.expiry import HORIZON_SECONDS, IDLE_SECONDS, Expiry
+from simulation.expiry import ASLEEP_SECONDS, HORIZON_SECONDS, IDLE_SECONDS, Expiry
 from simulation.lock_server import LockServer
 from simulation.monitor import Monitor
 from simulation.requests import Operator
@@ -134,6 +134,7 @@ class World:
         is_dropping = self._drop_chances.random() < WORLDS_WITH_DROPS
         self.is_dropping = is_dropping and is_slot and not self.is_hiding
         self.expiry = Expiry(seed)
+        self._asleep: set[EngineProcess] = set()
         if self.expiry.is_on:
             self.horizon = HORIZON_SECONDS
         if self.is_hiding:
@@ -231,6 +232,7 @@ class World:
         self._set_weather(self.trouble)
         if self.expiry.is_on:
             self._expire()
+            self.loop.later(self.expiry.sleep_at, self._put_to_sleep)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.horizon), asyncio.TaskGroup() as group:
                 group.create_task(self._commit_for_ever())
@@ -275,7 +277,7 @@ class World:
         """A supervisor: there is always an engine, soon."""
         while True:
             await asyncio.sleep(self.rnd.uniform(0.1, 3))
-            if not self._living():
+            if all(engine in self._asleep for engine in self._living()):
                 self._rule()
                 self.spawn()
 
@@ -303,6 +305,20 @@ class World:
         # A rule waits for days: no request and no reading of the journal takes as long.
         if not self.bucket.requests and all(e.phase not in READING for e in living):
             self._judge(lambda: self.expiry.take(self.bucket, now))
+
+    def _put_to_sleep(self) -> None:
+        """The machine of the journal's writer sleeps for longer than entries live."""
+        for engine in self._living():
+            if self.monitor.is_writer(engine.process):
+                self.freeze(engine)
+                self._asleep.add(engine)
+                self.loop.later(ASLEEP_SECONDS, self._wake, engine)
+
+    def _wake(self, engine: EngineProcess) -> None:
+        self._asleep.discard(engine)
+        if engine.is_alive:
+            self.counts["woken after long"] += 1
+        self.resume(engine)
 
     async def _stand_still(self) -> None:
         """All engines die, and nobody starts one for a while."""
@@ -795,7 +811,7 @@ class World:
 
     def kill(self, engine: EngineProcess) -> None:
         """`kill -9`."""
-        if not engine.is_alive:
+        if not engine.is_alive or engine in self._asleep:
             return
         self.trace(f"{engine.process.name} killed")
         self._note_window(engine)
@@ -828,7 +844,7 @@ class World:
 
     def resume(self, engine: EngineProcess) -> None:
         """SIGCONT."""
-        if not engine.is_alive or not engine.process.is_frozen:
+        if not engine.is_alive or not engine.process.is_frozen or engine in self._asleep:
             return
         self.trace(f"{engine.process.name} resumed")
         epoch = self.monitor.openers.get(engine.process)

@@ -180,7 +180,7 @@ REMEDIES: Final[Mapping[Code, str]] = {
     ),
     Code.JOURNAL_EXPIRED: (
         "A lifecycle rule takes the journal's old entries: the pipeline goes on without them. Keep "
-        "them where all is to be proved; docs/lifecycle.md says what may expire."
+        "them where all is to be proved; docs/retention.md says what may expire."
     ),
     Code.PREFIX_NESTED: (
         "Give every pipeline a prefix of its own, neither inside another one's nor around it."
