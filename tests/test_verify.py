@@ -32,12 +32,14 @@ from engine.model.layout import journal_folder, journal_key, own_folder, state_k
 from engine.model.position import LogPosition, Position
 from engine.model.record import Compression, Envelope, Layout
 from engine.reader.verify import Code, Depth, Verdict, verify
+from engine.reader.verify.expiry_audit import hour_of_key
 from log_points import durable as durable_at
 from memory_store import MemoryStore, StoredObject
 from small_bucket import (
     ODD,
     ORDERS,
     PREFIX,
+    START_US,
     Piece,
     SmallBucket,
     compressed,
@@ -59,8 +61,19 @@ class SilentProgress:
         pass
 
 
-async def judged(store: Any, depth: Depth = "full", prefix: str = PREFIX) -> Verdict:
-    return await verify(store, prefix, depth=depth, concurrency=4, progress=SilentProgress())
+async def judged(
+    store: Any, depth: Depth = "full", prefix: str = PREFIX, *, days_later: float = 0.5
+) -> Verdict:
+    """Judge the small bucket, so many days after it was made."""
+    now_us = START_US + int(days_later * 86_400_000_000)
+    return await verify(
+        store,
+        prefix,
+        depth=depth,
+        concurrency=4,
+        progress=SilentProgress(),
+        clock=lambda: now_us,
+    )
 
 
 def codes(verdict: Verdict) -> set[Code]:
@@ -202,6 +215,134 @@ async def test_an_unlooked_for_restatement_is_as_good_as_the_first_statement() -
     }
 
     assert (await judged(bucket.store)).problems == ()
+
+
+# --- what a rule of the bucket took away
+
+
+def remove(bucket: SmallBucket, *pieces: int) -> None:
+    for index in pieces:
+        del bucket.store.objects[bucket.pieces[index].planned.key]
+
+
+# Pieces 0, 2, 3 and 4 are objects of orders; 1 is the only one of the odd table.
+@pytest.mark.parametrize("depth", ["light", "full"])
+@pytest.mark.parametrize(("pieces", "tables"), [((0,), 1), ((0, 2, 3), 1), ((0, 1, 2, 3, 4), 2)])
+async def test_old_objects_that_are_gone_before_the_oldest_have_expired(
+    pieces: tuple[int, ...], tables: int, depth: Depth
+) -> None:
+    bucket = await make_bucket()
+    remove(bucket, *pieces)
+
+    verdict = await judged(bucket.store, depth, days_later=2)
+
+    assert verdict.problems == ()
+    assert verdict.expired == len(pieces)
+    assert (verdict.objects, verdict.rows) == (5, 14)
+    assert sum(table.expired > 0 for table in verdict.tables) == tables
+    [warning] = verdict.warnings
+    assert warning.code is Code.OBJECTS_EXPIRED
+    assert warning.key == bucket.pieces[pieces[-1]].planned.key
+    assert f"{len(pieces)} object" in warning.text
+    assert f"of {tables} table" in warning.text
+
+
+@pytest.mark.parametrize(
+    ("missing", "expired"), [((2,), 0), ((0, 3), 1), ((4,), 0), ((0, 2, 4), 2)]
+)
+async def test_a_hole_in_the_middle_is_a_problem_however_old_it_is(
+    missing: tuple[int, ...], expired: int
+) -> None:
+    bucket = await make_bucket()
+    remove(bucket, *missing)
+
+    verdict = await judged(bucket.store, days_later=400)
+
+    [problem] = verdict.problems
+    assert (problem.code, problem.key) == (
+        Code.OBJECT_MISSING,
+        bucket.pieces[missing[-1]].planned.key,
+    )
+    assert verdict.expired == expired
+
+
+async def test_an_object_that_is_less_than_a_day_old_cannot_have_expired() -> None:
+    bucket = await make_bucket()
+    remove(bucket, 0, 1, 2, 3, 4)
+
+    verdict = await judged(bucket.store, days_later=0.9)
+
+    assert [problem.code for problem in verdict.problems] == [Code.OBJECT_MISSING] * 5
+    assert verdict.warnings == ()
+
+
+async def test_objects_that_are_looked_up_out_of_order_are_judged_in_order() -> None:
+    bucket = await make_bucket()
+    remove(bucket, 2)
+    first, asked = bucket.pieces[0].planned.key, asyncio.Event()
+
+    async def hold(key: str) -> None:
+        if key == first:
+            await asked.wait()
+        elif key == bucket.pieces[4].planned.key:
+            asked.set()
+
+    bucket.store.before_head = hold
+
+    verdict = await judged(bucket.store, days_later=400)
+
+    assert [problem.key for problem in verdict.problems] == [bucket.pieces[2].planned.key]
+
+
+async def test_a_schema_may_have_expired_with_the_first_objects_of_its_version() -> None:
+    bucket = await make_bucket()
+    remove(bucket, 0, 1)
+    for table, version in ((ORDERS, 1), (ODD, 1)):
+        del bucket.store.objects[bucket.layout.schema_key(table, version)]
+
+    verdict = await judged(bucket.store, days_later=2)
+
+    assert verdict.problems == ()
+
+
+async def test_a_schema_of_a_version_whose_objects_are_all_there_is_missed() -> None:
+    bucket = await make_bucket()
+    remove(bucket, 0)
+    del bucket.store.objects[bucket.layout.schema_key(ORDERS, 2)]
+
+    verdict = await judged(bucket.store, days_later=400)
+
+    assert [problem.code for problem in verdict.problems] == [Code.SCHEMA_MISSING]
+
+
+async def test_a_state_file_that_expires_while_we_read_is_no_problem() -> None:
+    bucket = await make_bucket()
+    for seq in range(3):
+        del bucket.store.objects[journal_key(PREFIX, seq)]
+    bucket.store.objects[state_key(PREFIX, 2)] = StoredObject(b"an older one", {})
+
+    class Expiring(MemoryStore):
+        """Takes the older state file away once it is listed."""
+
+        async def get(self, key: str) -> bytes | None:
+            self.objects.pop(state_key(PREFIX, 2), None)
+            return await super().get(key)
+
+    verdict = await judged(Expiring(bucket.store.objects))
+
+    assert verdict.problems == ()
+    assert codes(verdict) == {Code.JOURNAL_EXPIRED}
+
+
+@pytest.mark.parametrize(
+    ("key", "hour"),
+    [
+        ("a/database=x/schema=y/table=z/version=0001/year=2026/month=11/day=02/hour=07/o.gz", "07"),
+        ("x/y/z/0001/2026/11/02/07/o.gz", "07"),
+    ],
+)
+def test_an_objects_hour_is_read_from_its_key_in_either_layout(key: str, hour: str) -> None:
+    assert hour_of_key(key) == f"2026-11-02T{hour}"
 
 
 # --- every way to break it
@@ -900,6 +1041,8 @@ async def test_damaged_zstd_is_found(damage: Break) -> None:
 def test_every_code_has_a_damage_that_shows_it() -> None:
     shown = set[Code]().union(*(damage.light | damage.more for damage in DAMAGES))
 
+    # Objects expire as time passes: no damage does it.
+    shown.add(Code.OBJECTS_EXPIRED)
     assert set(Code) - shown - SNAPSHOT_CODES - REQUEST_CODES == set()
 
 
@@ -1127,6 +1270,7 @@ def test_the_documented_json_has_these_very_fields() -> None:
         "objects",
         "rows",
         "pending",
+        "expired",
         "problems",
         "gaps",
         "warnings",

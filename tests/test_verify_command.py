@@ -86,6 +86,7 @@ def test_a_bucket_that_is_right_ends_with_0_and_one_json_object(
         "objects": 5,
         "rows": 14,
         "pending": 2,
+        "expired": 0,
         "problems": [],
         "gaps": [],
         "warnings": [],

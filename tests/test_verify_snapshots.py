@@ -38,13 +38,23 @@ from engine.model.staged_object import StagedObject
 from engine.reader.verify import Code, Depth, TableVerdict, Verdict, verify
 from engine.snapshot.staging import stage
 from memory_store import MemoryStore, StoredObject
-from small_bucket import ODD, ORDERS, PREFIX, SmallBucket, compressed, decompressed, rewrite_journal
+from small_bucket import (
+    ODD,
+    ORDERS,
+    PREFIX,
+    START_US,
+    SmallBucket,
+    compressed,
+    decompressed,
+    rewrite_journal,
+)
 from small_snapshot import Snapshots, range_numbers
 
 LEFT = TableName("public", "left")
 PENDING = TableName("public", "pending")
 STARTED = TableName("public", "started")
 RANGES = {0: "t", 1: "RRR", 2: "rr"}
+DAY_US = 86_400_000_000
 
 
 class SilentProgress:
@@ -53,7 +63,14 @@ class SilentProgress:
 
 
 async def judged(store: Any, depth: Depth = "full") -> Verdict:
-    return await verify(store, PREFIX, depth=depth, concurrency=4, progress=SilentProgress())
+    return await verify(
+        store,
+        PREFIX,
+        depth=depth,
+        concurrency=4,
+        progress=SilentProgress(),
+        clock=lambda: START_US + DAY_US // 2,
+    )
 
 
 def codes(verdict: Verdict) -> set[Code]:

@@ -227,6 +227,8 @@ def _counts(verdict: "Verdict") -> str:
         counts += f"; durable up to {verdict.durable_position} ({verdict.durable_time})"
     if verdict.pending:
         counts += f"; {counted(verdict.pending, 'object')} pending"
+    if verdict.expired:
+        counts += f"; {counted(verdict.expired, 'object')} of these expired"
     if count := len(verdict.unfinished):
         counts += f"; {counted(count, 'table')} unfinished"
     if count := len(verdict.unmended_gaps):
@@ -255,6 +257,7 @@ def _as_json(verdict: "Verdict") -> dict[str, object]:
         "objects": verdict.objects,
         "rows": verdict.rows,
         "pending": verdict.pending,
+        "expired": verdict.expired,
         "problems": [
             {"code": str(problem.code), "key": problem.key, "text": problem.text}
             for problem in verdict.problems

@@ -104,8 +104,7 @@ class Expiry:
             case "state":
                 return is_old and not self._keeps_states
             case "object" | "schema":
-                # Longer than the pipeline stands still: a table's object shows that it was there.
-                return self._takes_tables and age_seconds > 2 * KEPT_SECONDS
+                return is_old and self._takes_tables
             case _:
                 return False
 

@@ -832,7 +832,7 @@ class Monitor:
         key = self._schema_key(stored.key)
         expired_us = self._bucket.expired.get(key)
         if key not in self._bucket.objects and (
-            expired_us is None or stored.created_us - expired_us > 2 * SCHEMA_SECONDS * 1e6
+            expired_us is None or stored.created_us - expired_us > (SCHEMA_SECONDS + 10) * 1e6
         ):
             raise Violation("object before schema.json")
 

@@ -785,8 +785,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "5   ... and it was seen when it was asked for, not when the answer came",
         Edit(
             "engine.journal.journal",
-            "        self._seen(sent_us)\n        return content\n",
-            "        self._seen(self._sent_us)\n        return content\n",
+            "self._sight.seen(sent_us)",
+            "self._sight.seen(self._sight.now_us())",
         ),
     ),
     mutant(

@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import functools
 import gc
+import math
 import random
 import sys
 from collections import Counter, defaultdict
@@ -232,7 +233,6 @@ class World:
         self._set_weather(self.trouble)
         if self.expiry.is_on:
             self._expire()
-            self.loop.later(self.expiry.sleep_at, self._put_to_sleep)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.horizon), asyncio.TaskGroup() as group:
                 group.create_task(self._commit_for_ever())
@@ -306,13 +306,16 @@ class World:
         if not self.bucket.requests and all(e.phase not in READING for e in living):
             self._judge(lambda: self.expiry.take(self.bucket, now))
 
-    def _put_to_sleep(self) -> None:
-        """The machine of the journal's writer sleeps for longer than entries live."""
-        for engine in self._living():
-            if self.monitor.is_writer(engine.process):
-                self.freeze(engine)
-                self._asleep.add(engine)
-                self.loop.later(ASLEEP_SECONDS, self._wake, engine)
+    def _put_to_sleep(self, entry: StoredObject) -> None:
+        """The machine of one writer that plans something sleeps for longer than entries live."""
+        engine, expiry = self._engine_of(entry.creator), self.expiry
+        if not expiry.is_on or self.loop.time() < expiry.sleep_at or self.is_calm:
+            return
+        if engine is not None and engine.is_alive and b'"planned":' in entry.body:
+            expiry.sleep_at = math.inf
+            self.loop.later(0.0, self.freeze, engine)
+            self._asleep.add(engine)
+            self.loop.later(ASLEEP_SECONDS, self._wake, engine)
 
     def _wake(self, engine: EngineProcess) -> None:
         self._asleep.discard(engine)
@@ -496,6 +499,7 @@ class World:
             self._lose_planned(stored)
             if engine is not None and b'"signals":[' in stored.body:
                 self._hurt_answered(engine)
+            self._put_to_sleep(stored)
         if kind_of(stored.key) == "journal":
             self._hurt_accepting(stored)
         is_sniped = not self.is_calm and self.rnd.random() < self.snipe

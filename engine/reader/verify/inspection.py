@@ -18,6 +18,7 @@ at most `BODIES_AT_ONCE` bodies are in memory.
 """
 
 import asyncio
+import time
 from array import array
 from bisect import bisect_left
 from collections import Counter
@@ -29,7 +30,7 @@ from typing import Literal, ParamSpec, Protocol, TypeVar
 from engine.journal.entry import Snapshot, decode_entry, decode_state
 from engine.journal.reading import PAGE_KEYS, JournalReader, read_in_order
 from engine.model.errors import JournalError, ObjectArchived, TailraceError
-from engine.model.interfaces import ObjectStore
+from engine.model.interfaces import Clock, ObjectStore
 from engine.model.layout import (
     below,
     check_folder,
@@ -45,6 +46,7 @@ from engine.model.layout import (
 )
 from engine.model.plural import counted
 from engine.reader.patience import answered
+from engine.reader.verify.expiry_audit import ExpiryAudit, Presence
 from engine.reader.verify.journal_audit import JournalAudit
 from engine.reader.verify.object_audit import (
     TRAILER_BYTES,
@@ -59,6 +61,7 @@ from engine.reader.verify.snapshot_audit import Lists
 from engine.reader.verify.verdict import Verdict
 
 Depth = Literal["light", "full"]
+_Queue = asyncio.Queue[tuple[int, NamedObject] | None]
 
 # Two cores parse; more bodies would only wait in memory.
 BODIES_AT_ONCE = 4
@@ -66,6 +69,10 @@ _PROGRESS_EVERY = 100
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
+
+
+def _wall_clock() -> int:
+    return time.time_ns() // 1000
 
 
 class Progress(Protocol):
@@ -83,13 +90,16 @@ async def verify(
     depth: Depth,
     concurrency: int,
     progress: Progress,
+    clock: Clock = _wall_clock,
 ) -> Verdict:
     """Judge everything under `prefix` up to the last durable entry.
+
+    `clock` tells how old an object is at least.
 
     Raises DestinationUnavailable when the bucket does not answer for long, DestinationRefused
     when it will not. Cancellation leaves nothing behind.
     """
-    walk = _Walk(store, prefix, depth, concurrency, progress)
+    walk = _Walk(store, prefix, depth, concurrency, progress, expiry=ExpiryAudit(clock()))
     try:
         return await walk.run()
     except BaseExceptionGroup as group:
@@ -126,6 +136,8 @@ class _Walk:
         depth: Depth,
         concurrency: int,
         progress: Progress,
+        *,
+        expiry: ExpiryAudit,
     ) -> None:
         self._store = store
         self._prefix = prefix
@@ -134,6 +146,9 @@ class _Walk:
         self._progress = progress
         self._reader = JournalReader(store, prefix, answered)
         self._audit = JournalAudit(prefix)
+        self._expiry = expiry
+        self._durable_count = 0
+        self._schemas_gone: list[Problem] = []
         self._problems: list[Problem] = []
         self._warnings: list[Problem] = []
         self._states: array[int] = array("Q")
@@ -157,7 +172,14 @@ class _Walk:
             durable = state.durable
             entries = self._audit.entries
         # Every durable object was looked at, and no pending one yet.
-        tables = tuple(replace(t, rows=t.rows + self._void_rows[t.table]) for t in tables)
+        tables = tuple(
+            replace(
+                t,
+                rows=t.rows + self._void_rows[t.table],
+                expired=self._expiry.counts[t.table],
+            )
+            for t in tables
+        )
         problems = list(self._audit.problems)
         if self._first_listed is None:
             text = "there is no journal under this prefix"
@@ -165,6 +187,7 @@ class _Walk:
         elif self._audit.is_readable:
             await self._judge_pending()
             await self._judge_listing()
+        self._problems += [p for p in self._schemas_gone if not self._expiry.has_expired(p.key)]
         self._warn(begun_at)
         return Verdict(
             tables=tables,
@@ -185,6 +208,9 @@ class _Walk:
             )
             key = state_key(self._prefix, begun_at)
             self._warnings.append(Problem(Code.JOURNAL_EXPIRED, key, text))
+        expired = self._expiry.warning
+        if expired is not None:
+            self._warnings.append(expired)
         for prefix, count in sorted(self._neighbours.items()):
             text = (
                 f"another pipeline's prefix lies inside this one: {counted(count, 'object')} under "
@@ -220,8 +246,11 @@ class _Walk:
     async def _begin_at(self, seq: int) -> bool:
         key = state_key(self._prefix, seq)
         content, _ = await self._content(key)
+        if content is None:
+            # It is archived, or has expired since it was listed: a later one does as well.
+            return False
         try:
-            state = decode_state(content or b"", key)
+            state = decode_state(content, key)
         except JournalError as error:
             self._problems.append(Problem(Code.STATE_DIFFERS, key, str(error)))
             return False
@@ -259,9 +288,8 @@ class _Walk:
         state = None
         place = bisect_left(self._states, seq)
         if place < len(self._states) and self._states[place] == seq:
-            state, is_state_archived = await self._content(state_key(self._prefix, seq))
-            if state is None and not is_state_archived:
-                state = b""
+            # One that is archived, or has expired since it was listed, is not judged.
+            state, _ = await self._content(state_key(self._prefix, seq))
         return _Read(content, state, is_archived)
 
     async def _content(self, key: str) -> tuple[bytes | None, bool]:
@@ -303,24 +331,30 @@ class _Walk:
     @asynccontextmanager
     async def _workers(self) -> AsyncIterator[Callable[[NamedObject], Awaitable[None]]]:
         """Workers that judge durable objects; what is yielded waits for room and hands one over."""
-        queue: asyncio.Queue[NamedObject | None] = asyncio.Queue(2 * self._concurrency)
+        queue: _Queue = asyncio.Queue(2 * self._concurrency)
+
+        async def hand_over(named: NamedObject) -> None:
+            number, self._durable_count = self._durable_count, self._durable_count + 1
+            await queue.put((number, named))
+
         async with asyncio.TaskGroup() as group:
             for _ in range(self._concurrency):
                 group.create_task(self._work(queue))
-            yield queue.put
+            yield hand_over
             for _ in range(self._concurrency):
                 await queue.put(None)
 
-    async def _work(self, queue: "asyncio.Queue[NamedObject | None]") -> None:
-        while (named := await queue.get()) is not None:
+    async def _work(self, queue: "_Queue") -> None:
+        while (given := await queue.get()) is not None:
+            number, named = given
             problems = await self._judge_object(named)
-            if problems is None and named.may_be_absent:
-                continue
+            presence: Presence = "there"
             if problems is None:
-                text = f"named by entry {named.seq} and durable, and not there"
-                problems = [Problem(Code.OBJECT_MISSING, named.key, text)]
-                await self._judge_schema(named.schema_key)
-            self._problems.extend(problems)
+                presence = "given up" if named.may_be_absent else "gone"
+            self._problems.extend(problems or ())
+            for missing, problem in self._expiry.found(number, named, presence):
+                self._problems.append(problem)
+                await self._judge_schema(missing.schema_key)
 
     async def _judge_object(self, named: NamedObject) -> list[Problem] | None:
         """What is wrong with the object; None where it is not there."""
@@ -359,7 +393,7 @@ class _Walk:
         content, is_archived = await self._content(key)
         if content is None:
             text = "a version with objects has no schema.json" + " to be read" * is_archived
-            self._problems.append(Problem(Code.SCHEMA_MISSING, key, text))
+            self._schemas_gone.append(Problem(Code.SCHEMA_MISSING, key, text))
         elif content != expected:
             self._problems.append(_schema_problem(key))
 

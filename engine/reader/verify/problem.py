@@ -69,6 +69,7 @@ class Code(StrEnum):
     POSITION_ORDER = "position_order"
     POSITIONS_DIFFER = "positions_differ"
     JOURNAL_EXPIRED = "journal_expired"
+    OBJECTS_EXPIRED = "objects_expired"
     PREFIX_NESTED = "prefix_nested"
 
 
@@ -181,6 +182,10 @@ REMEDIES: Final[Mapping[Code, str]] = {
     Code.JOURNAL_EXPIRED: (
         "A lifecycle rule takes the journal's old entries: the pipeline goes on without them. Keep "
         "them where all is to be proved; docs/retention.md says what may expire."
+    ),
+    Code.OBJECTS_EXPIRED: (
+        "A lifecycle rule takes old objects, or somebody removed the first ones. Keep them where "
+        "all is to be proved; docs/retention.md says what may expire."
     ),
     Code.PREFIX_NESTED: (
         "Give every pipeline a prefix of its own, neither inside another one's nor around it."

@@ -19,8 +19,10 @@ class TableVerdict:
     """One table's durable objects as the journal names them.
 
     `objects` and `rows` are its stream's, like `first`, `last` and `versions`. `snapshot_objects`
-    and `snapshot_rows` are those of its snapshots. `pending` counts objects of both that are named
-    and not durable. `snapshot` says how far its newest snapshot is: see `SnapshotProgress`.
+    and `snapshot_rows` are those of its snapshots. `expired` counts the objects of both that are
+    not there any more, because they have reached the end of their life. `pending` counts objects of
+    both that are named and not durable. `snapshot` says how far its newest snapshot is: see
+    `SnapshotProgress`.
     """
 
     table: str
@@ -33,6 +35,7 @@ class TableVerdict:
     snapshot: SnapshotProgress = "none"
     snapshot_objects: int = 0
     snapshot_rows: int = 0
+    expired: int = 0
 
     @property
     def is_unfinished(self) -> bool:
@@ -44,10 +47,11 @@ class TableVerdict:
 class Verdict:
     """The whole bucket, judged up to the last durable entry.
 
-    `objects` and `rows` are those that the journal says are durable, `pending` the objects named
-    after that. `entries` is how many entries were read, `durable_position` where E
-    is. `gaps` are those that the journal states: they are no contradiction, so they are no
-    problems. `warnings` name what could not be proved though nothing contradicts it.
+    `objects` and `rows` are those that the journal says are durable, `expired` the objects among
+    them that are not there any more, `pending` the objects named after that. `entries` is how many
+    entries were read, `durable_position` where E is. `gaps` are those that the journal states: they
+    are no contradiction, so they are no problems. `warnings` name what could not be proved though
+    nothing contradicts it.
     """
 
     tables: tuple[TableVerdict, ...]
@@ -77,6 +81,10 @@ class Verdict:
     @property
     def rows(self) -> int:
         return sum(table.rows + table.snapshot_rows for table in self.tables)
+
+    @property
+    def expired(self) -> int:
+        return sum(table.expired for table in self.tables)
 
     @property
     def pending(self) -> int:
