@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ from engine.destinations.s3 import S3ObjectStore
 from engine.destinations.s3_rules import rules_of
 from engine.journal.bucket_rules import BucketRules
 from engine.model import bucket_rule
-from engine.model.bucket_rule import BucketRule, RuleAction, shortest, taken_away
+from engine.model.bucket_rule import BucketRule, RuleAction, shortest, soonest, taken_away
 from engine.model.errors import (
     DestinationRefused,
     DestinationUnavailable,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     import aioboto3
     from types_aiobotocore_s3 import S3Client
 
+DOCUMENT = Path(__file__).parent.parent / "docs" / "retention.md"
 DELETED = RuleAction(days=3)
 UPLOADS = {"AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 2}}
 EXPIRED = {"Expiration": {"Days": 3}}
@@ -354,6 +356,58 @@ async def test_the_right_that_is_missing_is_named(
         await store.rules()
 
     assert "s3:GetLifecycleConfiguration" in caught.value.hint
+
+
+# --- the rules to paste
+
+
+def documented() -> Any:
+    """What docs/retention.md has to be pasted."""
+    found = re.search(r"```json\n(.*?)```", DOCUMENT.read_text(), flags=re.DOTALL)
+    assert found is not None
+    return json.loads(found[1])
+
+
+def judge_documented(found: tuple[BucketRule, ...]) -> None:
+    """They leave the journal alone, take tables' objects, and give a snapshot 7 days."""
+    [told] = taken_away(found, "lake")
+    uploads = shortest(found, "lake/database=shop/")
+
+    assert told == (
+        'rule "tailrace-tables" deletes objects under "lake/database=" 400 days after they were'
+        " made, among them each schema.json"
+    )
+    assert uploads is not None
+    assert uploads.upload_days == 7
+    journal = soonest(found, "lake/_tailrace/journal/")
+    assert journal is not None
+    assert journal[1] == 30
+
+
+async def test_amazon_takes_the_documented_rules(
+    moto: str, s3_session: "aioboto3.Session", aws_environment: EmbeddedS3
+) -> None:
+    async with (
+        s3_session.client("s3", endpoint_url=moto, region_name="us-east-1") as client,
+        S3ObjectStore(make_s3_settings(bucket="pasted", endpoint_url=moto)) as store,
+    ):
+        await client.create_bucket(Bucket="pasted")
+        await client.put_bucket_lifecycle_configuration(
+            Bucket="pasted", LifecycleConfiguration=documented()
+        )
+
+        judge_documented(await store.rules())
+
+
+async def test_seaweedfs_takes_the_documented_rules(
+    proxied: tuple[HttpFaultProxy, S3ObjectStore], bucket: str, s3_client: "S3Client"
+) -> None:
+    _, store = proxied
+    await s3_client.put_bucket_lifecycle_configuration(
+        Bucket=bucket, LifecycleConfiguration=documented()
+    )
+
+    judge_documented(await store.rules())
 
 
 # --- looks
