@@ -86,6 +86,10 @@ class JournalReader:
                 found.made_us.append(listed.made_us)
         return found
 
+    async def state_seqs(self) -> "array[int]":
+        """The numbers of all state files, ascending. Cancellation changes nothing."""
+        return (await self.states()).seqs
+
     async def entry_seqs(self, after: int) -> AsyncIterator[int]:
         """The numbers of the listed entries behind entry `after`, ascending.
 

@@ -22,6 +22,7 @@ import msgspec
 import orjson
 import zstandard
 
+from engine.journal.entry import ANSWERS_KEPT
 from engine.journal.gaps import LOST
 from engine.model.batch import Intake
 from engine.model.layout import TableLayout
@@ -202,8 +203,8 @@ class Reading:
             "attempts": dict(sorted(self.snapshots.attempts.items())),
             "snapshot_position": self.snapshots.furthest,
             "accepting": self.accepting,
-            "answers": sorted(self.answers),
-            "signals": sorted(self.signals.answered),
+            "answers": sorted(self.answers)[-ANSWERS_KEPT:],
+            "signals": sorted(self.signals.answered)[-ANSWERS_KEPT:],
             "signals_through": self.signals.through,
         }
 

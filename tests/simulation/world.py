@@ -134,10 +134,6 @@ class World:
         self._drop_chances = random.Random(f"dropped tables {seed}")
         is_dropping = self._drop_chances.random() < WORLDS_WITH_DROPS
         self.is_dropping = is_dropping and is_slot and not self.is_hiding
-        self.expiry = Expiry(seed)
-        self._asleep: set[EngineProcess] = set()
-        if self.expiry.is_on:
-            self.horizon = HORIZON_SECONDS
         if self.is_hiding:
             self.server.hide_tables(seed)
         self._signal_chances = random.Random(f"messages {seed}")
@@ -179,6 +175,10 @@ class World:
             self.is_toggling = chance.random() < 0.5
         self.trouble = rnd.choice((0.0, 0.02, 0.08, 0.2))
         self.snipe = rnd.choice((0.0, 0.01, 0.05))
+        self.expiry = Expiry(self.seed)
+        self._asleep: set[EngineProcess] = set()
+        if self.expiry.is_on:
+            self.horizon = HORIZON_SECONDS
 
     def now_us(self) -> int:
         """The wall clock."""

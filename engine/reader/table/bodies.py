@@ -109,7 +109,7 @@ class Bodies:
             return ReadRefused(
                 "object-missing",
                 f"{step.key} was there a moment ago, or the journal names it, and it is gone",
-                hint="It may have expired: docs/lifecycle.md says what may.",
+                hint="It may have expired: docs/retention.md says what may.",
             )
         return content
 

@@ -163,7 +163,7 @@ class _Walk:
 
     async def run(self) -> Verdict:
         # State files first: whatever they fold is then in the journal's listing.
-        self._states = (await self._reader.states()).seqs
+        self._states = await self._reader.state_seqs()
         self._first_listed = await anext(self._reader.entry_seqs(-1), None)
         begun_at = await self._begin()
         async with self._workers() as judge:
