@@ -177,6 +177,7 @@ class World:
         self.snipe = rnd.choice((0.0, 0.01, 0.05))
         self.expiry = Expiry(self.seed)
         self._asleep: set[EngineProcess] = set()
+        self._free_since: dict[EngineProcess, float] = {}
         if self.expiry.is_on:
             self.horizon = HORIZON_SECONDS
 
@@ -300,6 +301,10 @@ class World:
         living, now = self._living(), self.loop.time()
         for engine in living:
             is_free = not (engine.process.is_frozen or self.bucket.weather.is_out)
+            if not is_free:
+                self._free_since[engine] = now
+            # One that was woken finds out first that it slept.
+            is_free = now - self._free_since.get(engine, 0.0) > FREE_SECONDS
             if is_free and self.monitor.is_writer(engine.process) and engine.phase in AT_WORK:
                 self.expiry.at_work(now)
         # A rule waits for days: no request and no reading of the journal takes as long.
@@ -979,6 +984,7 @@ class World:
         self.trace(f"slot lost: {server.has_slot}, {server.confirmed:X}")
 
 
+FREE_SECONDS = 10
 AT_WORK = frozenset({"redo", "streaming", "snapshot", "reconnecting", "failing", "draining"})
 READING = frozenset({"starting", "opening"})
 
