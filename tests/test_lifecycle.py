@@ -14,11 +14,13 @@ from prometheus_client import CollectorRegistry
 from configured import make_settings
 from engine.flow.chunk import ChunkLimits
 from engine.journal import journal as journal_module
+from engine.journal.bucket_rules import BucketRules
 from engine.journal.entry import Durable, Writer, decode_entry, encode_state
 from engine.journal.journal import Journal
 from engine.journal.reading import READS_AT_ONCE
 from engine.journal.sight import Sight
 from engine.journal.state_keeper import StateKeeper
+from engine.model.bucket_rule import BucketRule, RuleAction
 from engine.model.errors import (
     DestinationUnavailable,
     JournalError,
@@ -638,5 +640,60 @@ def test_a_start_is_not_cut_while_its_journal_gets_on(loop: VirtualLoop) -> None
             await asyncio.sleep(30)
             assert pipeline.status().epoch == 2
             stop.request("test")
+
+    on(loop, work)
+
+
+@pytest.mark.parametrize(("hours", "is_refused"), [(23, False), (25, True)])
+def test_a_start_is_refused_where_the_newest_entry_is_as_old_as_a_rule_lets_any_become(
+    loop: VirtualLoop,
+    hours: int,
+    is_refused: bool,  # noqa: FBT001 - a parameter
+) -> None:
+    async def rules() -> tuple[BucketRule, ...]:
+        return (BucketRule("short", "", (RuleAction(days=1),)),)
+
+    async def work() -> None:
+        source, stop, store = (
+            SyntheticSource(row_count=500 * ROWS_A_TRANSACTION),
+            StopSignal(),
+            TimedStore(),
+        )
+        writer = journal(store)
+        await writer.open(await source.identify(), CONFIGURATION, FIRST)
+        await asyncio.sleep(hours * HOUR)
+        pipeline = Pipeline(
+            source=source,
+            store=store,
+            clock=wall_clock,
+            settings=make_settings(
+                prefix=PREFIX,
+                codec_version=1,
+                limits=ChunkLimits(1 << 20, 1_000, 1.0),
+                queue_bytes_max=1 << 20,
+                memory_bytes_max=1 << 20,
+            ),
+            configuration=CONFIGURATION,
+            writer=Writer("b", "b", "test"),
+            metrics=Metrics(CollectorRegistry()),
+            stop=stop,
+            bucket_rules=BucketRules(rules, PREFIX),
+        )
+        refusal = ""
+
+        async def run() -> None:
+            nonlocal refusal
+            try:
+                await pipeline.run()
+            except JournalError as error:
+                refusal = str(error)
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(run())
+            await asyncio.sleep(10)
+            stop.request("test")
+
+        assert ('rule "short"' in refusal) == is_refused
+        assert pipeline.status().epoch == (1 if is_refused else 2)
 
     on(loop, work)
