@@ -796,6 +796,27 @@ async def test_a_partition_made_as_one_and_a_truncated_root_are_no_loss(
     assert engine.gaps() == []
 
 
+async def test_partitions_that_come_under_their_own_names_stand_until_the_root_is_back(
+    any_database: Database,
+) -> None:
+    make_partitioned(any_database)
+    async with running(
+        any_database, MemoryStore(), configuration=replace_tables("public.sales")
+    ) as engine:
+        any_database.execute("ALTER PUBLICATION tailrace SET (publish_via_partition_root = false)")
+        opened = await engine.gap("public.sales", "via-root")
+        [alarm] = [a for a in engine.alarms.standing() if a.code == NOT_CAPTURED]
+        any_database.execute("INSERT INTO sales VALUES (1, 1)")
+        with any_database.connect() as connection:
+            connection.execute(sql.SQL(alarm.hint))
+        await engine.until(lambda: not engine.gaps()[0].is_open, "the gap's end")
+        await engine.looked()
+
+    assert opened.is_open
+    assert alarm.text.endswith("publishes partitions under their own names")
+    assert engine.reasons() == {("public.sales", "via-root")}
+
+
 async def test_a_partition_that_is_made_unlogged_is_a_gap_until_it_is_logged(
     any_database: Database,
 ) -> None:

@@ -3,9 +3,11 @@
 import pytest
 
 from engine.journal.entry import Frontier
+from engine.journal.unseen import unseen_of
 from engine.model.interfaces import PUBLISHED_LATE
 from engine.model.position import make_position
 from engine.model.schema import Relation, TableVersion
+from log_points import place
 from test_watch import LINES, ORDERS, Rig, look, table
 
 BORN = table("8", fresh=[PUBLISHED_LATE])
@@ -93,6 +95,16 @@ def test_a_successor_of_an_engine_knows_by_the_journal_of_rows_that_no_look_foll
     again = rig.judge(look(0x50, {LINES: table("7")}))
 
     assert found == again == [DROPPED]
+
+
+def test_what_a_look_has_agreed_on_is_not_unseen(rig: Rig) -> None:
+    rig.append()
+    rig.state.versions[str(LINES)] = (version(1, 0x18, "7"),)
+    rig.state.versions[str(ORDERS)] = (version(1, 0x18, "8"),)
+    for table_name in (LINES, ORDERS):
+        rig.state.frontiers[str(table_name)] = Frontier(make_position(1, 0x30, 5, 0), "")
+
+    assert unseen_of(rig.state) == {"8": (str(ORDERS), place(0x30))}
 
 
 def version(number: int, commit: int, identity: str) -> TableVersion:
