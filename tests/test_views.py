@@ -15,6 +15,7 @@ from bucket_duckdb import reading
 from engine.journal.entry import Gap
 from engine.model.position import make_position, snapshot_position
 from engine.model.schema import TableName
+from engine.reader.elsewhere import newest_elsewhere
 from engine.reader.views.column import ViewColumn
 from engine.reader.views.ddl import ddl_text
 from engine.reader.views.dialect import numeric_size
@@ -22,6 +23,7 @@ from engine.reader.views.engines import ENGINES as ENGINE
 from engine.reader.views.engines import EngineName
 from engine.reader.views.names import distinct
 from engine.reader.views.shape import NoShape, TableShape, shape_of
+from small_bucket import DATABASE, PREFIX, make_bucket
 from view_engines import Stand, rows_of
 from view_stories import CONFIGURATION, ORDERS, PLACE, Story, at, column, point
 
@@ -696,6 +698,69 @@ def test_a_segment_of_more_to_come_does_not_count() -> None:
     assert isinstance(shape, TableShape)
     assert shape.attempt == 2
     assert shape.doubts[0].startswith("its newest snapshot is not finished: rows are those of atte")
+
+
+async def test_objects_that_another_layout_put_elsewhere_are_found_and_named() -> None:
+    bucket = await make_bucket(layout="plain")
+    objects = bucket.store.objects
+    there = [
+        piece.planned.first
+        for piece in bucket.pieces
+        if piece.planned.table == str(ORDERS) and piece.planned.key in objects
+    ]
+    story = Story()
+    story.begin(0, COLUMNS)
+
+    same = await newest_elsewhere(bucket.store, PREFIX, DATABASE, "plain", [ORDERS])
+    found = await newest_elsewhere(bucket.store, PREFIX, DATABASE, "hive", [ORDERS])
+    counts = shape_of(story.state(), ORDERS, found[ORDERS])
+    story.read(1 << 20, 1, [])
+    superseded = shape_of(story.state(), ORDERS, found[ORDERS])
+
+    assert same == {}
+    assert found == {ORDERS: max(there)}
+    assert isinstance(counts, TableShape)
+    assert isinstance(superseded, TableShape)
+    assert "lie in another folder" in counts.doubts[0]
+    assert not any("another folder" in doubt for doubt in superseded.doubts)
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "views.md"
+
+
+@pytest.mark.parametrize(
+    ("engine", "recipe"),
+    [
+        ("duckdb", "SET VARIABLE tailrace_until = '0001.00000000134EBCB0'"),
+        ("duckdb", "SELECT * FROM public.orders"),
+        (
+            "athena",
+            "CREATE TABLE orders_today WITH (format = 'PARQUET') AS SELECT * FROM public.orders",
+        ),
+    ],
+)
+def test_the_pages_recipes_run(engine: EngineName, recipe: str, tmp_path: Path) -> None:
+    with reading() as connection:
+        stand = stood(told(), engine, tmp_path, connection)
+
+        stand.run(recipe)
+
+    assert recipe in PAGE.read_text(encoding="utf-8")
+
+
+def test_the_pages_casts_of_athena_make_values(tmp_path: Path) -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    with reading() as connection:
+        stood(told(), "athena", tmp_path, connection)
+        made = sqlglot.transpile(
+            "SELECT JSON_EXTRACT_SCALAR(JSON_PARSE(doc), '$.a') FROM public.orders WHERE id = 1",
+            read="athena",
+            write="duckdb",
+        )
+        found = connection.execute(made[0]).fetchall()
+
+    assert "`JSON_PARSE(doc)`" in page
+    assert found == [("1",)]
 
 
 def test_records_of_another_envelope_are_a_doubt() -> None:

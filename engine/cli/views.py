@@ -65,6 +65,7 @@ async def _printed(
         from engine.operate import logs  # noqa: PLC0415 - likewise
     from engine.journal.requests import known_tables  # noqa: PLC0415 - likewise
     from engine.reader.asking import tables_meant  # noqa: PLC0415 - likewise
+    from engine.reader.elsewhere import newest_elsewhere  # noqa: PLC0415 - likewise
     from engine.reader.journal import JournalView  # noqa: PLC0415 - likewise
     from engine.reader.views.ddl import ddl_text  # noqa: PLC0415 - likewise
     from engine.reader.views.place import Place  # noqa: PLC0415 - likewise
@@ -73,14 +74,17 @@ async def _printed(
     async with app.open_bucket(destination) as store:
         view = JournalView(store, destination.prefix)
         await view.load()
-    state = view.state
-    assert state.source is not None
-    known = known_tables(state)
-    wanted = tables_meant(tables, state) if tables else known
-    place = Place(
-        destination.bucket,
-        destination.prefix,
-        state.source.database,
-        state.configurations[state.epoch].layout,
-    )
-    return ddl_text(engine, state, place, map(TableName.parse, wanted), map(TableName.parse, known))
+        state = view.state
+        assert state.source is not None
+        known = [TableName.parse(name) for name in known_tables(state)]
+        wanted = [TableName.parse(name) for name in tables_meant(tables, state)] or known
+        place = Place(
+            destination.bucket,
+            destination.prefix,
+            state.source.database,
+            state.configurations[state.epoch].layout,
+        )
+        elsewhere = await newest_elsewhere(
+            store, place.prefix, place.database, place.layout, wanted
+        )
+    return ddl_text(engine, state, place, wanted, known, elsewhere=elsewhere)

@@ -9,9 +9,11 @@ a comment of one line. Nothing of the configuration is printed but the bucket's 
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 from engine.journal.entry import JournalState, time_shown
+from engine.model.position import NOWHERE, Position
 from engine.model.printable import printable
 from engine.model.schema import TableName
 from engine.reader.views.dialect import Dialect
@@ -45,12 +47,19 @@ def ddl_text(
     place: Place,
     wanted: Iterable[TableName],
     known: Iterable[TableName],
+    *,
+    elsewhere: Mapping[TableName, Position] = MappingProxyType({}),
 ) -> Printed:
-    """The statements for the `wanted` tables, of all that the journal knows."""
+    """The statements for the `wanted` tables, of all that the journal knows.
+
+    `elsewhere` is where the newest object of a table begins that another layout has put elsewhere.
+    """
     engine = ENGINES[engine_name]
     names = _named(sorted(known), engine.dialect)
     quoted = engine.dialect.identifier
-    shapes = [_shape(state, table, engine) for table in sorted(wanted)]
+    shapes = [
+        _shape(state, table, engine, elsewhere.get(table, NOWHERE)) for table in sorted(wanted)
+    ]
     schemas = dict.fromkeys(
         quoted(names[shape.table].schema) for shape in shapes if isinstance(shape, TableShape)
     )
@@ -65,8 +74,10 @@ def ddl_text(
     return Printed("\n\n".join(blocks) + "\n", doubtful)
 
 
-def _shape(state: JournalState, table: TableName, engine: Engine) -> TableShape | NoShape:
-    shape = shape_of(state, table)
+def _shape(
+    state: JournalState, table: TableName, engine: Engine, elsewhere: Position
+) -> TableShape | NoShape:
+    shape = shape_of(state, table, elsewhere)
     if isinstance(shape, TableShape) and shape.envelope not in engine.envelopes:
         return NoShape(table, f"{engine.dialect.name} has no view of the {shape.envelope} envelope")
     return shape

@@ -52,6 +52,15 @@ def _gap_text(gap: Gap) -> str:
     return f"gap {gap.number}, {gap.reason}: changes may be missing from {since}{until}"
 
 
+def folder_doubts(history: History, elsewhere: Position) -> Iterator[str]:
+    """What lies in another folder, though it counts."""
+    if elsewhere and elsewhere >= history.floor:
+        yield (
+            "objects from before destination.layout was changed lie in another folder, and are not "
+            f"read. {_MEND}"
+        )
+
+
 def history_doubts(
     history: History,
     columns: tuple[ViewColumn, ...],

@@ -18,7 +18,7 @@ from engine.reader.views.shape import TableShape
 
 UNTIL: Final = "tailrace_until"
 ABOUT: Final = (
-    "DuckDB reads s3:// by its extension httpfs, and finds credentials by a secret:",
+    "DuckDB reads s3:// by its extension httpfs. Its extension aws finds credentials:",
     "CREATE SECRET (TYPE s3, PROVIDER credential_chain)",
     "A cut that is the same in all tables, as of what was durable when this was printed:",
     f"SET VARIABLE {UNTIL} = '{{position}}'; RESET VARIABLE {UNTIL} ends it",

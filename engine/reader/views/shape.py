@@ -6,12 +6,13 @@ Invariant: what a view cannot give is in `doubts` or `limits`, in words.
 from dataclasses import dataclass
 
 from engine.journal.entry import JournalState, Snapshot
-from engine.model.position import Position
+from engine.model.position import NOWHERE, Position
 from engine.model.printable import printable
 from engine.model.record import Envelope, JsonMode, NumericMode
 from engine.model.schema import Relation, TableName
 from engine.reader.views.column import ViewColumn, view_column
 from engine.reader.views.doubts import (
+    folder_doubts,
     history_doubts,
     limits_of,
     relation_is_whole,
@@ -54,8 +55,13 @@ class NoShape:
     reason: str
 
 
-def shape_of(state: JournalState, table: TableName) -> TableShape | NoShape:
-    """What a view of `table` has to know, by the journal folded up to now."""
+def shape_of(
+    state: JournalState, table: TableName, elsewhere: Position = NOWHERE
+) -> TableShape | NoShape:
+    """What a view of `table` has to know, by the journal folded up to now.
+
+    `elsewhere` is where the newest of its objects begins that another layout has put elsewhere.
+    """
     history = history_of(state, table)
     if history is None:
         return NoShape(table, "it has no record yet")
@@ -87,6 +93,7 @@ def shape_of(state: JournalState, table: TableName) -> TableShape | NoShape:
         flat_prefix=history.now.flat_prefix,
         doubts=(
             *standing_doubts(state, table, history),
+            *folder_doubts(history, elsewhere),
             *history_doubts(history, columns, key, configuration),
         ),
         limits=tuple(limits_of(history, columns, configuration, is_keyed=bool(key))),
