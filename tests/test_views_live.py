@@ -46,6 +46,7 @@ TABLES = (
     "CREATE TABLE emptied (id int PRIMARY KEY, t text)",
     "INSERT INTO emptied VALUES (1, 'before'), (2, 'before')",
     "CREATE TABLE pair (a int, b int, PRIMARY KEY (a, b))",
+    "CREATE TABLE ticks (id serial PRIMARY KEY)",
     "INSERT INTO pair VALUES (1, 1), (1, 2), (2, 1)",
 )
 """What is there before the engine's first start: the snapshot has it."""
@@ -118,7 +119,8 @@ class Lake:
         self.execute(*statements)
         [(text,)] = self.database.execute("SELECT pg_current_wal_insert_lsn()::text")
         written = place(parse_lsn(text))
-        self.database.execute("SELECT pg_logical_emit_message(true, 'test', '')")
+        # What is durable goes on at once where a captured row is, and idly after 30 s.
+        self.execute("INSERT INTO ticks DEFAULT VALUES")
 
         async def look() -> bool:
             status = await engine.status()
