@@ -56,7 +56,7 @@ setup-peers: .venv-peers/.built ## Make .venv-peers: what the load tests compare
 
 .PHONY: lock
 lock: setup ## Resolve requirements/*.txt again from pyproject.toml. LOCK_ARGS=--upgrade for newer releases.
-	$(LOCK) pyproject.toml --extra demo --extra read --extra dask --extra dev --extra load --group build --output-file requirements/dev.txt
+	$(LOCK) pyproject.toml --extra demo --extra read --extra delta --extra iceberg --extra dask --extra dev --extra load --group build --output-file requirements/dev.txt
 	$(LOCK) pyproject.toml --constraint requirements/dev.txt --output-file requirements/runtime.txt
 	$(LOCK) --group build --constraint requirements/dev.txt --output-file requirements/build.txt
 	$(LOCK) --group peers --output-file requirements/peers.txt

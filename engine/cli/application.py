@@ -26,6 +26,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "check": "Try what `run` needs, and change nothing but `_tailrace/check/`.",
     "verify": "Prove from the bucket alone that nothing is missing or doubled.",
     "read": "Read a table's changes or rows from the bucket alone.",
+    "materialize": "Bring a Delta or Iceberg table, or Parquet files, up to date with a table.",
     "status": "Show how far the pipeline and its snapshots are, from the bucket alone.",
     "resync": "Ask the running engine for new snapshots of tables, or to cancel them.",
     "pause": "Ask the running engine to read no further, or to pass over tables.",

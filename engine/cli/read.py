@@ -78,7 +78,7 @@ Text = Annotated[
 ]
 
 
-class _Usage(CycloptsError):
+class Usage(CycloptsError):
     """Options that do not go together."""
 
     def __init__(self, text: str) -> None:
@@ -112,7 +112,7 @@ def read(
     """
     _require_together(since, current=current, cursor_file=cursor_file, output=output, json=json)
     if format == "parquet" and output is None and sys.stdout.isatty():
-        raise _Usage("--format parquet is no text for a terminal: add --output FILE")
+        raise Usage("--format parquet is no text for a terminal: add --output FILE")
     destination = load_destination(config, os.environ)
     asking = _Asking(
         table=table,
@@ -144,9 +144,9 @@ def _require_together(
     json: bool,
 ) -> None:
     if current and (since is not None or cursor_file is not None):
-        raise _Usage("--current reads all rows, so it takes no cursor")
+        raise Usage("--current reads all rows, so it takes no cursor")
     if json and output is None:
-        raise _Usage("--json puts one object on stdout: add --output FILE for what is read")
+        raise Usage("--json puts one object on stdout: add --output FILE for what is read")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +165,7 @@ class _Asking:
         try:
             until = parse_until(self.until) if self.until else Until()
         except ValueError as error:
-            raise _Usage(f"--until {self.until} is neither a position nor a time") from error
+            raise Usage(f"--until {self.until} is neither a position nor a time") from error
         return Question(
             table=self.table,
             is_current=self.current,
@@ -249,7 +249,7 @@ def _progress(*, is_quiet: bool) -> SilentProgress | TerminalProgress:
 # --- what is told, on stderr
 
 
-def _tell(text: str) -> None:
+def tell(text: str) -> None:
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.write(printable(text, keep="\n") + "\n")
         sys.stderr.flush()
@@ -257,15 +257,15 @@ def _tell(text: str) -> None:
 
 def _tell_doubts(doubts: "tuple[Doubt, ...]") -> None:
     for doubt in doubts:
-        _tell(f"warning: {doubt.code}: {doubt.text}")
+        tell(f"warning: {doubt.code}: {doubt.text}")
 
 
 def _tell_end(done: _Done, table: str, cursor_file: Path | None, option: str) -> None:
     what = "row" if done.is_current else "change"
-    _tell(f"{counted(done.count, what)} of {done.table}, up to {done.until}")
+    tell(f"{counted(done.count, what)} of {done.table}, up to {done.until}")
     if done.is_current:
-        _tell(f"next: tailrace read {quote(table)} --current --until {done.until}{option}  (again)")
+        tell(f"next: tailrace read {quote(table)} --current --until {done.until}{option}  (again)")
     elif cursor_file is not None:
-        _tell(f"next: tailrace read {quote(table)} --cursor-file {quote(str(cursor_file))}{option}")
+        tell(f"next: tailrace read {quote(table)} --cursor-file {quote(str(cursor_file))}{option}")
     else:
-        _tell(f"next: tailrace read {quote(table)} --since {done.cursor}{option}")
+        tell(f"next: tailrace read {quote(table)} --since {done.cursor}{option}")

@@ -1,8 +1,9 @@
 """The columns of an answer, whatever its form: which ones, in which order, of which kind. Pure.
 
 Strategy: rows have the newest version's columns. Changes have those of all versions that are read,
-the newest one's first, so a column that was dropped is there for the records that hold it. Where
-two versions disagree about a column's kind, it is text.
+the newest one's first, so a column that was dropped is there for the records that hold it. A
+`numeric` whose digits differ has room for both. Where two versions disagree about a column's kind,
+it is text.
 """
 
 import re
@@ -44,8 +45,9 @@ def columns_of(
     found: dict[str, ColumnKind] = {}
     for column in (column for version in ordered for column in recorded(version)):
         kind = _kind(column)
-        if column.name in as_text or found.setdefault(column.name, kind) != kind:
-            found[column.name] = ColumnKind(column.name, TEXT)
+        is_text = column.name in as_text
+        known = found.get(column.name, kind)
+        found[column.name] = ColumnKind(column.name, TEXT) if is_text else _joined(known, kind)
     unknown = sorted(set(as_text) - found.keys())
     if unknown:
         raise ReadRefused(
@@ -53,6 +55,18 @@ def columns_of(
             f"there is no column {unknown[0]!r}; there are {', '.join(found)}",
         )
     return tuple(found.values())
+
+
+def _joined(one: ColumnKind, other: ColumnKind) -> ColumnKind:
+    """A kind that has room for values of both."""
+    if one == other:
+        return one
+    if one.kind == other.kind and one.digits is not None and other.digits is not None:
+        scale = max(one.digits[1], other.digits[1])
+        precision = scale + max(digits[0] - digits[1] for digits in (one.digits, other.digits))
+        if precision <= DECIMAL_DIGITS_MAX:
+            return ColumnKind(one.name, one.kind, (precision, scale))
+    return ColumnKind(one.name, TEXT)
 
 
 def _kind(column: Column) -> ColumnKind:
