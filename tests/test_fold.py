@@ -123,8 +123,13 @@ def test_keys_of_several_columns_are_whole_values() -> None:
     table.insert({"text": "a,b", "id": "1", "texts": "c"})
     table.insert({"text": "a", "id": "2", "texts": "b,c"})
     table.insert({"text": 'a"', "id": "3", "texts": ""})
+    numbers = shape("id", "id_line", key=("id", "id_line"))
+    pairs = _table(numbers)
+    pairs.insert({"id": "1", "id_line": "23"})
+    pairs.insert({"id": "12", "id_line": "3"})
 
     assert len(_lines(_cut(table), of)) == 3
+    assert len(_lines(_cut(pairs), numbers)) == 2
 
 
 def test_a_keys_column_that_is_left_out_is_in_the_old_key() -> None:

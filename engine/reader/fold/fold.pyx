@@ -1047,7 +1047,6 @@ cdef class Taking:
         self.has_view = True
         self.start = <const uint8_t*>self.view.buf
         self.cursor = self.start + self.view.len
-        self.shaped.head_size = 0
         return 0
 
     cdef int end(self) except -1:

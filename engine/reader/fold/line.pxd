@@ -4,7 +4,7 @@
 Strategy: a line's end says the most, and is read first. Strings are escaped, so a quote behind a
 comma opens a name; `"metadata"` (or `"source"`) there, with an object that begins as the writer's,
 is a member of that name. A row may hold one as well, in a column of JSON. But nothing behind the
-record's own holds any: it is the last one of the line. Its text before the position is the same in
+record's own holds any: it is the last one of the line. Its text before the commit time is the same in
 all lines of an object, so it is read once and then compared.
 
 Of the row, columns are walked in the order of the version, until the last one was passed that is
@@ -55,7 +55,7 @@ cdef struct Shaped:
     Span* fills        # by part, where this version has no such column: what its rows have in it
     int* numbers       # by column: its number
     uint8_t* memory
-    Room head          # of an object's lines, once it was read: from `"connector"` to the position
+    Room head          # of its lines, as the last one had it: from `"connector"` to the commit time
     size_t head_size
     # For the fold.
     int number
