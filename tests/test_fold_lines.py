@@ -210,6 +210,7 @@ def _at_the_edge(content: bytes, *, is_at_end: bool) -> Iterator[memoryview]:
     ("old", "new", "reason"),
     [
         (b'"op":"c"', b'"op":"x"', "it has no known op"),
+        (b'"metadata":{', b'"metadate":{', "its metadata is not the writer's"),
         (b'"version":1,', b'"version":2,', "it is of another version than its object"),
         (b'"version":1,', b'"version":11,', "it is of another version than its object"),
         (b'"position":"0001.', b'"position":"000A.', "it has no position"),
@@ -245,6 +246,18 @@ def test_a_line_that_is_not_the_writers_is_refused_by_name(
         _fold(lines.replace(old, new), table.shape)
 
     assert reason in str(caught.value)
+
+
+def test_more_behind_debeziums_source_is_refused() -> None:
+    table = Table(shape("id", "text", key=("id",), envelope="debezium"))
+    table.begin()
+    table.insert({"id": "1", "text": "x"})
+    table.cut()
+    lines = table.bodies[0].lines.replace(b'},"op":"c"', b',"more":1},"op":"c"')
+    assert lines != table.bodies[0].lines
+
+    with pytest.raises(DecodeError, match="what it says of its columns"):
+        _fold(lines, table.shape)
 
 
 def test_a_line_is_named_by_the_byte_where_it_begins() -> None:
