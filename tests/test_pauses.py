@@ -146,6 +146,7 @@ async def test_to_resume_accepts_the_shape_once_for_a_successor_too() -> None:
         assert not each.pauses.is_paused
         assert not each.alarms.is_set(STREAM_PAUSED)
         assert each.pauses.admits(FIRST, SECOND)
+        assert not each.pauses.admits(FIRST, SECOND)
         assert not each.pauses.admits(SECOND, version(3, at(40), shaped()))
     assert two.pauses.is_reread_wanted
     two.pauses.reread()
@@ -178,6 +179,8 @@ async def test_a_table_is_passed_over_under_one_gap_until_it_is_resumed() -> Non
     two = await successor(one, "gap")
     assert not two.pauses.wants(shaped(MORE), at(20))
     assert not two.pauses.wants(shaped(MORE), at(50))
+    # A connection that was lost gives rows again.
+    assert not two.pauses.wants(shaped(MORE), at(30))
     two.read(40)
     two.pauses.resume(asked(str(ORDERS)))
 
