@@ -110,6 +110,11 @@ async def altered(lake: Lake, seed: int) -> None:
     for _ in range(ROUNDS):
         for _ in range(STATEMENTS):
             altering.step()
+        # What was added since the last row shows with the next one.
+        for table in TABLES:
+            altering.run(
+                f"INSERT INTO {table} (id) SELECT coalesce(max(id), 0) + 1000 FROM {table}"
+            )
         await lake.run()
         for table in TABLES:
             try:
