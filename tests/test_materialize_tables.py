@@ -190,17 +190,48 @@ def test_a_commit_right_behind_ours_is_not_passed_over(
     with opened(place) as slow:
         slow.load()
         settled(slow, batch(PLAIN, ["p1", "p2"]), "p2")
-        again = slow._opened  # type: ignore[attr-defined]
-
-        def disturbed() -> Any:
-            monkeypatch.undo()
-            run(place, stream("p1", "p2", "p3", "p4"))
-            return again()
-
-        monkeypatch.setattr(slow, "_opened", disturbed)
+        disturb_opening(slow, place, monkeypatch)
 
         with pytest.raises(Outrun):
             slow.commit()
+
+
+def disturb_opening(slow: LakeTable, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another job commits right before the table is loaded again."""
+    again = slow._opened  # type: ignore[attr-defined]
+
+    def disturbed() -> Any:
+        monkeypatch.undo()
+        run(place, stream("p1", "p2", "p3", "p4"))
+        return again()
+
+    monkeypatch.setattr(slow, "_opened", disturbed)
+
+
+@pytest.mark.parametrize("format_", ["delta", "iceberg"])
+def test_a_commit_right_behind_the_making_of_the_table_is_not_passed_over(
+    tmp_path: Path, format_: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = make_place(format_, tmp_path)
+    with opened(place) as slow:
+        slow.load()
+        disturb_opening(slow, place, monkeypatch)
+
+        with pytest.raises(Outrun):
+            slow.prepare(PLAIN, TABLE)
+
+
+def test_a_commit_right_behind_new_columns_is_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = make_place("delta", tmp_path)
+    run(place, stream("p1", "p2"))
+    with opened(place) as slow:
+        slow.load()
+        disturb_opening(slow, place, monkeypatch)
+
+        with pytest.raises(Outrun):
+            slow.prepare(WIDER, TABLE)
 
 
 def test_a_job_that_is_outrun_begins_again(place: Place) -> None:
