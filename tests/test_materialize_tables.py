@@ -115,7 +115,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 def test_each_run_appends_what_is_new_and_the_table_holds_the_cursor(place: Place) -> None:
     objects = stream("p1", "p2", "p3", "p4", "p5", "p6")
     done = run(place, objects)
-    assert (done.rows, done.commits, done.cursor) == (6, 2, "p6")
+    assert (done.rows, done.commits, done.outrun, done.cursor) == (6, 2, 0, "p6")
 
     again = run(place, objects)
     assert (again.rows, again.commits, again.cursor) == (0, 0, "p6")
@@ -349,10 +349,17 @@ def test_a_commit_comes_only_where_an_object_ends(place: Place) -> None:
         pieces = [(batch(PLAIN, [f"p{n}"]), "p7" if n == 7 else "") for n in range(3, 8)]
         yield Scripted([*((one, end) for end, one in objects.items()), *pieces], PLAIN, None)
 
+    @contextmanager
+    def more(cursor: str) -> Iterator[Scripted]:
+        pieces = [(batch(PLAIN, [f"p{n}"]), "p9" if n == 9 else "") for n in (8, 9)]
+        yield Scripted(pieces, PLAIN, cursor)
+
     with opened(place) as lake:
         done = Job(changes, lake, commit_rows=3, progress=lambda *_: None).run()
+        again = Job(more, lake, commit_rows=1, progress=lambda *_: None).run()
 
     assert (done.rows, done.commits, done.cursor) == (7, 1, "p7")
+    assert (again.rows, again.commits, again.cursor) == (2, 1, "p9")
 
 
 def test_a_table_of_another_table_is_refused(place: Place) -> None:
