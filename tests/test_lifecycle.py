@@ -655,7 +655,7 @@ def test_a_start_is_refused_where_the_newest_entry_is_as_old_as_a_rule_lets_any_
 
     async def work() -> None:
         source, stop, store = (
-            SyntheticSource(row_count=500 * ROWS_A_TRANSACTION),
+            SyntheticSource(row_count=101 * ROWS_A_TRANSACTION),
             StopSignal(),
             TimedStore(),
         )
