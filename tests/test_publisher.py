@@ -10,7 +10,12 @@ from engine.journal.lanes import Lanes
 from engine.journal.publisher import PlannedPut, object_metadata
 from engine.journal.retry import Patience
 from engine.journal.schema_files import SchemaFiles
-from engine.model.errors import DestinationUnavailable, JournalError, Superseded
+from engine.model.errors import (
+    DestinationUnavailable,
+    JournalError,
+    JournalUnseen,
+    Superseded,
+)
 from memory_store import MemoryStore, StoredObject
 from publishing import publisher_of
 from small_bucket import ODD, ORDERS, Piece, SmallBucket, restated
@@ -161,6 +166,21 @@ async def test_the_schemas_that_are_known_to_be_there_are_bounded(
     assert len(store.schemas) == asked
     assert seen == [piece.planned.key for piece in pieces]
     assert set(seen) <= set(store.objects)
+
+
+async def test_who_slept_over_a_plan_puts_no_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = await Rig.planned(MemoryStore(), count=1)
+
+    async def refuse() -> None:
+        raise JournalUnseen("the machine slept")
+
+    monkeypatch.setattr(rig.bucket.journal, "refuse_unseen", refuse)
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await rig.publish()
+
+    assert isinstance(caught.value.exceptions[0], JournalUnseen)
+    assert not rig.bucket.store.objects.keys() & set(rig.keys)
 
 
 @pytest.mark.parametrize(("known_seconds", "asked"), [(3600.0, 1), (0.0, 3)])

@@ -745,24 +745,6 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     mutant(
-        "newest_entry",
-        "6   a state file without its entry and any later one is not gone on from",
-        Edit(
-            "engine.journal.journal",
-            "if not found.is_entry_there and self.state.seq == self._state_seq:",
-            "if False:",
-        ),
-    ),
-    mutant(
-        "old_end",
-        "6   nor is a newest entry of the age at which a rule takes any",
-        Edit(
-            "engine.pipeline.needs",
-            "if journal.ended_us is not None and rules is not None:",
-            "if False:",
-        ),
-    ),
-    mutant(
         "no_second_journal",
         "6   where tables' objects are and no journal, none is begun",
         Edit(
@@ -787,33 +769,6 @@ MUTANTS: tuple[Mutant, ...] = (
             "engine.journal.journal",
             "self._sight.seen(sent_us)",
             "self._sight.seen(self._sight.now_us())",
-        ),
-    ),
-    mutant(
-        "unseen_object",
-        "5   ... and puts no object",
-        Edit(
-            "engine.journal.publisher",
-            "            await self._journal.refuse_unseen()\n",
-            "",
-        ),
-    ),
-    mutant(
-        "redo_expired",
-        "6   an object in front of E was visible: where it is gone it has expired",
-        Edit(
-            "engine.journal.recovery",
-            "return [plan for plan in missing if not self._was_visible(plan)]",
-            "return missing",
-        ),
-    ),
-    mutant(
-        "schema_again",
-        "4   a schema.json that has expired is put again",
-        Edit(
-            "engine.journal.schema_files",
-            "if known_at is not None and now - known_at < self._known_seconds_max:",
-            "if known_at is not None:",
         ),
     ),
     mutant(
