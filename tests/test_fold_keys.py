@@ -39,7 +39,10 @@ def _with_another(text: bytes, place: int) -> bytes:
 
 # Few homes of two parts: hashes that displace each other. More than a part has room for at first.
 CLOSE = tuple(
-    (top << 56 | low << 48, tail) for top in (0, 255) for low in range(20) for tail in (1, 2)
+    (top << 56 | low << 48, tail)
+    for top in (0, 255)
+    for low in range(0, 256, 12)
+    for tail in (1, 2)
 )
 
 
