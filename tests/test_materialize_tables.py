@@ -308,7 +308,9 @@ def test_columns_that_come_extend_the_table_and_those_that_go_stay(place: Place)
     gone = schema(id=pa.int64(), paid=pa.decimal128(10, 2), l=pa.list_(pa.date32()))
     run(place, stream("p5", "p6", schema_=gone, paid=3, l=[1, None]), schema_=gone)
 
-    rows = [row["after"] for row in place.rows().to_pylist()]
+    found = place.rows().to_pylist()
+    assert {row["before"] for row in found} == {None}, "no row is not a row of nulls"
+    rows = [row["after"] for row in found]
     assert [row["note"] for row in rows] == ["old", "old", None, None, None, None]
     assert [row.get("paid") and int(row["paid"]) for row in rows] == [None, None, 2, 2, 3, 3]
     assert [bool(row.get("l")) for row in rows] == [False] * 4 + [True] * 2
@@ -430,6 +432,14 @@ def test_a_delta_table_gets_columns_of_every_type(delta: Place, type_: Any) -> N
     run(delta, {"p3": batch(more, ["p3"])}, schema_=more)
 
     assert delta.positions() == ["p1", "p2", "p3"]
+
+
+def test_each_commit_names_its_own_files_alone(delta: Place) -> None:
+    """A file that is named again would come back after a compaction."""
+    run(delta, stream("p1", "p2", "p3", "p4"), commit_rows=1)
+
+    logs = sorted(Path(delta.place, "_delta_log").glob("*.json"))
+    assert [log.read_text().count('{"add"') for log in logs] == [0, 1, 1]
 
 
 def test_a_cursor_that_is_lost_is_never_guessed(delta: Place) -> None:
