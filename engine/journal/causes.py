@@ -78,7 +78,7 @@ def _stream_paused(pause: Pause) -> Cause:
     return Cause(
         f"the stream is paused: {pause.text}. Nothing is read, and the source keeps all of its log"
         " for us, which grows until its disk is full",
-        "`tailrace resume` goes on. tailrace_slot_retained_bytes says how much the source keeps.",
+        "`tailrace resume` goes on. Metrics and `/status` say how much waits in the log.",
     )
 
 

@@ -1,8 +1,9 @@
 """Pauses: the stream, or one table of it, waits until somebody resumes it.
 
-Strategy: one slot cannot hold back one table. So a *paused stream* is read no further: nothing
-behind the place becomes durable, and the source keeps its log. A *paused table* is passed over: its
-rows are dropped, under a gap that stays open until the table is resumed. Then it is read again.
+Strategy: what is acknowledged to the source is so for all tables, and one of them cannot wait alone.
+So a *paused stream* is read no further: nothing behind the place becomes durable, and the source
+keeps its log. A *paused table* is passed over: its rows are dropped, under a gap that stays open
+until the table is resumed. Then it is read again.
 
 A pause is asked for by a request, or follows from a table's changed shape, where the configuration
 says so (`on_schema_change`). It begins at the first row of the new shape. To resume accepts that
