@@ -1,6 +1,6 @@
 """Pauses: the stream, or one table of it, waits until somebody resumes it.
 
-Strategy: what is acknowledged to the source is so for all tables, and one of them cannot wait alone.
+Strategy: what is acknowledged to the source is so for all tables, and none of them can wait alone.
 So a *paused stream* is read no further: nothing behind the place becomes durable, and the source
 keeps its log. A *paused table* is passed over: its rows are dropped, under a gap that stays open
 until the table is resumed. Then it is read again.
