@@ -8,14 +8,26 @@ from msgspec.structs import replace
 
 from engine.journal.entry import Entry, Gap, encode_state
 from engine.model.errors import ReadRefused
-from engine.model.layout import journal_key, state_key
+from engine.model.interfaces import ObjectHead
+from engine.model.layout import ObjectPlace, journal_key, state_key
 from engine.model.position import Position, behind, commit_of
 from engine.reader.table import Until, parse_until
 from engine.reader.table.cursor import decode_cursor, encode_cursor
-from log_points import durable, place
+from engine.reader.table.links import link_of
+from log_points import durable, place, point
 from memory_store import MemoryStore, StoredObject
-from small_bucket import ODD, ORDERS, PREFIX, SmallBucket, make_bucket, rewrite_journal, stored
-from small_snapshot import Snapshots, range_numbers
+from small_bucket import (
+    HOUR_US,
+    ODD,
+    ORDERS,
+    PREFIX,
+    START_US,
+    SmallBucket,
+    make_bucket,
+    rewrite_journal,
+    stored,
+)
+from small_snapshot import Snapshots, range_numbers, relation
 from table_reader import Answer, asked
 
 
@@ -565,6 +577,13 @@ async def test_objects_of_a_snapshot_are_found_where_its_entry_expired() -> None
     whole = await asked(bucket.store)
     expire(bucket)
 
+    # A change may have a place that looks like one of a snapshot.
+    alike = Position(f"{place(0x1000)}.{1 << 40:016X}.000000")
+    key = bucket.pieces[0].planned.key
+    bucket.store.objects[key.replace(bucket.pieces[0].planned.first, alike)] = bucket.store.objects[
+        key
+    ]
+
     answer = await asked(bucket.store)
 
     assert answer.lines == whole.lines
@@ -646,6 +665,151 @@ async def test_of_a_snapshot_that_is_not_complete_nothing_is_read() -> None:
     await snapshots.append(snapshots.durable())
 
     assert (await asked(snapshots.bucket.store)).ops == "ccu"
+
+
+# --- what stands between the stream and a snapshot
+
+
+async def spanning(*, hours: int = 0) -> Snapshots:
+    """An object of the stream with two rows, and a snapshot whose point lies between them.
+
+    The snapshot was taken so many hours after the object's hour.
+    """
+    bucket = SmallBucket(snapshot="initial")
+    await bucket.take_over("writer-1")
+    snapshots = Snapshots(bucket)
+    version = bucket.version(ORDERS)
+    piece = bucket.piece(ORDERS, "cu")
+    snapshots.register.capture(ORDERS)
+    await snapshots.append(planned=(piece.planned,), schemas=(version,))
+    await bucket.publish(piece)
+    between = point(int(commit_of(piece.planned.first)[5:], 16) + 1, START_US + hours * HOUR_US)
+    attempt = snapshots.register.start(ORDERS, between, relation(ORDERS))
+    await snapshots.append()
+    objects = await snapshots.stage(attempt, {0: "t", 1: "R"})
+    await snapshots.register.whole(attempt, objects)
+    await snapshots.append()
+    await snapshots.complete()
+    await snapshots.append(snapshots.durable())
+    return snapshots
+
+
+async def test_an_object_that_reaches_over_a_snapshots_point_is_read_on_both_sides() -> None:
+    snapshots = await spanning()
+    store = snapshots.bucket.store
+
+    answer = await asked(store)
+    rests = [await asked(store, since=cursor) for cursor in answer.cursors]
+
+    assert answer.ops == "ctru"
+    assert [rest.ops for rest in rests] == ["tru", "ru", "u", ""]
+
+
+async def test_a_snapshot_whose_point_is_not_durable_is_not_read() -> None:
+    snapshots = await with_snapshot(is_durable=False)
+    bucket = snapshots.bucket
+    before = durable(bucket.commit, seq=bucket.journal.state.seq)
+    await snapshots.append(before)
+
+    answer = await asked(bucket.store)
+    await snapshots.append(snapshots.durable())
+    rest = await asked(bucket.store, since=answer.reading.cursor)
+
+    assert bucket.journal.state.visible_snapshot(str(ORDERS)) is not None
+    assert (answer.ops, rest.ops) == ("c", "ctrrrrr")
+
+
+async def test_what_was_given_is_not_given_again_up_to_an_earlier_place() -> None:
+    snapshots = await with_snapshot()
+    store = snapshots.bucket.store
+    early = snapshots.bucket.journal.state.durable_position
+    snapshots.register.resync(ORDERS)
+    await snapshots.append()
+    await snapshots.make_whole(ORDERS, {0: "t", 1: "r"})
+    await snapshots.complete()
+    await go_on(snapshots, "d")
+    cursor = (await asked(store)).reading.cursor
+
+    back = await asked(store, since=cursor, until=Until(position=early))
+    rest = await asked(store, since=back.reading.cursor)
+
+    assert (back.lines, rest.lines) == ([], [])
+
+
+async def test_changes_begin_with_the_snapshot_where_older_ones_expired() -> None:
+    snapshots = await with_snapshot()
+    bucket = snapshots.bucket
+    await go_on(snapshots, "d")
+    del bucket.store.objects[bucket.pieces[0].planned.key]
+
+    based = await asked(bucket.store)
+    del bucket.store.objects[bucket.pieces[1].planned.key]
+    error = await refused(bucket.store)
+
+    assert (based.ops, based.doubts) == ("trrrrrud", [])
+    assert error.code == "expired"
+
+
+async def test_objects_that_the_journal_names_are_not_looked_up() -> None:
+    snapshots = await with_snapshot()
+    heads: list[str] = []
+
+    async def before_head(key: str) -> None:
+        heads.append(key)
+
+    snapshots.bucket.store.before_head = before_head
+    await asked(snapshots.bucket.store)
+
+    assert heads == [piece.planned.key for piece in snapshots.bucket.pieces]
+
+
+@dataclass
+class VanishingStore(MemoryStore):
+    async def get(self, key: str) -> bytes | None:
+        return None if key.endswith(".ndjson.gz") else await super().get(key)
+
+
+async def test_an_object_that_goes_while_it_is_read_is_named() -> None:
+    bucket = await streamed("c")
+
+    error = await refused(VanishingStore(bucket.store.objects))
+
+    assert error.code == "object-missing"
+    assert bucket.pieces[0].planned.key in str(error)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"first-position": f"{place(0x1101)}.0000000000001080.000000"},
+        {"version": "2"},
+        {"version": "x"},
+        {"rows": ""},
+        {"last-position": f"{place(0x1000)}.0000000000001080.000000"},
+        {"last-position": "later"},
+        {"previous-position": f"{place(0x1100)}.0000000000001080.000001"},
+    ],
+)
+def test_what_says_something_else_than_its_key_is_no_object_of_a_stream(
+    changes: dict[str, str],
+) -> None:
+    first = Position(f"{place(0x1100)}.0000000000001080.000000")
+    said = {
+        "first-position": first,
+        "last-position": first,
+        "version": "1",
+        "rows": "1",
+        "ops": "c=1",
+        "raw-bytes": "10",
+        "raw-crc32": "00000000",
+    }
+    at = ObjectPlace(1, "2026-11-22T11", first)
+
+    right = link_of("key", at, ObjectHead(1, said))
+    wrong = link_of("key", at, ObjectHead(1, said | changes))
+
+    assert right is not None
+    assert wrong is None
 
 
 # --- gaps

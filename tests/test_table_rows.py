@@ -16,6 +16,7 @@ from engine.reader.table.links import Link, chain
 from engine.reader.table.projection import projection, unrecorded
 from engine.reader.table.snapshot import Piece, Pieces, Segment
 from engine.reader.table.steps import LAST, Step, steps
+from log_points import durable
 from memory_store import MemoryStore
 from small_bucket import ORDERS, SmallBucket
 from small_snapshot import Snapshots
@@ -27,6 +28,7 @@ from test_table_changes import (
     published,
     refused,
     segmented,
+    spanning,
     streamed,
     with_snapshot,
 )
@@ -134,6 +136,52 @@ async def test_a_table_is_read_as_it_was() -> None:
     ]
 
     assert [sorted(row["id"] for row in some) for some in found] == [[7], [], [7, 8]]
+
+
+async def test_what_is_older_than_a_truncate_record_may_have_expired() -> None:
+    bucket = await streamed("cc", "ct", "c")
+    del bucket.store.objects[bucket.pieces[0].planned.key]
+
+    assert await rows(bucket.store) == [SEVEN]
+
+
+async def test_a_truncate_record_that_is_not_durable_yet_truncates_nothing() -> None:
+    bucket = SmallBucket(snapshot="initial")
+    await bucket.take_over("writer-1")
+    snapshots = Snapshots(bucket)
+    await snapshots.append(schemas=(bucket.version(ORDERS),))
+    await snapshots.make_whole(ORDERS, {0: "t", 1: "R"})
+    await snapshots.complete()
+    await snapshots.append(snapshots.durable())
+    piece = bucket.piece(ORDERS, "ut")
+    await snapshots.append(planned=(piece.planned,))
+    await bucket.publish(piece)
+    middle = int(piece.planned.first.split(".")[1], 16) + 1
+
+    await snapshots.append(durable(middle, seq=bucket.journal.state.seq))
+    before = await rows(bucket.store)
+    await snapshots.append(snapshots.durable())
+
+    assert sorted(row["id"] for row in before) == [7, 8]
+    assert await rows(bucket.store) == []
+
+
+async def test_an_object_that_began_long_before_the_snapshot_is_found() -> None:
+    snapshots = await spanning(hours=72)
+
+    found = await rows(snapshots.bucket.store)
+
+    assert sorted(row["id"] for row in found) == [7, 8]
+
+
+async def test_a_default_that_rows_got_and_nobody_recorded_is_named() -> None:
+    bucket = await streamed("t", "c")
+    added = Column("total", "text", "text", key=False, type_id=25, default="now()")
+    await published(bucket, "c", schemas=(bucket.version(ORDERS, added),))
+
+    error = await refused(bucket.store, is_current=True)
+
+    assert error.code == "default-unrecorded"
 
 
 # --- when they are refused
@@ -291,7 +339,7 @@ def test_values_that_nobody_recorded_are_named(
 
 
 def test_another_table_of_the_name_has_nothing_to_carry_over() -> None:
-    first, second = versions((ID, column("a")), (ID, column("b")))
+    first, second = versions((ID,), (ID, column("b", 2, default="now()")))
     other = replace(second, relation=replace(second.relation, identity="2"))
 
     assert [*unrecorded([1, 2], other, (first, other))] == []
