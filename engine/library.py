@@ -140,6 +140,7 @@ class TableReading:
         self._cursor: str | None = question.since or None
         self._loop: asyncio.AbstractEventLoop
         self._changed: asyncio.Event
+        self._task: asyncio.Task[Any]
         self._thread = threading.Thread(target=self._work, name="tailrace-read", daemon=True)
         self._thread.start()
         found = self._opened.get()
@@ -249,6 +250,8 @@ class TableReading:
                 self._wake()
                 self._cursor = made.cursor or self._cursor
                 yield made.value
+            # The thread ends by itself now, and closes its connections.
+            self._is_closed = True
             if not self._reading.is_current:
                 self._cursor = self._reading.cursor
         finally:
@@ -258,15 +261,20 @@ class TableReading:
 
     def close(self) -> None:
         """Read no further. What was handed over stays."""
-        self._is_closed = True
-        self._wake()
+        if not self._is_closed:
+            self._is_closed = True
+            # A request may be under way, or be repeated.
+            self._tell(self._task.cancel)
         self._thread.join()
 
     def _wake(self) -> None:
         """Have the thread look again at what this one has changed."""
+        self._tell(self._changed.set)
+
+    def _tell(self, what: Callable[[], object]) -> None:
         with contextlib.suppress(RuntimeError):
-            # The loop may be closed: the thread has ended, or is about to.
-            self._loop.call_soon_threadsafe(self._changed.set)
+            # The loop may be closed: the thread has ended.
+            self._loop.call_soon_threadsafe(what)
 
     def __enter__(self) -> Self:
         return self
@@ -289,40 +297,37 @@ class TableReading:
             self._made.put(_Failed(error))
 
     async def _answer(self) -> None:
-        self._loop, self._changed = asyncio.get_running_loop(), asyncio.Event()
+        task = asyncio.current_task()
+        assert task is not None
+        self._loop, self._task, self._changed = asyncio.get_running_loop(), task, asyncio.Event()
         async with app.open_bucket(self._destination) as store:
             reading = await open_reading(store, self._destination.prefix, self._question)
             self._opened.put(_Opened(reading, Taking(reading, self._as_text)))
             await self._until(lambda: self._make is not None)
-            if self._make is None:
-                return
+            assert self._make is not None
             async with reading.lines() as answer:
                 async for some in answer:
-                    if not await self._hand_over(self._make(some.lines, some.version), some.cursor):
-                        return
+                    await self._hand_over(self._make(some.lines, some.version), some.cursor)
         self._made.put(_END)
 
-    async def _hand_over(self, values: Iterator[Any], cursor: str) -> bool:
-        """Make all of some lines, and hand it over. False: nobody wants more."""
+    async def _hand_over(self, values: Iterator[Any], cursor: str) -> None:
+        """Make all of some lines, and hand it over when there is room."""
         value = await asyncio.to_thread(next, values, None)
         while value is not None:
             following = await asyncio.to_thread(next, values, None)
             await self._until(lambda: self._handed_count - self._taken_count < _WAITING_MAX)
-            if self._is_closed:
-                return False
             self._handed_count += 1
             self._made.put(_Made(value, cursor if following is None else ""))
             value = following
-        return True
 
     async def _until(self, is_so: Callable[[], bool]) -> None:
-        """Wait until it is so, or nobody reads any more.
+        """Wait until it is so.
 
         No worker of a pool waits for the reader: the interpreter would wait for it at its end.
         """
-        while not (is_so() or self._is_closed):
+        while not is_so():
             self._changed.clear()
-            if not (is_so() or self._is_closed):
+            if not is_so():
                 await self._changed.wait()
 
 

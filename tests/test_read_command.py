@@ -349,6 +349,27 @@ def test_who_stops_half_way_leaves_no_thread(
     assert [t.name for t in threading.enumerate() if t.name == "tailrace-read"] == []
 
 
+def test_who_closes_while_the_bucket_is_silent_does_not_wait(
+    lake: SmallBucket, target: DestinationConfiguration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = tailrace.read(url(target), TABLE)
+    is_asked = threading.Event()
+
+    async def silent(*_: object) -> bytes:
+        is_asked.set()
+        await asyncio.sleep(60)
+        return b""
+
+    monkeypatch.setattr("engine.destinations.s3.S3ObjectStore.get", silent)
+    changes.ndjson()
+    assert is_asked.wait(10)
+    began = time.monotonic()
+
+    changes.close()
+
+    assert time.monotonic() - began < 5
+
+
 def test_errors_are_raised_where_they_are_met(
     lake: SmallBucket, target: DestinationConfiguration
 ) -> None:

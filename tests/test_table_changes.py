@@ -17,11 +17,9 @@ from engine.reader.table.links import link_of
 from log_points import durable, place, point
 from memory_store import MemoryStore, StoredObject
 from small_bucket import (
-    HOUR_US,
     ODD,
     ORDERS,
     PREFIX,
-    START_US,
     SmallBucket,
     make_bucket,
     rewrite_journal,
@@ -132,10 +130,12 @@ async def test_an_object_is_cut_where_durable_is() -> None:
     await bucket.journal.append(durable=durable(middle, seq=bucket.journal.state.seq))
 
     before = await asked(bucket.store)
+    early = Until(position=commit_of(piece.planned.first))
+    back = await asked(bucket.store, since=before.reading.cursor, until=early)
     await bucket.journal.append(durable=bucket.durable())
-    rest = await asked(bucket.store, since=before.reading.cursor)
+    rest = await asked(bucket.store, since=back.reading.cursor)
 
-    assert (before.ops, rest.ops) == ("cc", "du")
+    assert (before.ops, back.ops, rest.ops) == ("cc", "", "du")
     assert (await asked(bucket.store)).lines == before.lines + rest.lines
 
 
@@ -683,7 +683,9 @@ async def spanning(*, hours: int = 0) -> Snapshots:
     snapshots.register.capture(ORDERS)
     await snapshots.append(planned=(piece.planned,), schemas=(version,))
     await bucket.publish(piece)
-    between = point(int(commit_of(piece.planned.first)[5:], 16) + 1, START_US + hours * HOUR_US)
+    # This bucket's clock goes with its commits.
+    bucket.commit += hours << 11
+    between = point(int(commit_of(piece.planned.first)[5:], 16) + 1, bucket.time_us())
     attempt = snapshots.register.start(ORDERS, between, relation(ORDERS))
     await snapshots.append()
     objects = await snapshots.stage(attempt, {0: "t", 1: "R"})

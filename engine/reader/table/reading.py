@@ -24,7 +24,7 @@ from engine.model.interfaces import ObjectStore
 from engine.model.layout import ObjectPlace
 from engine.model.position import LOG_BEGIN, NOWHERE, Position
 from engine.model.request import RequestRefused
-from engine.model.schema import TableVersion, version_at
+from engine.model.schema import version_at
 from engine.reader.asking import tables_meant
 from engine.reader.journal import JournalView
 from engine.reader.patience import answered
@@ -95,15 +95,6 @@ class Reading:
     cursor: str
     begin: Cursor
     bodies: Bodies
-
-    @property
-    def versions(self) -> tuple[TableVersion, ...]:
-        """The versions of which there are rows among what is read, and the newest one."""
-        numbers = {step.version for step in self.steps}
-        newest = self.known.newest
-        if newest is not None:
-            numbers.add(newest.number)
-        return tuple(version for version in self.known.versions if version.number in numbers)
 
     @asynccontextmanager
     async def lines(self) -> AsyncIterator[AsyncGenerator[Lines, None]]:
