@@ -118,7 +118,8 @@ _Make = Callable[[memoryview, int], Iterator[Any]]
 class TableReading:
     """One answer, read once: iterate it for pyarrow's record batches, or call one of its methods.
 
-    A context manager; reading to the end closes it too. Not for several threads at once.
+    A context manager. Reading to the end closes it too; one that is not read to its end has to be
+    closed, or its thread and its connections stay. Not for several threads at once.
     """
 
     def __init__(
@@ -229,6 +230,7 @@ class TableReading:
         try:
             from engine.reader.formats.arrow import Batches  # noqa: PLC0415 - an extra
         except ImportError as error:
+            self.close()
             raise extra_missing() from error
         return Batches(self._taking.columns, is_changes=self._taking.is_changes)
 

@@ -301,7 +301,8 @@ DRIFT = (
 async def test_rows_have_the_columns_that_the_table_has_now(lake: Lake) -> None:
     lake.execute(*BEFORE_DRIFT)
     await lake.run()
-    before = tailrace.read(lake.url, "orders").until
+    with tailrace.read(lake.url, "orders") as reading:
+        before = reading.until
     lake.execute(*DRIFT)
     await lake.run()
 
