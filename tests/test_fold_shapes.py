@@ -202,3 +202,15 @@ def test_columns_of_another_table_of_the_name_are_others() -> None:
 
     assert not set(one.lineages) & set(other.lineages)
     assert other.fills == ("null", "null")
+
+
+def test_versions_are_compared_in_the_order_in_which_they_hold() -> None:
+    # A snapshot of the newest table was whole before rows of its predecessor were streamed again.
+    snapshot = _version(1, ID, NOTE, identity="2")
+    newest = _version(3, ID, NOTE, replace(NOTE, name="more", number=3), identity="2")
+
+    shapes = shapes_of((_version(2, ID), snapshot, newest), dict.fromkeys((1, 2, 3), "standard"))
+
+    assert shapes[1].key_lineages == shapes[3].key_lineages
+    assert set(shapes[1].lineages).isdisjoint(shapes[2].lineages)
+    require_alike(shapes[3], shapes[1])

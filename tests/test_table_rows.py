@@ -14,6 +14,7 @@ from engine.model.schema import Column, Relation, TableVersion
 from engine.reader.table import Until
 from engine.reader.table.links import Link, chain
 from engine.reader.table.projection import projection, unrecorded
+from engine.reader.table.reading import in_order
 from engine.reader.table.snapshot import Piece, Pieces, Segment
 from engine.reader.table.steps import LAST, Step, steps
 from log_points import durable
@@ -336,6 +337,39 @@ def test_values_that_nobody_recorded_are_named(
     assert [doubt.code for doubt in unrecorded([1, 2], known[-1], known)] == [code]
     # Rows of the newest version alone lack nothing.
     assert [*unrecorded([2], known[-1], known)] == []
+
+
+def step_of(version: int, place: int) -> Step:
+    position = make_position(1, place, place - 8, 0)
+    return Step("key", 1, version, position, position, 1, 1, "")
+
+
+def test_a_snapshots_version_holds_before_versions_of_lower_and_higher_numbers() -> None:
+    # The snapshot was whole before the rows from before its point were streamed again.
+    added = column("b", 2, default="'x'", fill='"x"')
+    snapshot, before, after = versions((ID, added), (ID,), (ID, added, column("c", 3)))
+    steps = [step_of(1, 200), step_of(3, 300), step_of(3, 400)]
+
+    ordered = in_order(steps, after, (snapshot, before, after))
+
+    assert ordered == (snapshot, after)
+    assert projection(snapshot, after, ordered).rows(b'{"id":1,"b":"own"}\n') == (
+        b'{"id":1,"b":"own","c":null}\n'
+    )
+
+
+def test_rows_of_a_higher_number_than_the_newest_versions_have_its_columns() -> None:
+    # A snapshot takes an older version again where the table has its shape once more.
+    added = column("b", 2)
+    newest, later = versions((ID,), (ID, added))
+
+    ordered = in_order([step_of(1, 100), step_of(2, 200)], newest, (newest, later))
+
+    assert [version.number for version in ordered] == [2, 1]
+    assert projection(later, newest, ordered).rows(b'{"id":1,"b":"x"}\n') == b'{"id":1}\n'
+    retyped_id = Column("id", "int", "integer", key=True, number=1)
+    retyped = replace(newest, relation=replace(newest.relation, columns=(retyped_id,)))
+    assert [doubt.code for doubt in unrecorded([2], retyped, (later, retyped))] == ["type-changed"]
 
 
 def test_another_table_of_the_name_has_nothing_to_carry_over() -> None:

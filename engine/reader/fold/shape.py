@@ -66,13 +66,14 @@ def shapes_of(
 ) -> dict[int, Shape]:
     """The shapes of a table's `versions`, by number; `envelopes` are theirs.
 
-    `versions` are all of them: a column that one lacks is another column behind it.
+    `versions` are in the order in which they hold, and none between two of them is left out: a
+    column that one lacks is another column behind it.
     """
     found: dict[int, Shape] = {}
     numbers = count(1)
     before: Relation | None = None
     known: dict[str, _Column] = {}
-    for version in sorted(versions, key=lambda version: version.number):
+    for version in versions:
         relation = version.relation
         is_other = before is None or before.identity != relation.identity
         pairs = paired_columns(

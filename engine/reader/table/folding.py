@@ -23,7 +23,7 @@ _DEBEZIUM_END: Final = b'"transaction":null}\n'
 
 
 class Folding:
-    """The passes of one fold. `versions` are all of the table's."""
+    """The passes of one fold. `versions` are those of its rows, in the order in which they hold."""
 
     def __init__(self, newest: TableVersion, versions: tuple[TableVersion, ...]) -> None:
         envelopes: Mapping[int, Envelope] = {

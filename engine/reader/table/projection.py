@@ -73,7 +73,11 @@ def recorded(version: TableVersion) -> tuple[Column, ...]:
 def projection(
     older: TableVersion, newest: TableVersion, versions: Sequence[TableVersion]
 ) -> Projection:
-    """What becomes of rows of `older`, one of the table's `versions`, in `newest`."""
+    """What becomes of rows of `older` in `newest`.
+
+    Both are among `versions`, which are in the order in which they hold: a snapshot's version may
+    have a lower number than those that begin before its point.
+    """
     found = origins(older, newest, versions)
     then = [origin.then.name if origin.then is not None else None for origin in found]
     names = [column.name for column in recorded(older)]
@@ -109,16 +113,22 @@ def _further(origin: Origin, pairs: dict[str, Column | None]) -> Origin:
 def _between(
     older: TableVersion, newest: TableVersion, versions: Sequence[TableVersion]
 ) -> list[TableVersion]:
-    return [version for version in versions if older.number <= version.number <= newest.number]
+    places = [version.number for version in versions]
+    return [*versions[places.index(older.number) : places.index(newest.number) + 1]]
 
 
 def unrecorded(
     numbers: Collection[int], newest: TableVersion, versions: Sequence[TableVersion]
 ) -> Iterator[Doubt]:
-    """The values that rows of the versions with these `numbers` have now and no record holds."""
+    """The values that rows of the versions with these `numbers` have now and no record holds.
+
+    `versions` are in the order in which they hold.
+    """
     for older in versions:
+        if older.number == newest.number:
+            break
         is_same_table = older.relation.identity == newest.relation.identity
-        if older.number not in numbers or older.number >= newest.number or not is_same_table:
+        if older.number not in numbers or not is_same_table:
             continue
         for before, after in pairwise(_between(older, newest, versions)):
             if is_rename_unclear(before.relation, after.relation):

@@ -10,7 +10,7 @@ read up to the same place are one consistent cut.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -24,7 +24,7 @@ from engine.model.interfaces import ObjectStore
 from engine.model.layout import ObjectPlace
 from engine.model.position import LOG_BEGIN, NOWHERE, Position
 from engine.model.request import RequestRefused
-from engine.model.schema import version_at
+from engine.model.schema import TableVersion, version_at
 from engine.reader.asking import tables_meant
 from engine.reader.journal import JournalView
 from engine.reader.patience import answered
@@ -132,7 +132,7 @@ class Reading:
         newest = self.known.newest
         if newest is None:
             return
-        folding = Folding(newest, self.known.versions)
+        folding = Folding(newest, in_order(self.steps, newest, self.known.versions))
         while (fold := folding.next_pass()) is not None:
             async with aclosing(self.bodies.of(reversed(self.steps), group)) as bodies:
                 async for body in bodies:
@@ -144,6 +144,20 @@ class Reading:
                     if fold.is_over:
                         break
             folding.finish(fold)
+
+
+def in_order(
+    steps: Iterable[Step], newest: TableVersion, versions: Iterable[TableVersion]
+) -> tuple[TableVersion, ...]:
+    """The versions of these steps' rows in the order in which they hold, `newest` behind them.
+
+    Their numbers do not say that. The first rows of a snapshot's version may be older than those of
+    a lower number, and newer than those of a higher one: a replay of the stream gives numbers to
+    what was before the snapshot's point, too.
+    """
+    known = {version.number: version for version in versions}
+    numbers = dict.fromkeys(step.version for step in steps)
+    return (*(known[number] for number in numbers if number != newest.number), newest)
 
 
 def _behind(cursor: Cursor, step: Step, lines: memoryview, *, is_all_given: bool) -> Cursor:
@@ -248,7 +262,8 @@ class _Finding:
             doubts += _of_chain(found, links)
         if known.newest is not None:
             numbers = [step.version for step in chosen]
-            doubts += unrecorded(numbers, known.newest, known.versions)
+            ordered = in_order(chosen, known.newest, known.versions)
+            doubts += unrecorded(numbers, known.newest, ordered)
         return Reading(
             known=known,
             steps=chosen,
