@@ -3,6 +3,7 @@
 import asyncio
 import fcntl
 import io
+import json
 import os
 import pty
 import select
@@ -16,7 +17,9 @@ import termios
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import psutil
@@ -24,6 +27,8 @@ import pytest
 from rich.console import Console
 
 from engine.demo import demo, shop
+from engine.demo.bucket_reader import BucketReader
+from engine.demo.proof import Proof
 from engine.demo.workspace import Workspace
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
@@ -120,6 +125,11 @@ def test_short_demonstration_ends_with_a_proof_and_leaves_nothing_running(folder
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "ok  verify --depth full:" in done.stdout
+    assert "ok  tailrace read --current: 5 tables with " in done.stdout
+    assert "ok  tailrace views duckdb: 5 tables with " in done.stdout
+    assert f"tailrace read public.orders --current -c {folder}/tailrace.toml" in done.stdout
+    assert f"tailrace views duckdb -c {folder}/tailrace.toml" in done.stdout
+    assert not list(folder.glob("read-*")), "answers are as large as tables, and go"
     assert "each in the bucket exactly once" in done.stdout.splitlines()[-1]
     assert "\x1b" not in done.stdout
     assert not done.stderr
@@ -149,6 +159,73 @@ async def test_proof_fails_when_a_committed_change_is_not_in_the_bucket(folder: 
     assert "FAILED" in done.stdout.splitlines()[-1]
     assert "DIFFERS" in done.stdout
     assert (folder / "engine.log").exists(), "what failed is kept"
+
+
+_CUSTOMERS = {
+    "id": 7,
+    "name": "Åsa",
+    "tags": ["new", None],
+    "address": {"city": "Aarhus", "zip": "8000", "floor": None},
+    "balance": "$1,234.50",
+    "joined": "2026-11-22",
+    "portrait": "AP8=",
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "is_equal"),
+    [
+        ({}, True),
+        ({"address": {"zip": "8000", "city": "Aarhus"}}, True),
+        ({"name": "Asa"}, False),
+        ({"tags": ["new", "old"]}, False),
+        ({"balance": "$1,234.51"}, False),
+        ({"portrait": "AP4="}, False),
+        ({"portrait": None}, False),
+        ({"id": 8}, False),
+    ],
+)
+def test_an_answer_with_another_value_is_another_table(
+    changed: dict[str, Any], *, is_equal: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "views.sql").write_text(
+        """CREATE SCHEMA public; CREATE VIEW public.customers AS SELECT 7::BIGINT AS id,
+        'Åsa' AS name, ['new', NULL] AS tags,
+        '{"zip": "8000", "city": "Aarhus", "floor": null}'::JSON AS address,
+        '$1,234.50' AS balance, DATE '2026-11-22' AS joined, from_base64('AP8=') AS portrait,
+        '0001' AS _position"""
+    )
+    (tmp_path / "answer.ndjson").write_text(json.dumps(_CUSTOMERS | changed) + "\n")
+    s3 = Mock(endpoint_url="http://127.0.0.1:1", access_key_id="a", secret_access_key="b")
+
+    with BucketReader(s3, "bucket", "prefix", tmp_path / "spill") as reader:
+        reader.make_views(tmp_path / "views.sql")
+        shown = reader.state_in_view("customers")
+        answered = reader.state_in_file("customers", tmp_path / "answer.ndjson")
+
+    assert shown.rows == answered.rows == 1
+    assert (shown == answered) == is_equal
+
+
+@pytest.mark.parametrize("where", ["in_answers", "in_views"])
+def test_proof_fails_where_one_table_is_another(where: str) -> None:
+    states = {"orders": shop.State(1, "a")}
+    proof = Proof(
+        committed={("orders", "c"): 1},
+        found={("orders", "c"): 1},
+        verdict=Mock(is_ok=True, rows=1, problems=()),
+        in_database=states,
+        in_answers=states,
+        in_views=states,
+        existing=0,
+        existing_found=0,
+        newest=(),
+    )
+    assert proof.is_ok
+
+    for others in ({"orders": shop.State(1, "b")}, {}):
+        changed: dict[str, Any] = {where: others}
+        assert not replace(proof, **changed).is_ok
 
 
 def test_first_interrupt_shows_the_same_ending(running: _Running, folder: Path) -> None:

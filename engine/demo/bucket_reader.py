@@ -1,6 +1,7 @@
-"""The bucket as a consumer sees it: DuckDB over `s3://`, which knows nothing of the journal.
+"""The bucket as a consumer sees it: DuckDB over `s3://`, with the views that Tailrace prints.
 
-Everything in the prefix is read, by its names alone. All calls block.
+Records are counted by the objects' names alone, by a reader that knows nothing of the journal. All
+calls block.
 """
 
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from engine.demo.shop import Tally
+from engine.demo.shop import DIGESTS, State, Tally
 from engine.servers.s3_server import REGION, EmbeddedS3
 from engine.servers.server_process import ServerError
 
@@ -25,41 +26,15 @@ FROM read_ndjson(?, columns = {metadata: 'STRUCT("table" VARCHAR, op VARCHAR)'})
 GROUP BY ALL
 """
 
-# Positions sort as text. A truncate record (t) ends everything before it, and every snapshot begins
-# with one. The row that a key has now is the one of its last position behind that.
-_ORDERS: Final = """
-CREATE TEMP TABLE orders AS
-WITH records AS (
-    SELECT coalesce(after.id, before.id) AS id, after, metadata
-    FROM read_ndjson(?, columns = {
-        before: 'STRUCT(id BIGINT)',
-        after: 'STRUCT(id BIGINT, status VARCHAR, total VARCHAR, placed_at VARCHAR)',
-        metadata: 'STRUCT(op VARCHAR, position VARCHAR)'})
-), begin AS (
-    SELECT coalesce(max(metadata.position), '') AS position FROM records WHERE metadata.op = 't')
-SELECT id, arg_max(after, metadata.position) AS now, max(metadata.position) AS position,
-       count(*) AS changes, arg_max(metadata.op, metadata.position) = 'd' AS is_deleted,
-       count(*) FILTER (metadata.op = 'r') AS reads
-FROM records WHERE metadata.position > (SELECT position FROM begin) GROUP BY id
+# What the views show: rows that the snapshot read, and the newest rows.
+_EXISTING: Final = """
+SELECT count(*) FROM (
+    SELECT after['id'] FROM public.orders_changes
+    WHERE op = 'r' AND CAST(after['id'] AS BIGINT) <= ? GROUP BY ALL HAVING count(*) = 1)
 """
-_NO_ORDERS: Final = """
-CREATE TEMP TABLE orders (
-    id BIGINT, now STRUCT(id BIGINT, status VARCHAR, total VARCHAR, placed_at VARCHAR),
-    position VARCHAR, changes BIGINT, is_deleted BOOLEAN, reads BIGINT)
-"""
-_FINGERPRINT: Final = """
-SELECT count(*), coalesce(sum(now.total::DECIMAL(38, 2)), 0)::VARCHAR,
-       coalesce(md5(string_agg(id || ' ' || now.status || ' ' || now.total, ',' ORDER BY id)), '')
-FROM orders WHERE NOT is_deleted
-"""
-_BUSIEST: Final = """
-SELECT id, CASE WHEN is_deleted THEN 'deleted' ELSE now.status END,
-       coalesce(now.total, ''), coalesce(now.placed_at, ''), changes
-FROM orders ORDER BY changes DESC, position DESC LIMIT ?
-"""
-
-
-_EXISTING: Final = "SELECT count(*) FROM orders WHERE id <= ? AND reads = 1"
+NEWEST: Final = """\
+SELECT id, status, total, placed_at::VARCHAR AS placed_at
+FROM public.orders ORDER BY _position DESC LIMIT 5"""
 
 
 def refuse_missing() -> None:
@@ -72,7 +47,7 @@ def refuse_missing() -> None:
 
 
 class BucketReader:
-    """A DuckDB of its own, open inside `with`. `read_orders` comes before what asks for orders."""
+    """A DuckDB of its own, open inside `with`."""
 
     def __init__(self, s3: EmbeddedS3, bucket: str, prefix: str, spill_folder: Path) -> None:
         """`spill_folder` is made when memory does not suffice."""
@@ -90,7 +65,7 @@ class BucketReader:
             "temp_directory": str(self._spill_folder),
         }
         self._connection: DuckDBPyConnection = duckdb.connect(config=settings)
-        self._connection.execute("SET enable_progress_bar = false")
+        self._connection.execute("SET enable_progress_bar = false; SET TimeZone = 'UTC'")
         self._connection.load_extension(extension_path())
         self._connection.execute(self._secret())
         return self
@@ -103,11 +78,6 @@ class BucketReader:
     ) -> None:
         self._connection.close()
 
-    @property
-    def orders_pattern(self) -> str:
-        """The name pattern of all objects of the table `orders`."""
-        return self._pattern("orders")
-
     def counts(self) -> Tally:
         """How many records there are of each table and op."""
         if not self._is_any("*"):
@@ -115,18 +85,33 @@ class BucketReader:
         rows = self._connection.execute(_COUNTS, [self._pattern("*")]).fetchall()
         return {(table, op): count for table, op, count in rows}
 
-    def read_orders(self) -> None:
-        """Make the table `orders` again from its changes."""
-        if self._is_any("orders"):
-            self._connection.execute(_ORDERS, [self.orders_pattern])
-        else:
-            self._connection.execute(_NO_ORDERS)
+    def make_views(self, file: Path) -> None:
+        """Run what `tailrace views duckdb` printed."""
+        self._connection.execute(file.read_text())
 
-    def orders_fingerprint(self) -> tuple[int, str, str]:
-        """As `shop.orders_fingerprint`, from the bucket alone."""
-        row = self._connection.execute(_FINGERPRINT).fetchone()
-        assert row is not None
-        return row[0], row[1], row[2]
+    def state_in_view(self, table: str) -> State:
+        """What the view of a table shows."""
+        return self._state(table, "public")
+
+    def state_in_file(self, table: str, file: Path) -> State:
+        """What a file holds that `tailrace read --current` wrote. Its columns are the view's."""
+        described = self._connection.execute(f"DESCRIBE public.{table}").fetchall()
+        # Our own columns begin with an underscore.
+        kinds = {name: kind for name, kind, *_ in described if not name.startswith("_")}
+        columns = ", ".join(
+            f"{name}: '{'VARCHAR' if kind == 'BLOB' else kind}'" for name, kind in kinds.items()
+        )
+        values = ", ".join(
+            f"from_base64({name}) AS {name}" if kind == "BLOB" else name
+            for name, kind in kinds.items()
+        )
+        path = str(file).replace("'", "''")
+        self._connection.execute("CREATE SCHEMA IF NOT EXISTS answers")
+        self._connection.execute(
+            f"CREATE OR REPLACE VIEW answers.{table} AS SELECT {values} "  # noqa: S608 - our own names.
+            f"FROM read_ndjson('{path}', columns = {{{columns}}})"
+        )
+        return self._state(table, "answers")
 
     def existing_orders(self, count: int) -> int:
         """How many of the first `count` orders the snapshot has exactly once."""
@@ -134,9 +119,14 @@ class BucketReader:
         assert row is not None
         return int(row[0])
 
-    def busiest_orders(self, count: int) -> Sequence[tuple[Any, ...]]:
-        """The orders that changed most: id, status, total, placed_at, number of changes."""
-        return self._connection.execute(_BUSIEST, [count]).fetchall()
+    def newest_orders(self) -> Sequence[tuple[Any, ...]]:
+        """The orders that changed last: id, status, total, placed_at."""
+        return self._connection.execute(NEWEST).fetchall()
+
+    def _state(self, table: str, schema: str) -> State:
+        row = self._connection.execute(DIGESTS[table].format(schema=schema)).fetchone()
+        assert row is not None
+        return State(row[0], row[1])
 
     def _pattern(self, table: str) -> str:
         return f"{self._root}/database=*/schema=*/table={table}/version=*/**/*.ndjson.gz"

@@ -174,7 +174,7 @@ class _Demonstration:
         self._progress.say(f"  the engine drained in {drain_seconds:.1f} s and ended with code 0")
         self._ending.work(self._written, seconds)
         self._ending.proof(proof)
-        self._ending.busiest(proof)
+        self._ending.newest(proof)
         if self._wishes.is_staying:
             self._ending.while_up()
             self._asked.again()

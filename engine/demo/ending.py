@@ -5,14 +5,16 @@ copied.
 """
 
 import shlex
+from collections.abc import Mapping
 
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from engine.demo.bucket_reader import NEWEST
 from engine.demo.proof import Proof
-from engine.demo.shop import DATABASE, Tally
+from engine.demo.shop import DATABASE, State, Tally
 from engine.demo.workload import Written
 from engine.demo.workspace import BUCKET, PREFIX, Workspace
 from engine.model.amount import size_text
@@ -58,29 +60,34 @@ class Ending:
             _mark(is_ok=proof.are_counts_equal),
             "what the database counted = what DuckDB counts in the bucket, by table and kind",
         )
-        judged.add_row(_mark(is_ok=proof.are_orders_equal), _orders_text(proof))
+        for command, states in (
+            ("tailrace read --current", proof.in_answers),
+            ("tailrace views duckdb", proof.in_views),
+        ):
+            is_ok = states == proof.in_database
+            judged.add_row(_mark(is_ok=is_ok), _states_text(command, states, proof.in_database))
         if proof.existing:
             judged.add_row(_mark(is_ok=proof.are_existing_equal), _existing_text(proof))
         self._console.print(Padding(judged, _INDENT, expand=False))
         for problem in proof.verdict.problems[:_PROBLEMS_SHOWN_MAX]:
             self._line(f"  {problem.code}  {problem.key}: {problem.text}", style="red")
 
-    def busiest(self, proof: Proof) -> None:
-        """The orders that changed most, as a consumer reads them."""
-        if not proof.busiest:
+    def newest(self, proof: Proof) -> None:
+        """The orders that changed last, as a consumer reads them."""
+        if not proof.newest:
             return
-        self._heading("The orders that changed most, read from the bucket by DuckDB")
-        self._line(f"  {proof.orders_pattern}", style="dim")
+        self._heading("The orders that changed last, read from the bucket by DuckDB")
+        for line in NEWEST.splitlines():
+            self._line(f"  {line}", style="dim")
         rows = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
         for title, side in (
             ("id", "right"),
             ("status", "left"),
             ("total", "right"),
             ("placed_at", "left"),
-            ("changes", "right"),
         ):
             rows.add_column(title, justify=side, no_wrap=True)  # type: ignore[arg-type]
-        for row in proof.busiest:
+        for row in proof.newest:
             rows.add_row(*(str(value) for value in row))
         self._console.print(Padding(rows, _INDENT, expand=False))
 
@@ -92,6 +99,7 @@ class Ending:
         for path, text in (
             (self._workspace.configuration_file, "what the engine ran with"),
             (self._workspace.engine_log, "what it said"),
+            (self._workspace.views_file, "the views that DuckDB ran"),
             (self._workspace.credentials_file, "the bucket's, in AWS's form"),
             (folder / "postgres", "the database's data"),
             (folder / "s3", "the bucket's data"),
@@ -106,6 +114,8 @@ class Ending:
         self._line(f"    tailrace demo --directory {folder} --crashes 3", style="bold")
         self._line("  the servers again, to look around in:")
         self._line(f"    tailrace demo --directory {folder} --seconds 0 --stay", style="bold")
+        self._line("  and while they are up, what the proof read by (it prints what to export):")
+        self._reading_commands()
         self._line("  your own database:")
         self._line("    tailrace check -c tailrace.toml", style="bold")
 
@@ -120,10 +130,17 @@ class Ending:
             self._line(f"    export {name}={shlex.quote(value)}", style="bold")
         self._line(f"    tailrace run -c {file}", style="bold")
         self._line(f"    tailrace verify -c {file}", style="bold")
+        self._reading_commands()
         self._line(
             f"    {psql} -h 127.0.0.1 -p {postgres.port} -U postgres {DATABASE}", style="bold"
         )
         self._line(f"  bucket: s3://{BUCKET}/{PREFIX}/ at {workspace.s3.endpoint_url}")
+
+    def _reading_commands(self) -> None:
+        """The commands with which the proof read, for the user's own hand."""
+        file = shlex.quote(str(self._workspace.configuration_file))
+        self._line(f"    tailrace read public.orders --current -c {file}", style="bold")
+        self._line(f"    tailrace views duckdb -c {file}", style="bold")
 
     def result(self, proof: Proof) -> None:
         """The last word."""
@@ -191,12 +208,17 @@ def _verdict_text(proof: Proof) -> str:
     )
 
 
-def _orders_text(proof: Proof) -> str:
-    (count, total, _), (known, known_total, _) = proof.orders_in_bucket, proof.orders_in_database
-    text = f"orders made again from the bucket ({count:,}, {total} in all)"
-    if proof.are_orders_equal:
-        return f"{text} = the table"
-    return f"{text}, the table has others ({known:,}, {known_total} in all)"
+def _states_text(
+    command: str, states: Mapping[str, State], in_database: Mapping[str, State]
+) -> str:
+    differing = [table for table in in_database if states.get(table) != in_database[table]]
+    if differing:
+        return f"{command}: other rows than in PostgreSQL in {', '.join(differing)}"
+    rows = sum(state.rows for state in states.values())
+    return (
+        f"{command}: {counted(len(states), 'table')} with {counted(rows, 'row', form=',')}"
+        " = those in PostgreSQL"
+    )
 
 
 def _existing_text(proof: Proof) -> str:

@@ -124,16 +124,11 @@ class EngineProcess:
             self._process.end((signal.SIGKILL,))
 
     def _command(self) -> ServerCommand:
-        inherited = {
-            name: value
-            for name, value in os.environ.items()
-            if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
-        }
         file = self._workspace.configuration_file
         return ServerCommand(
             arguments=(sys.executable, "-m", "engine", "run", "-c", str(file)),
             directory=Path.cwd(),
-            environment=inherited | self._workspace.environment,
+            environment=environment_of(self._workspace),
             log=self._workspace.engine_log,
             end_signal=signal.SIGKILL,
         )
@@ -141,3 +136,13 @@ class EngineProcess:
     def _failed(self, text: str) -> EngineFailed:
         log = self._workspace.engine_log
         return EngineFailed(f"the engine {text}{log_tail(log)}", hint=f"its log is {log}")
+
+
+def environment_of(workspace: Workspace) -> dict[str, str]:
+    """What a process of ours gets of our environment, and what leads it to the bucket."""
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
+    }
+    return inherited | workspace.environment

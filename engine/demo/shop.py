@@ -8,6 +8,7 @@ committed with the rows. So what was committed is known for certain, whoever wro
 ended the writer.
 """
 
+from dataclasses import dataclass
 from random import Random
 from typing import Final
 
@@ -17,12 +18,22 @@ from psycopg.rows import TupleRow
 from engine.sources.postgres.lsn import Lsn
 
 DATABASE = "shop"
-CAPTURED = "public.*"
+SCHEMA = "public"
+CAPTURED = f"{SCHEMA}.*"
 
 Connection = psycopg.AsyncConnection[TupleRow]
 
 Tally = dict[tuple[str, str], int]
 """Rows by table and op: c, u, d; r for rows that are there before an engine is."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a table holds: how many rows, and a hash over the values of all of them."""
+
+    rows: int
+    digest: str
+
 
 EXISTING: Final = ("orders", "r")
 """Where a tally counts those."""
@@ -71,7 +82,7 @@ _COUNTING = """
 CREATE OR REPLACE TRIGGER count_{op} AFTER {statement} ON {table}
 REFERENCING {side} TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION demo.count_changed('{op}')
 """
-_TABLE_NAMES = ("countries", "customers", "orders", "order_items", "events")
+_TABLE_NAMES: Final = ("countries", "customers", "orders", "order_items", "events")
 TABLE_COUNT: Final = len(_TABLE_NAMES)
 """How many tables the engine captures."""
 
@@ -85,10 +96,41 @@ SELECT greatest((SELECT max(id) FROM customers), (SELECT max(id) FROM orders),
                 (SELECT max(id) FROM events), 0)
 """
 _INSERT_LSN = "SELECT (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint"
-_ORDERS_FINGERPRINT = """
-SELECT count(*), coalesce(sum(total), 0)::text,
-       md5(string_agg(id || ' ' || status || ' ' || total, ',' ORDER BY id))
-FROM orders
+# The same text runs in PostgreSQL and in DuckDB: whoever has the table has the answer. Numbers that
+# are no decimals are compared as whole millionths, because the two print them otherwise.
+_DIGEST = """
+SELECT count(*), coalesce(md5(string_agg(concat_ws(' ', {values}), ',' ORDER BY {key})), '')
+FROM {{schema}}.{table}
+"""
+_COMPARED = {
+    "countries": ("code", "code, name, vat::text"),
+    "customers": (
+        "id",
+        """id, name, array_to_string(tags, ' '), address ->> 'city', address ->> 'zip',
+        address ->> 'moved', balance::text, joined::text, coalesce(md5(portrait), '-')""",
+    ),
+    "orders": (
+        "id",
+        """id, customer_id, reference::text, status, total::text, placed_at::text,
+        attributes ->> 'channel', ((attributes ->> 'score')::float8 * 1000000)::bigint,
+        coalesce(attributes ->> 'seen', '-'), coalesce(note, '-')""",
+    ),
+    "order_items": (
+        "order_id, line",
+        "order_id, line, sku, quantity, price::text, is_gift::text",
+    ),
+    "events": (
+        "id",
+        "id, kind, happened_at::text, (seconds * 1000000)::bigint, details ->> 'page'",
+    ),
+}
+DIGESTS: Final = {
+    table: _DIGEST.format(table=table, key=key, values=values)
+    for table, (key, values) in _COMPARED.items()
+}
+"""By table, the SELECT of its `State`, for PostgreSQL and DuckDB alike; `{schema}` is to be named.
+
+The session has TimeZone UTC, and in PostgreSQL lc_monetary C, as the engine's has.
 """
 
 _REGISTER = """
@@ -179,13 +221,15 @@ async def committed(connection: Connection) -> Tally:
     return {(table, op): count for table, op, count in rows}
 
 
-async def orders_fingerprint(connection: Connection) -> tuple[int, str, str]:
-    """How many orders there are, their total, and a hash over key, status and total of each.
-
-    Cancellation leaves the transaction to be rolled back.
-    """
-    [(count, total, digest)] = await (await connection.execute(_ORDERS_FINGERPRINT)).fetchall()
-    return count, total, digest or ""
+async def states(connection: Connection) -> dict[str, State]:
+    """What each captured table holds. Cancellation leaves the transaction to be rolled back."""
+    await connection.execute("SET LOCAL TimeZone = 'UTC'; SET LOCAL lc_monetary = 'C'")
+    found = {}
+    for table, statement in DIGESTS.items():
+        cursor = await connection.execute(statement.format(schema=SCHEMA).encode())
+        [(count, digest)] = await cursor.fetchall()
+        found[table] = State(count, digest)
+    return found
 
 
 class _Keys:

@@ -3,6 +3,8 @@
     {folder}/tailrace.toml      what the engine runs with, and what the user may run it with
              credentials        for the bucket, in AWS's form; open to the user alone
              engine.log
+             views.sql          what `tailrace views duckdb` printed
+             commands.log       what it and `tailrace read` said
              postgres/  s3/     the servers' data
 
 Strategy: the folder outlives the servers. A demonstration on an old folder starts them again on
@@ -33,7 +35,8 @@ BUCKET: Final = "tailrace-demo"
 PREFIX: Final = "demo"
 
 # Measured: a change takes 220 bytes of WAL, as much again in tables, and 30 in the bucket.
-_BYTES_A_CHANGE: Final = 600
+# While the proof reads, a row of `orders` takes 220 more, as a line of `tailrace read`.
+_BYTES_A_CHANGE: Final = 850
 _BYTES_AT_LEAST: Final = 400 * 1024 * 1024
 
 _CONFIGURATION: Final = """\
@@ -69,6 +72,8 @@ class Workspace:
         self.configuration_file = folder / "tailrace.toml"
         self.credentials_file = folder / "credentials"
         self.engine_log = folder / "engine.log"
+        self.commands_log = folder / "commands.log"
+        self.views_file = folder / "views.sql"
         self._stack = ExitStack()
         self._servers: tuple[EmbeddedPostgres, EmbeddedS3] | None = None
         self._http_port = 0
