@@ -217,7 +217,7 @@ cdef void free_shaped(Shaped* shaped) noexcept:
     free(shaped.columns_of)
     free(shaped.memory)
     free(shaped.names)
-    free(shaped.slots)
+    free(shaped.cells)
     free(shaped.fills)
     free(shaped.numbers)
     free(shaped.head.start)
@@ -247,15 +247,15 @@ cdef Shaped* make_shaped(object shape, object newest, int number) except NULL:
     shaped.version = shape.version
     shaped.is_debezium = shape.envelope == "debezium"
     shaped.column_count = len(names)
-    shaped.slot_count = len(parts)
-    shaped.last_slotted = -1
+    shaped.cell_count = len(parts)
+    shaped.last_cellted = -1
     shaped.memory = <uint8_t*>malloc(size)
     shaped.names = <Piece*>calloc(len(names) + 1, sizeof(Piece))
-    shaped.slots = <int*>calloc(len(names) + 1, sizeof(int))
+    shaped.cells = <int*>calloc(len(names) + 1, sizeof(int))
     shaped.fills = <Span*>calloc(len(parts) + 1, sizeof(Span))
     shaped.numbers = <int*>calloc(len(names) + 1, sizeof(int))
     if (
-        shaped.memory == NULL or shaped.names == NULL or shaped.slots == NULL
+        shaped.memory == NULL or shaped.names == NULL or shaped.cells == NULL
         or shaped.fills == NULL or shaped.numbers == NULL
     ):
         free_shaped(shaped)
@@ -268,9 +268,9 @@ cdef Shaped* make_shaped(object shape, object newest, int number) except NULL:
         at += len(name)
         shaped.numbers[i] = i
         lineage = shape.lineages[i]
-        shaped.slots[i] = parts.index(lineage) if lineage in parts else -1
-        if shaped.slots[i] >= 0:
-            shaped.last_slotted = i
+        shaped.cells[i] = parts.index(lineage) if lineage in parts else -1
+        if shaped.cells[i] >= 0:
+            shaped.last_cellted = i
     for i, name in enumerate(fills):
         if name:
             shaped.fills[i].start = at
@@ -330,8 +330,8 @@ cdef class Fold:
     cdef Rest[16] rests
     cdef int rest_count
     # For one line at a time.
-    cdef Span* slots
-    cdef Span* old_slots
+    cdef Span* cells
+    cdef Span* old_cells
     cdef Missing* missing
     cdef Span* values
     cdef int column_max
@@ -359,10 +359,10 @@ cdef class Fold:
         self.secret_text = secret
         self.secret.words[0] = tr_load8(<const uint8_t*>PyBytes_AS_STRING(self.secret_text))
         self.secret.words[1] = tr_load8(<const uint8_t*>PyBytes_AS_STRING(self.secret_text) + 8)
-        slot_count = len(newest.parts)
-        self.slots = <Span*>calloc(slot_count + 1, sizeof(Span))
-        self.old_slots = <Span*>calloc(slot_count + 1, sizeof(Span))
-        if self.slots == NULL or self.old_slots == NULL:
+        cell_count = len(newest.parts)
+        self.cells = <Span*>calloc(cell_count + 1, sizeof(Span))
+        self.old_cells = <Span*>calloc(cell_count + 1, sizeof(Span))
+        if self.cells == NULL or self.old_cells == NULL:
             raise MemoryError
 
     def __dealloc__(self):
@@ -376,8 +376,8 @@ cdef class Fold:
             free_shaped(self.shapes[j])
         free(self.shapes)
         free_keys(&self.keys)
-        free(self.slots)
-        free(self.old_slots)
+        free(self.cells)
+        free(self.old_cells)
         free(self.missing)
         free(self.values)
         free(self.text.start)
@@ -456,66 +456,66 @@ cdef class Fold:
     cdef inline bint is_ours(self, Key key) noexcept nogil:
         return self.first_part <= part_of(key) < self.last_part
 
-    cdef int hash_slots(self, const Shaped* shaped, const Span* slots, Key* key) noexcept nogil:
+    cdef int hash_cells(self, const Shaped* shaped, const Span* cells, Key* key) noexcept nogil:
         # Values are whole, so a comma between them tells where one ends.
         cdef size_t size = 1
         cdef int i
         cdef uint8_t* out
-        if shaped.slot_count == 1:
-            if slots[0].start == NULL:
+        if shaped.cell_count == 1:
+            if cells[0].start == NULL:
                 return LINE_KEY
-            key[0] = hash_key(&self.secret, slots[0].start, slots[0].size)
+            key[0] = hash_key(&self.secret, cells[0].start, cells[0].size)
             return LINE_RIGHT
-        for i in range(shaped.slot_count):
-            if slots[i].start == NULL:
+        for i in range(shaped.cell_count):
+            if cells[i].start == NULL:
                 return LINE_KEY
-            size += slots[i].size + 1
+            size += cells[i].size + 1
         if not make_room(&self.text, size):
             return LINE_MEMORY
         out = self.text.start
-        for i in range(shaped.slot_count):
-            memcpy(out, slots[i].start, slots[i].size)
-            out += slots[i].size
+        for i in range(shaped.cell_count):
+            memcpy(out, cells[i].start, cells[i].size)
+            out += cells[i].size
             out[0] = c','
             out += 1
         key[0] = hash_key(&self.secret, self.text.start, out - self.text.start)
         return LINE_RIGHT
 
-    cdef inline void clear(self, const Shaped* shaped, Span* slots) noexcept nogil:
+    cdef inline void clear(self, const Shaped* shaped, Span* cells) noexcept nogil:
         cdef int i
-        for i in range(shaped.slot_count):
-            slots[i] = shaped.fills[i]
+        for i in range(shaped.cell_count):
+            cells[i] = shaped.fills[i]
 
     cdef int read_keys(self, Ahead* ahead, const Shaped* shaped) noexcept nogil:
         cdef Line* line = &ahead.line
         cdef int fault, i
         ahead.has_old = line.before.start != NULL
         if ahead.has_old:
-            self.clear(shaped, self.old_slots)
+            self.clear(shaped, self.old_cells)
             if walk(
                 line.before.start, line.before.start + line.before.size, shaped, line, False,
-                shaped.slots, shaped.last_slotted, self.old_slots
+                shaped.cells, shaped.last_cellted, self.old_cells
             ) == NULL:
                 return LINE_BEFORE
-            fault = self.hash_slots(shaped, self.old_slots, &ahead.old)
+            fault = self.hash_cells(shaped, self.old_cells, &ahead.old)
             if fault:
                 return fault
         if line.after.start != NULL:
-            self.clear(shaped, self.slots)
+            self.clear(shaped, self.cells)
             if walk(
                 line.after.start, line.after.start + line.after.size, shaped, line, True,
-                shaped.slots, shaped.last_slotted, self.slots
+                shaped.cells, shaped.last_cellted, self.cells
             ) == NULL:
                 return LINE_AFTER
             if line.left_out_count and ahead.has_old:
-                for i in range(shaped.slot_count):
-                    if self.slots[i].start == NULL:
-                        self.slots[i] = self.old_slots[i]
+                for i in range(shaped.cell_count):
+                    if self.cells[i].start == NULL:
+                        self.cells[i] = self.old_cells[i]
             elif line.left_out_count and self.is_whole_row:
                 # An update that shows no old row: see `take_counted`.
                 ahead.key.high = ahead.key.low = 0
                 return LINE_RIGHT
-            return self.hash_slots(shaped, self.slots, &ahead.key)
+            return self.hash_cells(shaped, self.cells, &ahead.key)
         return LINE_RIGHT
 
     cdef int take_line(self, Ahead* ahead, Shaped* shaped) noexcept nogil:

@@ -34,7 +34,7 @@ cdef struct Part:
     Key* keys
     uint64_t* counts
     size_t capacity    # homes
-    size_t room        # slots; the last one is always a gap
+    size_t room        # cells; the last one is always a gap
     size_t count
 
 cdef struct KeyTable:

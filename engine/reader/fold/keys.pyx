@@ -9,7 +9,7 @@ from engine.lines.text cimport make_room, tr_load8, tr_store8
 
 cdef enum:
     FIRST_CAPACITY = 32
-    TAIL = 64          # slots behind the last home, for those that are displaced there
+    TAIL = 64          # cells behind the last home, for those that are displaced there
 
 # -------------------------------------------------------------------------------- hashes
 
@@ -105,7 +105,7 @@ cdef bint resize(KeyTable* table, Part* part, size_t room) noexcept nogil:
 
 
 cdef bint spread(Part* part, const Key* keys, const uint64_t* counts) noexcept nogil:
-    # Puts all keys into the empty part; not where one would take the last slot.
+    # Puts all keys into the empty part; not where one would take the last cell.
     cdef size_t i
     cdef size_t at = 0
     for i in range(part.count):
@@ -120,13 +120,13 @@ cdef bint spread(Part* part, const Key* keys, const uint64_t* counts) noexcept n
 
 
 cdef bint grow(KeyTable* table, Part* part, size_t capacity, size_t tail) noexcept nogil:
-    # Gives the part so many homes, and so many slots behind them, or more where those are too few.
-    cdef size_t slot_size = sizeof(Key) + (sizeof(uint64_t) if table.is_counting else 0)
+    # Gives the part so many homes, and so many cells behind them, or more where those are too few.
+    cdef size_t cell_size = sizeof(Key) + (sizeof(uint64_t) if table.is_counting else 0)
     cdef Key* keys
     cdef uint64_t* counts = NULL
     cdef size_t i
     cdef size_t found = 0
-    if not make_room(&table.scratch, part.count * slot_size + 1):
+    if not make_room(&table.scratch, part.count * cell_size + 1):
         return False
     keys = <Key*>table.scratch.start
     if table.is_counting:
@@ -140,8 +140,8 @@ cdef bint grow(KeyTable* table, Part* part, size_t capacity, size_t tail) noexce
     while True:
         if not resize(table, part, capacity + tail):
             return False
-        table.size += (capacity + tail) * slot_size
-        table.size -= part.room * slot_size
+        table.size += (capacity + tail) * cell_size
+        table.size -= part.room * cell_size
         part.capacity = capacity
         part.room = capacity + tail
         memset(part.keys, 0, part.room * sizeof(Key))
@@ -218,12 +218,12 @@ cdef bint take_key(KeyTable* table, Key key) noexcept nogil:
 
 cdef void drop_parts(KeyTable* table, int first, int last) noexcept nogil:
     # Forgets the keys of parts `first` to before `last`.
-    cdef size_t slot_size = sizeof(Key) + (sizeof(uint64_t) if table.is_counting else 0)
+    cdef size_t cell_size = sizeof(Key) + (sizeof(uint64_t) if table.is_counting else 0)
     cdef Part* part
     cdef int i
     for i in range(first, last):
         part = &table.parts[i]
-        table.size -= part.room * slot_size
+        table.size -= part.room * cell_size
         table.count -= part.count
         free(part.keys)
         free(part.counts)

@@ -49,9 +49,9 @@ cdef struct Shaped:
     bint is_debezium
     int column_count
     Piece* names       # `"name":`
-    int* slots         # by column: which part of what tells rows apart it is, -1 for none
-    int slot_count
-    int last_slotted   # the last column that is one
+    int* cells         # by column: which part of what tells rows apart it is, -1 for none
+    int cell_count
+    int last_cellted   # the last column that is one
     Span* fills        # by part, where this version has no such column: what its rows have in it
     int* numbers       # by column: its number
     uint8_t* memory
@@ -86,7 +86,7 @@ cdef int read_tail(Line* line, Shaped* shaped) noexcept nogil
 cdef int read_rows(Line* line, const Shaped* shaped) noexcept nogil
 cdef const uint8_t* walk(
     const uint8_t* p, const uint8_t* end, const Shaped* shaped, const Line* line, bint is_after,
-    const int* slots, int last_slotted, Span* found
+    const int* cells, int last_cellted, Span* found
 ) noexcept nogil
 cdef uint8_t* put_merged(
     uint8_t* out, const Shaped* shaped, const Span* text, const Missing* missing, int missing_count

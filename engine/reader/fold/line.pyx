@@ -412,10 +412,10 @@ cdef int read_rows(Line* line, const Shaped* shaped) noexcept nogil:
 
 cdef const uint8_t* walk(
     const uint8_t* p, const uint8_t* end, const Shaped* shaped, const Line* line, bint is_after,
-    const int* slots, int last_slotted, Span* found
+    const int* cells, int last_cellted, Span* found
 ) noexcept nogil:
-    # Walks a row's members, to behind `last_slotted`, and notes where the values are that have a
-    # slot. NULL where they are not the version's columns in order. `after` lacks those alone that
+    # Walks a row's members, to behind `last_cellted`, and notes where the values are that have a
+    # cell. NULL where they are not the version's columns in order. `after` lacks those alone that
     # were left out.
     cdef const Piece* name
     cdef const uint8_t* value
@@ -442,11 +442,11 @@ cdef const uint8_t* walk(
         p = skip_value(value, end)
         if p == NULL or p >= end:
             return NULL
-        if slots[column] >= 0:
-            found[slots[column]].start = value
-            found[slots[column]].size = p - value
+        if cells[column] >= 0:
+            found[cells[column]].start = value
+            found[cells[column]].size = p - value
         column += 1
-        if column > last_slotted:
+        if column > last_cellted:
             return p if p[0] == c',' or p[0] == c'}' else NULL
         if p[0] == c',':
             p += 1
