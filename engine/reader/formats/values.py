@@ -1,6 +1,6 @@
 """One value of a record, as JSON text, into what a column of that kind holds. Pure.
 
-Strategy: docs/consumers.md says how each kind is written. A value that a kind allows and that the
+Strategy: docs/values.md says how each kind is written. A value that a kind allows and that the
 column's type has no room for (an infinite time, NaN in a decimal, an array of arrays) is refused by
 name: it never becomes null, or another value. Reading that column as text always works.
 
