@@ -16,7 +16,8 @@ MESSAGE = RelationMessage(
 )
 EVERY_TABLE = RecordConfiguration(through="tailrace", tables=("public.*",))
 
-COLUMNS: list[Row] = [(OID, "id", INT4, -1, "integer", False, 1)]
+COLUMNS: list[Row] = [(OID, "id", INT4, -1, "integer", False, 1, 1, None, False, "700")]
+DROPPED: list[Row] = []
 NOW: list[Row] = [("0/10",)]
 NOBODY: list[Row] = []
 DEFAULTS: list[Row] = [(OID, "id", "7")]
@@ -46,7 +47,7 @@ async def test_a_cancelled_look_at_defaults_leaves_those_that_were_known(
     answers: tuple[list[Row], ...],
 ) -> None:
     catalog = Catalog()
-    await catalog.read(ScriptedSession(COLUMNS, NOW, NOBODY, DEFAULTS), [OID])
+    await catalog.read(ScriptedSession(COLUMNS, DROPPED, NOW, NOBODY, DEFAULTS), [OID])
 
     with pytest.raises(asyncio.CancelledError):
         await catalog.read_defaults(ScriptedSession(*answers), [OID])
@@ -56,7 +57,7 @@ async def test_a_cancelled_look_at_defaults_leaves_those_that_were_known(
 
 async def test_a_default_that_is_gone_is_forgotten() -> None:
     catalog = Catalog()
-    await catalog.read(ScriptedSession(COLUMNS, NOW, NOBODY, DEFAULTS), [OID])
+    await catalog.read(ScriptedSession(COLUMNS, DROPPED, NOW, NOBODY, DEFAULTS), [OID])
 
     await catalog.read_defaults(ScriptedSession(NOBODY, NOBODY), [OID])
 

@@ -22,6 +22,7 @@ from engine.journal.entry import (
     Entry,
     Gap,
     JournalState,
+    Pause,
     Planned,
     encode_state,
 )
@@ -783,6 +784,11 @@ def a_gap_skips_a_number(bucket: SmallBucket) -> None:
 def a_gap_is_stated_again_for_another_table(bucket: SmallBucket) -> None:
     edit_entry(bucket, 5, gaps=(GAP,))
     edit_entry(bucket, 6, gaps=(msgspec.structs.replace(GAP, table=str(ODD)),))
+
+
+@damage({Code.PAUSE_WRONG})
+def a_table_is_passed_over_and_no_gap_says_so(bucket: SmallBucket) -> None:
+    edit_entry(bucket, 6, pauses=(Pause(str(ORDERS), "paused", "2026-11-29T09:00:00.000000Z"),))
 
 
 @damage({Code.ACCEPTED_WRONG})
