@@ -30,6 +30,7 @@ from engine.demo import demo, shop
 from engine.demo.bucket_reader import BucketReader
 from engine.demo.proof import Proof
 from engine.demo.workspace import Workspace
+from engine.servers.server_process import ServerError
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -205,6 +206,17 @@ def test_an_answer_with_another_value_is_another_table(
 
     assert shown.rows == answered.rows == 1
     assert (shown == answered) == is_equal
+
+
+def test_what_duckdb_cannot_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "views.sql").write_text("SELECT nothing FROM nowhere")
+    s3 = Mock(endpoint_url="http://127.0.0.1:1", access_key_id="a", secret_access_key="b")
+
+    with (
+        pytest.raises(ServerError, match="could not read the bucket: CatalogException"),
+        BucketReader(s3, "bucket", "prefix", tmp_path / "spill") as reader,
+    ):
+        reader.make_views(tmp_path / "views.sql")
 
 
 @pytest.mark.parametrize("where", ["in_answers", "in_views"])

@@ -96,37 +96,30 @@ SELECT greatest((SELECT max(id) FROM customers), (SELECT max(id) FROM orders),
                 (SELECT max(id) FROM events), 0)
 """
 _INSERT_LSN = "SELECT (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint"
-# The same text runs in PostgreSQL and in DuckDB: whoever has the table has the answer. Numbers that
-# are no decimals are compared as whole millionths, because the two print them otherwise.
+# The same text runs in PostgreSQL and in DuckDB: whoever has the table has the answer. It sums 60
+# bits of each row's hash, which needs no order and no memory. Numbers that are no decimals are
+# compared as whole millionths, because the two print them otherwise.
 _DIGEST = """
-SELECT count(*), coalesce(md5(string_agg(concat_ws(' ', {values}), ',' ORDER BY {key})), '')
+SELECT count(*),
+       coalesce(sum(('0x' || substr(md5(concat_ws(' ', {values})), 1, 15))::bigint), 0)::text
 FROM {{schema}}.{table}
 """
 _COMPARED = {
-    "countries": ("code", "code, name, vat::text"),
+    "countries": "code, name, vat::text",
     "customers": (
-        "id",
         """id, name, array_to_string(tags, ' '), address ->> 'city', address ->> 'zip',
-        address ->> 'moved', balance::text, joined::text, coalesce(md5(portrait), '-')""",
+        address ->> 'moved', balance::text, joined::text, coalesce(md5(portrait), '-')"""
     ),
     "orders": (
-        "id",
         """id, customer_id, reference::text, status, total::text, placed_at::text,
         attributes ->> 'channel', ((attributes ->> 'score')::float8 * 1000000)::bigint,
-        coalesce(attributes ->> 'seen', '-'), coalesce(note, '-')""",
+        coalesce(attributes ->> 'seen', '-'), coalesce(note, '-')"""
     ),
-    "order_items": (
-        "order_id, line",
-        "order_id, line, sku, quantity, price::text, is_gift::text",
-    ),
-    "events": (
-        "id",
-        "id, kind, happened_at::text, (seconds * 1000000)::bigint, details ->> 'page'",
-    ),
+    "order_items": ("order_id, line, sku, quantity, price::text, is_gift::text"),
+    "events": ("id, kind, happened_at::text, (seconds * 1000000)::bigint, details ->> 'page'"),
 }
 DIGESTS: Final = {
-    table: _DIGEST.format(table=table, key=key, values=values)
-    for table, (key, values) in _COMPARED.items()
+    table: _DIGEST.format(table=table, values=values) for table, values in _COMPARED.items()
 }
 """By table, the SELECT of its `State`, for PostgreSQL and DuckDB alike; `{schema}` is to be named.
 
