@@ -139,6 +139,25 @@ async def test_an_object_is_cut_where_durable_is() -> None:
     assert (await asked(bucket.store)).lines == before.lines + rest.lines
 
 
+async def test_an_object_counts_that_durable_has_passed_though_its_entry_waits_for_another() -> (
+    None
+):
+    bucket = await streamed("cc")
+    vouched = bucket.journal.state.seq
+    piece = bucket.piece(ORDERS, "cu")
+    await bucket.journal.append(planned=(piece.planned,))
+    await bucket.publish(piece)
+    # Another table's object of that entry is not there yet: `seq` stays behind, the place does not.
+    await bucket.journal.append(durable=bucket.durable(vouched))
+    assert piece.planned.key in bucket.journal.state.plans
+
+    answer = await asked(bucket.store)
+    await published(bucket, "c")
+    rest = await asked(bucket.store, since=answer.reading.cursor)
+
+    assert (answer.ops, rest.ops) == ("cccu", "c")
+
+
 async def test_a_table_without_objects_has_no_changes_and_a_cursor() -> None:
     bucket = await streamed()
     await bucket.journal.append(schemas=(bucket.version(ORDERS),), durable=bucket.durable())
@@ -313,6 +332,15 @@ async def test_a_cursor_that_is_ahead_of_the_journal_is_refused() -> None:
     cursor = (await asked(longer.store)).reading.cursor
 
     assert (await refused(shorter.store, since=cursor)).code == "cursor-ahead"
+
+
+async def test_a_cursor_that_is_ahead_is_refused_wherever_the_read_is_to_end() -> None:
+    bucket = await streamed("c", "c")
+    cursor = (await asked(bucket.store)).cursors[-1]
+    ahead = encode_cursor(replace(decode_cursor(cursor), through="0001.FFFFFFFFFFFFFFFF"))
+    until = Until(position=bucket.journal.state.durable_position)
+
+    assert (await refused(bucket.store, since=ahead, until=until)).code == "cursor-ahead"
 
 
 async def test_a_cursor_whose_object_is_none_of_the_stream_is_refused() -> None:
@@ -752,6 +780,36 @@ async def test_changes_begin_with_the_snapshot_where_older_ones_expired() -> Non
 
     assert (based.ops, based.doubts) == ("trrrrrud", [])
     assert error.code == "expired"
+
+
+async def test_a_cursor_behind_what_expired_goes_on_with_the_snapshot_that_supersedes_it() -> None:
+    bucket = SmallBucket(snapshot="initial")
+    await bucket.take_over("writer-1")
+    snapshots = Snapshots(bucket)
+    schemas = (bucket.version(ORDERS),)
+    gone = []
+    cursor = ""
+    for ops in ("cc", "cu"):
+        piece = bucket.piece(ORDERS, ops)
+        await snapshots.append(planned=(piece.planned,), schemas=schemas)
+        await bucket.publish(piece)
+        await snapshots.append(snapshots.durable())
+        schemas = ()
+        gone.append(piece.planned.key)
+        cursor = cursor or (await asked(bucket.store)).cursors[-1]
+    await snapshots.make_whole(ORDERS, {0: "t", 1: "r"})
+    await snapshots.complete()
+    piece = bucket.piece(ORDERS, "d")
+    await snapshots.append(planned=(piece.planned,))
+    await bucket.publish(piece)
+    await snapshots.append(snapshots.durable())
+    for key in gone:
+        del bucket.store.objects[key]
+
+    answer = await asked(bucket.store, since=cursor)
+
+    assert answer.ops == "trd"
+    assert answer.doubts == []
 
 
 async def test_objects_that_the_journal_names_are_not_looked_up() -> None:

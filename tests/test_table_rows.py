@@ -20,7 +20,7 @@ from engine.reader.table.steps import LAST, Step, steps
 from log_points import durable
 from memory_store import MemoryStore
 from small_bucket import ORDERS, SmallBucket
-from small_snapshot import Snapshots
+from small_snapshot import Snapshots, range_numbers
 from table_reader import asked
 from test_table_changes import (
     CountingStore,
@@ -110,6 +110,64 @@ async def test_segments_are_folded_each_at_its_place() -> None:
 
     assert before == [SEVEN]
     assert await rows(snapshots.bucket.store) == []
+
+
+@pytest.mark.parametrize("envelope", ["standard", "debezium"])
+async def test_an_object_over_two_points_may_have_no_row_between_them(envelope: Any) -> None:
+    bucket = SmallBucket(snapshot="initial", envelope=envelope)
+    await bucket.take_over("writer-1")
+    snapshots = Snapshots(bucket)
+    version = bucket.version(ORDERS)
+    first = bucket.piece(ORDERS, "c")
+    await snapshots.append(planned=(first.planned,), schemas=(version,))
+    await bucket.publish(first)
+    await snapshots.append(snapshots.durable())
+    begin = bucket.commit
+    piece = bucket.piece(ORDERS, "uu")
+    end = bucket.commit
+    bucket.commit = begin + 0x110
+    for number, (ranges, rest) in enumerate((({0: "t", 1: "r"}, "a"), ({0: "rr"}, ""))):
+        attempt = snapshots.start(ORDERS, rest="a" if number else "")
+        await snapshots.append()
+        numbered = range_numbers(number, *ranges.values()) if number else ranges
+        objects = await snapshots.stage(attempt, numbered)
+        await snapshots.register.whole(attempt, objects, rest=rest)
+        await snapshots.append()
+        await snapshots.complete()
+        await snapshots.append(snapshots.durable())
+        bucket.commit += 0x10
+    bucket.commit = end
+    await snapshots.append(planned=(piece.planned,))
+    await bucket.publish(piece)
+    await snapshots.append(snapshots.durable())
+
+    answer = await asked(bucket.store, is_current=True)
+
+    assert [json.loads(line) for line in answer.lines] == [SEVEN]
+    assert any(step.low and step.high != LAST for step in answer.reading.steps)
+
+
+async def test_a_place_that_was_stated_again_with_more_finished_is_read_so() -> None:
+    snapshots = await with_snapshot()
+    bucket = snapshots.bucket
+    snapshots.register.resync(ORDERS)
+    await snapshots.append()
+    bucket.commit += 0x100
+    await snapshots.make_whole(ORDERS, {0: "t", 1: "R"})
+    bucket.commit += 0x100
+    # Durable passes the snapshot's point before its objects are all there.
+    await snapshots.append(snapshots.durable(bucket.journal.state.seq - 1))
+    place = bucket.journal.state.durable_position
+    assert bucket.journal.state.unfinished(place)
+    await snapshots.complete()
+    await snapshots.append(snapshots.durable())
+    assert bucket.journal.state.durable_position == place
+    then = await asked(bucket.store, is_current=True)
+    await go_on(snapshots, "c")
+
+    again = await asked(bucket.store, is_current=True, until=Until(position=place))
+
+    assert again.lines == then.lines
 
 
 async def test_a_deleted_row_is_gone_and_an_earlier_one_does_not_come_back() -> None:

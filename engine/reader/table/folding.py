@@ -47,6 +47,8 @@ class Folding:
 
     def taken(self, fold: Fold, lines: memoryview, step: Step) -> Iterator[bytes]:
         """The rows that follow from these lines of an object. Raises ReadRefused."""
+        if not lines:
+            return
         shape = self._shapes[step.version]
         envelope = envelope_of(lines, shape.envelope)
         if envelope != shape.envelope:

@@ -69,8 +69,16 @@ def visible_of(table: str, state: JournalState) -> Visible:
 
 
 def stream_end(table: str, state: JournalState) -> Position:
-    """Where the table's last object ends that is known to be in the bucket."""
+    """Where the table's last object ends that is known to be in the bucket.
+
+    What is durable says it in two ways, and one may be ahead of the other. Every row that commits
+    before the durable position is there, so an object that begins before it is, also where the
+    entry that planned it still waits for an object of another table.
+    """
     plans = [plan[0].planned for plan in state.plans.values() if plan[0].planned.table == table]
+    begun = [planned.last for planned in plans if planned.first < state.durable_position]
+    if begun:
+        return max(begun)
     if plans:
         return min(plans, key=lambda planned: planned.first).previous
     return state.frontier(TableName.parse(table)).last

@@ -90,9 +90,12 @@ class _Walk:
             if state.durable is not None:
                 if not self._until.allows(state.durable):
                     break
-                visible, position = visible_of(self._table, state), state.durable.position
-                if position == self._until.position:
-                    break
+                seen = visible_of(self._table, state)
+                # The same place may be stated again, with the table finished meanwhile, or wanted
+                # anew: the last statement counts by which its rows are whole.
+                is_worse = seen.is_unfinished and visible is not None and not visible.is_unfinished
+                if state.durable.position != position or not is_worse:
+                    visible, position = seen, state.durable.position
             content = await self._entry(state.next_seq)
             if content is None:
                 raise self._gone(state.next_seq)

@@ -22,7 +22,7 @@ from engine.journal.reading import JournalReader
 from engine.model.errors import ReadRefused
 from engine.model.interfaces import ObjectStore
 from engine.model.layout import ObjectPlace
-from engine.model.position import LOG_BEGIN, NOWHERE, Position
+from engine.model.position import LOG_BEGIN, NOWHERE, LogPosition, Position
 from engine.model.request import RequestRefused
 from engine.model.schema import TableVersion, version_at
 from engine.reader.asking import tables_meant
@@ -205,7 +205,7 @@ async def open_reading(store: ObjectStore, prefix: str, question: Question) -> R
     if question.since:
         cursor = decode_cursor(question.since)
         require_own(cursor, table=table, prefix=prefix, source=own.source)
-        _require_reached(cursor, known, is_end=question.until.is_end)
+        _require_reached(cursor, state.durable_position)
     return await finding.changes(cursor, allows_gaps=question.allows_gaps)
 
 
@@ -219,12 +219,12 @@ def _meant(word: str, state: JournalState) -> str:
     return table
 
 
-def _require_reached(cursor: Cursor, known: Known, *, is_end: bool) -> None:
-    if is_end and cursor.through > known.until:
+def _require_reached(cursor: Cursor, durable: LogPosition) -> None:
+    if cursor.through > durable:
         raise ReadRefused(
             "cursor-ahead",
             f"the cursor is at {cursor.through}, and the journal says that everything is there up"
-            f" to {known.until}",
+            f" to {durable}",
             hint="The prefix may have been emptied and begun anew: begin without --since.",
         )
 
@@ -308,7 +308,8 @@ class _Finding:
         given = cursor.given if pieces is not None and pieces.attempt == cursor.attempt else ""
         attempt = pieces.attempt if pieces is not None else 0
         doubts = [*doubts_of_changes(known, cursor.through, attempt)]
-        is_based = not cursor.first and pieces is not None and found.missing < pieces.begin
+        # A snapshot supersedes what came before its point, so nobody needs what is gone of that.
+        is_based = pieces is not None and found.missing < pieces.begin
         if found.missing and not is_based:
             doubts += _of_chain(found, links)
         elif self._is_astray(cursor, found):
