@@ -237,6 +237,41 @@ def test_rows_without_a_key_are_counted(engine: EngineName, tmp_path: Path) -> N
     assert rows == [("1", "a"), ("1", "a"), ("3", None), ("4", "b")]
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_counted_row_that_goes_takes_jsons_null_with_it(
+    engine: EngineName, tmp_path: Path
+) -> None:
+    # What was removed is written as null, whether it was JSON's or SQL's.
+    story = Story()
+    columns = (column("id", "integer", key=True), column("doc", "json", "jsonb", key=True))
+    story.begin(0, columns, ("id", "doc"))
+    story.read(5, 1, [{"id": 1, "doc": None}, {"id": 2, "doc": None}])
+    for record in story.records[1:]:
+        record["metadata"]["json_null"] = ["doc"]
+    story.add(6, "c", {"id": 3, "doc": None}, json_null=["doc"])
+    story.add(7, "d", None, {"id": 1, "doc": None})
+    story.add(8, "u", {"id": 2, "doc": {"b": 2}}, {"id": 2, "doc": None})
+    with reading() as connection:
+        stand = stood(story, engine, tmp_path, connection)
+
+        rows = rows_of(stand, '"public"."orders"', ("id", "doc"))
+    found = shape_of(story.state(), ORDERS)
+
+    assert [(key, doc and doc.replace(" ", "")) for key, doc in rows] == [
+        ("2", '{"b":2}'),
+        ("3", None),
+    ]
+    assert isinstance(found, TableShape)
+    assert any(limit.startswith("JSON's null is null here") for limit in found.limits)
+
+
+def test_a_view_that_has_a_key_tells_jsons_null_from_sqls() -> None:
+    shape = shape_of(told().state(), ORDERS)
+
+    assert isinstance(shape, TableShape)
+    assert not any("JSON's null" in limit for limit in shape.limits)
+
+
 def test_an_update_of_a_row_that_is_all_key_leaves_it_there_once(tmp_path: Path) -> None:
     story = Story()
     story.begin(0, (column("a", "integer", key=True), column("b", "integer", key=True)), ("a", "b"))

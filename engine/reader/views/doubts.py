@@ -135,11 +135,10 @@ def _is_read_alike(version: TableVersion, configuration: RecordConfiguration) ->
 def limits_of(
     history: History,
     columns: tuple[ViewColumn, ...],
+    key: tuple[str, ...],
     configuration: RecordConfiguration,
-    *,
-    is_keyed: bool,
 ) -> Iterator[str]:
-    """What no view can give, whatever the table's history is."""
+    """What no view can give, whatever the table's history is. Without a `key`, rows are counted."""
     if history.snapshot is None and configuration.snapshot == "never":
         yield (
             "no snapshots are taken: a row is here from its first change on, with what that said"
@@ -149,10 +148,18 @@ def limits_of(
             "the flat envelope does not say the old key: after an update that changes a row's key, "
             "the row is here under the old one too. Without a key, equal rows are here once"
         )
-    if is_keyed and any(column.is_long and not column.is_in_before for column in columns):
+    if key and any(column.is_long and not column.is_in_before for column in columns):
         yield (
             "an update that changes a row's key may leave columns out that it did not change. The "
             "view does not know them until they are written again: it has null, and names them"
+        )
+    if any(
+        column.kind == "json" and column.is_structured and (not key or column.name in key)
+        for column in columns
+    ):
+        yield (
+            "JSON's null is null here where its column tells rows apart: the old side of a record "
+            "does not tell it from SQL's"
         )
     if any(column.is_hashed for column in columns):
         yield "hashed columns hold the hashes"

@@ -12,6 +12,8 @@ got) must not be given values from before it: those are another row's. What is m
 in the view, and the row names the column.
 
 Where whole rows are what tells rows apart, rows are counted: a side adds one or takes one away.
+Only the row that a record writes says whether its null is JSON's. So both nulls are one there, or
+the side that takes a row away would not find it.
 
 Invariant: the text depends on its arguments alone.
 """
@@ -218,8 +220,8 @@ def _shown_select(shape: TableShape, dialect: Dialect) -> str:
 def _by_row(shape: TableShape, dialect: Dialect, changes: str) -> str:
     columns = list(enumerate(shape.columns, 1))
     values = [
-        f"CASE WHEN side = 1 THEN {_old_value(column, dialect)} "
-        f"ELSE {_new_value(column, dialect)} END AS text_{at}"
+        f"CASE WHEN side = 1 THEN {_removed_value(column, dialect)} "
+        f"ELSE {_added_value(column, dialect)} END AS text_{at}"
         for at, column in columns
     ]
     names = ", ".join(f"text_{at}" for at, _ in columns)
@@ -286,8 +288,14 @@ def _new_text(column: ViewColumn, dialect: Dialect) -> str:
     return f"CASE WHEN {_is_in('unchanged', column, dialect)} THEN {before} ELSE {after} END"
 
 
-def _old_value(column: ViewColumn, dialect: Dialect) -> str:
+def _removed_value(column: ViewColumn, dialect: Dialect) -> str:
+    """A value of the row that a record takes away, where rows are counted."""
     return _filled(_text_in("before", column, dialect), column, dialect)
+
+
+def _added_value(column: ViewColumn, dialect: Dialect) -> str:
+    """A value of the row that a record adds, where rows are counted."""
+    return _filled(_new_text(column, dialect), column, dialect)
 
 
 def _new_value(column: ViewColumn, dialect: Dialect) -> str:

@@ -96,7 +96,7 @@ def shape_of(
             *folder_doubts(history, elsewhere),
             *history_doubts(history, columns, key, configuration),
         ),
-        limits=tuple(limits_of(history, columns, configuration, is_keyed=bool(key))),
+        limits=tuple(limits_of(history, columns, key, configuration)),
     )
 
 
