@@ -197,7 +197,7 @@ class TableReading:
 
     def ndjson(self) -> Iterator[bytes]:
         """The lines as they are: records, or rows. Each piece has whole lines."""
-        return self._each(lambda lines, _: iter([bytes(lines)]))
+        return self._each(lambda lines, _: map(bytes, self._taking.pieces(lines)))
 
     def arrow(self) -> Any:
         """All of it as one table of pyarrow, in memory."""

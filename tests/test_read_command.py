@@ -16,7 +16,9 @@ import pytest
 
 import tailrace
 from engine.cli.application import main
+from engine.cli.read_target import Target
 from engine.config import DestinationConfiguration
+from engine.reader.formats import taking
 from engine.servers.servers import EmbeddedS3
 from memory_store import MemoryStore
 from small_bucket import ORDERS, SmallBucket
@@ -134,6 +136,24 @@ def test_a_cursor_file_without_a_cursor_is_refused(
     assert (code, lines) == (1, [])
     assert "cursor" in errors or "empty" in errors
     assert kept.read_bytes() == content
+
+
+def test_lines_are_written_piece_by_piece(
+    lake: SmallBucket,
+    file: str,
+    capsysbinary: pytest.CaptureFixture[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, wanted, _ = read(capsysbinary, file, TABLE)
+    written: list[bytes] = []
+    monkeypatch.setattr(Target, "write", lambda _, content: written.append(content))
+    monkeypatch.setattr(taking, "PIECE_BYTES", len(wanted[0]))
+
+    code, _, errors = read(capsysbinary, file, TABLE)
+
+    assert code == 0
+    assert "13 changes" in errors
+    assert [line.rstrip(b"\n") for line in written] == wanted
 
 
 def test_rows_are_those_that_are_left(
@@ -306,6 +326,27 @@ def test_batches_come_with_cursors(lake: SmallBucket, target: DestinationConfigu
     assert [rest.num_rows for rest in rests] == [9, 5, 3, 0]
     assert changes.cursor == cursors[-1]
     assert changes.until == "0001.0000000000001D10"
+
+
+def test_lines_come_piece_by_piece_and_the_cursor_with_an_objects_last(
+    lake: SmallBucket, target: DestinationConfiguration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tailrace.read(url(target), TABLE) as changes:
+        wanted = [(piece.count(b"\n"), piece, changes.cursor) for piece in changes.ndjson()]
+    monkeypatch.setattr(taking, "PIECE_BYTES", 1)
+
+    with tailrace.read(url(target), TABLE) as changes:
+        found = [(piece, changes.cursor) for piece in changes.ndjson()]
+
+    assert [piece for piece, _ in found] == b"".join(piece for _, piece, _ in wanted).splitlines(
+        keepends=True
+    )
+    begun = [None, *(cursor for _, _, cursor in wanted)]
+    assert [cursor for _, cursor in found] == [
+        cursor
+        for before, (count, _, after) in zip(begun, wanted, strict=False)
+        for cursor in (*[before] * (count - 1), after)
+    ]
 
 
 def test_rows_are_a_table_and_a_relation(

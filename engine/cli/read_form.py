@@ -19,15 +19,20 @@ Write = Callable[[bytes], None]
 class Ndjson:
     """The lines as they are."""
 
-    def __init__(self, write: Write) -> None:
+    def __init__(self, taking: "Taking", write: Write) -> None:
+        self._taking = taking
         self._write = write
 
     def take(self, lines: memoryview, version: int) -> int:
         """Write some lines, and say how many."""
         del version
-        content = bytes(lines)
-        self._write(content)
-        return content.count(b"\n")
+        count = 0
+        # An object's lines may be a mapped file, larger than the memory.
+        for piece in self._taking.pieces(lines):
+            content = bytes(piece)
+            self._write(content)
+            count += content.count(b"\n")
+        return count
 
     def finish(self) -> None:
         """Nothing is left."""
@@ -101,7 +106,7 @@ class Parquet:
 def form_of(format_: Format, taking: "Taking", write: Write) -> Ndjson | Csv | Parquet:
     match format_:
         case "ndjson":
-            return Ndjson(write)
+            return Ndjson(taking, write)
         case "csv":
             return Csv(taking, write)
         case "parquet":
