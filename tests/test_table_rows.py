@@ -1,6 +1,8 @@
 """The current rows of a table: which objects they follow from, and when they are refused."""
 
+import dataclasses
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,18 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from engine.journal.entry import Agreed, Watch
+from engine.journal.entry import Agreed, Entry, Watch
 from engine.model.position import LogPosition, Position, log_position, make_position
 from engine.model.schema import Column, Relation, TableVersion
 from engine.reader.table import Until
+from engine.reader.table.folding import Folding
 from engine.reader.table.links import Link, chain
 from engine.reader.table.projection import projection, unrecorded
 from engine.reader.table.reading import in_order
 from engine.reader.table.snapshot import Piece, Pieces, Segment
 from engine.reader.table.steps import LAST, Step, steps
+from fold_rig import Body, Table, as_read, as_values, newest_first, shape
 from log_points import durable
 from memory_store import MemoryStore
-from small_bucket import ORDERS, SmallBucket
+from small_bucket import ORDERS, SmallBucket, rewrite_journal
 from small_snapshot import Snapshots, range_numbers
 from table_reader import asked
 from test_table_changes import (
@@ -168,6 +172,113 @@ async def test_a_place_that_was_stated_again_with_more_finished_is_read_so() -> 
     again = await asked(bucket.store, is_current=True, until=Until(position=place))
 
     assert again.lines == then.lines
+
+
+def insert(table: Table) -> None:
+    table.insert({"id": "5", "idb": "1"})
+
+
+def delete(table: Table) -> None:
+    table.delete(2)
+
+
+@pytest.mark.parametrize("changes", [(insert,), (delete,), (insert, delete)])
+def test_rows_that_are_all_key_come_once_from_the_stream_and_a_later_segment(
+    changes: tuple[Callable[[Table], None], ...],
+) -> None:
+    names = ("id", "idb")
+    table = Table(shape(*names, key=names, is_whole_row=True))
+    table.begin()
+    for number in "1234":
+        table.insert({"id": number, "idb": "1"})
+    table.cut()
+    first = segment_of(table, lambda row: row["id"] in {"1", "2"})
+    table.begin()
+    for change in changes:
+        change(table)
+    table.cut()
+    point, (_truncate, *bodies) = segment_of(table, lambda row: row["id"] not in {"1", "2"})
+    columns = tuple(
+        Column(name, "bigint", "integer", key=True, number=place)
+        for place, name in enumerate(names, 1)
+    )
+    version = TableVersion(1, Position(""), "r", Relation(ORDERS, "1", columns, names))
+    folding = Folding(version, (version,), is_divided=True)
+    fold = folding.next_pass()
+    assert fold is not None
+
+    found = b"".join(
+        rows
+        for body, low, high in newest_first(table.bodies, [first, (point, bodies)])
+        for rows in folding.taken(
+            fold,
+            memoryview(body.lines),
+            dataclasses.replace(step_of(1, 0), low=low, high=high or LAST),
+        )
+    )
+    folding.finish(fold)
+
+    assert as_read(found.splitlines(), names) == as_values(table.rows, names)
+
+
+def segment_of(
+    table: Table, is_in: Callable[[dict[str, str | None]], bool]
+) -> tuple[LogPosition, list[Body]]:
+    """A snapshot of some of the table's rows."""
+    every = table.rows
+    table.rows = [row for row in every if is_in(row)]
+    found = table.snapshot()
+    table.rows = every
+    return found
+
+
+async def test_rows_are_counted_only_where_no_segment_is_behind_changes_of_its_rows() -> None:
+    bucket = SmallBucket(snapshot="initial")
+    await bucket.take_over("writer-1")
+    snapshots = Snapshots(bucket)
+    await snapshots.append(schemas=(bucket.version(ORDERS),))
+    await snapshots.make_whole(ORDERS, {0: "t", 1: "r"}, rest="a")
+    await snapshots.complete()
+    await snapshots.append(snapshots.durable())
+    await go_on(snapshots, "c")
+    attempt = snapshots.start(ORDERS, rest="a")
+    await snapshots.append()
+    objects = await snapshots.stage(attempt, range_numbers(1, "r"))
+    await snapshots.register.whole(attempt, objects)
+    await snapshots.append()
+    await snapshots.complete()
+    await snapshots.append(snapshots.durable())
+    key_of_all_columns(bucket)
+    divided = await rows(bucket.store)
+    await go_on(snapshots, "tcc")
+    key_of_all_columns(bucket)
+
+    truncated = await rows(bucket.store)
+
+    assert divided == [SEVEN]
+    # No row is in a segment any more. Whether the table still has a key is not known.
+    assert truncated == [SEVEN, SEVEN]
+
+
+async def test_rows_of_a_snapshot_without_segments_are_counted() -> None:
+    snapshots = await with_snapshot()
+    key_of_all_columns(snapshots.bucket)
+
+    assert await rows(snapshots.bucket.store) == [SEVEN] * 5
+
+
+def key_of_all_columns(bucket: SmallBucket) -> None:
+    """Have the journal say that the key of orders is all of its columns."""
+
+    def edit(entry: Entry) -> Entry:
+        return replace(entry, schemas=tuple(map(keyed, entry.schemas)))
+
+    def keyed(version: TableVersion) -> TableVersion:
+        columns = tuple(replace(column, key=True) for column in version.relation.columns)
+        names = tuple(column.name for column in columns)
+        return replace(version, relation=replace(version.relation, columns=columns, key=names))
+
+    rewrite_journal(bucket.store, edit, bucket.prefix)
 
 
 async def test_a_deleted_row_is_gone_and_an_earlier_one_does_not_come_back() -> None:

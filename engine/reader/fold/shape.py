@@ -29,7 +29,8 @@ class Shape(msgspec.Struct, frozen=True):
     rows that were there before a column was, None where nobody knows them. `hidden` are lineages of
     columns that records do not hold. `key` names the columns that tell rows apart. With
     `is_whole_row` those are all columns of the table: whether they are a key or there is none, rows
-    are then counted by their whole text.
+    are then counted by their whole text. A version does not say which of the two it is, so only
+    who knows that it is a key may set it to False.
     """
 
     table: str

@@ -23,15 +23,26 @@ _DEBEZIUM_END: Final = b'"transaction":null}\n'
 
 
 class Folding:
-    """The passes of one fold. `versions` are those of its rows, in the order in which they hold."""
+    """The passes of one fold. `versions` are those of its rows, in the order in which they hold.
 
-    def __init__(self, newest: TableVersion, versions: tuple[TableVersion, ...]) -> None:
+    `is_divided`: a snapshot's later segments are read behind changes of their own rows. Those rows
+    come twice, in the stream and in the segment, so they cannot be counted. They need not be: only
+    a table with a true key is read in segments, and its key tells them apart.
+    """
+
+    def __init__(
+        self, newest: TableVersion, versions: tuple[TableVersion, ...], *, is_divided: bool = False
+    ) -> None:
         envelopes: Mapping[int, Envelope] = {
             version.number: "flat" if version.flat_prefix else "standard" for version in versions
         }
         self._newest = newest
         self._versions = versions
         self._shapes: dict[int, Shape] = shapes_of(versions, envelopes)
+        if is_divided:
+            self._shapes = {
+                number: replace(shape, is_whole_row=False) for number, shape in self._shapes.items()
+            }
         self._projections: dict[int, Projection] = {}
         self._passes: deque[Pass | None] = deque([None])
 

@@ -85,7 +85,8 @@ class Lines:
 class Reading:
     """An answer that is about to be read, once. `cursor` is the one behind all of it.
 
-    `steps` are in the order of positions. `doubts` are what somebody allows.
+    `steps` are in the order of positions. `doubts` are what somebody allows. `is_divided`: see
+    `Folding`.
     """
 
     known: Known
@@ -95,6 +96,7 @@ class Reading:
     cursor: str
     begin: Cursor
     bodies: Bodies
+    is_divided: bool = False
 
     @asynccontextmanager
     async def lines(self) -> AsyncIterator[AsyncGenerator[Lines, None]]:
@@ -132,7 +134,8 @@ class Reading:
         newest = self.known.newest
         if newest is None:
             return
-        folding = Folding(newest, in_order(self.steps, newest, self.known.versions))
+        versions = in_order(self.steps, newest, self.known.versions)
+        folding = Folding(newest, versions, is_divided=self.is_divided)
         while (fold := folding.next_pass()) is not None:
             async with aclosing(self.bodies.of(reversed(self.steps), group)) as bodies:
                 async for body in bodies:
@@ -272,6 +275,7 @@ class _Finding:
             cursor="",
             begin=own,
             bodies=self.bodies,
+            is_divided=pieces is not None and pieces.end > begin,
         )
 
     async def _pieces(self) -> Pieces | None:

@@ -60,6 +60,11 @@ class Pieces:
         return self.segments[0].point
 
     @property
+    def end(self) -> LogPosition:
+        """The last segment's point: from there on, what commits is in none of its rows."""
+        return self.segments[-1].point
+
+    @property
     def keys(self) -> frozenset[str]:
         """The keys of all objects."""
         return frozenset(piece.key for segment in self.segments for piece in segment.pieces)
