@@ -6,10 +6,11 @@ import pytest
 from msgspec.structs import replace
 
 from engine.flow.ledger import Ledger
+from engine.flow.reception import Reception
 from engine.journal.causes import STREAM, STREAM_PAUSED, TABLE_PAUSED
 from engine.journal.entry import Gap
 from engine.journal.pauses import PauseRegister
-from engine.model.batch import Boundary, Intake
+from engine.model.batch import Batch, Boundary, Intake, Operations
 from engine.model.position import Position, behind, commit_of, make_position
 from engine.model.record import OnSchemaChange, TableRule
 from engine.model.request import Request, RequestRefused
@@ -32,8 +33,8 @@ def shaped(*more: Column) -> Relation:
     return replace(plain, columns=(*plain.columns, *more))
 
 
-def version(number: int, first: Position, shape: Relation) -> TableVersion:
-    return TableVersion(number, first, "", shape)
+def version(number: int, first: Position, shape: Relation, record: str = "") -> TableVersion:
+    return TableVersion(number, first, record, shape)
 
 
 FIRST = version(1, at(1), shaped())
@@ -121,6 +122,48 @@ async def test_a_stream_pauses_before_a_changed_shape_and_not_before_anything_el
     assert boundary is not None
     assert boundary.position == commit_of(at(5))
     assert one.woken
+
+
+async def test_no_row_behind_the_one_at_which_the_stream_stopped_is_received_before_it() -> None:
+    one = await rig("pause")
+    state, configuration = one.bucket.journal.state, one.bucket.configuration
+    record = configuration.record_digest
+    journalled = {
+        str(ORDERS): (version(1, at(1), shaped(), record(ORDERS)),),
+        str(ODD): (version(1, at(1), relation(ODD), record(ODD)),),
+    }
+    reception = Reception(
+        journalled=journalled,
+        durable=lambda: state.durable_position,
+        ledger=one.ledger,
+        configuration=configuration,
+    )
+    reception.gate = one.pauses
+
+    def take(shape: Relation, position: Position) -> int | None:
+        """The version under which the row is received; None where it is not."""
+        decided = reception.decide(shape, position)
+        if decided is None:
+            return None
+        operations = Operations(1, 0, 0, 0, 0)
+        batch = Batch(shape.table, decided.number, b"x\n", 1, operations, position, position, 0, 0)
+        one.ledger.read(Intake((batch,), None))
+        return decided.number
+
+    # All of it comes before the reader looks: the shape changes and changes back.
+    assert take(shaped(MORE), at(20)) is None
+    assert take(shaped(), at(21)) is None
+    assert take(relation(ODD), at(22)) == 1
+    assert one.gaps == []
+    # To accept the shape takes no row of it before the first one is read again.
+    one.pauses.resume(asked())
+    assert take(shaped(MORE), at(23)) is None
+
+    one.pauses.reread()
+
+    assert take(shaped(MORE), at(20)) == 2
+    assert take(relation(ODD), at(22)) is None
+    assert take(relation(ODD), at(24)) == 1
 
 
 async def test_a_rule_decides_for_its_tables() -> None:

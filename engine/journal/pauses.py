@@ -11,7 +11,8 @@ shape. Whoever reads that row again decides the same: it is paused there, or the
 
 Invariant: pure but for the event that a reader waits for. A pause, its gap, and the answer to who
 asked for it are stated in one entry of the journal. While the stream is paused at a row, nothing
-that commits at its commit or later is durable. No row is dropped that no gap covers.
+that commits at its commit or later is durable, and no later row of its table is received. No row is
+dropped that no gap covers.
 """
 
 import asyncio
@@ -70,6 +71,9 @@ class PauseRegister:
         # By table that is passed over: where its newest dropped row commits, and the row's shape.
         self._dropped: dict[str, tuple[LogPosition, str]] = {}
         self._digested: tuple[Relation, str] | None = None
+        # Tables at whose rows the stream stopped. Until that row is read again nothing of them is
+        # taken: what is received of a table is known by its last position alone.
+        self._waiting: set[str] = set()
         # By table that was resumed: what commits before this is still dropped.
         self._kept_from: dict[str, LogPosition] = {}
         self._changed = asyncio.Event()
@@ -106,15 +110,18 @@ class PauseRegister:
     def reread(self) -> None:
         """The log is read again from E. Whoever reads says so before it does."""
         self.is_reread_wanted = False
+        self._waiting.clear()
         self._ledger.read_again()
 
     def wants(self, relation: Relation, position: Position) -> bool:
-        """Whether the row is to be taken. One that is not is in a gap."""
+        """Whether the row is to be taken. One that is not is in a gap, or is read again."""
         table = str(relation.table)
         if table in self._paused:
             commit, _ = self._dropped.get(table, (LOG_BEGIN, ""))
             commit = max(commit, commit_of(position))
             self._dropped[table] = (commit, self._digest(relation))
+            return False
+        if table in self._waiting:
             return False
         return position >= self._kept_from.get(table, LOG_BEGIN)
 
@@ -146,6 +153,7 @@ class PauseRegister:
             self._pause_table(str(table), text, commit_of(first), first, digest)
             self.wants(relation, first)
             return False
+        self._waiting.add(str(table))
         self._ledger.hold(first)
         if not self.is_paused:
             self._state_next(self._pause(STREAM, text, first, digest, str(table)))
