@@ -18,6 +18,7 @@ from databases import Database
 from engine.destinations.s3 import S3ObjectStore
 from engine.destinations.s3_rules import rules_of
 from engine.journal.bucket_rules import BucketRules
+from engine.journal.planner import ENTRY_BYTES_MAX
 from engine.model import bucket_rule
 from engine.model.bucket_rule import BucketRule, RuleAction, shortest, soonest, taken_away
 from engine.model.errors import (
@@ -60,7 +61,7 @@ def answered(**parts: Any) -> dict[str, Any]:
         ({"Filter": {}}, ""),
         ({"Filter": {"Prefix": ""}}, ""),
         ({"Filter": {"And": {"Prefix": "lake/", "ObjectSizeLessThan": 9}}}, "lake/"),
-        ({"Filter": {"ObjectSizeGreaterThan": 9}}, ""),
+        ({"Filter": {"ObjectSizeLessThan": 9}}, ""),
         ({"Filter": {"And": {"Prefix": "lake/", "Tags": [{"Key": "a", "Value": "b"}]}}}, "lake/"),
         ({"Filter": {"Tag": {"Key": "a", "Value": "b"}}}, ""),
     ],
@@ -96,6 +97,15 @@ def test_dates_and_classes_are_read_and_a_rule_may_lack_a_name() -> None:
 
     assert rule.name == ""
     assert rule.actions == (RuleAction("", None, "2027-01-02"), RuleAction("GLACIER", 30))
+
+
+@pytest.mark.parametrize(
+    "part", [{"ObjectSizeGreaterThan": 9}, {"And": {"Prefix": "", "ObjectSizeGreaterThan": 9}}]
+)
+def test_a_rule_for_larger_objects_says_so(part: dict[str, Any]) -> None:
+    rules = rules_of([answered(Filter=part, **UPLOADS, **EXPIRED)], [])
+
+    assert rules == (BucketRule("mine", "", (DELETED,), upload_days=2, larger_than=9),)
 
 
 # --- what it means
@@ -206,7 +216,8 @@ DAY_US = 86_400_000_000
     ("rule", "days"),
     [
         (BucketRule("x", "", (RuleAction(days=3),)), 3),
-        (BucketRule("x", f"{PREFIX}/_tailrace/", (RuleAction("GLACIER", 3),)), 3),
+        (BucketRule("x", f"{PREFIX}/_tailrace/", (DELETED,), larger_than=ENTRY_BYTES_MAX), 3),
+        (BucketRule("x", "", (RuleAction("GLACIER", 1), RuleAction(days=3))), 3),
         (BucketRule("x", "", (RuleAction(days=9), RuleAction(days=3))), 4),
     ],
 )
@@ -225,6 +236,9 @@ async def test_a_newest_entry_as_old_as_a_rule_lets_any_become_is_not_gone_on_fr
         (BucketRule("x", "", (RuleAction(days=3),)), 2.9),
         (BucketRule("x", f"{PREFIX}/database=shop/", (RuleAction(days=3),)), 400),
         (BucketRule("x", "", (RuleAction("STANDARD_IA", 3),)), 400),
+        (BucketRule("x", f"{PREFIX}/_tailrace/", (RuleAction("GLACIER", 3),)), 400),
+        (BucketRule("x", f"{PREFIX}/_tailrace/", (RuleAction("DEEP_ARCHIVE", 3),)), 400),
+        (BucketRule("x", "", (DELETED,), larger_than=100 * 1024 * 1024), 400),
         (BucketRule("x", "", (RuleAction(date="2027-01-02"),)), 400),
     ],
 )

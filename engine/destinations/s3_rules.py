@@ -43,6 +43,7 @@ def _rule(rule: Mapping[str, Any]) -> BucketRule:
         upload_days=(rule.get("AbortIncompleteMultipartUpload") or {}).get(
             "DaysAfterInitiation", 0
         ),
+        larger_than=_filter(rule).get("ObjectSizeGreaterThan"),
     )
 
 

@@ -1,7 +1,8 @@
 """Rules of a bucket: what it does by itself to objects and unfinished uploads, and what that means.
 
 Strategy: the destination reads the rules that may concern what it makes. Here they are judged, by
-their prefixes alone: which ones take objects away, and how long an upload may stay unfinished.
+their prefixes: which ones take objects away, and how long an upload may stay unfinished. A size
+counts only where no journal entry can have it.
 
 Invariant: in doubt a rule concerns us. An upload's time is never longer than the shortest of the
 rules that may reach it. Amazon S3 rounds up to the next midnight (UTC); other stores need not, so
@@ -23,6 +24,9 @@ UPLOAD_DAYS_PLENTY: Final = 7
 
 _COVERED_DAYS: Final = 30
 """Nobody needs to be told of a rule for the journal alone that waits as long: docs/retention.md."""
+
+_ENTRY_BYTES_NEVER: Final = 64 * 1024 * 1024
+"""No journal entry is larger: what it holds has limits of a few MiB."""
 
 _READ_AT_ONCE: Final = frozenset(
     {"STANDARD", "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR"}
@@ -56,13 +60,15 @@ class BucketRule(msgspec.Struct, frozen=True):
     """One rule that is in force, for keys that begin with `prefix`.
 
     `name` is the rule's ID, as far as it has one. `upload_days` is when an unfinished upload is
-    thrown away, counted from its beginning; 0: never.
+    thrown away, counted from its beginning; 0: never. Only objects of more than
+    `larger_than` bytes are reached, where that is there.
     """
 
     name: str
     prefix: str
     actions: tuple[RuleAction, ...] = ()
     upload_days: int = 0
+    larger_than: int | None = None
 
     def concerns(self, folder: str) -> bool:
         """Whether it may reach keys that begin with `folder`."""
@@ -79,16 +85,18 @@ def shortest(rules: Iterable[BucketRule], folder: str) -> BucketRule | None:
 
 
 def soonest(rules: Iterable[BucketRule], folder: str) -> tuple[BucketRule, int] | None:
-    """The rule that is the first to take objects in `folder` away, and after how many days.
+    """The rule that is the first to delete journal entries in `folder`, and after how many days.
 
-    Rules that do it on a date are left out: nobody knows an age from them.
+    Rules that do it on a date are left out: nobody knows an age from them. So are rules that move
+    objects to another storage class, because the keys stay, and those for objects that are larger
+    than any entry.
     """
     found = [
         (action.days, rule)
         for rule in rules
-        if rule.concerns(folder)
+        if rule.concerns(folder) and (rule.larger_than or 0) < _ENTRY_BYTES_NEVER
         for action in rule.actions
-        if action.days is not None and action.storage_class not in _READ_AT_ONCE
+        if action.days is not None and not action.storage_class
     ]
     days, rule = min(found, key=lambda one: one[0], default=(0, None))
     return (rule, days) if rule is not None else None
