@@ -1,14 +1,16 @@
 """Tables that are made and go between two looks: what the stream, and the journal, know of them."""
 
 import pytest
+from msgspec.structs import replace
 
 from engine.journal.entry import Frontier
 from engine.journal.unseen import unseen_of
 from engine.model.interfaces import PUBLISHED_LATE
 from engine.model.position import make_position
 from engine.model.schema import Relation, TableVersion
+from engine.sources.postgres.log_messages import MESSAGES, messages_relation
 from log_points import place
-from test_watch import LINES, ORDERS, Rig, look, table
+from test_watch import CONFIGURATION, LINES, ORDERS, Rig, look, table
 
 BORN = table("8", fresh=[PUBLISHED_LATE])
 DROPPED = ("public.orders", "table-dropped", "20", "41")
@@ -105,6 +107,22 @@ def test_what_a_look_has_agreed_on_is_not_unseen(rig: Rig) -> None:
         rig.state.frontiers[str(table_name)] = Frontier(make_position(1, 0x30, 5, 0), "")
 
     assert unseen_of(rig.state) == {"8": (str(ORDERS), place(0x30))}
+
+
+def test_the_table_of_messages_has_not_gone_because_no_look_shows_it(rig: Rig) -> None:
+    published = replace(CONFIGURATION, messages=str(MESSAGES))
+    # Also where they are published no more, and the settings' patterns match its name.
+    matching = replace(CONFIGURATION, tables=("*.*",))
+    rig.append()
+    first = make_position(1, 0x18, 1, 0)
+    messages = TableVersion(1, first, "", messages_relation(published))
+    rig.state.versions[str(MESSAGES)] = (messages,)
+    rig.state.frontiers[str(MESSAGES)] = Frontier(make_position(1, 0x30, 5, 0), "")
+
+    for number, configuration in enumerate((published, matching)):
+        rig.start(configuration)
+        assert rig.judge(look(0x40 + number, {LINES: table("7")})) == []
+        rig.append()
 
 
 def version(number: int, commit: int, identity: str) -> TableVersion:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from engine.journal.entry import JournalState
 from engine.model.interfaces import Look
 from engine.model.position import commit_of
+from engine.model.schema import MESSAGES_IDENTITY
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +53,14 @@ class Unseen:
 
 
 def unseen_of(state: JournalState) -> dict[str, tuple[str, str]]:
-    """What the journal knows of tables whose rows are planned and that no look has agreed on."""
+    """What the journal knows of tables whose rows are planned and that no look has agreed on.
+
+    The table of messages is none of them.
+    """
     watch = state.watch
-    seen = set() if watch is None else {agreed.identity for agreed in watch.tables.values()}
-    seen |= set() if watch is None else watch.away.keys()
+    seen = {MESSAGES_IDENTITY}
+    if watch is not None:
+        seen |= {agreed.identity for agreed in watch.tables.values()} | watch.away.keys()
     ends: dict[str, list[str]] = {}
     for gap in state.gaps.values():
         ends.setdefault(gap.table, []).append(gap.until)

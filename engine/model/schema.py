@@ -13,10 +13,15 @@ Invariant: nothing here reads a clock or a catalog; the same arguments give the 
 import hashlib
 import re
 from collections.abc import Callable, Iterable
+from typing import Final
 
 import msgspec
 
 from engine.model.position import Position
+
+MESSAGES_IDENTITY: Final = "messages"
+"""The identity of the table of messages (`RecordConfiguration.messages`). No source has it as a
+table, so no look shows it, and it never goes."""
 
 _PLAIN = re.compile(r"[a-z_][a-z0-9_]*\Z")
 _PARTS = re.compile(r'("(?:[^"]|"")*"|[^".]+)\.("(?:[^"]|"")*"|[^".]+)\Z')

@@ -17,7 +17,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from engine.model.record import RecordConfiguration
-from engine.model.schema import Column, Relation, TableName
+from engine.model.schema import MESSAGES_IDENTITY, Column, Relation, TableName
 from engine.sources.postgres.pgoutput import HEADER_SIZE, MessageHead
 
 MESSAGES: Final = TableName("pg_logical", "messages")
@@ -44,7 +44,7 @@ def messages_relation(configuration: RecordConfiguration) -> Relation:
         replace(column, included=configuration.is_included(MESSAGES, column.name))
         for column in _COLUMNS
     )
-    return Relation(MESSAGES, "messages", columns, ())
+    return Relation(MESSAGES, MESSAGES_IDENTITY, columns, ())
 
 
 def is_transactional(frame: bytes) -> bool:
