@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from engine.journal.entry import Accepting, Snapshot, Writer
 from engine.journal.journal import Journal
 from engine.journal.lease import Lease
+from engine.journal.sight import Sight
 from engine.model.errors import (
     ForeignPrefix,
     LeaseHeld,
@@ -36,6 +37,7 @@ CONFIGURATION = RecordConfiguration(through="tailrace", tables=("public.*",))
 HELD = LeaseHeld("somebody reads it")
 AWAY = SourceUnavailable("nobody answers")
 E = 150
+HOUR_US = 3_600_000_000
 
 
 def decide(relation: Relation, position: Position) -> TableVersion | None:
@@ -50,16 +52,20 @@ class Rig:
         self.source = StillSource(held)
         self.phases: list[Phase] = []
         self.journal = self.another_journal("first")
-        self.lease = Lease(
+        self.lease = self.lease_of(self.journal)
+
+    def lease_of(self, journal: Journal) -> Lease:
+        return Lease(
             self.source,
-            self.journal,
+            journal,
             standby_interval=0.001,
             on_phase=self.phases.append,
             alarms=Alarms(lambda: 0),
         )
 
-    def another_journal(self, name: str) -> Journal:
-        return Journal(self.store, "lake", Writer(name, name, "test"), Metrics(CollectorRegistry()))
+    def another_journal(self, name: str, sight: Sight | None = None) -> Journal:
+        writer = Writer(name, name, "test")
+        return Journal(self.store, "lake", writer, Metrics(CollectorRegistry()), sight=sight)
 
     async def opened(self) -> "Rig":
         await self.journal.open(self.source.known, CONFIGURATION, durable(E, seq=-1))
@@ -92,6 +98,36 @@ async def test_a_source_that_is_away_is_tried_again_and_said_so_by_a_standby() -
 
     assert rig.phases == ["standby", "reconnecting"]
     assert rig.lease.failure is None
+
+
+async def test_a_start_that_waits_for_days_for_its_source_opens_the_journal_all_the_same() -> None:
+    rig = Rig()
+    # Each attempt to connect takes seven hours.
+    sight = Sight(lambda: 7 * HOUR_US * len(rig.source.starts), 12 * 3600)
+    journal = rig.another_journal("late", sight)
+    lease = rig.lease_of(journal)
+    rig.source.refusals = [AWAY, AWAY]
+
+    async with AsyncExitStack() as stack:
+        await lease.take(stack, CONFIGURATION, decide)
+        await journal.open(rig.source.known, CONFIGURATION, durable(E, seq=-1))
+
+    assert (journal.state.seq, len(rig.source.starts)) == (0, 3)
+
+
+async def test_what_is_accepted_is_not_once_somebody_wrote_while_the_source_was_away() -> None:
+    rig = Rig()
+    other = rig.another_journal("other")
+    await other.open(rig.source.known, CONFIGURATION, durable(E, seq=-1))
+    rig.source.refusals = [AWAY]
+    rig.lease.accepting = Accepting(place(E - 50), "keeper", "gone")
+
+    async with AsyncExitStack() as stack:
+        await rig.lease.take(stack, CONFIGURATION, decide)
+
+    # The last attempt begins where the other's is durable.
+    assert [start and start.position for start in rig.source.starts] == [None, place(E)]
+    assert rig.lease.accepting is None
 
 
 async def test_what_is_compared_is_acknowledged_up_to_e_and_no_further() -> None:

@@ -169,6 +169,10 @@ class Lease:
             except SourceUnavailable as error:
                 await attempt.aclose()
                 self._not_taken(error)
+                # However long the source is away, the journal's end stays in sight.
+                if await self._journal.follow():
+                    # Somebody read meanwhile: what this start accepts was judged by less.
+                    self.accepting = None
                 await asyncio.sleep(max(wait, self._recurrence.pause_seconds))
                 wait = min(2 * wait, _RETRY_SECONDS_MAX)
             except BaseException:
