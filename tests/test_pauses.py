@@ -254,9 +254,13 @@ async def test_a_gap_that_a_predecessor_stated_without_its_pause_goes_on() -> No
     await one.bucket.journal.append(gaps=one.snapshots.gaps.pending)
 
     two = await successor(one, "gap")
+    # It may have other settings, and then nothing is missing from E on.
+    assert two.gaps == [("schema-changed", commit_of(at(20)), behind(commit_of(at(20))))]
+
     two.pauses.admits(FIRST, SECOND)
 
     assert two.gaps == [("schema-changed", commit_of(at(20)), "")]
+    assert len(two.snapshots.gaps.standing) == 1
 
 
 async def test_whoever_asks_may_pause_a_table_and_everything_is_resumed_at_once() -> None:
@@ -329,6 +333,33 @@ async def test_an_open_that_does_not_capture_a_paused_table_forgets_its_pause() 
     await bucket.take_over("writer-2")
 
     assert set(bucket.journal.state.pauses) == {STREAM}
+
+
+@pytest.mark.parametrize("is_snapshot_on", [False, True])
+async def test_a_paused_table_that_was_left_out_for_a_while_is_read_again(
+    is_snapshot_on: bool,  # noqa: FBT001
+) -> None:
+    one = await rig(is_snapshot_on=is_snapshot_on)
+    one.pauses.pause(asked(str(ORDERS)))
+    one.pauses.pause(asked(str(ODD)))
+    await one.append()
+    begin = one.gaps[0][1]
+    out = SmallBucket(one.bucket.store)
+    out.configuration = replace(out.configuration, exclude=(str(ORDERS),))
+    await out.take_over("writer-2")
+    # While it is left out it goes on to lose changes.
+    assert Rig(out, "continue").gaps == [("paused", begin, ""), ("paused", begin, "")]
+
+    back = await successor(one, "continue")
+
+    end = behind(back.bucket.journal.state.durable_position)
+    assert back.gaps == [("paused", begin, end), ("paused", begin, "")]
+    assert back.pauses.tables == (str(ODD),)
+    assert back.woken
+    assert back.pauses.wants(relation(ORDERS), at(1))
+    register = back.snapshots.register
+    register.arrive([ORDERS, ODD])
+    assert register.needed() == ((ORDERS,) if is_snapshot_on else ())
 
 
 async def test_what_is_durable_behind_a_paused_row_is_wrong_and_a_drop_that_no_gap_states() -> None:

@@ -81,6 +81,7 @@ class PauseRegister:
         """Whether the log is to be read again from E: rows that are under way need another look."""
         self.interrupt: Callable[[], None] = _nobody_reads
         """Called where a reader is to look at `is_paused` and `is_reread_wanted` at once."""
+        self._end_abandoned()
         self._tell()
 
     # --- for whoever reads the stream
@@ -278,6 +279,20 @@ class PauseRegister:
             if gap.is_open and gap.reason in PAUSE_REASONS:
                 self._gaps.end(gap.number, until)
         self._snapshots.came(TableName.parse(table))
+
+    def _end_abandoned(self) -> None:
+        """End the open gaps of tables that are captured and not paused: nobody else would.
+
+        Such a table was left out for a while, or a former engine stated the gap and not the pause.
+        Everything that commits at E or later is read in this life. A look then fills the gap.
+        """
+        for gap in self._gaps.standing:
+            if not gap.is_open or gap.reason not in PAUSE_REASONS or gap.table in self._paused:
+                continue
+            if self._configuration.captures(TableName.parse(gap.table)):
+                after = LogPosition(gap.after)
+                self._gaps.end(gap.number, behind(max(after, self._state.durable_position)))
+                self._wake()
 
     def _state_next(self, pause: Pause) -> None:
         self._pending[pause.table] = pause
