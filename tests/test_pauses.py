@@ -335,6 +335,23 @@ async def test_an_open_that_does_not_capture_a_paused_table_forgets_its_pause() 
     assert set(bucket.journal.state.pauses) == {STREAM}
 
 
+async def test_a_gap_that_a_predecessor_ended_without_its_pause_goes_on() -> None:
+    one = await rig()
+    one.pauses.pause(asked(str(ORDERS)))
+    await one.append()
+    [(_, begin, _)] = one.gaps
+    one.pauses.resume(asked())
+    await one.bucket.journal.append(gaps=one.snapshots.gaps.pending)
+
+    two = await successor(one, "continue")
+
+    assert not two.pauses.wants(relation(ORDERS), at(50))
+    assert two.gaps == [("paused", begin, "")]
+    assert two.woken
+    two.pauses.resume(asked(str(ORDERS)))
+    assert two.gaps == [("paused", begin, behind(commit_of(at(50))))]
+
+
 @pytest.mark.parametrize("is_snapshot_on", [False, True])
 async def test_a_paused_table_that_was_left_out_for_a_while_is_read_again(
     is_snapshot_on: bool,  # noqa: FBT001

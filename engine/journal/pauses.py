@@ -82,6 +82,7 @@ class PauseRegister:
         self.interrupt: Callable[[], None] = _nobody_reads
         """Called where a reader is to look at `is_paused` and `is_reread_wanted` at once."""
         self._end_abandoned()
+        self._reopen_ended()
         self._tell()
 
     # --- for whoever reads the stream
@@ -293,6 +294,20 @@ class PauseRegister:
                 after = LogPosition(gap.after)
                 self._gaps.end(gap.number, behind(max(after, self._state.durable_position)))
                 self._wake()
+
+    def _reopen_ended(self) -> None:
+        """Let the gaps of paused tables go on that have ended.
+
+        A former engine stated that the gap ended, and not yet that the table was resumed. Its rows
+        go on to be dropped until whoever asked for that is heard again.
+        """
+        for table, paused in self._paused.items():
+            gaps = self._gaps.unmended(table)
+            if table == STREAM or any(gap.is_open and gap.reason in PAUSE_REASONS for gap in gaps):
+                continue
+            after, reason = self._state.durable_position, _gap_reason(paused.shape)
+            self._gaps.state(table, after=after, until="", reason=reason, text=GAP_TEXT)
+            self._wake()
 
     def _state_next(self, pause: Pause) -> None:
         self._pending[pause.table] = pause
