@@ -2,8 +2,8 @@
 
 Strategy: some bodies are on their way while one is read, bounded in number and in bytes. They stay
 compressed until it is their turn. Decompressing is a thread's work. A body whose lines are more
-than `RAW_BYTES_MAX` goes into a file that has no name, and is mapped: the system keeps as much of
-it in memory as it likes.
+than `RAW_BYTES_MAX`, or nobody knows how many, goes into a file that has no name, and is mapped:
+the system keeps as much of it in memory as it likes.
 
 Invariant: lines are handed over only after their length and CRC32 were compared with what the
 journal or the object's metadata say. At most one body is decompressed beside the one that is read.
@@ -17,25 +17,21 @@ from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, cast
+from typing import Final
 
-import zstandard
 from isal import isal_zlib
 
 from engine.flow.chunk import crc32_text
 from engine.journal.reading import Answered
-from engine.model.errors import ReadRefused, TailraceError
+from engine.model.errors import DecodeError, ReadRefused, TailraceError
 from engine.model.interfaces import ObjectStore
+from engine.reader.table.compressed import pieces_of
 from engine.reader.table.steps import Step
 
 READS_AT_ONCE: Final = 8
 AHEAD_BYTES_MAX: Final = 64 * 1024 * 1024
 RAW_BYTES_MAX: Final = 64 * 1024 * 1024
 
-_GzipError = cast("type[Exception]", isal_zlib.IsalError)
-
-_PIECE_BYTES: Final = 1024 * 1024
-_GZIP_WINDOW_BITS: Final = 31
 _DAMAGED: Final = (
     "Objects are written once: restore this one from the bucket's versions. tailrace verify "
     "--depth full looks at all of them."
@@ -116,7 +112,8 @@ class Bodies:
 
 def _decompressed(step: Step, content: bytes) -> memoryview:
     """The object's lines, compared with what is known of them."""
-    if step.raw_bytes > RAW_BYTES_MAX or (not step.raw_crc32 and len(content) > _PIECE_BYTES):
+    # Where nobody knows the lines' length, the smallest body may have very many.
+    if step.raw_bytes > RAW_BYTES_MAX or not step.raw_crc32:
         return _mapped(step, content)
     check = _Check(step)
     lines = bytearray()
@@ -139,21 +136,12 @@ def _mapped(step: Step, content: bytes) -> memoryview:
 
 
 def _pieces(step: Step, content: bytes) -> Iterator[bytes]:
-    stream = _decompressor(step.key)
     try:
-        for begin in range(0, len(content), _PIECE_BYTES):
-            yield stream.decompress(content[begin : begin + _PIECE_BYTES])
-    except (_GzipError, zstandard.ZstdError, EOFError) as error:
+        is_whole = yield from pieces_of(content, is_zstd=step.key.endswith(".zst"))
+    except DecodeError as error:
         raise _differs(step, "cannot be decompressed") from error
-    if not stream.eof or stream.unused_data:
+    if not is_whole:
         raise _differs(step, "is cut off, or something follows its end")
-
-
-def _decompressor(key: str) -> Any:
-    # Any: the two libraries' objects share `decompress`, `eof` and `unused_data`, and no type.
-    if key.endswith(".zst"):
-        return zstandard.ZstdDecompressor().decompressobj()
-    return isal_zlib.decompressobj(_GZIP_WINDOW_BITS)
 
 
 class _Check:
