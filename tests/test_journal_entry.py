@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from engine.journal.entry import (
     FORMAT,
-    ROWS_KEPT,
+    MENDED_KEPT,
     Entry,
     Frontier,
     Gap,
@@ -27,6 +27,7 @@ from engine.journal.entry import (
     time_text,
     time_us_of,
 )
+from engine.journal.gaps import GapRegister
 from engine.model.batch import Operations, operations_named
 from engine.model.errors import JournalError
 from engine.model.position import LOG_BEGIN, NOWHERE, Position
@@ -451,10 +452,42 @@ def test_a_table_that_was_left_out_for_a_while_is_unfinished_from_its_open_on() 
     assert state.attempts["public.orders"] == 1
 
 
+def test_of_other_gaps_that_were_mended_the_newest_are_remembered_too() -> None:
+    state = opened()
+    row = Gap(1, "public.orders", "0001.A", "0001.A", "unrepresentable", "odd", position="0001.A")
+    open_gap = Gap(2, "public.orders", "0001.A", "", "operations", "some")
+    ended = Gap(3, "public.orders", "0001.A", "0001.B", "renamed", "some")
+    others = [msgspec.structs.replace(ended, number=number) for number in range(3, MENDED_KEPT + 6)]
+
+    absorb(state, gaps=(msgspec.structs.replace(row, mended="it is there"), open_gap, *others))
+    for gap in others:
+        absorb(state, gaps=(msgspec.structs.replace(gap, mended="attempt 1 of its snapshot"),))
+
+    assert sorted(state.gaps) == [1, 2, *range(6, MENDED_KEPT + 6)]
+
+
+def test_a_gap_goes_on_from_none_that_is_forgotten() -> None:
+    state = opened()
+    gaps = GapRegister(state, lambda: 7)
+    for number in range(MENDED_KEPT + 1):
+        stated = gaps.state(
+            f"public.t{number}", after="0001.A", until="0001.B", reason="renamed", text=""
+        )
+        gaps.mend(stated.number, "attempt 1 of its snapshot")
+    sent = gaps.pending
+    absorb(state, gaps=sent)
+    gaps.journalled(sent)
+
+    later = gaps.state("public.t0", after="0001.B", until="0001.C", reason="renamed", text="")
+
+    assert 1 not in state.gaps
+    assert later.number == MENDED_KEPT + 2
+
+
 def test_of_rows_that_were_made_good_the_newest_are_remembered_and_of_others_all() -> None:
     state = opened()
     row = Gap(1, "public.orders", "0001.A", "0001.A", "unrepresentable", "odd", position="0001.A")
-    rows = [msgspec.structs.replace(row, number=number) for number in range(1, ROWS_KEPT + 4)]
+    rows = [msgspec.structs.replace(row, number=number) for number in range(1, MENDED_KEPT + 4)]
     other = Gap(
         len(rows) + 1, "public.orders", "0001.A", "0001.B", "partitions", "", mended="it is"
     )

@@ -1,12 +1,12 @@
-"""Which version a table's rows have: by place, not by number."""
+"""Which version a table's rows have: by place, not by number. And which gaps stood then."""
 
 import pytest
 from msgspec.structs import replace
 
-from engine.journal.entry import Snapshot, StatedSnapshot
+from engine.journal.entry import Gap, JournalState, Snapshot, StatedSnapshot
 from engine.model.position import NOWHERE, Position, make_position
 from engine.model.schema import Relation, TableName, TableVersion
-from engine.reader.table.known import Known, Visible
+from engine.reader.table.known import Known, Visible, known_of, visible_of
 from log_points import place
 
 TABLE = TableName("public", "orders")
@@ -56,3 +56,13 @@ def test_rows_have_the_version_that_began_last_or_that_of_a_later_snapshot(
 
     assert newest is not None
     assert newest.number == expected
+
+
+def test_a_gap_that_stood_then_is_told_also_where_the_newest_state_has_forgotten_it() -> None:
+    gap = Gap(1, str(TABLE), place(100), place(150), "operations", "some")
+    then = JournalState(gaps={1: gap})
+
+    known = known_of(str(TABLE), JournalState(), then, visible_of(str(TABLE), then), place(300))
+
+    assert known.gaps == (gap,)
+    assert known.visible.mended == frozenset()

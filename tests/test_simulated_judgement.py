@@ -3,12 +3,15 @@
 from collections import Counter
 from typing import Any, cast
 
+import orjson
 import pytest
 
+from engine.journal.entry import Entry, Gap, JournalState, Writer, encode_entry, encode_state
 from engine.model.position import log_position
 from engine.model.record import RecordConfiguration
 from engine.model.request import Request, encode_request, request_key
 from simulation.engines import prepared_process
+from simulation.monitor import Reading, summary_of_state
 from simulation.requests import RequestMonitor
 from simulation.snapshot_monitor import SnapshotMonitor, SnapshotReading, Stated
 from simulation.source import Transaction
@@ -53,6 +56,32 @@ def test_a_request_is_done_where_its_entry_says_what_it_came_to(state: str) -> N
 def test_a_request_is_not_done_where_its_entry_says_nothing_of_it(said: tuple[str, ...]) -> None:
     with pytest.raises(Violation, match="without its statement"):
         check_answer(*said)
+
+
+def test_a_state_file_has_to_forget_the_gaps_that_the_fold_forgets() -> None:
+    state, reading = JournalState(), Reading()
+    gaps = [
+        Gap(number, "public.a", "1", "2", "some", "", "it is there", position="1" * (number % 2))
+        for number in range(1, 2_010)
+    ]
+    standing = Gap(2_010, "public.a", "1", "2", "some", "")
+    made = Entry(
+        format=1,
+        seq=0,
+        epoch=0,
+        nonce="n",
+        writer=Writer("a", "a", "test"),
+        previous_sha256="",
+        gaps=(*gaps, standing),
+    )
+    body = encode_entry(made)
+
+    state.absorb(made, body)
+    reading.read(orjson.loads(body), body)
+
+    found = summary_of_state(encode_state(state))["gaps"]
+    assert found == reading.summary()["gaps"]
+    assert sorted(found) == list(range(10, 2_011))
 
 
 def visible(**more: str) -> Stated:

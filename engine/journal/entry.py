@@ -29,9 +29,9 @@ from engine.model.staged_object import StagedObject
 FORMAT = 1
 _NO_ENTRY = -1
 
-ROWS_KEPT = 1_000
-"""Gaps of rows that are published after all which the folded journal remembers, the newest ones.
-Every snapshot of a table may add as many as it has such rows."""
+MENDED_KEPT = 1_000
+"""Mended gaps that the folded journal remembers: the newest ones that are a row, and as many of the
+others. Every snapshot of a table may add as many as it has rows that no record can hold."""
 
 ANSWERS_KEPT = 100
 """Answers to requests, and as many to signals, that the folded journal remembers: those with the
@@ -606,11 +606,13 @@ class JournalState(msgspec.Struct):
 
     def _absorb_gaps(self, gaps: tuple[Gap, ...]) -> None:
         self.gaps |= {gap.number: gap for gap in gaps}
-        if not any(gap.is_mended_row for gap in gaps):
+        if not any(gap.mended for gap in gaps):
             return
-        rows = sorted(number for number, gap in self.gaps.items() if gap.is_mended_row)
+        mended = sorted(number for number, gap in self.gaps.items() if gap.mended)
+        rows = [number for number in mended if self.gaps[number].is_mended_row]
+        others = [number for number in mended if not self.gaps[number].is_mended_row]
         # The newest gap of all stays, whatever it is: the next one's number follows from it.
-        for number in rows[:-ROWS_KEPT]:
+        for number in (*rows[:-MENDED_KEPT], *others[:-MENDED_KEPT]):
             del self.gaps[number]
 
     def _absorb_answers(self, answers: tuple[Answer, ...]) -> None:

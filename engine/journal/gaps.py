@@ -2,8 +2,8 @@
 
 Strategy: whoever learns of a loss states a gap here, in the same step in which it learns of it. The
 committer puts everything that was stated and is not journalled into its next entry, whichever that
-is. A gap may be stated again: it ends, it goes on, or it is mended. Their number is bounded by the
-tables and the reasons.
+is. A gap may be stated again: it ends, it goes on, or it is mended. How many
+stand is bounded by the tables and the reasons, how many mended ones are remembered by a number.
 
 Invariant: an entry holds every gap that was stated before the entry was made. So `durable` never
 passes a loss whose gap is not in the same entry or in an earlier one, and no object is planned
@@ -153,7 +153,10 @@ class GapRegister:
         count, number = self._apart.get((table, reason), (0, 0))
         if not count:
             return None
-        gap = self._known(number)
+        gap = self._pending.get(number) or self._state.gaps.get(number)
+        if gap is None:
+            # Made good, and forgotten by the folded journal.
+            return None
         is_near = after <= gap.until or count >= GAPS_APART_MAX
         is_over = not gap.is_open and not gap.mended
         return gap if is_over and is_near and gap.after <= after else None

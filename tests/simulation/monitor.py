@@ -47,6 +47,9 @@ from simulation.store import Bucket, StoredObject, kind_of
 from simulation.violation import Violation
 from simulation.virtual_loop import Process
 
+MENDED_GAPS_REMEMBERED = 1_000
+"""As many that are one row, and as many others: decision 0107."""
+
 _FOLDERS = {
     str(table): (
         TableLayout("lake", "shop", "hive").table_folder(table),
@@ -179,6 +182,15 @@ class Reading:
         known = [v for v in self.versions[table] if v.first is not None and v.first <= position]
         return max(known, key=lambda v: v.number, default=None)
 
+    def _remembered(self) -> list[int]:
+        """The gaps that a state file has: of those that are mended, the newest of each kind."""
+        mended = [number for number in sorted(self.gaps) if self.gaps[number].get("mended")]
+        forgotten: set[int] = set()
+        for is_row in (False, True):
+            kind = [n for n in mended if bool(self.gaps[n].get("position")) == is_row]
+            forgotten |= {*kind[:-MENDED_GAPS_REMEMBERED]}
+        return [number for number in sorted(self.gaps) if number not in forgotten]
+
     def summary(self) -> Json:
         """What a state file at this entry must say."""
         return {
@@ -186,7 +198,7 @@ class Reading:
             "sha256": self.sha256,
             "epoch": self.epoch,
             "durable": self.durable,
-            "gaps": {number: gap["until"] for number, gap in sorted(self.gaps.items())},
+            "gaps": {number: self.gaps[number]["until"] for number in self._remembered()},
             "frontiers": {table: list(where) for table, where in sorted(self.frontier.items())},
             "plans": {
                 key: [s.planned["codec"] for s in plan] for key, plan in self.pending.items()

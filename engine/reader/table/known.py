@@ -100,7 +100,10 @@ def known_of(
         until=until,
         end=stream_end(table, reaching),
         visible=visible,
-        gaps=tuple(gap for _, gap in sorted(newest.gaps.items()) if gap.table == table),
+        # The newest state may have forgotten gaps that were mended since.
+        gaps=tuple(
+            gap for _, gap in sorted((reaching.gaps | newest.gaps).items()) if gap.table == table
+        ),
         versions=tuple(sorted(newest.versions_of(name), key=lambda version: version.number)),
         is_captured=configuration is None or configuration.captures(name),
         leaves_out=frozenset(watched.keeps) if watched is not None else frozenset(),
