@@ -4,11 +4,13 @@ import asyncio
 import gzip
 import mmap
 import random
+import zlib
 from collections.abc import Callable
 
 import pytest
 import zstandard
 
+from engine.flow.chunk import crc32_text
 from engine.model.errors import DecodeError, ReadRefused
 from engine.model.position import Position
 from engine.reader.patience import answered
@@ -152,6 +154,46 @@ async def test_a_body_that_is_damaged_is_named_without_a_checksum_too(content: b
     assert isinstance(error, ReadRefused)
     assert error.code == "content-differs"
     assert str(error).startswith(("a.zst is cut off", "a.zst cannot be decompressed"))
+
+
+async def test_bodies_have_one_memory_after_the_other() -> None:
+    store = MemoryStore()
+    every = [LINES, LINES[:9], 2 * LINES, LINES]
+    steps = []
+    for number, lines in enumerate(every):
+        content = zstandard.compress(lines)
+        await store.create(f"{number}.zst", content, content_type="", metadata={})
+        checksum = crc32_text(zlib.crc32(lines))
+        size = len(lines)
+        steps.append(Step(f"{number}.zst", len(content), 1, NOWHERE, NOWHERE, 0, size, checksum))
+    found, held = [], []
+
+    async with asyncio.TaskGroup() as group:
+        async for body in Bodies(store, answered).of(steps, group):
+            found.append(bytes(body.lines))
+            held.append(body.lines.obj)
+
+    assert found == every
+    assert held[0] is held[1]
+    assert held[1] is not held[2]
+    assert held[2] is held[3]
+
+
+async def test_more_lines_than_were_planned_are_refused_by_name() -> None:
+    store = MemoryStore()
+    content = gzip.compress(bytes(3 * PIECE_BYTES))
+    await store.create("a.gz", content, content_type="", metadata={})
+    step = Step("a.gz", len(content), 1, NOWHERE, NOWHERE, 0, 100, "0123abcd")
+
+    with pytest.raises(ExceptionGroup) as caught:
+        async with asyncio.TaskGroup() as group:
+            async for _ in Bodies(store, answered).of([step], group):
+                pass
+
+    [error] = caught.value.exceptions
+    # The rest is not even decompressed.
+    assert f"has {PIECE_BYTES} bytes of lines" in str(error)
+    assert "and 100 with 0123abcd were planned" in str(error)
 
 
 async def bodies_of(content: bytes) -> tuple[bytes, list[object]]:

@@ -3,7 +3,9 @@
 Strategy: some bodies are on their way while one is read, bounded in number and in bytes. They stay
 compressed until it is their turn. Decompressing is a thread's work. A body whose lines are more
 than `RAW_BYTES_MAX`, or nobody knows how many, goes into a file that has no name, and is mapped:
-the system keeps as much of it in memory as it likes.
+the system keeps as much of it in memory as it likes. All others go into the same memory, one after
+the other: fresh memory costs more than the decompressing, because the kernel gives it a page at a
+time.
 
 Invariant: lines are handed over only after their length and CRC32 were compared with what the
 journal or the object's metadata say. At most one body is decompressed beside the one that is read.
@@ -62,9 +64,12 @@ class Bodies:
         is gone or is not what it should be, DestinationUnavailable. Closing the iterator, and
         cancellation, leave nothing behind.
         """
+        memory = bytearray()
         async with aclosing(self._compressed(steps, group)) as compressed:
             async for step, content in compressed:
-                lines = await asyncio.to_thread(_decompressed, step, content)
+                if _is_held(step) and len(memory) < step.raw_bytes:
+                    memory = bytearray(step.raw_bytes)
+                lines = await asyncio.to_thread(_decompressed, step, content, memory)
                 del content
                 yield Body(step, lines)
 
@@ -110,17 +115,25 @@ class Bodies:
         return content
 
 
-def _decompressed(step: Step, content: bytes) -> memoryview:
-    """The object's lines, compared with what is known of them."""
-    # Where nobody knows the lines' length, the smallest body may have very many.
-    if step.raw_bytes > RAW_BYTES_MAX or not step.raw_crc32:
+def _is_held(step: Step) -> bool:
+    """Whether the object's lines go into memory.
+
+    Where nobody knows their length, the smallest body may have very many.
+    """
+    return step.raw_bytes <= RAW_BYTES_MAX and bool(step.raw_crc32)
+
+
+def _decompressed(step: Step, content: bytes, memory: bytearray) -> memoryview:
+    """The object's lines, compared with what is known of them; `memory` has room for them."""
+    if not _is_held(step):
         return _mapped(step, content)
     check = _Check(step)
-    lines = bytearray()
+    lines, size = memoryview(memory), 0
     for piece in check.of(_pieces(step, content)):
-        lines += piece
+        lines[size : size + len(piece)] = piece
+        size += len(piece)
     check.finish()
-    return memoryview(lines)
+    return lines[:size]
 
 
 def _mapped(step: Step, content: bytes) -> memoryview:
