@@ -166,12 +166,8 @@ async def test_bodies_have_one_memory_after_the_other() -> None:
         checksum = crc32_text(zlib.crc32(lines))
         size = len(lines)
         steps.append(Step(f"{number}.zst", len(content), 1, NOWHERE, NOWHERE, 0, size, checksum))
-    found, held = [], []
 
-    async with asyncio.TaskGroup() as group:
-        async for body in Bodies(store, answered).of(steps, group):
-            found.append(bytes(body.lines))
-            held.append(body.lines.obj)
+    found, held = await read(store, *steps)
 
     assert found == every
     assert held[0] is held[1]
@@ -186,9 +182,7 @@ async def test_more_lines_than_were_planned_are_refused_by_name() -> None:
     step = Step("a.gz", len(content), 1, NOWHERE, NOWHERE, 0, 100, "0123abcd")
 
     with pytest.raises(ExceptionGroup) as caught:
-        async with asyncio.TaskGroup() as group:
-            async for _ in Bodies(store, answered).of([step], group):
-                pass
+        await read(store, step)
 
     [error] = caught.value.exceptions
     # The rest is not even decompressed.
@@ -201,10 +195,16 @@ async def bodies_of(content: bytes) -> tuple[bytes, list[object]]:
     store = MemoryStore()
     await store.create("a.zst", content, content_type="", metadata={})
     step = Step("a.zst", len(content), 1, NOWHERE, NOWHERE, 0, 0, "")
-    found = b""
+    found, held = await read(store, step)
+    return b"".join(found), held
+
+
+async def read(store: MemoryStore, *steps: Step) -> tuple[list[bytes], list[object]]:
+    """The lines of each step, and what held them."""
+    found: list[bytes] = []
     held: list[object] = []
     async with asyncio.TaskGroup() as group:
-        async for body in Bodies(store, answered).of([step], group):
-            found += bytes(body.lines)
+        async for body in Bodies(store, answered).of(steps, group):
+            found.append(bytes(body.lines))
             held.append(body.lines.obj)
     return found, held
