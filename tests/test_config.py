@@ -899,8 +899,11 @@ def test_what_is_made_of_the_configuration_has_no_default_for_a_key() -> None:
         "is_until_caught_up",
         "probe_interval",
         "requests_interval",
+        "schema_seconds",
         "standby_interval",
         "start_seconds_max",
+        "state_seconds",
+        "unseen_seconds_max",
         "watch_interval",
     }
     assert {field.name for field in fields(S3Settings) if field.default is MISSING} == {

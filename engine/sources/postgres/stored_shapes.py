@@ -25,9 +25,9 @@ _ALIKE: Final = "{25,1043}"
 
 # The rows of a partition may lack a value that its root's column has as a default.
 _SHAPES: Final = f"""
-WITH labels(type, texts) AS (
-  SELECT e.enumtypid,
-         pg_catalog.json_object_agg(e.oid::pg_catalog.text, e.enumlabel ORDER BY e.oid)
+WITH labels AS (
+  SELECT e.enumtypid AS type,
+         pg_catalog.json_object_agg(e.oid::pg_catalog.text, e.enumlabel ORDER BY e.oid) AS texts
   FROM pg_catalog.pg_enum e GROUP BY e.enumtypid
 )
 SELECT c.oid::pg_catalog.int8, pg_catalog.json_build_array(
