@@ -79,14 +79,6 @@ def test_what_broke_a_promise_once_does_not_again(seed: int) -> None:
     assert "clean" in simulate("--seed", str(seed)).stdout
 
 
-def test_a_slot_that_moves_while_a_loss_is_accepted_is_the_next_loss() -> None:
-    """The entry that accepts the first one is on its way by then."""
-    done = simulate("--seed", "3873")
-
-    assert "2 accepted: moved" in done.stdout
-    assert "clean" in done.stdout
-
-
 def test_a_restored_server_without_its_slot_is_taken_for_one_whose_slot_was_dropped() -> None:
     """What it wrote before E of the log that it had forgotten is in no gap: no look was of it."""
     done = simulate("--seed", "14396")
