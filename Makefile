@@ -27,7 +27,7 @@ setup: .venv/.built ## Make .venv with everything, and build what is compiled. Q
 	@$(if $(filter setup,$(MAKECMDGOALS)),echo "Ready: .venv/bin/tailrace. Next: make demo",:)
 
 .PHONY: setup-test
-setup-test: ## Install what the tests need and only Debian has: PostgreSQL 15, valgrind, pgbouncer.
+setup-test: ## Install what the tests need and only Debian has: PostgreSQL 15, valgrind, pgbouncer, Prometheus, Chromium.
 	@.ci/setup-test
 
 .PHONY: setup-peers
