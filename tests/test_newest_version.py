@@ -7,6 +7,8 @@ from engine.journal.entry import Gap, JournalState, Snapshot, StatedSnapshot
 from engine.model.position import NOWHERE, Position, make_position
 from engine.model.schema import Relation, TableName, TableVersion
 from engine.reader.table.known import Known, Visible, known_of, visible_of
+from engine.reader.table.reading import newest_of
+from engine.reader.table.steps import Step
 from log_points import place
 
 TABLE = TableName("public", "orders")
@@ -53,6 +55,50 @@ def test_rows_have_the_version_that_began_last_or_that_of_a_later_snapshot(
     )
 
     newest = known.newest
+
+    assert newest is not None
+    assert newest.number == expected
+
+
+def step(number: int, begin: int, attempt: int = 0) -> Step:
+    return Step(
+        key=f"{begin}",
+        size_bytes=1,
+        version=number,
+        first=at(begin),
+        last=at(begin),
+        rows=1,
+        raw_bytes=1,
+        raw_crc32="",
+        attempt=attempt,
+    )
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ((), 3),
+        ((step(1, 110), step(3, 250, attempt=1)), 3),
+        # A column that the snapshot still had was dropped: the row takes the older version again.
+        ((step(3, 250, attempt=1), step(1, 260)), 1),
+    ],
+)
+def test_a_row_behind_a_snapshot_may_take_an_older_version_again(
+    found: tuple[Step, ...], expected: int
+) -> None:
+    whole = Snapshot(str(TABLE), "whole", 1, place(250), 3, "")
+    stated = StatedSnapshot(whole, 1, 1, is_visible=True)
+    known = Known(
+        table=TABLE,
+        until=place(300),
+        end=NOWHERE,
+        visible=Visible(stated, is_unfinished=False, mended=frozenset()),
+        gaps=(),
+        versions=(FIRST, version(3, None, "7")),
+        is_captured=True,
+    )
+
+    newest = newest_of(known, found)
 
     assert newest is not None
     assert newest.number == expected

@@ -35,10 +35,10 @@ class Lake:
     folder: Path
     runs: int = 0
 
-    async def run(self) -> None:
-        """`tailrace run --until-caught-up`, to a good end."""
+    async def run(self, *arguments: str) -> None:
+        """This command, to a good end; without arguments `tailrace run --until-caught-up`."""
         self.runs += 1
-        arguments = ("run", "--until-caught-up")
+        arguments = arguments or ("run", "--until-caught-up")
         with EngineProcess(self.pipeline, self.folder, f"run{self.runs}", *arguments) as engine:
             code = await engine.ended(seconds=60)
             assert code == 0, engine.log
@@ -276,6 +276,8 @@ BEFORE_DRIFT = (
     "INSERT INTO orders SELECT n, 'note ' || n, n FROM generate_series(1, 10) n",
     "CREATE TABLE again (id int PRIMARY KEY, x text)",
     "INSERT INTO again SELECT n, 'old' FROM generate_series(1, 5) n",
+    "CREATE TABLE back (id int PRIMARY KEY, x text)",
+    "INSERT INTO back SELECT n, 'old' FROM generate_series(1, 5) n",
     "CREATE TABLE tree (id int PRIMARY KEY, x text) PARTITION BY RANGE (id)",
     "CREATE TABLE tree_1 PARTITION OF tree FOR VALUES FROM (0) TO (10)",
     "CREATE TABLE tree_2 PARTITION OF tree FOR VALUES FROM (10) TO (20)",
@@ -301,11 +303,21 @@ DRIFT = (
 async def test_rows_have_the_columns_that_the_table_has_now(lake: Lake) -> None:
     lake.execute(*BEFORE_DRIFT)
     await lake.run()
+    lake.execute("UPDATE back SET x = 'streamed' WHERE id = 1", "ALTER TABLE back ADD COLUMN y int")
+    await lake.run("resync", "public.back")
+    await lake.run()
+    # What was asked for before a run is done by it.
+    assert all("y" in row for row in lake.read("back", current=True))
     with tailrace.read(lake.url, "orders") as reading:
         before = reading.until
     lake.execute(*DRIFT)
+    lake.execute("ALTER TABLE back DROP COLUMN y", "UPDATE back SET x = 'streamed' WHERE id = 2")
     await lake.run()
 
+    # The last row has the first version again, and the snapshot before it had the second.
+    newest = sorted(lake.read("back", current=True), key=lambda row: row["id"])
+    assert [row.keys() for row in newest] == [{"id", "x"}] * 5
+    lake.assert_same("back")
     lake.assert_same("orders")
     lake.assert_same("again")
     lake.assert_same("tree")

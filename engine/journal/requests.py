@@ -254,12 +254,20 @@ class RequestWatch:
         self._clock = clock
         self._interval = interval
         self._told: set[str] = set()
+        self.looked = asyncio.Event()
+        """Set once there was a look, also a vain one."""
 
-    async def run(self) -> None:
-        """Look until cancelled, which leaves requests that were not taken as they are."""
-        while True:
+    async def run(self, *, is_at_once: bool = False) -> None:
+        """Look until cancelled, which leaves requests that were not taken as they are.
+
+        The first look is at once, or after the interval.
+        """
+        if not is_at_once:
             await asyncio.sleep(self._interval)
+        while True:
             await self.look()
+            self.looked.set()
+            await asyncio.sleep(self._interval)
 
     async def look(self) -> None:
         """Take what is there. What cannot be had now is left to the next look.

@@ -110,7 +110,7 @@ class Streaming:
         beside = [
             self._group.create_task(self._watch_standing()),
             self._group.create_task(self._watcher.run()),
-            self._group.create_task(self._requests.run()),
+            self._group.create_task(self._requests.run(is_at_once=self._caught_up is not None)),
         ]
         if self._world.bucket_rules is not None:
             beside.append(self._group.create_task(self._world.bucket_rules.run()))
@@ -229,6 +229,9 @@ class Streaming:
     # --- reading
 
     async def _read(self, connection: AsyncExitStack) -> None:
+        if self._caught_up is not None:
+            # What was asked for before this run is a part of what it has to do.
+            await self._requests.looked.wait()
         while not self._is_caught_up:
             if self._reader.stream is None:
                 self._reader.stream = await self._lease.retake(

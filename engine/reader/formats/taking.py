@@ -17,8 +17,8 @@ class Taking:
 
     def __init__(self, reading: Reading, as_text: tuple[str, ...] = ()) -> None:
         self.is_changes = not reading.is_current
-        newest = reading.known.newest
         # Of changes, all versions: so a loop's later answers have the same columns.
+        newest = reading.known.newest if self.is_changes else reading.newest
         versions = reading.known.versions if self.is_changes else ()
         self.columns: tuple[ColumnKind, ...] = columns_of(versions, newest, as_text)
         self._prefixes = {version.number: version.flat_prefix for version in reading.known.versions}

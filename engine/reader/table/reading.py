@@ -98,6 +98,11 @@ class Reading:
     bodies: Bodies
     is_divided: bool = False
 
+    @property
+    def newest(self) -> TableVersion | None:
+        """The version whose columns the current rows have; None where no row was ever seen."""
+        return newest_of(self.known, self.steps)
+
     @asynccontextmanager
     async def lines(self) -> AsyncIterator[AsyncGenerator[Lines, None]]:
         """The lines: records object by object, or rows in no order with the newest's columns.
@@ -131,7 +136,7 @@ class Reading:
                     yield Lines(lines, step.version, text)
 
     async def _rows(self, group: asyncio.TaskGroup) -> AsyncGenerator[Lines, None]:
-        newest = self.known.newest
+        newest = self.newest
         if newest is None:
             return
         versions = in_order(self.steps, newest, self.known.versions)
@@ -147,6 +152,17 @@ class Reading:
                     if fold.is_over:
                         break
             folding.finish(fold)
+
+
+def newest_of(known: Known, found: Sequence[Step]) -> TableVersion | None:
+    """The version of the newest of these rows; of a table without any, what the journal says.
+
+    A row may take an older version again behind a snapshot that has a younger one: a column was
+    added, a snapshot was taken, and the column was dropped. Only the row's object says that.
+    """
+    if found and not found[-1].attempt:
+        return known.version(found[-1].version)
+    return known.newest
 
 
 def in_order(
@@ -263,10 +279,11 @@ class _Finding:
         doubts = [*doubts_of_rows(known, begin, attempt, is_whole=is_whole)]
         if not is_truncated:
             doubts += _of_chain(found, links)
-        if known.newest is not None:
+        version = newest_of(known, chosen)
+        if version is not None:
             numbers = [step.version for step in chosen]
-            ordered = in_order(chosen, known.newest, known.versions)
-            doubts += unrecorded(numbers, known.newest, ordered)
+            ordered = in_order(chosen, version, known.versions)
+            doubts += unrecorded(numbers, version, ordered)
         return Reading(
             known=known,
             steps=chosen,
