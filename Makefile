@@ -105,11 +105,12 @@ bench: setup ## Measure against the targets, for 20 minutes. ARGS="list" shows w
 # --- the image ---------------------------------------------------------------
 
 .PHONY: wheel
-wheel: ## Build dist/*.whl with the locked build tools.
+wheel: ## Build dist/*.whl with the locked build tools. It is named manylinux where it qualifies.
 	@python=$$(.ci/find-python) && "$$python" -m venv --clear build/venv
 	@.ci/install-locked build/venv requirements/build.txt
 	@rm -rf dist
-	build/venv/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	@.ci/build-wheel build/venv dist
+	@ls dist/*.whl
 
 .PHONY: install-runtime
 install-runtime: ## Install the locked dependencies and dist/*.whl into a new environment at PREFIX.

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import sysconfig
 import tomllib
 from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.metadata import entry_points, version
@@ -12,7 +13,7 @@ from zipfile import ZipFile
 
 import pytest
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+from packaging.utils import canonicalize_name, parse_wheel_filename
 
 import engine
 import engine.lines.writer
@@ -118,24 +119,38 @@ def test_test_tools_stay_out_of_the_image() -> None:
     )
 
 
-@pytest.mark.timeout(600)
-def test_wheel_holds_the_engine_and_nothing_else(tmp_path: Path) -> None:
+def _tracked() -> list[str]:
+    listed = subprocess.check_output(["git", "ls-files", "-z"], cwd=_ROOT, text=True)
+    return [name for name in listed.split("\0") if name]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `make wheel` leaves in dist."""
+    folder = tmp_path_factory.mktemp("wheel")
     # From a copy: a build in the tree would leave its traces, and take up those of others.
-    source = tmp_path / "source"
-    tracked = subprocess.check_output(["git", "ls-files", "-z"], cwd=_ROOT, text=True).split("\0")
-    for name in filter(None, tracked):
+    source = folder / "source"
+    for name in _tracked():
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_bytes((_ROOT / name).read_bytes())
     # What the wheel holds does not depend on it, and it is a minute of compiling.
     build = (source / "setup.py").read_text()
     assert build.count('"-O3"') == 1
     (source / "setup.py").write_text(build.replace('"-O3"', '"-O0"'))
-    options = ["--quiet", "--no-deps", "--no-build-isolation", f"--wheel-dir={tmp_path}"]
 
-    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, str(source)], check=True)
+    build_wheel = _ROOT / ".ci" / "build-wheel"
+    subprocess.run([build_wheel, sys.prefix, folder / "dist"], cwd=source, check=True)
 
-    (wheel,) = tmp_path.glob("*.whl")
+    (built,) = (folder / "dist").glob("*.whl")
+    return built
+
+
+@pytest.mark.timeout(600)
+def test_wheel_holds_the_engine_and_nothing_else(wheel: Path) -> None:
+    tracked = _tracked()
+
     names = {name for name in ZipFile(wheel).namelist() if ".dist-info/" not in name}
+
     assert {name.split("/")[0] for name in names} == {"engine", "tailrace"}
     compiled = {name for name in tracked if name.endswith(".pyx")}
     declared = {name for name in tracked if name.endswith(".pxd")}
@@ -143,6 +158,44 @@ def test_wheel_holds_the_engine_and_nothing_else(tmp_path: Path) -> None:
     assert names >= {name for name in tracked if name.startswith(packages)} - compiled - declared
     assert names >= {name.replace(".pyx", EXTENSION_SUFFIXES[0]) for name in compiled}
     assert [name for name in names if name.endswith((".pxd", ".pyx", ".c"))] == []
+
+
+@pytest.mark.timeout(600)
+def test_wheel_is_named_for_every_linux_that_it_runs_on(wheel: Path) -> None:
+    metadata = next(name for name in ZipFile(wheel).namelist() if name.endswith("/WHEEL"))
+    stated = re.findall(r"^Tag: \S+-(\S+)$", ZipFile(wheel).read(metadata).decode(), re.MULTILINE)
+
+    named = {tag.platform for tag in parse_wheel_filename(wheel.name)[3]}
+
+    assert named == set(stated)
+    assert [tag for tag in named if not tag.startswith("manylinux")] == []
+
+
+@pytest.mark.timeout(600)
+def test_wheel_runs_in_a_fresh_environment(wheel: Path, tmp_path: Path) -> None:
+    fresh = tmp_path / "fresh"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", fresh], check=True)
+    pip = [sys.executable, "-m", "pip", "--python", str(fresh), "install"]
+    subprocess.run([*pip, "--quiet", "--no-index", "--no-deps", str(wheel)], check=True)
+    # The other packages are this environment's: a `.pth` is not read where another one leads to.
+    packages = Path(sysconfig.get_path("purelib", vars={"base": str(fresh)}))
+    (packages / "others.pth").write_text(sysconfig.get_path("purelib"))
+    modules = [
+        name.removesuffix(".pyx").replace("/", ".") for name in _tracked() if name.endswith(".pyx")
+    ]
+    load = f"import importlib\nfor name in {modules}: print(importlib.import_module(name).__file__)"
+
+    said = subprocess.check_output(
+        [fresh / "bin" / "tailrace", "--version"], cwd=tmp_path, text=True
+    )
+    loaded = subprocess.check_output(
+        [fresh / "bin" / "python", "-c", load], cwd=tmp_path, text=True
+    ).splitlines()
+
+    assert engine.__version__ in said
+    assert len(loaded) == len(modules) > 5
+    assert [file for file in loaded if not file.startswith(f"{packages}/engine/")] == []
+    assert [file for file in loaded if not file.endswith(tuple(EXTENSION_SUFFIXES))] == []
 
 
 def test_make_help_lists_every_target() -> None:
