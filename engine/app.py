@@ -41,6 +41,7 @@ from engine.operate.alarms import Alarms
 from engine.operate.descriptors import engine_need, port_share, raise_limit
 from engine.operate.http_server import HttpServer
 from engine.operate.listener import ConnectionLimits
+from engine.operate.loop_watch import LoopWatch
 from engine.operate.metrics import Metrics
 from engine.operate.status import StatusProvider
 from engine.pipeline.check import CheckStep
@@ -87,7 +88,12 @@ async def run(
     set_on_retry_hooks(())
     registry = CollectorRegistry()
     measures = source.measures if source is not None else measures_of(configuration.source.own)
-    metrics = Metrics(registry, release=__version__, measures=measures)
+    metrics = Metrics(
+        registry,
+        release=__version__,
+        measures=measures,
+        chunk_age_seconds=configuration.chunk.max_age_seconds,
+    )
     alarms = Alarms(wall_clock, metrics)
     metrics.log_lines_dropped(logs.dropped_total)
     async with S3ObjectStore(s3_settings(configuration.destination)) as store:
@@ -118,7 +124,8 @@ async def run(
             on_start(pipeline.status)
         limits = _connection_limits(configuration)
         async with HttpServer(configuration.http.listen, pipeline.status, registry, limits):
-            await pipeline.run()
+            with LoopWatch(metrics.loop_lag):
+                await pipeline.run()
 
 
 async def check(configuration: Configuration) -> AsyncIterator[CheckStep]:

@@ -37,6 +37,7 @@ CONTRACT = {
     "tailrace_publish_seconds",
     "tailrace_publish_errors_total",
     "tailrace_publishes_in_flight",
+    "tailrace_tables_not_captured",
     "tailrace_durable_timestamp_seconds",
     "tailrace_durable_lag_seconds",
     "tailrace_journal_entries_total",
@@ -140,11 +141,25 @@ def test_the_time_to_visibility_is_from_the_newest_commit(
 
     value = registry.get_sample_value
     assert value("tailrace_commit_to_visible_seconds_sum") == 30
-    assert value("tailrace_commit_to_visible_seconds_bucket", {"le": "29.0"}) == 0
+    assert value("tailrace_commit_to_visible_seconds_bucket", {"le": "25.0"}) == 0
     assert value("tailrace_commit_to_visible_seconds_bucket", {"le": "30.0"}) == 1
     assert value("tailrace_publish_seconds_sum") == 0.25
     assert value("tailrace_published_bytes_total", {"table": "public.orders"}) == 4096
     assert value("tailrace_published_objects_total", {"table": "public.orders"}) == 1
+
+
+@pytest.mark.parametrize("age", [5.0, 30.0, 90.0])
+def test_buckets_stand_at_the_chunks_age_and_just_above(age: float) -> None:
+    registry = CollectorRegistry()
+    Metrics(registry, chunk_age_seconds=age)
+
+    def has(seconds: float) -> bool:
+        labels = {"le": str(seconds)}
+        name = "tailrace_commit_to_visible_seconds_bucket"
+        return registry.get_sample_value(name, labels) is not None
+
+    assert all(has(age + past) for past in (0, 0.5, 1, 2, 5))
+    assert registry.get_sample_value("tailrace_chunk_age_limit_seconds") == age
 
 
 def test_a_source_whose_clock_is_ahead_gives_no_negative_times(
@@ -164,6 +179,7 @@ def test_what_is_not_known_yet_is_not_zero(metrics: Metrics, registry: Collector
         "slot_safe_bytes",
         "durable_timestamp_seconds",
         "durable_lag_seconds",
+        "epoch",
     ):
         value = registry.get_sample_value(f"tailrace_{name}")
         assert value is not None
@@ -215,6 +231,8 @@ def test_gauges_and_counters_take_what_they_are_given(
     metrics.journal_entry("planned")
     metrics.superseded()
     metrics.gaps(1)
+    metrics.epoch(4)
+    metrics.snapshots_unfinished(2)
 
     value = registry.get_sample_value
     assert value("tailrace_connected") == 1
@@ -228,6 +246,8 @@ def test_gauges_and_counters_take_what_they_are_given(
     assert value("tailrace_journal_entries_total", {"kind": "planned"}) == 1
     assert value("tailrace_superseded_total") == 1
     assert value("tailrace_gaps_total") == 1
+    assert value("tailrace_epoch") == 4
+    assert value("tailrace_snapshots_unfinished") == 2
     assert value("tailrace_build_info", {"release": "0.1.0"}) == 1
 
 

@@ -2,9 +2,9 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import get_args
+from typing import NamedTuple, get_args
 
 from prometheus_client import CollectorRegistry
 
@@ -100,16 +100,36 @@ def test_every_exit_code_is_in_the_table() -> None:
     assert [int(cell) for cell in first_cells("Exit codes")] == sorted({*codes, 1})
 
 
-def test_every_metric_is_in_the_table() -> None:
+class Described(NamedTuple):
+    """What a metric's row says of it."""
+
+    name: str
+    type: str
+    labels: str
+    help: str
+
+
+def declared_metrics() -> list[Described]:
+    """Every metric of the engine's registry, as its row should be."""
     registry = CollectorRegistry()
     Metrics(registry, measures=MEASURES).log_lines_dropped(lambda: 0)
+    found = []
+    for collector in registry._collector_to_names:
+        for family in collector.collect():
+            labels: Iterable[str] = getattr(collector, "_labelnames", ())
+            if family.type == "info":
+                labels = family.samples[0].labels
+            name = family.name + SUFFIXES.get(family.type, "")
+            texts = ", ".join(f"`{label}`" for label in labels)
+            found.append(Described(name, family.type, texts, family.documentation))
+    return sorted(found)
 
-    names = {
-        family.name + SUFFIXES.get(family.type, "")
-        for family in registry.collect()
-        if family.name.startswith("tailrace_")
-    }
-    assert sorted(names) == sorted(listed("Metrics"))
+
+def test_the_page_of_metrics_says_of_each_what_the_registry_says() -> None:
+    row = re.compile(r"^\| `(\w+)` \| (\w+) \| (?:(`.+?`) )?\| (.+) \|$", re.MULTILINE)
+    rows = row.findall((PAGE.parent / "metrics.md").read_text())
+
+    assert sorted(Described(*cells) for cells in rows) == declared_metrics()
 
 
 def test_the_code_map_names_every_module_once() -> None:

@@ -302,6 +302,7 @@ class Pipeline:
         _log.info(
             "journal opened", epoch=state.epoch, seq=state.seq, position=state.durable_position
         )
+        self._world.metrics.epoch(state.epoch)
         if state.durable is not None:
             # From now on this engine reports the lag, also where the bucket stalls before the first
             # append.

@@ -427,6 +427,7 @@ class Streaming:
         while True:
             await asyncio.sleep(wait)
             wait = _STANDING_INTERVAL
+            self._world.metrics.snapshots_unfinished(self._snapshots.unfinished_count)
             stream, newest = self._reader.stream, self._ledger.newest_boundary
             if stream is None:
                 continue
