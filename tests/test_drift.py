@@ -37,19 +37,22 @@ def run(database: Database, *statements: LiteralString) -> None:
 async def test_schema_json_classifies_what_an_alter_table_did(database15: Database) -> None:
     run(
         database15,
-        "CREATE TABLE orders (id int PRIMARY KEY, note text, amount int)",
+        "CREATE TYPE mood AS ENUM ('sad', 'glad')",
+        "CREATE DOMAIN moods AS mood[]",
+        "CREATE TABLE orders (id int PRIMARY KEY, note text, amount int, mood moods)",
         "CREATE SCHEMA staging",
         "CREATE TABLE staging.next (id int PRIMARY KEY, note text)",
     )
     async with running(database15, MemoryStore()) as engine:
         run(database15, "INSERT INTO orders VALUES (1, 'a', 1)")
-        await version(engine, 1)
+        first = await version(engine, 1)
         run(
             database15,
+            "ALTER TYPE mood ADD VALUE 'calm' BEFORE 'glad'",
             "ALTER TABLE orders RENAME note TO remark",
             "ALTER TABLE orders ADD made timestamptz DEFAULT '2026-11-29 09:00:00+02'",
             "ALTER TABLE orders ADD more int",
-            "INSERT INTO orders VALUES (2, 'b', 2)",
+            "INSERT INTO orders VALUES (2, 'b', 2, '{calm}')",
         )
         second = await version(engine, 2)
         run(
@@ -70,8 +73,11 @@ async def test_schema_json_classifies_what_an_alter_table_did(database15: Databa
         )
         fourth = await version(engine, 4)
 
+    assert first["columns"][3]["labels"] == ["sad", "glad"]
+    assert second["columns"][3]["labels"] == ["sad", "calm", "glad"]
     assert second["changes"] == [
         {"kind": "column_renamed", "column": "remark", "from": "note", "to": "remark"},
+        {"kind": "labels_added", "column": "mood", "to": "calm"},
         {
             "kind": "column_added",
             "column": "made",
@@ -81,7 +87,7 @@ async def test_schema_json_classifies_what_an_alter_table_did(database15: Databa
         },
         {"kind": "column_added", "column": "more", "to": "integer"},
     ]
-    assert [column.get("number") for column in second["columns"]] == [1, 2, 3, 4, 5]
+    assert [column.get("number") for column in second["columns"]] == [1, 2, 3, 4, 5, 6]
     assert [change["kind"] for change in third["changes"]] == [
         "column_dropped",
         "column_added",
@@ -89,7 +95,7 @@ async def test_schema_json_classifies_what_an_alter_table_did(database15: Databa
     ]
     assert third["changes"][1]["fill"] == 7
     assert third["columns"][1]["name"] == "remark"
-    assert third["columns"][2]["fill"] == "2026-11-29T07:00:00Z"
+    assert third["columns"][3]["fill"] == "2026-11-29T07:00:00Z"
     assert fourth["changes"][0]["kind"] == "table_recreated"
 
 
@@ -157,6 +163,11 @@ HIDDEN: list[tuple[str, list[LiteralString], str]] = [
     ),
     ("a label renamed", ["ALTER TYPE mood RENAME VALUE 'sad' TO 'low'"], "label-renamed"),
     (
+        "a composite type with an attribute more",
+        ["ALTER TYPE pair ADD ATTRIBUTE c int"],
+        "composite-altered",
+    ),
+    (
         "a table under another name",
         ["ALTER TABLE lines RENAME TO lines_old", "ALTER TABLE orders RENAME TO lines"],
         "renamed",
@@ -173,6 +184,7 @@ PLAIN: list[tuple[str, list[LiteralString]]] = [
         ["ALTER TABLE orders ADD g int GENERATED ALWAYS AS (1) STORED"],
     ),
     ("a constant default", ["ALTER TABLE orders ADD state text DEFAULT 'new'"]),
+    ("an attribute renamed", ["ALTER TYPE pair RENAME ATTRIBUTE b TO d"]),
     ("a label added", ["ALTER TYPE mood ADD VALUE 'calm' BEFORE 'glad'"]),
     (
         "what says nothing of values",
@@ -195,8 +207,9 @@ def make_moods(database: Database) -> None:
     run(
         database,
         "CREATE TYPE mood AS ENUM ('sad', 'glad')",
+        "CREATE TYPE pair AS (a int, b text)",
         "CREATE TABLE orders (id int PRIMARY KEY, note varchar(20), amount int, made timestamp,"
-        " mood mood)",
+        " mood mood, pairs pair[])",
         "CREATE TABLE lines (id int PRIMARY KEY)",
     )
 

@@ -256,6 +256,28 @@ def test_nullability_and_default_are_told_apart() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (("sad", "glad"), []),
+        (("low", "sad", "calm", "glad"), [{"kind": "labels_added", "to": "low, calm"}]),
+        # Renamed, or of another type with the same number of labels.
+        (("low", "glad"), [{"kind": "labels_changed", "from": "sad, glad", "to": "low, glad"}]),
+        # Not known any more: too many, or the column is hashed now.
+        ((), []),
+    ],
+)
+def test_labels_of_an_enumeration_are_compared(
+    labels: tuple[str, ...], expected: list[dict[str, str]]
+) -> None:
+    before = Column("mood", "mood", "text", key=False, labels=("sad", "glad"))
+    now = msgspec.structs.replace(before, labels=labels)
+
+    found = changes(with_columns(ID, now), with_columns(ID, before))
+
+    assert found == [{"column": "mood", **change} for change in expected]
+
+
 def test_a_new_order_of_columns_is_one_change() -> None:
     assert changes(with_columns(NOTE, ID)) == [{"kind": "columns_reordered"}]
 

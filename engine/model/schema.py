@@ -70,7 +70,9 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True):
     `number` stays with the column as long as its table has it, also under another name; it is 0
     where it is not surely known. `fill` is the JSON value, as a record would hold it, of the rows
     that were there when the column was added: nobody wrote it into them, so the stream never shows
-    it. It is empty where they got none (they have null), or where it is not known.
+    it. It is empty where they got none (they have null), or where it is not known. `labels` are an
+    enumeration's, in its order, as the catalog had them; empty for other types, where they could
+    not be read, and of very long lists. They are advisory, too.
     """
 
     name: str
@@ -86,6 +88,7 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True):
     hashed: bool = False
     number: int = 0
     fill: str = ""
+    labels: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[str, int, int, bool]:

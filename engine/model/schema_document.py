@@ -41,7 +41,9 @@ class ColumnDocument(msgspec.Struct, frozen=True):
 
     `number` stays with the column, also under another name; it is there where it is surely known.
     `fill` is there where the column was added with a constant default: the value, as a record holds
-    it, of each row whose newest record was written before the column was there.
+    it, of each row whose newest record was written before the column was there. `labels` are an
+    enumeration's in its order, as the catalog had them when the version began: advisory, for a
+    label that is added makes no version. They are not there for very long lists.
     """
 
     name: str
@@ -54,6 +56,7 @@ class ColumnDocument(msgspec.Struct, frozen=True):
     hash: bool | msgspec.UnsetType = msgspec.UNSET
     number: int | msgspec.UnsetType = msgspec.UNSET
     fill: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    labels: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Change(
@@ -63,7 +66,8 @@ class Change(
 
     `kind` is one of `table_recreated`, `table_renamed`, `table_moved` (to this schema),
     `column_added`, `column_dropped`, `column_renamed`, `type_changed`, `nullability_changed`,
-    `default_changed`, `hash_changed`, `columns_reordered`, `key_changed`,
+    `default_changed`, `labels_added` (to an enumeration: all that are new, in its order),
+    `labels_changed`, `hash_changed`, `columns_reordered`, `key_changed`,
     `excluded_columns_changed`, `record_configuration_changed`, or the name of one of the source's
     facts with `_changed` behind it. `column` where one column differs, by its present name;
     `before` and `after` (`from` and `to` in JSON) as text where there is something to say.
@@ -149,6 +153,7 @@ def _column_document(column: Column) -> ColumnDocument:
         hash=column.hashed or msgspec.UNSET,
         number=column.number or msgspec.UNSET,
         fill=_fill(column),
+        labels=column.labels or msgspec.UNSET,
     )
 
 
@@ -224,8 +229,18 @@ def _changes_of(old: Column, new: Column) -> Iterator[Change]:
         yield Change("nullability_changed", new.name, _null_text(old), _null_text(new))
     if old.default != new.default:
         yield Change("default_changed", new.name, old.default, new.default)
+    if _type(old) == _type(new) and old.labels and new.labels and old.labels != new.labels:
+        yield _label_change(old, new)
     if old.hashed != new.hashed:
         yield Change("hash_changed", new.name, _hash_text(old), _hash_text(new))
+
+
+def _label_change(old: Column, new: Column) -> Change:
+    kept = tuple(label for label in new.labels if label in old.labels)
+    if kept == old.labels:
+        added = [label for label in new.labels if label not in old.labels]
+        return Change("labels_added", new.name, None, ", ".join(added))
+    return Change("labels_changed", new.name, ", ".join(old.labels), ", ".join(new.labels))
 
 
 def _type(column: Column) -> tuple[str, str, int, int]:

@@ -21,6 +21,7 @@ COLUMN_REMADE: Final = "column-remade"
 ROWS_REWRITTEN: Final = "rows-rewritten"
 TYPE_CHANGED: Final = "type-changed"
 LABEL_RENAMED: Final = "label-renamed"
+COMPOSITE_ALTERED: Final = "composite-altered"
 COLUMN_FILLED: Final = "column-filled"
 RENAMED: Final = "renamed"
 COLUMNS_UNCLEAR: Final = "columns-unclear"
@@ -33,6 +34,8 @@ TEXTS: Final = {
     TYPE_CHANGED: "a column has another type, under which the stored values read otherwise; the"
     " stream does not show how",
     LABEL_RENAMED: "a label of an enumeration was renamed; rows that have it read otherwise now",
+    COMPOSITE_ALTERED: "attributes of a composite type were added or dropped; rows that have values"
+    " of it read otherwise now",
     COLUMN_FILLED: "a column was added with a value for the rows that were there, which"
     " schema.json does not tell; the stream does not show it",
     RENAMED: "the table had another captured name before; the rows that it had by then are under"
@@ -54,7 +57,8 @@ class StoredColumn(msgspec.Struct, frozen=True, array_like=True):
 
     Values of types with the same `type` read the same where they were not written anew. `written`
     is another one whenever somebody touched the column. `labels` are those of an enumeration, by
-    what stays of a label when it is renamed.
+    what stays of a label when it is renamed. `attributes` are the types of a composite type's, by
+    their numbers, which are never given twice.
     """
 
     number: int
@@ -63,6 +67,7 @@ class StoredColumn(msgspec.Struct, frozen=True, array_like=True):
     written: str
     fill: int = NOT_FILLED
     labels: dict[str, str] | None = None
+    attributes: dict[str, str] | None = None
 
 
 class TableShape(msgspec.Struct, frozen=True, array_like=True):
@@ -117,6 +122,8 @@ def _reasons(before: TableShape, now: TableShape) -> Iterator[str]:
         yield TYPE_CHANGED
     if any(_is_label_renamed(was, column) for was, column in stayed):
         yield LABEL_RENAMED
+    if any(_is_composite_altered(was, column) for was, column in stayed):
+        yield COMPOSITE_ALTERED
     if any(column.fill == FILL_HIDDEN for column in came):
         yield COLUMN_FILLED
 
@@ -124,3 +131,9 @@ def _reasons(before: TableShape, now: TableShape) -> Iterator[str]:
 def _is_label_renamed(was: StoredColumn, now: StoredColumn) -> bool:
     known, labels = was.labels or {}, now.labels or {}
     return any(labels.get(key, label) != label for key, label in known.items())
+
+
+def _is_composite_altered(was: StoredColumn, now: StoredColumn) -> bool:
+    if was.attributes is None or now.attributes is None or was.type != now.type:
+        return False
+    return was.attributes != now.attributes

@@ -46,6 +46,9 @@ from engine.sources.postgres.types import FIRST_USER_OID, UserType, json_type, t
 _PAGE_TABLES: Final = 200
 """Tables a query: 5,000 tables of 20 columns in one answer would stop the loop for over 100 ms."""
 
+LABELS_LENGTH_MAX: Final = 4_000
+"""Characters of an enumeration's labels, together; a longer list is not told."""
+
 _LOCK_TIMEOUT: Final = "20ms"
 
 _FULL: Final = "f"
@@ -177,6 +180,13 @@ SELECT t.oid::pg_catalog.int8, t.typbasetype::pg_catalog.int8,
 FROM pg_catalog.pg_type t WHERE t.oid OPERATOR(pg_catalog.=) ANY(%s::pg_catalog.oid[])
 """
 
+# An enumeration's, in its order.
+_LABELS: Final = """
+SELECT e.enumtypid::pg_catalog.int8, e.enumlabel FROM pg_catalog.pg_enum e
+WHERE e.enumtypid OPERATOR(pg_catalog.=) ANY(%s::pg_catalog.oid[])
+ORDER BY e.enumtypid, e.enumsortorder
+"""
+
 # `unnest` of several arrays is the grammar's own, and has no schema: ROWS FROM is the same.
 _TYPE_NAMES: Final = """
 SELECT t.oid, t.modifier, pg_catalog.format_type(t.oid::pg_catalog.oid, t.modifier)
@@ -259,6 +269,7 @@ class Catalog:
     _earlier: dict[int, CatalogTable] = field(default_factory=dict)
     _defaults: dict[int, dict[str, str]] = field(default_factory=dict)
     _user_types: dict[int, UserType] = field(default_factory=dict)
+    _labels: dict[int, tuple[str, ...]] = field(default_factory=dict)
     _type_names: dict[tuple[int, int], str] = field(default_factory=dict)
 
     @property
@@ -314,6 +325,7 @@ class Catalog:
         )
         used = {c.type_oid for oid in grouped for c in self._tables[oid].columns.values()}
         await self._read_types(session, used)
+        await self._read_labels(session, used)
         await self.read_defaults(session, grouped)
 
     async def read_defaults(self, session: Questions, oids: Iterable[int]) -> None:
@@ -351,6 +363,7 @@ class Catalog:
         for oid, modifier, name in found:
             self._type_names[oid, modifier] = name
         await self._read_types(session, set(oids))
+        await self._read_labels(session, set(oids))
 
     async def names(self, session: Session, oids: Iterable[int]) -> list[TableName]:
         """The names of the tables that are there now. Cancellation changes nothing."""
@@ -446,7 +459,29 @@ class Catalog:
             is_hashed,
             0,
             fill_of(missing, kind, configuration) if missing is not None else "",
+            self._labels.get(self._plain_type(streamed.type_oid), ()) if is_shown else (),
         )
+
+    def _plain_type(self, oid: int) -> int:
+        """What a domain's base is, or an array's element, at last."""
+        known = self._user_types.get(oid)
+        while known is not None and (inner := known.base_oid or known.element_oid):
+            oid, known = inner, self._user_types.get(inner)
+        return oid
+
+    async def _read_labels(self, session: Questions, oids: set[int]) -> None:
+        # A type stays as it is, but for these.
+        types = {self._plain_type(oid) for oid in oids if oid >= FIRST_USER_OID}
+        if not types:
+            return
+        found = await session.rows(_LABELS, list(types), doing="reading the types' labels")
+        labels: dict[int, list[str]] = {}
+        for oid, label in found:
+            labels.setdefault(oid, []).append(label)
+        for oid in types:
+            some = tuple(labels.get(oid, ()))
+            is_told = sum(map(len, some)) <= LABELS_LENGTH_MAX
+            self._labels[oid] = some if is_told else ()
 
     async def _read_types(self, session: Questions, oids: set[int]) -> None:
         # A domain leads to its base type, and an array to the type of its elements. That takes a

@@ -46,7 +46,12 @@ SELECT c.oid::pg_catalog.int8, pg_catalog.json_build_array(
              AND k.attname OPERATOR(pg_catalog.=) a.attname AND k.atthasmissing
            WHERE i.inhparent OPERATOR(pg_catalog.=) c.oid)) THEN {FILL_HIDDEN}
          ELSE 0 END,
-    l.texts
+    l.texts,
+    CASE WHEN e.typrelid OPERATOR(pg_catalog.<>) 0::pg_catalog.oid THEN (
+      SELECT pg_catalog.json_object_agg(
+        p.attnum::pg_catalog.text, p.atttypid::pg_catalog.text ORDER BY p.attnum)
+      FROM pg_catalog.pg_attribute p WHERE p.attrelid OPERATOR(pg_catalog.=) e.typrelid
+        AND p.attnum OPERATOR(pg_catalog.>) 0::pg_catalog.int2 AND NOT p.attisdropped) END
   ) ORDER BY a.attnum),
   c.relnatts,
   ARRAY(SELECT d.attnum FROM pg_catalog.pg_attribute d
@@ -56,10 +61,11 @@ FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) c.oid
   AND a.attnum OPERATOR(pg_catalog.>) 0::pg_catalog.int2 AND NOT a.attisdropped
 JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) a.atttypid
-LEFT JOIN labels l ON l.type OPERATOR(pg_catalog.=) (
+JOIN pg_catalog.pg_type e ON e.oid OPERATOR(pg_catalog.=) (
   CASE WHEN t.typtype OPERATOR(pg_catalog.=) 'd'::pg_catalog."char" THEN t.typbasetype
        WHEN t.typelem OPERATOR(pg_catalog.<>) 0::pg_catalog.oid THEN t.typelem
        ELSE t.oid END)
+LEFT JOIN labels l ON l.type OPERATOR(pg_catalog.=) e.oid
 LEFT JOIN pg_catalog.pg_publication p ON p.pubname OPERATOR(pg_catalog.=) %s::pg_catalog.name
 LEFT JOIN pg_catalog.pg_publication_rel m ON m.prpubid OPERATOR(pg_catalog.=) p.oid
   AND m.prrelid OPERATOR(pg_catalog.=) c.oid
