@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -19,10 +20,13 @@ from stamina.instrumentation import set_on_retry_hooks
 
 from engine import __version__
 from engine.config import (
+    HTTP_TOKEN,
     Configuration,
     DestinationConfiguration,
+    HttpConfiguration,
     PostgresConfiguration,
     SourceConfiguration,
+    read_secret,
     resolve_memory_limit,
     resolve_workers,
 )
@@ -37,6 +41,7 @@ from engine.model.interfaces import ObjectStore, Publishing, Source
 from engine.model.position import LOG_BEGIN, LogPosition
 from engine.model.snapshot_source import SnapshotSource
 from engine.operate import logs
+from engine.operate.access import Access
 from engine.operate.alarms import Alarms
 from engine.operate.descriptors import engine_need, port_share, raise_limit
 from engine.operate.http_server import HttpServer
@@ -123,7 +128,14 @@ async def run(
         if on_start is not None:
             on_start(pipeline.status)
         limits = _connection_limits(configuration)
-        async with HttpServer(configuration.http.listen, pipeline.status, registry, limits):
+        port = HttpServer(
+            configuration.http.listen,
+            pipeline.status,
+            registry,
+            limits,
+            _access(configuration.http),
+        )
+        async with port:
             with LoopWatch(metrics.loop_lag):
                 await pipeline.run()
 
@@ -150,6 +162,11 @@ async def check(configuration: Configuration) -> AsyncIterator[CheckStep]:
         )
         async for step in checked(world, configuration.http.listen):
             yield step
+
+
+def _access(http: HttpConfiguration) -> Access:
+    file = http.token_file
+    return Access(http.token, partial(read_secret, HTTP_TOKEN, file) if file is not None else None)
 
 
 @asynccontextmanager

@@ -94,6 +94,8 @@ class EngineProcess:
         """Start `python -m engine ARGUMENTS -c FILE`, after the pipeline's preamble."""
         (self.http_port,) = free_ports(1)
         self.name = name
+        token = pipeline.sections.get("http", {}).get("token")
+        self._authorization = f"Authorization: Bearer {token}\r\n" if token else ""
         self.file = folder / f"{name}.toml"
         self.file.write_text(
             pipeline.changed(http__listen=f"{LOOPBACK}:{self.http_port}").to_toml()
@@ -226,7 +228,8 @@ class EngineProcess:
             async with asyncio.timeout(_ANSWER_SECONDS_MAX):
                 reader, writer = await asyncio.open_connection(LOOPBACK, self.http_port)
                 try:
-                    writer.write(f"GET {path} HTTP/1.0\r\nHost: engine\r\n\r\n".encode())
+                    head_lines = f"GET {path} HTTP/1.0\r\nHost: engine\r\n{self._authorization}"
+                    writer.write(f"{head_lines}\r\n".encode())
                     answer = await reader.read()
                 finally:
                     writer.close()

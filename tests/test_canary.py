@@ -42,8 +42,9 @@ EXCLUDED_DEFAULT = "canary-excluded-default"
 WRONG_KEY = "canary-wrong-secret-key"
 TOKEN = "canary-session-token"
 EXTERNAL_ID = "canary-external-id"
+PORT_TOKEN = "canary-port-token"
 ROW_VALUE = "canary-row-value"
-SECRETS = (PASSWORD, EXCLUDED_VALUE, EXCLUDED_DEFAULT, WRONG_KEY, TOKEN, EXTERNAL_ID)
+SECRETS = (PASSWORD, EXCLUDED_VALUE, EXCLUDED_DEFAULT, WRONG_KEY, TOKEN, EXTERNAL_ID, PORT_TOKEN)
 
 
 @pytest.fixture
@@ -115,16 +116,20 @@ class Found:
 
     def serve(self, process: EngineProcess, when: str) -> None:
         for path in ("", "status", "metrics", "readyz", "livez", "nothing"):
-            self.served[f"{when} /{path}"] = answer(process.http_port, path)
+            self.served[f"{when} /{path}"] = answer(process.http_port, path, PORT_TOKEN)
+            self.served[f"{when} /{path} for strangers"] = answer(process.http_port, path)
 
     @property
     def everything(self) -> dict[str, str]:
         return self.shown | self.served | self.stored
 
 
-def answer(port: int, path: str) -> str:
+def answer(port: int, path: str, token: str = "") -> str:
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/{path}")
+    if token:
+        request.add_header("Authorization", f"Bearer {token}")
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=10) as response:
+        with urllib.request.urlopen(request, timeout=10) as response:
             found: bytes = response.read()
     except urllib.error.HTTPError as error:
         found = error.read()
@@ -162,6 +167,7 @@ def pipeline(hostile: Database, s3: EmbeddedS3, bucket: str) -> Pipeline:
         },
         "chunk": {"max_age": "400ms"},
         "engine": {"append_interval": "200ms"},
+        "http": {"token": PORT_TOKEN},
         "log": {"level": "debug", "format": "text"},
     }
     return Pipeline(sections, s3.environment).ruled({"match": "*.*", "exclude": [EXCLUDED]})

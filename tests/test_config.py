@@ -673,6 +673,7 @@ def test_a_key_is_hidden_unless_somebody_decided_otherwise() -> None:
         "source.dsn",
         "source.hash_key",
         "destination.external_id",
+        "http.token",
     }
 
 

@@ -12,13 +12,15 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from engine.cli.running_engine import ask_engine
-from engine.config import Address
+from engine.config import Address, HttpConfiguration, Secret
 from engine.model.errors import ConfigurationError
+from engine.operate.access import Access
 from engine.operate.http_server import HttpServer, PacedRegistry
 from engine.operate.metrics import Metrics
 from engine.operate.status import Phase, Status
 
 LOOPBACK = Address("127.0.0.1", 0)
+TOKEN = "0123456789abcdef"
 
 
 @dataclass
@@ -232,15 +234,25 @@ async def test_the_port_is_free_again_afterwards() -> None:
 async def test_an_engine_on_this_machine_is_asked_for_its_status(host: str) -> None:
     own = Status(phase="streaming", since_us=7, writer_id="one")
     async with HttpServer(Address(host, 0), lambda: own, CollectorRegistry()) as server:
-        listen = server.address
+        port = port_at(server.address)
 
-        asked = await asyncio.to_thread(ask_engine, listen, "one")
-        other = await asyncio.to_thread(ask_engine, listen, "another")
+        asked = await asyncio.to_thread(ask_engine, port, "one")
+        other = await asyncio.to_thread(ask_engine, port, "another")
 
     assert asked == own
     assert other is None
-    assert ask_engine(listen, "one") is None  # Nobody answers any more.
-    assert ask_engine(None, "one") is None
+    assert ask_engine(port, "one") is None  # Nobody answers any more.
+    assert ask_engine(port_at(None), "one") is None
+
+
+async def test_an_engine_with_a_token_is_asked_with_it() -> None:
+    own = Status(phase="streaming", since_us=7, writer_id="one")
+    access = Access(Secret(TOKEN))
+    async with HttpServer(LOOPBACK, lambda: own, CollectorRegistry(), access=access) as server:
+        with_it = port_at(server.address, token=Secret(TOKEN))
+
+        assert await asyncio.to_thread(ask_engine, with_it, "one") == own
+        assert await asyncio.to_thread(ask_engine, port_at(server.address), "one") is None
 
 
 async def test_what_is_no_status_is_no_engine() -> None:
@@ -250,8 +262,12 @@ async def test_what_is_no_status_is_no_engine() -> None:
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     async with server:
-        port = server.sockets[0].getsockname()[1]
-        assert await asyncio.to_thread(ask_engine, Address("127.0.0.1", port), "one") is None
+        place = Address("127.0.0.1", server.sockets[0].getsockname()[1])
+        assert await asyncio.to_thread(ask_engine, port_at(place), "one") is None
+
+
+def port_at(listen: Address | None, *, token: Secret | None = None) -> HttpConfiguration:
+    return HttpConfiguration(listen=listen, token=token, token_file=None)
 
 
 def absent_status() -> Status:

@@ -41,12 +41,13 @@ def status(*, config: ConfigFile = None, json: Json = False) -> int:
     """Show how far the pipeline is, its tables' snapshots, gaps and requests, from the bucket.
 
     Needs only [destination] of the configuration, and the right to list and read. How far snapshots
-    are that are being read is asked of the engine, where it answers at http.listen on this machine.
+    are that are being read is asked of the engine, where it answers at http.listen on this machine;
+    [http] says where, and with which token.
     The exit code is 0 wherever the journal could be read, whatever it says: `verify` judges.
     """
     destination, port = load_destination_and_port(config, os.environ)
     found = asyncio.run(_standing(destination))
-    engine = ask_engine(port.listen, found.writer)
+    engine = ask_engine(port, found.writer)
     if json:
         say_json(_as_json(found, engine))
     else:

@@ -1,5 +1,6 @@
 """The configuration: typed (`model`), read and checked at the edge (`load`)."""
 
+from engine.config.keys import HTTP_TOKEN
 from engine.config.load import (
     Loaded,
     Setting,
@@ -22,9 +23,12 @@ from engine.config.model import (
 from engine.config.postgres import PostgresConfiguration
 from engine.config.problems import ConfigurationProblems, Origin, Problem
 from engine.config.scalars import Address, Secret, WorkersAddress
+from engine.config.secret_file import read_secret
 from engine.config.sources import OwnConfiguration
+from engine.config.values import Unfit
 
 __all__ = [
+    "HTTP_TOKEN",
     "Address",
     "ChunkConfiguration",
     "Configuration",
@@ -42,11 +46,13 @@ __all__ = [
     "Secret",
     "Setting",
     "SourceConfiguration",
+    "Unfit",
     "WorkersAddress",
     "default_log",
     "load",
     "load_destination",
     "load_destination_and_port",
+    "read_secret",
     "resolve_memory_limit",
     "resolve_row_limit",
     "resolve_workers",

@@ -24,6 +24,10 @@ GIB = 1024 * MIB
 
 WHERE_CHARACTERS_MAX: Final = 10_000
 
+TOKEN_CHARACTERS_MIN: Final = 16
+
+_RANDOM_HINT: Final = "make one: openssl rand -hex 32"
+
 
 def _check_pattern(value: str) -> None:
     check_not_empty(value)
@@ -45,6 +49,22 @@ def _check_hash_key(value: str) -> None:
         raise Unfit(
             f"is shorter than {SECRET_BYTES_MIN} characters: who has a hash could guess it",
             "make one: openssl rand -hex 32",
+            is_secret=True,
+        )
+
+
+def _check_token(value: str) -> None:
+    # What a header can carry without quoting (RFC 6750 has a little less; every client sends this).
+    if not re.fullmatch(r"[!-~]*", value):
+        raise Unfit(
+            "holds a space, or what is no ASCII: no header can carry it",
+            _RANDOM_HINT,
+            is_secret=True,
+        )
+    if len(value) < TOKEN_CHARACTERS_MIN:
+        raise Unfit(
+            f"is shorter than {TOKEN_CHARACTERS_MIN} characters: it could be guessed",
+            _RANDOM_HINT,
             is_secret=True,
         )
 
@@ -135,6 +155,14 @@ HASH_KEY: Final = Key(
     values.text(_check_hash_key),
     "The secret under which columns are hashed (HMAC-SHA-256), 32 characters at least. Never "
     "shown. Another one gives other hashes, and a new version of each table that has any.",
+)
+
+HTTP_TOKEN: Final = Key(
+    "http",
+    "token",
+    values.text(_check_token),
+    "What a reader of the port has to send: a bearer token, 16 characters at least. A browser asks "
+    "for it as a password. /livez and /readyz need none. Never shown. Without it: everybody reads.",
 )
 
 KEYS: Final[tuple[Key, ...]] = (
@@ -514,9 +542,18 @@ KEYS: Final[tuple[Key, ...]] = (
         "http",
         "listen",
         values.address(),
-        'Where metrics, health and status are served; "off" for nowhere.',
+        'Where metrics, health and status are served, as host:port; "off" for nowhere.',
         # All interfaces: Prometheus and the load balancer come from elsewhere.
         default="0.0.0.0:9464",
+        is_shown=True,
+    ),
+    HTTP_TOKEN,
+    Key(
+        "http",
+        "token_file",
+        values.text(check_not_empty),
+        "A file that holds it, such as a mounted secret; relative to this file's folder. It is "
+        "read again while the engine runs, so the token can be rotated.",
         is_shown=True,
     ),
     Key(

@@ -12,7 +12,7 @@ from typing import Any
 
 from engine.config.gather import Gathered, Given, gather
 from engine.config.key import REQUIRED, Key
-from engine.config.keys import HASH_KEY, KEYS, SECTIONS, TABLE_RULE_KEYS
+from engine.config.keys import HASH_KEY, HTTP_TOKEN, KEYS, SECTIONS, TABLE_RULE_KEYS
 from engine.config.model import (
     ChunkConfiguration,
     Configuration,
@@ -122,6 +122,8 @@ def _parse(gathered: Gathered, environment: Mapping[str, str], sections: Sequenc
         _settle_hash_key(parsed)
         _check_times(parsed)
         _check_memory(parsed)
+    if "http" in sections:
+        settle_secret(parsed, HTTP_TOKEN)
     _check_workers(parsed)
     _check_destination(parsed)
     if parsed.problems:
@@ -329,7 +331,12 @@ def _destination(parsed: Parsed) -> DestinationConfiguration:
 
 
 def _http(parsed: Parsed) -> HttpConfiguration:
-    return HttpConfiguration(listen=parsed.value("http", "listen"))
+    token = parsed.value("http", "token")
+    return HttpConfiguration(
+        listen=parsed.value("http", "listen"),
+        token=None if token is None else Secret(token),
+        token_file=parsed.value("http", "token_file"),
+    )
 
 
 def _log(parsed: Parsed) -> LogConfiguration:

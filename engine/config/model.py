@@ -7,6 +7,7 @@ Invariants: frozen, and no secret shows in a `repr`. No field has a default: wha
 nobody gave stands in `engine.config.keys`.
 """
 
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -113,9 +114,16 @@ class EngineConfiguration(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HttpConfiguration(msgspec.Struct, frozen=True, kw_only=True):
-    """The server for metrics, health and status. None: there is none."""
+    """The server for metrics, health and status.
+
+    `listen`: None, there is none. `token` is what its readers have to send, whatever it was read
+    from (None: nothing). `token_file` is the file that it was read from, if it was one: it is read
+    again while the engine runs.
+    """
 
     listen: Address | None
+    token: Secret | None
+    token_file: Path | None
 
 
 class LogConfiguration(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ configuration file, so only two of one kind exclude each other.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine.config.key import Key
 from engine.config.values import Unfit
@@ -35,14 +35,20 @@ def _read(parsed: "Parsed", key: Key, name: str) -> None:
     folder = parsed.gathered.file.parent if parsed.gathered.file else Path()
     file = parsed.values[key.section, name] = folder / path
     try:
+        parsed.values[key.section, key.name] = read_secret(key, file)
+    except Unfit as unfit:
+        parsed.complain(key.section, name, unfit.text, unfit.hint)
+
+
+def read_secret(key: Key, file: Path) -> Any:
+    """What `file` holds, as `key` takes it. Raises Unfit, which repeats nothing of it."""
+    try:
         text = file.read_text(encoding="utf-8").strip()
     except OSError as error:
-        parsed.complain(key.section, name, f"cannot be read: {error.strerror}", "")
-        return
+        raise Unfit(f"cannot be read: {error.strerror}") from error
     except UnicodeDecodeError:
-        parsed.complain(key.section, name, "is not UTF-8 text", "")
-        return
+        raise Unfit("is not UTF-8 text") from None
     try:
-        parsed.values[key.section, key.name] = key.kind.parse(text)
+        return key.kind.parse(text)
     except Unfit as unfit:
-        parsed.complain(key.section, name, f"names a file whose content {unfit.text}", unfit.hint)
+        raise Unfit(f"names a file whose content {unfit.text}", unfit.hint) from unfit

@@ -5,6 +5,9 @@ through the port. The exposition of a thousand tables takes 60 to 110 ms, so it 
 That thread pauses after every few samples. Otherwise the loop, which wants the interpreter's lock
 back after each of its system calls, would wait for up to 5 ms each time.
 
+With a token (`engine.operate.access`) only who knows it may read. Health is for everybody, because
+a platform's health check sends none; to those without it, `/readyz` gives its reason without names.
+
 Invariant: no answer waits for the source or the bucket, so a health check never hangs with them.
 Whatever is asked, the engine goes on: connections have limits (`engine.operate.listener`),
 expositions are made one at a time, and what strangers can cause is logged at most once a minute.
@@ -32,6 +35,7 @@ from prometheus_client.samples import Sample
 from engine.config import Address
 from engine.model.errors import ConfigurationError
 from engine.model.printable import printable_json
+from engine.operate.access import CHALLENGE, Access
 from engine.operate.listener import ConnectionLimits, Listener, Noise, listening_sockets
 from engine.operate.status import Phase, Status, StatusProvider
 
@@ -46,6 +50,8 @@ _HEADERS_MAX: Final = 32
 
 # What a version in an Accept header may be. The library fails at "1.x" and at "\"1.0.0\"".
 _VERSION: Final = re.compile(r"(\d{1,3}(\.\d{1,3}){0,2})?")
+
+_FOR_EVERYBODY: Final = frozenset({"/livez", "/readyz"})
 
 _log = structlog.get_logger(__name__)
 
@@ -92,14 +98,17 @@ class HttpServer:
         status_provider: StatusProvider,
         registry: CollectorRegistry,
         limits: ConnectionLimits | None = None,
+        access: Access | None = None,
     ) -> None:
         self._listen = listen
+        self._access = access or Access()
         self._limits = limits or ConnectionLimits()
         self._listener: Listener | None = None
         self._exit_stack = AsyncExitStack()
         self._failed = Noise(self._limits.noise_interval, _tell_failed)
+        self._refused = Noise(self._limits.noise_interval, _tell_refused)
         self._runner = web.AppRunner(
-            make_application(status_provider, registry, self._guarded),
+            make_application(status_provider, registry, self._guarded, self._access),
             access_log=None,
             handle_signals=False,
             shutdown_timeout=SHUTDOWN_SECONDS,
@@ -147,13 +156,28 @@ class HttpServer:
 
     async def _answered(self, request: web.Request, answer: _Answer) -> web.StreamResponse:
         try:
+            if not (_is_for_everybody(request) or await _is_granted(self._access, request)):
+                return self._refusal(request)
             return await answer(request)
         except web.HTTPException as response:
             # The error's text may repeat what was asked for, so it is not logged.
-            return _json({"error": response.reason}, code=response.status, allow=response.headers)
+            return _json({"error": response.reason}, code=response.status, headers=_allow(response))
         except Exception:  # noqa: BLE001 - a bug of one answer is not the engine's end
             self._failed.add()
             return _json({"error": "internal error"}, code=500)
+
+    def _refusal(self, request: web.Request) -> web.Response:
+        if "Authorization" in request.headers:
+            # Without one it is a browser that asks its user next.
+            self._refused.add()
+        return _json(
+            {
+                "error": "the port wants the token of http.token",
+                "hint": "send it as Authorization: Bearer …, or in a browser as the password",
+            },
+            code=401,
+            headers={"WWW-Authenticate": CHALLENGE},
+        )
 
 
 async def try_listening(listen: Address) -> None:
@@ -168,6 +192,16 @@ async def try_listening(listen: Address) -> None:
         raise _refused(listen, error) from error
     for each in sockets:
         each.close()
+
+
+async def _is_granted(access: Access, request: web.Request) -> bool:
+    return await access.is_granted(request.headers.get("Authorization", ""))
+
+
+def _is_for_everybody(request: web.Request) -> bool:
+    # By the route that was found, not by the path that was asked for: it is that which answers.
+    resource = request.match_info.route.resource
+    return resource is not None and resource.canonical in _FOR_EVERYBODY
 
 
 class _RequestLogger(logging.Logger):
@@ -187,12 +221,19 @@ def _tell_malformed(count: int) -> None:
     _log.warning("http requests that are none", count=count)
 
 
+def _tell_refused(count: int) -> None:
+    _log.warning("http requests with a wrong token", count=count)
+
+
 def _tell_failed(count: int) -> None:
     _log.error("http answers failed", count=count, exc_info=True)
 
 
 def make_application(
-    status_provider: StatusProvider, registry: CollectorRegistry, guarded: _Guard
+    status_provider: StatusProvider,
+    registry: CollectorRegistry,
+    guarded: _Guard,
+    access: Access,
 ) -> web.Application:
     """The routes, without a server. Every request passes `guarded`."""
 
@@ -200,7 +241,7 @@ def make_application(
     async def guard(request: web.Request, handler: _Answer) -> web.StreamResponse:
         return await guarded(request, handler)
 
-    answers = _Answers(status_provider, registry)
+    answers = _Answers(status_provider, registry, access)
     application = web.Application(middlewares=[guard])
     application.router.add_get("/", answers.page)
     application.router.add_get("/livez", answers.livez)
@@ -213,9 +254,11 @@ def make_application(
 class _Answers:
     """One coroutine a route. None of them waits for anything outside this process."""
 
-    def __init__(self, status_provider: StatusProvider, registry: CollectorRegistry) -> None:
+    def __init__(
+        self, status_provider: StatusProvider, registry: CollectorRegistry, access: Access
+    ) -> None:
         self._status_provider = status_provider
-        self._registry = registry
+        self._access = access
         self._exposition = _Exposition(registry)
 
     async def livez(self, request: web.Request) -> web.Response:
@@ -224,12 +267,13 @@ class _Answers:
         return _json({"live": True})
 
     async def readyz(self, request: web.Request) -> web.Response:
-        del request
         status = self._status_provider()
         answer = {"ready": status.is_ready, "phase": status.phase}
         if status.is_ready:
             return _json(answer)
-        return _json(answer | {"reason": _reason(status)}, code=503)
+        is_granted = await _is_granted(self._access, request)
+        reason = _reason(status) if is_granted else _phase_text(status)
+        return _json(answer | {"reason": reason}, code=503)
 
     async def status(self, request: web.Request) -> web.Response:
         del request
@@ -323,8 +367,13 @@ def _page() -> bytes:
     return importlib.resources.files("engine.operate").joinpath("status_page.html").read_bytes()
 
 
+def _phase_text(status: Status) -> str:
+    return _REASONS.get(status.phase, status.phase)
+
+
 def _reason(status: Status) -> str:
-    text = _REASONS.get(status.phase, status.phase)
+    """Why it is not ready: the phase, and what went wrong."""
+    text = _phase_text(status)
     detail = status.last_error
     if not detail and status.phase == "starting" and status.alarms:
         # What holds up a start, such as transactions that are open on the server.
@@ -332,18 +381,23 @@ def _reason(status: Status) -> str:
     return f"{text}: {detail}" if detail else text
 
 
+def _allow(response: web.HTTPException) -> Mapping[str, str]:
+    return {"Allow": response.headers["Allow"]} if "Allow" in response.headers else {}
+
+
 def _json(
-    answer: object, *, code: int = 200, allow: Mapping[str, str] | None = None
+    answer: object, *, code: int = 200, headers: Mapping[str, str] | None = None
 ) -> web.Response:
-    headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-    if allow is not None and "Allow" in allow:
-        headers["Allow"] = allow["Allow"]
     return web.Response(
         status=code,
+        headers={
+            "Cache-Control": "no-store",
+            "X-Content-Type-Options": "nosniff",
+            **(headers or {}),
+        },
         # Somebody reads it in a terminal.
         body=printable_json(msgspec.json.encode(answer).decode()).encode(),
         content_type="application/json",
-        headers=headers,
     )
 
 
