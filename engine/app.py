@@ -40,6 +40,7 @@ from engine.lines.writer import CODEC_VERSION
 from engine.model.interfaces import ObjectStore, Publishing, Source
 from engine.model.position import LOG_BEGIN, LogPosition
 from engine.model.snapshot_source import SnapshotSource
+from engine.model.trial import CheckStep
 from engine.operate import logs
 from engine.operate.access import Access
 from engine.operate.alarms import Alarms
@@ -49,7 +50,6 @@ from engine.operate.listener import ConnectionLimits
 from engine.operate.loop_watch import LoopWatch
 from engine.operate.metrics import Metrics
 from engine.operate.status import StatusProvider
-from engine.pipeline.check import CheckStep
 from engine.pipeline.check import check as checked
 from engine.pipeline.pipeline import Pipeline
 from engine.pipeline.stop import StopSignal

@@ -1,6 +1,6 @@
 """A source that does what its test says: the doubles of the pipeline's unit tests begin here."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -15,12 +15,12 @@ from engine.model.interfaces import (
     SourceIdentity,
     SourceMeasures,
     Standing,
-    Trial,
 )
 from engine.model.log_point import LogPoint
 from engine.model.position import LOG_BEGIN, LogPosition
 from engine.model.record import RecordConfiguration
 from engine.model.schema import Decide
+from engine.model.trial import Judgement, judgements
 from log_points import identity, point
 
 if TYPE_CHECKING:
@@ -78,8 +78,8 @@ class StillSource:
     async def renew(self) -> None:
         self.renewed_count += 1
 
-    def trials(self, *, is_first: bool) -> Mapping[str, Trial]:
-        return {}
+    def trials(self, *, is_first: bool) -> AsyncIterator[Judgement]:
+        return judgements()
 
     async def look(self) -> Look | None:
         """Nothing can be changed behind it."""

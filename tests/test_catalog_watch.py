@@ -26,9 +26,10 @@ from engine.lines.writer import CODEC_VERSION
 from engine.model.interfaces import Publishing
 from engine.model.position import LogPosition
 from engine.model.record import RecordConfiguration
+from engine.model.trial import CheckStep
 from engine.operate.alarms import Alarms
 from engine.operate.metrics import Metrics
-from engine.pipeline.check import CheckStep, check
+from engine.pipeline.check import check
 from engine.pipeline.pipeline import Pipeline
 from engine.pipeline.stop import StopSignal
 from engine.pipeline.wiring import World
@@ -501,8 +502,8 @@ async def checked(database: Database, store: MemoryStore) -> dict[str, CheckStep
         alarms=Alarms(clock),
     )
     steps = [step async for step in check(world, None)]
-    names = [step.name for step in steps]
-    return {step.name: step for step in steps[names.index("tables") + 1 :]}
+    names = [step.code.name for step in steps]
+    return {step.code.name: step for step in steps[names.index("tables") + 1 :]}
 
 
 async def test_an_open_gap_is_one_gap_over_restarts(any_database: Database) -> None:

@@ -15,6 +15,7 @@ from engine.journal.bucket_rules import BucketRules
 from engine.journal.entry import Gap, Writer
 from engine.journal.journal import Journal
 from engine.model.bucket_rule import BucketRule
+from engine.model.check_code import CheckCode
 from engine.model.errors import (
     DestinationRefused,
     DestinationUnavailable,
@@ -26,7 +27,6 @@ from engine.model.errors import (
 )
 from engine.model.interfaces import (
     NOT_PUBLISHED,
-    Finding,
     ListedObject,
     Look,
     Publishing,
@@ -34,14 +34,14 @@ from engine.model.interfaces import (
     SourceIdentity,
     SourceMeasures,
     TableLook,
-    Trial,
 )
 from engine.model.layout import check_folder, journal_key
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
+from engine.model.trial import CheckStep, Finding, Judgement
 from engine.operate.alarms import Alarms
 from engine.operate.metrics import Metrics
-from engine.pipeline.check import CheckStep, check
+from engine.pipeline.check import check
 from engine.pipeline.pipeline import Pipeline
 from engine.pipeline.stop import StopSignal
 from engine.pipeline.wiring import World
@@ -79,17 +79,10 @@ class AskedSource(StillSource):
             raise self.looks
         return self.looks
 
-    def trials(self, *, is_first: bool) -> Mapping[str, Trial]:
+    async def trials(self, *, is_first: bool) -> AsyncIterator[Judgement]:
         self.asked_first.append(is_first)
-        return {name: self._trial(found) for name, found in self.findings.items()}
-
-    def _trial(self, found: Finding | TailraceError) -> Trial:
-        async def trial() -> Finding:
-            if isinstance(found, TailraceError):
-                raise found
-            return found
-
-        return trial
+        for name, found in self.findings.items():
+            yield Judgement(CheckCode(f"TR-XX-{name}", name, "Something is so."), found)
 
 
 @dataclass
@@ -149,7 +142,7 @@ class Rig:
         )
 
     async def steps(self, listen: Address | None = None) -> dict[str, CheckStep]:
-        return {step.name: step async for step in check(self.world(), listen)}
+        return {step.code.name: step async for step in check(self.world(), listen)}
 
     async def started(self) -> TailraceError:
         """What a start ends with."""
@@ -200,7 +193,8 @@ def put(rig: Rig, key: str) -> None:
 async def test_every_step_is_told_in_order_and_only_the_write_leaves_something(rig: Rig) -> None:
     steps = await rig.steps()
 
-    names = ["port", "source", "bucket", "conditional writes", "journal", "rows", "tables"]
+    names = ["port", "source", "bucket", "conditional writes"]
+    names += ["journal", "prefix", "rows", "tables"]
     assert list(steps) == names
     assert all(step.is_ok and not step.hint for step in steps.values())
     assert steps["source"].detail == "database shop"
@@ -229,12 +223,12 @@ Trouble = Callable[[Rig], Awaitable[str]]
 
 async def lose_the_journal(rig: Rig) -> str:
     put(rig, ORPHAN)
-    return "journal"
+    return "prefix"
 
 
 async def nest(rig: Rig) -> str:
     put(rig, journal_key(f"{PREFIX}/inner", 0))
-    return "journal"
+    return "prefix"
 
 
 async def be_another_source(rig: Rig) -> str:
@@ -310,7 +304,7 @@ async def test_a_bucket_is_looked_at_where_the_source_does_not_answer(rig: Rig) 
 
     steps = await rig.steps()
 
-    assert list(steps) == ["port", "source", "bucket", "conditional writes", "journal"]
+    assert list(steps) == ["port", "source", "bucket", "conditional writes", "journal", "prefix"]
     assert not steps["source"].is_ok
     assert steps["journal"].is_ok
     assert steps["journal"].detail.endswith("not compared with the source")
@@ -324,9 +318,9 @@ async def test_a_newcomer_inside_the_prefix_is_a_warning_where_there_is_a_journa
 
     steps = await rig.steps()
 
-    assert steps["journal"].is_ok
-    assert "is around 'lake/inner'" in steps["journal"].detail
-    assert "prefix of its own" in steps["journal"].hint
+    assert steps["prefix"].state == "warning"
+    assert "is around 'lake/inner'" in steps["prefix"].detail
+    assert "prefix of its own" in steps["prefix"].hint
 
 
 async def test_the_buckets_own_rules_are_told_and_warn_only(rig: Rig) -> None:
@@ -396,7 +390,7 @@ async def test_very_many_findings_are_counted(rig: Rig) -> None:
 
     steps = [step async for step in check(rig.world(), None)]
 
-    assert [step.name for step in steps].count("gap") == 100
+    assert [step.code.name for step in steps].count("gap") == 100
     assert steps[-1].detail == "and 3 findings more"
 
 

@@ -204,7 +204,6 @@ def test_a_wrong_command_line_exits_2_and_says_why(arguments: list[str], text: s
     "command",
     [
         "run",
-        "check",
         "config show",
         "verify",
         "read a.b",
@@ -228,6 +227,27 @@ def test_a_wrong_configuration_exits_78_with_every_problem(tmp_path: Path, comma
     assert SECRET not in result.stderr
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
+
+
+def test_check_tells_every_problem_of_a_wrong_configuration_as_its_first_step(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_text('[source]\ndsn = "geheim"\n[destination]\nbuket = "x"\nprefix = "/x"\n')
+
+    result = tailrace("check", "-c", str(file))
+    as_json = tailrace("check", "--json", "-c", str(file))
+
+    [step] = json.loads(as_json.stdout)["steps"]
+    assert (result.returncode, as_json.returncode, step["state"]) == (78, 78, "failure")
+    assert result.stdout.startswith("FAIL  TR-CF-001  configuration: ")
+    for text in (" ".join(result.stdout.split()), step["detail"]):
+        assert "bad.toml:4: destination.buket is not a key" in text
+        assert 'did you mean "bucket"?' in text
+        assert "bad.toml:5: destination.prefix" in text
+        assert SECRET not in text
+    assert "docs/checks.md#tr-cf-001" in result.stdout
+    assert result.stderr == as_json.stderr == ""
 
 
 @pytest.mark.parametrize("place", ["0/134EBCB0", "0001.12", "yes"])
@@ -304,7 +324,7 @@ def test_check_offline_reads_the_configuration_alone(file: Path) -> None:
     result = tailrace("check", "--offline", "-c", str(file))
 
     assert result.returncode == 0
-    assert f"{file} is valid" in result.stdout
+    assert f"{file} is valid" in " ".join(result.stdout.split())
     assert result.stdout.endswith(f"next: tailrace check -c {file}\n")
 
 
@@ -312,7 +332,7 @@ def test_check_offline_reads_the_dsn_and_says_where_it_leads(file: Path) -> None
     result = tailrace("check", "--offline", "--json", "-c", str(file))
 
     [_, step] = json.loads(result.stdout)["steps"]
-    assert (result.returncode, step["name"], step["ok"]) == (0, "dsn", True)
+    assert (result.returncode, step["name"], step["state"]) == (0, "dsn", "ok")
     assert step["detail"].startswith("leads to 127.0.0.1:")
     assert SECRET not in result.stdout + result.stderr
 
@@ -325,8 +345,8 @@ def test_check_offline_finds_a_dsn_that_nobody_can_have_meant(file: Path) -> Non
     result = tailrace("check", "--offline", "-c", str(file))
 
     assert result.returncode == 78
-    assert "FAIL  dsn" in result.stdout
-    assert "%40 for @" in result.stdout
+    assert "FAIL  TR-CF-002  dsn: " in result.stdout
+    assert "%40 for @" in " ".join(result.stdout.split())
     assert SECRET not in result.stdout + result.stderr
 
 
@@ -357,8 +377,8 @@ def test_check_of_servers_that_are_not_there_exits_69(file: Path) -> None:
     assert result.returncode == 69, result.stderr
     assert document["ok"] is False
     steps = {step["name"]: step for step in document["steps"]}
-    assert steps["configuration"]["ok"] is True
-    assert steps["source"]["ok"] is False
+    assert steps["configuration"]["state"] == "ok"
+    assert steps["source"]["state"] == "failure"
     assert steps["source"]["detail"]
     assert SECRET not in result.stdout + result.stderr
 
@@ -382,9 +402,9 @@ def test_check_tries_the_port_first(file: Path) -> None:
             "check", "--json", "-c", str(file), variables={"TAILRACE_HTTP__LISTEN": str(address)}
         )
 
-    [_, port, *_] = json.loads(result.stdout)["steps"]
+    [_, _, port, *_] = json.loads(result.stdout)["steps"]
     assert result.returncode == 78, result.stderr
-    assert (port["name"], port["ok"]) == ("port", False)
+    assert (port["name"], port["state"]) == ("port", "failure")
     assert "the port is in use" in port["detail"]
     assert port["hint"]
 

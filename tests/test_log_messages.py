@@ -19,6 +19,7 @@ from memory_store import MemoryStore
 from small_bucket import ODD, ORDERS, SmallBucket
 from small_snapshot import Snapshots
 from test_catalog_watch import CONFIGURATION, SilentProgress, running
+from trials import tried
 
 PUBLISHED = msgspec.structs.replace(CONFIGURATION, messages=str(MESSAGES))
 
@@ -165,11 +166,11 @@ async def test_the_event_trigger_that_check_prints_records_each_statement_in_its
     make_orders(any_database)
     store = MemoryStore()
     source = PostgresSource(dsn=any_database.dsn, slot=any_database.name, configuration=PUBLISHED)
-    before = await source.trials(is_first=False)["statements"]()
+    before = await tried(source, "statements", is_first=False)
     sql_text = before.hint.partition(": ")[2]
     with any_database.connect() as connection:
         connection.execute(sql_text.encode())
-    after = await source.trials(is_first=False)["statements"]()
+    after = await tried(source, "statements", is_first=False)
     assert after.hint == ""
 
     async with running(any_database, store, configuration=PUBLISHED) as engine:

@@ -21,6 +21,7 @@ from engine.sources.postgres.source import PostgresSource
 from memory_store import MemoryStore
 from test_catalog_watch import CONFIGURATION, Engine, make_orders, running
 from test_hostile_sessions import role_on
+from trials import tried
 
 INITIAL = msgspec.structs.replace(CONFIGURATION, snapshot="initial")
 ITEMS = TableName("public", "items")
@@ -315,13 +316,13 @@ async def test_a_first_start_refuses_tables_that_it_may_not_read(published: Data
         with pytest.raises(SourceRefused) as refused:
             await source(published, role, INITIAL).prepare(is_first=True)
         with pytest.raises(SourceRefused):
-            await source(published, role, INITIAL).trials(is_first=True)["tables"]()
+            await tried(source(published, role, INITIAL), "tables", is_first=True)
         # Those that stream already go on, and `check` says it.
         published.execute(
             "SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", published.name
         )
         await source(published, role, INITIAL).prepare(is_first=False)
-        later = await source(published, role, INITIAL).trials(is_first=False)["tables"]()
+        later = await tried(source(published, role, INITIAL), "tables", is_first=False)
         for statement in (refused.value.hint or "").split("; ")[:-1]:
             published.execute(statement)
         await source(published, role, INITIAL).prepare(is_first=True)

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 import engine
 from engine.cli import application
 from engine.model import errors
+from engine.model.check_code import CODES
 from engine.operate.metrics import Metrics
 from engine.operate.status import READY_PHASES, Phase
 from engine.sources.postgres.source import MEASURES
@@ -175,3 +176,21 @@ def test_every_link_between_pages_leads_somewhere() -> None:
     for page in (*root.glob("*.md"), *root.glob("docs/**/*.md")):
         for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+CHECKS = PAGE.parent / "checks.md"
+
+
+def test_every_code_of_check_has_a_section_that_begins_with_its_title() -> None:
+    text = CHECKS.read_text()
+
+    sections = re.findall(r"^### (\S+)\n\n\*\*(.+?)\*\*", text, re.MULTILINE)
+
+    assert sorted(sections) == sorted((code.id, code.title) for code in CODES)
+    assert len(re.findall(r"^### ", text, re.MULTILINE)) == len(sections)
+
+
+def test_no_code_and_no_name_of_check_is_given_twice() -> None:
+    for values in ([code.id for code in CODES], [code.name for code in CODES]):
+        assert len(values) == len(set(values))
+    assert all(re.fullmatch(r"TR-(CF|EN|PG|S3|JN)-\d{3}", code.id) for code in CODES)

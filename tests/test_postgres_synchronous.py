@@ -244,7 +244,7 @@ async def test_check_and_status_say_it(rig: Rig) -> None:
 
     assert code == 0
     [step] = [step for step in said["steps"] if step["name"] == "commits"]
-    assert step["ok"]
+    assert step["state"] == "warning"
     assert "will wait for this engine" in step["detail"]
     assert "synchronous_standby_names" in step["hint"]
 

@@ -27,6 +27,7 @@ from memory_store import MemoryStore
 from snapshot_reading import read_range, snapshots_of, tasks_of
 from test_catalog_watch import make_orders, running
 from test_postgres_source import read_all
+from trials import tried
 
 ORDINARY = RecordConfiguration(through="tailrace", tables=("*.*",))
 CUSTOMERS = TableName("public", "customers")
@@ -145,10 +146,10 @@ TOLD_AT_THE_START = {
 async def test_check_refuses_what_is_no_condition_and_makes_nothing(
     customers: Database, name: str
 ) -> None:
-    check = source_of(customers, where(HOSTILE[name])).trials(is_first=True)["tables"]
+    source = source_of(customers, where(HOSTILE[name]))
 
     with pytest.raises(ConfigurationError, match=r"where of the rule for 'public\.customers'"):
-        await check()
+        await tried(source, "tables", is_first=True)
 
     assert customers.execute("SELECT pubname FROM pg_publication") == []
     assert customers.execute("SELECT to_regclass('public.secrets') IS NULL") == [(False,)]
@@ -160,29 +161,29 @@ async def test_check_runs_no_function_of_a_condition(customers: Database) -> Non
         "CREATE FUNCTION fail() RETURNS bool IMMUTABLE LANGUAGE plpgsql"
         " AS $$BEGIN RAISE EXCEPTION 'it was run'; END$$"
     )
-    check = source_of(customers, where("public.fail()")).trials(is_first=True)["tables"]
+    source = source_of(customers, where("public.fail()"))
 
-    assert "it was run" not in str(await check())
+    assert "it was run" not in str(await tried(source, "tables", is_first=True))
 
 
 async def test_check_warns_of_a_condition_where_the_publication_is_there(
     customers: Database,
 ) -> None:
     customers.execute("CREATE PUBLICATION tailrace FOR TABLE customers")
-    check = source_of(customers, where("continent = 'eu'")).trials(is_first=True)["tables"]
+    source = source_of(customers, where("continent = 'eu'"))
 
-    found = await check()
+    found = await tried(source, "tables", is_first=True)
 
     assert "where of the rule for 'public.customers' is not one condition" in found.hint
     assert 'column "continent" does not exist' in found.hint
 
 
 async def test_check_waits_for_a_lock_only_a_moment(customers: Database) -> None:
-    check = source_of(customers, where("region = 'eu'")).trials(is_first=True)["tables"]
+    source = source_of(customers, where("region = 'eu'"))
     with customers.connect() as connection, connection.transaction():
         connection.execute("LOCK customers IN ACCESS EXCLUSIVE MODE")
 
-        found = await check()
+        found = await tried(source, "tables", is_first=True)
 
     assert "where was not tried" in found.hint
     assert "public.customers" in found.hint
@@ -347,7 +348,7 @@ async def warnings_of(database: Database, configuration: RecordConfiguration) ->
     with capture_logs() as logs:
         await source.prepare(is_first=True)
     found = [entry for entry in logs if "source.table" in entry["event"]]
-    checked = (await source.trials(is_first=True)["tables"]()).hint
+    checked = (await tried(source, "tables", is_first=True)).hint
     for entry in found:
         assert entry["event"] in checked
         assert "; ".join(entry["sql"]) in checked

@@ -2,20 +2,29 @@
 
 import asyncio
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+import textwrap
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Final
 
 from cyclopts import Parameter
 
 from engine.cli.options import ConfigFile, Json, same_file
-from engine.cli.output import say, say_json, say_next
+from engine.cli.output import flush, say, say_json, say_next
 from engine.cli.startup import lean_imports
 from engine.config import Configuration, load
+from engine.model.check_code import CONFIGURATION, DSN
 from engine.model.errors import ConfigurationError
+from engine.model.plural import counted
 from engine.model.printable import printable
+from engine.model.trial import CheckStep, Finding, Judgement, judgement
 
-if TYPE_CHECKING:
-    from engine.pipeline.check import CheckStep
+WIDTH: Final = 80
+
+_MARKS: Final = {"ok": "ok", "warning": "warn", "failure": "FAIL"}
+
+_INDENT: Final = " " * 6
 
 Offline = Annotated[
     bool,
@@ -33,75 +42,121 @@ def check(*, config: ConfigFile = None, offline: Offline = False, json: Json = F
 
     To prove that objects can be created, keys under the prefix's `_tailrace/check/` are written,
     always the same ones. Nothing else is: no publication, no slot, no journal.
+
+    A line is ok, a warning or a failure. `run` starts where there is no failure, and docs/checks.md
+    explains each code.
     """
-    loaded = load(config, os.environ)
-    where = str(loaded.file) if loaded.file else "the environment"
-    steps = [_Told("configuration", is_ok=True, detail=f"{where} is valid")]
-    if not json:
-        _say_step(steps[0])
-    if offline:
-        steps.append(_dsn_step(loaded.configuration))
-        if not json:
-            _say_step(steps[-1])
-    else:
-        steps += asyncio.run(_checked(loaded.configuration, is_quiet=json))
+    steps = asyncio.run(_told(config, is_offline=offline, is_quiet=json))
     failed = [step for step in steps if not step.is_ok]
     if json:
-        say_json({"ok": not failed, "steps": [step.as_json() for step in steps]})
-    elif failed:
-        say_next("mend what failed, then `tailrace check` again")
+        say_json({"ok": not failed, "steps": [_as_json(step) for step in steps]})
     else:
-        option = same_file(config)
-        say_next(f"tailrace check{option}" if offline else f"tailrace run{option}")
+        _say_end(steps, same_file(config), is_offline=offline)
     return failed[0].exit_code or 1 if failed else 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Told:
-    """A step as it is printed."""
-
-    name: str
-    is_ok: bool
-    detail: str
-    hint: str = ""
-    exit_code: int = 0
-
-    @classmethod
-    def of(cls, step: "CheckStep") -> "_Told":
-        return cls(step.name, step.is_ok, step.detail, step.hint, step.exit_code)
-
-    def as_json(self) -> dict[str, object]:
-        return {"name": self.name, "ok": self.is_ok, "detail": self.detail, "hint": self.hint}
+async def _told(file: Path | None, *, is_offline: bool, is_quiet: bool) -> list[CheckStep]:
+    steps = []
+    async for step in _steps(file, is_offline=is_offline):
+        steps.append(step)
+        if not is_quiet:
+            say(step_text(step))
+            # Some steps wait for a server: what is known so far is seen meanwhile.
+            flush()
+    return steps
 
 
-def _dsn_step(configuration: Configuration) -> _Told:
-    """Whether libpq can read the dsn, and where it leads."""
-    from engine.sources.postgres.dsn import parsed, place_of  # noqa: PLC0415 - see `_checked`
-
-    dsn = configuration.source.own.dsn.reveal()
+async def _steps(file: Path | None, *, is_offline: bool) -> AsyncIterator[CheckStep]:
     try:
-        parsed(dsn)
+        loaded = load(file, os.environ)
     except ConfigurationError as error:
-        return _Told("dsn", is_ok=False, detail=str(error), hint=error.hint, exit_code=78)
-    return _Told("dsn", is_ok=True, detail=f"leads to {place_of(dsn)}; nothing was connected to")
+        yield CheckStep.of(Judgement(CONFIGURATION, error))
+        return
+    where = str(loaded.file) if loaded.file else "the environment"
+    yield CheckStep.of(Judgement(CONFIGURATION, Finding(f"{where} is valid")))
+    configuration = loaded.configuration
+    yield CheckStep.of(await judgement(DSN, lambda: _try_dsn(configuration)))
+    if not is_offline:
+        async for step in _connected(configuration):
+            yield step
 
 
-async def _checked(configuration: Configuration, *, is_quiet: bool) -> list[_Told]:
+async def _try_dsn(configuration: Configuration) -> Finding:
+    """Whether libpq can read the dsn, and where it leads."""
+    from engine.sources.postgres.dsn import dsn_of, parsed, place_of, text_of  # noqa: PLC0415 - see `_connected`
+
+    dsn = text_of(dsn_of(configuration.source.own))
+    parsed(dsn)
+    return Finding(f"leads to {place_of(dsn)}")
+
+
+async def _connected(configuration: Configuration) -> AsyncIterator[CheckStep]:
     with lean_imports():
         from engine import app  # noqa: PLC0415 - drivers: half a second that --offline saves
         from engine.operate import logs  # noqa: PLC0415 - drivers: half a second that --offline saves
 
     logs.configure(configuration.log)
-    steps: list[_Told] = []
     async for step in app.check(configuration):
-        steps.append(_Told.of(step))
-        if not is_quiet:
-            _say_step(steps[-1])
-    return steps
+        yield step
 
 
-def _say_step(step: _Told) -> None:
-    mark = "FAIL" if not step.is_ok else "warn" if step.hint else "ok  "
-    say(f"{mark}  {step.name:<24}  {printable(step.detail)}".rstrip())
-    if step.hint:
-        say(f"      hint: {printable(step.hint)}")
+def step_text(step: CheckStep) -> str:
+    """A step in lines of 80 columns: what it is, what was found, what to do, and where it stands.
+
+    A word that is longer, such as a key or a statement's name, is not broken.
+    """
+    head = f"{_MARKS[step.state]:<4}  {step.code.id}  {step.code.name}: "
+    first, *more = _parts(step.detail)
+    lines = [_wrapped(head, first), *(_wrapped(_INDENT + _indent_of(line), line) for line in more)]
+    if step.state != "ok":
+        lines += [_wrapped(f"{_INDENT}to do: ", line) for line in _parts(step.hint)]
+        lines.append(f"{_INDENT}{step.code.page}")
+    return "\n".join(lines)
+
+
+def _parts(text: str) -> list[str]:
+    """The lines of a text. A configuration's problems have one each."""
+    return [printable(line) for line in text.splitlines() if line]
+
+
+def _indent_of(line: str) -> str:
+    return line[: len(line) - len(line.lstrip())]
+
+
+def _wrapped(head: str, text: str) -> str:
+    return textwrap.fill(
+        text.lstrip(),
+        WIDTH,
+        initial_indent=head,
+        # What begins with blanks alone is a block of its own.
+        subsequent_indent=_INDENT if head.strip() else head,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _say_end(steps: list[CheckStep], option: str, *, is_offline: bool) -> None:
+    """The count, and what one would do now."""
+    count = Counter(step.state for step in steps)
+    failures, warnings = count["failure"], count["warning"]
+    told = [f"{count['ok']} ok"]
+    told += [counted(warnings, "warning")] * bool(warnings)
+    told += [counted(failures, "failure")] * bool(failures)
+    would = "would not start" if failures else "would start"
+    verdict = "; nothing was connected to" if is_offline else f": `tailrace run` {would}"
+    say(f"\n{', '.join(told)}{verdict}")
+    if failures:
+        say_next("mend what failed, then `tailrace check` again")
+    else:
+        say_next(f"tailrace check{option}" if is_offline else f"tailrace run{option}")
+
+
+def _as_json(step: CheckStep) -> dict[str, object]:
+    return {
+        "code": step.code.id,
+        "name": step.code.name,
+        "state": step.state,
+        "detail": step.detail,
+        "hint": step.hint,
+        "docs": step.code.page,
+    }

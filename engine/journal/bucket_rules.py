@@ -26,9 +26,9 @@ from engine.model.bucket_rule import (
     upload_text,
 )
 from engine.model.errors import DestinationError, JournalError, UploadsOutlived
-from engine.model.interfaces import Finding
 from engine.model.layout import below, journal_folder
 from engine.model.plural import counted
+from engine.model.trial import Finding
 
 ReadRules = Callable[[], Awaitable[tuple[BucketRule, ...]]]
 """Reads the rules that may concern what this engine makes. Raises DestinationError."""

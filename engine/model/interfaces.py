@@ -4,7 +4,7 @@ Journal, recovery and publisher know only these. In production a database and S3
 In the protocol's tests it is a simulated world.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -18,6 +18,7 @@ from engine.model.position import LogPosition
 from engine.model.record import RecordConfiguration
 from engine.model.schema import Decide, TableName
 from engine.model.staging import Completion, StagedPart
+from engine.model.trial import Judgement
 
 Clock = Callable[[], int]
 """The wall clock: Unix microseconds, UTC. Intervals use the event loop's own time."""
@@ -207,18 +208,6 @@ class ChangeStream(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one step of a check found, in words. A `hint` warns: a start succeeds all the same."""
-
-    text: str
-    hint: str = ""
-
-
-Trial = Callable[[], Awaitable[Finding]]
-"""One step of a check. Makes nothing, and raises the TailraceError that a start would end with."""
-
-
 class Source(Protocol):
     """A database whose log can be read from a position again and again."""
 
@@ -254,8 +243,12 @@ class Source(Protocol):
         """
         ...
 
-    def trials(self, *, is_first: bool) -> Mapping[str, Trial]:
-        """What `prepare` would refuse or warn of, step by step, each under a short name."""
+    def trials(self, *, is_first: bool) -> AsyncIterator[Judgement]:
+        """What `prepare` would refuse or warn of, one thing after another. Makes nothing.
+
+        It raises nothing: an error that `prepare` would end with is a judgement. Cancellation
+        changes nothing.
+        """
         ...
 
     async def look(self) -> Look | None:

@@ -7,82 +7,78 @@ fails is told, and the next one is tried as long as it can say something.
 Invariant: nothing is changed but one object under `_tailrace/check/`, and that is made once.
 """
 
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Final
 
 from engine.config import Address
 from engine.config.scalars import MIB
 from engine.journal.acceptance import explain
 from engine.journal.findings import findings
 from engine.journal.prefix import NEIGHBOUR_HINT
+from engine.model.check_code import (
+    BUCKET,
+    BUCKET_RULES,
+    CODES,
+    JOURNAL,
+    PORT,
+    PREFIX,
+    ROWS,
+    SOURCE,
+    WATCH,
+    WRITES,
+    CheckCode,
+)
 from engine.model.errors import TailraceError
-from engine.model.interfaces import Finding, SourceIdentity, Trial
 from engine.model.plural import counted
+from engine.model.trial import CheckStep, Finding, Judgement, Trial, judgement
 from engine.operate.http_server import try_listening
 from engine.operate.status import Phase
 from engine.pipeline.needs import Needs
 from engine.pipeline.wiring import World, begin
 
-_WATCH: Final = "catalog watch"
+if TYPE_CHECKING:
+    from engine.model.interfaces import SourceIdentity
+
+_BY_NAME: Final = {code.name: code for code in CODES}
+"""What stands against a table is found under the name of a running engine's alarm."""
 
 _FINDINGS_MAX: Final = 100
 
 _TABLES_SHOWN_MAX: Final = 20
 
 
-@dataclass(frozen=True, slots=True)
-class CheckStep:
-    """One thing that was looked at: whether it holds, the facts, and what to do if not.
-
-    A hint of one that holds is a warning: `run` starts all the same.
-    """
-
-    name: str
-    is_ok: bool
-    detail: str
-    hint: str = ""
-    exit_code: int = 0
-
-
 async def check(world: World, listen: Address | None) -> AsyncIterator[CheckStep]:
     """Try what a start of `world` needs whose port is `listen`, one step at a time.
 
-    Cancellation leaves at most the key of `writes`, which the next check takes for its own.
+    Cancellation leaves at most the keys of `_tailrace/check/`, which the next check takes for its
+    own.
     """
     tried = _Check(world, listen)
-    yield await _tried("port", tried.port)
-    yield await _tried("source", tried.source)
-    bucket = await _tried("bucket", tried.bucket)
+    yield await tried.step(PORT, tried.port)
+    yield await tried.step(SOURCE, tried.source)
+    bucket = await tried.step(BUCKET, tried.bucket)
     yield bucket
     if not bucket.is_ok:
         return
-    yield await _tried("conditional writes", tried.writes)
+    yield await tried.step(WRITES, tried.writes)
+    if world.store_trials is not None:
+        async for judged in world.store_trials():
+            yield CheckStep.of(judged)
     if world.bucket_rules is not None:
-        yield await _tried("bucket rules", world.bucket_rules.finding)
-    journal = await _tried("journal", tried.journal, tried.explain)
+        yield await tried.step(BUCKET_RULES, world.bucket_rules.finding)
+    journal = await tried.step(JOURNAL, tried.journal)
     yield journal
-    if not (tried.is_source_known and journal.is_ok):
+    if not journal.is_ok:
         return
-    yield await _tried("rows", tried.rows)
-    for name, trial in world.source.trials(is_first=tried.is_first).items():
-        yield await _tried(name, trial, tried.explain)
+    yield await tried.step(PREFIX, tried.prefix)
+    if not tried.is_source_known:
+        return
+    yield await tried.step(ROWS, tried.rows)
+    async for judged in world.source.trials(is_first=tried.is_first):
+        yield tried.explained(judged)
     if not tried.is_first:
         for step in await tried.losses():
             yield step
-
-
-async def _tried(
-    name: str, trial: Trial, explain: Callable[[TailraceError], None] = lambda _: None
-) -> CheckStep:
-    try:
-        found = await trial()
-    except TailraceError as error:
-        explain(error)
-        return CheckStep(
-            name, is_ok=False, detail=str(error), hint=error.hint, exit_code=error.exit_code
-        )
-    return CheckStep(name, is_ok=True, detail=found.text, hint=found.hint)
 
 
 class _Check:
@@ -104,9 +100,14 @@ class _Check:
         """Whether no journal is there yet."""
         return self._journal.state.seq < 0
 
-    def explain(self, error: TailraceError) -> None:
-        """Have a loss say how it is accepted."""
-        explain(error, self._journal.state)
+    async def step(self, code: CheckCode, trial: Trial) -> CheckStep:
+        return self.explained(await judgement(code, trial))
+
+    def explained(self, judged: Judgement) -> CheckStep:
+        """The step, a loss with the flag that accepts it."""
+        if isinstance(judged.found, TailraceError):
+            explain(judged.found, self._journal.state)
+        return CheckStep.of(judged)
 
     async def port(self) -> Finding:
         if self._listen is None:
@@ -129,12 +130,16 @@ class _Check:
     async def journal(self) -> Finding:
         """Without an identity the source did not answer, and was told of already."""
         await self._needs.journal()
-        database = None
         if self._identity is not None:
-            database = (await self._needs.own_source()).database
+            self._identity = await self._needs.own_source()
+        return Finding(self._journal_text())
+
+    async def prefix(self) -> Finding:
+        database = self._identity.database if self._identity is not None else None
         neighbours = await self._needs.prefix(database)
         return Finding(
-            "; ".join((self._journal_text(), *neighbours)), NEIGHBOUR_HINT if neighbours else ""
+            "; ".join(neighbours) or "no other pipeline's prefix is inside this one or around it",
+            NEIGHBOUR_HINT if neighbours else "",
         )
 
     async def losses(self) -> list[CheckStep]:
@@ -144,19 +149,19 @@ class _Check:
             look, refused = await self._needs.look()
         except TailraceError as error:
             # A start goes on, and its engine looks again.
-            steps.append(
-                _warned(_WATCH, f"what is published was not looked at: {error}", error.hint)
-            )
+            text = f"what is published was not looked at: {error}"
+            steps.append(_warned(WATCH, text, error.hint))
             refused = None
         found = findings(self._journal.state, self._world.configuration, look, refused)
         steps += [
-            _warned(f.code, f"{_listed(f.tables)}: {f.cause.text}", f.cause.hint) for f in found
+            _warned(_BY_NAME[f.code], f"{_listed(f.tables)}: {f.cause.text}", f.cause.hint)
+            for f in found
         ]
         if len(steps) > _FINDINGS_MAX:
             more = len(steps) - _FINDINGS_MAX
             hint = "`tailrace verify --json` lists all gaps"
-            steps[_FINDINGS_MAX:] = [_warned(_WATCH, f"and {counted(more, 'finding')} more", hint)]
-        return steps or [CheckStep(_WATCH, is_ok=True, detail="nothing stands against a table")]
+            steps[_FINDINGS_MAX:] = [_warned(WATCH, f"and {counted(more, 'finding')} more", hint)]
+        return steps or [CheckStep(WATCH, "ok", "nothing stands against a table")]
 
     def _journal_text(self) -> str:
         if self.is_first:
@@ -178,8 +183,8 @@ class _Check:
         )
 
 
-def _warned(name: str, detail: str, hint: str) -> CheckStep:
-    return CheckStep(name, is_ok=True, detail=detail, hint=hint or "`tailrace run` says more.")
+def _warned(code: CheckCode, detail: str, hint: str) -> CheckStep:
+    return CheckStep(code, "warning", detail, hint or "`tailrace run` says more.")
 
 
 def _listed(tables: tuple[str, ...]) -> str:

@@ -48,6 +48,7 @@ from engine.model.position import Position, behind, commit_of
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
 from engine.model.table_shape import TEXTS
+from engine.model.trial import Trials
 from engine.operate.alarms import Alarms
 from engine.operate.metrics import Metrics
 from engine.operate.status import Phase, SnapshotsStatus
@@ -65,7 +66,10 @@ SnapshotProgress = Callable[[float], SnapshotsStatus]
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What an engine is given from outside, for all of its lives."""
+    """What an engine is given from outside, for all of its lives.
+
+    `store_trials`: what else `check` tries of the bucket.
+    """
 
     source: Source
     store: ObjectStore
@@ -80,6 +84,7 @@ class World:
     snapshot_progress: SnapshotProgress | None = None
     publishing: Publishing | None = None
     bucket_rules: BucketRules | None = None
+    store_trials: Trials | None = None
 
     def __post_init__(self) -> None:
         """Raise InvariantBroken where the metrics were made for another kind of source."""

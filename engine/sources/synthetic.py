@@ -10,7 +10,7 @@ makes again what its predecessor planned.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
 
@@ -32,12 +32,12 @@ from engine.model.interfaces import (
     SourceIdentity,
     SourceMeasures,
     Standing,
-    Trial,
 )
 from engine.model.log_point import LogPoint
 from engine.model.position import LogPosition, Position, log_position
 from engine.model.record import RecordConfiguration
 from engine.model.schema import Column, Decide, Relation, TableName
+from engine.model.trial import Judgement, judgements
 
 ROWS_A_TRANSACTION: Final = 1_000
 _TRANSACTIONS_AN_INTAKE: Final = 2
@@ -101,10 +101,10 @@ class SyntheticSource:
     async def renew(self) -> None:
         """See Source. Nothing can be lost. Cancellation changes nothing."""
 
-    def trials(self, *, is_first: bool) -> Mapping[str, Trial]:
+    def trials(self, *, is_first: bool) -> AsyncIterator[Judgement]:
         """See Source: nothing is needed."""
         del is_first
-        return {}
+        return judgements()
 
     async def look(self) -> None:
         """See Source: nobody can change anything behind it."""

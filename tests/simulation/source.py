@@ -44,7 +44,6 @@ from engine.model.interfaces import (
     SourceMeasures,
     Standing,
     TableLook,
-    Trial,
 )
 from engine.model.log_point import LogPoint
 from engine.model.position import (
@@ -58,6 +57,7 @@ from engine.model.position import (
 from engine.model.record import RecordConfiguration
 from engine.model.request import REQUEST_BYTES_MAX
 from engine.model.schema import Column, Decide, Relation, TableName
+from engine.model.trial import Judgement
 from simulation.virtual_loop import Process, VirtualLoop
 
 TABLES = tuple(TableName("public", name) for name in "abcd")
@@ -1493,7 +1493,7 @@ class SimulatedSource:
             self._server.make_slot()
         await self._way()
 
-    def trials(self, *, is_first: bool) -> Mapping[str, Trial]:
+    def trials(self, *, is_first: bool) -> AsyncIterator[Judgement]:
         raise AssertionError("no engine checks itself")
 
     async def look(self) -> Look | None:

@@ -10,7 +10,7 @@ rolled back is never told. Its search path is fixed, and it is not run for tempo
 
 from typing import Final
 
-from engine.model.interfaces import Finding
+from engine.model.trial import Finding
 from engine.sources.postgres.session import Session
 
 DDL_PREFIX: Final = "tailrace.ddl"

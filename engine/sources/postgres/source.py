@@ -2,26 +2,26 @@
 
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 
 import psycopg
 
+from engine.model.check_code import COMMITS, NAMES, STATEMENTS, TABLES, CheckCode
 from engine.model.errors import PositionLost, TailraceError
 from engine.model.hash_key import NO_HASH_KEY, HashKey
 from engine.model.history import Landmark
 from engine.model.interfaces import (
     ChangeStream,
-    Finding,
     Look,
     SourceIdentity,
     SourceMeasures,
-    Trial,
 )
 from engine.model.log_point import LogPoint
 from engine.model.position import LogPosition, log_position
 from engine.model.record import RecordConfiguration
 from engine.model.schema import Decide
+from engine.model.trial import Finding, Judgement, Trial, judgements
 from engine.operate.alarms import Alarms
 from engine.sources.postgres.assembler import ROWS_MAX
 from engine.sources.postgres.ddl_trigger import judge_ddl
@@ -111,17 +111,17 @@ class PostgresSource:
         async with Session(self._dsn) as session:
             await renew(session, self._slot, self._configuration, self._making)
 
-    def trials(self, *, is_first: bool) -> Mapping[str, Trial]:
+    def trials(self, *, is_first: bool) -> AsyncIterator[Judgement]:
         """See Source."""
-        found: dict[str, Trial] = {
-            "commits": self._try_commits,
-            "tables": functools.partial(self._try_tables, is_first=is_first),
-        }
+        found: list[tuple[CheckCode, Trial]] = [
+            (COMMITS, self._try_commits),
+            (TABLES, functools.partial(self._try_tables, is_first=is_first)),
+        ]
         if self._configuration.envelope == "flat":
-            found["names"] = functools.partial(self._try_names, is_first=is_first)
+            found.append((NAMES, functools.partial(self._try_names, is_first=is_first)))
         if self._configuration.messages:
-            found["statements"] = self._try_statements
-        return found
+            found.append((STATEMENTS, self._try_statements))
+        return judgements(*found)
 
     async def look(self) -> Look:
         """See Source."""
