@@ -231,7 +231,8 @@ async def lived(hostile: Database, pipeline: Pipeline, found: Found, client: "S3
         ).sections,
         {**pipeline.environment, "AWS_ENDPOINT_URL_STS": "http://127.0.0.1:1"},
     )
-    await found.command(assumed, "assumed-config", "config", "show")
+    for words in (("config", "show"), ("iam",)):
+        await found.command(assumed, f"assumed-{words[0]}", *words)
     nobody = pipeline.changed(
         source__dsn=str(pipeline.sections["source"]["dsn"]).replace("canary-role", "canary-nobody")
     )

@@ -115,6 +115,7 @@ def test_as_process_1_a_signal_at_any_moment_ends_the_engine_well(file: Path) ->
         (["resync", "public.orders"], 128 + signal.SIGTERM),
         (["pause"], 128 + signal.SIGTERM),
         (["resume"], 128 + signal.SIGTERM),
+        (["iam"], 128 + signal.SIGTERM),
         (["config", "schema"], 128 + signal.SIGTERM),
     ],
 )

@@ -24,6 +24,7 @@ from engine.model.errors import TailraceError
 COMMANDS: Final[Mapping[str, str]] = {
     "run": "Stream changes until told to stop.",
     "check": "Try what `run` needs, and change nothing but `_tailrace/check/`.",
+    "iam": "Print the policies that the bucket and the task role need.",
     "verify": "Prove from the bucket alone that nothing is missing or doubled.",
     "read": "Read a table's changes or rows from the bucket alone.",
     "materialize": "Bring a Delta or Iceberg table, or Parquet files, up to date with a table.",
