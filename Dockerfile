@@ -2,7 +2,7 @@
 
 FROM python:3.13-bookworm AS build
 WORKDIR /build
-COPY Makefile pyproject.toml setup.py MANIFEST.in README.md LICENSE ./
+COPY Makefile pyproject.toml setup.py MANIFEST.in README.md LICENSE tailrace_command.py ./
 COPY .ci .ci
 COPY requirements requirements
 COPY engine engine

@@ -40,7 +40,7 @@ def print_views(workspace: Workspace, file: Path) -> None:
 
 def _run(workspace: Workspace, *words: str, output: Path | None = None) -> None:
     configuration = str(workspace.configuration_file)
-    command = (sys.executable, "-m", "engine", *words, "-c", configuration)
+    command = (sys.executable, "-P", "-m", "engine", *words, "-c", configuration)
     process = ServerProcess(
         ServerCommand(
             arguments=command if output is None else (*_TO_FILE, str(output), *command),

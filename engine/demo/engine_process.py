@@ -126,7 +126,7 @@ class EngineProcess:
     def _command(self) -> ServerCommand:
         file = self._workspace.configuration_file
         return ServerCommand(
-            arguments=(sys.executable, "-m", "engine", "run", "-c", str(file)),
+            arguments=(sys.executable, "-P", "-m", "engine", "run", "-c", str(file)),
             directory=Path.cwd(),
             environment=environment_of(self._workspace),
             log=self._workspace.engine_log,
