@@ -181,7 +181,7 @@ def test_what_needs_no_engine_loads_none(arguments: list[str]) -> None:
         (["zzz"], "lists the commands"),
         (["run", "--foo"], "--foo"),
         (["run", "--config"], "--config"),
-        (["run", "extra", "words"], "words"),
+        (["run", "extra", "words"], '"extra" is no argument'),
         (["verify", "--depth", "deep"], "deep"),
         (["status", "extra"], "extra"),
         (["views"], "ENGINE"),
@@ -461,7 +461,7 @@ def command(*_):
     configuration = load(Path(sys.argv[1]), dict()).configuration
     return process.run_engine(configuration, until_caught_up=False, engine=engine)
 
-application.make_application = lambda: command
+application.make_application = lambda asked: command
 sys.exit(application.main())
 """
 """The real process around an engine whose drain is the test's."""

@@ -92,7 +92,7 @@ def ended(level, form, kind, shape):
         except BaseException:
             log.warning("connection lost", exc_info=True)
             raise
-    application.make_application = lambda: command
+    application.make_application = lambda asked: command
     code = application.main()
     outcomes.append((level, form, kind.__name__, shape.__name__, kind.exit_code, code))
 

@@ -86,7 +86,7 @@ def command(*_):
     })
     return process.run_engine(loaded.configuration, until_caught_up=False, engine=life)
 
-application.make_application = lambda: command
+application.make_application = lambda asked: command
 import engine.__main__
 engine.__main__.main()
 """

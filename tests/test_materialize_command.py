@@ -79,7 +79,9 @@ def test_it_says_what_was_committed_on_stderr_or_as_json(
     code, out, errors = ran(capsys, file, TABLE, place.place, *place.words, "--json")
 
     assert first[:2] == (0, "")
-    assert re.fullmatch(r"10 changes of public\.orders in 1 commit, up to 0001\.\w+\n", first[2])
+    assert re.fullmatch(
+        r"10 changes of public\.orders in 1 commit, up to 0001\.\w+\nnext: .+\n", first[2]
+    )
     assert (code, errors) == (0, "")
     done = json.loads(out)
     assert done.pop("until") in first[2]

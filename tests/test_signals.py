@@ -178,7 +178,7 @@ def command(*_):
     {after}
     return code
 from engine.cli import application
-application.make_application = lambda: command
+application.make_application = lambda asked: command
 sys.exit(main())
 """
 

@@ -206,7 +206,7 @@ def test_no_table_at_all_is_a_wrong_command_line(
     file: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["resync", "-c", file]) == 2
-    assert "no table is named" in capsys.readouterr().err
+    assert "TABLE is missing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["status"], ["resync", "public.orders"]])

@@ -2,7 +2,7 @@
 
 Strategy: commands are registered by name (`COMMANDS`) and imported when they run, so `--help` and
 `--version` load neither a database driver nor the S3 client. A command function answers its exit
-code or raises.
+code or raises. The list of commands has a line for each; a command's own help is its docstring.
 
 Exit codes: 0 ok, 1 problems found, 2 usage, 69 not reachable, 70 position lost or internal error,
 75 superseded or told to end at once, 78 configuration, 130 interrupted.
@@ -11,39 +11,54 @@ Exit codes: 0 ok, 1 problems found, 2 usage, 69 not reachable, 70 position lost 
 import contextlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Final
 
-from cyclopts import App, CycloptsError, UnknownCommandError, UnusedCliTokensError
+from cyclopts import (
+    App,
+    CycloptsError,
+    MissingArgumentError,
+    UnknownCommandError,
+    UnusedCliTokensError,
+)
 
 from engine import __version__
 from engine.cli.output import complain, complain_about, complain_internal, flush
 from engine.model.errors import TailraceError
 
 COMMANDS: Final[Mapping[str, str]] = {
-    "run": "Stream changes until told to stop.",
     "check": "Try what `run` needs, and change nothing but `_tailrace/check/`.",
     "iam": "Print the policies that the bucket and the task role need.",
-    "verify": "Prove from the bucket alone that nothing is missing or doubled.",
-    "read": "Read a table's changes or rows from the bucket alone.",
-    "materialize": "Bring a Delta or Iceberg table, or Parquet files, up to date with a table.",
+    "run": "Stream changes until told to stop.",
     "status": "Show how far the pipeline and its snapshots are, from the bucket alone.",
+    "verify": "Prove from the bucket alone that nothing is missing or doubled.",
     "resync": "Ask the running engine for new snapshots of tables, or to cancel them.",
     "pause": "Ask the running engine to read no further, or to pass over tables.",
     "resume": "Ask the running engine to go on with what is paused.",
+    "read": "Read a table's changes or rows from the bucket alone.",
+    "materialize": "Bring a Delta or Iceberg table, or Parquet files, up to date with a table.",
     "views": "Print SQL that reads the bucket: each table as it is now.",
-    "demo": "Run a database, a bucket and an engine on this machine.",
     "config": "Show the configuration, or describe it.",
     "config show": "Print the values in effect and where each came from.",
     "config schema": "Print the JSON Schema of the file.",
+    "demo": "Run a database, a bucket and an engine on this machine.",
 }
-"""Each command with its line in the help.
+"""Each command with its line in the help, in the order in which one meets them.
 
 Its first word names the module here and its last word the function: `config show` is
 `engine.cli.config:show`. A command that others begin with is their group and has no function.
 """
 
+USAGES: Final[Mapping[str, str]] = {
+    "resync": "Usage: tailrace resync [OPTIONS] TABLE...",
+    "pause": "Usage: tailrace pause [OPTIONS] [TABLE...]",
+    "resume": "Usage: tailrace resume [OPTIONS] [TABLE...]",
+    "views": "Usage: tailrace views [OPTIONS] ENGINE [TABLE...]",
+}
+"""The usage of commands that take several tables, for which the library has no word."""
+
+_BEGIN = "Begin with `tailrace demo`, or `tailrace check -c tailrace.toml`."
 _COMMANDS_HINT = "`tailrace --help` lists the commands"
 
 EXIT_OK = 0
@@ -53,15 +68,18 @@ EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
 
-def make_application() -> App:
-    """The commands, none of them imported."""
+def make_application(asked: str = "") -> App:
+    """The commands, none of them imported.
+
+    The help of `asked`, the command that is meant, is its docstring. The others have their lines.
+    """
     application = App(
         name="tailrace",
         help="Stream the changes of a database into Amazon S3, exactly once and in order.",
         version=f"tailrace {__version__}",
         # Otherwise a Markdown renderer is loaded to print two words.
         version_format="plaintext",
-        help_epilogue="Begin with `tailrace demo`, or `tailrace check -c tailrace.toml`.",
+        help_epilogue="" if asked else _BEGIN,
         # Errors and exit codes are decided in `main`.
         exit_on_error=False,
         print_error=False,
@@ -69,24 +87,38 @@ def make_application() -> App:
         result_action="return_value",
     )
     groups = {"": application}
-    for name, text in COMMANDS.items():
+    for number, (name, text) in enumerate(COMMANDS.items()):
         group, _, word = name.rpartition(" ")
         if any(other.startswith(f"{name} ") for other in COMMANDS):
-            groups[name] = App(name=word, help=text)
+            groups[name] = App(name=word, help=text, sort_key=number)
             groups[group].command(groups[name])
         else:
             module = name.split()[0]
-            groups[group].command(f"engine.cli.{module}:{word}", name=word, help=text)
+            line = None if name == asked else text
+            groups[group].command(
+                f"engine.cli.{module}:{word}",
+                name=word,
+                help=line,
+                sort_key=number,
+                usage=USAGES.get(name),
+            )
     return application
+
+
+def _asked(arguments: Sequence[str]) -> str:
+    """The command that the line begins with; empty where it begins with none."""
+    names = (" ".join(arguments[:count]) for count in (2, 1))
+    return next((name for name in names if name in COMMANDS), "")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command line; the answer is the process's exit code."""
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        answer = make_application()(sys.argv[1:] if arguments is None else arguments)
+        answer = make_application(_asked(given))(given)
         flush()
     except CycloptsError as error:
-        complain(*_usage_text(error))
+        complain(*_usage_text(error, _asked(given)))
         return EXIT_USAGE
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -125,7 +157,7 @@ def _ours(error: BaseException) -> TailraceError | None:
     return None
 
 
-def _usage_text(error: CycloptsError) -> tuple[str, str]:
+def _usage_text(error: CycloptsError, asked: str) -> tuple[str, str]:
     """What is wrong with the command line, and where to look."""
     if isinstance(error, UnknownCommandError):
         # The library's own text would import every command.
@@ -134,8 +166,14 @@ def _usage_text(error: CycloptsError) -> tuple[str, str]:
         near = get_close_matches(word, by_word, n=1)
         text = f'there is no command "{word}"'
         return text, f"did you mean `tailrace {by_word[near[0]]}`?" if near else _COMMANDS_HINT
+    hint = f"`tailrace {asked or 'COMMAND'} --help` lists what it takes"
     if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
         word = error.unused_tokens[0]
-        if word.endswith(".toml"):
-            return f'"{word}" is no argument of this command', f"did you mean `-c {word}`?"
-    return " ".join(str(error).split()).rstrip("."), "`tailrace COMMAND --help` lists its options"
+        is_file = word.endswith(".toml")
+        text = f'"{word}" is no argument of this command'
+        return text, f"did you mean `-c {word}`?" if is_file else hint
+    if isinstance(error, MissingArgumentError) and error.argument is not None:
+        name = error.argument.name
+        return f"{name} needs a value" if name.startswith("-") else f"{name} is missing", hint
+    text = " ".join(str(error).split()).rstrip(".")
+    return text[:1].lower() + text[1:], hint

@@ -1,11 +1,13 @@
 """`tailrace config show` and `tailrace config schema`."""
 
 import os
+import sys
 
 import msgspec
 
 from engine.cli.options import ConfigFile, Json, same_file
-from engine.cli.output import say, say_json, say_next
+from engine.cli.output import say_as_is, say_json, say_next, tell_next
+from engine.cli.terminal import cells, columns_of
 from engine.config import Loaded, Setting, load, resolve_memory_limit, resolve_row_limit
 from engine.config.json_schema import make_json_schema
 
@@ -28,19 +30,35 @@ def show(*, config: ConfigFile = None, json: Json = False) -> int:
 
 def schema() -> int:
     """Print the JSON Schema (draft 2020-12) of the configuration file."""
-    say(msgspec.json.format(msgspec.json.encode(make_json_schema()), indent=2).decode())
+    text = msgspec.json.format(msgspec.json.encode(make_json_schema()), indent=2).decode()
+    say_as_is(text)
+    tell_next(
+        "save it as tailrace.schema.json. Editors that know TOML's schemas (Taplo, Even Better "
+        "TOML) check a file whose first line is `#:schema ./tailrace.schema.json`"
+    )
     return 0
 
 
 def _say_settings(loaded: Loaded) -> None:
+    columns = columns_of(sys.stdout)
     section = ""
     for setting in loaded.settings:
         before, _, name = setting.key.partition(".")
         if before != section:
-            say(f"\n[{before}]" if section else f"[{before}]")
+            say_as_is(f"\n[{before}]" if section else f"[{before}]")
             section = before
-        line = f"{name} = {setting.shown}" if setting.shown else f"# {name} is not set"
-        say(f"{line:{_COLUMN}}  # {_origin(setting, loaded)}" if setting.shown else line)
+        say_as_is(_line(name, setting, _origin(setting, loaded), columns))
+
+
+def _line(name: str, setting: Setting, origin: str, columns: int | None) -> str:
+    """The value with its origin behind it, or above it where both do not fit."""
+    if not setting.shown:
+        return f"# {name} is not set"
+    value = f"{name} = {setting.shown}"
+    line = f"{value:{_COLUMN}}  # {origin}"
+    if columns is None or cells(line) <= columns:
+        return line
+    return f"# {origin}\n{value}"
 
 
 def _origin(setting: Setting, loaded: Loaded) -> str:

@@ -11,6 +11,7 @@ Seconds = Annotated[
     float,
     Parameter(
         name="--seconds",
+        metavar="SECONDS",
         validator=Number(gte=0, lte=86_400),
         help="How long changes are written. 0: a single one, and the proof over all that is there.",
     ),
@@ -19,6 +20,7 @@ Rate = Annotated[
     float,
     Parameter(
         name="--rate",
+        metavar="RATE",
         validator=Number(gte=1, lte=1_000_000),
         help="Changes a second that are aimed at; what was reached is shown.",
     ),
@@ -27,6 +29,7 @@ Existing = Annotated[
     int,
     Parameter(
         name="--existing",
+        metavar="ROWS",
         validator=Number(gte=0, lte=100_000_000),
         help="Rows that a new database has before the engine starts: its snapshot reads them.",
     ),
@@ -35,6 +38,7 @@ Directory = Annotated[
     Path | None,
     Parameter(
         name="--directory",
+        metavar="FOLDER",
         show_default=False,
         help="The folder for data, configuration and log; one of an earlier demonstration goes on. "
         "Without it, a new one in the system's temporary folder.",
@@ -44,6 +48,7 @@ Crashes = Annotated[
     int,
     Parameter(
         name="--crashes",
+        metavar="COUNT",
         validator=Number(gte=0, lte=1000),
         help="How many times the engine is ended by kill -9 and started again meanwhile.",
     ),

@@ -10,7 +10,7 @@ import msgspec
 from cyclopts import Parameter
 
 from engine.cli.options import ConfigFile, same_file
-from engine.cli.output import complain, say, say_next
+from engine.cli.output import complain, say_as_is, say_next
 from engine.config import DestinationConfiguration, load_destination
 from engine.destinations.s3_policies import Document, Kind, Wanted, Who, documents
 from engine.destinations.s3_rights import Place, partition_of
@@ -137,7 +137,7 @@ def iam(
         _say_all(found, texts, wanted)
         say_next(_next_step(config))
     elif document in texts:
-        say(texts[document])
+        say_as_is(texts[document])
     else:
         complain(f'there is no document "{document}"', _absent_hint(document, texts))
         return EXIT_USAGE
@@ -230,7 +230,8 @@ def _say_all(found: tuple[Document, ...], texts: dict[Kind, str], wanted: Wanted
     for number, each in enumerate(shown):
         way = _TEMPLATE_WAY if texts[each.kind].startswith(_TEMPLATE) else _WAYS[each.kind]
         way = way.format(bucket=wanted.place.bucket, key=wanted.key_arn)
-        say(f"{chr(10) * bool(number)}# {each.kind}: {each.title}\n# {way}\n{texts[each.kind]}")
+        blank = "\n" * bool(number)
+        say_as_is(f"{blank}# {each.kind}: {each.title}\n# {way}\n{texts[each.kind]}")
 
 
 def _next_step(config: Path | None) -> str:

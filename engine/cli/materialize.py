@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from engine.cli.options import ConfigFile, Json
-from engine.cli.output import say_json
-from engine.cli.read import AllowGaps, Text, Usage, tell
+from engine.cli.options import ConfigFile, Json, Table
+from engine.cli.output import say_json, tell, tell_next
+from engine.cli.read import AllowGaps, Text, Usage
 from engine.cli.startup import lean_imports
 from engine.cli.verify_progress import SilentProgress, TerminalProgress
 from engine.config import DestinationConfiguration, default_log, load_destination
@@ -19,6 +19,13 @@ from engine.model.plural import counted
 if TYPE_CHECKING:
     from engine.materialize.job import Done
 
+LakePlace = Annotated[
+    str,
+    Parameter(
+        name="PATH",
+        help="A folder, s3://BUCKET/PREFIX, or with --to iceberg NAMESPACE.TABLE.",
+    ),
+]
 To = Annotated[
     Format,
     Parameter(
@@ -31,6 +38,7 @@ CatalogName = Annotated[
     str | None,
     Parameter(
         name="--catalog",
+        metavar="NAME",
         help="Iceberg's catalog, by its name in PyIceberg's own configuration.",
     ),
 ]
@@ -38,6 +46,7 @@ CommitRows = Annotated[
     int,
     Parameter(
         name="--commit-rows",
+        metavar="ROWS",
         validator=Number(gte=1),
         help="Commit when so many rows came together, or 1 GiB of them in memory.",
     ),
@@ -45,8 +54,9 @@ CommitRows = Annotated[
 
 
 def materialize(
-    table: str,
-    path: str,
+    table: Table,
+    path: LakePlace,
+    /,
     *,
     to: To,
     catalog: CatalogName = None,
@@ -85,6 +95,7 @@ def materialize(
             f"{counted(done.rows, 'change')} of {table} in {counted(done.commits, 'commit')}, up"
             f" to {done.until}"
         )
+        tell_next("the same command again, when more has changed: it goes on from here")
     return 0
 
 

@@ -9,6 +9,7 @@ ConfigFile = Annotated[
     Path | None,
     Parameter(
         name=["--config", "-c"],
+        metavar="FILE",
         help="The configuration file. Without it: TAILRACE_CONFIG, ./tailrace.toml, or the "
         "environment alone.",
     ),
@@ -27,5 +28,23 @@ Json = Annotated[
         negative="",
         show_default=False,
         help="Put one JSON object on stdout, and nothing else.",
+    ),
+]
+
+Table = Annotated[
+    str,
+    Parameter(
+        name="TABLE",
+        help="schema.table, quoted as in SQL. The schema may be left out where one table alone has "
+        "that name.",
+    ),
+]
+
+Tables = Annotated[
+    str,
+    Parameter(
+        name="TABLE",
+        help="schema.table, quoted as in SQL. The schema may be left out where one table alone has "
+        "that name. Several may be named.",
     ),
 ]

@@ -2,18 +2,21 @@
 
 Invariant: with `--json`, stdout gets exactly one JSON object and a line end. An error says what
 happened, then what to do; tracebacks are for the debug level. Nothing that a name could hold acts
-on the terminal or begins a line.
+on the terminal or begins a line. In a terminal, lines are broken at words (`engine.cli.terminal`).
 """
 
 import contextlib
 import os
 import sys
 import threading
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
 from engine import __version__
+from engine.cli.table import Alignment, table_lines
+from engine.cli.terminal import cells, columns_of, wrapped
 from engine.model.errors import ConfigurationError, TailraceError
 from engine.model.printable import printable, printable_json
 from engine.operate.log_writer import write_whole
@@ -26,9 +29,38 @@ class ResultUnwritten(TailraceError):
     """Stdout takes no more: a full disk, most of the time."""
 
 
-def say(text: str = "") -> None:
-    """One line, or several, of a result for a human. Names in it are `printable` already."""
+def say(text: str = "", *, hang: int | None = None) -> None:
+    """One line, or several, of a result for a human. Names in it are `printable` already.
+
+    Where a line has to be broken, it goes on `hang` columns from the left, by default as far as it
+    is indented itself.
+    """
+    columns = columns_of(sys.stdout)
+    lines = (_broken(line, columns, hang) for line in printable(text, keep="\n").split("\n"))
+    _write("\n".join(lines) + "\n")
+
+
+def _broken(line: str, columns: int | None, hang: int | None) -> str:
+    text = line.lstrip(" ")
+    indent = " " * (len(line) - len(text))
+    if hang is None:
+        return wrapped(text, columns, first=indent)
+    # The label and the blanks behind it stay as they are.
+    return wrapped(line[hang:], columns, first=line[:hang], rest=" " * hang)
+
+
+def say_as_is(text: str) -> None:
+    """Text of another language, such as SQL or JSON, that no line may be broken in."""
     _write(printable(text, keep="\n") + "\n")
+
+
+def say_table(
+    rows: Sequence[Sequence[str]], alignments: Sequence[Alignment], *, indent: str = ""
+) -> None:
+    """A table, as `table_lines` makes it."""
+    shown = [[printable(cell) for cell in row] for row in rows]
+    for line in table_lines(shown, alignments, columns_of(sys.stdout), indent=indent):
+        _write(line + "\n")
 
 
 def say_json(result: object) -> None:
@@ -36,9 +68,40 @@ def say_json(result: object) -> None:
     _write(printable_json(msgspec.json.encode(result).decode()) + "\n")
 
 
-def say_next(step: str) -> None:
-    """The last line of a command for a human: what one would do now."""
-    _write(f"\nnext: {printable(step)}\n")
+def say_next(step: str, why: str = "") -> None:
+    """The last line of a command for a human: what one would do now, and in a few words why."""
+    _write("\n" + _next_text(step, why, columns_of(sys.stdout)) + "\n")
+
+
+def tell_next(step: str, why: str = "") -> None:
+    """As `say_next`, on stderr: for a command whose stdout is read by a program."""
+    tell_as_is(_next_text(step, why, columns_of(sys.stderr)))
+
+
+def _next_text(step: str, why: str, columns: int | None) -> str:
+    first, step = "next: ", printable(step)
+    reason = f"({printable(why)})" if why else ""
+    # A command is copied as a whole.
+    is_command = step.startswith("tailrace ")
+    text = first + step if is_command else wrapped(step, columns, first=first)
+    last = text.rpartition("\n")[2]
+    if columns is None or cells(last) + 2 + cells(reason) <= columns:
+        return f"{text}  {reason}".rstrip()
+    return text + "\n" + wrapped(reason, columns, first=" " * len(first))
+
+
+def tell(text: str) -> None:
+    """Something beside the result, on stderr. If nobody listens, nothing is lost."""
+    columns = columns_of(sys.stderr)
+    lines = (_broken(line, columns, None) for line in printable(text, keep="\n").split("\n"))
+    tell_as_is("\n".join(lines))
+
+
+def tell_as_is(text: str) -> None:
+    """As `tell`, with its lines as they are. Its names are `printable` already."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
 
 
 def flush() -> None:
@@ -70,11 +133,22 @@ def say_last(step: str) -> None:
 
 def complain(text: str, hint: str = "", *, keep: str = "") -> None:
     """What went wrong, and what to do about it. If nobody listens, the exit code still says it."""
-    lines = [f"error: {printable(text, keep=keep)}\n"]
-    lines += [f"hint: {printable(hint, keep=keep)}\n"] * bool(hint)
-    writing = threading.Thread(target=_write_error, args=("".join(lines),), daemon=True)
+    columns = columns_of(sys.stderr)
+    lines = _labelled("error: ", printable(text, keep=keep), columns)
+    lines += _labelled("hint: ", printable(hint, keep=keep), columns) if hint else ""
+    writing = threading.Thread(target=_write_error, args=(lines,), daemon=True)
     writing.start()
     writing.join(COMPLAIN_SECONDS)
+
+
+def _labelled(label: str, text: str, columns: int | None) -> str:
+    """`text` under its label: its first line behind it, the others as they are indented."""
+    head, *others = text.split("\n")
+    lines = [wrapped(head, columns, first=label)]
+    for other in others:
+        indent = " " * (len(other) - len(other.lstrip(" ")))
+        lines.append(wrapped(other.lstrip(" "), columns, first=indent, rest=indent + "    "))
+    return "\n".join(lines) + "\n"
 
 
 def _write_error(text: str) -> None:

@@ -7,19 +7,11 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from engine.cli.asked import Asked
-from engine.cli.options import ConfigFile, Json, same_file
+from engine.cli.options import ConfigFile, Json, Tables, same_file
 from engine.cli.output import complain, say_json, say_next
 from engine.config import load_destination
 
 EXIT_REFUSED = 1
-
-Tables = Annotated[
-    str,
-    Parameter(
-        help="schema.table, quoted as in SQL. The schema may be left out where one table alone has "
-        "that name.",
-    ),
-]
 
 WaitOption = Annotated[
     bool,
@@ -57,8 +49,8 @@ def ask(kind: str, tables: tuple[str, ...], *, wait: bool, config: ConfigFile, j
             }
         )
     elif is_good:
-        waiting = "  (a running engine looks for requests every 10 s)"
-        say_next(f"tailrace status{option}{waiting * (asked.outcome == 'waiting')}")
+        waiting = "a running engine looks for requests every 10 s"
+        say_next(f"tailrace status{option}", waiting if asked.outcome == "waiting" else "")
     else:
         complain(asked.text, f"`tailrace status{option}` lists what is paused, and the requests")
     return 0 if is_good else EXIT_REFUSED

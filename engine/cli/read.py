@@ -1,7 +1,6 @@
 """`tailrace read`: a table's changes since a cursor, or its rows, from the bucket alone."""
 
 import asyncio
-import contextlib
 import os
 import sys
 from dataclasses import dataclass
@@ -11,22 +10,25 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import CycloptsError, Parameter
 
-from engine.cli.options import ConfigFile, Json, same_file
-from engine.cli.output import say_json
+from engine.cli.options import ConfigFile, Json, Table, same_file
+from engine.cli.output import say_json, tell, tell_next
 from engine.cli.read_form import Format, Write, form_of
 from engine.cli.read_target import Target, keep_cursor, kept_cursor
 from engine.cli.startup import lean_imports
 from engine.cli.verify_progress import SilentProgress, TerminalProgress
 from engine.config import DestinationConfiguration, default_log, load_destination
 from engine.model.plural import counted
-from engine.model.printable import printable
 
 if TYPE_CHECKING:
     from engine.reader.table import Doubt, Question, Reading
 
 Since = Annotated[
     str | None,
-    Parameter(name="--since", help="A cursor: read what came after it. Without one: all changes."),
+    Parameter(
+        name="--since",
+        metavar="CURSOR",
+        help="A cursor: read what came after it. Without one: all changes.",
+    ),
 ]
 Current = Annotated[
     bool,
@@ -41,6 +43,7 @@ UntilText = Annotated[
     str | None,
     Parameter(
         name="--until",
+        metavar="PLACE",
         help="A position, or a time with its zone: read up to there, or the rows as of then.",
     ),
 ]
@@ -51,12 +54,17 @@ CursorFile = Annotated[
     Path | None,
     Parameter(
         name="--cursor-file",
+        metavar="FILE",
         help="Begin with the cursor in this file, where there is one, and keep the new one there.",
     ),
 ]
 Output = Annotated[
     Path | None,
-    Parameter(name="--output", help="Write to this file, which appears when it is whole."),
+    Parameter(
+        name="--output",
+        metavar="FILE",
+        help="Write to this file, which appears when it is whole.",
+    ),
 ]
 AllowGaps = Annotated[
     bool,
@@ -71,6 +79,7 @@ Text = Annotated[
     tuple[str, ...],
     Parameter(
         name="--text",
+        metavar="COLUMN",
         negative="",
         show_default=False,
         help="A column to be read as text, as it was recorded. May be repeated.",
@@ -90,7 +99,8 @@ class Usage(CycloptsError):
 
 
 def read(
-    table: str,
+    table: Table,
+    /,
     *,
     config: ConfigFile = None,
     since: Since = None,
@@ -249,12 +259,6 @@ def _progress(*, is_quiet: bool) -> SilentProgress | TerminalProgress:
 # --- what is told, on stderr
 
 
-def tell(text: str) -> None:
-    with contextlib.suppress(OSError, ValueError):
-        sys.stderr.write(printable(text, keep="\n") + "\n")
-        sys.stderr.flush()
-
-
 def _tell_doubts(doubts: "tuple[Doubt, ...]") -> None:
     for doubt in doubts:
         tell(f"warning: {doubt.code}: {doubt.text}")
@@ -264,8 +268,13 @@ def _tell_end(done: _Done, table: str, cursor_file: Path | None, option: str) ->
     what = "row" if done.is_current else "change"
     tell(f"{counted(done.count, what)} of {done.table}, up to {done.until}")
     if done.is_current:
-        tell(f"next: tailrace read {quote(table)} --current --until {done.until}{option}  (again)")
+        tell_next(f"tailrace read {quote(table)} --current --until {done.until}{option}", "again")
     elif cursor_file is not None:
-        tell(f"next: tailrace read {quote(table)} --cursor-file {quote(str(cursor_file))}{option}")
+        kept = quote(str(cursor_file))
+        tell_next(
+            f"tailrace read {quote(table)} --cursor-file {kept}{option}", "what comes after it"
+        )
     else:
-        tell(f"next: tailrace read {quote(table)} --since {done.cursor}{option}")
+        tell_next(
+            f"tailrace read {quote(table)} --since {done.cursor}{option}", "what comes after it"
+        )

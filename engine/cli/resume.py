@@ -1,7 +1,7 @@
 """`tailrace resume`: ask the running engine to go on with what is paused."""
 
-from engine.cli.options import ConfigFile, Json
-from engine.cli.pause import Tables, WaitOption, ask
+from engine.cli.options import ConfigFile, Json, Tables
+from engine.cli.pause import WaitOption, ask
 
 
 def resume(

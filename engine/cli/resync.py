@@ -7,20 +7,12 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from engine.cli.asked import Asked, Outcome
-from engine.cli.options import ConfigFile, Json, same_file
+from engine.cli.options import ConfigFile, Json, Tables, same_file
 from engine.cli.output import complain, say_json, say_next
 from engine.config import load_destination
 
 EXIT_REFUSED = 1
 EXIT_USAGE = 2
-
-Tables = Annotated[
-    str,
-    Parameter(
-        help="schema.table, quoted as in SQL. The schema may be left out where one table alone has "
-        "that name.",
-    ),
-]
 
 CancelOption = Annotated[
     bool,
@@ -53,15 +45,16 @@ def resync(
     """Ask the running engine to take the snapshots of tables again.
 
     Needs only [destination] of the configuration, and the right to create objects below
-    `_tailrace/requests/`. The engine looks there every 10 s. A table is schema.table, quoted as in
-    SQL; the schema may be left out where one table has that name. Exit code 1: the request was
-    refused, or with --wait, a snapshot was given up. Where source.signals is true, the same can be
-    asked in SQL:
-    SELECT pg_logical_emit_message(true, 'tailrace',
-    '{"format": 1, "kind": "resync", "tables": ["public.orders"]}')
+    `_tailrace/requests/`. The engine looks there every 10 s. Exit code 1: the request was refused,
+    or with --wait, a snapshot was given up.
+
+    Where source.signals is true, the same can be asked in SQL:
+
+        SELECT pg_logical_emit_message(true, 'tailrace',
+            '{"format": 1, "kind": "resync", "tables": ["public.orders"]}')
     """
     if not tables:
-        complain("no table is named", "tailrace resync schema.table")
+        complain("TABLE is missing", "`tailrace resync --help` lists what it takes")
         return EXIT_USAGE
     destination = load_destination(config, os.environ)
     asked = Asked("cancel" if cancel else "resync", is_waiting=wait, is_quiet=json)
@@ -78,14 +71,14 @@ def resync(
             }
         )
     elif is_good:
-        say_next(_next_step(asked.outcome, option))
+        say_next(*_next_step(asked.outcome, option))
     else:
         complain(asked.text, f"`tailrace status{option}` lists the tables and requests")
     return 0 if is_good else EXIT_REFUSED
 
 
-def _next_step(outcome: Outcome, option: str) -> str:
+def _next_step(outcome: Outcome, option: str) -> tuple[str, str]:
     if outcome == "finished":
-        return f"tailrace verify{option}  (proves what is in the bucket)"
-    waiting = "  (a running engine looks for requests every 10 s)" * (outcome == "waiting")
-    return f"tailrace status{option}{waiting}"
+        return f"tailrace verify{option}", "proves what is in the bucket"
+    waiting = "a running engine looks for requests every 10 s"
+    return f"tailrace status{option}", waiting if outcome == "waiting" else ""

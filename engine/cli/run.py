@@ -30,6 +30,7 @@ AcceptGap = Annotated[
     str,
     Parameter(
         name="--accept-gap",
+        metavar="POSITION",
         show_default=False,
         help="Accept that the changes behind this position are lost, and go on with a gap: the one "
         "that the error or `tailrace check` names. It accepts no other loss, and the same one "

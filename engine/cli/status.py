@@ -7,7 +7,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Final
 
 from engine.cli.options import ConfigFile, Json, same_file
-from engine.cli.output import say, say_json, say_next
+from engine.cli.output import say, say_json, say_next, say_table
 from engine.cli.running_engine import ask_engine
 from engine.cli.startup import lean_imports
 from engine.config import DestinationConfiguration, default_log, load_destination_and_port
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 ROWS_SHOWN_MAX = 50
 REQUESTS_SHOWN_MAX = 10
-NAME_WIDTH_MAX = 48
+
+_LABEL: Final = 9
+"""How far the texts of the first lines are from the left."""
 
 SNAPSHOT_TEXTS: Final[Mapping[str, str]] = {
     "none": "no snapshot",
@@ -76,21 +78,23 @@ def _say(found: "Standing", engine: Status | None, option: str) -> None:
     say(f"         {time_shown(found.durable_time)}, {time_text(found.durable_age_seconds)} ago")
     say(f"journal  entry {found.seq}, epoch {found.epoch}")
     state = "ended well" if found.is_released else "runs, or was killed"
-    say(f"engine   {printable(found.task)}, release {printable(found.release)}: {state}")
+    task, release = printable(found.task), printable(found.release)
+    say(f"engine   {task}, release {release}: {state}", hang=_LABEL)
     if found.is_stream_waiting:
-        say("stream   waits for the initial snapshot: nothing is streamed until it is visible")
+        text = "waits for the initial snapshot: nothing is streamed until it is visible"
+        say(f"stream   {text}", hang=_LABEL)
     _say_pauses(found)
     _say_tables(found)
     _say_reading(found, engine)
     _say_gaps(found)
     _say_requests(found)
-    say_next(_next_step(found, option))
+    say_next(*_next_step(found, option))
 
 
 def _say_pauses(found: "Standing") -> None:
     for pause in found.pauses:
         if not pause.table:
-            say(f"stream   paused: {printable(pause.text)}")
+            say(f"stream   paused: {printable(pause.text)}", hang=_LABEL)
             say("         nothing is read, and the source keeps all of its log until it is resumed")
     tables = [(pause.table, pause.text) for pause in found.pauses if pause.table]
     if tables:
@@ -174,24 +178,22 @@ def _answer_text(answer: "Answer") -> str:
 
 def _say_list(rows: list[tuple[str, str]], what: str, *, count: int = 0) -> None:
     """Two columns; at most `ROWS_SHOWN_MAX` rows. `count`: how many there are, if more."""
-    shown = [(printable(name), printable(text)) for name, text in rows[:ROWS_SHOWN_MAX]]
-    width = min(NAME_WIDTH_MAX, max((len(name) for name, _ in shown), default=0))
-    for name, text in shown:
-        say(f"    {name.ljust(width)}  {text}")
+    shown = rows[:ROWS_SHOWN_MAX]
+    say_table(shown, ("left", "prose"), indent="    ")
     more = max(len(rows), count) - len(shown)
     if more:
         say(f"    and {more} more: `tailrace status --json` has all {what}")
 
 
-def _next_step(found: "Standing", option: str) -> str:
+def _next_step(found: "Standing", option: str) -> tuple[str, str]:
     if found.waiting:
-        return f"tailrace status{option}  (a running engine looks for requests every 10 s)"
+        return f"tailrace status{option}", "a running engine looks for requests every 10 s"
     if found.pauses:
-        return f"tailrace resume{option}  (goes on with what is paused)"
+        return f"tailrace resume{option}", "goes on with what is paused"
     cancelled = [table.table for table in found.unfinished if table.snapshot == "cancelled"]
     if cancelled:
-        return f"tailrace resync {quote(cancelled[0])}{option}  (its snapshot was cancelled)"
-    return f"tailrace verify{option}  (proves what is in the bucket)"
+        return f"tailrace resync {quote(cancelled[0])}{option}", "its snapshot was cancelled"
+    return f"tailrace verify{option}", "proves what is in the bucket"
 
 
 def _as_json(found: "Standing", engine: Status | None) -> dict[str, object]:

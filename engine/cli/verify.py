@@ -2,15 +2,15 @@
 
 import asyncio
 import os
-import shutil
 import sys
-from typing import TYPE_CHECKING, Annotated, Literal, assert_never
+from typing import TYPE_CHECKING, Annotated, Final, Literal, assert_never
 
 from cyclopts import Parameter
 
 from engine.cli.options import ConfigFile, Json, same_file
-from engine.cli.output import say, say_json, say_next
+from engine.cli.output import say, say_json, say_next, say_table
 from engine.cli.startup import lean_imports
+from engine.cli.table import Alignment
 from engine.cli.verify_progress import LineProgress, SilentProgress, TerminalProgress
 from engine.config import DestinationConfiguration, default_log, load_destination
 from engine.model.plural import counted
@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 PROBLEMS_SHOWN_MAX = 50
 GAPS_SHOWN_MAX = 50
 UNFINISHED_SHOWN_MAX = 50
-TABLE_NAME_MIN = 12
+
+_LABEL: Final = 9
+"""How far the texts of problems and warnings are from the left."""
+
+_ALIGNMENTS: Final[tuple[Alignment, ...]] = ("left", "right", "right", "right", "right", "right")
 
 DepthOption = Annotated[
     Literal["light", "full"],
@@ -116,22 +120,21 @@ def _say(
     _say_unfinished(verdict.unfinished)
     if verdict.is_ok and is_strict and _doubts(verdict):
         say(f"failed, as --strict asks: {_counts(verdict)}")
-        say_next(f"do what is said above, then tailrace verify --strict{option}")
+        say_next(f"do what is said above, then `tailrace verify --strict{option}`")
         return
     say(_summary(verdict))
-    say_next(_next_step(verdict, depth, option))
+    say_next(*_next_step(verdict, depth, option))
 
 
 def _say_problem(mark: str, problem: "Problem") -> None:
-    say(f"{mark}  {problem.code}  {printable(problem.key)}")
+    say(f"{mark}  {problem.code}  {printable(problem.key)}", hang=_LABEL)
     say(f"         {printable(problem.text)}")
 
 
 def _say_tables(verdict: "Verdict") -> None:
     # Two positions of 45 characters do not fit a terminal. A commit's part compares with "durable
     # up to".
-    rows = [("table", "objects", "rows", "pending", "versions", "last commit")]
-    rows += [
+    rows = [
         (
             printable(table.table),
             str(table.objects + table.snapshot_objects),
@@ -142,26 +145,10 @@ def _say_tables(verdict: "Verdict") -> None:
         )
         for table in verdict.tables
     ]
-    if len(rows) == 1:
-        return
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    if sys.stdout.isatty():
-        # In a pipe a name is never shortened, because somebody may search for it.
-        room = shutil.get_terminal_size().columns - sum(widths[1:]) - 2 * (len(widths) - 1)
-        widths[0] = min(widths[0], max(room, TABLE_NAME_MIN))
-    for row in rows:
-        name = _shortened(row[0], widths[0]).ljust(widths[0])
-        numbers = map(str.rjust, row[1:], widths[1:])
-        say("  ".join((name, *numbers)))
-    say()
-
-
-def _shortened(name: str, width: int) -> str:
-    """The name, or its ends where it is too long."""
-    if len(name) <= width:
-        return name
-    head = (width - 1) // 2
-    return f"{name[:head]}…{name[head + 1 - width :]}"
+    if rows:
+        heading = ("table", "objects", "rows", "pending", "versions", "last commit")
+        say_table([heading, *rows], _ALIGNMENTS)
+        say()
 
 
 def _ranges(versions: tuple[int, ...]) -> str:
@@ -184,7 +171,7 @@ def _say_remedies(problems: "tuple[Problem, ...]") -> None:
     if told:
         say("\nwhat to do:")
     for remedy, codes in told.items():
-        say(f"  {', '.join(codes)}: {remedy}")
+        say(f"  {', '.join(codes)}: {remedy}", hang=4)
     if told:
         say()
 
@@ -193,7 +180,8 @@ def _say_gaps(gaps: "tuple[Gap, ...]") -> None:
     for gap in gaps[:GAPS_SHOWN_MAX]:
         until = f"up to {gap.until}" if gap.until else "and it goes on"
         table = printable(gap.table)
-        say(f"WARNING  gap  {table}  {gap.reason}  after {gap.after or 'nothing'}, {until}")
+        place = f"after {gap.after or 'nothing'}, {until}"
+        say(f"WARNING  gap  {table}  {gap.reason}  {place}", hang=_LABEL)
         say(f"         {printable(gap.text)}")
     if len(gaps) > GAPS_SHOWN_MAX:
         say(f"… and {len(gaps) - GAPS_SHOWN_MAX} more: `tailrace verify --json` has all")
@@ -203,7 +191,7 @@ def _say_gaps(gaps: "tuple[Gap, ...]") -> None:
 
 def _say_unfinished(tables: "tuple[TableVerdict, ...]") -> None:
     for table in tables[:UNFINISHED_SHOWN_MAX]:
-        say(f"unfinished  {printable(table.table)}  its snapshot is {table.snapshot}")
+        say(f"unfinished  {printable(table.table)}  its snapshot is {table.snapshot}", hang=12)
     if len(tables) > UNFINISHED_SHOWN_MAX:
         say(f"… and {len(tables) - UNFINISHED_SHOWN_MAX} more: `tailrace verify --json` has all")
     if tables:
@@ -238,14 +226,15 @@ def _counts(verdict: "Verdict") -> str:
     return counts
 
 
-def _next_step(verdict: "Verdict", depth: Literal["light", "full"], option: str) -> str:
+def _next_step(verdict: "Verdict", depth: Literal["light", "full"], option: str) -> tuple[str, str]:
+    full = f"tailrace verify --depth full{option}"
     if not verdict.is_ok:
-        return f"do what is said above, then tailrace verify --depth full{option}"
+        return f"do what is said above, then `{full}`", ""
     match depth:
         case "light":
-            return f"tailrace verify --depth full{option}  (reads every record as well)"
+            return full, "reads every record as well"
         case "full":
-            return "load it: every record is there once; a table's objects sort in commit order"
+            return "load it: every record is there once; a table's objects sort in commit order", ""
         case _:
             assert_never(depth)
 

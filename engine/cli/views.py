@@ -2,12 +2,13 @@
 
 import asyncio
 import os
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from cyclopts import Parameter
 
 from engine.cli.options import ConfigFile, same_file
-from engine.cli.output import complain, say
+from engine.cli.output import complain, say_as_is, tell_next
 from engine.cli.startup import lean_imports
 from engine.config import DestinationConfiguration, default_log, load_destination
 from engine.model.plural import counted
@@ -20,6 +21,15 @@ if TYPE_CHECKING:
 
 EXIT_USAGE = 2
 
+WHERE: Final[Mapping["EngineName", str]] = {
+    "duckdb": "DuckDB",
+    "athena": "Athena",
+    "snowflake": "a worksheet of Snowflake",
+    "databricks": "Databricks' SQL editor",
+    "spark": "spark-sql",
+}
+"""Where the statements are run."""
+
 EngineOption = Annotated[
     Literal["duckdb", "athena", "snowflake", "databricks", "spark"],
     Parameter(help="The engine that is to read the bucket."),
@@ -28,6 +38,7 @@ EngineOption = Annotated[
 Tables = Annotated[
     str,
     Parameter(
+        name="TABLE",
         help="schema.table, quoted as in SQL. The schema may be left out where one table alone has "
         "that name. Without any: all tables.",
     ),
@@ -47,13 +58,14 @@ def views(engine: EngineOption, /, *tables: Tables, config: ConfigFile = None) -
     except RequestRefused as refusal:
         complain(str(refusal), f"`tailrace status{same_file(config)}` lists the tables")
         return EXIT_USAGE
-    say(printed.text.rstrip("\n"))
+    say_as_is(printed.text.rstrip("\n"))
     if printed.doubtful_count:
         count = counted(printed.doubtful_count, "table")
         complain(
             f"{count} may not be shown right, or not at all",
             'look for "MAY BE WRONG" and "no view" in the comments: each says why',
         )
+    tell_next(f"run it in {WHERE[engine]}: its first comment says what it needs")
     return 0
 
 
