@@ -123,6 +123,7 @@ async def run(
             take_snapshots=coordinator.run if coordinator is not None else None,
             publishing=_publishing(configuration),
             snapshot_progress=coordinator.progress if coordinator is not None else None,
+            snapshot_rows=coordinator.rows_total if coordinator is not None else None,
             bucket_rules=rules,
         )
         if on_start is not None:
@@ -136,7 +137,7 @@ async def run(
             _access(configuration.http),
         )
         async with port:
-            with LoopWatch(metrics.loop_lag):
+            with LoopWatch(metrics.loop_lag), pipeline.observer.observing():
                 await pipeline.run()
 
 
@@ -193,6 +194,7 @@ def pipeline_settings(
     chunk, engine = configuration.chunk, configuration.engine
     return Settings(
         prefix=configuration.destination.prefix,
+        bucket=configuration.destination.bucket,
         codec_version=CODEC_VERSION,
         limits=ChunkLimits(
             bytes_max=chunk.max_bytes,

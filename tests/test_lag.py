@@ -13,6 +13,7 @@ from load_tests.engine_process import until
 pytestmark = pytest.mark.timeout(120)
 
 IDLE_SECONDS = 2.5
+UNITS = ("seconds", "bytes")
 
 
 def durable_age(pipeline: Pipeline) -> float:
@@ -29,13 +30,15 @@ async def test_an_idle_source_has_no_lag(any_database: Database) -> None:
         async def idle() -> bool:
             status = pipeline.status()
             is_old = status.objects_total == 1 and durable_age(pipeline) > IDLE_SECONDS
-            return is_old and (status.lag_seconds, status.lag) == (0, 0)
+            unread = (status.lag_seconds, status.lag)
+            return is_old and (*unread, status.durable_lag_seconds, status.durable_lag) == (0,) * 4
 
         def gauge(name: str) -> float | None:
             return pipeline._world.metrics.registry.get_sample_value(name)
 
         async def measured() -> bool:
-            return (gauge("tailrace_lag_seconds"), gauge("tailrace_lag_bytes")) == (0, 0)
+            names = (f"{kind}lag_{unit}" for kind in ("", "durable_") for unit in UNITS)
+            return [gauge(f"tailrace_{name}") for name in names] == [0] * 4
 
         await until(idle, "no lag")
         await until(measured, "no lag in the metrics", seconds=40)
@@ -50,7 +53,9 @@ async def test_a_row_that_is_not_durable_is_a_lag_that_grows(any_database: Datab
 
         async def waiting() -> bool:
             status = pipeline.status()
-            return status.rows_total == 1 and (status.lag_seconds or 0.0) > IDLE_SECONDS
+            return status.rows_total == 1 and (status.durable_lag_seconds or 0.0) > IDLE_SECONDS
 
         await until(waiting, "a lag")
-        assert pipeline.status().lag
+        status = pipeline.status()
+        assert status.durable_lag
+        assert (status.lag_seconds, status.lag) == (0, 0), "it was read"

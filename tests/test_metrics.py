@@ -4,6 +4,7 @@ import math
 import re
 import sys
 from collections.abc import Iterator
+from typing import get_args
 
 import pytest
 from prometheus_client import CollectorRegistry, Metric
@@ -13,7 +14,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from engine.model.batch import Operations
 from engine.model.errors import InvariantBroken
 from engine.model.schema import TableName
+from engine.operate.lag import Amount, Lag
 from engine.operate.metrics import ERROR_CODES_MAX, OTHER, TABLE_LABELS_MAX, Metrics
+from engine.operate.status import Phase
 from engine.sources.postgres.source import MEASURES
 
 SECOND = 1_000_000
@@ -40,6 +43,8 @@ CONTRACT = {
     "tailrace_tables_not_captured",
     "tailrace_durable_timestamp_seconds",
     "tailrace_durable_lag_seconds",
+    "tailrace_durable_lag_bytes",
+    "tailrace_phase",
     "tailrace_journal_entries_total",
     "tailrace_gaps_total",
     "tailrace_superseded_total",
@@ -55,7 +60,7 @@ def registry() -> CollectorRegistry:
 
 @pytest.fixture
 def metrics(registry: CollectorRegistry) -> Metrics:
-    return Metrics(registry, release="0.1.0", clock=lambda: 1000.0, measures=MEASURES)
+    return Metrics(registry, release="0.1.0", measures=MEASURES)
 
 
 def families(registry: CollectorRegistry) -> Iterator[Metric]:
@@ -180,6 +185,7 @@ def test_what_is_not_known_yet_is_not_zero(metrics: Metrics, registry: Collector
         "durable_timestamp_seconds",
         "durable_lag_seconds",
         "epoch",
+        "durable_lag_bytes",
     ):
         value = registry.get_sample_value(f"tailrace_{name}")
         assert value is not None
@@ -189,15 +195,29 @@ def test_what_is_not_known_yet_is_not_zero(metrics: Metrics, registry: Collector
 def test_the_durable_lag_grows_while_the_engine_is_stuck() -> None:
     now = 1000.0
     registry = CollectorRegistry()
-    metrics = Metrics(registry, clock=lambda: now)
-    metrics.durable(990 * SECOND, 1000 * SECOND)
+    metrics = Metrics(registry)
+    metrics.lag_of(lambda: Lag(durable=Amount(now - 990)))
     first = registry.get_sample_value("tailrace_durable_lag_seconds")
 
     now = 1300.0
 
     assert first == 10
     assert registry.get_sample_value("tailrace_durable_lag_seconds") == 310
-    assert registry.get_sample_value("tailrace_durable_timestamp_seconds") == 990
+    assert math.isnan(registry.get_sample_value("tailrace_durable_lag_bytes") or 0)
+
+
+def test_exactly_the_present_phase_is_one(metrics: Metrics, registry: CollectorRegistry) -> None:
+    metrics.phase("streaming")
+    metrics.phase("reconnecting")
+
+    values = {
+        sample.labels["phase"]: sample.value
+        for family in registry.collect()
+        for sample in family.samples
+        if sample.name == "tailrace_phase"
+    }
+    assert values.keys() == set(get_args(Phase))
+    assert [phase for phase, value in values.items() if value] == ["reconnecting"]
 
 
 def test_a_source_measures_itself_under_its_own_names(
@@ -222,7 +242,7 @@ def test_gauges_and_counters_take_what_they_are_given(
 ) -> None:
     metrics.source_connected(True)
     metrics.source_message(5 * SECOND)
-    metrics.source_lag(1.5, 300)
+    metrics.lag_of(lambda: Lag(Amount(1.5, 300), Amount(2.5, 400)))
     metrics.queue_bytes(10)
     metrics.queue_capacity(20)
     metrics.backpressure(0.5)
@@ -239,6 +259,8 @@ def test_gauges_and_counters_take_what_they_are_given(
     assert value("tailrace_last_message_timestamp_seconds") == 5
     assert value("tailrace_lag_seconds") == 1.5
     assert value("tailrace_lag_bytes") == 300
+    assert value("tailrace_durable_lag_seconds") == 2.5
+    assert value("tailrace_durable_lag_bytes") == 400
     assert value("tailrace_queue_bytes") == 10
     assert value("tailrace_queue_capacity_bytes") == 20
     assert value("tailrace_backpressure_seconds_total") == 0.75

@@ -410,16 +410,21 @@ def test_a_keepalive_is_enough_to_have_caught_up(rig: Rig) -> None:
 # --- lag
 
 
-def test_the_lag_is_none_of_what_is_durable_and_0_where_nothing_waits(rig: Rig) -> None:
+def lags(status: Status) -> tuple[tuple[float | None, int | None], ...]:
+    return (status.lag_seconds, status.lag), (status.durable_lag_seconds, status.durable_lag)
+
+
+def test_what_is_read_and_not_durable_is_a_lag_of_its_own_until_it_is_durable(rig: Rig) -> None:
     waiting = rig.seen_at(5.0)
     idle = rig.seen_at(15.0)
 
     rig.run(ScriptedStream(Rows(110), IDLE), stop_at=16.0)
 
-    [(seconds, lag)] = [(status.lag_seconds, status.lag) for status in waiting]
-    assert seconds == pytest.approx(5.0)
-    assert lag == LOG_END - E, "one row waits for its chunk's age, and so does all behind it"
-    assert [(status.lag_seconds, status.lag) for status in idle] == [(0.0, 0)]
+    [(unread, durable)] = map(lags, waiting)
+    assert unread == (0.0, 0), "the keepalive says that nothing is left to read"
+    assert durable[0] == pytest.approx(5.0)
+    assert durable[1] == LOG_END - E, "one row waits for its chunk's age, and all behind it"
+    assert [lags(status) for status in idle] == [((0.0, 0), (0.0, 0))]
     assert [status.read_resume for status in idle] == [point(LOG_END).resume]
 
 
@@ -429,11 +434,12 @@ def test_a_log_that_is_not_read_yet_is_a_lag(rig: Rig) -> None:
 
     rig.run(ScriptedStream(Rows(110)), stop_at=16.0)
 
-    [(seconds, lag)] = [(status.lag_seconds, status.lag) for status in behind]
+    [(unread, durable)] = map(lags, behind)
     assert rig.durable_up_to() == place(111)
-    assert lag == LOG_END - 111
-    assert seconds is not None
-    assert seconds > 0
+    assert unread[1] == LOG_END - 111
+    assert unread[0] is not None
+    assert unread[0] > 0
+    assert durable == (0.0, 0)
 
 
 def test_without_a_connection_nothing_says_that_nothing_waits(rig: Rig) -> None:
@@ -442,5 +448,7 @@ def test_without_a_connection_nothing_says_that_nothing_waits(rig: Rig) -> None:
 
     rig.run(broken, ScriptedStream(), stop_at=2.0)
 
-    [status] = lost
-    assert status.lag_seconds == pytest.approx(0.2)
+    [(unread, durable)] = map(lags, lost)
+    assert unread[0] == pytest.approx(0.2)
+    assert unread[1] is None
+    assert durable == (0.0, 0)

@@ -248,9 +248,11 @@ def _tables(written: Written) -> RenderableType:
 
 
 def _lag_text(status: Status) -> str:
-    if status.lag_seconds is None:
+    if status.durable_lag_seconds is None:
         return "nothing durable yet"
-    return f"durable up to {status.lag_seconds:.1f} s ago"
+    if not status.durable_lag_seconds:
+        return "everything read is durable"
+    return f"durable up to {status.durable_lag_seconds:.1f} s ago"
 
 
 def _snapshot_text(status: Status, before: str) -> str:

@@ -86,6 +86,10 @@ class Ledger:
         """Whether everything that was read is visible."""
         return not self._spans
 
+    def is_durable(self, durable: LogPosition) -> bool:
+        """Whether every change that was read commits before `durable`, the journal's E."""
+        return not self._spans and (self._last == NOWHERE or commit_of(self._last) < durable)
+
     def read(self, intake: Intake) -> None:
         """Count an intake, whole, before anything is done with it."""
         for batch in intake.batches:

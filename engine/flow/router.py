@@ -54,6 +54,11 @@ class Router:
         """Tables seen since the start."""
         return len(self._seen)
 
+    def waiting_bytes(self, table: TableName) -> int:
+        """What the table's queue and its open chunk hold in memory."""
+        writer = self._writers.get(table)
+        return writer.open_bytes + writer.queue.size_bytes if writer is not None else 0
+
     @property
     def held_bytes(self) -> int:
         """Bytes that are charged to the memory budget."""

@@ -38,6 +38,8 @@ from engine.model.interfaces import Clock
 from engine.model.layout import TableLayout
 from engine.model.log_point import LogPoint
 from engine.model.schema_document import change_kinds, previous_version
+from engine.operate.activity import Activity
+from engine.operate.events import Events
 from engine.operate.metrics import Metrics
 
 # Chunks that are planned in one turn of the loop. One takes 20 us: with 5,000 tables due at once, a
@@ -98,11 +100,11 @@ class Committer:
         settings: Settings,
         clock: Clock,
         metrics: Metrics,
+        activity: Activity,
+        events: Events,
         acknowledge: Callable[[LogPoint], None],
     ) -> None:
         self.drained = asyncio.Event()
-        self.objects_published = 0
-        self.bytes_published = 0
         self._journal = journal
         self._ledger = ledger
         self._gaps = gaps
@@ -122,6 +124,8 @@ class Committer:
         self._settings = settings
         self._clock = clock
         self._metrics = metrics
+        self._activity = activity
+        self._events = events
         self._acknowledge = acknowledge
         self._is_progress = False
         now = asyncio.get_running_loop().time()
@@ -137,8 +141,7 @@ class Committer:
         planned = put.planned
         self._ledger.visible(planned.table_name, planned.last)
         self._router.published(planned.table_name, len(put.body))
-        self.objects_published += 1
-        self.bytes_published += len(put.body)
+        self._activity.visible(planned.table_name, planned.key, len(put.body), self._clock())
         self._metrics.queue_bytes(self._router.held_bytes)
         self._is_progress = True
         self._schedule.wake()

@@ -25,7 +25,8 @@ class Settings:
     old the newest state file may become. `unseen_seconds_max` is for how long an engine goes on
     that did not see the journal's end. `schema_seconds` is for how long a schema.json is known to
     be there. `check_name` names the object that proves the right to
-    write. It is another name for each way in which objects are made. `accept_gap` is the place that
+    write. It is another name for each way in which objects are made. `bucket` is the
+    bucket's name, for those who look. `accept_gap` is the place that
     was durable when a loss happened which the operator accepts; empty for none. `stream_waits`: the
     stream waits for the initial snapshot, from the first start under the prefix on.
     """
@@ -39,6 +40,7 @@ class Settings:
     append_interval: float
     drain_seconds: float
     stream_waits: bool
+    bucket: str = ""
     is_until_caught_up: bool = False
     accept_gap: LogPosition = LOG_BEGIN
     start_seconds_max: float = 30.0
@@ -51,3 +53,8 @@ class Settings:
     state_seconds: float = 6 * 3600.0
     unseen_seconds_max: float = 12 * 3600.0
     schema_seconds: float = SCHEMA_SECONDS
+
+    @property
+    def destination(self) -> str:
+        """Bucket and prefix in full, as operators know them."""
+        return f"s3://{self.bucket}/{self.prefix}" if self.bucket else self.prefix

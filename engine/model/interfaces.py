@@ -66,11 +66,15 @@ class SourceMeasures:
     """How a source measures its log: the unit of `distance`, and its own gauges.
 
     A unit is a plural that may end a metric's name (`bytes`, `transactions`). Each gauge has its
-    metric's name, without `tailrace_`, and its help.
+    metric's name, without `tailrace_`, and its help. `retained` names the gauge of how much log the
+    source retains for us, `left` the one of how much may be written before it drops some of that;
+    empty where it has no such gauge.
     """
 
     lag_unit: str = "bytes"
     gauges: Mapping[str, str] = field(default_factory=dict)
+    retained: str = ""
+    left: str = ""
 
 
 @dataclass(frozen=True, slots=True)

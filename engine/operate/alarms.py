@@ -16,6 +16,7 @@ import msgspec
 import structlog
 
 from engine.model.interfaces import Clock
+from engine.operate.events import Events
 
 SHOWN_MAX: Final = 100
 """Alarms that `/status` lists; `alarms_total` counts all of them."""
@@ -59,6 +60,8 @@ class Alarms:
     """The alarms of one engine. Nothing here waits."""
 
     def __init__(self, clock: Clock, observer: AlarmObserver | None = None) -> None:
+        self.events = Events(clock)
+        """What happened to this engine; alarms that begin and end are among it."""
         self._clock = clock
         self._observer = observer
         self._standing: dict[str, dict[str, Alarm]] = {}
@@ -73,6 +76,10 @@ class Alarms:
         every = [alarm for alarms in self._standing.values() for alarm in alarms.values()]
         return tuple(sorted(every, key=_age)[:limit])
 
+    def of(self, code: str) -> tuple[Alarm, ...]:
+        """The alarms of that code that stand, by subject."""
+        return tuple(sorted(self._standing.get(code, {}).values(), key=_subject))
+
     def is_set(self, code: str, subject: str = "") -> bool:
         """Whether that alarm stands."""
         return subject in self._standing.get(code, {})
@@ -81,33 +88,40 @@ class Alarms:
         """Let the alarm stand. One that stands already keeps its time and takes the new text."""
         alarms = self._standing.setdefault(code, {})
         if self._put(code, subject, Cause(text, hint)):
-            _log_begin(alarms[subject])
+            self._tell_begun(alarms[subject])
             self._count(code)
 
     def clear(self, code: str, subject: str = "") -> None:
         """End the alarm, where it stands."""
         alarm = self._standing.get(code, {}).pop(subject, None)
         if alarm is not None:
-            _log.info("alarm over", code=alarm.code, subject=alarm.subject)
+            self._tell_over(alarm)
             self._count(code)
 
     def replace(self, code: str, causes: Mapping[str, Cause]) -> None:
         """Let exactly these subjects' alarms of `code` stand: the result of a whole look."""
         alarms = self._standing.setdefault(code, {})
-        over = [subject for subject in alarms if subject not in causes]
+        over = [alarms.pop(subject) for subject in [*alarms] if subject not in causes]
         begun = [subject for subject, cause in causes.items() if self._put(code, subject, cause)]
-        for subject in over:
-            del alarms[subject]
         for subject in begun[:_LOGGED_AT_ONCE_MAX]:
-            _log_begin(alarms[subject])
+            self._tell_begun(alarms[subject])
         if len(begun) > _LOGGED_AT_ONCE_MAX:
             _log.error("more alarms", code=code, count=len(begun) - _LOGGED_AT_ONCE_MAX)
-        for subject in over[:_LOGGED_AT_ONCE_MAX]:
-            _log.info("alarm over", code=code, subject=subject)
+        for alarm in over[:_LOGGED_AT_ONCE_MAX]:
+            self._tell_over(alarm)
         if len(over) > _LOGGED_AT_ONCE_MAX:
             _log.info("more alarms over", code=code, count=len(over) - _LOGGED_AT_ONCE_MAX)
         if begun or over:
             self._count(code)
+
+    def _tell_begun(self, alarm: Alarm) -> None:
+        code, subject, text, hint = alarm.code, alarm.subject, alarm.text, alarm.hint
+        _log.error("alarm", code=code, subject=subject, text=text, hint=hint)
+        self.events.happened("alarm", f"{code}: {text}", subject=subject)
+
+    def _tell_over(self, alarm: Alarm) -> None:
+        _log.info("alarm over", code=alarm.code, subject=alarm.subject)
+        self.events.happened("alarm-over", f"{alarm.code} is over", subject=alarm.subject)
 
     def _put(self, code: str, subject: str, cause: Cause) -> bool:
         """Whether the alarm is a new one."""
@@ -126,5 +140,5 @@ def _age(alarm: Alarm) -> tuple[int, str, str]:
     return (alarm.since_us, alarm.code, alarm.subject)
 
 
-def _log_begin(alarm: Alarm) -> None:
-    _log.error("alarm", code=alarm.code, subject=alarm.subject, text=alarm.text, hint=alarm.hint)
+def _subject(alarm: Alarm) -> str:
+    return alarm.subject

@@ -37,7 +37,7 @@ from engine.model.errors import ConfigurationError
 from engine.model.printable import printable_json
 from engine.operate.access import CHALLENGE, Access
 from engine.operate.listener import ConnectionLimits, Listener, Noise, listening_sockets
-from engine.operate.status import Phase, Status, StatusProvider
+from engine.operate.status import PHASE_REASONS, Status, StatusProvider
 
 SHUTDOWN_SECONDS = 1.0
 """How long an answer in progress may take when the server stops.
@@ -64,17 +64,6 @@ busy loop turned 220 times a millisecond with pauses, and 95 times without (two 
 used too, medians of three)."""
 
 _PAUSE_SECONDS = 0.0005
-
-_REASONS: dict[Phase, str] = {
-    "starting": "the engine is starting",
-    "opening": "the journal is being opened",
-    "redo": "objects that the last writer planned are made again first",
-    "paused": "the stream is paused until somebody resumes it",
-    "reconnecting": "the connection to the source was lost",
-    "failing": "the source gives the same error at the same position again and again",
-    "draining": "the engine is stopping",
-    "stopped": "the engine has stopped",
-}
 
 # The page's own script and style are inline, everything else is refused.
 _PAGE_HEADERS = {
@@ -278,7 +267,11 @@ class _Answers:
     async def status(self, request: web.Request) -> web.Response:
         del request
         status = self._status_provider()
-        judged = {"ready": status.is_ready, "health": status.health}
+        judged = {
+            "ready": status.is_ready,
+            "health": status.health,
+            "health_reason": status.health_reason,
+        }
         return _json(judged | msgspec.to_builtins(status))
 
     async def metrics(self, request: web.Request) -> web.Response:
@@ -368,7 +361,7 @@ def _page() -> bytes:
 
 
 def _phase_text(status: Status) -> str:
-    return _REASONS.get(status.phase, status.phase)
+    return PHASE_REASONS.get(status.phase, status.phase)
 
 
 def _reason(status: Status) -> str:

@@ -14,9 +14,8 @@ one.
 """
 
 import math
-import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from typing import Final, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -28,13 +27,15 @@ from prometheus_client import (
     ProcessCollector,
     disable_created_metrics,
 )
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from engine.model.batch import Operations
 from engine.model.errors import InvariantBroken
 from engine.model.interfaces import NO_MEASURES, SourceMeasures
 from engine.model.printable import printable
 from engine.model.schema import TableName
+from engine.operate.lag import Lag
+from engine.operate.status import Phase
 
 TABLE_LABELS_MAX: Final = 1_000
 """Tables with a label of their own; all others are counted together as `OTHER`."""
@@ -58,9 +59,8 @@ class Metrics:
     """The engine's metrics in one registry.
 
     Everything a table names is given as text, as in the journal; times are Unix microseconds. All
-    methods are for the event loop's thread and never wait. `clock` gives Unix seconds at the
-    moment of a scrape. `measures` is how the source measures its log. `chunk_age_seconds` is when
-    a chunk is cut.
+    methods are for the event loop's thread and never wait. `measures` is how the source measures
+    its log. `chunk_age_seconds` is when a chunk is cut.
     """
 
     def __init__(
@@ -68,7 +68,6 @@ class Metrics:
         registry: CollectorRegistry,
         *,
         release: str = "",
-        clock: Callable[[], float] = time.time,
         measures: SourceMeasures = NO_MEASURES,
         chunk_age_seconds: float = 30.0,
     ) -> None:
@@ -78,7 +77,6 @@ class Metrics:
         Info("tailrace_build", "The running release", registry=registry).info({"release": release})
         self.registry = registry
         self.measures = measures
-        self._clock = clock
         self._table_labels = _BoundedLabels(TABLE_LABELS_MAX)
         self._code_labels = _BoundedLabels(ERROR_CODES_MAX)
         self._alarms = Gauge(
@@ -93,14 +91,16 @@ class Metrics:
         self._buffers.chunk_age_limit.set(chunk_age_seconds)
         self._destination = _DestinationMetrics(registry, chunk_age_seconds)
         self._durability = _DurabilityMetrics(registry)
-        self._durability.lag.set_function(self._durable_lag)
+        self._lag = _LagMetrics(measures.lag_unit)
+        registry.register(self._lag)
+        phases = Gauge("tailrace_phase", "1 for the present phase", ("phase",), registry=registry)
+        self._phases = {name: phases.labels(name) for name in get_args(Phase)}
         self._loop = Histogram(
             "tailrace_loop_lag_seconds",
             "How late a timer of the event loop fires, tried four times a second",
             buckets=_LOOP_SECONDS,
             registry=registry,
         )
-        self._durable_commit_us: int | None = None
         # Only tables with a label of their own are kept here. The others share one label.
         self._row_counters: dict[TableName, list[Counter | None]] = {}
         self._other_row_counters: list[Counter | None] = [None] * len(Operations._fields)
@@ -129,10 +129,16 @@ class Metrics:
         """Something arrived from the source, keepalives included; called once a drain."""
         self._source.last_message.set(now_us / _MICROSECONDS)
 
-    def source_lag(self, seconds: float, lag: int) -> None:
-        """How far reading is behind: the age of the newest commit read, and log not read yet."""
-        self._source.lag_seconds.set(seconds)
-        self._source.lag.set(lag)
+    def lag_of(self, lag: Callable[[], Lag]) -> None:
+        """Where both lags are to be asked, by a thread and at any time."""
+        # They are asked when they are read. Otherwise a stalled engine would show lags that no
+        # longer grow.
+        self._lag.ask = lag
+
+    def phase(self, phase: Phase) -> None:
+        """The engine enters that phase."""
+        for name, child in self._phases.items():
+            child.set(1 if name == phase else 0)
 
     def source_gauges(self, values: Mapping[str, float]) -> None:
         """Measures of the source's own. Raises InvariantBroken for one that it did not declare."""
@@ -214,11 +220,8 @@ class Metrics:
         self._destination.errors.child(bounded, "true" if retryable else "false").inc()
 
     def durable(self, commit_us: int, now_us: int) -> None:
-        """The journal says durable up to a commit of that time: from then on the lag grows."""
-        # The lag is computed when it is read. Otherwise a stalled engine would show a lag that no
-        # longer grows.
+        """The journal says durable up to a commit of that time."""
         del now_us
-        self._durable_commit_us = commit_us
         self._durability.timestamp.set(commit_us / _MICROSECONDS)
 
     def journal_entry(self, kind: str) -> None:
@@ -245,10 +248,34 @@ class Metrics:
         """A table's new version differs from the one before by this kind of change."""
         self._durability.schema_changes.child(self._table_labels.bounded(table), kind).inc()
 
-    def _durable_lag(self) -> float:
-        if self._durable_commit_us is None:
-            return math.nan
-        return max(0.0, self._clock() - self._durable_commit_us / _MICROSECONDS)
+
+class _LagMetrics:
+    """Both lags, asked at each scrape."""
+
+    def __init__(self, unit: str) -> None:
+        self.ask: Callable[[], Lag] = Lag
+        self._unit = unit
+
+    def collect(self) -> Iterable[Metric]:
+        lag = self.ask()
+        for prefix, amount, what in (
+            ("", lag.unread, "written and not yet read"),
+            ("durable_", lag.durable, "read and not yet durable"),
+        ):
+            yield GaugeMetricFamily(
+                f"tailrace_{prefix}lag_seconds",
+                f"Age of the oldest change {what}; 0 where nothing waits",
+                value=_known(amount.seconds),
+            )
+            yield GaugeMetricFamily(
+                f"tailrace_{prefix}lag_{self._unit}",
+                f"Source log {what}; 0 where nothing waits",
+                value=_known(amount.log),
+            )
+
+
+def _known(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 class _LogMetrics:
@@ -314,18 +341,6 @@ class _SourceMetrics:
         )
         self.rows = _CounterFamily(
             registry, "tailrace_rows_total", "Rows read from the source", ("table", "op")
-        )
-        self.lag_seconds = _gauge(
-            registry,
-            "tailrace_lag_seconds",
-            "Age of the newest commit read, at the last look; 0 where nothing waits to be read",
-            first=math.nan,
-        )
-        self.lag = _gauge(
-            registry,
-            f"tailrace_lag_{measures.lag_unit}",
-            "Source log written and not yet read",
-            first=math.nan,
         )
         self.last_message = _gauge(
             registry,
@@ -421,11 +436,6 @@ class _DurabilityMetrics:
             "tailrace_durable_timestamp_seconds",
             "Commit time up to which the journal says durable",
             first=math.nan,
-        )
-        self.lag = Gauge(
-            "tailrace_durable_lag_seconds",
-            "Now minus the durable time stamp; idle databases reach 30 s between two entries",
-            registry=registry,
         )
         self.epoch = _gauge(
             registry,

@@ -1,15 +1,25 @@
 """What the engine says about itself now: the answer of `/status`, and what readiness follows from.
 
+Strategy: `/status` is this module's `Status` as JSON, field by field, with `ready`, `health` and
+`health_reason` in front. docs/operations.md describes the fields for those who read the JSON.
+Whatever may be long is bounded: the oldest alarms, the newest events, the busiest tables, an hour
+of samples. A number says how many there are in all.
+
 Invariant: a `Status` is a frozen copy; reading it needs no lock and disturbs nothing. It carries
 no row values and no secrets, so it may be shown to whoever can reach the port.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, Literal
 
 import msgspec
 
+from engine.model.plural import counted
 from engine.operate.alarms import Alarm
+from engine.operate.bucket_watch import BucketStatus
+from engine.operate.events import Event
+from engine.operate.history import History
+from engine.operate.retention import Retention
 
 Phase = Literal[
     "starting",
@@ -36,7 +46,26 @@ nothing more will happen.
 """
 
 Health = Literal["good", "wait", "bad"]
-"""good: ready, and no alarm stands. bad: stopped, or an alarm stands. wait: everything else."""
+"""good: ready, no alarm stands, and the bucket answers. bad: stopped, an alarm stands, or the
+bucket has been stalled for `STALLED_BAD_SECONDS`. wait: everything else. `health_reason` says
+why."""
+
+STALLED_BAD_SECONDS: Final = 60.0
+
+TABLES_SHOWN_MAX: Final = 100
+"""Tables that `/status` lists; `tables_total` counts all of them."""
+
+PHASE_REASONS: Final[Mapping[Phase, str]] = {
+    "starting": "the engine is starting",
+    "opening": "the journal is being opened",
+    "redo": "objects that the last writer planned are made again first",
+    "paused": "the stream is paused until somebody resumes it",
+    "reconnecting": "the connection to the source was lost",
+    "failing": "the source gives the same error at the same position again and again",
+    "draining": "the engine is stopping",
+    "stopped": "the engine has stopped",
+}
+"""Why an engine in that phase is not ready."""
 
 READY_PHASES: frozenset[Phase] = frozenset({"standby", "snapshot", "streaming"})
 """A standby counts as ready, because a rolling deploy waits for the new engine before it stops the
@@ -74,19 +103,66 @@ class SnapshotsStatus(msgspec.Struct, frozen=True, kw_only=True):
     in_all: SnapshotStatus | None = None
 
 
+class TableStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One captured table, since the process began.
+
+    `version` is the newest that the journal knows, 0 before the first. `queue_bytes` are held in
+    memory: what waits, and the open chunk. `rows_per_second` is that of the last ten seconds.
+    `last_object` is the key of the newest object that became visible, at `last_object_us` (Unix
+    microseconds). `snapshot` is how far the table's newest snapshot is, a word as `tailrace status`
+    has it; `snapshot_progress` is there while its rows are being read.
+    """
+
+    table: str
+    version: int = 0
+    rows_total: int = 0
+    rows_per_second: float = 0.0
+    queue_bytes: int = 0
+    objects_total: int = 0
+    last_object: str = ""
+    last_object_us: int = 0
+    is_paused: bool = False
+    snapshot: str = "none"
+    snapshot_progress: SnapshotStatus | None = None
+
+
+class NotCaptured(msgspec.Struct, frozen=True):
+    """A table that the configuration names and of which not all arrives: why, and what mends it."""
+
+    table: str
+    text: str
+    hint: str
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """One moment of one engine.
 
-    Times are Unix microseconds (UTC), 0 or None where there is none yet. `lag` is how much log was
-    read and is not durable, in `lag_unit`. `durable_position` compares with records' positions;
-    `durable_resume` and `read_resume` say in the source's own words up to where its log is durable,
-    and up to where it was read. `waits_for` says in words what the stream waits for before it
-    begins, or why it is paused, empty where it does neither. `tables_paused` are passed over.
+    Times are Unix microseconds (UTC), 0 or None where there is none yet.
+
+    There are two lags, both 0 where nothing waits, and None where nobody knows. `lag_seconds` and
+    `lag` are what the source has written and this engine has not read. `durable_lag_seconds` and
+    `durable_lag` are what it has read and the journal does not call durable. `lag` and
+    `durable_lag` are amounts of the source's log, in `lag_unit`.
+
+    `destination` is the bucket and the prefix in full, and `bucket` says how the bucket answers.
+    `durable_position` compares with records' positions; `durable_resume` and `read_resume` say in
+    the source's own words up to where its log is durable, and up to where it was read. `retention`
+    is how much of its log the source retains for us. `memory_used_bytes` are rows and bodies in the
+    buffer, up to `memory_limit_bytes`; `process_memory_bytes` is all of the process in RAM.
+
+    `waits_for` says in words what the stream waits for before it begins, or why it is paused, empty
+    where it does neither. `tables_paused` are passed over.
+
+    `tables` counts the tables of which rows came, and `tables_total` those that are captured.
+    `busiest` lists up to `TABLES_SHOWN_MAX` of those: the paused ones, then the busiest, then the
+    others by name. `not_captured` lists the first tables of which not all arrives, and
+    `not_captured_total` counts all of them.
+
     `snapshots` are those that are being read now, the largest first, and `snapshots_in_all` is
     their sum (None: nothing is read). `snapshots_unfinished` counts the tables whose earlier rows
     are not all in the bucket, and `snapshots_finished` those that have a snapshot. `alarms` lists
-    the oldest of the conditions that an operator has to mend,
-    `alarms_total` counts all of them.
+    the oldest of the conditions that an operator has to mend, `alarms_total` counts all of them.
+    `events` are the newest, the oldest of them first. `history` has the last hour.
     """
 
     phase: Phase
@@ -98,15 +174,20 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     source: str = ""
     lease: str = ""
     destination: str = ""
+    bucket: BucketStatus = BucketStatus()
     durable_position: str = ""
     durable_resume: str = ""
     durable_commit_us: int = 0
-    lag_seconds: float | None = None
     read_resume: str = ""
+    lag_seconds: float | None = None
     lag: int | None = None
+    durable_lag_seconds: float | None = None
+    durable_lag: int | None = None
     lag_unit: str = ""
+    retention: Retention | None = None
     memory_used_bytes: int = 0
     memory_limit_bytes: int = 0
+    process_memory_bytes: int = 0
     tables: int = 0
     rows_total: int = 0
     objects_total: int = 0
@@ -115,6 +196,10 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     backpressure: bool = False
     waits_for: str = ""
     tables_paused: tuple[str, ...] = ()
+    busiest: tuple[TableStatus, ...] = ()
+    tables_total: int = 0
+    not_captured: tuple[NotCaptured, ...] = ()
+    not_captured_total: int = 0
     snapshots: tuple[SnapshotStatus, ...] = ()
     snapshots_in_all: SnapshotStatus | None = None
     snapshots_unfinished: int = 0
@@ -123,6 +208,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     last_error_hint: str = ""
     alarms: tuple[Alarm, ...] = ()
     alarms_total: int = 0
+    events: tuple[Event, ...] = ()
+    history: History = History()
 
     @property
     def is_ready(self) -> bool:
@@ -132,9 +219,23 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def health(self) -> Health:
         """How the page colours the phase."""
-        if self.phase == "stopped" or self.alarms_total:
+        stalled = self.bucket.is_stalled
+        is_stalled_long = stalled and self.bucket.waiting_seconds >= STALLED_BAD_SECONDS
+        if self.phase == "stopped" or self.alarms_total or is_stalled_long:
             return "bad"
-        return "good" if self.is_ready else "wait"
+        return "good" if self.is_ready and not stalled else "wait"
+
+    @property
+    def health_reason(self) -> str:
+        """Why the health is not good, in words; empty where it is."""
+        if self.bucket.is_stalled:
+            return self.bucket.text
+        if self.alarms:
+            more = f"; {counted(self.alarms_total - 1, 'more alarm')}"
+            first = self.alarms[0]
+            subject = f"{first.subject}: " if first.subject else ""
+            return f"{subject}{first.text}{more if self.alarms_total > 1 else ''}"
+        return "" if self.is_ready else PHASE_REASONS.get(self.phase, self.phase)
 
 
 BAR_CHARACTERS: Final = 20

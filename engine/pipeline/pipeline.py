@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from engine.journal.acceptance import acceptable, explain
+from engine.journal.causes import NOT_CAPTURED
 from engine.journal.entry import Accepting, Durable, Writer, time_text, time_us_of
 from engine.journal.initial import stream_start
 from engine.journal.prefix import NEIGHBOUR_HINT
@@ -48,9 +49,13 @@ from engine.model.position import LogPosition, Position
 from engine.model.record import RecordConfiguration
 from engine.model.schema import Relation, TableVersion
 from engine.operate.alarms import Alarms
+from engine.operate.bucket_watch import BucketWatch, WatchedStore
+from engine.operate.lag import Amount, Lag
 from engine.operate.metrics import Metrics
-from engine.operate.status import Phase, Status
+from engine.operate.process_memory import resident_bytes
+from engine.operate.status import NotCaptured, Phase, Status
 from engine.pipeline.needs import Needs
+from engine.pipeline.observer import Observer
 from engine.pipeline.stop import StopSignal
 from engine.pipeline.streaming import Streaming
 from engine.pipeline.wiring import (
@@ -77,6 +82,10 @@ _CONNECTED: frozenset[Phase] = frozenset(
     {"opening", "redo", "snapshot", "streaming", "paused", "draining"}
 )
 
+_TAKING_OVER: frozenset[Phase] = frozenset({"opening", "redo"})
+
+NOT_CAPTURED_SHOWN_MAX = 100
+
 _log = structlog.get_logger(__name__)
 
 
@@ -98,12 +107,14 @@ class Pipeline:
         alarms: Alarms | None = None,
         take_snapshots: TakeSnapshots | None = None,
         snapshot_progress: SnapshotProgress | None = None,
+        snapshot_rows: Callable[[], int] | None = None,
         publishing: Publishing | None = None,
         bucket_rules: "BucketRules | None" = None,
     ) -> None:
+        bucket = BucketWatch(clock, name=settings.bucket, prefix=settings.prefix)
         self._world = World(
             source=source,
-            store=store,
+            store=WatchedStore(store, bucket),
             clock=clock,
             settings=settings,
             configuration=configuration,
@@ -116,6 +127,16 @@ class Pipeline:
             publishing=publishing,
             bucket_rules=bucket_rules,
         )
+        self.observer = Observer(
+            clock=clock,
+            bucket=bucket,
+            activity=self._world.activity,
+            events=self._world.events,
+            lag=self.lag,
+            snapshot_rows=snapshot_rows or _no_rows,
+        )
+        metrics.lag_of(self.lag)
+        metrics.phase("starting")
         self._settings = settings
         self._stop = stop
         self._phase: Phase = "starting"
@@ -197,6 +218,8 @@ class Pipeline:
         """The engine as it is now."""
         state, identity = self._journal.state, self._identity
         failure = self._journal.failure or self._lease.failure
+        not_captured = self._world.alarms.of(NOT_CAPTURED)
+        lag = self.lag()
         base = Status(
             phase=self._phase,
             since_us=self._phase_since_us,
@@ -206,19 +229,42 @@ class Pipeline:
             seq=max(state.seq, 0),
             source=identity.database if identity is not None else "",
             lease=identity.lease if identity is not None else "",
-            destination=self._settings.prefix,
+            destination=self._settings.destination,
+            bucket=self.observer.bucket.status(),
             durable_position=state.durable_position,
             durable_resume=state.durable.resume if state.durable is not None else "",
             durable_commit_us=(
                 time_us_of(state.durable.commit_time) if state.durable is not None else 0
             ),
+            lag_unit=self._world.source.measures.lag_unit,
+            retention=self._world.retention.newest,
+            durable_lag_seconds=lag.durable.seconds,
             memory_limit_bytes=self._settings.memory_bytes_max,
+            process_memory_bytes=resident_bytes(),
             last_error=str(failure) if failure is not None else "",
             last_error_hint=failure.hint if failure is not None else "",
             alarms=self._world.alarms.standing(),
             alarms_total=self._world.alarms.count,
+            not_captured=tuple(
+                NotCaptured(alarm.subject, alarm.text, alarm.hint)
+                for alarm in not_captured[:NOT_CAPTURED_SHOWN_MAX]
+            ),
+            not_captured_total=len(not_captured),
+            events=self._world.events.newest(),
+            history=self.observer.history(),
         )
         return self._streaming.status(base) if self._streaming is not None else base
+
+    def lag(self) -> Lag:
+        """Both lags now; for any thread."""
+        if self._streaming is not None:
+            return self._streaming.lag()
+        durable = self._journal.state.durable_point
+        if durable is None or self._phase not in _TAKING_OVER:
+            return Lag()
+        # Nothing is read by this process yet. What a predecessor read and left waits here.
+        age = (self._world.clock() - durable.commit_us) / 1e6
+        return Lag(durable=Amount(seconds=max(0.0, age)))
 
     async def _live(self) -> None:
         async with asyncio.TaskGroup() as group, AsyncExitStack() as connection:
@@ -421,7 +467,13 @@ class Pipeline:
         self._phase = phase
         self._phase_since_us = self._world.clock()
         self._world.metrics.source_connected(phase in _CONNECTED)
+        self._world.metrics.phase(phase)
+        self._world.events.happened("phase", phase)
         _log.info("phase", phase=phase, cpu_seconds=round(time.process_time(), 3))
+
+
+def _no_rows() -> int:
+    return 0
 
 
 @dataclass(slots=True)

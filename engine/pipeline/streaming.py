@@ -33,7 +33,9 @@ from engine.model.log_point import LogPoint
 from engine.model.plural import counted
 from engine.model.position import LogPosition, commit_of
 from engine.model.schema import TableName
+from engine.operate.lag import UNKNOWN, Lag, Reading
 from engine.operate.status import SnapshotsStatus, Status
+from engine.pipeline.tables import CapturedTables, Live
 from engine.pipeline.wiring import Life, StreamingParts
 
 _KEEPALIVE_INTERVAL = 0.1
@@ -89,7 +91,11 @@ class Streaming:
         self._committer = parts.committer
         self._group = group
         self._caught_up = caught_up
-        self._rows_read = 0
+        # When the oldest change was committed that was read while everything before was durable.
+        self._waiting_since_us = 0
+        self._captured = CapturedTables(
+            life.journal.state, life.world.configuration, life.world.activity
+        )
         # The end of the source's log when it was last looked at.
         self._end: LogPoint | None = None
         self._connection_error: SourceUnavailable | None = None
@@ -172,26 +178,29 @@ class Streaming:
 
     def status(self, base: Status) -> Status:
         """`base` with what streaming knows."""
-        committer = self._committer
-        lag_seconds, lag = self._lag()
+        activity, lag = self._world.activity, self.lag()
         newest = self._ledger.newest_boundary
         error = self._connection_error or self._destination_failure
         snapshots = self._snapshots_status()
+        live = Live(self._router.waiting_bytes, self._pauses.tables, snapshots.tables)
         return msgspec.structs.replace(
             base,
-            lag_seconds=lag_seconds,
-            lag=lag,
-            lag_unit=self._world.source.measures.lag_unit,
+            lag_seconds=lag.unread.seconds,
+            lag=lag.unread.log,
+            durable_lag_seconds=lag.durable.seconds,
+            durable_lag=lag.durable.log,
             read_resume=newest.point.resume if newest is not None else "",
             memory_used_bytes=self._budget.used_bytes,
             tables=self._router.table_count,
-            rows_total=self._rows_read,
-            objects_total=committer.objects_published,
-            bytes_total=committer.bytes_published,
+            rows_total=activity.rows_total,
+            objects_total=activity.objects_total,
+            bytes_total=activity.bytes_total,
             publishes_in_flight=self._publisher.in_flight,
             backpressure=self._router.is_pressed,
             waits_for=WAITS_FOR_SNAPSHOT if self._initial.is_waited_for else self._pauses.reason,
             tables_paused=self._pauses.tables,
+            busiest=self._captured.shown(live),
+            tables_total=len(self._captured.names()),
             snapshots=snapshots.tables,
             snapshots_in_all=snapshots.in_all,
             snapshots_unfinished=self._snapshots.unfinished_count,
@@ -206,25 +215,33 @@ class Streaming:
             return SnapshotsStatus()
         return progress(asyncio.get_running_loop().time())
 
-    def _lag(self) -> tuple[float | None, int | None]:
-        """Age and amount of log of what is not durable; both 0 where nothing waits.
-
-        A source that is idle moves on too: its keepalives become durable at an interval.
-        """
-        state, newest, end = self._journal.state, self._ledger.newest_boundary, self._end
-        durable = state.durable_point
+    def lag(self) -> Lag:
+        """What is written and not read, and what is read and not durable; for any thread."""
+        journal, newest, now_us = (
+            self._journal.state,
+            self._ledger.newest_boundary,
+            self._world.clock(),
+        )
+        durable = journal.durable_point
         if durable is None:
-            return None, None
-        is_read = newest is not None and (end is None or newest.position >= end.position)
-        if self._initial.is_waited_for or self._pauses.is_paused:
+            return Lag(UNKNOWN, UNKNOWN)
+        is_waiting = not self._ledger.is_durable(durable.position)
+        reading = Reading(
+            now_us=now_us,
+            durable=durable,
+            read=newest.point if newest is not None else None,
+            end=self._end,
+            waiting_since_us=self._waiting_since_us if is_waiting else None,
+            is_connected=self._reader.stream is not None,
             # What is read now will be read again.
-            newest, is_read = None, False
-        if self._reader.stream is not None and is_read and self._ledger.is_empty:
-            return 0.0, 0
-        seconds = (self._world.clock() - durable.commit_us) / 1e6
-        furthest = end if newest is None or not is_read else newest.point
-        lag = self._world.source.distance(durable, furthest) if furthest is not None else None
-        return max(0.0, seconds), lag
+            is_held=self._initial.is_waited_for or self._pauses.is_paused,
+        )
+        return reading.lag(self._world.source.distance)
+
+    def _oldest_us(self, intake: Intake) -> int:
+        """When the first change of an intake was committed, within reason."""
+        first_us = min(batch.first_commit_us for batch in intake.batches)
+        return self._journal.state.within_reason(first_us, self._world.clock())
 
     # --- reading
 
@@ -383,6 +400,8 @@ class Streaming:
             self._snapshots.moved(moved)
         if intake.signals:
             self._signals.take(intake.signals, asyncio.get_running_loop().time())
+        if intake.batches and self._ledger.is_durable(self._journal.state.durable_position):
+            self._waiting_since_us = self._oldest_us(intake)
         self._ledger.read(intake)
         self._router.route(intake, asyncio.get_running_loop().time())
         if intake.boundary is not None:
@@ -391,7 +410,7 @@ class Streaming:
             self._watcher.want()
         metrics, now_us = self._world.metrics, self._world.clock()
         for batch in intake.batches:
-            self._rows_read += batch.row_count
+            self._world.activity.rows(batch.table, batch.row_count)
             metrics.rows(batch.table, batch.operations)
             if batch.operations.t:
                 self._watcher.truncated(batch.table, commit_of(batch.last))
@@ -438,22 +457,18 @@ class Streaming:
                 continue
             self._end = standing.end
             self._world.metrics.source_gauges(standing.gauges)
-            self._tell_lag(newest.point if newest is not None else None, standing.end)
+            self._note_retention(standing.gauges)
             is_read = newest is not None and newest.position >= standing.end.position
             if self._lease.is_failing and is_read:
                 self._lease.caught_up()
                 self._enter_streaming()
 
-    def _tell_lag(self, read: LogPoint | None, end: LogPoint) -> None:
-        """How much log is written and not read. A stream that waits has read nothing behind E."""
-        if self._initial.is_waited_for:
-            read = self._journal.state.durable_point
-        if read is None:
-            return
-        now_us = self._world.clock()
-        read_us = self._journal.state.within_reason(read.commit_us, now_us)
-        unread = self._world.source.distance(read, end)
-        self._world.metrics.source_lag((now_us - read_us) / 1e6 if unread else 0.0, unread)
+    def _note_retention(self, gauges: Mapping[str, float]) -> None:
+        measures = self._world.source.measures
+        if measures.retained in gauges and measures.left in gauges:
+            self._world.retention.looked(
+                self._world.clock(), gauges[measures.retained], gauges[measures.left]
+            )
 
 
 def _nobody_waits() -> None:

@@ -9,7 +9,7 @@ Invariant: parts know each other only by what they are given here. Nothing is lo
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from engine.flow.budget import MemoryBudget
 from engine.flow.ledger import Ledger
@@ -49,8 +49,11 @@ from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
 from engine.model.table_shape import TEXTS
 from engine.model.trial import Trials
+from engine.operate.activity import Activity
 from engine.operate.alarms import Alarms
+from engine.operate.events import Events
 from engine.operate.metrics import Metrics
+from engine.operate.retention import RetentionWatch
 from engine.operate.status import Phase, SnapshotsStatus
 
 Enter = Callable[[Phase], None]
@@ -85,6 +88,13 @@ class World:
     publishing: Publishing | None = None
     bucket_rules: BucketRules | None = None
     store_trials: Trials | None = None
+    activity: Activity = field(default_factory=Activity)
+    retention: RetentionWatch = field(default_factory=RetentionWatch)
+
+    @property
+    def events(self) -> Events:
+        """What happened to this engine lately."""
+        return self.alarms.events
 
     def __post_init__(self) -> None:
         """Raise InvariantBroken where the metrics were made for another kind of source."""
@@ -265,6 +275,8 @@ def streaming_parts(life: Life, database: str, group: asyncio.TaskGroup) -> Stre
         settings=world.settings,
         clock=world.clock,
         metrics=world.metrics,
+        activity=world.activity,
+        events=world.events,
         acknowledge=reader.acknowledge,
     )
     return StreamingParts(

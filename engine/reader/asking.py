@@ -9,6 +9,7 @@ from typing import Literal
 
 from engine.journal.entry import JournalState
 from engine.journal.requests import known_tables, unknown_text
+from engine.journal.snapshot_standing import how_far
 from engine.model.request import (
     REQUEST_BYTES_MAX,
     REQUEST_FORMAT,
@@ -19,7 +20,6 @@ from engine.model.request import (
     request_time_us,
 )
 from engine.model.schema import TableName
-from engine.reader.standing import how_far
 
 Progress = Literal["wanted", "started", "whole", "visible", "finished", "void", "given up"]
 """How far a snapshot is that was asked for. *given up*: no attempt will be made for this asking."""

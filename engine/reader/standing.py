@@ -3,18 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from engine.journal.entry import Answer, Gap, JournalState, Pause, StatedSnapshot, time_us_of
+from engine.journal.entry import Answer, Gap, JournalState, Pause, time_us_of
 from engine.journal.requests import known_tables
-
-SnapshotStanding = Literal[
-    "wanted", "started", "whole", "void", "cancelled", "gone", "visible", "finished"
-]
-"""How far a table's newest snapshot is.
-
-*visible*: all of its objects are there, and the stream is not durable up to its point. *started* is
-said of the newest writer's attempt: one of an earlier writer is given up, so it is *wanted*. It is
-also said where segments of an attempt are there, and more of the table is to be read.
-"""
+from engine.journal.snapshot_standing import SnapshotStanding, how_far
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +83,3 @@ def _table(name: str, state: JournalState, unfinished: frozenset[str]) -> TableS
     return TableStanding(
         name, how_far(stated, state), snapshot.attempt, snapshot.point, name in unfinished
     )
-
-
-def how_far(stated: StatedSnapshot, state: JournalState) -> SnapshotStanding:
-    """How far a table's newest snapshot is."""
-    snapshot = stated.snapshot
-    if snapshot.rest:
-        return "started"
-    if stated.is_visible:
-        return "finished" if snapshot.point <= state.durable_position else "visible"
-    if snapshot.state == "started" and stated.epoch != state.epoch and not snapshot.segment:
-        return "wanted"
-    return snapshot.state

@@ -171,6 +171,10 @@ class Coordinator:
         """How far the snapshots that are being taken have come, at that time of the loop."""
         return self._progress.status(now)
 
+    def rows_total(self) -> int:
+        """Rows of snapshots that were staged since the process began."""
+        return self._progress.rows_total
+
     def _due(self, register: SnapshotRegister, database: str) -> list[TableName]:
         now = asyncio.get_running_loop().time()
         layout = self._layout(database)

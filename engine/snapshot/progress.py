@@ -69,6 +69,8 @@ class Progress:
     def __init__(self, observer: RowObserver) -> None:
         self._observer = observer
         self._tables: dict[TableName, _TableProgress] = {}
+        self.rows_total = 0
+        """Rows of snapshots that were staged since the process began."""
 
     def begin(self, table: TableName, held: HeldTable, now: float) -> None:
         """The table's ranges are given out from now on."""
@@ -89,6 +91,7 @@ class Progress:
         last = known.running.pop(range_number, None)
         known.ranges_done += 1
         known.rows_done += row_count
+        self.rows_total += row_count
         known.bytes_done += last.size_bytes if last is not None else 0
         self._observer.snapshot_rows(table, row_count)
 

@@ -256,6 +256,8 @@ MEASURES = SourceMeasures(
         SLOT_RETAINED: "Source log that the slot keeps from being removed",
         SLOT_SAFE: "Source log that may still be written before the slot is lost (+Inf: no limit)",
     },
+    retained=SLOT_RETAINED,
+    left=SLOT_SAFE,
 )
 """How PostgreSQL measures its log."""
 
