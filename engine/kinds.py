@@ -59,6 +59,7 @@ def s3_settings(destination: DestinationConfiguration) -> S3Settings:
     external_id = destination.external_id
     return S3Settings(
         bucket=destination.bucket,
+        prefix=destination.prefix,
         region=destination.region,
         endpoint_url=destination.endpoint_url,
         role_arn=destination.role_arn,

@@ -10,7 +10,7 @@ import ssl
 import subprocess
 import sys
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -29,6 +29,7 @@ from moto.server import ThreadedMotoServer
 from configured import make_s3_settings
 from engine.destinations.s3 import DATA_CONTENT_TYPE, S3ObjectStore
 from engine.destinations.s3_errors import Circumstances, Failure, destination_error
+from engine.destinations.s3_rights import Place
 from engine.destinations.s3_settings import MIB, S3Settings
 from engine.model.errors import (
     ConfigurationError,
@@ -44,6 +45,7 @@ from engine.servers.fault_proxy import (
     SLOW_DOWN,
     Answer,
     CutAnswer,
+    Fault,
     HttpFaultProxy,
     Request,
     Reset,
@@ -747,17 +749,53 @@ async def test_an_archived_object_is_refused_by_a_name_of_its_own(
 async def test_a_forbidden_head_in_a_bucket_that_answers_names_the_right(
     proxied: S3ObjectStore, proxy: HttpFaultProxy, prefix: str
 ) -> None:
-    proxy.inject(Answer(403), requests_to("HEAD"))
+    await create(proxied, f"{prefix}/k")
+    proxy.inject(Answer(403), requests_to("HEAD"), times=2)
 
     with pytest.raises(DestinationRefused) as caught:
         await proxied.head(f"{prefix}/k")
 
-    assert "s3:GetObject" in caught.value.hint
+    assert "grant s3:GetObject on arn:aws:s3:::" in caught.value.hint
+
+
+@pytest.mark.parametrize("way", ["get", "head", "tail"])
+async def test_a_store_that_hides_missing_keys_is_asked_by_a_listing(
+    proxied: S3ObjectStore, proxy: HttpFaultProxy, prefix: str, way: str
+) -> None:
+    await create(proxied, f"{prefix}/k")
+    rules = [
+        proxy.inject(Answer(403, "AccessDenied"), requests_to(key_contains=key), times=1)
+        for key in ("/k", "/j")
+    ]
+
+    async def is_there(key: str) -> bool:
+        asked: dict[str, Callable[[], Awaitable[object]]] = {
+            "get": lambda: proxied.get(key),
+            "head": lambda: proxied.head(key),
+            "tail": lambda: proxied.tail(key, 1),
+        }
+        return await asked[way]() is not None
+
+    assert await is_there(f"{prefix}/k"), "the second answer is the store's"
+    assert not await is_there(f"{prefix}/j")
+    assert [rule.hits for rule in rules] == [1, 1]
+
+
+async def test_where_neither_the_key_nor_a_listing_can_be_had_the_listing_is_named(
+    proxied: S3ObjectStore, proxy: HttpFaultProxy, prefix: str
+) -> None:
+    proxy.inject(Answer(403, "AccessDenied"), times=2)
+
+    with pytest.raises(DestinationRefused) as caught:
+        await proxied.get(f"{prefix}/k")
+
+    assert "grant s3:ListBucket on arn:aws:s3:::" in caught.value.hint
+    assert "GetObject" not in caught.value.hint
 
 
 def test_hints_name_the_key_the_acl_and_the_owner() -> None:
     circumstances = Circumstances(
-        bucket="b",
+        place=Place("b", "lake"),
         role_arn="arn:aws:iam::1:role/r",
         expected_bucket_owner="123",
         kms_key_id="key-1",
@@ -1201,6 +1239,68 @@ async def test_a_role_that_cannot_be_assumed(
     assert "secret-7" not in f"{caught.value} {caught.value.hint} {caught.value.__cause__}"
     if expected is DestinationRefused:
         assert ROLE in caught.value.hint
+
+
+def sts_error(code: str, message: str = "") -> Answer:
+    text = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
+    status = 400 if code in {"ExpiredTokenException", "ValidationError"} else 403
+    return Answer(status, body=f"<ErrorResponse>{text}</ErrorResponse>".encode())
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (Reset(), "AWS's STS"),
+        (Stall(seconds=30.0), "AWS's STS"),
+        (sts_error("ExpiredTokenException"), "credentials ran out"),
+        (sts_error("InvalidClientTokenId"), "does not know this access key"),
+        (
+            sts_error(
+                "AccessDenied",
+                "User: arn:aws:iam::1:user/me is not authorized to perform: sts:AssumeRole",
+            ),
+            "arn:aws:iam::1:user/me needs sts:AssumeRole on",
+        ),
+        (sts_error("AccessDenied"), "trust policy must name"),
+        (sts_error("AccessDenied"), "destination.external_id"),
+    ],
+    ids=["reset", "silent", "expired", "unknown-key", "who", "trust", "external-id"],
+)
+async def test_what_is_wrong_with_the_role_is_told_of_it_and_not_of_the_bucket(
+    moto: str, monkeypatch: pytest.MonkeyPatch, fault: Fault, words: str
+) -> None:
+    async with HttpFaultProxy(int(moto.rpartition(":")[2])) as sts:
+        rule = sts.inject(fault)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", sts.endpoint_url)
+        settings = make_s3_settings(
+            bucket="bucket",
+            endpoint_url=moto,
+            role_arn=ROLE,
+            connect_seconds=0.5,
+            answer_seconds=0.5,
+        )
+        async with S3ObjectStore(settings) as store:
+            with pytest.raises(DestinationError) as caught:
+                await store.check_bucket()
+
+    assert rule.hits >= 1
+    assert str(caught.value).startswith(f"assume {ROLE} to list bucket bucket")
+    assert words in caught.value.hint
+
+
+async def test_an_sts_that_cannot_be_connected_to_says_so(
+    moto: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", "http://127.0.0.1:1")
+    settings = make_s3_settings(bucket="bucket", endpoint_url=moto, role_arn=ROLE)
+
+    async with S3ObjectStore(settings) as store:
+        with pytest.raises(DestinationUnavailable) as caught:
+            await store.check_bucket()
+
+    assert "http://127.0.0.1:1" in str(caught.value)
+    assert "AWS_ENDPOINT_URL_STS" in caught.value.hint
+    assert "destination.endpoint_url" not in caught.value.hint
 
 
 # Settings

@@ -11,12 +11,13 @@ Everything doubtful raises DestinationUnavailable.
 
 import asyncio
 import importlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from engine.destinations.s3_errors import Circumstances, Failure, destination_error
+from engine.destinations.s3_rights import Place
 from engine.destinations.s3_rules import rules_of
 from engine.destinations.s3_settings import S3Settings
 from engine.destinations.s3_uploads import S3Uploads, crc32_of, header_of
@@ -26,7 +27,11 @@ from engine.model.interfaces import ListedObject, ListedUpload, ObjectHead, Obje
 from engine.model.staging import Completion, StagedPart
 
 if TYPE_CHECKING:
+    from types_aiobotocore_s3.type_defs import HeadObjectOutputTypeDef
+
     from engine.destinations.s3_connection import S3Connection
+
+_T = TypeVar("_T")
 
 # Only these objects take the configured storage class. The journal, its states and the schemas are
 # small and are read at each start: an archive class would lock them away.
@@ -53,9 +58,9 @@ class S3ObjectStore:
             self._address["ExpectedBucketOwner"] = settings.expected_bucket_owner
         self._attributes = _object_attributes(settings)
         self._circumstances = Circumstances(
-            bucket=settings.bucket,
-            region=settings.region or "",
+            place=Place(settings.bucket, settings.prefix, settings.region or ""),
             role_arn=settings.role_arn or "",
+            has_external_id=settings.external_id is not None,
             expected_bucket_owner=settings.expected_bucket_owner or "",
             kms_key_id=settings.kms_key_id or "",
             has_acl=settings.acl is not None,
@@ -120,12 +125,14 @@ class S3ObjectStore:
 
     async def get(self, key: str) -> bytes | None:
         """The body, or None where there is no such object. Cancellation changes nothing."""
-        response = await self._connection.ask(
-            _GET_SECONDS, self._connection.read, **self._address, Key=key
-        )
+
+        async def ask() -> bytes | Failure:
+            return await self._connection.ask(
+                _GET_SECONDS, self._connection.read, **self._address, Key=key
+            )
+
+        response = await self._found(key, ask)
         if isinstance(response, Failure):
-            if response.is_missing:
-                return None
             raise self._error(response, f"get {key}") from response.cause
         return response
 
@@ -134,12 +141,16 @@ class S3ObjectStore:
 
         Cancellation changes nothing.
         """
-        response = await self._connection.ask(
-            self._settings.request_seconds(0),
-            self._connection.client.head_object,
-            **self._address,
-            Key=key,
-        )
+
+        async def ask() -> "HeadObjectOutputTypeDef | Failure":
+            return await self._connection.ask(
+                self._settings.request_seconds(0),
+                self._connection.client.head_object,
+                **self._address,
+                Key=key,
+            )
+
+        response = await self._found(key, ask)
         if isinstance(response, Failure):
             if response.is_bare:
                 # An answer to HEAD has no body. A 404 may be about the bucket; a 400 may mean
@@ -149,6 +160,8 @@ class S3ObjectStore:
                 if response.status == 404:
                     return None
             raise self._error(response, f"head {key}") from response.cause
+        if response is None:
+            return None
         return ObjectHead(size=response["ContentLength"], metadata=response["Metadata"])
 
     async def tail(self, key: str, size_bytes: int) -> ObjectTail | None:
@@ -157,22 +170,53 @@ class S3ObjectStore:
         None: there is no such object. Of an archived or empty one only the head can be had.
         Cancellation changes nothing.
         """
-        response = await self._connection.ask(
-            self._settings.request_seconds(0),
-            self._connection.read_tail,
-            **self._address,
-            Key=key,
-            Range=f"bytes=-{size_bytes}",
-        )
+
+        async def ask() -> tuple[int, dict[str, str], bytes] | Failure:
+            return await self._connection.ask(
+                self._settings.request_seconds(0),
+                self._connection.read_tail,
+                **self._address,
+                Key=key,
+                Range=f"bytes=-{size_bytes}",
+            )
+
+        response = await self._found(key, ask)
+        if response is None:
+            return None
         if not isinstance(response, Failure):
             return ObjectTail(*response)
-        if response.is_missing:
-            return None
         if response.is_headless:
             head = await self.head(key)
             last = None if head is None or head.size else b""
             return None if head is None else ObjectTail(head.size, head.metadata, last)
         raise self._error(response, f"get the end of {key}") from response.cause
+
+    async def _found(
+        self, key: str, ask: Callable[[], Awaitable[_T | Failure]]
+    ) -> _T | Failure | None:
+        """What the key's object answers, or None where there is none.
+
+        Without the right to list, S3 denies access to a key that is not there, and so do stores
+        that judge a right on a prefix otherwise than S3. A listing of that key tells which it is.
+        Where that is denied, its error names the right that is missing.
+        """
+        response = await ask()
+        if not isinstance(response, Failure):
+            return response
+        if response.is_missing:
+            return None
+        if response.is_hiding:
+            if not await self._is_listed(key):
+                return None
+            # Perhaps it was made in between.
+            response = await ask()
+        return response
+
+    async def _is_listed(self, key: str) -> bool:
+        async for listed in self.list(key):
+            # In key order: a key that others begin with is the first.
+            return listed.key == key
+        return False
 
     async def list(self, prefix: str, *, after: str = "") -> AsyncIterator[ListedObject]:
         """The objects whose keys begin with `prefix` and sort after `after`, in key order.

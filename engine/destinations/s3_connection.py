@@ -18,6 +18,7 @@ import gzip
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
@@ -64,6 +65,14 @@ _TRANSPORT_ERRORS: Final = (
 )
 
 
+# Credentials to assume a role with could not be had: that is not about the role.
+_SOURCE_ERRORS: Final = (exceptions.CredentialRetrievalError, exceptions.MetadataRetrievalError)
+
+# Whether this task waits for the credentials of a role, so that an error is told of STS.
+_asking_sts: ContextVar[bool] = ContextVar("_asking_sts", default=False)
+_ROLE_OPERATION: Final = "AssumeRole"
+
+
 class S3Connection:
     """A client and its pool of connections. Made by `connect`."""
 
@@ -82,6 +91,7 @@ class S3Connection:
 
         Cancellation closes the request's connection; the request may have been applied.
         """
+        asked = _asking_sts.set(False)
         try:
             async with asyncio.timeout(seconds):
                 return await call(*args, **parameters)
@@ -92,10 +102,13 @@ class S3Connection:
             aiohttp.ClientError,
             OSError,  # TimeoutError is one.
         ) as error:
-            failure = _failure(error, getattr(call, "__name__", ""))
+            is_role = _asking_sts.get() and not isinstance(error, _SOURCE_ERRORS)
+            failure = _failure(error, _ROLE_OPERATION if is_role else getattr(call, "__name__", ""))
             if failure.is_expired:
                 self._credentials.forget()
             return failure
+        finally:
+            _asking_sts.reset(asked)
 
     async def read(self, **parameters: Any) -> bytes:
         """An object's whole body, its checksum compared where the store keeps one.
@@ -290,6 +303,8 @@ class _ChainCredentials:
             if self._current is None:
                 self._current = await self._resolve()
             current = self._current
+        # Whatever goes wrong from here to the end is about STS, a time limit included.
+        _asking_sts.set(self._settings.role_arn is not None)
         try:
             frozen: ReadOnlyCredentials = await current.get_frozen_credentials()
         except RuntimeError as error:
@@ -298,6 +313,7 @@ class _ChainCredentials:
             raise exceptions.CredentialRetrievalError(
                 provider=current.method, error_msg=str(error)
             ) from error
+        _asking_sts.set(False)
         return frozen
 
     async def _resolve(self) -> Any:
@@ -312,8 +328,12 @@ class _ChainCredentials:
             extra["ExternalId"] = self._settings.external_id
 
         def sts_client(_service: str, **keys: Any) -> Any:
-            # Asking STS twice does no harm, so botocore's retries stay on here.
-            configuration = AioConfig(connect_timeout=5, read_timeout=10)
+            # Asking STS twice does no harm. Twice in vain takes less than a request may.
+            configuration = AioConfig(
+                connect_timeout=5,
+                read_timeout=6,
+                retries={"total_max_attempts": 2, "mode": "standard"},
+            )
             return session.create_client(
                 "sts", region_name=self._region, config=configuration, **keys
             )

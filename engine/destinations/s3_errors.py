@@ -11,6 +11,8 @@ what was certainly not applied, and will not be until somebody changes a right, 
 
 from dataclasses import dataclass
 
+from engine.destinations.s3_access import access_hint, role_hint
+from engine.destinations.s3_rights import CREATING, GENERATE_KEY, PUT_ACL, PUT_TAGS, Place
 from engine.model.errors import (
     DestinationError,
     DestinationRefused,
@@ -64,6 +66,16 @@ class Failure:
         return self.code == str(self.status)
 
     @property
+    def is_hiding(self) -> bool:
+        """Whether access is denied: to a key that may be there, or may not."""
+        return self.status == 403 and (self.is_bare or self.code in _ACCESS_CODES)
+
+    @property
+    def is_about_role(self) -> bool:
+        """Whether it was STS that was asked, for the role's credentials."""
+        return self.operation.startswith("AssumeRole")
+
+    @property
     def is_expired(self) -> bool:
         """Whether the credentials were good once: reading them anew may help."""
         return self.code in _EXPIRED_CODES
@@ -78,9 +90,9 @@ class Failure:
 class Circumstances:
     """The settings that a hint may point at."""
 
-    bucket: str
-    region: str = ""
+    place: Place
     role_arn: str = ""
+    has_external_id: bool = False
     expected_bucket_owner: str = ""
     kms_key_id: str = ""
     has_acl: bool = False
@@ -170,6 +182,11 @@ _NO_PARTS_HINT = (
     "20 MiB need: use one that takes them, or let them pass where a proxy stands before it"
 )
 
+_SILENT_STS_HINT = (
+    "this is AWS's STS, which gives the role's credentials: check the route to it (a VPC without "
+    "internet needs an endpoint for STS), destination.region, and AWS_ENDPOINT_URL_STS if it is set"
+)
+
 _REFUSAL_HINTS = {
     "InvalidAccessKeyId": _UNKNOWN_KEY_HINT,
     "InvalidToken": _UNKNOWN_KEY_HINT,
@@ -191,24 +208,6 @@ _REFUSAL_HINTS = {
     "KeyTooLongError": "shorten destination.prefix",
 }
 
-# What each call needs, in the words of a policy.
-_PUT_PERMISSION = "s3:PutObject on the bucket's objects"
-_GET_PERMISSION = (
-    "s3:GetObject on the bucket's objects and s3:ListBucket on the bucket (without the latter S3 "
-    "answers 403 for an object that does not exist)"
-)
-_PERMISSIONS = {
-    "PutObject": _PUT_PERMISSION,
-    "CreateMultipartUpload": _PUT_PERMISSION,
-    "UploadPart": _PUT_PERMISSION,
-    "CompleteMultipartUpload": _PUT_PERMISSION,
-    "GetObject": _GET_PERMISSION,
-    "HeadObject": _GET_PERMISSION,
-    "ListObjectsV2": "s3:ListBucket on the bucket",
-    "GetBucketLifecycleConfiguration": "s3:GetLifecycleConfiguration on the bucket",
-}
-_CREATING_OPERATIONS = frozenset({"PutObject", "CreateMultipartUpload"})
-
 
 def destination_error(
     failure: Failure, subject: str, circumstances: Circumstances
@@ -218,13 +217,21 @@ def destination_error(
     Raise it from `failure.cause`.
     """
     code = failure.code or str(failure.status)
-    message = f"{subject} in bucket {circumstances.bucket}: {code}"
+    message = f"{subject} in bucket {circumstances.place.bucket}: {code}"
+    if failure.is_about_role:
+        message = f"assume {circumstances.role_arn} to {message}"
     if failure.text:
         message = f"{message}: {failure.text}"
     if _is_passing(failure):
-        return DestinationUnavailable(message, code=code, hint=_PASSING_HINTS.get(code, ""))
+        return DestinationUnavailable(message, code=code, hint=_passing_hint(failure))
     kind = ObjectArchived if code == "InvalidObjectState" else DestinationRefused
     return kind(message, code=code, hint=_refusal_hint(failure, circumstances))
+
+
+def _passing_hint(failure: Failure) -> str:
+    if failure.is_about_role and failure.status == 0:
+        return _SILENT_STS_HINT
+    return _PASSING_HINTS.get(failure.code, "")
 
 
 def _is_passing(failure: Failure) -> bool:
@@ -243,17 +250,18 @@ def _is_passing(failure: Failure) -> bool:
 def _refusal_hint(failure: Failure, circumstances: Circumstances) -> str:
     is_kms = failure.code.startswith("KMS.") or "kms:" in failure.text
     is_region = failure.code in _REGION_CODES or failure.status in {301, 302}
-    if failure.operation.startswith("AssumeRole"):
-        hint = _role_hint(circumstances)
-    elif failure.operation == "CreateMultipartUpload" and _is_unknown_request(failure):
+    is_access = failure.code in _ACCESS_CODES or failure.status in {401, 403, 405}
+    if failure.operation == "CreateMultipartUpload" and _is_unknown_request(failure):
         hint = _NO_PARTS_HINT
     elif failure.code in _REFUSAL_HINTS:
         hint = _REFUSAL_HINTS[failure.code]
-    elif is_kms:
+    elif failure.is_about_role:
+        hint = _role_hint(failure, circumstances)
+    elif is_kms and not is_access:
         hint = _kms_hint(circumstances)
     elif is_region:
         hint = _region_hint(failure, circumstances)
-    elif failure.code in _ACCESS_CODES or failure.status in {401, 403, 405}:
+    elif is_access:
         hint = _access_hint(failure, circumstances)
     else:
         hint = _STATUS_HINTS.get(failure.status, _WRONG_REQUEST_HINT)
@@ -271,10 +279,9 @@ _WRONG_REQUEST_HINT = (
 _STATUS_HINTS = {404: _MISSING_BUCKET_HINT, 501: _INCAPABLE_HINT}
 
 
-def _role_hint(circumstances: Circumstances) -> str:
-    return (
-        f"the role {circumstances.role_arn} cannot be assumed: its trust policy must name the "
-        "identity this process runs as, and destination.external_id must be what it asks for"
+def _role_hint(failure: Failure, circumstances: Circumstances) -> str:
+    return role_hint(
+        failure.text, circumstances.role_arn, has_external_id=circumstances.has_external_id
     )
 
 
@@ -290,19 +297,18 @@ def _region_hint(failure: Failure, circumstances: Circumstances) -> str:
     region = failure.bucket_region
     if region:
         return f'the bucket is in {region}: set destination.region = "{region}"'
-    return f"the bucket is not in {circumstances.region or 'this region'}: set destination.region"
+    known = circumstances.place.region or "this region"
+    return f"the bucket is not in {known}: set destination.region"
 
 
 def _access_hint(failure: Failure, circumstances: Circumstances) -> str:
-    wanted = [_PERMISSIONS.get(failure.operation, "the rights that `tailrace iam` prints")]
-    if failure.operation in _CREATING_OPERATIONS:
-        if circumstances.has_acl:
-            wanted.append("s3:PutObjectAcl")
-        if circumstances.has_tags:
-            wanted.append("s3:PutObjectTagging")
+    configured = []
+    if failure.operation in CREATING:
+        configured += [f"{PUT_ACL} (destination.acl)"] if circumstances.has_acl else []
+        configured += [f"{PUT_TAGS} (destination.tags)"] if circumstances.has_tags else []
         if circumstances.kms_key_id:
-            wanted.append("kms:GenerateDataKey")
-    hint = f"grant {', '.join(wanted)}: in the role's policy and, across accounts, in the bucket's"
+            configured.append(f"{GENERATE_KEY} on the key {circumstances.kms_key_id}")
+    hint = access_hint(failure.text, failure.operation, circumstances.place, configured)
     if circumstances.expected_bucket_owner:
         hint += f"; or the bucket is not owned by {circumstances.expected_bucket_owner}"
     return hint

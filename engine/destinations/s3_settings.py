@@ -23,6 +23,8 @@ _TAG_TEXT: Final = re.compile(r"[\w\s+\-=.:/@]*")
 class S3Settings:
     """Where objects go, and how. None: not sent, the service's or the bucket's own default holds.
 
+    `prefix` is for what is said to a human: which rights are missing, and on what.
+
     `part_bytes` is the largest body of one request; what is larger goes in parts. It is just above
     a full chunk, so only snapshots and large chunks pay for the three more requests. `concurrency`
     bounds the parts under way and sizes the pool. The pool has a connection for each request,
@@ -36,6 +38,7 @@ class S3Settings:
 
     bucket: str
     concurrency: int
+    prefix: str = ""
     region: str | None = None
     endpoint_url: str | None = None
     role_arn: str | None = None

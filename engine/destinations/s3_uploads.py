@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+import structlog
 from isal import isal_zlib
 
 from engine.destinations.s3_errors import Failure
@@ -32,6 +33,13 @@ _ABORT_SECONDS: Final = 5.0
 
 # From this size on, a checksum takes longer than handing it to a thread, which takes 31 us.
 _THREAD_BYTES: Final = 1024 * 1024
+
+KEPT_HINT: Final = (
+    "Until then, parts that a killed engine left stay in the bucket and are paid for: a lifecycle "
+    "rule with AbortIncompleteMultipartUpload ends them too (docs/retention.md)"
+)
+
+_log = structlog.get_logger(__name__)
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -55,6 +63,7 @@ class S3Uploads:
         self._connection = connection
         self._address = address
         self._error_of = error_of
+        self._told: set[str] = set()
         self._parts_under_way = asyncio.Semaphore(settings.concurrency)
 
     async def create(self, key: str, body: bytes, attributes: Mapping[str, Any]) -> bool:
@@ -150,9 +159,12 @@ class S3Uploads:
         response = await self._ask_abort(key, upload_id)
         if not isinstance(response, Failure):
             return True
+        if response.is_upload_gone:
+            return False
         error = self._error_of(response, f"abort an upload of {key}")
-        if error.retryable and not response.is_upload_gone:
+        if error.retryable:
             raise error from response.cause
+        self._tell_kept("unfinished uploads are not aborted", error)
         return False
 
     async def under(self, prefix: str) -> AsyncIterator[ListedUpload]:
@@ -169,9 +181,11 @@ class S3Uploads:
                 **parameters,
             )
             if isinstance(page, Failure):
-                if page.status in {403, 501}:
-                    return
-                raise self._error_of(page, f"list uploads {prefix}") from page.cause
+                error = self._error_of(page, f"list uploads {prefix}")
+                if page.status not in {403, 501}:
+                    raise error from page.cause
+                self._tell_kept("unfinished uploads are not listed", error)
+                return
             for upload in page.get("Uploads", ()):
                 begun_us = (upload["Initiated"] - _EPOCH) // _MICROSECOND
                 yield ListedUpload(upload["Key"], upload["UploadId"], begun_us)
@@ -180,6 +194,12 @@ class S3Uploads:
                 return
             parameters["KeyMarker"] = page["NextKeyMarker"]
             parameters["UploadIdMarker"] = page["NextUploadIdMarker"]
+
+    def _tell_kept(self, event: str, error: DestinationError) -> None:
+        """Warn, once: parts of dead engines stay, and are paid for, until a rule takes them."""
+        if event not in self._told:
+            self._told.add(event)
+            _log.warning(event, error=str(error), hint=f"{error.hint}. {KEPT_HINT}")
 
     async def _put_parts(self, key: str, upload_id: str, body: bytes) -> list[StagedPart]:
         """Upload all parts of a body, as many at a time as may be under way.

@@ -21,6 +21,7 @@ from engine.model.errors import (
     TailraceError,
 )
 from engine.model.interfaces import Look, Reason, SourceIdentity
+from engine.model.layout import below
 from engine.model.schema import TableName
 from engine.pipeline.wiring import Life
 
@@ -45,7 +46,7 @@ class Needs:
         DestinationUnavailable, DestinationRefused. Cancellation changes nothing.
         """
         async with self._timed(_bucket_is_silent):
-            async for _ in self._world.store.list(self._world.settings.prefix):
+            async for _ in self._world.store.list(below(self._world.settings.prefix)):
                 break
 
     async def journal(self) -> None:
