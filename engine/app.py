@@ -35,7 +35,7 @@ from engine.flow.chunk import ChunkLimits
 from engine.journal.bucket_rules import BucketRules
 from engine.journal.entry import Writer
 from engine.journal.settings import Settings
-from engine.kinds import hash_key, measures_of, record_configuration, s3_settings
+from engine.kinds import hash_key, measures_of, postgres_dsn, record_configuration, s3_settings
 from engine.lines.writer import CODEC_VERSION
 from engine.model.interfaces import ObjectStore, Publishing, Source
 from engine.model.position import LOG_BEGIN, LogPosition
@@ -58,7 +58,6 @@ from engine.snapshot.coordinator import Coordinator
 from engine.snapshot.crew import Crew, Workers
 from engine.snapshot.progress import Progress
 from engine.snapshot.settings import SnapshotSettings
-from engine.sources.postgres.dsn import dsn_of
 from engine.sources.postgres.held import PostgresSnapshots
 from engine.sources.postgres.publishing import PostgresPublishing
 from engine.sources.postgres.source import PostgresSource
@@ -306,7 +305,7 @@ def _source(configuration: Configuration, alarms: Alarms | None = None) -> Sourc
     match configuration.source.own:
         case PostgresConfiguration() as own:
             return PostgresSource(
-                dsn=dsn_of(own),
+                dsn=postgres_dsn(own),
                 slot=own.slot,
                 configuration=record_configuration(configuration),
                 alarms=alarms,
@@ -334,7 +333,7 @@ def _publishing(configuration: Configuration) -> Publishing | None:
     match configuration.source.own:
         case PostgresConfiguration() as own:
             return PostgresPublishing(
-                dsn=dsn_of(own), configuration=record_configuration(configuration)
+                dsn=postgres_dsn(own), configuration=record_configuration(configuration)
             )
 
 
@@ -342,7 +341,7 @@ def _snapshots(configuration: Configuration, alarms: Alarms) -> SnapshotSource:
     match configuration.source.own:
         case PostgresConfiguration() as own:
             return PostgresSnapshots(
-                dsn=dsn_of(own),
+                dsn=postgres_dsn(own),
                 configuration=record_configuration(configuration),
                 alarms=alarms,
                 segment_bytes=configuration.source.snapshot_segment_bytes,

@@ -11,12 +11,14 @@ from engine.config import (
     PostgresConfiguration,
     resolve_row_limit,
 )
+from engine.config.secret_reference import SecretReference
 from engine.destinations.s3_settings import S3Settings
 from engine.model.hash_key import NO_HASH_KEY, HashKey
 from engine.model.interfaces import SourceMeasures
 from engine.model.record import RecordConfiguration
 from engine.model.snapshot_source import RangeReader
-from engine.sources.postgres.dsn import dsn_of
+from engine.sources.postgres import login
+from engine.sources.postgres.dsn import Dsn
 from engine.sources.postgres.log_messages import MESSAGES
 from engine.sources.postgres.range_reader import IDLE_SECONDS, PostgresRangeReader
 from engine.sources.postgres.settings import SHAPING_SETTINGS
@@ -74,12 +76,29 @@ def s3_settings(destination: DestinationConfiguration) -> S3Settings:
     )
 
 
+def postgres_dsn(own: PostgresConfiguration) -> Dsn:
+    """How PostgreSQL is reached: AWS is asked where the configuration says so."""
+    return login.dsn_of(own, read_secret=_read_secret, make_token=_database_token)
+
+
+async def _read_secret(reference: SecretReference) -> str:
+    from engine.aws.secrets import read_secret  # noqa: PLC0415 - a tenth of a second, for some
+
+    return await read_secret(reference)
+
+
+async def _database_token(host: str, port: int, user: str) -> str:
+    from engine.aws.database_token import database_token  # noqa: PLC0415 - as above
+
+    return await database_token(host, port, user)
+
+
 def range_reader(configuration: Configuration) -> RangeReader:
     """What reads ranges of snapshots."""
     match configuration.source.own:
         case PostgresConfiguration() as own:
             return PostgresRangeReader(
-                dsn_of(own), hash_key=hash_key(configuration), idle_seconds=IDLE_SECONDS
+                postgres_dsn(own), hash_key=hash_key(configuration), idle_seconds=IDLE_SECONDS
             )
 
 

@@ -18,8 +18,10 @@ from configured import make_configuration
 from engine import kinds
 from engine.config import (
     Address,
+    Configuration,
     ConfigurationProblems,
     Loaded,
+    Secret,
     WorkersAddress,
     default_log,
     load,
@@ -67,6 +69,12 @@ def refused(
     return raised.value
 
 
+def dsn_of(configuration: Configuration) -> str:
+    dsn = configuration.source.own.dsn
+    assert isinstance(dsn, Secret)
+    return dsn.reveal()
+
+
 def only_problem(tmp_path: Path, text: str, environment: Mapping[str, str] | None = None) -> str:
     error = refused(tmp_path, text, environment)
     assert len(error.problems) == 1, str(error)
@@ -76,7 +84,7 @@ def only_problem(tmp_path: Path, text: str, environment: Mapping[str, str] | Non
 def test_a_minimal_file_takes_every_default(tmp_path: Path) -> None:
     configuration = loaded(tmp_path, MINIMAL).configuration
 
-    assert configuration.source.own.dsn.reveal() == "host=db dbname=shop"
+    assert dsn_of(configuration) == "host=db dbname=shop"
     assert configuration.source.own.slot == "tailrace"
     assert configuration.source.tables == ("public.*",)
     assert configuration.destination.layout == "hive"
@@ -495,9 +503,7 @@ concurrency = "${CONCURRENCY}"
 
     configuration = loaded(tmp_path, text, environment).configuration
 
-    assert configuration.source.own.dsn.reveal() == (
-        "postgresql://u:p$${w}@db/shop?application_name=${x}"
-    )
+    assert dsn_of(configuration) == ("postgresql://u:p$${w}@db/shop?application_name=${x}")
     assert configuration.source.tables == ("sales.*",)
     assert configuration.destination.prefix == "shop/test"
     assert configuration.destination.tags == (("stage", "test"),)
@@ -521,7 +527,7 @@ def test_a_variable_in_the_environment_itself_is_taken_as_it_stands(tmp_path: Pa
 
     configuration = loaded(tmp_path, MINIMAL, environment).configuration
 
-    assert configuration.source.own.dsn.reveal() == "password=a${HOME}b"
+    assert dsn_of(configuration) == "password=a${HOME}b"
 
 
 def test_the_dsn_is_read_from_its_file_beside_the_configuration(tmp_path: Path) -> None:
@@ -531,7 +537,7 @@ def test_the_dsn_is_read_from_its_file_beside_the_configuration(tmp_path: Path) 
         tmp_path, MINIMAL.replace('dsn = "host=db dbname=shop"', 'dsn_file = "dsn"')
     ).configuration
 
-    assert configuration.source.own.dsn.reveal() == "postgresql://u:secret@db/shop"
+    assert dsn_of(configuration) == "postgresql://u:secret@db/shop"
     assert configuration.source.own.dsn_file == tmp_path / "dsn"
 
 
@@ -552,7 +558,7 @@ def test_a_dsn_of_the_environment_wins_over_a_dsn_file_of_the_file(tmp_path: Pat
 
     configuration = loaded(tmp_path, text, {"TAILRACE_SOURCE__DSN": "host=x"}).configuration
 
-    assert configuration.source.own.dsn.reveal() == "host=x"
+    assert dsn_of(configuration) == "host=x"
     assert configuration.source.own.dsn_file is None
 
 
@@ -592,7 +598,7 @@ def test_a_hash_key_that_hashes_nothing_is_not_in_the_journal(tmp_path: Path) ->
 def test_without_a_dsn_libpqs_environment_has_to_name_a_server(tmp_path: Path) -> None:
     text = MINIMAL.replace('dsn = "host=db dbname=shop"\n', "")
 
-    assert loaded(tmp_path, text, {"PGHOST": "db"}).configuration.source.own.dsn.reveal() == ""
+    assert dsn_of(loaded(tmp_path, text, {"PGHOST": "db"}).configuration) == ""
     assert "source.dsn is missing" in only_problem(tmp_path, text)
 
 
@@ -671,6 +677,7 @@ def test_no_configuration_shows_a_secret(tmp_path: Path) -> None:
 def test_a_key_is_hidden_unless_somebody_decided_otherwise() -> None:
     assert {key.path for key in KEYS if not key.is_shown} == {
         "source.dsn",
+        "source.password",
         "source.hash_key",
         "destination.external_id",
         "http.token",

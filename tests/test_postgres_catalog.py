@@ -1,20 +1,16 @@
 """What a source needs on the server: what it makes, what it warns of, what it refuses."""
 
-import datetime as dt
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psycopg
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from structlog.testing import capture_logs
 
+from certificates import write_certificate
 from databases import Database
 from engine.model.errors import (
     ConfigurationError,
@@ -343,27 +339,6 @@ def strict_postgres() -> Iterator[EmbeddedPostgres]:
         server.settings["ssl"] = "on"
         server.start()
         yield server
-
-
-def write_certificate(server: EmbeddedPostgres) -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = dt.datetime.now(dt.UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + dt.timedelta(1))
-        .sign(key, hashes.SHA256())
-        .public_bytes(serialization.Encoding.PEM)
-    )
-    secret = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    for path, content in (("server.crt", certificate), ("server.key", secret)):
-        target = server.data_directory / path
-        target.write_bytes(content)
-        target.chmod(0o600)
-        server._give_to_account(target)
 
 
 def locked_dsn(server: EmbeddedPostgres, password: str) -> str:

@@ -82,12 +82,10 @@ async def _steps(file: Path | None, *, is_offline: bool) -> AsyncIterator[CheckS
 
 
 async def _try_dsn(configuration: Configuration) -> Finding:
-    """Whether libpq can read the dsn, and where it leads."""
-    from engine.sources.postgres.dsn import dsn_of, parsed, place_of, text_of  # noqa: PLC0415 - see `_connected`
+    """Whether libpq can read the dsn, and where it leads; or where it is kept."""
+    from engine.sources.postgres.login import described  # noqa: PLC0415 - see `_connected`
 
-    dsn = text_of(dsn_of(configuration.source.own))
-    parsed(dsn)
-    return Finding(f"leads to {place_of(dsn)}")
+    return Finding(described(configuration.source.own))
 
 
 async def _connected(configuration: Configuration) -> AsyncIterator[CheckStep]:

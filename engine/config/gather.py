@@ -18,6 +18,7 @@ from typing import Any
 from engine.config.key import Key
 from engine.config.keys import BY_PATH, KEYS, SECTIONS
 from engine.config.problems import HIDDEN, Origin, Problem, shown
+from engine.config.secret_reference import is_reference
 from engine.config.toml_lines import Path as KeyPath
 from engine.config.toml_lines import key_lines
 from engine.config.values import Unfit, nearest
@@ -122,7 +123,7 @@ class _Collected:
             hint = _suggestion(section, name)
             self.problems.append(Problem(origin, f"{section}.{name}", "is not a key", hint))
             return
-        as_given = shown(value) if key.is_shown else HIDDEN
+        as_given = shown(value) if key.is_shown or is_reference(value) else HIDDEN
         try:
             expanded = expand(value, self.environment)
         except Unfit as unfit:
@@ -172,7 +173,7 @@ def expand(value: Any, environment: Mapping[str, str]) -> Any:
 
 
 def _as_given(key: Key, text: str) -> str:
-    if not key.is_shown:
+    if not (key.is_shown or is_reference(text)):
         return HIDDEN
     return shown(text) if key.kind.is_text else text
 

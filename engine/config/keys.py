@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from engine.config import values
 from engine.config.key import REQUIRED, Key, check_not_empty
 from engine.config.scalars import MIB
+from engine.config.secret_reference import refuse_reference
 from engine.config.sources import SOURCES
 from engine.config.values import Unfit
 from engine.model.hash_key import SECRET_BYTES_MIN
@@ -45,6 +46,7 @@ def _check_where(value: str) -> None:
 
 
 def _check_hash_key(value: str) -> None:
+    refuse_reference(value)
     if len(value.encode()) < SECRET_BYTES_MIN:
         raise Unfit(
             f"is shorter than {SECRET_BYTES_MIN} characters: who has a hash could guess it",
@@ -54,6 +56,7 @@ def _check_hash_key(value: str) -> None:
 
 
 def _check_token(value: str) -> None:
+    refuse_reference(value)
     # What a header can carry without quoting (RFC 6750 has a little less; every client sends this).
     if not re.fullmatch(r"[!-~]*", value):
         raise Unfit(
@@ -133,6 +136,11 @@ def _check_endpoint(value: str) -> None:
 def _check_role(value: str) -> None:
     if not re.fullmatch(r"arn:aws[a-z-]*:iam::\d{12}:role/\S+", value):
         raise Unfit("is not a role's ARN", 'write it as "arn:aws:iam::123456789012:role/name"')
+
+
+def _check_external_id(value: str) -> None:
+    check_not_empty(value)
+    refuse_reference(value)
 
 
 def _check_owner(value: str) -> None:
@@ -358,7 +366,7 @@ KEYS: Final[tuple[Key, ...]] = (
     Key(
         "destination",
         "external_id",
-        values.text(check_not_empty),
+        values.text(_check_external_id),
         "What the role's trust policy asks for. Never shown.",
     ),
     Key(

@@ -14,6 +14,7 @@ from engine.config import values
 from engine.config.key import Key, check_not_empty
 from engine.config.scalars import Secret
 from engine.config.secret_file import settle_secret
+from engine.config.secret_reference import SecretReference, referable
 from engine.config.values import Unfit
 
 if TYPE_CHECKING:
@@ -25,13 +26,17 @@ _LIBPQ_VARIABLES = ("PGHOST", "PGHOSTADDR", "PGSERVICE")
 class PostgresConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     """How PostgreSQL is reached, and what its log is read through.
 
-    `dsn` is a libpq string or URI, whatever it was read from; empty: libpq's own environment
-    (PGHOST, …) says it all. `dsn_file` is the file that it was read from, if it was one: it is read
-    again at each connect.
+    `dsn` is a libpq string or URI, or where AWS keeps it; empty: libpq's own environment (PGHOST,
+    …) says it all. `password` is what the dsn lacks, or None. `dsn_file` and `password_file` are
+    the files that they were read from, if they were: each is read again at each connect.
+    `iam_auth`: each connection has a token for its password.
     """
 
-    dsn: Secret
+    dsn: Secret | SecretReference
     dsn_file: Path | None
+    password: Secret | SecretReference | None
+    password_file: Path | None
+    iam_auth: bool
     slot: str
     publication: str
 
@@ -62,9 +67,18 @@ def _check_publication(value: str) -> None:
 _DSN: Final = Key(
     "source",
     "dsn",
-    values.text(_check_dsn),
-    "How to connect: a libpq string or URI. Never shown. Without dsn and dsn_file, libpq's own "
-    "environment (PGHOST, PGSERVICE, …) has to say it.",
+    referable(values.text(_check_dsn)),
+    "How to connect: a libpq string or URI, or where AWS keeps it (secretsmanager:NAME#KEY, "
+    "ssm:NAME). Never shown. Without dsn and dsn_file, libpq's own environment (PGHOST, PGSERVICE, "
+    "…) has to say it.",
+)
+
+_PASSWORD: Final = Key(
+    "source",
+    "password",
+    referable(values.text(check_not_empty)),
+    "The password, for a dsn without one, or where AWS keeps it (secretsmanager:NAME#KEY, "
+    "ssm:NAME), such as the secret that RDS manages. Never shown.",
 )
 
 KEYS: Final[tuple[Key, ...]] = (
@@ -74,6 +88,24 @@ KEYS: Final[tuple[Key, ...]] = (
         "dsn_file",
         values.text(check_not_empty),
         "A file that holds the dsn, such as a mounted secret; relative to this file's folder.",
+        is_shown=True,
+    ),
+    _PASSWORD,
+    Key(
+        "source",
+        "password_file",
+        values.text(check_not_empty),
+        "A file that holds the password, such as a mounted secret; relative to this file's folder.",
+        is_shown=True,
+    ),
+    Key(
+        "source",
+        "iam_auth",
+        values.boolean(),
+        "Whether to log in by IAM (RDS and Aurora): each connection has a token that AWS's "
+        "credentials sign, in place of a password. The dsn has to ask for TLS (sslmode=require or "
+        "stricter).",
+        default=False,
         is_shown=True,
     ),
     Key(
@@ -96,9 +128,17 @@ KEYS: Final[tuple[Key, ...]] = (
 
 
 def settle(parsed: "Parsed") -> None:
-    """Find the dsn, which may stand in a file; complain where it is missing or given twice."""
+    """Find dsn and password, which may stand in files; complain of what is missing or too much."""
     if not settle_secret(parsed, _DSN):
         _complain_of_missing(parsed)
+    has_password = settle_secret(parsed, _PASSWORD)
+    if has_password and parsed.values.get(("source", "iam_auth")):
+        parsed.complain(
+            "source",
+            "iam_auth",
+            "is set beside a password",
+            "keep one of them: a token takes its place",
+        )
 
 
 def _complain_of_missing(parsed: "Parsed") -> None:
@@ -114,9 +154,17 @@ def _complain_of_missing(parsed: "Parsed") -> None:
 
 def make(parsed: "Parsed") -> PostgresConfiguration:
     """The section as a type, where nothing is wrong with it."""
+    dsn, password = parsed.value("source", "dsn"), parsed.value("source", "password")
     return PostgresConfiguration(
-        dsn=Secret(parsed.value("source", "dsn") or ""),
+        dsn=_kept(dsn or ""),
         dsn_file=parsed.value("source", "dsn_file"),
+        password=None if password is None else _kept(password),
+        password_file=parsed.value("source", "password_file"),
+        iam_auth=parsed.value("source", "iam_auth"),
         slot=parsed.value("source", "slot"),
         publication=parsed.value("source", "publication"),
     )
+
+
+def _kept(value: str | SecretReference) -> Secret | SecretReference:
+    return value if isinstance(value, SecretReference) else Secret(value)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.config.key import Key
+from engine.config.secret_reference import is_reference
 from engine.config.values import Unfit
 
 if TYPE_CHECKING:
@@ -48,6 +49,11 @@ def read_secret(key: Key, file: Path) -> Any:
         raise Unfit(f"cannot be read: {error.strerror}") from error
     except UnicodeDecodeError:
         raise Unfit("is not UTF-8 text") from None
+    if is_reference(text):
+        raise Unfit(
+            "names a file whose content says where the secret is kept",
+            f"write that into {key.path} itself",
+        )
     try:
         return key.kind.parse(text)
     except Unfit as unfit:

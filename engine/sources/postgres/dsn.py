@@ -1,4 +1,4 @@
-"""The dsn: read at each connect, parsed by libpq alone, shown as host, port and database.
+"""The dsn: parsed by libpq alone, shown as host, port and database.
 
 Strategy: libpq parses the dsn. So what it connects with and what is shown are the same. libpq takes
 some dsns that nobody can have meant: in a URI whose password holds an unescaped `@` or `/`, the
@@ -11,19 +11,38 @@ they are never passed on.
 """
 
 import re
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Final, TypeAlias
+from collections.abc import Mapping
+from typing import Final, Protocol, TypeAlias
 
 import psycopg
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict
 
-from engine.config import PostgresConfiguration
-from engine.model.errors import ConfigurationError, SourceUnavailable, TailraceError
+from engine.model.errors import ConfigurationError, TailraceError
 
-Dsn: TypeAlias = str | Callable[[], str]
-"""A libpq string or URI; or where to read it at each connect, for credentials that are rotated."""
+
+class ReadDsn(Protocol):
+    """A dsn that is read at each connect, for credentials that are rotated.
+
+    `known` is what was read last, for its place alone; None: nothing was. `is_rotated`: what is
+    read may be another one at the next connect.
+    """
+
+    is_rotated: bool
+
+    @property
+    def known(self) -> str | None: ...
+
+    async def read(self) -> str:
+        """The dsn as it is now. Raises SourceError or ConfigurationError.
+
+        Cancellation changes nothing.
+        """
+        ...
+
+
+Dsn: TypeAlias = str | ReadDsn
+"""A libpq string or URI, or what reads one."""
 
 _FORM_HINT: Final = "write it as postgresql://user@host:5432/database"
 _ESCAPE_HINT: Final = (
@@ -60,32 +79,9 @@ _ALLOWED: Final[Mapping[str, re.Pattern[str]]] = {
 database."""
 
 
-def dsn_of(configuration: PostgresConfiguration) -> Dsn:
-    """Where the configuration has it: a file is read at each connect."""
-    if (file := configuration.dsn_file) is None:
-        return configuration.dsn.reveal()
-    return lambda: _read(file)
-
-
-def _read(file: Path) -> str:
-    """The file as it is now: a rotated credential counts from the next connection on."""
-    try:
-        text = file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SourceUnavailable(
-            f"source.dsn_file {file} cannot be read: {type(error).__name__}",
-            hint="it is tried again; see who may read the file, and what rotates it",
-        ) from None
-    if not text:
-        raise SourceUnavailable(
-            f"source.dsn_file {file} is empty", hint="it is tried again; see what rotates the file"
-        )
-    return text
-
-
-def text_of(dsn: Dsn) -> str:
-    """The dsn as it is at this moment. Raises SourceUnavailable where its file cannot be read."""
-    return dsn if isinstance(dsn, str) else dsn()
+async def text_of(dsn: Dsn) -> str:
+    """The dsn as it is at this moment. Raises what `ReadDsn.read` does."""
+    return dsn if isinstance(dsn, str) else await dsn.read()
 
 
 def parsed(dsn: str) -> dict[str, str]:
@@ -104,11 +100,14 @@ def parsed(dsn: str) -> dict[str, str]:
 
 def place_of(dsn: Dsn, overrides: Mapping[str, str] | None = None) -> str:
     """Where a dsn leads, as host:port/database: what libpq read from it, never the dsn."""
+    known = dsn if isinstance(dsn, str) else dsn.known
     try:
-        given = parsed(text_of(dsn))
+        given = None if known is None else parsed(known)
     except TailraceError:
+        given = None
+    if given is None:
         return "the place that source.dsn names"
-    parameters = {**_defaults(), **given, **(overrides or {})}
+    parameters = {**library_defaults(), **given, **(overrides or {})}
     if "service" in given and "host" not in given and not overrides:
         return f"service {given['service']}"
     hosts = (parameters.get("host") or parameters.get("hostaddr") or "localhost").split(",")
@@ -129,7 +128,7 @@ def _unfit(text: str, hint: str) -> ConfigurationError:
     return ConfigurationError(f"source.dsn {text}", hint=hint)
 
 
-def _defaults() -> dict[str, str]:
+def library_defaults() -> dict[str, str]:
     """What libpq takes from the environment where the dsn is silent."""
     return {
         option.keyword.decode(): option.val.decode()

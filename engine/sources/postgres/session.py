@@ -79,6 +79,13 @@ _REFUSALS: Final = (
     ("server does not support SSL", "check sslmode in source.dsn"),
 )
 
+# A password that is rotated is another one for a moment than the one that is kept.
+_LOGIN_REFUSALS: Final = frozenset(
+    {"password authentication failed", "authentication failed", "no password supplied"}
+)
+
+_READ_ANEW: Final = "the secret is read anew at each attempt"
+
 # What libpq says of a keyword's value, before it connects.
 _UNFIT: Final = re.compile(
     r"invalid (?:\w+ value|port number)|(?:could not|cannot) match|bad value for"
@@ -124,8 +131,7 @@ async def connect(
     Raises ConfigurationError for a dsn that is none, SourceRefused or SourceUnavailable.
     Cancellation leaves no connection behind.
     """
-    dsn = text_of(dsn)
-    given = parsed(dsn)
+    given = parsed(text := await text_of(dsn))
     parameters = {"fallback_application_name": APPLICATION_NAME, **_DEFAULTS, **given}
     pinned = {**PINNED_SETTINGS, **(settings or {})}
     options = parameters.get("options") or os.environ.get("PGOPTIONS", "")
@@ -136,12 +142,13 @@ async def connect(
     }
     for name in _HIJACKING_ENVIRONMENT:
         os.environ.pop(name, None)
-    place = place_of(dsn, overrides)
+    place = place_of(text, overrides)
     try:
         conninfo = make_conninfo(**{**parameters, **(overrides or {})})
         connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
     except psycopg.Error as error:
-        raise connect_failure(error, place) from error
+        is_rotated = not isinstance(dsn, str) and dsn.is_rotated
+        raise connect_failure(error, place, is_rotated=is_rotated) from error
     try:
         _refuse_other_settings(connection, pinned, place)
         await _pin_later(connection, place)
@@ -201,8 +208,11 @@ def cut_off(descriptor: int) -> None:
         duplicate.shutdown(socket.SHUT_RDWR)
 
 
-def connect_failure(error: psycopg.Error, place: str) -> SourceError:
-    """What a failed connect to `place` means to the operator."""
+def connect_failure(error: psycopg.Error, place: str, *, is_rotated: bool = False) -> SourceError:
+    """What a failed connect to `place` means to the operator.
+
+    `is_rotated`: the dsn or its password is read anew at the next one.
+    """
     text = _connect_text(error)
     if _UNFIT.search(text) and "FATAL" not in text:
         # libpq quotes the value, which may be a part of a password.
@@ -213,7 +223,10 @@ def connect_failure(error: psycopg.Error, place: str) -> SourceError:
     for sign, hint in _REFUSALS:
         # A missing UNIX socket "does not exist" either, but there nobody answered.
         if sign in text and "FATAL" in text:
-            return SourceRefused(f"PostgreSQL at {place} refused the connection: {text}", hint=hint)
+            refused = f"PostgreSQL at {place} refused the connection: {text}"
+            if is_rotated and sign in _LOGIN_REFUSALS:
+                return SourceFailed(refused, code="28P01", hint=f"{hint}; {_READ_ANEW}")
+            return SourceRefused(refused, hint=hint)
     if "certificate" in text or "does not support SSL" in text:
         return SourceRefused(
             f"no TLS connection to PostgreSQL at {place}: {text}",

@@ -1,0 +1,1 @@
+"""What AWS is asked beside the bucket: secrets that it keeps, and tokens for its databases."""
