@@ -80,7 +80,10 @@ database."""
 
 
 async def text_of(dsn: Dsn) -> str:
-    """The dsn as it is at this moment. Raises what `ReadDsn.read` does."""
+    """The dsn as it is at this moment. Raises what `ReadDsn.read` does.
+
+    Cancellation changes nothing.
+    """
     return dsn if isinstance(dsn, str) else await dsn.read()
 
 

@@ -61,10 +61,20 @@ POOLER_HINT: Final = (
     " server's own host and port in source.dsn"
 )
 
+_IAM_HINT: Final = (
+    "an IAM login needs GRANT rds_iam TO this role, rds-db:connect in the policy of the task's role,"
+    " and rds.iam_auth_for_replication = 1 in the parameter group"
+)
+
 # libpq gives no SQLSTATE for a failed connect, only the server's text; where the server speaks
 # another language, the failure counts as unavailable and is retried.
 _REFUSALS: Final = (
     ("password authentication failed", "check user and password in source.dsn"),
+    (
+        # What RDS says of a token: "PAM authentication failed for user …".
+        "PAM authentication failed",
+        _IAM_HINT,
+    ),
     ("authentication failed", "check user and authentication in source.dsn"),
     ("no password supplied", "give a password in source.dsn, or a passfile"),
     ("no pg_hba.conf entry", "allow this host in the server's pg_hba.conf"),
@@ -81,7 +91,12 @@ _REFUSALS: Final = (
 
 # A password that is rotated is another one for a moment than the one that is kept.
 _LOGIN_REFUSALS: Final = frozenset(
-    {"password authentication failed", "authentication failed", "no password supplied"}
+    {
+        "password authentication failed",
+        "PAM authentication failed",
+        "authentication failed",
+        "no password supplied",
+    }
 )
 
 _READ_ANEW: Final = "the secret is read anew at each attempt"
