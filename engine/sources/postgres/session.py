@@ -62,7 +62,7 @@ POOLER_HINT: Final = (
 )
 
 _IAM_HINT: Final = (
-    "an IAM login needs GRANT rds_iam TO this role, rds-db:connect in the policy of the task's role,"
+    "an IAM login needs GRANT rds_iam TO this role, rds-db:connect in the policy of the task's role"
     " and rds.iam_auth_for_replication = 1 in the parameter group"
 )
 
