@@ -67,6 +67,10 @@ lock: setup ## Resolve requirements/*.txt again from pyproject.toml. LOCK_ARGS=-
 demo: setup ## A database, an S3 server and the engine between them, on this machine. ARGS are passed on.
 	@$(BIN)/tailrace demo $(ARGS)
 
+.PHONY: dashboard
+dashboard: setup ## Write grafana/dashboards/tailrace.json from grafana/panels.py.
+	$(BIN)/python -m grafana.dashboard
+
 .PHONY: format
 format: setup ## Format the code, and mend what ruff can mend.
 	@$(BIN)/ruff format
