@@ -10,6 +10,8 @@ BIN := .venv/bin
 # Where `install-runtime` puts the image's environment.
 PREFIX := /opt/tailrace
 ARGS :=
+# Whom `audit` asks: pypi or osv.
+AUDIT_SERVICE := osv
 
 LOCK := $(BIN)/uv pip compile --quiet --no-config --system-certs --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --custom-compile-command "make lock" $(LOCK_ARGS)
@@ -122,6 +124,12 @@ install-runtime: ## Install the locked dependencies and dist/*.whl into a new en
 	@.ci/install-locked $(PREFIX) requirements/runtime.txt
 	$(PREFIX)/bin/pip install --quiet --no-deps dist/*.whl
 	$(PREFIX)/bin/pip check
+
+.PHONY: audit
+audit: setup wheel ## Known vulnerabilities of what is locked, and an SBOM in dist. Asks AUDIT_SERVICE, on the internet.
+	@$(MAKE) install-runtime PREFIX=build/runtime
+	@$(BIN)/python .ci/sbom.py build/runtime requirements/runtime.txt dist
+	@$(BIN)/python .ci/audit.py requirements/runtime.txt $(AUDIT_SERVICE)
 
 .PHONY: clean
 clean: ## Remove what builds, checks and tests left. .venv and .venv-peers stay.
