@@ -107,6 +107,7 @@ def test_help_lists_the_commands() -> None:
 
     assert result.returncode == 0
     for command in (
+        "init",
         "run",
         "check",
         "iam",
