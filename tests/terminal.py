@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +101,19 @@ class Seat:
 
     def types(self, text: str) -> None:
         os.write(self._terminal, text.encode())
+
+    def interrupts(self) -> None:
+        """Ctrl-C, once the process waits for an answer.
+
+        One that comes between the question and the waiting is seen with the next key only: so it is
+        with any program that Python's `input` asks for.
+        """
+        asleep = 0
+        while asleep < 5:
+            state = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+            asleep = asleep + 1 if state == "S" else 0
+            time.sleep(0.01)
+        self.types("\x03")
 
     def leaves(self) -> int:
         """Wait for the end: the exit code."""

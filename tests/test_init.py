@@ -9,7 +9,7 @@ import pytest
 
 from databases import Database
 from engine.cli.application import main
-from engine.config import load
+from engine.config import Configuration, Secret, load
 from engine.servers.servers import EmbeddedS3
 from terminal import seated
 
@@ -39,6 +39,12 @@ def shop(database: Database) -> Iterator[str]:
     yield f"{database.dsn} user={role} password={SECRET}"
     database.execute(f"DROP OWNED BY {role}")
     database.execute(f"DROP ROLE {role}")
+
+
+def dsn_of(configuration: Configuration) -> str:
+    dsn = configuration.source.own.dsn
+    assert isinstance(dsn, Secret)
+    return dsn.reveal()
 
 
 def inside(folder: Path) -> list[str]:
@@ -100,7 +106,7 @@ def test_a_database_that_is_not_there_is_told_and_the_file_written(
     assert (code, offline) == (0, 0)
     assert "the tables are not known: no connection to PostgreSQL" in told.out
     assert inside(folder) == ["tailrace.toml"]
-    assert found.source.own.dsn.reveal() == dsn
+    assert dsn_of(found) == dsn
     assert (found.destination.bucket, found.destination.prefix) == ("my-bucket", "shop")
     assert found.source.tables == ("sales.*",)
 
@@ -117,7 +123,7 @@ def test_a_variable_that_is_not_set_yet_is_written_all_the_same(
     assert code == 0
     assert "the environment variable NOT_SET is not set here" in told
     assert "next: export NOT_SET with the connection string, then `tailrace check -c" in told
-    assert found.source.own.dsn.reveal() == "host=db"
+    assert dsn_of(found) == "host=db"
 
 
 def test_what_looks_like_a_variable_in_a_value_is_written_as_it_is(folder: Path) -> None:
@@ -125,7 +131,19 @@ def test_what_looks_like_a_variable_in_a_value_is_written_as_it_is(folder: Path)
 
     main(["init", "--dsn", dsn, "--bucket", "my-bucket", "--prefix", "p"])
 
-    assert load(folder / "tailrace.toml", {}).configuration.source.own.dsn.reveal() == dsn
+    assert dsn_of(load(folder / "tailrace.toml", {}).configuration) == dsn
+
+
+def test_a_string_that_aws_keeps_is_written_by_its_name(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reference = "secretsmanager:shop#dsn"
+
+    code = main(["init", "--dsn", reference, "--bucket", "my-bucket", "--prefix", "shop"])
+
+    assert code == 0
+    assert "AWS keeps the connection string" in capsys.readouterr().out
+    assert f'dsn = "{reference}"' in (folder / "tailrace.toml").read_text()
 
 
 @pytest.mark.parametrize(
@@ -196,7 +214,7 @@ def test_in_a_terminal_it_asks_and_asks_again(folder: Path, shop: str) -> None:
 
     found = load(folder / "tailrace.toml", {"DATABASE_URL": shop}).configuration
     assert code == 0, seat.text
-    assert found.source.own.dsn.reveal() == shop
+    assert dsn_of(found) == shop
     assert found.source.tables == ("public.orders",)
     assert found.destination.region == "eu-west-1"
     assert "next: tailrace check" in seat.text
@@ -208,7 +226,7 @@ def test_ctrl_c_at_a_question_leaves_no_file(folder: Path) -> None:
     with seated(*words, environment=environment, folder=folder) as seat:
         seat.sees("Which tables?")
         seat.sees("> ")
-        seat.types("\x03")
+        seat.interrupts()
         code = seat.leaves()
 
     assert code == 130, seat.text

@@ -27,8 +27,8 @@ from engine.cli.questions import asked
 from engine.cli.startup import lean_imports
 from engine.config import default_log, load
 from engine.config.gather import DEFAULT_FILE
-from engine.config.key import Key
 from engine.config.keys import BY_PATH
+from engine.config.secret_reference import SecretReference
 from engine.config.values import Unfit
 from engine.config.written import file_text, plain
 from engine.model.errors import ConfigurationError, SourceUnavailable, TailraceError
@@ -194,14 +194,10 @@ def _require_fit(path: str, value: Any) -> None:
         raise Usage(f"--{option} {unfit.text}: {unfit.hint}".rstrip(": ")) from None
 
 
-def _fit(path: str, value: Any) -> None:
-    """Raise Unfit where the key does not take the value."""
+def _fit(path: str, value: Any) -> Any:
+    """What the key makes of the value. Raises Unfit. Any: each key has a kind of its own."""
     section, _, name = path.partition(".")
-    _key(section, name).kind.parse(value)
-
-
-def _key(section: str, name: str) -> Key:
-    return BY_PATH[section, name]
+    return BY_PATH[section, name].kind.parse(value)
 
 
 # --- where the changes come from
@@ -224,6 +220,9 @@ class _Source:
 
     def inventory(self) -> "tuple[Inventory | None, TailraceError | None]":
         """What the database has; or why that is not known."""
+        if isinstance(_fit("source.dsn", self.dsn or "host=later"), SecretReference):
+            text = "AWS keeps the connection string, and nobody asked it now"
+            return None, SourceUnavailable(text, hint="`tailrace check` asks it, and connects")
         if not self.dsn:
             text = f"the environment variable {self.variable} is not set here"
             hint = f"export {self.variable}='postgresql://user:password@host:5432/database'"
@@ -292,8 +291,8 @@ def _holds_secret(dsn: str, what: str) -> bool:
     from engine.sources.postgres.inventory import holds_secret  # noqa: PLC0415 - it loads the driver
 
     try:
-        _fit("source.dsn", dsn)
-        return holds_secret(dsn)
+        is_elsewhere = isinstance(_fit("source.dsn", dsn), SecretReference)
+        return not is_elsewhere and holds_secret(dsn)
     except Unfit as unfit:
         raise Usage(f"{what} {unfit.text}: {unfit.hint}") from None
     except ConfigurationError as error:
