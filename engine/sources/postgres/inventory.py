@@ -1,7 +1,7 @@
 """What a database holds that could be captured, for whoever has no configuration yet.
 
 Strategy: a few questions to the catalog, and nothing is changed. Why a table cannot be captured
-is what `preparation` would refuse or leave out, so the reasons here agree with a start's.
+is what `judges` would refuse or leave out, so the reasons here agree with a start's.
 """
 
 from dataclasses import dataclass
@@ -13,9 +13,11 @@ from psycopg import pq
 from engine.model.errors import ConfigurationError, SourceError
 from engine.model.schema import TableName
 from engine.sources.postgres.dsn import Dsn, parsed
-from engine.sources.postgres.preparation import identity_statement, read_server, read_tables
+from engine.sources.postgres.judges import server_fault
 from engine.sources.postgres.row_filters import sql_name
 from engine.sources.postgres.session import Session
+from engine.sources.postgres.situation import read_server, read_tables
+from engine.sources.postgres.statements import identity_statement
 
 # Relations that hold rows and have no changes in the server's log.
 _OTHERS: Final = """
@@ -87,4 +89,6 @@ async def take_inventory(dsn: Dsn) -> Inventory:
                 statement = f"ALTER TABLE {sql_name(table)} SET LOGGED"
                 tables.append(Listed(table, "unlogged: its changes are in no log", statement))
         tables.sort(key=lambda each: each.name)
-        return Inventory(session.place, server.version, server.role, tuple(tables), server.fault())
+        return Inventory(
+            session.place, server.version, server.role, tuple(tables), server_fault(server)
+        )

@@ -71,6 +71,23 @@ def version_refusal(server: Server) -> SourceRefused | None:
     return None
 
 
+def server_fault(server: Server) -> SourceError | None:
+    """Why it cannot be streamed from, whatever its tables; None where nothing is against it."""
+    return version_refusal(server) or _wal_level_fault(server) or _replication_fault(server)
+
+
+def _wal_level_fault(server: Server) -> SourceRefused | None:
+    return wal_level_fault(
+        server.wal_level, server.effective_wal_level, is_standby=server.is_standby
+    )
+
+
+def _replication_fault(server: Server) -> SourceRefused | None:
+    if server.may_replicate:
+        return None
+    return replication_refusal(f"{server.role!r} lacks REPLICATION")
+
+
 def _version(situation: Situation) -> Finding:
     server = situation.server
     _raise_if(version_refusal(server))
@@ -81,7 +98,7 @@ def _version(situation: Situation) -> Finding:
 def _wal_level(situation: Situation) -> Finding:
     server = situation.server
     effective = server.effective_wal_level
-    _raise_if(wal_level_fault(server.wal_level, effective, is_standby=server.is_standby))
+    _raise_if(_wal_level_fault(server))
     if effective in {None, server.wal_level}:
         return Finding(f"wal_level = {server.wal_level}")
     return Finding(f"wal_level = {server.wal_level}, effective_wal_level = {effective}")
@@ -89,8 +106,7 @@ def _wal_level(situation: Situation) -> Finding:
 
 def _replication(situation: Situation) -> Finding:
     server = situation.server
-    if not server.may_replicate:
-        raise replication_refusal(f"{server.role!r} lacks REPLICATION")
+    _raise_if(_replication_fault(server))
     return Finding(f"the role {server.role!r} may stream changes")
 
 
