@@ -133,7 +133,8 @@ async def run(
             pipeline.status,
             registry,
             limits,
-            _access(configuration.http),
+            access=_access(configuration.http),
+            find_tables=pipeline.found_tables,
         )
         async with port:
             with LoopWatch(metrics.loop_lag), pipeline.observer.observing():

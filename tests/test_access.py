@@ -85,9 +85,17 @@ async def test_who_does_not_is_refused_everywhere(headers: dict[str, str]) -> No
         assert await code(client, f"/status?token={TOKEN}", headers) == 401
 
 
-async def test_a_refused_browser_asks_its_user() -> None:
-    async with served(Access(Secret(TOKEN))) as client, client.get("/") as answer:
-        assert answer.headers["WWW-Authenticate"].startswith("Basic realm=")
+@pytest.mark.parametrize(
+    ("accept", "challenge"), [("text/html,*/*;q=0.8", "Basic"), ("application/json", "Bearer")]
+)
+async def test_a_refused_browser_asks_its_user_and_its_page_does_not(
+    accept: str, challenge: str
+) -> None:
+    async with (
+        served(Access(Secret(TOKEN))) as client,
+        client.get("/", headers={"Accept": accept}) as answer,
+    ):
+        assert answer.headers["WWW-Authenticate"].startswith(f"{challenge} realm=")
         text = await answer.text()
 
     assert "http.token" in text

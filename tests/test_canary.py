@@ -115,7 +115,7 @@ class Found:
         self.shown[f"{process.name} stdout"] = process.output.read_text()
 
     def serve(self, process: EngineProcess, when: str) -> None:
-        for path in ("", "status", "metrics", "readyz", "livez", "nothing"):
+        for path in ("", "status", "tables", "metrics", "readyz", "livez", "nothing"):
             self.served[f"{when} /{path}"] = answer(process.http_port, path, PORT_TOKEN)
             self.served[f"{when} /{path} for strangers"] = answer(process.http_port, path)
 

@@ -25,9 +25,8 @@ from engine.config import Secret, Unfit
 
 _LOOK_SECONDS: Final = 1.0
 
-CHALLENGE: Final = 'Basic realm="tailrace: any name, the token as password", charset="UTF-8"'
-"""What a refused request is answered with. It is Basic's alone, because browsers ask their user for
-that. A program that sends a bearer does not wait to be asked."""
+_TO_BROWSERS: Final = 'Basic realm="tailrace: any name, the token as password", charset="UTF-8"'
+_TO_PROGRAMS: Final = 'Bearer realm="tailrace"'
 
 _log = structlog.get_logger(__name__)
 
@@ -79,6 +78,15 @@ class Access:
             if self._is_bad:
                 _log.info("http.token_file has a token again")
             self._is_bad = False
+
+
+def challenge(accept: str) -> str:
+    """What a refused request is to be sent with, as `WWW-Authenticate` says it.
+
+    Whoever wants to see a page has a user to ask, which browsers do for Basic alone. The page's own
+    requests want none: their user would be asked every two seconds.
+    """
+    return _TO_BROWSERS if "text/html" in accept else _TO_PROGRAMS
 
 
 def presented(authorization: str) -> str | None:

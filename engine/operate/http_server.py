@@ -14,6 +14,7 @@ expositions are made one at a time, and what strangers can cause is logged at mo
 """
 
 import asyncio
+import base64
 import errno
 import functools
 import importlib.resources
@@ -23,6 +24,8 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, Final, Self
 
 import msgspec
@@ -35,9 +38,15 @@ from prometheus_client.samples import Sample
 from engine.config import Address
 from engine.model.errors import ConfigurationError
 from engine.model.printable import printable_json
-from engine.operate.access import CHALLENGE, Access
+from engine.operate.access import Access, challenge
 from engine.operate.listener import ConnectionLimits, Listener, Noise, listening_sockets
-from engine.operate.status import PHASE_REASONS, Status, StatusProvider
+from engine.operate.status import (
+    PHASE_REASONS,
+    FoundTables,
+    Status,
+    StatusProvider,
+    TableFinder,
+)
 
 SHUTDOWN_SECONDS = 1.0
 """How long an answer in progress may take when the server stops.
@@ -65,13 +74,13 @@ used too, medians of three)."""
 
 _PAUSE_SECONDS = 0.0005
 
-# The page's own script and style are inline, everything else is refused.
-_PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; "
-    "style-src 'unsafe-inline'; connect-src 'self'; img-src data:; base-uri 'none'",
-    "Cache-Control": "no-store",
-    "X-Content-Type-Options": "nosniff",
-}
+_PAGE_POLICY: Final = (
+    "default-src 'none'; script-src 'sha256-{script}'; style-src 'sha256-{style}'; "
+    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'; require-trusted-types-for 'script'"
+)
+"""The page's own script and style, and its own engine. `require-trusted-types-for` makes a mistake
+that would write what it was told as markup an error."""
 
 
 class HttpServer:
@@ -87,7 +96,9 @@ class HttpServer:
         status_provider: StatusProvider,
         registry: CollectorRegistry,
         limits: ConnectionLimits | None = None,
+        *,
         access: Access | None = None,
+        find_tables: TableFinder | None = None,
     ) -> None:
         self._listen = listen
         self._access = access or Access()
@@ -97,7 +108,10 @@ class HttpServer:
         self._failed = Noise(self._limits.noise_interval, _tell_failed)
         self._refused = Noise(self._limits.noise_interval, _tell_refused)
         self._runner = web.AppRunner(
-            make_application(status_provider, registry, self._guarded, self._access),
+            make_application(
+                _Answers(status_provider, registry, self._access, find_tables or _find_nothing),
+                self._guarded,
+            ),
             access_log=None,
             handle_signals=False,
             shutdown_timeout=SHUTDOWN_SECONDS,
@@ -165,7 +179,7 @@ class HttpServer:
                 "hint": "send it as Authorization: Bearer …, or in a browser as the password",
             },
             code=401,
-            headers={"WWW-Authenticate": CHALLENGE},
+            headers={"WWW-Authenticate": challenge(request.headers.get("Accept", ""))},
         )
 
 
@@ -218,24 +232,19 @@ def _tell_failed(count: int) -> None:
     _log.error("http answers failed", count=count, exc_info=True)
 
 
-def make_application(
-    status_provider: StatusProvider,
-    registry: CollectorRegistry,
-    guarded: _Guard,
-    access: Access,
-) -> web.Application:
+def make_application(answers: "_Answers", guarded: _Guard) -> web.Application:
     """The routes, without a server. Every request passes `guarded`."""
 
     @web.middleware
     async def guard(request: web.Request, handler: _Answer) -> web.StreamResponse:
         return await guarded(request, handler)
 
-    answers = _Answers(status_provider, registry, access)
     application = web.Application(middlewares=[guard])
     application.router.add_get("/", answers.page)
     application.router.add_get("/livez", answers.livez)
     application.router.add_get("/readyz", answers.readyz)
     application.router.add_get("/status", answers.status)
+    application.router.add_get("/tables", answers.tables)
     application.router.add_get("/metrics", answers.metrics)
     return application
 
@@ -244,9 +253,14 @@ class _Answers:
     """One coroutine a route. None of them waits for anything outside this process."""
 
     def __init__(
-        self, status_provider: StatusProvider, registry: CollectorRegistry, access: Access
+        self,
+        status_provider: StatusProvider,
+        registry: CollectorRegistry,
+        access: Access,
+        find_tables: TableFinder,
     ) -> None:
         self._status_provider = status_provider
+        self._find_tables = find_tables
         self._access = access
         self._exposition = _Exposition(registry)
 
@@ -274,6 +288,10 @@ class _Answers:
         }
         return _json(judged | msgspec.to_builtins(status))
 
+    async def tables(self, request: web.Request) -> web.Response:
+        """`?name=`: the captured tables whose name contains it, where `/status` cannot list all."""
+        return _json(self._find_tables(request.query.get("name", "")))
+
     async def metrics(self, request: web.Request) -> web.Response:
         """OpenMetrics, or the older text format for whoever does not ask for OpenMetrics."""
         body, content_type = await self._exposition.made(request.headers.getall("Accept", []))
@@ -281,8 +299,17 @@ class _Answers:
 
     async def page(self, request: web.Request) -> web.Response:
         del request
+        page = _page()
         return web.Response(
-            body=_page(), content_type="text/html", charset="utf-8", headers=_PAGE_HEADERS
+            body=page.body,
+            content_type="text/html",
+            charset="utf-8",
+            headers={
+                "Cache-Control": "no-store",
+                "Content-Security-Policy": page.policy,
+                "Referrer-Policy": "no-referrer",
+                "X-Content-Type-Options": "nosniff",
+            },
         )
 
 
@@ -354,10 +381,31 @@ class PacedRegistry:
             self._pause(_PAUSE_SECONDS)
 
 
+def _find_nothing(text: str) -> FoundTables:
+    del text
+    return FoundTables(total=0, tables=())
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    body: bytes
+    policy: str
+
+
 @functools.cache
-def _page() -> bytes:
+def _page() -> _Page:
     """Read when somebody looks: importing what reads a package's files takes some milliseconds."""
-    return importlib.resources.files("engine.operate").joinpath("status_page.html").read_bytes()
+    page = importlib.resources.files("engine.operate").joinpath("status_page.html")
+    body = page.read_bytes()
+    policy = _PAGE_POLICY.format(script=_hash(body, b"script"), style=_hash(body, b"style"))
+    return _Page(body, policy)
+
+
+def _hash(page: bytes, element: bytes) -> str:
+    """What Content-Security-Policy calls the text of the page's only element of that name."""
+    _, _, rest = page.partition(b"<" + element + b">")
+    text, _, _ = rest.partition(b"</" + element + b">")
+    return base64.b64encode(sha256(text).digest()).decode()
 
 
 def _phase_text(status: Status) -> str:

@@ -126,6 +126,13 @@ class TableStatus(msgspec.Struct, frozen=True, kw_only=True):
     snapshot_progress: SnapshotStatus | None = None
 
 
+class FoundTables(msgspec.Struct, frozen=True, kw_only=True):
+    """The tables of a search: how many there are in all, and the first of them by name."""
+
+    total: int
+    tables: tuple[TableStatus, ...]
+
+
 class NotCaptured(msgspec.Struct, frozen=True):
     """A table that the configuration names and of which not all arrives: why, and what mends it."""
 
@@ -250,3 +257,7 @@ def progress_bar(done: int, of: int) -> str:
 
 StatusProvider = Callable[[], Status]
 """Gives the status of now; cheap enough for every request."""
+
+
+TableFinder = Callable[[str], FoundTables]
+"""Finds the captured tables whose name contains a text, in any case."""

@@ -53,7 +53,7 @@ from engine.operate.bucket_watch import BucketWatch, WatchedStore
 from engine.operate.lag import Amount, Lag
 from engine.operate.metrics import Metrics
 from engine.operate.process_memory import resident_bytes
-from engine.operate.status import NotCaptured, Phase, Status
+from engine.operate.status import FoundTables, NotCaptured, Phase, Status
 from engine.pipeline.needs import Needs
 from engine.pipeline.observer import Observer
 from engine.pipeline.stop import StopSignal
@@ -254,6 +254,12 @@ class Pipeline:
             history=self.observer.history(),
         )
         return self._streaming.status(base) if self._streaming is not None else base
+
+    def found_tables(self, text: str) -> FoundTables:
+        """The captured tables whose name contains `text`; none before this engine streams."""
+        if self._streaming is None:
+            return FoundTables(total=0, tables=())
+        return self._streaming.found_tables(text)
 
     def lag(self) -> Lag:
         """Both lags now; for any thread."""

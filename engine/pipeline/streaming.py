@@ -34,7 +34,7 @@ from engine.model.plural import counted
 from engine.model.position import LogPosition, commit_of
 from engine.model.schema import TableName
 from engine.operate.lag import UNKNOWN, Lag, Reading
-from engine.operate.status import SnapshotsStatus, Status
+from engine.operate.status import FoundTables, SnapshotsStatus, Status
 from engine.pipeline.tables import CapturedTables, Live
 from engine.pipeline.wiring import Life, StreamingParts
 
@@ -182,7 +182,7 @@ class Streaming:
         newest = self._ledger.newest_boundary
         error = self._connection_error or self._destination_failure
         snapshots = self._snapshots_status()
-        live = Live(self._router.waiting_bytes, self._pauses.tables, snapshots.tables)
+        live = self._live_tables(snapshots)
         return msgspec.structs.replace(
             base,
             lag_seconds=lag.unread.seconds,
@@ -208,6 +208,13 @@ class Streaming:
             last_error=str(error) if error is not None else "",
             last_error_hint=error.hint if error is not None else "",
         )
+
+    def found_tables(self, text: str) -> FoundTables:
+        """The captured tables whose name contains `text`."""
+        return self._captured.found(text, self._live_tables(self._snapshots_status()))
+
+    def _live_tables(self, snapshots: SnapshotsStatus) -> Live:
+        return Live(self._router.waiting_bytes, self._pauses.tables, snapshots.tables)
 
     def _snapshots_status(self) -> SnapshotsStatus:
         progress = self._world.snapshot_progress

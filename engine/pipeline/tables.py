@@ -16,7 +16,7 @@ from engine.journal.snapshot_standing import how_far
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
 from engine.operate.activity import Activity, TableActivity
-from engine.operate.status import TABLES_SHOWN_MAX, SnapshotStatus, TableStatus
+from engine.operate.status import TABLES_SHOWN_MAX, FoundTables, SnapshotStatus, TableStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,14 @@ class CapturedTables:
             chosen |= dict.fromkeys(islice(self.names(), limit))
         reading = {each.table: each for each in live.snapshots}
         return tuple(self._status(name, live, reading) for name in islice(chosen, limit))
+
+    def found(self, text: str, live: Live, limit: int = TABLES_SHOWN_MAX) -> FoundTables:
+        """The tables whose name contains `text` in any case, by name."""
+        wanted = text.casefold()
+        names = [name for name in self.names() if wanted in name.casefold()]
+        reading = {each.table: each for each in live.snapshots}
+        tables = tuple(self._status(name, live, reading) for name in names[:limit])
+        return FoundTables(total=len(names), tables=tables)
 
     def _status(self, name: str, live: Live, reading: Mapping[str, SnapshotStatus]) -> TableStatus:
         table, state = TableName.parse(name), self._state
