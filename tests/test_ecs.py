@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 from botocore.session import Session
 from moto.server import ThreadedMotoServer
 
@@ -173,7 +173,7 @@ def resolved(template: str, parameters: Mapping[str, str]) -> Any:
     """A template's resources, its parameters filled in where !Ref and !Sub name them."""
     values = {"AWS::Partition": "aws", "AWS::AccountId": ACCOUNT, **parameters}
 
-    class Loader(yaml.SafeLoader):  # type: ignore[misc]  # It has no types.
+    class Loader(yaml.SafeLoader):
         pass
 
     def filled(_loader: Loader, node: yaml.ScalarNode) -> str:
@@ -182,8 +182,12 @@ def resolved(template: str, parameters: Mapping[str, str]) -> Any:
 
     for tag in ("!Sub", "!Ref", "!GetAtt"):
         Loader.add_constructor(tag, filled)
+
+    def listed(loader: Loader, node: yaml.SequenceNode) -> list[Any]:
+        return loader.construct_sequence(node, deep=True)
+
     for tag in ("!If", "!Not", "!Equals"):
-        Loader.add_constructor(tag, lambda loader, node: loader.construct_sequence(node, deep=True))
+        Loader.add_constructor(tag, listed)
     return yaml.load((ECS / template).read_text(), Loader)["Resources"]
 
 
