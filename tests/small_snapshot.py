@@ -24,6 +24,7 @@ from engine.model.batch import Batch, LeftOut, Operations
 from engine.model.position import Position, segment_range, snapshot_position, snapshot_range
 from engine.model.schema import Column, Relation, TableName, TableVersion
 from engine.model.staged_object import StagedObject
+from engine.operate.events import Events
 from engine.snapshot.staging import StagingTask, stage
 from log_points import point
 from small_bucket import DATABASE, SmallBucket
@@ -72,6 +73,7 @@ class Snapshots:
             configuration=bucket.configuration,
             clock=bucket.time_us,
             lists=self.lists,
+            events=Events(lambda: 0),
             wake=self._wake,
         )
         self._nonces = 0

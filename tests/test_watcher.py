@@ -267,6 +267,7 @@ class Rig:
             configuration=configuration,
             clock=lambda: 7,
             lists=ObjectLists(MemoryStore(), "", Patience(lambda _: None), lambda: "0a"),
+            events=self.alarms.events,
             wake=lambda: None,
         )
         self.watcher = Watcher(

@@ -61,6 +61,9 @@ PAUSE_SECONDS = 0.02
 # the rest as a number.
 GAPS_LOGGED_MAX = 20
 
+# Log lines about tables of one entry whose schema changed.
+SCHEMA_CHANGES_LOGGED_MAX = 20
+
 # From this size on, joining a body takes longer than handing it to a thread.
 THREAD_BYTES = 1024 * 1024
 
@@ -313,7 +316,7 @@ class Committer:
         self._requests.journalled(plan.answers)
         self._signals.journalled(plan.signals)
         self._pauses.journalled(pauses)
-        self._count_schema_changes(plan)
+        self._tell_schema_changes(plan)
         self._publish(plan, seq)
         self._complete(plan.snapshots, seq)
         if durable is not None:
@@ -338,6 +341,7 @@ class Committer:
         self._metrics.gaps(len(new_gaps))
         for gap in new_gaps[:GAPS_LOGGED_MAX]:
             _log.error("gap", table=gap.table, reason=gap.reason, text=gap.text)
+            self._events.happened("gap", f"{gap.reason}: {gap.text}", subject=gap.table)
         if len(new_gaps) > GAPS_LOGGED_MAX:
             _log.error("more gaps", count=len(new_gaps) - GAPS_LOGGED_MAX)
 
@@ -355,12 +359,23 @@ class Committer:
             if snapshot.state == "whole":
                 self._completer.complete(snapshot, seq, self._journal.state.epoch)
 
-    def _count_schema_changes(self, plan: EntryPlan) -> None:
+    def _tell_schema_changes(self, plan: EntryPlan) -> None:
+        told = 0
         for version in plan.schemas:
             table = version.relation.table
             previous = previous_version(self._journal.state.versions_of(table), version)
-            for kind in change_kinds(version, previous):
+            kinds = change_kinds(version, previous)
+            for kind in kinds:
                 self._metrics.schema_change(str(table), kind)
+            if kinds and (told := told + 1) <= SCHEMA_CHANGES_LOGGED_MAX:
+                self._tell_schema_change(str(table), version.number, kinds)
+        if told > SCHEMA_CHANGES_LOGGED_MAX:
+            _log.info("more schemas changed", count=told - SCHEMA_CHANGES_LOGGED_MAX)
+
+    def _tell_schema_change(self, table: str, version: int, kinds: Sequence[str]) -> None:
+        _log.info("schema changed", table=table, version=version, kinds=kinds)
+        text = f"version {version}: {', '.join(dict.fromkeys(kinds))}"
+        self._events.happened("schema-change", text, subject=table)
 
     async def _look(self) -> None:
         self._last_look = asyncio.get_running_loop().time()

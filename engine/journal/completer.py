@@ -92,6 +92,8 @@ class Completer:
         objects = await self._lists.objects_of(snapshot)
         if await self._all_in_turn(attempt, objects):
             self._register.visible(snapshot)
+            if not snapshot.rest:
+                _log.info("snapshot finished", table=snapshot.table, attempt=snapshot.attempt)
         else:
             _log.warning("snapshot attempt void", table=snapshot.table, attempt=snapshot.attempt)
             self._register.void(snapshot)

@@ -73,11 +73,10 @@ class StreamWait:
         _log.info("initial snapshot is complete, the stream starts", tables=len(start.begins))
         without = self._snapshots.unfinished_names - start.begins.keys()
         if without:
-            names = ", ".join(sorted(without)[:_NAMES_SHOWN])
             _log.error(
                 "the stream starts without the snapshot of some tables",
                 table_count=len(without),
-                tables=names,
+                tables=sorted(without)[:_NAMES_SHOWN],
                 hint="see their alarms; their snapshots come beside the stream once they can be"
                 " taken",
             )

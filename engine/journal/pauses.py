@@ -318,6 +318,7 @@ class PauseRegister:
             if pause.changed and pause.shape:
                 self._accepted[pause.changed] = pause.shape
         _log.warning(pause.state, subject=pause.table or "the stream", text=pause.text)
+        self._alarms.events.happened(pause.state, pause.text, subject=pause.table)
         self._tell()
         self._changed.set()
         self._wake()

@@ -41,6 +41,7 @@ from engine.model.position import LOG_BEGIN, LogPosition, segment_of, snapshot_l
 from engine.model.record import RecordConfiguration
 from engine.model.schema import Relation, TableName, TableVersion
 from engine.model.staged_object import StagedObject
+from engine.operate.events import Events
 
 NAMES_BYTES_MAX = 1024 * 1024
 """Bytes of JSON, estimated, by which one entry names the objects of snapshots."""
@@ -133,9 +134,11 @@ class SnapshotRegister:
         configuration: RecordConfiguration,
         clock: Clock,
         lists: ObjectLists,
+        events: Events,
         wake: Callable[[], None],
     ) -> None:
         self._state = state
+        self._events = events
         self._gaps = gaps
         self._reception = reception
         self._is_on = configuration.snapshot != "never"
@@ -603,6 +606,8 @@ class SnapshotRegister:
         self._attempts[table] = attempt
         self._refused.pop(table, None)
         self._state_next(table, _statement(attempt, "started"))
+        if not segment:
+            self._events.happened("snapshot-begun", f"attempt {number}", subject=str(table))
         return attempt
 
     def _refuse_moved(self, table: TableName, point: LogPosition) -> None:
@@ -811,6 +816,9 @@ class SnapshotRegister:
         known = self._open.get(snapshot.table_name)
         if known is not None and known.snapshot is snapshot:
             known.is_visible = True
+            if not snapshot.rest:
+                text = f"all rows of attempt {snapshot.attempt} are visible"
+                self._events.happened("snapshot-finished", text, subject=snapshot.table)
             self._wake()
             self._filling.pop(snapshot.table_name, None)
             self._fill(snapshot.table_name)

@@ -29,6 +29,11 @@ from engine.model.staging import Completion, StagedPart
 
 STALLED_SECONDS: Final = 5.0
 
+SILENT_HINT: Final = (
+    "Nothing is lost: requests are made again for as long as it takes. Check the network between"
+    " this engine and the bucket."
+)
+
 BucketState = Literal["unknown", "good", "slow", "failing", "silent"]
 """unknown: nothing was asked yet. good: it answers. slow: a request has waited for less than
 `STALLED_SECONDS`, or failed and is made again. failing, silent: it is stalled, with errors or
@@ -110,16 +115,16 @@ class BucketWatch:
     def status(self) -> BucketStatus:
         """How it stands now."""
         waiting = self._waiting_seconds()
-        failure = self._failure
+        failure, state = self._failure, self._state(waiting)
         return BucketStatus(
             name=self._name,
             prefix=self._prefix,
-            state=self._state(waiting),
+            state=state,
             last_success_us=self._last_success_us,
             waiting_seconds=round(waiting, 1),
             requests=len(self._began),
             error=str(failure) if failure is not None else "",
-            hint=failure.hint if failure is not None else "",
+            hint=failure.hint if failure is not None else _hint(state),
         )
 
     def _waiting_seconds(self) -> float:
@@ -135,6 +140,10 @@ class BucketWatch:
         if self._failure is not None:
             return "slow"
         return "good" if self._last_success_us else "unknown"
+
+
+def _hint(state: BucketState) -> str:
+    return SILENT_HINT if state == "silent" else ""
 
 
 _T = TypeVar("_T")

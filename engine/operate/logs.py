@@ -30,12 +30,13 @@ FIELDS: Final = frozenset(
     """
     address attempt batches bucket chunks code column columns configuration count cpu_seconds
     database destination durable_commit_us durable_position entries entry epoch error error_type
-    errors etag event exit_code failures first frontier generation hint host is_failover key keys
-    kind lag_seconds last level limit_bytes limit_seconds logger memory_bytes missing object_count
-    objects phase pid pipeline planned port position prefix previous progress range raw_bytes reason
-    release request retry_seconds retryable row_count rows rows_estimate seconds seconds_left seq
-    server_version signal size_bytes source sql subject table table_count tables text timestamp
-    traceback uploads url version versions wait_seconds writer writer_id
+    errors etag event exit_code failures first frontier generation hint host is_failover key
+    keys kind kinds lag_seconds last level limit_bytes limit_seconds logger memory_bytes missing
+    object_count objects phase pid pipeline planned port position prefix previous progress range
+    raw_bytes reason release request retry_seconds retryable row_count rows rows_estimate
+    seconds seconds_left seq server_version signal size_bytes source sql subject table
+    table_count tables text timestamp traceback uploads url version versions wait_seconds writer
+    writer_id
     """.split()  # noqa: SIM905 - a hundred words read better without quotes
 )
 HIDDEN: Final = "(not shown)"
@@ -79,6 +80,7 @@ def configure(
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 _printable,
+                *(() if is_json(configuration, stream) else (_lists_as_json,)),
                 _renderer(configuration, stream),
             ],
         )
@@ -209,8 +211,35 @@ def _printable(logger: WrappedLogger, method: str, event_dict: EventDict) -> Eve
     }
 
 
+def _lists_as_json(logger: WrappedLogger, method: str, event_dict: EventDict) -> EventDict:
+    del logger, method
+    return {
+        name: _JsonText(value) if isinstance(value, list | tuple) else value
+        for name, value in event_dict.items()
+    }
+
+
+class _JsonText:
+    """Stands for a list in the text format, which would write it as Python does."""
+
+    def __init__(self, value: list[object] | tuple[object, ...]) -> None:
+        self._text = printable_json(json.dumps(value, default=str, ensure_ascii=False))
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def is_json(configuration: LogConfiguration, stream: TextIO | None = None) -> bool:
+    """Whether what is logged to `stream`, by default stderr, is JSON."""
+    match configuration.format:
+        case "auto":
+            return not (sys.stderr if stream is None else stream).isatty()
+        case chosen:
+            return chosen == "json"
+
+
 def _renderer(configuration: LogConfiguration, stream: TextIO) -> Processor:
-    if configuration.format == "json" or (configuration.format == "auto" and not stream.isatty()):
+    if is_json(configuration, stream):
         return structlog.processors.JSONRenderer(serializer=_json)
     return structlog.dev.ConsoleRenderer(colors=stream.isatty())
 

@@ -184,6 +184,7 @@ class Pipeline:
                 return False
             if isinstance(cause, SourceChanged):
                 _log.warning("source failed over", error=str(cause))
+                self._world.events.happened("failover", str(cause))
                 self._lost = None
                 return False
             if not self._is_accepted(cause):
@@ -339,6 +340,8 @@ class Pipeline:
         self._identity = taken.identity
         self._enter("opening")
         left = await self._uploads_left()
+        before = self._journal.state.writer
+        after = _after(before, is_released=self._journal.state.released)
         await self._journal.open(
             self._identity,
             self._world.configuration,
@@ -352,8 +355,13 @@ class Pipeline:
         start.keeping = life.create_task(state_keeper(self._life).run())
         state = self._journal.state
         _log.info(
-            "journal opened", epoch=state.epoch, seq=state.seq, position=state.durable_position
+            "journal opened",
+            epoch=state.epoch,
+            seq=state.seq,
+            position=state.durable_position,
+            text=after,
         )
+        self._world.events.happened("takeover", f"epoch {state.epoch}: {after}")
         self._world.metrics.epoch(state.epoch)
         if state.durable is not None:
             # From now on this engine reports the lag, also where the bucket stalls before the first
@@ -476,6 +484,14 @@ class Pipeline:
         self._world.metrics.phase(phase)
         self._world.events.happened("phase", phase)
         _log.info("phase", phase=phase, cpu_seconds=round(time.process_time(), 3))
+
+
+def _after(before: Writer | None, *, is_released: bool) -> str:
+    """Whose journal it was."""
+    if before is None:
+        return "the journal is new"
+    ended = "ended well" if is_released else "was killed, or may still run"
+    return f"taken over from {before.task} (writer {before.id}), which {ended}"
 
 
 def _no_rows() -> int:

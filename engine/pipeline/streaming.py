@@ -8,7 +8,7 @@ Invariant: an intake is counted whole, in one step with no await, before anythin
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 
 import msgspec
@@ -17,7 +17,7 @@ import structlog
 from engine.flow.chunk import compressed_apart, is_large
 from engine.journal.causes import ROWS_LEFT_OUT, left_out_cause
 from engine.journal.retry import Failure
-from engine.model.batch import Intake, LeftOut
+from engine.model.batch import Batch, Intake, LeftOut
 from engine.model.errors import (
     SnapshotsRefused,
     SourceError,
@@ -42,9 +42,11 @@ _KEEPALIVE_INTERVAL = 0.1
 _STANDING_INTERVAL = 15.0
 _STANDING_FIRST_SECONDS = 1.0
 _CONNECTION_SECONDS_MIN = 0.5
+"""Connections are made at least so far apart: a proxy without a server breaks each one at once."""
 _REFUSED_TOLD = 5
 """So many tables, whose snapshots were refused, the end of a run tells with their reasons."""
-"""Connections are made at least so far apart: a proxy without a server breaks each one at once."""
+_TRUNCATED_TOLD = 20
+"""So many tables of one intake that were truncated have a line each in the log."""
 
 _log = structlog.get_logger(__name__)
 
@@ -99,6 +101,7 @@ class Streaming:
         # The end of the source's log when it was last looked at.
         self._end: LogPoint | None = None
         self._connection_error: SourceUnavailable | None = None
+        self._lost_us = 0
 
     async def run(
         self, connection: AsyncExitStack, stream: ChangeStream | None, interruptible: Interruptible
@@ -301,13 +304,21 @@ class Streaming:
         await self._pauses.resumed()
 
     def _enter_streaming(self) -> None:
-        self._connection_error = None
+        if self._connection_error is not None:
+            self._connection_error = None
+            seconds = round((self._world.clock() - self._lost_us) / 1e6, 1)
+            _log.info("connected to the source again", seconds=seconds)
+            text = f"connected again after {seconds:g} s"
+            self._world.events.happened("connection-back", text)
         if self._pauses.is_paused:
             self._enter("paused")
         else:
             self._enter("snapshot" if self._initial.is_waited_for else "streaming")
 
     def _lost(self, error: SourceUnavailable) -> None:
+        if self._connection_error is None:
+            self._lost_us = self._world.clock()
+            self._world.events.happened("connection-lost", str(error))
         self._connection_error = error
         self._lease.failed(error, self._read_point)
         # One that stands has its alarm.
@@ -419,10 +430,20 @@ class Streaming:
         for batch in intake.batches:
             self._world.activity.rows(batch.table, batch.row_count)
             metrics.rows(batch.table, batch.operations)
-            if batch.operations.t:
-                self._watcher.truncated(batch.table, commit_of(batch.last))
+        truncated = [batch for batch in intake.batches if batch.operations.t]
+        if truncated:
+            self._note_truncated(truncated)
         metrics.source_message(now_us)
         metrics.queue_bytes(self._budget.used_bytes)
+
+    def _note_truncated(self, batches: Sequence[Batch]) -> None:
+        for batch in batches:
+            self._watcher.truncated(batch.table, commit_of(batch.last))
+        for batch in batches[:_TRUNCATED_TOLD]:
+            _log.info("table truncated", table=str(batch.table))
+            self._world.events.happened("truncation", "truncated", subject=str(batch.table))
+        if len(batches) > _TRUNCATED_TOLD:
+            _log.info("more tables truncated", count=len(batches) - _TRUNCATED_TOLD)
 
     def _leave_out(self, row: LeftOut) -> None:
         row_count = self.gaps.leave_out(row)

@@ -325,6 +325,7 @@ def _flow(life: Life) -> Flow:
         configuration=configuration,
         clock=world.clock,
         lists=lists(life),
+        events=world.events,
         wake=schedule.wake,
     )
     watcher = Watcher(

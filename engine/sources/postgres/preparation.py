@@ -271,7 +271,7 @@ async def prepare(
     found = await _read(session, slot_name, configuration, is_first=is_first)
     if found.unlogged:
         text, names, statements = found.unlogged_warning
-        _log.warning(text, tables=_listed(names), sql=statements)
+        _log.warning(text, tables=_first(names), sql=statements)
     await judge_names(session, configuration, is_first=is_first)
     if unknown := await _unknown_columns(session, configuration, found.tables):
         _log.warning("no table has a column that a [[source.table]] names", columns=unknown)
@@ -662,12 +662,12 @@ async def _create_publication(
     if left_out:
         _log.warning(
             "tables that somebody has locked are added to the publication later",
-            tables=_listed(left_out),
+            tables=_first(left_out),
         )
     if keyless:
         _log.warning(
             "tables without a replica identity are left out of the publication",
-            tables=_listed(keyless),
+            tables=_first(keyless),
             sql=[*_identity_statements(keyless), addition_statement(configuration, keyless)],
         )
 
@@ -882,7 +882,7 @@ def _warn_of(
     publication: Publication, configuration: RecordConfiguration, tables: Sequence[Table]
 ) -> None:
     for text, names, statements in _warnings_of(publication, configuration, tables):
-        _log.warning(text, subject=publication.name, tables=_listed(names), sql=statements)
+        _log.warning(text, subject=publication.name, tables=_first(names), sql=statements)
 
 
 async def _warn_of_filters(
@@ -912,7 +912,7 @@ async def _warn_of_filters(
             statements = [
                 text for table in tables for text in replacement_statements(configuration, table)
             ]
-            _log.warning(event, subject=publication.name, tables=_listed(tables), sql=statements)
+            _log.warning(event, subject=publication.name, tables=_first(tables), sql=statements)
 
 
 def _publication_refused(
@@ -942,9 +942,16 @@ def identity_statement(table: TableName) -> str:
 
 
 def _listed(names: Iterable[object]) -> str:
-    every = [str(name) for name in names]
+    every = [*names]
     more = f" and {len(every) - _LISTED_MAX} more" if len(every) > _LISTED_MAX else ""
-    return ", ".join(every[:_LISTED_MAX]) + more
+    return ", ".join(map(str, every[:_LISTED_MAX])) + more
+
+
+def _first(names: Iterable[object]) -> list[str]:
+    """The same for the log, whose lists are lists."""
+    every = [str(name) for name in names]
+    more = [f"and {len(every) - _LISTED_MAX} more"] if len(every) > _LISTED_MAX else []
+    return every[:_LISTED_MAX] + more
 
 
 def _sql_list(configuration: RecordConfiguration, tables: Iterable[TableName]) -> str:
