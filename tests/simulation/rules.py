@@ -1668,4 +1668,45 @@ MUTANTS: tuple[Mutant, ...] = (
             "return stream, (await stream.standing()).end",
         ),
     ),
+    mutant(
+        "read_before_snapshot",
+        "11  who reads gets the rows before a snapshot's point, too",
+        Edit(
+            "engine.reader.table.steps",
+            "        yield from _of_stream(links, begin, end)\n",
+            "",
+        ),
+    ),
+    mutant(
+        "read_behind_cursor",
+        "11  a cursor is behind everything before the place that was read",
+        Edit(
+            "engine.reader.table.reading",
+            "through=max(cursor.through, known.until),",
+            "through=cursor.through,",
+        ),
+    ),
+    mutant(
+        "read_to_durable",
+        "11  what is durable is read, also where its entry still waits for another table",
+        Edit("engine.reader.table.known", "    if begun:\n", "    if False:\n"),
+    ),
+    mutant(
+        "read_rows_once",
+        "11  rows of a snapshot that were given are not given again",
+        Edit(
+            "engine.reader.table.reading",
+            "given=Position(LAST) if pieces is not None else cursor.given,",
+            "given=cursor.given,",
+        ),
+    ),
+    mutant(
+        "read_in_order",
+        "11  rows behind a snapshot's point come behind its rows",
+        Edit(
+            "engine.reader.table.steps",
+            "        begin = end\n    yield from",
+            "    yield from",
+        ),
+    ),
 )

@@ -41,6 +41,7 @@ from simulation.engines import EngineProcess, draw_profile
 from simulation.expiry import ASLEEP_SECONDS, HORIZON_SECONDS, IDLE_SECONDS, Expiry
 from simulation.lock_server import LockServer
 from simulation.monitor import Monitor
+from simulation.reader import BucketReader
 from simulation.requests import Operator
 from simulation.signals import Asker
 from simulation.source import TABLES, Change, Server
@@ -51,6 +52,7 @@ from simulation.virtual_loop import DeadlockError, Process, VirtualLoop
 EPOCH_US = 1_795_341_480_000_000  # 2026-11-22T09:58:00Z: most schedules cross an hour.
 CLOCK_SKEW_US = 3_000_000
 SETTLE_SECONDS = 1_200
+READ_SECONDS = 4
 LATE_PLANS = 0.15  # In a world with failovers.
 LATE_OBJECTS = 0.015
 WORLDS_WITH_SIGNALS = 0.2
@@ -139,6 +141,9 @@ class World:
         self._signal_chances = random.Random(f"messages {seed}")
         self.asker = Asker(seed) if self._signal_chances.random() < WORLDS_WITH_SIGNALS else None
         self.server.asking = self.asker
+        self.reader = BucketReader(self.bucket, self.monitor, seed)
+        # Where objects expire, a reader may be refused at any time.
+        self.is_read = self.reader.is_on and not (self.expiry.is_on or is_store_lying)
         self._begin_foreign_uploads()
         self._world_faults: dict[str, Callable[[], None]] = {
             "crash": self.server.crash,
@@ -242,6 +247,8 @@ class World:
                 group.create_task(self._ask_for_ever())
                 if self.asker is not None:
                     group.create_task(self._signal_for_ever(self.asker))
+                if self.is_read:
+                    group.create_task(self._read_for_ever())
         if self.expiry.is_on:
             await self._stand_still()
         await self._settle()
@@ -294,6 +301,13 @@ class World:
         while True:
             await asyncio.sleep(asker.rnd.expovariate(1 / 3))
             self.server.send(asker.alone())
+
+    async def _read_for_ever(self) -> None:
+        """Somebody reads a table's changes from the bucket, from cursor to cursor."""
+        while True:
+            await asyncio.sleep(self.reader.rnd.expovariate(1 / READ_SECONDS))
+            if self.monitor.journal.durable is not None:
+                self._judge(self.reader.read)
 
     def _expire(self) -> None:
         """Every second: the bucket's rules take what is old."""
@@ -360,6 +374,8 @@ class World:
         if not await self._become_settled():
             return
         self.monitor.check_end(is_uniform=self.is_uniform)
+        if self.is_read:
+            self._judge(self.reader.finish)
         if self.expiry.is_on:
             await self._idle()
         if self.rnd.random() < 0.9 or self._is_bare:
