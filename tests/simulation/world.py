@@ -141,9 +141,6 @@ class World:
         self._signal_chances = random.Random(f"messages {seed}")
         self.asker = Asker(seed) if self._signal_chances.random() < WORLDS_WITH_SIGNALS else None
         self.server.asking = self.asker
-        self.reader = BucketReader(self.bucket, self.monitor, seed)
-        # Where objects expire, a reader may be refused at any time.
-        self.is_read = self.reader.is_on and not (self.expiry.is_on or is_store_lying)
         self._begin_foreign_uploads()
         self._world_faults: dict[str, Callable[[], None]] = {
             "crash": self.server.crash,
@@ -395,6 +392,16 @@ class World:
                 self.spawn()
             await asyncio.sleep(1)
         return True
+
+    @functools.cached_property
+    def reader(self) -> BucketReader:
+        """Who reads a table from cursor to cursor."""
+        return BucketReader(self.bucket, self.monitor, self.seed)
+
+    @property
+    def is_read(self) -> bool:
+        """Whether somebody reads. Where objects expire, a reader may be refused at any time."""
+        return self.reader.is_on and self.bucket.is_create_only and not self.expiry.is_on
 
     @property
     def _is_bare(self) -> bool:
