@@ -23,6 +23,7 @@ from engine.journal.causes import GAP, NOT_CAPTURED
 from engine.journal.entry import Gap, JournalState, Writer, decode_entry
 from engine.journal.settings import Settings
 from engine.lines.writer import CODEC_VERSION
+from engine.model.check_code import WATCH
 from engine.model.interfaces import Publishing
 from engine.model.position import LogPosition
 from engine.model.record import RecordConfiguration
@@ -502,8 +503,11 @@ async def checked(database: Database, store: MemoryStore) -> dict[str, CheckStep
         alarms=Alarms(clock),
     )
     steps = [step async for step in check(world, None)]
-    names = [step.code.name for step in steps]
-    return {step.code.name: step for step in steps[names.index("tables") + 1 :]}
+    return {
+        step.code.name: step
+        for step in steps
+        if step.code.id.startswith("TR-JN") and step.code.id >= WATCH.id
+    }
 
 
 async def test_an_open_gap_is_one_gap_over_restarts(any_database: Database) -> None:

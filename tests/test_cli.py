@@ -107,6 +107,7 @@ def test_help_lists_the_commands() -> None:
 
     assert result.returncode == 0
     for command in (
+        "init",
         "run",
         "check",
         "iam",
@@ -604,7 +605,10 @@ def test_check_finds_what_run_refuses(real_file: Path, database: Database, s3: E
     text = real_file.read_text()
     database.execute("CREATE TABLE keyless (n integer)")
 
-    for pattern, name in (("public.gone", "no table matches"), ("*.keyless", "replica identity")):
+    for pattern, step, text_found in (
+        ("public.gone", "tables", "no table matches"),
+        ("*.keyless", "replica identity", "no captured table has a replica identity"),
+    ):
         real_file.write_text(text.replace("[source]", f'[source]\ntables = ["{pattern}"]'))
         code, steps = steps_of(real_file, s3)
         ran = tailrace(
@@ -612,8 +616,8 @@ def test_check_finds_what_run_refuses(real_file: Path, database: Database, s3: E
         )
 
         assert code == ran.returncode == 78, (steps, ran.stderr)
-        assert name in steps["tables"]["detail"]
-        assert steps["tables"]["hint"]
+        assert text_found in steps[step]["detail"]
+        assert steps[step]["hint"]
 
 
 @pytest.mark.timeout(240)
@@ -634,8 +638,8 @@ def test_check_finds_that_the_role_may_not_make_the_publication(
         database.execute(f"DROP ROLE {role}")
 
     assert code == ran.returncode == 78, (steps, ran.stderr)
-    assert "the role may not make it" in steps["tables"]["detail"]
-    assert "CREATE PUBLICATION" in steps["tables"]["hint"]
+    assert "the role may not make it" in steps["publication"]["detail"]
+    assert "CREATE PUBLICATION" in steps["publication"]["hint"]
     assert "CREATE PUBLICATION" in ran.stderr
 
 
@@ -653,10 +657,10 @@ def test_a_used_slot_and_a_prefix_without_a_journal_are_a_warning(
     second = tailrace(*arguments, variables=s3.environment, seconds=60)
 
     assert (first.returncode, code, second.returncode) == (0, 0, 0), second.stderr
-    assert not fresh["tables"]["hint"]
-    assert not known["tables"]["hint"]
-    assert "rows from before will not be in this prefix" in steps["tables"]["hint"]
-    assert "destination.prefix" in steps["tables"]["hint"]
+    assert not fresh["slot"]["hint"]
+    assert not known["slot"]["hint"]
+    assert "rows from before will not be in this prefix" in steps["slot"]["detail"]
+    assert "destination.prefix" in steps["slot"]["hint"]
     assert "the slot is there and the prefix has no journal" in second.stderr
     assert "the slot is there" not in first.stderr
 

@@ -310,9 +310,9 @@ async def test_nothing_that_a_check_asks_waits_for_a_lock(shop: Database) -> Non
 
     async with asyncio.timeout(START_SECONDS_MAX):
         found = await trials_of(source, is_first=False)
-        tables = await tried(source, "tables", is_first=False)
+        tables = await tried(source, "conditions", is_first=False)
 
-    assert "where was not tried, because somebody has a lock on: public.w" in tables.hint
+    assert "where was not tried, because somebody has a lock on: public.w" in tables.text
     assert not [each for each in found.values() if isinstance(each, TailraceError)]
 
 

@@ -642,11 +642,12 @@ async def test_a_rules_column_that_no_table_has_is_a_warning(database: Database,
 
     with capture_logs() as logs:
         await source.prepare(is_first=True)
-    finding = await tried(source, "tables", is_first=False)
+    finding = await tried(source, "rule columns", is_first=False)
 
     text = f"'emial' ({key} of public.a)"
     assert [entry["columns"] for entry in logs if "columns" in entry] == [text]
-    assert finding.hint.endswith(f"no table has a column that a [[source.table]] names: {text}")
+    assert finding.hint
+    assert finding.text.endswith(f"no table has a column that a [[source.table]] names: {text}")
 
 
 async def test_a_version_that_does_not_fit_the_stream_is_refused(database: Database) -> None:

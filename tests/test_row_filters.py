@@ -13,6 +13,7 @@ from engine.journal.causes import NOT_CAPTURED
 from engine.model.errors import ConfigurationError
 from engine.model.record import RecordConfiguration, TableRule
 from engine.model.schema import TableName
+from engine.model.trial import Finding
 from engine.sources.postgres.publishing import PostgresPublishing
 from engine.sources.postgres.row_filters import (
     FilterTexts,
@@ -27,7 +28,7 @@ from memory_store import MemoryStore
 from snapshot_reading import read_range, snapshots_of, tasks_of
 from test_catalog_watch import make_orders, running
 from test_postgres_source import read_all
-from trials import tried
+from trials import trials_of, tried
 
 ORDINARY = RecordConfiguration(through="tailrace", tables=("*.*",))
 CUSTOMERS = TableName("public", "customers")
@@ -149,7 +150,7 @@ async def test_check_refuses_what_is_no_condition_and_makes_nothing(
     source = source_of(customers, where(HOSTILE[name]))
 
     with pytest.raises(ConfigurationError, match=r"where of the rule for 'public\.customers'"):
-        await tried(source, "tables", is_first=True)
+        await tried(source, "conditions", is_first=True)
 
     assert customers.execute("SELECT pubname FROM pg_publication") == []
     assert customers.execute("SELECT to_regclass('public.secrets') IS NULL") == [(False,)]
@@ -163,7 +164,7 @@ async def test_check_runs_no_function_of_a_condition(customers: Database) -> Non
     )
     source = source_of(customers, where("public.fail()"))
 
-    assert "it was run" not in str(await tried(source, "tables", is_first=True))
+    assert "it was run" not in str(await tried(source, "conditions", is_first=True))
 
 
 async def test_check_warns_of_a_condition_where_the_publication_is_there(
@@ -172,10 +173,10 @@ async def test_check_warns_of_a_condition_where_the_publication_is_there(
     customers.execute("CREATE PUBLICATION tailrace FOR TABLE customers")
     source = source_of(customers, where("continent = 'eu'"))
 
-    found = await tried(source, "tables", is_first=True)
+    found = await tried(source, "conditions", is_first=True)
 
-    assert "where of the rule for 'public.customers' is not one condition" in found.hint
-    assert 'column "continent" does not exist' in found.hint
+    assert "where of the rule for 'public.customers' is not one condition" in found.text
+    assert 'column "continent" does not exist' in found.text
 
 
 async def test_check_waits_for_a_lock_only_a_moment(customers: Database) -> None:
@@ -183,10 +184,10 @@ async def test_check_waits_for_a_lock_only_a_moment(customers: Database) -> None
     with customers.connect() as connection, connection.transaction():
         connection.execute("LOCK customers IN ACCESS EXCLUSIVE MODE")
 
-        found = await tried(source, "tables", is_first=True)
+        found = await tried(source, "conditions", is_first=True)
 
-    assert "where was not tried" in found.hint
-    assert "public.customers" in found.hint
+    assert "where was not tried" in found.text
+    assert "public.customers" in found.text
 
 
 async def test_text_that_is_whole_only_over_two_tables_is_refused(customers: Database) -> None:
@@ -348,11 +349,14 @@ async def warnings_of(database: Database, configuration: RecordConfiguration) ->
     with capture_logs() as logs:
         await source.prepare(is_first=True)
     found = [entry for entry in logs if "source.table" in entry["event"]]
-    checked = (await tried(source, "tables", is_first=True)).hint
+    judged = await trials_of(source, is_first=True)
+    checked = "; ".join(
+        f"{found.text} {found.hint}" for found in judged.values() if isinstance(found, Finding)
+    )
     for entry in found:
         assert entry["event"] in checked
         assert "; ".join(entry["sql"]) in checked
-    assert found or "source.table" not in checked
+    assert found or "[[source.table]]" not in checked
     return [statement for entry in found for statement in entry["sql"]]
 
 

@@ -28,6 +28,7 @@ from engine.cli.output import complain, complain_about, complain_internal, flush
 from engine.model.errors import TailraceError
 
 COMMANDS: Final[Mapping[str, str]] = {
+    "init": "Write a first configuration, and list the tables that it would capture.",
     "check": "Try what `run` needs, and change nothing but `_tailrace/check/`.",
     "iam": "Print the policies that the bucket and the task role need.",
     "run": "Stream changes until told to stop.",
@@ -58,7 +59,7 @@ USAGES: Final[Mapping[str, str]] = {
 }
 """The usage of commands that take several tables, for which the library has no word."""
 
-_BEGIN = "Begin with `tailrace demo`, or `tailrace check -c tailrace.toml`."
+_BEGIN = "Begin with `tailrace demo`, or with `tailrace init` for a database of your own."
 _COMMANDS_HINT = "`tailrace --help` lists the commands"
 
 EXIT_OK = 0

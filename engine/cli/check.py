@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import textwrap
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -20,11 +19,10 @@ from engine.model.plural import counted
 from engine.model.printable import printable
 from engine.model.trial import CheckStep, Finding, Judgement, judgement
 
-WIDTH: Final = 80
-
 _MARKS: Final = {"ok": "ok", "warning": "warn", "failure": "FAIL"}
 
-_INDENT: Final = " " * 6
+_HANG: Final = 6
+"""Lines of a step go on behind its mark."""
 
 Offline = Annotated[
     bool,
@@ -60,7 +58,7 @@ async def _told(file: Path | None, *, is_offline: bool, is_quiet: bool) -> list[
     async for step in _steps(file, is_offline=is_offline):
         steps.append(step)
         if not is_quiet:
-            say(step_text(step))
+            _say_step(step)
             # Some steps wait for a server: what is known so far is seen meanwhile.
             flush()
     return steps
@@ -98,39 +96,18 @@ async def _connected(configuration: Configuration) -> AsyncIterator[CheckStep]:
         yield step
 
 
-def step_text(step: CheckStep) -> str:
-    """A step in lines of 80 columns: what it is, what was found, what to do, and where it stands.
-
-    A word that is longer, such as a key or a statement's name, is not broken.
-    """
+def _say_step(step: CheckStep) -> None:
+    """What it is, what was found, what to do, and where it is explained."""
     head = f"{_MARKS[step.state]:<4}  {step.code.id}  {step.code.name}: "
-    first, *more = _parts(step.detail)
-    lines = [_wrapped(head, first), *(_wrapped(_INDENT + _indent_of(line), line) for line in more)]
+    first, *more = step.detail.splitlines()
+    say(head + printable(first), hang=_HANG)
+    # A configuration's problems have a line each.
+    for line in more:
+        say(" " * _HANG + printable(line))
     if step.state != "ok":
-        lines += [_wrapped(f"{_INDENT}to do: ", line) for line in _parts(step.hint)]
-        lines.append(f"{_INDENT}{step.code.page}")
-    return "\n".join(lines)
-
-
-def _parts(text: str) -> list[str]:
-    """The lines of a text. A configuration's problems have one each."""
-    return [printable(line) for line in text.splitlines() if line]
-
-
-def _indent_of(line: str) -> str:
-    return line[: len(line) - len(line.lstrip())]
-
-
-def _wrapped(head: str, text: str) -> str:
-    return textwrap.fill(
-        text.lstrip(),
-        WIDTH,
-        initial_indent=head,
-        # What begins with blanks alone is a block of its own.
-        subsequent_indent=_INDENT if head.strip() else head,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+        if step.hint:
+            say(f"{' ' * _HANG}to do: {printable(step.hint)}")
+        say(f"{' ' * _HANG}{step.code.page}")
 
 
 def _say_end(steps: list[CheckStep], option: str, *, is_offline: bool) -> None:

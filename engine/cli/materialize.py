@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from engine.cli.options import ConfigFile, Json, Table
+from engine.cli.options import ConfigFile, Json, Table, Usage
 from engine.cli.output import say_json, tell, tell_next
-from engine.cli.read import AllowGaps, Text, Usage
+from engine.cli.read import AllowGaps, Text
 from engine.cli.startup import lean_imports
 from engine.cli.verify_progress import SilentProgress, TerminalProgress
 from engine.config import DestinationConfiguration, default_log, load_destination

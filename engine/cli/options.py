@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import CycloptsError, Parameter
 
 ConfigFile = Annotated[
     Path | None,
@@ -48,3 +48,14 @@ Tables = Annotated[
         "that name. Several may be named.",
     ),
 ]
+
+
+class Usage(CycloptsError):
+    """Options that do not go together."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self._text = text
+
+    def __str__(self) -> str:
+        return self._text

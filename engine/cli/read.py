@@ -8,9 +8,9 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import CycloptsError, Parameter
+from cyclopts import Parameter
 
-from engine.cli.options import ConfigFile, Json, Table, same_file
+from engine.cli.options import ConfigFile, Json, Table, Usage, same_file
 from engine.cli.output import say_json, tell, tell_next
 from engine.cli.read_form import Format, Write, form_of
 from engine.cli.read_target import Target, keep_cursor, kept_cursor
@@ -85,17 +85,6 @@ Text = Annotated[
         help="A column to be read as text, as it was recorded. May be repeated.",
     ),
 ]
-
-
-class Usage(CycloptsError):
-    """Options that do not go together."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self._text = text
-
-    def __str__(self) -> str:
-        return self._text
 
 
 def read(

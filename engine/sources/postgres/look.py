@@ -37,14 +37,14 @@ from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
 from engine.sources.postgres.empty_partitions import Attachment, EmptyPartitions
 from engine.sources.postgres.lsn import Lsn, parse_lsn
-from engine.sources.postgres.preparation import (
+from engine.sources.postgres.row_filters import AskedFilters, FilterTexts, sql_name, unasked_reason
+from engine.sources.postgres.session import Row, Session, quoted
+from engine.sources.postgres.statements import (
     addition_statement,
     creation_statement,
     identity_statement,
     replacement_statements,
 )
-from engine.sources.postgres.row_filters import AskedFilters, FilterTexts, sql_name, unasked_reason
-from engine.sources.postgres.session import Row, Session, quoted
 from engine.sources.postgres.stored_shapes import as_told, stored_shapes
 
 LOOK_SECONDS_MAX: Final = 30.0

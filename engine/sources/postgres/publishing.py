@@ -24,19 +24,21 @@ from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
 from engine.sources.postgres.dsn import Dsn
 from engine.sources.postgres.locks import STOPS_PUBLISHING, holders, listed
-from engine.sources.postgres.preparation import (
+from engine.sources.postgres.row_filters import add_filtered, filtered_of, judge_identities
+from engine.sources.postgres.session import Query, Session, quoted
+from engine.sources.postgres.situation import (
     Publication,
     Server,
     Table,
-    addition_statement,
-    creation_statement,
-    identity_statement,
     read_publication,
     read_server,
     read_tables,
 )
-from engine.sources.postgres.row_filters import add_filtered, filtered_of, judge_identities
-from engine.sources.postgres.session import Query, Session, quoted
+from engine.sources.postgres.statements import (
+    addition_statement,
+    creation_statement,
+    identity_statement,
+)
 from engine.sources.postgres.transaction import LockTaken, transaction
 
 _SINGLE_MAX: Final = 10

@@ -32,7 +32,8 @@ SELECT s.slot_type, coalesce(s.plugin, ''), coalesce(s.database, ''), s.active_p
        coalesce(pg_catalog.to_jsonb(s) OPERATOR(pg_catalog.->>) 'invalidation_reason', ''),
        coalesce(pg_catalog.to_jsonb(s) OPERATOR(pg_catalog.->>) 'conflicting'
            OPERATOR(pg_catalog.=) 'true', false),
-       pg_catalog.current_database(), pg_catalog.current_setting('wal_level')
+       pg_catalog.current_database(), pg_catalog.current_setting('wal_level'),
+       pg_catalog.current_setting('effective_wal_level', true)
 FROM (SELECT) AS one
 LEFT JOIN pg_catalog.pg_replication_slots AS s
   ON s.slot_name OPERATOR(pg_catalog.=) %s::pg_catalog.name
@@ -80,7 +81,8 @@ WAL_LEVEL_HINT: Final = (
 class Slot:
     """A row of pg_replication_slots, with where it was asked.
 
-    `confirmed` is None while the slot is still being made.
+    `confirmed` is None while the slot is still being made. `effective_wal_level` is None before
+    PostgreSQL 19.
     """
 
     name: str
@@ -97,6 +99,7 @@ class Slot:
     is_conflicting: bool
     current_database: str
     wal_level: str
+    effective_wal_level: str | None = None
 
     @property
     def exists(self) -> bool:
@@ -109,8 +112,11 @@ class Slot:
 
     def fault(self) -> SourceError | None:
         """Why nothing can be streamed from it; None where nothing is known against it."""
-        if self.wal_level != "logical":
-            return wal_level_refusal(self.wal_level)
+        level = wal_level_fault(self.wal_level, self.effective_wal_level, is_standby=False)
+        return level or self.own_fault()
+
+    def own_fault(self) -> SourceError | None:
+        """Why nothing can be streamed from it, whatever the server writes into its log."""
         if not self.exists:
             return PositionLost(
                 f"there is no replication slot {self.name!r}", hint=GAP_HINT, loss="keeper"
@@ -177,10 +183,21 @@ class Slot:
         return None
 
 
-def wal_level_refusal(wal_level: str) -> SourceRefused:
-    """The server writes too little into its log."""
+def wal_level_fault(
+    wal_level: str, effective: str | None, *, is_standby: bool
+) -> SourceRefused | None:
+    """Why the server writes too little into its log; None where it writes enough, or will.
+
+    PostgreSQL 19 has an `effective` level: under wal_level = replica, a primary goes up to logical
+    by itself when the first logical slot is made.
+    """
+    if "logical" in {wal_level, effective}:
+        return None
+    if effective is not None and wal_level == "replica" and not is_standby:
+        return None
+    level = wal_level if effective is None else f"{wal_level}' and effective_wal_level '{effective}"
     return SourceRefused(
-        f"wal_level is {wal_level!r}; reading changes needs 'logical'", hint=WAL_LEVEL_HINT
+        f"wal_level is '{level}'; reading changes needs 'logical'", hint=WAL_LEVEL_HINT
     )
 
 

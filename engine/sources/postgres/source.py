@@ -1,13 +1,12 @@
 """PostgreSQL as a source: who answers, what it needs before it streams, and its streams."""
 
-import functools
 import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 
 import psycopg
 
-from engine.model.check_code import COMMITS, NAMES, STATEMENTS, TABLES, CheckCode
+from engine.model.check_code import CONDITIONS, SOURCE, STATEMENTS, VERSION
 from engine.model.errors import PositionLost, TailraceError
 from engine.model.hash_key import NO_HASH_KEY, HashKey
 from engine.model.history import Landmark
@@ -21,17 +20,19 @@ from engine.model.log_point import LogPoint
 from engine.model.position import LogPosition, log_position
 from engine.model.record import RecordConfiguration
 from engine.model.schema import Decide
-from engine.model.trial import Finding, Judgement, Trial, judgements
+from engine.model.trial import Judgement, judgement
 from engine.operate.alarms import Alarms
 from engine.sources.postgres.assembler import ROWS_MAX
 from engine.sources.postgres.ddl_trigger import judge_ddl
 from engine.sources.postgres.dsn import Dsn, place_of
+from engine.sources.postgres.judges import judgements_of, version_refusal
 from engine.sources.postgres.keeper import LOOK_SECONDS
 from engine.sources.postgres.look import Horizon, look
 from engine.sources.postgres.lsn import Lsn, log_point, lsn_of, parse_lsn
-from engine.sources.postgres.preparation import Making, judge, judge_names, prepare, renew
+from engine.sources.postgres.preparation import Making, prepare, renew, try_conditions
 from engine.sources.postgres.session import Session, connect, translated
 from engine.sources.postgres.silence import SILENCE_SECONDS
+from engine.sources.postgres.situation import read_server, read_situation
 from engine.sources.postgres.slot import GAP_HINT
 from engine.sources.postgres.stream import (
     SLOT_RETAINED,
@@ -39,7 +40,7 @@ from engine.sources.postgres.stream import (
     WAL_SENDER_TIMEOUT_SECONDS,
     open_stream,
 )
-from engine.sources.postgres.synchronous import commits_warning
+from engine.sources.postgres.surroundings import read_surroundings, surrounding_judgements
 
 
 class PostgresSource:
@@ -111,57 +112,32 @@ class PostgresSource:
         async with Session(self._dsn) as session:
             await renew(session, self._slot, self._configuration, self._making)
 
-    def trials(self, *, is_first: bool) -> AsyncIterator[Judgement]:
+    async def trials(self, *, is_first: bool) -> AsyncIterator[Judgement]:
         """See Source."""
-        found: list[tuple[CheckCode, Trial]] = [
-            (COMMITS, self._try_commits),
-            (TABLES, functools.partial(self._try_tables, is_first=is_first)),
-        ]
-        if self._configuration.envelope == "flat":
-            found.append((NAMES, functools.partial(self._try_names, is_first=is_first)))
-        if self._configuration.messages:
-            found.append((STATEMENTS, self._try_statements))
-        return judgements(*found)
+        async with Session(self._dsn) as session:
+            try:
+                server = await read_server(session)
+                if fault := version_refusal(server):
+                    yield Judgement(VERSION, fault)
+                    return
+                found = await read_situation(
+                    session, self._slot, self._configuration, server, is_first=is_first
+                )
+                around = await read_surroundings(session)
+            except TailraceError as error:
+                yield Judgement(SOURCE, error)
+                return
+            for judged in (*judgements_of(found), *surrounding_judgements(around, found)):
+                yield judged
+            if any(rule.where for rule in self._configuration.rules):
+                yield await judgement(CONDITIONS, lambda: try_conditions(session, found))
+            if self._configuration.messages:
+                yield await judgement(STATEMENTS, lambda: judge_ddl(session))
 
     async def look(self) -> Look:
         """See Source."""
         async with Session(self._dsn) as session:
             return await look(session, Horizon(), self._configuration, self._generation)
-
-    async def _try_commits(self) -> Finding:
-        """No reason not to start, but the application feels it."""
-        try:
-            warning = await self.commits_warning()
-        except TailraceError as error:
-            return Finding(f"not known: {error}", error.hint)
-        if warning is None:
-            return Finding("do not wait for this engine")
-        return Finding(*warning)
-
-    async def _try_tables(self, *, is_first: bool) -> Finding:
-        async with Session(self._dsn) as session:
-            return Finding(
-                *await judge(session, self._slot, self._configuration, is_first=is_first)
-            )
-
-    async def _try_names(self, *, is_first: bool) -> Finding:
-        async with Session(self._dsn) as session:
-            clashes = await judge_names(session, self._configuration, is_first=is_first)
-        if not clashes:
-            return Finding("no column is called as a field of the flat envelope")
-        return Finding(f"flat_prefix is repeated for {clashes}")
-
-    async def _try_statements(self) -> Finding:
-        async with Session(self._dsn) as session:
-            return await judge_ddl(session)
-
-    async def commits_warning(self) -> tuple[str, str] | None:
-        """Whether commits on the server will wait for us: what is wrong, and what to set.
-
-        Cancellation changes nothing.
-        """
-        async with Session(self._dsn) as session:
-            return await commits_warning(session)
 
     def describe(self, identity: SourceIdentity) -> str:
         """See Source."""

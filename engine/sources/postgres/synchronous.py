@@ -21,11 +21,6 @@ SELECT sync_state, application_name, pg_catalog.current_setting('synchronous_sta
 FROM pg_catalog.pg_stat_replication WHERE pid OPERATOR(pg_catalog.=) %s
 """
 
-_NAMES: Final = """
-SELECT pg_catalog.current_setting('synchronous_standby_names'),
-       pg_catalog.current_setting('application_name')
-"""
-
 _LIST: Final = re.compile(r"\s*(?:(?:ANY|FIRST)\s+)?\d+\s*\((.*)\)\s*", re.IGNORECASE | re.DOTALL)
 _NAME: Final = re.compile(r'"((?:[^"]|"")*)"|([^\s,"()]+)')
 
@@ -83,12 +78,8 @@ def _hint(setting: str) -> str:
     )
 
 
-async def commits_warning(session: Session) -> tuple[str, str] | None:
-    """What is wrong and what to set, where commits will wait for us once we stream; else None.
-
-    Raises SourceError. Cancellation changes nothing.
-    """
-    [(setting, name)] = await session.rows(_NAMES, doing="reading synchronous_standby_names")
+def names_warning(setting: str, name: str) -> tuple[str, str] | None:
+    """What is wrong where a walsender of that name is a synchronous standby: text and hint."""
     if not is_listed(setting, name):
         return None
     text = (

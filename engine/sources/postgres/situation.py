@@ -1,0 +1,374 @@
+"""The situation before a start: server, slot, tables and publication, as they are.
+
+Strategy: everything is read first, and judged in pure functions: see `judges`.
+
+Invariant: no question waits for a table's lock, runs a function of users, or makes anything.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from engine.model.errors import SourceRefused
+from engine.model.record import FLAT_FIELDS, RecordConfiguration, TableRule
+from engine.model.schema import TableName
+from engine.sources.postgres.images import IMAGE, images_of
+from engine.sources.postgres.rights import refusals
+from engine.sources.postgres.row_filters import read_filtered
+from engine.sources.postgres.session import Questions, Session
+from engine.sources.postgres.slot import Slot, read_slot
+from engine.sources.postgres.statements import names_text
+
+_SERVER: Final = """
+SELECT pg_catalog.current_setting('server_version_num')::int,
+       pg_catalog.current_setting('wal_level'), pg_catalog.pg_is_in_recovery(), current_user,
+       EXISTS (SELECT FROM pg_catalog.pg_roles
+               WHERE rolname OPERATOR(pg_catalog.=) current_user AND (rolsuper OR rolreplication))
+       OR EXISTS (SELECT FROM pg_catalog.pg_roles
+                  WHERE rolname OPERATOR(pg_catalog.=) 'rds_replication'
+                    AND pg_catalog.pg_has_role(oid, 'MEMBER')),
+       pg_catalog.current_setting('max_replication_slots')::int,
+       (SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_slots),
+       pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE'),
+       pg_catalog.current_setting('effective_wal_level', true)
+"""
+
+# A leaf partition is never listed: changes are published under the root. Whether an UPDATE needs a
+# replica identity is decided by the leaf that holds the row. The tree comes from pg_inherits:
+# `pg_partition_tree` locks every partition, and waits for whoever has one locked.
+_TABLES: Final = """
+WITH RECURSIVE tree(root, relid, relkind) AS (
+  SELECT c.oid, c.oid, c.relkind FROM pg_catalog.pg_class c
+  WHERE c.relkind OPERATOR(pg_catalog.=) 'p' AND NOT c.relispartition
+  UNION
+  SELECT tree.root, c.oid, c.relkind FROM tree
+  JOIN pg_catalog.pg_inherits i ON i.inhparent OPERATOR(pg_catalog.=) tree.relid
+  JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) i.inhrelid
+), keyed AS (
+  SELECT c.oid, CASE
+    WHEN c.relreplident OPERATOR(pg_catalog.=) 'f' THEN true
+    WHEN c.relreplident OPERATOR(pg_catalog.=) 'd' THEN EXISTS (
+      SELECT FROM pg_catalog.pg_index
+      WHERE indrelid OPERATOR(pg_catalog.=) c.oid AND indisprimary AND indimmediate)
+    WHEN c.relreplident OPERATOR(pg_catalog.=) 'i' THEN EXISTS (
+      SELECT FROM pg_catalog.pg_index
+      WHERE indrelid OPERATOR(pg_catalog.=) c.oid AND indisreplident)
+    ELSE false END AS is_keyed
+  FROM pg_catalog.pg_class c
+  WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog."char"[])
+)
+SELECT n.nspname, c.relname, c.relkind OPERATOR(pg_catalog.=) 'p',
+       CASE WHEN c.relkind OPERATOR(pg_catalog.=) 'p' THEN coalesce(
+         (SELECT pg_catalog.bool_and(leaf.is_keyed) FROM tree
+          JOIN keyed leaf ON leaf.oid OPERATOR(pg_catalog.=) tree.relid
+          WHERE tree.root OPERATOR(pg_catalog.=) c.oid
+            AND tree.relkind OPERATOR(pg_catalog.<>) 'p'), keyed.is_keyed)
+       ELSE keyed.is_keyed END,
+       pg_catalog.pg_has_role(c.relowner, 'USAGE')
+FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+JOIN keyed ON keyed.oid OPERATOR(pg_catalog.=) c.oid
+WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog."char"[])
+  AND c.relpersistence OPERATOR(pg_catalog.=) 'p' AND NOT c.relispartition
+  AND n.nspname OPERATOR(pg_catalog.<>)
+      ALL ('{pg_catalog,information_schema,pg_toast}'::pg_catalog.name[])
+ORDER BY 1, 2
+"""
+
+# Tables and partitions that hold rows which are not in the server's log.
+_UNLOGGED: Final = """
+WITH RECURSIVE tree(root, relid) AS (
+  SELECT c.oid, c.oid FROM pg_catalog.pg_class c
+  WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog."char"[])
+    AND NOT c.relispartition
+  UNION
+  SELECT tree.root, i.inhrelid FROM tree
+  JOIN pg_catalog.pg_inherits i ON i.inhparent OPERATOR(pg_catalog.=) tree.relid
+)
+SELECT rn.nspname, r.relname, n.nspname, c.relname FROM tree
+JOIN pg_catalog.pg_class r ON r.oid OPERATOR(pg_catalog.=) tree.root
+JOIN pg_catalog.pg_namespace rn ON rn.oid OPERATOR(pg_catalog.=) r.relnamespace
+JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) tree.relid
+JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+WHERE c.relkind OPERATOR(pg_catalog.=) 'r' AND c.relpersistence OPERATOR(pg_catalog.=) 'u'
+ORDER BY 3, 4
+"""
+
+_COLUMNS_NAMED: Final = """
+SELECT n.nspname, c.relname, a.attname
+FROM pg_catalog.pg_attribute a
+JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) a.attrelid
+JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+WHERE a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped
+  AND a.attname::pg_catalog.text OPERATOR(pg_catalog.=) ANY (%s::pg_catalog.text[])
+  AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog."char"[]) AND NOT c.relispartition
+ORDER BY n.nspname, c.relname, a.attname
+"""
+
+_PUBLICATION: Final = """
+SELECT puballtables, pubviaroot, pg_catalog.pg_has_role(pubowner, 'USAGE'),
+       pubinsert AND pubupdate AND pubdelete AND pubtruncate, pubupdate OR pubdelete
+FROM pg_catalog.pg_publication WHERE pubname OPERATOR(pg_catalog.=) %s::pg_catalog.name
+"""
+
+# Not pg_publication_tables: it shows the partitions where a root is published without its name.
+_PUBLISHED: Final = """
+SELECT n.nspname, c.relname
+FROM pg_catalog.pg_publication p
+JOIN pg_catalog.pg_publication_rel r ON r.prpubid OPERATOR(pg_catalog.=) p.oid
+JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) r.prrelid
+JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+WHERE p.pubname OPERATOR(pg_catalog.=) %s::pg_catalog.name
+"""
+
+# Since PostgreSQL 15.
+_PUBLISHED_SCHEMAS: Final = """
+SELECT n.nspname, c.relname
+FROM pg_catalog.pg_publication p
+JOIN pg_catalog.pg_publication_namespace s ON s.pnpubid OPERATOR(pg_catalog.=) p.oid
+JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) s.pnnspid
+JOIN pg_catalog.pg_class c ON c.relnamespace OPERATOR(pg_catalog.=) n.oid
+  AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog."char"[])
+WHERE p.pubname OPERATOR(pg_catalog.=) %s::pg_catalog.name
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """What the server allows. `effective_wal_level` is None before PostgreSQL 19."""
+
+    version: int
+    wal_level: str
+    is_standby: bool
+    role: str
+    may_replicate: bool
+    slot_count_max: int
+    slot_count: int
+    may_create: bool
+    effective_wal_level: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table that could be published.
+
+    `is_keyed`: it has a replica identity. `is_owned`: the role has its owner's rights.
+    """
+
+    name: TableName
+    is_partitioned: bool
+    is_keyed: bool
+    is_owned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """A publication as it is. `is_owned`: the role has its owner's rights.
+
+    It has only some rows of the tables in `filtered`, and those in `by_schema` with their schema.
+    """
+
+    name: str
+    is_all_tables: bool
+    is_via_root: bool
+    has_all_operations: bool
+    has_updates: bool
+    tables: frozenset[TableName]
+    is_owned: bool
+    filtered: frozenset[TableName] = frozenset()
+    named: frozenset[TableName] = frozenset()
+    by_schema: frozenset[TableName] = frozenset()
+
+    def has(self, table: TableName) -> bool:
+        return self.is_all_tables or table in self.tables
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What a start finds.
+
+    `others` are tables that could be published and are not captured. `unreadable` are tables whose
+    rows a snapshot cannot read, and why. `unlogged` are captured tables, and partitions of such.
+    `clashes` are columns that are called as fields of the flat envelope, `unknown_columns` those
+    that a rule names and none of its tables has. `is_first`: no journal is there yet. `is_renewed`:
+    the slot will be made anew, so that it counts only whose it is.
+    """
+
+    configuration: RecordConfiguration
+    server: Server
+    slot: Slot
+    tables: tuple[Table, ...]
+    others: tuple[Table, ...]
+    publication: Publication | None
+    unreadable: Mapping[TableName, SourceRefused]
+    unlogged: tuple[TableName, ...]
+    clashes: str
+    unknown_columns: str
+    is_first: bool
+    is_renewed: bool = False
+
+    @property
+    def keyed(self) -> list[TableName]:
+        return [table.name for table in self.tables if table.is_keyed]
+
+    @property
+    def keyless(self) -> list[TableName]:
+        return [table.name for table in self.tables if not table.is_keyed]
+
+    @property
+    def published(self) -> list[Table]:
+        """The captured tables that the publication has now."""
+        publication = self.publication
+        return [t for t in self.tables if publication is not None and publication.has(t.name)]
+
+
+async def read_situation(
+    session: Session,
+    slot_name: str,
+    configuration: RecordConfiguration,
+    server: Server,
+    *,
+    is_first: bool,
+    is_renewed: bool = False,
+) -> Situation:
+    """Everything that a start's judges look at. Raises SourceError. Cancellation changes nothing.
+
+    The `server` is one whose version was judged: an older one has not all of the catalog.
+    """
+    slot = await read_slot(session, slot_name)
+    every = await read_tables(session)
+    tables = tuple(table for table in every if configuration.captures(table.name))
+    publication = await read_publication(session, server, configuration.through)
+    return Situation(
+        configuration,
+        server,
+        slot,
+        tables,
+        tuple(table for table in every if table not in set(tables)),
+        publication,
+        await _unreadable(session, configuration, publication, tables),
+        tuple(await _unlogged(session, configuration)),
+        await _clashes(session, configuration),
+        await _unknown_columns(session, configuration, tables),
+        is_first,
+        is_renewed,
+    )
+
+
+async def read_server(session: Questions) -> Server:
+    """What the server allows. Raises SourceError. Cancellation changes nothing."""
+    [row] = await session.rows(_SERVER, doing="reading the server's settings")
+    return Server(*row)
+
+
+async def read_tables(session: Questions) -> list[Table]:
+    """Every table that could be published, by name. Raises SourceError.
+
+    Cancellation changes nothing.
+    """
+    found = await session.rows(_TABLES, doing="listing the tables")
+    return [Table(TableName(schema, name), *rest) for schema, name, *rest in found]
+
+
+async def read_publication(session: Questions, server: Server, name: str) -> Publication | None:
+    """The publication; None where there is none. Raises SourceError.
+
+    Cancellation changes nothing.
+    """
+    found = await session.rows(_PUBLICATION, name, doing="reading the publication")
+    if not found:
+        return None
+    rows = await session.rows(_PUBLISHED, name, doing="reading the publication's tables")
+    named = frozenset(TableName(*row) for row in rows)
+    by_schema: frozenset[TableName] = frozenset()
+    if server.version >= 150000:
+        rows = await session.rows(
+            _PUBLISHED_SCHEMAS, name, doing="reading the publication's schemas"
+        )
+        by_schema = frozenset(TableName(*row) for row in rows)
+    filtered = await read_filtered(session, server.version, name)
+    [[is_all_tables, is_via_root, is_owned, has_all_operations, has_updates]] = found
+    return Publication(
+        name,
+        is_all_tables,
+        is_via_root,
+        has_all_operations,
+        has_updates,
+        named | by_schema,
+        is_owned,
+        filtered,
+        named,
+        by_schema,
+    )
+
+
+async def _unlogged(session: Session, configuration: RecordConfiguration) -> list[TableName]:
+    found = await session.rows(_UNLOGGED, doing="looking for unlogged tables")
+    return [TableName(*row[2:]) for row in found if configuration.captures(TableName(*row[:2]))]
+
+
+async def _unreadable(
+    session: Session,
+    configuration: RecordConfiguration,
+    publication: Publication | None,
+    tables: Sequence[Table],
+) -> dict[TableName, SourceRefused]:
+    """The tables whose rows a snapshot would have to read, and cannot."""
+    if configuration.snapshot == "never":
+        return {}
+    names = [
+        table.name
+        for table in tables
+        if (table.is_keyed if publication is None else publication.has(table.name))
+    ]
+    schemas, bare = [name.schema for name in names], [name.table for name in names]
+    images = images_of(await session.rows(IMAGE, schemas, bare, doing="reading the tables"))
+    return await refusals(session, images)
+
+
+async def _clashes(session: Session, configuration: RecordConfiguration) -> str:
+    """Columns that have a name that the flat envelope would use, as text; empty for none."""
+    if configuration.envelope != "flat":
+        return ""
+    names = [configuration.flat_prefix + field for field in FLAT_FIELDS]
+    found = await session.rows(_COLUMNS_NAMED, names, doing="looking for columns by name")
+    return names_text(
+        f"{table}.{column}"
+        for schema, name, column in found
+        if configuration.captures(table := TableName(schema, name))
+        and configuration.is_included(table, column)
+    )
+
+
+async def _unknown_columns(
+    session: Session, configuration: RecordConfiguration, tables: Sequence[Table]
+) -> str:
+    """Columns that a rule names and none of its tables has, as text; empty for none.
+
+    A name that is misspelt leaves a column readable that was to be left out or hashed. A rule
+    without tables is for tables to come.
+    """
+    names = {name for rule in configuration.rules for _, name in _names_of(rule)}
+    if not names:
+        return ""
+    found = await session.rows(_COLUMNS_NAMED, list(names), doing="looking for columns by name")
+    columns: dict[TableRule, set[str]] = {}
+    for table in tables:
+        if (rule := configuration.rule_of(table.name)) is not None:
+            columns.setdefault(rule, set())
+    for schema, name, column in found:
+        rule = configuration.rule_of(TableName(schema, name))
+        if rule in columns:
+            columns[rule].add(column)
+    return names_text(
+        f"{column!r} ({key} of {rule.match})"
+        for rule, having in columns.items()
+        for key, column in _names_of(rule)
+        if column not in having
+    )
+
+
+def _names_of(rule: TableRule) -> list[tuple[str, str]]:
+    """The columns that a rule names, each with the key that names it."""
+    keys = {"include": rule.include, "exclude": rule.exclude, "hash": rule.hash}
+    return [(key, name) for key, names in keys.items() for name in names]
