@@ -152,7 +152,7 @@ _FLOW: Final = Row(
         ),
         Plot(
             "Rows read, the ten busiest tables",
-            "Tables beyond the first thousand are counted together as _other.",
+            "Tables beyond the first 150 are counted together as _other.",
             (Query(f"topk(10, sum by (table) ({_rate('tailrace_rows_total')}))", "{{table}}"),),
             "rowsps",
         ),
