@@ -81,6 +81,9 @@ class StillSource:
     def trials(self, *, is_first: bool) -> AsyncIterator[Judgement]:
         return judgements()
 
+    async def seen(self) -> Standing | None:
+        return await self.held.standing()
+
     async def look(self) -> Look | None:
         """Nothing can be changed behind it."""
         return None

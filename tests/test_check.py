@@ -33,6 +33,7 @@ from engine.model.interfaces import (
     Reason,
     SourceIdentity,
     SourceMeasures,
+    Standing,
     TableLook,
 )
 from engine.model.layout import check_folder, journal_key
@@ -68,11 +69,15 @@ class AskedSource(StillSource):
         self.looks: Look | TailraceError | None = None
         self.findings = findings
         self.asked_first: list[bool] = []
+        self.is_read = False
 
     async def identify(self) -> SourceIdentity:
         if self.error is not None:
             raise self.error
         return await super().identify()
+
+    async def seen(self) -> Standing | None:
+        return None if self.is_read else await super().seen()
 
     async def look(self) -> Look | None:
         if isinstance(self.looks, TailraceError):
@@ -372,6 +377,41 @@ async def test_a_look_that_fails_keeps_no_gap_from_being_told(rig: Rig) -> None:
 
     assert (steps["catalog watch"].is_ok, steps["catalog watch"].hint) == (True, "wait")
     assert "(operations)" in steps["gap"].detail
+
+
+async def test_a_source_that_was_moved_past_what_is_durable_fails_as_a_start_does(
+    rig: Rig,
+) -> None:
+    await rig.begun()
+    rig.source.held.confirmed = 150
+
+    steps = await rig.steps()
+    error = await rig.started()
+
+    assert steps["position"].state == "failure"
+    told = (steps["position"].detail, steps["position"].hint, steps["position"].exit_code)
+    assert told == (str(error), error.hint, 70)
+    assert "--accept-gap" in error.hint
+
+
+async def test_a_server_that_was_restored_to_an_earlier_time_fails(rig: Rig) -> None:
+    await rig.begun()
+    rig.source.held.confirmed, rig.source.held.log_end = 50, 60
+
+    steps = await rig.steps()
+    error = await rig.started()
+
+    assert (steps["position"].state, steps["position"].detail) == ("failure", str(error))
+
+
+async def test_a_source_that_another_engine_reads_is_not_compared(rig: Rig) -> None:
+    await rig.begun()
+    rig.source.is_read = True
+
+    steps = await rig.steps()
+
+    assert steps["position"].state == "ok"
+    assert "another engine reads it" in steps["position"].detail
 
 
 async def test_very_many_tables_are_counted(rig: Rig) -> None:

@@ -340,24 +340,35 @@ class Lease:
         assert durable is not None, "a journal is opened with what is durable"
         if durable.position < standing.confirmed.position:
             await self._refuse_superseded()
-            raise PositionLost(
-                f"the source was confirmed up to {standing.confirmed.resume}, the journal "
-                f"is durable only up to {durable.resume}: what lies between is lost",
-                hint=f"Somebody moved or re-made {self._source.keeper}. Start a new prefix.",
-                loss="moved",
-            )
+            raise self._moved(standing, durable)
         if durable.position > standing.end.position:
             if began is not None and began.position < durable.position:
                 raise SourceUnavailable(
                     f"the server's log ends at {standing.end.resume}, and the journal became"
                     f" durable up to {durable.resume} while the stream began"
                 )
-            raise PositionLost(
-                f"the journal is durable up to {durable.resume}, the server's log ends at "
-                f"{standing.end.resume}: it was restored to an earlier time",
-                hint="Start a new prefix: this one holds changes that the server has forgotten.",
-            )
+            raise _restored(standing, durable)
         stream.acknowledge(durable)
+
+    def contradiction(self, standing: Standing) -> PositionLost | None:
+        """What `compare` would raise where the source stands so; None where it would not.
+
+        For whoever looks without the lease: it says nothing of whose the journal's tail is.
+        """
+        durable = self._journal.state.durable_point
+        if durable is None:
+            return None
+        if standing.confirmed.position > durable.position:
+            return self._moved(standing, durable)
+        return _restored(standing, durable) if durable.position > standing.end.position else None
+
+    def _moved(self, standing: Standing, durable: LogPoint) -> PositionLost:
+        return PositionLost(
+            f"the source was confirmed up to {standing.confirmed.resume}, the journal "
+            f"is durable only up to {durable.resume}: what lies between is lost",
+            hint=f"Somebody moved or re-made {self._source.keeper}. Start a new prefix.",
+            loss="moved",
+        )
 
     async def identify(self) -> SourceIdentity:
         """Who answers now. Raises ForeignPrefix; PositionLost where its history lost changes.
@@ -423,3 +434,11 @@ class Lease:
             raise Superseded(
                 "another writer opened the journal",
             )
+
+
+def _restored(standing: Standing, durable: LogPoint) -> PositionLost:
+    return PositionLost(
+        f"the journal is durable up to {durable.resume}, the server's log ends at "
+        f"{standing.end.resume}: it was restored to an earlier time",
+        hint="Start a new prefix: this one holds changes that the server has forgotten.",
+    )

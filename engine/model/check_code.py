@@ -98,6 +98,9 @@ ROWS_LEFT_OUT: Final = CheckCode("TR-JN-008", "rows-left-out", "No row was left 
 WRITES_REFUSED: Final = CheckCode(
     "TR-JN-009", "writes-refused", "The publication makes no statement of the application fail."
 )
+POSITION: Final = CheckCode(
+    "TR-JN-010", "position", "The source still has every change that is not durable yet."
+)
 
 CODES: Final = tuple(value for value in dict(globals()).values() if isinstance(value, CheckCode))
 """Every code, in the order of this page."""

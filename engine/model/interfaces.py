@@ -255,6 +255,14 @@ class Source(Protocol):
         """
         ...
 
+    async def seen(self) -> Standing | None:
+        """How it stands, as anybody may see it without the lease.
+
+        None where nothing keeps the log for us, or somebody reads it at this moment. Raises
+        SourceError. Cancellation leaves nothing behind.
+        """
+        ...
+
     async def look(self) -> Look | None:
         """What is published now of the tables that its configuration captures, without a stream.
 

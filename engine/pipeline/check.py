@@ -21,6 +21,7 @@ from engine.model.check_code import (
     CODES,
     JOURNAL,
     PORT,
+    POSITION,
     PREFIX,
     ROWS,
     SOURCE,
@@ -77,6 +78,7 @@ async def check(world: World, listen: Address | None) -> AsyncIterator[CheckStep
     async for judged in world.source.trials(is_first=tried.is_first):
         yield tried.explained(judged)
     if not tried.is_first:
+        yield await tried.step(POSITION, tried.position)
         for step in await tried.losses():
             yield step
 
@@ -88,7 +90,7 @@ class _Check:
         self._world = world
         self._listen = listen
         life = begin(world, _nobody_is_told)
-        self._journal, self._needs = life.journal, Needs(life)
+        self._journal, self._lease, self._needs = life.journal, life.lease, Needs(life)
         self._identity: SourceIdentity | None = None
 
     @property
@@ -141,6 +143,19 @@ class _Check:
             "; ".join(neighbours) or "no other pipeline's prefix is inside this one or around it",
             NEIGHBOUR_HINT if neighbours else "",
         )
+
+    async def position(self) -> Finding:
+        """As every connection is compared with the journal, but without the lease."""
+        standing = await self._needs.standing()
+        if standing is None:
+            return Finding("not compared: nothing keeps the log, or another engine reads it now")
+        lost = self._lease.contradiction(standing)
+        # Unless an engine ran between the two looks.
+        if lost is not None and await self._journal.follow():
+            lost = self._lease.contradiction(standing)
+        if lost is not None:
+            raise lost
+        return Finding(f"the source keeps everything from {standing.confirmed.resume} on")
 
     async def losses(self) -> list[CheckStep]:
         """What stands against the pipeline's tables: one step each, as alarms say it."""

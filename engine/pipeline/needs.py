@@ -20,7 +20,7 @@ from engine.model.errors import (
     SourceUnavailable,
     TailraceError,
 )
-from engine.model.interfaces import Look, Reason, SourceIdentity
+from engine.model.interfaces import Look, Reason, SourceIdentity, Standing
 from engine.model.layout import below
 from engine.model.schema import TableName
 from engine.pipeline.wiring import Life
@@ -81,6 +81,14 @@ class Needs:
             if publishing is None or self._world.configuration.snapshot == "never" or look is None:
                 return look, None
             return look, await publishing.refused(newcomers(look))
+
+    async def standing(self) -> Standing | None:
+        """How the source stands where nobody reads it. Raises SourceUnavailable, SourceRefused.
+
+        Cancellation changes nothing.
+        """
+        async with self._timed(_source_is_silent):
+            return await self._world.source.seen()
 
     async def prefix(self, database: str | None) -> tuple[str, ...]:
         """Other pipelines' prefixes around this one or inside it, one text each.

@@ -106,6 +106,9 @@ class SyntheticSource:
         del is_first
         return judgements()
 
+    async def seen(self) -> None:
+        """See Source: nothing keeps its log, which is computed."""
+
     async def look(self) -> None:
         """See Source: nobody can change anything behind it."""
 

@@ -428,8 +428,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "6   compare only while the journal's tail is ours",
         Edit(
             "engine.journal.lease",
-            "            await self._refuse_superseded()\n            raise PositionLost(",
-            "            raise PositionLost(",
+            "            await self._refuse_superseded()\n            raise self._moved(",
+            "            raise self._moved(",
         ),
     ),
     mutant(

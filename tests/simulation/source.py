@@ -1496,6 +1496,9 @@ class SimulatedSource:
     def trials(self, *, is_first: bool) -> AsyncIterator[Judgement]:
         raise AssertionError("no engine checks itself")
 
+    async def seen(self) -> Standing | None:
+        raise AssertionError("no engine checks itself")
+
     async def look(self) -> Look | None:
         raise AssertionError("no engine checks itself")
 

@@ -15,6 +15,7 @@ from engine.model.interfaces import (
     Look,
     SourceIdentity,
     SourceMeasures,
+    Standing,
 )
 from engine.model.log_point import LogPoint
 from engine.model.position import LogPosition, log_position
@@ -33,7 +34,7 @@ from engine.sources.postgres.preparation import Making, prepare, renew, try_cond
 from engine.sources.postgres.session import Session, connect, translated
 from engine.sources.postgres.silence import SILENCE_SECONDS
 from engine.sources.postgres.situation import read_server, read_situation
-from engine.sources.postgres.slot import GAP_HINT
+from engine.sources.postgres.slot import GAP_HINT, read_slot
 from engine.sources.postgres.stream import (
     SLOT_RETAINED,
     SLOT_SAFE,
@@ -134,6 +135,16 @@ class PostgresSource:
             if self._configuration.messages:
                 yield await judgement(STATEMENTS, lambda: judge_ddl(session))
 
+    async def seen(self) -> Standing | None:
+        """See Source."""
+        async with Session(self._dsn) as session:
+            slot = await read_slot(session, self._slot)
+            if slot.own_fault() or slot.confirmed is None or slot.active_pid is not None:
+                return None
+            end = await _end_of(session)
+        confirmed = parse_lsn(slot.confirmed)
+        return Standing(log_point(self._generation, confirmed), log_point(self._generation, end))
+
     async def look(self) -> Look:
         """See Source."""
         async with Session(self._dsn) as session:
@@ -163,8 +174,7 @@ class PostgresSource:
     async def end(self) -> LogPoint:
         """See Source. Cancellation leaves nothing behind."""
         async with Session(self._dsn) as session:
-            [(flushed,)] = await session.rows(_FLUSHED, doing="reading the end of the log")
-        return log_point(self._generation, parse_lsn(flushed))
+            return log_point(self._generation, await _end_of(session))
 
     async def fork(self, branch: str) -> LogPosition:
         """See Source: a branch is a timeline. Cancellation leaves nothing behind."""
@@ -241,6 +251,11 @@ _FLUSHED = """
 SELECT (CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
              ELSE pg_catalog.pg_current_wal_flush_lsn() END)::pg_catalog.text
 """
+
+
+async def _end_of(session: Session) -> Lsn:
+    [(flushed,)] = await session.rows(_FLUSHED, doing="reading the end of the log")
+    return parse_lsn(flushed)
 
 
 def _wall_clock() -> int:

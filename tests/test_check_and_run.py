@@ -1,0 +1,417 @@
+"""`check` is green exactly when `run` starts: situations of real servers, checked and started.
+
+A start that ends gives the same sentence and the same exit code as the check's first failure.
+"""
+
+import re
+import secrets
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from databases import Database, dsn_as, fresh_database
+from engine import app
+from engine.config import Configuration, load
+from engine.model import check_code as codes
+from engine.model.check_code import CheckCode
+from engine.model.errors import TailraceError
+from engine.model.trial import CheckStep
+from engine.pipeline.stop import StopSignal
+from engine.servers.servers import FAST_SETTINGS, EmbeddedPostgres, EmbeddedS3
+
+pytestmark = pytest.mark.timeout(180)
+
+NO_FILE: Final = Path("/dev/null")
+
+
+@dataclass
+class Place:
+    """A database, a bucket, and what the configuration says of both."""
+
+    database: Database
+    keys: dict[str, str]
+    roles: list[str] = field(default_factory=list)
+    held: list[Any] = field(default_factory=list)
+
+    def configuration(self) -> Configuration:
+        given = {f"TAILRACE_{key}": value for key, value in self.keys.items()}
+        return load(NO_FILE, given).configuration
+
+    def execute(self, *statements: str) -> None:
+        with self.database.connect() as connection:
+            for statement in statements:
+                connection.execute(statement.encode())
+
+    def become(self, attributes: str) -> str:
+        """The engine logs in as a role of its own."""
+        role = f"r_{secrets.token_hex(4)}"
+        self.execute(f"CREATE ROLE {role} LOGIN {attributes}")
+        self.roles.append(role)
+        self.keys["SOURCE__DSN"] = dsn_as(self.database, role)
+        return role
+
+    async def check(self) -> list[CheckStep]:
+        return [step async for step in app.check(self.configuration())]
+
+    async def run(self) -> TailraceError | None:
+        """What a run to the end of the log ends with."""
+        try:
+            await app.run(self.configuration(), stop=StopSignal(), until_caught_up=True)
+        except TailraceError as error:
+            return error
+        return None
+
+    async def ran(self) -> None:
+        """A first run, that ended well."""
+        assert await self.run() is None
+
+    def close(self) -> None:
+        for each in self.held:
+            each.close()
+        for role in self.roles:
+            self.execute(
+                f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                f" WHERE usename = '{role}'",
+                f"DROP OWNED BY {role}",
+                f"DROP ROLE {role}",
+            )
+
+
+def keys_of(database: Database, s3: EmbeddedS3, bucket: str, prefix: str) -> dict[str, str]:
+    return {
+        "SOURCE__DSN": database.dsn,
+        "SOURCE__SLOT": database.name,
+        "SOURCE__SNAPSHOT": "never",
+        "DESTINATION__BUCKET": bucket,
+        "DESTINATION__PREFIX": prefix,
+        "DESTINATION__REGION": "us-east-1",
+        "DESTINATION__ENDPOINT_URL": s3.endpoint_url,
+        "ENGINE__APPEND_INTERVAL": "50ms",
+        "HTTP__LISTEN": "off",
+    }
+
+
+@pytest.fixture
+def place(
+    database: Database, aws_environment: EmbeddedS3, shared_bucket: str, prefix: str
+) -> Iterator[Place]:
+    database.execute("CREATE TABLE orders (id int PRIMARY KEY, note text)")
+    database.execute("INSERT INTO orders VALUES (1, 'a')")
+    place = Place(database, keys_of(database, aws_environment, shared_bucket, prefix))
+    try:
+        yield place
+    finally:
+        place.close()
+
+
+def which(text: str) -> str:
+    """A start lists another folder of the bucket first than a check."""
+    return re.sub(r"^list \S+ ", "list ", text)
+
+
+async def judged(place: Place) -> tuple[list[CheckStep], TailraceError | None]:
+    """What a check says, and what a start then ends with: the same."""
+    steps = await place.check()
+    error = await place.run()
+    failures = [step for step in steps if step.state == "failure"]
+    if error is None:
+        assert not failures, failures
+    else:
+        told = [(which(step.detail), step.hint, step.exit_code) for step in failures]
+        assert told, f"check is green, and a start ends: {error}"
+        assert (which(str(error)), error.hint, error.exit_code) in told
+    return steps, error
+
+
+Making = Callable[[Place], None]
+
+
+# --- a start ends
+
+
+def nobody_listens(place: Place) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    place.keys["SOURCE__DSN"] = f"host=127.0.0.1 port={port} dbname=shop user=x"
+
+
+def no_such_database(place: Place) -> None:
+    place.keys["SOURCE__DSN"] = make_conninfo(place.database.dsn, dbname="nowhere")
+
+
+def may_not_replicate(place: Place) -> None:
+    place.become("")
+
+
+def may_not_create(place: Place) -> None:
+    place.become("REPLICATION")
+
+
+def owns_no_table(place: Place) -> None:
+    role = place.become("REPLICATION")
+    place.execute(f'GRANT CREATE ON DATABASE "{place.database.name}" TO {role}')
+
+
+def nothing_matches(place: Place) -> None:
+    place.keys["SOURCE__TABLES"] = '["public.ordres"]'
+
+
+def only_keyless(place: Place) -> None:
+    place.execute("ALTER TABLE orders DROP CONSTRAINT orders_pkey")
+
+
+def physical_slot(place: Place) -> None:
+    place.execute(f"SELECT pg_create_physical_replication_slot('{place.database.name}')")
+
+
+def two_phase_slot(place: Place) -> None:
+    name = place.database.name
+    place.execute(f"SELECT pg_create_logical_replication_slot('{name}', 'pgoutput', false, true)")
+
+
+def rows_may_not_be_read(place: Place) -> None:
+    place.execute("CREATE PUBLICATION tailrace FOR TABLE orders")
+    place.become("REPLICATION")
+    place.keys["SOURCE__SNAPSHOT"] = "initial"
+
+
+def rows_are_hidden(place: Place) -> None:
+    place.execute(
+        "CREATE PUBLICATION tailrace FOR TABLE orders",
+        "ALTER TABLE orders ENABLE ROW LEVEL SECURITY",
+        f"GRANT SELECT ON orders TO {place.become('REPLICATION')}",
+    )
+    place.keys["SOURCE__SNAPSHOT"] = "initial"
+
+
+def column_called_as_a_field(place: Place) -> None:
+    place.execute("ALTER TABLE orders ADD COLUMN _op text")
+    place.keys["DESTINATION__ENVELOPE"] = "flat"
+
+
+def misspelt_condition(place: Place) -> None:
+    place.keys["SOURCE__TABLE"] = '[{ match = "public.orders", where = "ordre = 1" }]'
+
+
+def port_in_use(place: Place) -> None:
+    taken = socket.create_server(("127.0.0.1", 0))
+    place.held.append(taken)
+    place.keys["HTTP__LISTEN"] = f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+def no_such_bucket(place: Place) -> None:
+    place.keys["DESTINATION__BUCKET"] = "nowhere"
+
+
+def other_condition_of_an_old_publication(place: Place) -> None:
+    place.execute("CREATE PUBLICATION tailrace FOR TABLE orders WHERE (id > 5)")
+
+
+REFUSED: Final[tuple[tuple[Making, CheckCode, int], ...]] = (
+    (nobody_listens, codes.SOURCE, 69),
+    (no_such_database, codes.SOURCE, 78),
+    (may_not_replicate, codes.SOURCE, 78),
+    (may_not_create, codes.PUBLICATION, 78),
+    (owns_no_table, codes.PUBLICATION, 78),
+    (nothing_matches, codes.TABLES, 78),
+    (only_keyless, codes.IDENTITY, 78),
+    (physical_slot, codes.SLOT, 78),
+    (two_phase_slot, codes.SLOT, 78),
+    (rows_may_not_be_read, codes.READING, 78),
+    (rows_are_hidden, codes.READING, 78),
+    (column_called_as_a_field, codes.NAMES, 78),
+    (misspelt_condition, codes.CONDITIONS, 78),
+    (port_in_use, codes.PORT, 78),
+    (no_such_bucket, codes.BUCKET, 78),
+)
+
+
+@pytest.mark.parametrize(
+    ("make", "code", "exit_code"), REFUSED, ids=lambda each: getattr(each, "__name__", None)
+)
+async def test_check_fails_where_a_first_start_ends(
+    place: Place, make: Making, code: CheckCode, exit_code: int
+) -> None:
+    make(place)
+
+    steps, error = await judged(place)
+
+    assert error is not None
+    assert error.exit_code == exit_code
+    [failure] = [step for step in steps if step.state == "failure"]
+    assert failure.code == code
+
+
+# --- a first start works
+
+
+def nothing_special(_: Place) -> None:
+    """Everything is made by the first run."""
+
+
+def made_by_the_owner(place: Place) -> None:
+    place.execute("CREATE PUBLICATION tailrace FOR TABLE orders")
+    place.become("REPLICATION")
+
+
+def keyless_beside(place: Place) -> None:
+    place.execute("CREATE TABLE events (n int)")
+
+
+def used_slot(place: Place) -> None:
+    name = place.database.name
+    place.execute(f"SELECT pg_create_logical_replication_slot('{name}', 'pgoutput')")
+
+
+def without_deletes(place: Place) -> None:
+    place.execute("CREATE PUBLICATION tailrace FOR TABLE orders WITH (publish = 'insert, update')")
+
+
+def table_left_out(place: Place) -> None:
+    place.execute("CREATE TABLE lines (id int PRIMARY KEY)")
+    place.execute("CREATE PUBLICATION tailrace FOR TABLE orders")
+
+
+def unlogged_partition(place: Place) -> None:
+    place.execute(
+        "CREATE TABLE log (id int PRIMARY KEY) PARTITION BY RANGE (id)",
+        "CREATE UNLOGGED TABLE log_1 PARTITION OF log FOR VALUES FROM (0) TO (9)",
+    )
+
+
+def misspelt_column(place: Place) -> None:
+    place.keys["SOURCE__TABLE"] = '[{ match = "public.orders", exclude = ["nota"] }]'
+
+
+STARTS: Final[tuple[tuple[Making, tuple[CheckCode, ...]], ...]] = (
+    (nothing_special, ()),
+    (made_by_the_owner, ()),
+    (keyless_beside, (codes.IDENTITY,)),
+    (used_slot, (codes.SLOT,)),
+    (without_deletes, (codes.PUBLISHED,)),
+    (table_left_out, (codes.PUBLISHED,)),
+    (unlogged_partition, (codes.UNLOGGED,)),
+    (misspelt_column, (codes.RULE_COLUMNS,)),
+    (other_condition_of_an_old_publication, (codes.FILTERS,)),
+)
+
+
+@pytest.mark.parametrize(
+    ("make", "warned"), STARTS, ids=lambda each: getattr(each, "__name__", None)
+)
+async def test_check_is_green_where_a_first_start_works(
+    place: Place, make: Making, warned: tuple[CheckCode, ...]
+) -> None:
+    make(place)
+
+    steps, error = await judged(place)
+
+    assert error is None
+    assert tuple(step.code for step in steps if step.state == "warning") == warned
+
+
+# --- a later start
+
+
+async def test_a_pipeline_that_ran_is_checked_and_goes_on(place: Place) -> None:
+    await place.ran()
+
+    steps, error = await judged(place)
+
+    assert error is None
+    assert [step for step in steps if step.state != "ok"] == []
+
+
+async def test_tables_that_are_all_gone_stop_no_later_start(place: Place) -> None:
+    await place.ran()
+    place.execute("DROP TABLE orders")
+
+    steps, error = await judged(place)
+
+    assert error is None
+    assert codes.TABLES in [step.code for step in steps if step.state == "warning"]
+
+
+async def test_a_slot_that_was_dropped_fails_both(place: Place) -> None:
+    await place.ran()
+    place.execute(f"SELECT pg_drop_replication_slot('{place.database.name}')")
+
+    steps, error = await judged(place)
+
+    assert error is not None
+    assert error.exit_code == 70
+    assert [step.code for step in steps if step.state == "failure"] == [codes.SLOT]
+
+
+async def test_a_slot_that_was_moved_fails_both(place: Place) -> None:
+    await place.ran()
+    place.execute("INSERT INTO orders VALUES (2, 'b')")
+    name = place.database.name
+    place.execute(f"SELECT pg_replication_slot_advance('{name}', pg_current_wal_lsn())")
+
+    steps, error = await judged(place)
+
+    assert error is not None
+    assert error.exit_code == 70
+    assert [step.code for step in steps if step.state == "failure"] == [codes.POSITION]
+
+
+async def test_another_databases_prefix_fails_both(place: Place) -> None:
+    await place.ran()
+    with fresh_database(place.database.server) as other:
+        other.execute("CREATE TABLE orders (id int PRIMARY KEY)")
+        place.keys |= {"SOURCE__DSN": other.dsn, "SOURCE__SLOT": other.name}
+
+        steps, error = await judged(place)
+
+    assert error is not None
+    assert error.exit_code == 70
+    assert [step.code for step in steps if step.state == "failure"] == [codes.JOURNAL]
+
+
+async def test_a_prefix_inside_another_pipelines_fails_both(place: Place) -> None:
+    await place.ran()
+    place.keys["DESTINATION__PREFIX"] += "/inner"
+
+    steps, error = await judged(place)
+
+    assert error is not None
+    assert error.exit_code == 70
+    assert [step.code for step in steps if step.state == "failure"] == [codes.PREFIX]
+
+
+# --- what a server's settings decide
+
+
+async def test_settings_of_the_server_that_leave_no_room_fail_both(
+    aws_environment: EmbeddedS3, shared_bucket: str, prefix: str
+) -> None:
+    settings = {**FAST_SETTINGS, "max_replication_slots": "1", "max_prepared_transactions": "1"}
+    with EmbeddedPostgres(settings=settings) as server, fresh_database(server) as database:
+        database.execute("CREATE TABLE orders (id int PRIMARY KEY)")
+        place = Place(database, keys_of(database, aws_environment, shared_bucket, prefix))
+        with database.connect(autocommit=False) as connection:
+            connection.execute("INSERT INTO orders VALUES (1)")
+            connection.execute("PREPARE TRANSACTION 'forgotten'")
+        delayed = {step.code: step for step in await place.check()}
+        place.execute("ROLLBACK PREPARED 'forgotten'")
+        place.execute("SELECT pg_create_physical_replication_slot('theirs')")
+        used, error_used = await judged(place)
+        place.execute("SELECT pg_drop_replication_slot('theirs')")
+        server.stop()
+        server.settings["wal_level"] = "replica"
+        server.start()
+        replica, error_replica = await judged(place)
+
+    assert delayed[codes.TRANSACTIONS].state == "warning"
+    assert "ROLLBACK PREPARED 'forgotten'" in delayed[codes.TRANSACTIONS].hint
+    assert [step.code for step in used if step.state == "failure"] == [codes.SLOTS]
+    assert [step.code for step in replica if step.state == "failure"] == [codes.WAL_LEVEL]
+    assert error_used is not None
+    assert error_replica is not None
+    assert (error_used.exit_code, error_replica.exit_code) == (78, 78)
