@@ -119,6 +119,14 @@ class Found:
             self.served[f"{when} /{path}"] = answer(process.http_port, path, PORT_TOKEN)
             self.served[f"{when} /{path} for strangers"] = answer(process.http_port, path)
 
+    async def look(self, pipeline: Pipeline, process: EngineProcess) -> None:
+        """What the port says, and who asks it."""
+        self.serve(process, "streaming")
+        token = self.folder / "port-token"
+        token.write_text(PORT_TOKEN)
+        url = f"http://127.0.0.1:{process.http_port}"
+        await self.command(pipeline, "top", "top", "--url", url, "--token-file", str(token))
+
     @property
     def everything(self) -> dict[str, str]:
         return self.shown | self.served | self.stored
@@ -184,7 +192,7 @@ async def lived(hostile: Database, pipeline: Pipeline, found: Found, client: "S3
             return bool(((await process.status()) or {}).get("objects_total"))
 
         await until(is_published, "an object")
-        found.serve(process, "streaming")
+        await found.look(pipeline, process)
         end_walsender(hostile)
         insert(hostile, 11)
         await process.reaches("streaming")

@@ -109,6 +109,7 @@ def test_help_lists_the_commands() -> None:
     for command in (
         "init",
         "run",
+        "top",
         "check",
         "iam",
         "verify",

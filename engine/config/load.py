@@ -90,6 +90,11 @@ def load_destination_and_port(
     return _destination(parsed), _http(parsed)
 
 
+def load_port(path: Path | None, environment: Mapping[str, str]) -> HttpConfiguration:
+    """`[http]` alone. Raises ConfigurationError."""
+    return _http(_parse(gather(path, environment, ("http",)), environment, ("http",)))
+
+
 def default_log() -> LogConfiguration:
     """`[log]` where nothing of it was given: for commands that do not read that section."""
     return _log(_parse(Gathered(None, {}, {}, ()), {}, ("log",)))
