@@ -160,6 +160,8 @@ async def check(configuration: Configuration) -> AsyncIterator[CheckStep]:
             alarms=Alarms(wall_clock),
             publishing=_publishing(configuration),
             bucket_rules=_bucket_rules(configuration, store),
+            store_trials=lambda: store.trials(_way(configuration.destination)),
+            store_identity=store.identity,
         )
         async for step in checked(world, configuration.http.listen):
             yield step
@@ -278,6 +280,10 @@ def _connection_limits(configuration: Configuration) -> ConnectionLimits:
 
 
 def _check_name(destination: DestinationConfiguration) -> str:
+    return f"write-{_way(destination)}"
+
+
+def _way(destination: DestinationConfiguration) -> str:
     """Another one for each way in which objects are made.
 
     Of a key that is taken a store may say so before it looks at the encryption key or the class.
@@ -289,7 +295,7 @@ def _check_name(destination: DestinationConfiguration) -> str:
         destination.storage_class,
         destination.tags,
     )
-    return f"write-{hashlib.sha256(repr(ways).encode()).hexdigest()[:16]}"
+    return hashlib.sha256(repr(ways).encode()).hexdigest()[:16]
 
 
 def _writer(name: str) -> Writer:

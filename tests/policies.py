@@ -93,8 +93,11 @@ def actions_of(policy: Policy) -> list[str]:
     ]
 
 
-def asked_by(request: Request, *, is_secure: bool = True) -> tuple[Asked, ...]:
-    """What a request to the S3 API wants: "Required permissions for S3 API operations"."""
+def asked_by(request: Request, *, is_secure: bool = True, key_arn: str = "") -> tuple[Asked, ...]:
+    """What a request to the S3 API wants: "Required permissions for S3 API operations".
+
+    `key_arn` is the KMS key that what is read was encrypted with.
+    """
     bucket, key = f"arn:aws:s3:::{request.bucket}", request.key
     resource = f"{bucket}/{key}" if key else bucket
     context = {"aws:securetransport": str(is_secure).lower()}
@@ -110,11 +113,16 @@ def asked_by(request: Request, *, is_secure: bool = True) -> tuple[Asked, ...]:
         wanted.append(Asked("s3:PutObjectAcl", resource, context))
     if request.header("x-amz-tagging"):
         wanted.append(Asked("s3:PutObjectTagging", resource, context))
-    key_arn = request.header("x-amz-server-side-encryption-aws-kms-key-id")
-    if key_arn:
-        by_s3 = {"kms:viaservice": f"s3.{key_arn.split(':')[3]}.amazonaws.com"}
-        wanted.append(Asked("kms:GenerateDataKey", key_arn, by_s3))
+    named = request.header("x-amz-server-side-encryption-aws-kms-key-id")
+    if named:
+        wanted.append(Asked("kms:GenerateDataKey", named, _by_s3(named)))
+    if key_arn and action == "s3:GetObject" and request.method == "GET":
+        wanted.append(Asked("kms:Decrypt", key_arn, _by_s3(key_arn)))
     return tuple(wanted)
+
+
+def _by_s3(key_arn: str) -> Mapping[str, str]:
+    return {"kms:viaservice": f"s3.{key_arn.split(':')[3]}.amazonaws.com"}
 
 
 def _action(request: Request) -> tuple[str, bool]:

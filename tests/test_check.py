@@ -92,11 +92,13 @@ class AskedSource(StillSource):
 
 @dataclass
 class RefusingStore(MemoryStore):
-    """A bucket that refuses with `on_create` or `on_list`, where there is one."""
+    """A bucket that refuses with `on_create`, `on_list` or `on_get_proof`, where there is one."""
 
     on_create: TailraceError | None = None
     on_list: TailraceError | None = None
+    on_get_proof: TailraceError | None = None
     is_create_only: bool = True
+    is_forgetful: bool = False
 
     async def create(
         self,
@@ -112,6 +114,14 @@ class RefusingStore(MemoryStore):
         if not self.is_create_only:
             self.objects.pop(key, None)
         return await super().create(key, body, content_type=content_type, metadata=metadata)
+
+    async def get(self, key: str) -> bytes | None:
+        if key.startswith(check_folder(PREFIX)):
+            if self.on_get_proof is not None:
+                raise self.on_get_proof
+            if self.is_forgetful:
+                return None
+        return await super().get(key)
 
     async def list(self, prefix: str, *, after: str = "") -> AsyncIterator[ListedObject]:
         if self.on_list is not None:
@@ -198,7 +208,7 @@ def put(rig: Rig, key: str) -> None:
 async def test_every_step_is_told_in_order_and_only_the_write_leaves_something(rig: Rig) -> None:
     steps = await rig.steps()
 
-    names = ["port", "source", "bucket", "conditional writes"]
+    names = ["port", "source", "bucket", "conditional writes", "reads"]
     names += ["journal", "prefix", "rows", "tables"]
     assert list(steps) == names
     assert all(step.is_ok and not step.hint for step in steps.values())
@@ -251,6 +261,16 @@ async def overwrite(rig: Rig) -> str:
     return "conditional writes"
 
 
+async def refuse_reads(rig: Rig) -> str:
+    rig.store.on_get_proof = DestinationRefused("get: AccessDenied", hint="grant s3:GetObject")
+    return "reads"
+
+
+async def forget_writes(rig: Rig) -> str:
+    rig.store.is_forgetful = True
+    return "reads"
+
+
 async def refuse_lists(rig: Rig) -> str:
     rig.store.on_list = DestinationRefused("list: AccessDenied", hint="grant s3:ListBucket")
     return "bucket"
@@ -277,6 +297,8 @@ async def never_answer(rig: Rig) -> str:
         nest,
         be_another_source,
         refuse_writes,
+        refuse_reads,
+        forget_writes,
         overwrite,
         refuse_lists,
         refuse_us,
@@ -309,7 +331,15 @@ async def test_a_bucket_is_looked_at_where_the_source_does_not_answer(rig: Rig) 
 
     steps = await rig.steps()
 
-    assert list(steps) == ["port", "source", "bucket", "conditional writes", "journal", "prefix"]
+    assert list(steps) == [
+        "port",
+        "source",
+        "bucket",
+        "conditional writes",
+        "reads",
+        "journal",
+        "prefix",
+    ]
     assert not steps["source"].is_ok
     assert steps["journal"].is_ok
     assert steps["journal"].detail.endswith("not compared with the source")
@@ -326,6 +356,15 @@ async def test_a_newcomer_inside_the_prefix_is_a_warning_where_there_is_a_journa
     assert steps["prefix"].state == "warning"
     assert "is around 'lake/inner'" in steps["prefix"].detail
     assert "prefix of its own" in steps["prefix"].hint
+
+
+async def test_a_bucket_that_may_not_be_listed_is_asked_for_the_other_rights(rig: Rig) -> None:
+    rig.store.on_list = DestinationRefused("list: AccessDenied", code="AccessDenied")
+
+    steps = await rig.steps()
+
+    assert list(steps) == ["port", "source", "bucket", "conditional writes", "reads"]
+    assert [name for name, step in steps.items() if not step.is_ok] == ["bucket"]
 
 
 async def test_the_buckets_own_rules_are_told_and_warn_only(rig: Rig) -> None:

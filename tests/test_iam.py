@@ -1,6 +1,7 @@
 """`tailrace iam`: the documents that it prints, judged as AWS judges requests."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -285,6 +286,28 @@ def test_a_configured_key_that_is_no_arn_asks_for_one(printed: Any, file: Path) 
 
     assert "destination.kms_key_id alias/lake" in printed().errors
     assert printed("--kms", KEY).code == 0
+
+
+def shown_in_docs() -> list[tuple[str, str, Any]]:
+    """Each policy of the page: whether a role is assumed, the options, and what is shown."""
+    page = (Path(__file__).parent.parent / "docs" / "permissions.md").read_text()
+    found = re.findall(r"<!-- iam( role)?: (.+?) -->\n```json\n(.*?)```", page, re.DOTALL)
+    return [(role, options, json.loads(text)) for role, options, text in found]
+
+
+@pytest.mark.parametrize(("role", "options", "shown"), shown_in_docs())
+def test_the_page_shows_what_is_printed(
+    printed: Any, file: Path, role: str, options: str, shown: Any
+) -> None:
+    file.write_text(file.read_text().replace('"lake"', '"my-lake"'))
+    if role:
+        add(file, f'role_arn = "{THERE}"', f'external_id = "{SECRET}"')
+
+    assert printed(*options.split()).json == shown
+
+
+def test_the_page_shows_every_kind_of_bucket_policy() -> None:
+    assert len(shown_in_docs()) == 4
 
 
 def test_templates_are_ones_that_cloudformation_takes(printed: Any, file: Path) -> None:

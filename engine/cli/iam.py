@@ -13,14 +13,13 @@ from engine.cli.options import ConfigFile, same_file
 from engine.cli.output import complain, say_as_is, say_next
 from engine.config import DestinationConfiguration, load_destination
 from engine.destinations.s3_policies import Document, Kind, Wanted, Who, documents
-from engine.destinations.s3_rights import Place, partition_of
+from engine.destinations.s3_rights import Place, partition_of, role_of_session
 from engine.destinations.s3_templates import template_of
 from engine.model.errors import TailraceError
 
 EXIT_USAGE = 2
 
 _PRINCIPAL: Final = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:(root|(role|user)/\S+)")
-_SESSION: Final = re.compile(r"arn:(aws[a-z-]*):sts::(\d{12}):assumed-role/([^/\s]+)/\S+")
 _KEY: Final = re.compile(r"arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:key/[A-Za-z0-9-]+")
 
 _WAYS: Final[Mapping[Kind, str]] = {
@@ -182,12 +181,12 @@ def _region(region: str | None, arn: str) -> str:
 
 def _principal(arn: str) -> str:
     """The ARN as a policy may name it. Raises _OptionRefused."""
-    session = _SESSION.fullmatch(arn)
-    if session is not None:
-        partition, account, name = session.groups()
+    role = role_of_session(arn)
+    if role:
+        name = role.rpartition("/")[2]
         raise _OptionRefused(
             f"--account-role-arn {arn} is a session of a role, which ends",
-            hint=f"name the role: arn:{partition}:iam::{account}:role/{name}, with its path before"
+            hint=f"name the role: {role}, with its path before"
             f" the name if it has one (`aws iam get-role --role-name {name}` says it)",
         )
     if arn and not _PRINCIPAL.fullmatch(arn):

@@ -20,11 +20,14 @@ from engine.destinations.s3_errors import Circumstances, Failure, destination_er
 from engine.destinations.s3_rights import Place
 from engine.destinations.s3_rules import rules_of
 from engine.destinations.s3_settings import S3Settings
+from engine.destinations.s3_trials import S3Bucket, S3Trials, identity_text
 from engine.destinations.s3_uploads import S3Uploads, crc32_of, header_of
 from engine.model.bucket_rule import BucketRule
 from engine.model.errors import DestinationError, InvariantBroken
 from engine.model.interfaces import ListedObject, ListedUpload, ObjectHead, ObjectTail
+from engine.model.layout import check_folder
 from engine.model.staging import Completion, StagedPart
+from engine.model.trial import Finding, Judgement
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3.type_defs import HeadObjectOutputTypeDef
@@ -56,7 +59,6 @@ class S3ObjectStore:
         self._address: dict[str, Any] = {"Bucket": settings.bucket}
         if settings.expected_bucket_owner:
             self._address["ExpectedBucketOwner"] = settings.expected_bucket_owner
-        self._attributes = _object_attributes(settings)
         self._circumstances = Circumstances(
             place=Place(settings.bucket, settings.prefix, settings.region or ""),
             role_arn=settings.role_arn or "",
@@ -338,6 +340,31 @@ class S3ObjectStore:
             subject = f"list bucket {self._settings.bucket}"
             raise self._error(response, subject) from response.cause
 
+    def trials(self, way: str) -> AsyncIterator[Judgement]:
+        """What `check` tries besides what a start needs: see `s3_trials`.
+
+        `way` stands for how objects are made, in the names of what is made.
+        """
+        bucket = S3Bucket(
+            self._settings, self._connection, self._uploads, self._address, self._circumstances
+        )
+        return S3Trials(bucket, check_folder(self._settings.prefix), way).judged()
+
+    async def identity(self) -> Finding:
+        """Who this process is to AWS, so that a policy can name it. Never fails.
+
+        Cancellation changes nothing.
+        """
+        if not self._settings.is_aws:
+            return Finding("not asked: destination.endpoint_url leads to a store of its own")
+        found = await self._connection.identity()
+        if isinstance(found, Failure):
+            return Finding(
+                f"not known, which is no fault of the bucket's: STS GetCallerIdentity: {found.code}"
+                f" {found.text}".rstrip()
+            )
+        return Finding(identity_text(found, self._settings.role_arn or ""))
+
     def _attributes_of(
         self, key: str, content_type: str, metadata: Mapping[str, str]
     ) -> dict[str, Any]:
@@ -347,7 +374,7 @@ class S3ObjectStore:
         ):
             raise InvariantBroken(f"the metadata of {key} are not printable ASCII")
         attributes = {
-            **self._attributes,
+            **self._settings.attributes,
             "ContentType": content_type,
             "Metadata": dict(metadata),
         }
@@ -364,20 +391,3 @@ def _load_client_library() -> ModuleType:
     library = importlib.import_module("engine.destinations.s3_connection")
     library.read_models()
     return library
-
-
-def _object_attributes(settings: S3Settings) -> dict[str, Any]:
-    """What every object of ours is made with.
-
-    Journal and schemas included: whoever may read the data must be able to read what names it.
-    """
-    attributes: dict[str, Any] = {}
-    if settings.sse:
-        attributes["ServerSideEncryption"] = {"s3": "AES256", "kms": "aws:kms"}[settings.sse]
-    if settings.kms_key_id:
-        attributes["SSEKMSKeyId"] = settings.kms_key_id
-    if settings.acl:
-        attributes["ACL"] = settings.acl
-    if settings.tags:
-        attributes["Tagging"] = settings.tagging
-    return attributes

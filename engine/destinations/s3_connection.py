@@ -70,6 +70,7 @@ _SOURCE_ERRORS: Final = (exceptions.CredentialRetrievalError, exceptions.Metadat
 
 # Whether this task waits for the credentials of a role, so that an error is told of STS.
 _asking_sts: ContextVar[bool] = ContextVar("_asking_sts", default=False)
+_IDENTITY_SECONDS: Final = 10.0
 _ROLE_OPERATION: Final = "AssumeRole"
 
 
@@ -109,6 +110,13 @@ class S3Connection:
             return failure
         finally:
             _asking_sts.reset(asked)
+
+    async def identity(self) -> str | Failure:
+        """The ARN that AWS's STS knows the process by, before any role is assumed.
+
+        Cancellation changes nothing.
+        """
+        return await self.ask(_IDENTITY_SECONDS, self._credentials.identity)
 
     async def read(self, **parameters: Any) -> bytes:
         """An object's whole body, its checksum compared where the store keeps one.
@@ -298,6 +306,25 @@ class _ChainCredentials:
         """Nothing: what endpoints of other services are made of."""
         return lambda: None
 
+    async def identity(self) -> str:
+        """The caller's ARN. Raises what the client library does."""
+        session = _session()
+        source = await session.get_credentials()
+        if source is None:
+            raise exceptions.NoCredentialsError
+        keys = await source.get_frozen_credentials()
+        context = session.create_client(
+            "sts",
+            region_name=self._region or "us-east-1",
+            aws_access_key_id=keys.access_key,
+            aws_secret_access_key=keys.secret_key,
+            aws_session_token=keys.token,
+            config=_sts_configuration(),
+        )
+        async with context as sts:
+            answer = await sts.get_caller_identity()
+        return str(answer["Arn"])
+
     async def get_frozen_credentials(self) -> "ReadOnlyCredentials":
         async with self._lock:
             if self._current is None:
@@ -328,14 +355,8 @@ class _ChainCredentials:
             extra["ExternalId"] = self._settings.external_id
 
         def sts_client(_service: str, **keys: Any) -> Any:
-            # Asking STS twice does no harm. Twice in vain takes less than a request may.
-            configuration = AioConfig(
-                connect_timeout=5,
-                read_timeout=6,
-                retries={"total_max_attempts": 2, "mode": "standard"},
-            )
             return session.create_client(
-                "sts", region_name=self._region, config=configuration, **keys
+                "sts", region_name=self._region, config=_sts_configuration(), **keys
             )
 
         fetcher = AioAssumeRoleCredentialFetcher(
@@ -347,6 +368,15 @@ class _ChainCredentials:
         return AioDeferredRefreshableCredentials(
             method="assume-role", refresh_using=fetcher.fetch_credentials
         )
+
+
+def _sts_configuration() -> AioConfig:
+    """Asking STS twice does no harm. Twice in vain takes less than a request may."""
+    return AioConfig(
+        connect_timeout=5,
+        read_timeout=6,
+        retries={"total_max_attempts": 2, "mode": "standard"},
+    )
 
 
 class _SingleAttemptSession(AIOHTTPSession):

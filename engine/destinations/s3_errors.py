@@ -12,7 +12,7 @@ what was certainly not applied, and will not be until somebody changes a right, 
 from dataclasses import dataclass
 
 from engine.destinations.s3_access import access_hint, role_hint
-from engine.destinations.s3_rights import CREATING, GENERATE_KEY, PUT_ACL, PUT_TAGS, Place
+from engine.destinations.s3_rights import CREATING, DECRYPT, GENERATE_KEY, PUT_ACL, PUT_TAGS, Place
 from engine.model.errors import (
     DestinationError,
     DestinationRefused,
@@ -308,6 +308,8 @@ def _access_hint(failure: Failure, circumstances: Circumstances) -> str:
         configured += [f"{PUT_TAGS} (destination.tags)"] if circumstances.has_tags else []
         if circumstances.kms_key_id:
             configured.append(f"{GENERATE_KEY} on the key {circumstances.kms_key_id}")
+    elif failure.operation == "GetObject" and circumstances.kms_key_id:
+        configured.append(f"{DECRYPT} on the key {circumstances.kms_key_id}")
     hint = access_hint(failure.text, failure.operation, circumstances.place, configured)
     if circumstances.expected_bucket_owner:
         hint += f"; or the bucket is not owned by {circumstances.expected_bucket_owner}"

@@ -7,6 +7,7 @@ printed, errors that name what is missing, and the check read the same table. Th
 This module is pure.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -48,6 +49,8 @@ RIGHT_OF: Final = {
 CREATING: Final = frozenset({"PutObject", "CreateMultipartUpload"})
 """The requests that carry an object's encryption, ACL and tags, and need the rights for them."""
 
+_SESSION: Final = re.compile(r"arn:(aws[a-z-]*):sts::(\d{12}):assumed-role/([^/\s]+)/\S+")
+
 _ON_THE_BUCKET: Final = frozenset({GET_LOCATION, LIST, LIST_UPLOADS, GET_LIFECYCLE, GET_LOCK})
 
 
@@ -86,6 +89,15 @@ class Place:
     def resource_of(self, right: str) -> str:
         """What a right is needed on."""
         return self.bucket_arn if right in _ON_THE_BUCKET else self.objects_arn
+
+
+def role_of_session(arn: str) -> str:
+    """The ARN of the role whose session that is; empty where it is none.
+
+    A session's ARN lacks the role's path.
+    """
+    found = _SESSION.fullmatch(arn)
+    return f"arn:{found[1]}:iam::{found[2]}:role/{found[3]}" if found else ""
 
 
 def partition_of(region: str) -> str:

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from typing import Final, Literal
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 from engine.model.errors import ConfigurationError
 
@@ -13,6 +13,7 @@ MIB: Final = 1024 * 1024
 # guide.
 _PART_BYTES_MIN: Final = 5 * MIB
 _PART_BYTES_MAX: Final = 5 * 1024 * MIB
+_ENCRYPTIONS: Final = {"s3": "AES256", "kms": "aws:kms"}
 _TAG_COUNT_MAX: Final = 10
 _TAG_NAME_MAX: Final = 128
 _TAG_VALUE_MAX: Final = 256
@@ -82,6 +83,26 @@ class S3Settings:
     def tagging(self) -> str:
         """The tags as the header wants them; empty without any."""
         return urlencode(self.tags)
+
+    @property
+    def is_aws(self) -> bool:
+        """Whether the bucket is AWS's own, by way of a private endpoint or not."""
+        host = urlsplit(self.endpoint_url or "").hostname or ""
+        return self.endpoint_url is None or host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """What every object of ours is made with, as S3's API names it.
+
+        Journal and schemas included: whoever may read the data must be able to read what names it.
+        """
+        found = {
+            "ServerSideEncryption": _ENCRYPTIONS[self.sse] if self.sse else "",
+            "SSEKMSKeyId": self.kms_key_id,
+            "ACL": self.acl,
+            "Tagging": self.tagging,
+        }
+        return {name: text for name, text in found.items() if text}
 
     @property
     def connection_count_max(self) -> int:

@@ -77,7 +77,7 @@ class S3Uploads:
             parts = await self._put_parts(key, upload_id, body)
             checksum = await crc32_of(body)
         except BaseException as error:
-            await self._clear_away(key, upload_id)
+            await self.clear_away(key, upload_id)
             if isinstance(error, UploadGone):
                 # A new attempt begins an upload of its own.
                 raise DestinationUnavailable(str(error), code="NoSuchUpload") from error
@@ -86,7 +86,7 @@ class S3Uploads:
         if not isinstance(response, Failure):
             return True
         if response.is_definite or response.is_taken:
-            await self._clear_away(key, upload_id)
+            await self.clear_away(key, upload_id)
         if response.is_taken:
             return False
         raise self._error_of(response, f"complete {key}") from response.cause
@@ -256,8 +256,11 @@ class S3Uploads:
             UploadId=upload_id,
         )
 
-    async def _clear_away(self, key: str, upload_id: str) -> None:
-        """Abort an upload if the store lets us and answers soon; no matter whether it did."""
+    async def clear_away(self, key: str, upload_id: str) -> None:
+        """Abort an upload if the store lets us and answers soon; no matter whether it did.
+
+        Cancellation leaves in doubt whether it was aborted.
+        """
         await self._ask_abort(key, upload_id)
 
 

@@ -72,7 +72,7 @@ class BucketRules:
                 async with asyncio.timeout(_ANSWER_SECONDS):
                     rules = await self._read()
             except (DestinationError, TimeoutError) as error:
-                failure, rules = str(error) or "no answer", self._rules
+                failure, rules = _reason(error), self._rules
             self._looked = _now()
             if failure and failure != self._failure:
                 _log.info("the bucket's rules are not known", error=failure)
@@ -157,6 +157,12 @@ class BucketRules:
     def _is_outlived(self, folder: str, began: float) -> bool:
         seconds = self.seconds(folder)
         return seconds is not None and _now() - began >= seconds
+
+
+def _reason(error: DestinationError | TimeoutError) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer"
+    return f"{error}; {error.hint}" if error.hint else str(error)
 
 
 def _now() -> float:

@@ -59,6 +59,18 @@ class Prefix:
                 hint="Exactly once needs conditional writes: use a store that has them.",
             )
 
+    async def prove_read(self, name: str) -> None:
+        """Read the object that `prove_write` made. Raises DestinationRefused.
+
+        Cancellation changes nothing.
+        """
+        key = check_folder(self._prefix) + name
+        if await self._patience.answered(lambda: self._store.get(key)) is None:
+            raise DestinationRefused(
+                f"the store does not find {key}, which it has",
+                hint="Exactly once needs a store that gives what was written before.",
+            )
+
     async def _create(self, key: str) -> bool:
         return await self._patience.answered(
             lambda: self._store.create(

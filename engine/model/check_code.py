@@ -83,6 +83,22 @@ BUCKET_RULES: Final = CheckCode(
     "TR-S3-003", "bucket rules", "No rule of the bucket takes away what the pipeline needs."
 )
 
+READS: Final = CheckCode("TR-S3-004", "reads", "Objects are read.")
+IDENTITY: Final = CheckCode("TR-S3-005", "identity", "AWS knows who this process is.")
+LOCATION: Final = CheckCode("TR-S3-006", "location", "The bucket's region is known.")
+ATTRIBUTES: Final = CheckCode(
+    "TR-S3-007", "attributes", "Objects may have the configured encryption, ACL and tags."
+)
+UPLOADS_LISTED: Final = CheckCode(
+    "TR-S3-008", "uploads listed", "Uploads that a killed engine left are found."
+)
+UPLOADS_ABORTED: Final = CheckCode(
+    "TR-S3-009", "uploads aborted", "Uploads that a killed engine left are thrown away."
+)
+PARTS: Final = CheckCode("TR-S3-010", "parts", "Large objects go up in parts.")
+OBJECT_LOCK: Final = CheckCode("TR-S3-011", "object lock", "What keeps objects from deletion.")
+DELETING: Final = CheckCode("TR-S3-012", "deleting", "Nothing is ever deleted.")
+
 # --- TR-JN: the journal, and what stands against the pipeline's tables
 
 JOURNAL: Final = CheckCode("TR-JN-001", "journal", "The journal is whole, and this pipeline's.")

@@ -19,17 +19,19 @@ from engine.model.check_code import (
     BUCKET,
     BUCKET_RULES,
     CODES,
+    IDENTITY,
     JOURNAL,
     PORT,
     POSITION,
     PREFIX,
+    READS,
     ROWS,
     SOURCE,
     WATCH,
     WRITES,
     CheckCode,
 )
-from engine.model.errors import TailraceError
+from engine.model.errors import DestinationRefused, TailraceError
 from engine.model.plural import counted
 from engine.model.trial import CheckStep, Finding, Judgement, Trial, judgement
 from engine.operate.http_server import try_listening
@@ -57,16 +59,10 @@ async def check(world: World, listen: Address | None) -> AsyncIterator[CheckStep
     tried = _Check(world, listen)
     yield await tried.step(PORT, tried.port)
     yield await tried.step(SOURCE, tried.source)
-    bucket = await tried.step(BUCKET, tried.bucket)
-    yield bucket
-    if not bucket.is_ok:
+    async for step in _bucket(tried, world):
+        yield step
+    if not tried.is_bucket_known:
         return
-    yield await tried.step(WRITES, tried.writes)
-    if world.store_trials is not None:
-        async for judged in world.store_trials():
-            yield CheckStep.of(judged)
-    if world.bucket_rules is not None:
-        yield await tried.step(BUCKET_RULES, world.bucket_rules.finding)
     journal = await tried.step(JOURNAL, tried.journal)
     yield journal
     if not journal.is_ok:
@@ -83,6 +79,26 @@ async def check(world: World, listen: Address | None) -> AsyncIterator[CheckStep
             yield step
 
 
+async def _bucket(tried: "_Check", world: World) -> AsyncIterator[CheckStep]:
+    """Who asks, and each right on the bucket. Cancellation as in `check`."""
+    if world.store_identity is not None:
+        yield await tried.step(IDENTITY, world.store_identity)
+    bucket = await tried.step(BUCKET, tried.bucket)
+    yield bucket
+    tried.is_bucket_known = bucket.is_ok
+    if not (bucket.is_ok or tried.is_listing_denied):
+        return
+    writes = await tried.step(WRITES, tried.writes)
+    yield writes
+    if writes.is_ok:
+        yield await tried.step(READS, tried.reads)
+    if world.store_trials is not None:
+        async for judged in world.store_trials():
+            yield CheckStep.of(judged)
+    if world.bucket_rules is not None:
+        yield await tried.step(BUCKET_RULES, world.bucket_rules.finding)
+
+
 class _Check:
     """One check's steps, and what they learned."""
 
@@ -92,6 +108,7 @@ class _Check:
         life = begin(world, _nobody_is_told)
         self._journal, self._lease, self._needs = life.journal, life.lease, Needs(life)
         self._identity: SourceIdentity | None = None
+        self.is_bucket_known = self.is_listing_denied = False
 
     @property
     def is_source_known(self) -> bool:
@@ -122,12 +139,21 @@ class _Check:
         return Finding(self._world.source.describe(self._identity))
 
     async def bucket(self) -> Finding:
-        await self._needs.bucket()
+        try:
+            await self._needs.bucket()
+        except DestinationRefused as error:
+            # The bucket answers: all that is not granted is told at once.
+            self.is_listing_denied = error.code == "AccessDenied"
+            raise
         return Finding(f"answers, prefix {self._world.settings.prefix or '(none)'} can be listed")
 
     async def writes(self) -> Finding:
         await self._needs.writes()
         return Finding("If-None-Match is honoured, objects may be created")
+
+    async def reads(self) -> Finding:
+        await self._needs.reads()
+        return Finding("objects may be read")
 
     async def journal(self) -> Finding:
         """Without an identity the source did not answer, and was told of already."""

@@ -121,6 +121,14 @@ class Needs:
         async with self._timed(_bucket_is_silent):
             await self._prefix.prove_write(self._world.settings.check_name)
 
+    async def reads(self) -> None:
+        """Prove that what `writes` made may be read. Raises DestinationRefused.
+
+        Cancellation changes nothing.
+        """
+        async with self._timed(_bucket_is_silent):
+            await self._prefix.prove_read(self._world.settings.check_name)
+
     def _failed(self, error: Failure) -> None:
         self._world.metrics.publish_error(error.code, retryable=error.retryable)
 

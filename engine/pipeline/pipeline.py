@@ -325,6 +325,7 @@ class Pipeline:
             for neighbour in await needs.prefix(self._identity.database):
                 _log.warning("prefixes nested", error=neighbour, hint=NEIGHBOUR_HINT)
         await needs.writes()
+        await needs.reads()
 
     def _say_unused(self) -> None:
         named, state = self._settings.accept_gap, self._journal.state

@@ -48,7 +48,7 @@ from engine.model.position import Position, behind, commit_of
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
 from engine.model.table_shape import TEXTS
-from engine.model.trial import Trials
+from engine.model.trial import Trial, Trials
 from engine.operate.activity import Activity
 from engine.operate.alarms import Alarms
 from engine.operate.events import Events
@@ -71,7 +71,7 @@ SnapshotProgress = Callable[[float], SnapshotsStatus]
 class World:
     """What an engine is given from outside, for all of its lives.
 
-    `store_trials`: what else `check` tries of the bucket.
+    `store_identity`: who this process is to the bucket. `store_trials`: what else `check` tries.
     """
 
     source: Source
@@ -88,6 +88,7 @@ class World:
     publishing: Publishing | None = None
     bucket_rules: BucketRules | None = None
     store_trials: Trials | None = None
+    store_identity: Trial | None = None
     activity: Activity = field(default_factory=Activity)
     retention: RetentionWatch = field(default_factory=RetentionWatch)
 
