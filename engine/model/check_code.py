@@ -84,7 +84,7 @@ BUCKET_RULES: Final = CheckCode(
 )
 
 READS: Final = CheckCode("TR-S3-004", "reads", "Objects are read.")
-IDENTITY: Final = CheckCode("TR-S3-005", "identity", "AWS knows who this process is.")
+AWS_IDENTITY: Final = CheckCode("TR-S3-005", "aws identity", "AWS knows who this process is.")
 LOCATION: Final = CheckCode("TR-S3-006", "location", "The bucket's region is known.")
 ATTRIBUTES: Final = CheckCode(
     "TR-S3-007", "attributes", "Objects may have the configured encryption, ACL and tags."

@@ -16,10 +16,10 @@ from engine.journal.acceptance import explain
 from engine.journal.findings import findings
 from engine.journal.prefix import NEIGHBOUR_HINT
 from engine.model.check_code import (
+    AWS_IDENTITY,
     BUCKET,
     BUCKET_RULES,
     CODES,
-    IDENTITY,
     JOURNAL,
     PORT,
     POSITION,
@@ -82,7 +82,7 @@ async def check(world: World, listen: Address | None) -> AsyncIterator[CheckStep
 async def _bucket(tried: "_Check", world: World) -> AsyncIterator[CheckStep]:
     """Who asks, and each right on the bucket. Cancellation as in `check`."""
     if world.store_identity is not None:
-        yield await tried.step(IDENTITY, world.store_identity)
+        yield await tried.step(AWS_IDENTITY, world.store_identity)
     bucket = await tried.step(BUCKET, tried.bucket)
     yield bucket
     tried.is_bucket_known = bucket.is_ok
