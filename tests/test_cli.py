@@ -334,7 +334,8 @@ def test_check_offline_reads_the_configuration_alone(file: Path) -> None:
 def test_check_offline_reads_the_dsn_and_says_where_it_leads(file: Path) -> None:
     result = tailrace("check", "--offline", "--json", "-c", str(file))
 
-    [_, step] = json.loads(result.stdout)["steps"]
+    [_, step, cost] = json.loads(result.stdout)["steps"]
+    assert (cost["name"], cost["state"]) == ("cost", "ok")
     assert (result.returncode, step["name"], step["state"]) == (0, "dsn", "ok")
     assert step["detail"].startswith("leads to 127.0.0.1:")
     assert SECRET not in result.stdout + result.stderr
@@ -405,7 +406,7 @@ def test_check_tries_the_port_first(file: Path) -> None:
             "check", "--json", "-c", str(file), variables={"TAILRACE_HTTP__LISTEN": str(address)}
         )
 
-    [_, _, port, *_] = json.loads(result.stdout)["steps"]
+    [_, _, _, port, *_] = json.loads(result.stdout)["steps"]
     assert result.returncode == 78, result.stderr
     assert (port["name"], port["state"]) == ("port", "failure")
     assert "the port is in use" in port["detail"]

@@ -13,10 +13,11 @@ from engine.cli.options import ConfigFile, Json, same_file
 from engine.cli.output import flush, say, say_json, say_next
 from engine.cli.startup import lean_imports
 from engine.config import Configuration, load
-from engine.model.check_code import CONFIGURATION, DSN
+from engine.model.check_code import CONFIGURATION, COST, DSN
 from engine.model.errors import ConfigurationError
 from engine.model.plural import counted
 from engine.model.printable import printable
+from engine.model.request_cost import Pace, cost_text
 from engine.model.trial import CheckStep, Finding, Judgement, judgement
 
 _MARKS: Final = {"ok": "ok", "warning": "warn", "failure": "FAIL"}
@@ -74,9 +75,27 @@ async def _steps(file: Path | None, *, is_offline: bool) -> AsyncIterator[CheckS
     yield CheckStep.of(Judgement(CONFIGURATION, Finding(f"{where} is valid")))
     configuration = loaded.configuration
     yield CheckStep.of(await judgement(DSN, lambda: _try_dsn(configuration)))
+    yield CheckStep.of(Judgement(COST, Finding(_cost_text(configuration))))
     if not is_offline:
         async for step in _connected(configuration):
             yield step
+
+
+def _cost_text(configuration: Configuration) -> str:
+    """What requests cost, at the engine's own intervals."""
+    from engine.journal import settings  # noqa: PLC0415 - see `_connected`
+    from engine.journal.journal import STATE_INTERVAL  # noqa: PLC0415 - see `_connected`
+
+    return cost_text(
+        Pace(
+            append=configuration.engine.append_interval_seconds,
+            age=configuration.chunk.max_age_seconds,
+            idle=settings.IDLE_SECONDS,
+            probe=settings.PROBE_SECONDS,
+            look=settings.REQUESTS_SECONDS,
+            entries_a_state=STATE_INTERVAL,
+        )
+    )
 
 
 async def _try_dsn(configuration: Configuration) -> Finding:

@@ -8,6 +8,10 @@ from engine.model.position import LOG_BEGIN, LogPosition
 SCHEMA_SECONDS = 6 * 3600.0
 """A schema.json that was there so long ago is asked for again: rules of a bucket count days."""
 
+PROBE_SECONDS = 10.0
+IDLE_SECONDS = 30.0
+REQUESTS_SECONDS = 10.0
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -45,11 +49,11 @@ class Settings:
     accept_gap: LogPosition = LOG_BEGIN
     start_seconds_max: float = 30.0
     standby_interval: float = 2.0
-    probe_interval: float = 10.0
-    idle_interval: float = 30.0
+    probe_interval: float = PROBE_SECONDS
+    idle_interval: float = IDLE_SECONDS
     check_name: str = "write"
     watch_interval: float = 50.0
-    requests_interval: float = 10.0
+    requests_interval: float = REQUESTS_SECONDS
     state_seconds: float = 6 * 3600.0
     unseen_seconds_max: float = 12 * 3600.0
     schema_seconds: float = SCHEMA_SECONDS

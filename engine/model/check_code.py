@@ -28,6 +28,7 @@ class CheckCode:
 CONFIGURATION: Final = CheckCode("TR-CF-001", "configuration", "The configuration can be read.")
 DSN: Final = CheckCode("TR-CF-002", "dsn", "The connection string says where the database is.")
 ROWS: Final = CheckCode("TR-CF-003", "rows", "Rows up to this size are captured.")
+COST: Final = CheckCode("TR-CF-004", "cost", "What the requests to the bucket cost a month.")
 
 # --- TR-EN: this process and its machine
 

@@ -114,7 +114,7 @@ class PostgresSource:
             await renew(session, self._slot, self._configuration, self._making)
 
     async def trials(self, *, is_first: bool) -> AsyncIterator[Judgement]:
-        """See Source."""
+        """See Source. Cancellation changes nothing."""
         async with Session(self._dsn) as session:
             try:
                 server = await read_server(session)
