@@ -208,7 +208,8 @@ async def lived(hostile: Database, pipeline: Pipeline, found: Found, client: "S3
     await found.command(pipeline, "pause", "pause", table)
     await found.command(pipeline, "pause-unknown", "pause", f"{table}x", codes=(1,))
     await found.command(pipeline, "resume", "resume")
-    await found.command(pipeline, "read-unknown", "read", f"{table}x", codes=(1,))
+    for word in ("read", "tail"):
+        await found.command(pipeline, f"{word}-unknown", word, f"{table}x", codes=(1,))
     bucket, endpoint = pipeline.sections["destination"]["bucket"], client.meta.endpoint_url
     lake = f"s3://{bucket}/canary-lake?region=us-east-1&endpoint_url={endpoint}"
     await found.command(
@@ -226,6 +227,7 @@ async def lived(hostile: Database, pipeline: Pipeline, found: Found, client: "S3
         ("check",),
         ("verify",),
         ("read", table),
+        ("tail", table),
         ("materialize", table, lake, "--to", "delta"),
         ("status",),
         ("views", "duckdb"),

@@ -39,6 +39,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "pause": "Ask the running engine to read no further, or to pass over tables.",
     "resume": "Ask the running engine to go on with what is paused.",
     "read": "Read a table's changes or rows from the bucket alone.",
+    "tail": "Show a table's newest changes, and each new one as it becomes durable.",
     "materialize": "Bring a Delta or Iceberg table, or Parquet files, up to date with a table.",
     "views": "Print SQL that reads the bucket: each table as it is now.",
     "config": "Show the configuration, or describe it.",

@@ -36,6 +36,15 @@ def cells(text: str) -> int:
     return cell_len(text)
 
 
+def cut(text: str, columns: int) -> str:
+    """`text`, or its beginning with `…` where it is wider: for rows, never for names or errors."""
+    if cells(text) <= columns:
+        return text
+    from rich.cells import set_cell_size  # noqa: PLC0415 - as above
+
+    return set_cell_size(text, columns - 1).rstrip() + "…"
+
+
 def wrapped(text: str, columns: int | None, *, first: str = "", rest: str | None = None) -> str:
     """`text` in lines of at most `columns`, the first after `first`, the others after `rest`.
 

@@ -203,7 +203,15 @@ async def open_reading(store: ObjectStore, prefix: str, question: Question) -> R
     """
     view = JournalView(store, prefix)
     await view.load()
-    state = view.state
+    return await reading_of(store, view, question)
+
+
+async def reading_of(store: ObjectStore, view: JournalView, question: Question) -> Reading:
+    """As `open_reading`, for a journal that somebody has read already, and as far as it was read.
+
+    Cancellation changes nothing.
+    """
+    prefix, state = view.prefix, view.state
     assert state.source is not None
     table = _meant(question.table, state)
     reader = JournalReader(store, prefix, answered)
