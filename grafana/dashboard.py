@@ -7,6 +7,7 @@ Grafana does not know. The result is committed, because whoever imports it needs
 Invariant: the same panels give the same bytes.
 """
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from string import ascii_uppercase
@@ -44,12 +45,11 @@ def make_dashboard() -> models.Dashboard:
         .with_variable(_of_label("job", "tailrace_build_info"))
         .with_variable(_of_label("instance", 'tailrace_build_info{job=~"$job"}'))
     )
-    number = 0
+    numbers = itertools.count(1)
     for row in ROWS:
-        builder = builder.with_row(dashboard.Row(row.title))
+        builder = builder.with_row(dashboard.Row(row.title).id(next(numbers)))
         for panel in row.panels:
-            number += 1
-            builder = builder.with_panel(_built(panel).id(number))
+            builder = builder.with_panel(_built(panel).id(next(numbers)))
     return builder.build()
 
 
@@ -96,6 +96,7 @@ def _figure(figure: Figure) -> stat.Panel:
         .unit(figure.unit)
         .no_value("not known yet")
         .thresholds(_thresholds(figure.first_colour, figure.steps))
+        .color_scheme(dashboard.FieldColor().mode(models.FieldColorModeId.THRESHOLDS))
         .color_mode(common_models.BigValueColorMode.BACKGROUND)
         .graph_mode(common_models.BigValueGraphMode.NONE)
         .text_mode(mode.VALUE_AND_NAME if figure.is_named else mode.VALUE)
@@ -113,6 +114,7 @@ def _plot(plot: Plot) -> timeseries.Panel:
         .span(plot.width)
         .unit(plot.unit)
         .min(0)
+        .color_scheme(dashboard.FieldColor().mode(models.FieldColorModeId.PALETTE_CLASSIC))
         .line_width(1)
         .fill_opacity(30 if plot.is_stacked else 5)
         .show_points(common_models.VisibilityMode.NEVER)

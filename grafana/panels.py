@@ -2,8 +2,8 @@
 
 Strategy: this module is the only place to change the dashboard. `grafana.dashboard` makes Grafana's
 JSON of it. Every expression selects by the two variables `$job` and `$instance`, so one dashboard
-serves many pipelines. Where a series appears with its first event only, `or vector(0)` gives a 0
-before that.
+serves many pipelines. Where series appear with the first event only, `or on() vector(0)` gives one
+0 before that, and nothing afterwards.
 
 The expressions work in Prometheus 2.42 and later, 3.x included.
 """
@@ -103,7 +103,7 @@ _NOW: Final = Row(
         Figure(
             "Alarms",
             "Conditions that wait for somebody. /status names them with what mends them.",
-            Query(f"sum({_gauge('tailrace_alarms')}) or vector(0)", "alarms"),
+            Query(f"sum({_gauge('tailrace_alarms')}) or on() vector(0)", "alarms"),
             "none",
             (Step(1, "red"),),
         ),
@@ -177,7 +177,7 @@ _FLOW: Final = Row(
         ),
         Plot(
             "Objects and journal entries",
-            "Each one is a request that S3 charges for.",
+            "An entry counts once for each of its parts. Mostly these are planned and durable.",
             (
                 Query(f"sum({_rate('tailrace_published_objects_total')})", "objects"),
                 Query(
@@ -252,11 +252,11 @@ _SOURCE: Final = Row(
         ),
         Plot(
             "Time until the slot is lost",
-            "At the speed of the last half hour. Nothing is shown without a limit.",
+            "At the speed of the last half hour. A day stands for a day or more.",
             (
                 Query(
-                    f"{_gauge('tailrace_slot_safe_bytes')}"
-                    f" / clamp_min(-deriv({_gauge('tailrace_slot_safe_bytes')}[30m]), 1)",
+                    f"clamp_max({_gauge('tailrace_slot_safe_bytes')}"
+                    f" / clamp_min(-deriv({_gauge('tailrace_slot_safe_bytes')}[30m]), 1), 86400)",
                     "{{instance}}",
                 ),
             ),
@@ -286,12 +286,12 @@ _SOURCE: Final = Row(
             "Counted since each process began.",
             (
                 Query(
-                    f"sum by (kind) ({_gauge('tailrace_schema_changes_total')}) or vector(0)",
+                    f"sum by (kind) ({_gauge('tailrace_schema_changes_total')}) or on() vector(0)",
                     "changed shape {{kind}}",
                 ),
                 Query(f"sum({_gauge('tailrace_gaps_total')})", "gaps"),
                 Query(
-                    f"sum by (outcome) ({_gauge('tailrace_signals_total')}) or vector(0)",
+                    f"sum by (outcome) ({_gauge('tailrace_signals_total')}) or on() vector(0)",
                     "signals {{outcome}}",
                 ),
             ),
@@ -360,7 +360,7 @@ _BUCKET: Final = Row(
             (
                 Query(
                     "sum by (code, retryable)"
-                    f" ({_rate('tailrace_publish_errors_total')}) or vector(0)",
+                    f" ({_rate('tailrace_publish_errors_total')}) or on() vector(0)",
                     "{{code}} retryable={{retryable}}",
                 ),
             ),
@@ -403,7 +403,7 @@ _SNAPSHOTS: Final = Row(
             "Rows",
             "Staged since the process began, and what the tables have that are being read.",
             (
-                Query(f"sum({_gauge('tailrace_snapshot_rows_total')}) or vector(0)", "staged"),
+                Query(f"sum({_gauge('tailrace_snapshot_rows_total')}) or on() vector(0)", "staged"),
                 Query(f"sum({_gauge('tailrace_snapshot_rows_estimate')})", "of tables being read"),
             ),
             "short",

@@ -14,10 +14,14 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from engine.model.batch import Operations
 from engine.model.errors import InvariantBroken
 from engine.model.schema import TableName
+from engine.model.snapshot_source import HeldTable
 from engine.operate.lag import Amount, Lag
 from engine.operate.metrics import ERROR_CODES_MAX, OTHER, TABLE_LABELS_MAX, Metrics
 from engine.operate.status import Phase
+from engine.snapshot.progress import Progress
 from engine.sources.postgres.source import MEASURES
+from small_bucket import ORDERS
+from small_snapshot import relation
 
 SECOND = 1_000_000
 
@@ -279,6 +283,16 @@ def test_no_created_series_double_the_exposition(
     metrics.rows(TableName("public", "orders"), Operations(c=1))
 
     assert "_created" not in exposition(registry)
+
+
+def test_a_table_whose_snapshot_begins_is_counted_from_0(
+    metrics: Metrics, registry: CollectorRegistry
+) -> None:
+    labels = {"table": "public.orders"}
+    Progress(metrics).begin(ORDERS, HeldTable(relation(ORDERS), (b"1",), 10, 100), 0.0)
+
+    assert registry.get_sample_value("tailrace_snapshot_rows_total", labels) == 0
+    assert registry.get_sample_value("tailrace_snapshot_rows_estimate") == 10
 
 
 def test_a_table_without_a_label_of_its_own_is_not_kept() -> None:

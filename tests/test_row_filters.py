@@ -402,7 +402,7 @@ async def test_a_start_compares_the_conditions_themselves(customers: Database) -
 
     assert OTHER not in [entry["event"] for entry in quiet]
     [warning] = [entry for entry in logs if entry["event"] == OTHER]
-    assert warning["tables"] == "public.customers"
+    assert warning["tables"] == ["public.customers"]
     assert customers.execute("SELECT pubname FROM pg_publication") == [("tailrace",)]
     with customers.connect() as connection:
         for statement in warning["sql"]:

@@ -321,7 +321,7 @@ async def test_the_stream_goes_on_without_a_table_that_is_refused_and_says_so(
 
     assert status["snapshots_unfinished"] == 1
     assert starts["stream"]["begins"].keys() == {"public.first", "public.second"}
-    assert [event["tables"] for event in told] == ["public.third"]
+    assert [event["tables"] for event in told] == [["public.third"]]
     assert after is not None
     assert "public.third" in {alarm["subject"] for alarm in after["alarms"]}
     assert verdict["ok"], verdict

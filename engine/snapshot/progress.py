@@ -77,6 +77,8 @@ class Progress:
         self._tables[table] = _TableProgress(
             max(held.rows_estimate, 0), max(held.bytes_estimate, 0), len(held.ranges), now
         )
+        # A rate needs the counter before its first step, which may be all of a table.
+        self._observer.snapshot_rows(table, 0)
         self._tell()
 
     def running(self, table: TableName, range_number: int, progress: ReadProgress) -> None:
