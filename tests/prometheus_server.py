@@ -76,12 +76,14 @@ class PrometheusServer:
 
 
 @contextmanager
-def prometheus_server(*targets: str) -> Iterator[PrometheusServer]:
-    """Prometheus as it scrapes `targets` (host:port) each second, under the job `tailrace`.
+def prometheus_server(target: str, token: str) -> Iterator[PrometheusServer]:
+    """Prometheus as it scrapes `target` (host:port) each second, under the job `tailrace`.
 
-    Leaving the block ends it and removes its data.
+    `token` is sent as docs/security.md says. Leaving the block ends it and removes its data.
     """
     folder = Path(tempfile.mkdtemp(prefix="tailrace-prometheus-"))
+    credentials = folder / "token"
+    credentials.write_text(token)
     configuration = folder / "prometheus.yml"
     configuration.write_text(
         json.dumps(  # JSON is YAML.
@@ -89,7 +91,11 @@ def prometheus_server(*targets: str) -> Iterator[PrometheusServer]:
                 "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
                 "rule_files": [str(RULES)],
                 "scrape_configs": [
-                    {"job_name": "tailrace", "static_configs": [{"targets": list(targets)}]}
+                    {
+                        "job_name": "tailrace",
+                        "authorization": {"credentials_file": str(credentials)},
+                        "static_configs": [{"targets": [target]}],
+                    }
                 ],
             }
         )

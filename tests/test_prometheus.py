@@ -27,6 +27,7 @@ from prometheus_server import PrometheusServer, Sample, prometheus_server, promt
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
 PREFIX = "watched"
+TOKEN = "a-token-of-the-tests-of-prometheus"
 RATE_SECONDS = 8
 ROWS_BEFORE = 2_000
 
@@ -100,7 +101,8 @@ class Watched:
 
     def metrics(self, accept: str) -> bytes:
         request = urllib.request.Request(
-            f"http://{LOOPBACK}:{self.engine.http_port}/metrics", headers={"Accept": accept}
+            f"http://{LOOPBACK}:{self.engine.http_port}/metrics",
+            headers={"Accept": accept, "Authorization": f"Bearer {TOKEN}"},
         )
         with urllib.request.urlopen(request, timeout=10) as answer:
             body: bytes = answer.read()
@@ -148,13 +150,14 @@ def watched(s3: EmbeddedS3, tmp_path_factory: pytest.TempPathFactory) -> Iterato
                 },
                 "chunk": {"max_age": "1s"},
                 "engine": {"append_interval": "200ms"},
+                "http": {"token": TOKEN},
                 "log": {"format": "json"},
             },
             s3.environment,
         )
         folder = tmp_path_factory.mktemp("watched")
         engine = stack.enter_context(EngineProcess(pipeline, folder, "engine", "run"))
-        prometheus = stack.enter_context(prometheus_server(f"{LOOPBACK}:{engine.http_port}"))
+        prometheus = stack.enter_context(prometheus_server(f"{LOOPBACK}:{engine.http_port}", TOKEN))
         watched = Watched(database, engine, prometheus, s3, bucket)
         asyncio.run(engine.reaches("streaming"))
         with watched.traffic() as traffic:
