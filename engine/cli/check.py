@@ -139,6 +139,9 @@ def _say_end(steps: list[CheckStep], option: str, *, is_offline: bool) -> None:
     would = "would not start" if failures else "would start"
     verdict = "; nothing was connected to" if is_offline else f": `tailrace run` {would}"
     say(f"\n{', '.join(told)}{verdict}")
+    for state, word in (("failure", "failed"), ("warning", "warned")):
+        if ids := [step.code.id for step in steps if step.state == state]:
+            say(f"{word}: {', '.join(dict.fromkeys(ids))}")
     if failures:
         say_next("mend what failed, then `tailrace check` again")
     else:

@@ -15,10 +15,7 @@ MONTH_SECONDS: Final = 30 * 24 * 3600
 
 DOLLARS_A_THOUSAND_PUTS: Final = 0.005
 DOLLARS_A_THOUSAND_GETS: Final = 0.0004
-PRICES: Final = (
-    "S3 Standard's list prices in us-east-1 as of November 2026: $0.005 per 1,000 PUT and LIST,"
-    " $0.0004 per 1,000 GET"
-)
+PRICES: Final = "prices of S3 Standard in us-east-1, November 2026"
 """https://aws.amazon.com/s3/pricing/, S3 Standard, US East (N. Virginia)."""
 
 LONGER_SECONDS: Final = 10.0
@@ -94,11 +91,10 @@ def cost_text(pace: Pace) -> str:
     """What it comes to, in words for an operator."""
     idle, busy, table = pace.idle_requests(), pace.busy_requests(), pace.table_requests()
     text = (
-        f"requests to the bucket cost ${idle.dollars:,.2f} a month while nothing changes, up to"
-        f" ${busy.dollars:,.2f} while something always does"
-        f" ({_number(pace.entries())} journal entries, engine.append_interval = {pace.append:g} s),"
-        f" and ${table.dollars:,.2f} more for each table that always has rows"
-        f" ({_number(table.puts)} objects, chunk.max_age = {pace.age:g} s)"
+        f"requests to the bucket, a month: ${idle.dollars:,.2f} idle, up to ${busy.dollars:,.2f}"
+        f" busy ({_number(pace.entries())} PUTs, engine.append_interval = {pace.append:g}s),"
+        f" ${table.dollars:,.2f} more for each table that always has rows"
+        f" ({_number(table.puts)} PUTs, chunk.max_age = {pace.age:g}s)"
     )
     if pace.append < LONGER_SECONDS <= pace.age:
         longer = Pace(
@@ -106,10 +102,9 @@ def cost_text(pace: Pace) -> str:
         )
         text += (
             f'; engine.append_interval = "{LONGER_SECONDS:g}s" would save up to'
-            f" ${saving(pace, longer):,.2f} of that, and the source would keep its log some seconds"
-            " longer"
+            f" ${saving(pace, longer):,.2f}"
         )
-    return f"{text}; at {PRICES}"
+    return f"{text}; {PRICES}"
 
 
 def _number(count: int) -> str:

@@ -187,8 +187,10 @@ def _transactions(around: Surroundings, situation: Situation) -> Finding | None:
         )
     if count := len(around.transactions):
         hidden = sum(each.seconds is None for each in around.transactions)
-        unseen = f", of {hidden} of them we may not see since when" if hidden else ""
-        return Finding(f"the first run waits for {counted(count, 'short transaction')}{unseen}")
+        unseen = (
+            f"; since when {hidden} of them are open is not shown to this role" if hidden else ""
+        )
+        return Finding(f"the first run waits for {counted(count, 'open transaction')}{unseen}")
     return Finding("none is open that the making of the slot would wait for")
 
 

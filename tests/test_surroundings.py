@@ -1,0 +1,224 @@
+"""What `check` says of a server beside what stops a start: pure judges of what was read."""
+
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+
+from engine.model import check_code as codes
+from engine.model.check_code import CheckCode
+from engine.model.record import RecordConfiguration
+from engine.model.schema import TableName
+from engine.model.trial import Finding
+from engine.sources.postgres.judges import judgements_of, server_fault
+from engine.sources.postgres.situation import Server, Situation, Table
+from engine.sources.postgres.slot import Slot, wal_level_fault
+from engine.sources.postgres.surroundings import (
+    OpenTransaction,
+    Surroundings,
+    surrounding_judgements,
+)
+
+ORDERS = TableName("public", "orders")
+SERVER = Server(180006, "logical", False, "reader", True, 10, 3, True)
+NO_SLOT = Slot(
+    "tail", "", "", "", None, "", None, False, False, False, "", False, "shop", "logical"
+)
+A_SLOT = replace(
+    NO_SLOT, type="logical", plugin="pgoutput", database="shop", wal_status="reserved",
+    confirmed="0/64",
+)  # fmt: skip
+SITUATION = Situation(
+    configuration=RecordConfiguration("tailrace", tables=("public.*",), snapshot="initial"),
+    server=SERVER,
+    slot=NO_SLOT,
+    tables=(Table(ORDERS, False, True, True),),
+    others=(),
+    publication=None,
+    unreadable={},
+    unlogged=(),
+    clashes="",
+    unknown_columns="",
+    is_first=True,
+)
+AROUND = Surroundings(
+    walsender_count_max=10,
+    walsender_count=2,
+    keep_mib=-1,
+    idle_slot_seconds=0,
+    old_snapshot_minutes=None,
+    encoding="UTF8",
+    tls="TLSv1.3",
+    client_address="10.0.0.7",
+    synchronous_names="",
+    application_name="tailrace",
+)
+
+
+def said(code: CheckCode, situation: Situation = SITUATION, **changes: Any) -> Finding | None:
+    """What is said under that code of these surroundings; None where nothing is."""
+    found = surrounding_judgements(replace(AROUND, **changes), situation)
+    for judged in found:
+        if judged.code == code:
+            assert isinstance(judged.found, Finding)
+            return judged.found
+    return None
+
+
+def hint_of(code: CheckCode, situation: Situation = SITUATION, **changes: Any) -> str:
+    finding = said(code, situation, **changes)
+    assert finding is not None
+    return finding.hint
+
+
+def test_nothing_is_warned_of_a_server_that_is_well() -> None:
+    found = [judged.found for judged in surrounding_judgements(AROUND, SITUATION)]
+
+    assert [each for each in found if isinstance(each, Finding) and each.hint] == []
+
+
+def test_a_connection_in_the_clear_is_warned_of_unless_it_stays_on_the_machine() -> None:
+    assert "sslmode=verify-full" in hint_of(codes.TLS, tls=None)
+    assert not hint_of(codes.TLS, tls=None, client_address="127.0.0.1")
+    assert not hint_of(codes.TLS, tls=None, client_address="::1")
+    assert not hint_of(codes.TLS, tls=None, client_address=None)
+
+
+def test_a_server_without_a_free_walsender_is_warned_of_unless_an_engine_has_it() -> None:
+    reading = replace(SITUATION, slot=replace(A_SLOT, active_pid=7))
+
+    assert "max_wal_senders" in hint_of(codes.WALSENDERS, walsender_count=10)
+    assert not hint_of(codes.WALSENDERS, reading, walsender_count=10)
+
+
+@pytest.mark.parametrize(
+    ("keep_mib", "idle_seconds", "setting"),
+    [(512, 0, "max_slot_wal_keep_size"), (-1, 3600, "idle_replication_slot_timeout")],
+)
+def test_a_slot_that_a_short_stop_would_lose_is_warned_of(
+    keep_mib: int, idle_seconds: int, setting: str
+) -> None:
+    hint = hint_of(codes.KEPT, keep_mib=keep_mib, idle_slot_seconds=idle_seconds)
+
+    assert f"ALTER SYSTEM SET {setting}" in hint
+
+
+def test_generous_limits_of_the_slot_are_told_without_a_warning() -> None:
+    finding = said(codes.KEPT, keep_mib=50 * 1024, idle_slot_seconds=7 * 86400)
+
+    assert finding is not None
+    assert not finding.hint
+    assert "50.0 GiB" in finding.text
+
+
+def test_transactions_that_the_slot_waits_for_are_named_with_what_ends_them() -> None:
+    long = OpenTransaction(42, "batch", "shop", "", 3600)
+    prepared = OpenTransaction(0, "batch", "shop", "it's", 5)
+
+    hint = hint_of(codes.TRANSACTIONS, transactions=(long, prepared))
+
+    assert "pg_terminate_backend(42)" in hint
+    assert "ROLLBACK PREPARED 'it''s'" in hint
+
+
+def test_short_transactions_and_hidden_ages_are_told_without_a_warning() -> None:
+    finding = said(
+        codes.TRANSACTIONS,
+        transactions=(OpenTransaction(1, "a", "b", "", 2), OpenTransaction(2, "a", "b", "", None)),
+    )
+
+    assert finding is not None
+    assert not finding.hint
+    assert "2 open transactions" in finding.text
+    assert "1 of them" in finding.text
+
+
+def test_no_transaction_is_waited_for_where_the_slot_is_there() -> None:
+    long = OpenTransaction(42, "batch", "shop", "", 3600)
+
+    assert said(codes.TRANSACTIONS, replace(SITUATION, slot=A_SLOT), transactions=(long,)) is None
+
+
+def test_a_lock_on_a_captured_table_delays_the_publication() -> None:
+    assert hint_of(codes.LOCKS, locked=frozenset({ORDERS}))
+    assert not hint_of(codes.LOCKS, locked=frozenset({TableName("other", "t")}))
+
+
+def test_a_database_without_an_encoding_is_warned_of() -> None:
+    finding = said(codes.ENCODING, encoding="SQL_ASCII")
+
+    assert finding is not None
+    assert "stops the engine" in finding.text
+    assert "on_unrepresentable" in finding.hint
+
+
+def test_a_server_that_ends_old_snapshots_is_warned_of_where_snapshots_are_taken() -> None:
+    never = msgspec.structs.replace(SITUATION.configuration, snapshot="never")
+
+    assert hint_of(codes.OLD_SNAPSHOTS, old_snapshot_minutes=60)
+    assert not hint_of(codes.OLD_SNAPSHOTS, old_snapshot_minutes=-1)
+    assert said(codes.OLD_SNAPSHOTS) is None
+    without = replace(SITUATION, configuration=never)
+    assert said(codes.OLD_SNAPSHOTS, without, old_snapshot_minutes=60) is None
+
+
+# --- PostgreSQL 19, which was read about and could not be run
+
+
+@pytest.mark.parametrize(
+    ("wal_level", "effective", "place", "verdict"),
+    [
+        ("logical", None, "primary", "enough"),
+        ("replica", None, "primary", "too little"),
+        ("replica", "logical", "primary", "enough"),
+        ("replica", "replica", "primary", "enough"),
+        ("replica", "replica", "standby", "too little"),
+        ("replica", "logical", "standby", "enough"),
+        ("minimal", "minimal", "primary", "too little"),
+    ],
+)
+def test_an_effective_wal_level_counts_where_there_is_one(
+    wal_level: str, effective: str | None, place: str, verdict: str
+) -> None:
+    fault = wal_level_fault(wal_level, effective, is_standby=place == "standby")
+
+    assert (fault is not None) == (verdict == "too little")
+
+
+# --- what stops a start
+
+
+def judged(situation: Situation) -> dict[CheckCode, str]:
+    """The errors, by code."""
+    found = judgements_of(situation)
+    return {j.code: str(j.found) for j in found if not isinstance(j.found, Finding)}
+
+
+def test_a_start_that_lacks_several_things_is_told_each_once() -> None:
+    server = replace(SERVER, wal_level="replica", may_replicate=False, slot_count=10)
+    situation = replace(SITUATION, server=server, tables=())
+
+    assert list(judged(situation)) == [
+        codes.WAL_LEVEL, codes.REPLICATION, codes.SLOTS, codes.TABLES,
+    ]  # fmt: skip
+    assert str(server_fault(server)) == judged(situation)[codes.WAL_LEVEL]
+
+
+def test_a_slot_that_somebody_reads_without_our_journal_is_warned_of() -> None:
+    situation = replace(SITUATION, slot=replace(A_SLOT, active_pid=99))
+
+    [finding] = [j.found for j in judgements_of(situation) if j.code == codes.SLOT]
+
+    assert isinstance(finding, Finding)
+    assert "process 99 reads it" in finding.text
+    assert finding.hint
+
+
+def test_a_slot_whose_log_is_about_to_go_is_warned_of() -> None:
+    situation = replace(SITUATION, is_first=False, slot=replace(A_SLOT, wal_status="unreserved"))
+
+    [finding] = [j.found for j in judgements_of(situation) if j.code == codes.SLOT]
+
+    assert isinstance(finding, Finding)
+    assert "max_slot_wal_keep_size" in finding.hint
