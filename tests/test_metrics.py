@@ -134,6 +134,19 @@ def test_tables_beyond_the_cap_share_one_label(
     assert value("tailrace_rows_total", {"table": "public.t0", "op": "c"}) == 2
 
 
+def test_snapshots_leave_the_names_to_tables_that_get_rows(
+    metrics: Metrics, registry: CollectorRegistry
+) -> None:
+    for index in range(TABLE_LABELS_MAX + 5):
+        metrics.snapshot_rows(TableName("public", f"idle{index}"), 7)
+
+    metrics.rows(TableName("public", "orders"), Operations(c=1))
+
+    value = registry.get_sample_value
+    assert value("tailrace_rows_total", {"table": "public.orders", "op": "c"}) == 1
+    assert value("tailrace_snapshot_rows_total", {"table": OTHER}) == 5 * 7
+
+
 def test_error_codes_are_capped_too(metrics: Metrics, registry: CollectorRegistry) -> None:
     for index in range(ERROR_CODES_MAX + 3):
         metrics.publish_error(f"Code{index}", retryable=True)

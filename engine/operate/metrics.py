@@ -4,9 +4,9 @@ Strategy: the pipeline calls typed methods, per batch, chunk, object or entry, n
 Children of labelled metrics are looked up once and kept, because `labels()` takes a lock and
 builds a key at every call.
 
-Invariant: the number of series is bounded. The first `TABLE_LABELS_MAX` tables keep their names
-and all later ones share the label `OTHER`; so do S3's error codes after the first
-`ERROR_CODES_MAX`. Every other label takes one of a few fixed values.
+Invariant: the number of series is bounded. The first `TABLE_LABELS_MAX` tables keep their names, of
+the stream and of snapshots each, and all later ones share the label `OTHER`. So do S3's error codes
+after the first `ERROR_CODES_MAX`. Every other label takes one of a few fixed values.
 
 Names follow the OpenMetrics rules: base units as suffix, `_total` on counters only. What is not
 known yet is NaN, never 0, so that an alert on a time stamp or a lag does not fire before there is
@@ -82,6 +82,9 @@ class Metrics:
         self.registry = registry
         self.measures = measures
         self._table_labels = _BoundedLabels(TABLE_LABELS_MAX)
+        # Snapshots come first, in an order of their own: they must not take the names away from the
+        # tables that get rows.
+        self._snapshot_labels = _BoundedLabels(TABLE_LABELS_MAX)
         self._code_labels = _BoundedLabels(ERROR_CODES_MAX)
         self._alarms = Gauge(
             "tailrace_alarms",
@@ -182,7 +185,7 @@ class Metrics:
 
     def snapshot_rows(self, table: TableName, count: int) -> None:
         """So many more rows of the table's snapshot are staged."""
-        label = self._table_labels.bounded(str(table))
+        label = self._snapshot_labels.bounded(str(table))
         self._snapshots.rows.child(label).inc(count)
 
     def snapshot_rows_estimate(self, count: int) -> None:
