@@ -137,6 +137,10 @@ async def run(
             find_tables=pipeline.found_tables,
         )
         async with port:
+            if port.address is not None:
+                _log.info("status page", url=port.address.url)
+            if logs.is_for_people(configuration.log):
+                pipeline.observer.summarize(pipeline.status)
             with LoopWatch(metrics.loop_lag), pipeline.observer.observing():
                 await pipeline.run()
 

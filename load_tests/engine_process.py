@@ -197,8 +197,14 @@ class EngineProcess:
 
     @property
     def complaint(self) -> str:
-        """The end of what it said."""
-        return f"exit code {self._process.returncode}\n{self.log[-_LOG_CHARACTERS_SHOWN:]}"
+        """The end of what it said, and what ended it as people read it."""
+        told = (f"error: {each['error']}\nhint: {each['hint']}\n" for each in self._ends)
+        said = self.log[-_LOG_CHARACTERS_SHOWN:]
+        return f"exit code {self._process.returncode}\n{said}{''.join(told)}"
+
+    @property
+    def _ends(self) -> list[dict[str, Any]]:
+        return self.events("engine ended")
 
     def _reap(self, options: int) -> None:
         process_id, status, usage = os.wait4(self.process_id, options)

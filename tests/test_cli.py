@@ -28,6 +28,7 @@ from engine.servers.servers import EmbeddedS3
 
 PACKAGE = Path(engine.__file__).parent
 SECRET = "geheim"
+AS_TEXT = {"TAILRACE_LOG__FORMAT": "text"}
 
 FILE = """\
 [source]
@@ -221,7 +222,7 @@ def test_a_wrong_configuration_exits_78_with_every_problem(tmp_path: Path, comma
     file = tmp_path / "bad.toml"
     file.write_text('[source]\ndsn = "geheim"\n[destination]\nbuket = "x"\nprefix = "/x"\n')
 
-    result = tailrace(*command.split(), "-c", str(file))
+    result = tailrace(*command.split(), "-c", str(file), variables=AS_TEXT)
 
     assert result.returncode == 78
     assert "bad.toml:4: destination.buket is not a key" in result.stderr
@@ -231,6 +232,34 @@ def test_a_wrong_configuration_exits_78_with_every_problem(tmp_path: Path, comma
     assert SECRET not in result.stderr
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize("log", ["", '[log]\nformat = "json"\n'])
+def test_what_ends_an_engine_is_json_where_its_log_is(tmp_path: Path, log: str) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_text(f'[source]\ndsn = "geheim"\n[destination]\nbuket = "x"\nprefix = "/x"\n{log}')
+
+    result = tailrace("run", "-c", str(file))
+    as_text = tailrace("run", "-c", str(file), variables=AS_TEXT)
+
+    assert (result.returncode, as_text.returncode) == (78, 78)
+    [line] = map(json.loads, result.stderr.splitlines())
+    assert (line["level"], line["event"]) == ("error", "engine ended")
+    assert "bad.toml:4: destination.buket is not a key" in line["error"]
+    assert line["hint"]
+    assert SECRET not in result.stderr
+    assert as_text.stderr.startswith("error: ")
+
+
+def test_a_file_that_is_no_toml_is_told_as_the_environment_wants_it(tmp_path: Path) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_text("[[[")
+
+    as_json = tailrace("run", "-c", str(file), variables={"TAILRACE_LOG__FORMAT": "json"})
+    as_text = tailrace("run", "-c", str(file), variables=AS_TEXT)
+
+    assert "bad.toml" in json.loads(as_json.stderr)["error"]
+    assert as_text.stderr.startswith("error: ")
 
 
 def test_check_tells_every_problem_of_a_wrong_configuration_as_its_first_step(
@@ -268,7 +297,7 @@ def test_no_configuration_at_all_exits_78(tmp_path: Path) -> None:
     result = tailrace("run", folder=tmp_path)
 
     assert result.returncode == 78
-    assert "error: no configuration" in result.stderr
+    assert json.loads(result.stderr)["error"].startswith("no configuration")
 
 
 def test_config_show_names_each_origin_and_hides_secrets(file: Path) -> None:
@@ -392,7 +421,8 @@ def test_run_on_a_port_in_use_exits_78_and_names_the_port(file: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = Address("127.0.0.1", taken.getsockname()[1])
 
-        result = tailrace("run", "-c", str(file), variables={"TAILRACE_HTTP__LISTEN": str(address)})
+        variables = AS_TEXT | {"TAILRACE_HTTP__LISTEN": str(address)}
+        result = tailrace("run", "-c", str(file), variables=variables)
 
     assert result.returncode == 78, result.stderr
     assert f"error: cannot listen on http.listen = {address}: the port is in use" in result.stderr

@@ -5,7 +5,10 @@ import math
 from collections.abc import Callable
 
 import pytest
+from msgspec.structs import replace
+from structlog.testing import capture_logs
 
+from engine.config import Address
 from engine.model.errors import DestinationUnavailable
 from engine.model.log_point import LogPoint
 from engine.model.position import LogPosition
@@ -20,6 +23,7 @@ from engine.operate.lag import NOTHING, UNKNOWN, Amount, Lag, Reading
 from engine.operate.process_memory import resident_bytes
 from engine.operate.retention import RetentionWatch
 from engine.operate.status import STALLED_BAD_SECONDS, Status
+from engine.operate.summary import summary
 from engine.pipeline.observer import Observer
 from memory_store import MemoryStore
 
@@ -414,3 +418,53 @@ def test_a_sample_is_taken_each_ten_seconds() -> None:
 
 def test_the_process_has_some_memory() -> None:
     assert 10_000_000 < resident_bytes() < 10_000_000_000
+
+
+def test_a_summary_says_what_happened_and_what_is_wrong() -> None:
+    before = Status(phase="streaming", since_us=1, rows_total=100, objects_total=1, bytes_total=10)
+    quiet = replace(before, durable_lag_seconds=0.0, lag_seconds=0.0)
+    busy = replace(
+        before,
+        rows_total=61_300,
+        objects_total=4,
+        bytes_total=3_000_010,
+        durable_lag_seconds=12.4,
+        lag_seconds=130.0,
+        bucket=BucketStatus(state="silent", waiting_seconds=7),
+    )
+
+    assert summary(before, quiet, 60.0) == (
+        "0 rows in 60 seconds; 0 objects of 0 B published; everything read is durable"
+    )
+    assert summary(before, busy, 60.0) == (
+        "61,200 rows in 60 seconds; 3 objects of 2.9 MiB published; durable up to 12 seconds ago,"
+        " reading is 2 minutes behind; the bucket has not answered for 7 s"
+    )
+
+
+def test_a_terminal_is_told_each_minute_and_others_never() -> None:
+    clock = Clock()
+    observer = observer_of(clock, BucketWatch(clock), Events(clock))
+    with capture_logs() as lines:
+        for _ in range(120):
+            observer.tick()
+        untold = len(lines)
+        observer.summarize(lambda: Status(phase="streaming", since_us=1))
+        for _ in range(120):
+            observer.tick()
+
+    assert untold == 0
+    assert [line["event"] for line in lines] == ["summary", "summary"]
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("0.0.0.0", "http://localhost:9464/"),
+        ("::", "http://localhost:9464/"),
+        ("127.0.0.1", "http://127.0.0.1:9464/"),
+        ("::1", "http://[::1]:9464/"),
+    ],
+)
+def test_a_url_is_one_that_can_be_asked(host: str, url: str) -> None:
+    assert Address(host, 9464).url == url

@@ -61,6 +61,23 @@ def test_a_reader_that_is_gone_holds_up_nobody() -> None:
     assert writer.dropped_total == 0
 
 
+def test_a_descriptor_that_does_not_block_loses_nothing() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    writer = LogWriter(writing, told)
+
+    for number in range(20_000):
+        writer.write(f"{number:09d}\n")
+    writer.drain(0.2)
+    found = b""
+    while select.select([reading], [], [], 1)[0]:
+        found += os.read(reading, 65536)
+
+    assert writer.dropped_total == 0
+    assert found.split() == [b"%09d" % number for number in range(20_000)]
+    os.close(reading)
+
+
 ENGINE = """
 import asyncio, sys
 from pathlib import Path

@@ -8,7 +8,6 @@ Exit codes: 0 ok, 1 problems found, 2 usage, 69 not reachable, 70 position lost 
 75 superseded or told to end at once, 78 configuration, 130 interrupted.
 """
 
-import contextlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,13 @@ from cyclopts import (
 )
 
 from engine import __version__
-from engine.cli.output import complain, complain_about, complain_internal, flush
+from engine.cli.output import (
+    complain,
+    complain_about,
+    complain_in_json,
+    complain_internal,
+    flush,
+)
 from engine.model.errors import TailraceError
 
 COMMANDS: Final[Mapping[str, str]] = {
@@ -117,6 +122,7 @@ def _asked(arguments: Sequence[str]) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run one command line; the answer is the process's exit code."""
     given = sys.argv[1:] if arguments is None else arguments
+    complain_in_json(False)
     try:
         answer = make_application(_asked(given))(given)
         flush()
@@ -139,14 +145,13 @@ def main(arguments: list[str] | None = None) -> int:
 def _told(error: BaseException) -> int:
     from engine.operate.logs import is_debug, trace_text  # noqa: PLC0415 - 150 ms that only errors need
 
-    if is_debug() or os.environ.get("TAILRACE_LOG__LEVEL", "").lower() == "debug":
-        with contextlib.suppress(OSError, ValueError):
-            sys.stderr.write(trace_text(error) + "\n")
+    is_wanted = is_debug() or os.environ.get("TAILRACE_LOG__LEVEL", "").lower() == "debug"
+    trace = trace_text(error) if is_wanted else ""
     found = _ours(error)
     if found is None:
-        complain_internal(error)
+        complain_internal(error, trace=trace)
         return EXIT_INTERNAL
-    complain_about(found)
+    complain_about(found, trace=trace)
     return found.exit_code
 
 

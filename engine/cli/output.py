@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
@@ -131,14 +132,47 @@ def say_last(step: str) -> None:
         sys.stdout.flush()
 
 
-def complain(text: str, hint: str = "", *, keep: str = "") -> None:
-    """What went wrong, and what to do about it. If nobody listens, the exit code still says it."""
-    columns = columns_of(sys.stderr)
-    lines = _labelled("error: ", printable(text, keep=keep), columns)
-    lines += _labelled("hint: ", printable(hint, keep=keep), columns) if hint else ""
+class _Complaints:
+    """How an error is written: for people, or as a line of a log that is JSON."""
+
+    is_json = False
+
+
+def complain_in_json(is_json: bool) -> None:  # noqa: FBT001 - one bit
+    """From now on an error is written as the log's lines are."""
+    _Complaints.is_json = is_json
+
+
+def complain(text: str, hint: str = "", *, keep: str = "", trace: str = "") -> None:
+    """What went wrong, and what to do about it. If nobody listens, the exit code still says it.
+
+    `trace` is where it came from, empty where nobody wants to know.
+    """
+    lines = (
+        _json_line(text, hint, trace) if _Complaints.is_json else _shown(text, hint, keep, trace)
+    )
     writing = threading.Thread(target=_write_error, args=(lines,), daemon=True)
     writing.start()
     writing.join(COMPLAIN_SECONDS)
+
+
+def _shown(text: str, hint: str, keep: str, trace: str) -> str:
+    columns = columns_of(sys.stderr)
+    lines = f"{trace}\n" if trace else ""
+    lines += _labelled("error: ", printable(text, keep=keep), columns)
+    return lines + (_labelled("hint: ", printable(hint, keep=keep), columns) if hint else "")
+
+
+def _json_line(text: str, hint: str, trace: str) -> str:
+    line = {
+        "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+        "level": "error",
+        "event": "engine ended",
+        "error": text,
+        "hint": hint,
+        **({"traceback": trace} if trace else {}),
+    }
+    return printable_json(msgspec.json.encode(line).decode()) + "\n"
 
 
 def _labelled(label: str, text: str, columns: int | None) -> str:
@@ -164,22 +198,26 @@ def _write_error(text: str) -> None:
         write_whole(descriptor, text)
 
 
-def complain_about(error: TailraceError) -> None:
+def complain_about(error: TailraceError, *, trace: str = "") -> None:
     """An error of our own. A configuration's may be several lines, whose parts are JSON texts."""
-    complain(str(error), error.hint, keep="\n" if isinstance(error, ConfigurationError) else "")
+    keep = "\n" if isinstance(error, ConfigurationError) else ""
+    complain(str(error), error.hint, keep=keep, trace=trace)
 
 
-def complain_internal(error: BaseException) -> None:
+def complain_internal(error: BaseException, *, trace: str = "") -> None:
     """An error that nobody foresaw. Its text is left out: a library's may carry row values."""
     frames = []
-    trace = error.__traceback__
-    while trace is not None:
-        frames.append((trace.tb_frame.f_globals.get("__name__", ""), trace.tb_frame.f_code.co_name))
-        trace = trace.tb_next
+    raised = error.__traceback__
+    while raised is not None:
+        frames.append(
+            (raised.tb_frame.f_globals.get("__name__", ""), raised.tb_frame.f_code.co_name)
+        )
+        raised = raised.tb_next
     ours = [f"{module}.{name}" for module, name in frames if module.startswith("engine.")]
     where = f" in {ours[-1]}" if ours else ""
     complain(
         f"internal error: {type(error).__name__}{where} (tailrace {__version__})",
         "this is a bug: report it as CONTRIBUTING.md says, with what the same command prints under "
         "TAILRACE_LOG__LEVEL=debug. What is durable stays so, and a new start carries on.",
+        trace=trace,
     )

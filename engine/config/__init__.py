@@ -8,6 +8,7 @@ from engine.config.load import (
     load,
     load_destination,
     load_destination_and_port,
+    load_log,
     load_port,
 )
 from engine.config.memory import resolve_memory_limit, resolve_row_limit, resolve_workers
@@ -53,6 +54,7 @@ __all__ = [
     "load",
     "load_destination",
     "load_destination_and_port",
+    "load_log",
     "load_port",
     "read_secret",
     "resolve_memory_limit",

@@ -8,7 +8,9 @@ problems at once.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+import msgspec
 
 from engine.config.gather import Gathered, Given, gather
 from engine.config.key import REQUIRED, Key
@@ -20,6 +22,7 @@ from engine.config.model import (
     EngineConfiguration,
     HttpConfiguration,
     LogConfiguration,
+    LogFormat,
     QueueConfiguration,
     SourceConfiguration,
 )
@@ -29,6 +32,7 @@ from engine.config.scalars import Secret
 from engine.config.secret_file import settle_secret
 from engine.config.sources import SOURCES, SourceSection
 from engine.config.values import Unfit, from_text, nearest
+from engine.model.errors import ConfigurationError
 from engine.model.record import TableRule
 
 
@@ -93,6 +97,22 @@ def load_destination_and_port(
 def load_port(path: Path | None, environment: Mapping[str, str]) -> HttpConfiguration:
     """`[http]` alone. Raises ConfigurationError."""
     return _http(_parse(gather(path, environment, ("http",)), environment, ("http",)))
+
+
+def load_log(path: Path | None, environment: Mapping[str, str]) -> LogConfiguration:
+    """`[log]` alone, for whoever has to say that the configuration is wrong.
+
+    Where that section cannot be read, the defaults hold, and the environment's format.
+    """
+    sections = ("log",)
+    try:
+        return _log(_parse(gather(path, environment, sections), environment, sections))
+    except ConfigurationError:
+        found = default_log()
+    for form in get_args(LogFormat):
+        if environment.get("TAILRACE_LOG__FORMAT") == form:
+            return msgspec.structs.replace(found, format=form)
+    return found
 
 
 def default_log() -> LogConfiguration:

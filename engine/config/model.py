@@ -8,7 +8,7 @@ nobody gave stands in `engine.config.keys`.
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TextIO
 
 import msgspec
 
@@ -131,6 +131,10 @@ class LogConfiguration(msgspec.Struct, frozen=True, kw_only=True):
 
     level: LogLevel
     format: LogFormat
+
+    def is_json(self, stream: TextIO) -> bool:
+        """Whether what is written to `stream` is JSON."""
+        return self.format == "json" or (self.format == "auto" and not stream.isatty())
 
 
 class Configuration(msgspec.Struct, frozen=True, kw_only=True):

@@ -32,6 +32,12 @@ class Address:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
 
+    @property
+    def url(self) -> str:
+        """Where somebody on this machine finds what is served there."""
+        is_everywhere = self.host in {"0.0.0.0", "::"}  # noqa: S104 - nothing is bound here
+        return f"http://{Address('localhost', self.port) if is_everywhere else self}/"
+
 
 @dataclass(frozen=True, slots=True)
 class WorkersAddress:

@@ -9,6 +9,7 @@ Invariant: whoever logs never waits. A pipe that nobody reads costs log lines, n
 
 import contextlib
 import os
+import select
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -27,7 +28,11 @@ def write_whole(descriptor: int, text: str) -> None:
     """
     left = text.encode(errors="backslashreplace")
     while left:
-        left = left[os.write(descriptor, left) :]
+        try:
+            left = left[os.write(descriptor, left) :]
+        except BlockingIOError:
+            # Whoever shares the descriptor may have made it non-blocking.
+            select.select([], [descriptor], [])
 
 
 class LogWriter:

@@ -80,7 +80,7 @@ def configure(
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 _printable,
-                *(() if is_json(configuration, stream) else (_lists_as_json,)),
+                *(() if configuration.is_json(stream) else (_lists_as_json,)),
                 _renderer(configuration, stream),
             ],
         )
@@ -91,6 +91,11 @@ def configure(
     # Our own loggers are named after their modules; everything else stays at WARNING.
     logging.getLogger("engine").setLevel(level)
     logging.captureWarnings(capture=True)
+
+
+def is_for_people(configuration: LogConfiguration) -> bool:
+    """Whether somebody reads the log in a terminal, as text."""
+    return sys.stderr.isatty() and not configuration.is_json(sys.stderr)
 
 
 def is_debug() -> bool:
@@ -229,17 +234,8 @@ class _JsonText:
         return self._text
 
 
-def is_json(configuration: LogConfiguration, stream: TextIO | None = None) -> bool:
-    """Whether what is logged to `stream`, by default stderr, is JSON."""
-    match configuration.format:
-        case "auto":
-            return not (sys.stderr if stream is None else stream).isatty()
-        case chosen:
-            return chosen == "json"
-
-
 def _renderer(configuration: LogConfiguration, stream: TextIO) -> Processor:
-    if is_json(configuration, stream):
+    if configuration.is_json(stream):
         return structlog.processors.JSONRenderer(serializer=_json)
     return structlog.dev.ConsoleRenderer(colors=stream.isatty())
 

@@ -2,7 +2,7 @@
 
 Strategy: timers of the loop, no task: nothing that fails here may end the pipeline. Each tick asks
 whether the bucket answers, and tells of it in the log when that changes. Each tenth one takes a
-sample for the plots and computes the tables' rates.
+sample for the plots and computes the tables' rates. Each sixtieth one sums up for a terminal.
 
 Invariant: it only reads. An engine without an observer does the same to source and bucket.
 """
@@ -20,9 +20,12 @@ from engine.operate.bucket_watch import BucketWatch
 from engine.operate.events import Events
 from engine.operate.history import INTERVAL_SECONDS, History, Recorder, Totals
 from engine.operate.lag import Lag
+from engine.operate.status import Status, StatusProvider
+from engine.operate.summary import summary
 
 TICK_SECONDS: Final = 1.0
 _TICKS_A_SAMPLE: Final = round(INTERVAL_SECONDS / TICK_SECONDS)
+_TICKS_A_SUMMARY: Final = 60
 
 _log = structlog.get_logger(__name__)
 
@@ -49,6 +52,9 @@ class Observer:
         self._recorder = Recorder()
         self._tick_count = 0
         self._stalled_us = 0
+        # Who is asked for a summary, and what was told last; None where nobody reads it.
+        self._status: StatusProvider | None = None
+        self._told: Status | None = None
 
     @contextmanager
     def observing(self) -> Iterator[None]:
@@ -67,6 +73,10 @@ class Observer:
         finally:
             timer.cancel()
 
+    def summarize(self, status: StatusProvider) -> None:
+        """From now on, have the log say each minute what happened."""
+        self._status, self._told = status, status()
+
     def history(self) -> History:
         """The samples of the last hour."""
         return self._recorder.history()
@@ -80,6 +90,16 @@ class Observer:
             totals = Totals(activity.rows_total, self._snapshot_rows(), activity.bytes_total)
             self._recorder.sample(now_us, totals, self._lag())
         self._tick_count += 1
+        if self._tick_count % _TICKS_A_SUMMARY == 0:
+            self._summarize()
+
+    def _summarize(self) -> None:
+        if self._status is None or self._told is None:
+            return
+        before, now = self._told, self._status()
+        self._told = now
+        text = summary(before, now, _TICKS_A_SUMMARY * TICK_SECONDS)
+        _log.info("summary", phase=now.phase, text=text)
 
     def _look_at_bucket(self) -> None:
         status = self.bucket.status()
