@@ -22,6 +22,10 @@ from engine.config.secret_reference import SecretFailed
 if TYPE_CHECKING:
     from botocore.client import BaseClient
 
+ERRORS: Final = (exceptions.BotoCoreError, exceptions.ClientError, OSError, ValueError)
+"""What a question may raise. The last two are about the file of an agent's token: it is not there,
+or ends in a line break, which no header can carry."""
+
 _CONNECT_SECONDS: Final = 3
 _ANSWER_SECONDS: Final = 5
 
@@ -110,6 +114,8 @@ _TRANSPORT_ERRORS: Final = (
     exceptions.CredentialRetrievalError,
     exceptions.MetadataRetrievalError,
     exceptions.TokenRetrievalError,
+    OSError,
+    ValueError,
 )
 
 

@@ -8,8 +8,6 @@ import asyncio
 import re
 from typing import Any, Final
 
-from botocore import exceptions
-
 from engine.aws import client
 
 _RDS_HOST: Final = re.compile(r".+\.(?P<region>[a-z0-9-]+)\.rds\.amazonaws\.com(?:\.cn)?\.?")
@@ -31,7 +29,7 @@ def _made(host: str, port: int, user: str) -> str:
         token = service.generate_db_auth_token(
             DBHostname=host, Port=port, DBUsername=user, Region=region
         )
-    except (exceptions.BotoCoreError, exceptions.ClientError) as error:
+    except client.ERRORS as error:
         client.forget()
         raise client.failure(error, f"signing a token for {host}:{port}") from error
     return str(token)

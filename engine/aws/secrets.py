@@ -40,7 +40,7 @@ def _read(reference: SecretReference) -> str:
     region = client.region_or_default(reference.region)
     try:
         text = _asked(reference, region)
-    except (exceptions.BotoCoreError, exceptions.ClientError) as error:
+    except client.ERRORS as error:
         client.forget()
         raise _failure(error, reference, region) from error
     return text if not reference.key else _value(text, reference)

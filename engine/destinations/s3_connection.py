@@ -309,9 +309,7 @@ class _ChainCredentials:
     async def identity(self) -> str:
         """The caller's ARN. Raises what the client library does."""
         session = _session()
-        source = await session.get_credentials()
-        if source is None:
-            raise exceptions.NoCredentialsError
+        source = await _found(session)
         keys = await source.get_frozen_credentials()
         context = session.create_client(
             "sts",
@@ -334,9 +332,9 @@ class _ChainCredentials:
         _asking_sts.set(self._settings.role_arn is not None)
         try:
             frozen: ReadOnlyCredentials = await current.get_frozen_credentials()
-        except RuntimeError as error:
-            # botocore raises this where credentials were renewed and are expired all the same,
-            # because their provider lags behind.
+        except (RuntimeError, ValueError) as error:
+            # botocore raises the first where credentials were renewed and are expired all the same,
+            # because their provider lags behind. For the second see `_found`.
             raise exceptions.CredentialRetrievalError(
                 provider=current.method, error_msg=str(error)
             ) from error
@@ -345,9 +343,7 @@ class _ChainCredentials:
 
     async def _resolve(self) -> Any:
         session = _session()
-        source = await session.get_credentials()
-        if source is None:
-            raise exceptions.NoCredentialsError
+        source = await _found(session)
         if self._settings.role_arn is None:
             return source
         extra = {"RoleSessionName": "tailrace", "DurationSeconds": self._settings.role_seconds}
@@ -368,6 +364,21 @@ class _ChainCredentials:
         return AioDeferredRefreshableCredentials(
             method="assume-role", refresh_using=fetcher.fetch_credentials
         )
+
+
+async def _found(session: AioSession) -> Any:
+    """What AWS's default chain finds. Raises the client library's errors, and no other."""
+    try:
+        source = await session.get_credentials()
+    except ValueError as error:
+        # What it raises for a token that cannot be sent to the container's agent (its file ends in
+        # a line break), and for an answer of the agent's that is no JSON.
+        raise exceptions.CredentialRetrievalError(
+            provider="container-role", error_msg=str(error)
+        ) from error
+    if source is None:
+        raise exceptions.NoCredentialsError
+    return source
 
 
 def _sts_configuration() -> AioConfig:
