@@ -199,6 +199,7 @@ class Rig:
 
     def _settings(self) -> Settings:
         return Settings(
+            bucket="lake",
             prefix=self.bucket.prefix,
             codec_version=self.codec,
             limits=ChunkLimits(1 << 20, 1_000, 1.0),

@@ -27,6 +27,7 @@ KEY = (
 )
 NOW_US = 1_795_000_000_000_000
 SETTINGS = Settings(
+    bucket="lake",
     prefix="lake",
     codec_version=1,
     limits=ChunkLimits(1 << 20, 1_000, 1.0),

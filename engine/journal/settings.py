@@ -35,6 +35,7 @@ class Settings:
     stream waits for the initial snapshot, from the first start under the prefix on.
     """
 
+    bucket: str
     prefix: str
     codec_version: int
     limits: ChunkLimits
@@ -44,7 +45,6 @@ class Settings:
     append_interval: float
     drain_seconds: float
     stream_waits: bool
-    bucket: str = ""
     is_until_caught_up: bool = False
     accept_gap: LogPosition = LOG_BEGIN
     start_seconds_max: float = 30.0
@@ -61,4 +61,4 @@ class Settings:
     @property
     def destination(self) -> str:
         """Bucket and prefix in full, as operators know them."""
-        return f"s3://{self.bucket}/{self.prefix}" if self.bucket else self.prefix
+        return f"s3://{self.bucket}/{self.prefix}"

@@ -274,6 +274,7 @@ class EngineProcess:
     def _settings(self) -> Settings:
         profile = self.profile
         settings = Settings(
+            bucket="lake",
             prefix="lake",
             codec_version=profile.codec,
             limits=ChunkLimits(profile.chunk_bytes, profile.chunk_rows, profile.age_seconds),
