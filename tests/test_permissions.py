@@ -622,3 +622,62 @@ async def test_a_store_without_sts_is_not_asked_and_an_sts_that_is_away_is_no_fa
     )
     assert away.text.startswith("not known, which is no fault of the bucket's")
     assert away.hint == ""
+
+
+# --- SeaweedFS's identities: as far as its actions tell rights apart
+
+
+IDENTITIES = {
+    "everything": ("Read:lake", "Write:lake", "List:lake"),
+    "the-prefix": ("Read:lake/p/*", "Write:lake/p/*", "List:lake/p/*"),
+    "no-read": ("Write:lake", "List:lake"),
+    "no-write": ("Read:lake", "List:lake"),
+    "no-list": ("Read:lake", "Write:lake"),
+    "stranger": ("Read:other", "Write:other", "List:other"),
+}
+# What a start needs comes first: that is what it ends with.
+NOT_GRANTED = {
+    "everything": (),
+    "the-prefix": (),
+    # Whoever may not read may not list uploads either.
+    "no-read": ("s3:GetObject", "s3:ListBucketMultipartUploads"),
+    "no-write": ("s3:PutObject", "s3:AbortMultipartUpload"),
+    "no-list": ("s3:ListBucket",),
+    "stranger": (
+        "s3:ListBucket",
+        "s3:PutObject",
+        "s3:ListBucketMultipartUploads",
+        "s3:AbortMultipartUpload",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[EmbeddedS3]:
+    """A server that knows these identities, and the object that `check` reads."""
+    with EmbeddedS3(identities=IDENTITIES) as server:
+        server.create_bucket(BUCKET)
+        yield server
+
+
+@pytest.mark.parametrize("name", IDENTITIES)
+async def test_an_identity_of_seaweedfs_lacks_what_is_named(
+    guarded: EmbeddedS3, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    settings = make_s3_settings(bucket=BUCKET, prefix="p", endpoint_url=guarded.endpoint_url)
+
+    async def by(identity: str) -> tuple[dict[str, CheckStep], TailraceError | None]:
+        for variable, value in guarded.environment_of(identity).items():
+            monkeypatch.setenv(variable, value)
+        return await checked(settings), await started(settings)
+
+    await by("everything")
+    steps, error = await by(name)
+
+    # Reading the bucket's own settings is a matter of its administrators there.
+    assert missing(steps) - UNNEEDED.keys() == set(NOT_GRANTED[name])
+    assert all(step.is_ok for step in steps.values()) == (error is None)
+    if NOT_GRANTED[name]:
+        assert error is not None
+        right = NOT_GRANTED[name][0]
+        assert f"grant {right} on {Place(BUCKET, 'p').resource_of(right)}" in error.hint

@@ -91,7 +91,7 @@ class S3Trials:
     async def _location(self) -> Finding:
         answer = await self._bucket.ask(self._client.get_bucket_location)
         if isinstance(answer, Failure):
-            return self._unneeded(answer, "GetBucketLocation", "the bucket's region")
+            return self._unneeded(answer, "GetBucketLocation")
         named = answer.get("LocationConstraint")
         # The oldest region has no name here, and another one an old name.
         region = {None: "us-east-1", "": "us-east-1", "EU": "eu-west-1"}.get(named, named)
@@ -102,7 +102,7 @@ class S3Trials:
         if isinstance(answer, Failure):
             if answer.status == 404:
                 return Finding("none")
-            return self._unneeded(answer, "GetObjectLockConfiguration", "object lock")
+            return self._unneeded(answer, "GetObjectLockConfiguration")
         lock = answer.get("ObjectLockConfiguration", {})
         kept = lock.get("Rule", {}).get("DefaultRetention")
         if not kept:
@@ -131,8 +131,8 @@ class S3Trials:
         self._may_abort = True
         listed = await self._of_no_upload(self._client.list_parts)
         if listed is not None:
-            text = self._unneeded(listed, "ListParts", "the parts of an upload").text
-            return Finding(f"may be aborted; {text}")
+            text = self._unneeded(listed, "ListParts").text
+            return Finding(f"may be aborted; their parts are {text}")
         return Finding("may be aborted, and their parts may be listed")
 
     async def _of_no_upload(
@@ -226,15 +226,14 @@ class S3Trials:
     def _key(self, name: str) -> str:
         return f"{self._folder}{name}-{self._way}"
 
-    def _unneeded(self, failure: Failure, operation: str, what: str) -> Finding:
+    def _unneeded(self, failure: Failure, operation: str) -> Finding:
         """Something that is not known, and that nothing rests on."""
         if not failure.is_hiding:
-            return Finding(f"{what} is not known, which is no fault: {failure.code}")
+            return Finding(f"not known, which is no fault: {failure.code}")
         right = RIGHT_OF[operation]
         place = self._bucket.circumstances.place
         return Finding(
-            f"{what} is not known, which is no fault: {right} on {place.resource_of(right)} is not "
-            "granted"
+            f"not known, which is no fault: {right} on {place.resource_of(right)} is not granted"
         )
 
     def _lost(self, failure: Failure, subject: str, lost: str) -> Finding:

@@ -162,7 +162,8 @@ class BucketRules:
 def _reason(error: DestinationError | TimeoutError) -> str:
     if isinstance(error, TimeoutError):
         return "no answer"
-    return f"{error}; {error.hint}" if error.hint else str(error)
+    text = str(error).rstrip(".")
+    return f"{text}; {error.hint}" if error.hint else text
 
 
 def _now() -> float:

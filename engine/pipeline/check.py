@@ -90,8 +90,10 @@ async def _bucket(tried: "_Check", world: World) -> AsyncIterator[CheckStep]:
         return
     writes = await tried.step(WRITES, tried.writes)
     yield writes
-    if writes.is_ok:
-        yield await tried.step(READS, tried.reads)
+    reads = await tried.step(READS, tried.reads)
+    # Where nothing may be written, there may be nothing to read, which says nothing.
+    if writes.is_ok or tried.is_reading_denied:
+        yield reads
     if world.store_trials is not None:
         async for judged in world.store_trials():
             yield CheckStep.of(judged)
@@ -108,7 +110,7 @@ class _Check:
         life = begin(world, _nobody_is_told)
         self._journal, self._lease, self._needs = life.journal, life.lease, Needs(life)
         self._identity: SourceIdentity | None = None
-        self.is_bucket_known = self.is_listing_denied = False
+        self.is_bucket_known = self.is_listing_denied = self.is_reading_denied = False
 
     @property
     def is_source_known(self) -> bool:
@@ -152,7 +154,11 @@ class _Check:
         return Finding("If-None-Match is honoured, objects may be created")
 
     async def reads(self) -> Finding:
-        await self._needs.reads()
+        try:
+            await self._needs.reads()
+        except DestinationRefused as error:
+            self.is_reading_denied = error.code == "AccessDenied"
+            raise
         return Finding("objects may be read")
 
     async def journal(self) -> Finding:

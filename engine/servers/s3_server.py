@@ -16,13 +16,14 @@ import secrets
 import shutil
 import signal
 import tempfile
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 from engine.servers.server_process import (
@@ -35,6 +36,7 @@ from engine.servers.server_process import (
 )
 
 REGION = "us-east-1"
+NO_IDENTITIES: Mapping[str, Sequence[str]] = MappingProxyType({})
 _PARTS = ("master", "volume", "filer", "admin", "s3")
 _START_SECONDS_MAX = 30.0
 _START_ATTEMPTS_MAX = 5
@@ -46,19 +48,28 @@ _VOLUME_COUNT_MAX = 10_000
 class EmbeddedS3:
     """An S3 server of ours, with one identity that may do everything.
 
+    `identities` are others by their names, with SeaweedFS's actions (`Write:bucket`). A name is the
+    access key as well, and `environment_of` has its secret key.
+
     `start` and `stop` may alternate: port, credentials and data stay the same. `close` also removes
     the data, unless the caller gave the directory; leaving the `with` block closes.
 
     All calls block; async callers use `asyncio.to_thread`.
     """
 
-    def __init__(self, *, data_directory: Path | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        data_directory: Path | None = None,
+        identities: Mapping[str, Sequence[str]] = NO_IDENTITIES,
+    ) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="tailrace-s3-"))
         self.data_directory = data_directory or self._folder / "data"
         self.data_directory.mkdir(parents=True, exist_ok=True)
         self.log = self._folder / "seaweedfs.log"
         self.access_key_id = "tailrace"
         self.secret_access_key = secrets.token_urlsafe(24)
+        self._others = dict(identities)
         self._identities = self._folder / "identities.json"
         self._identities.write_text(self._identities_json())
         self._process: ServerProcess | None = None
@@ -86,6 +97,11 @@ class EmbeddedS3:
             "AWS_CONFIG_FILE": os.devnull,
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         }
+
+    def environment_of(self, name: str) -> dict[str, str]:
+        """The same for another identity."""
+        keys = {"AWS_ACCESS_KEY_ID": name, "AWS_SECRET_ACCESS_KEY": self._secret_of(name)}
+        return {**self.environment, **keys}
 
     @property
     def is_running(self) -> bool:
@@ -162,13 +178,23 @@ class EmbeddedS3:
         self.close()
 
     def _identities_json(self) -> str:
-        credentials = {"accessKey": self.access_key_id, "secretKey": self.secret_access_key}
-        identity = {
-            "name": "tailrace",
-            "credentials": [credentials],
-            "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-        }
-        return json.dumps({"identities": [identity]})
+        own = {"Admin", "Read", "Write", "List", "Tagging"}
+        named = {self.access_key_id: sorted(own), **self._others}
+        identities = [
+            {
+                "name": name,
+                "credentials": [{"accessKey": name, "secretKey": self._secret_of(name)}],
+                "actions": list(actions),
+            }
+            for name, actions in named.items()
+        ]
+        return json.dumps({"identities": identities})
+
+    def _secret_of(self, name: str) -> str:
+        """Made of the first identity's, so that nothing else has to be kept."""
+        if name == self.access_key_id:
+            return self.secret_access_key
+        return hmac.digest(self.secret_access_key.encode(), name.encode(), "sha256").hex()
 
     def _start_on(self, ports: dict[str, int]) -> None:
         process = ServerProcess(
