@@ -39,7 +39,7 @@ def test_every_page_for_users_is_in_the_table() -> None:
 def test_commands_of_readme_exist() -> None:
     blocks = "\n".join(line for line in _README.splitlines() if line.startswith("    "))
 
-    named = set(re.findall(r"^    tailrace ([a-z]+)", blocks, re.MULTILINE))
+    named = set(re.findall(r"^    (?:\$ )?tailrace ([a-z]+)", blocks, re.MULTILINE))
 
     assert {"init", "check", "run", "verify"} <= named
     assert named <= set(COMMANDS)
