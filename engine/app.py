@@ -10,7 +10,7 @@ import secrets
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -37,10 +37,12 @@ from engine.journal.entry import Writer
 from engine.journal.settings import Settings
 from engine.kinds import hash_key, measures_of, postgres_dsn, record_configuration, s3_settings
 from engine.lines.writer import CODEC_VERSION
+from engine.model.check_code import BUCKET
+from engine.model.errors import DestinationRefused
 from engine.model.interfaces import ObjectStore, Publishing, Source
 from engine.model.position import LOG_BEGIN, LogPosition
 from engine.model.snapshot_source import SnapshotSource
-from engine.model.trial import CheckStep
+from engine.model.trial import CheckStep, Judgement
 from engine.operate import logs
 from engine.operate.access import Access
 from engine.operate.alarms import Alarms
@@ -152,7 +154,14 @@ async def check(configuration: Configuration) -> AsyncIterator[CheckStep]:
     """
     source = _source(configuration)
     metrics = Metrics(CollectorRegistry(), release=__version__, measures=source.measures)
-    async with S3ObjectStore(s3_settings(configuration.destination)) as store:
+    async with AsyncExitStack() as stack:
+        try:
+            store = await stack.enter_async_context(
+                S3ObjectStore(s3_settings(configuration.destination))
+            )
+        except DestinationRefused as error:
+            yield CheckStep.of(Judgement(BUCKET, error))
+            return
         world = World(
             source=source,
             store=store,

@@ -385,6 +385,18 @@ async def test_a_prefix_inside_another_pipelines_fails_both(place: Place) -> Non
     assert [step.code for step in steps if step.state == "failure"] == [codes.PREFIX]
 
 
+async def test_an_aws_profile_that_is_not_there_fails_both(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "nowhere")
+
+    steps, error = await judged(place)
+
+    assert error is not None
+    assert (error.exit_code, "AWS_PROFILE" in error.hint) == (78, True)
+    assert [step.code for step in steps if step.state == "failure"] == [codes.BUCKET]
+
+
 # --- what a server's settings decide
 
 

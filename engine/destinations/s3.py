@@ -16,7 +16,12 @@ from contextlib import AsyncExitStack
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
-from engine.destinations.s3_errors import Circumstances, Failure, destination_error
+from engine.destinations.s3_errors import (
+    Circumstances,
+    ClientUnusable,
+    Failure,
+    destination_error,
+)
 from engine.destinations.s3_rights import Place
 from engine.destinations.s3_rules import rules_of
 from engine.destinations.s3_settings import S3Settings
@@ -70,11 +75,15 @@ class S3ObjectStore:
         )
 
     async def __aenter__(self) -> Self:
-        """Open the client. Cancellation leaves nothing open."""
+        """Open the client. Raises DestinationRefused. Cancellation leaves nothing open."""
         library = await asyncio.to_thread(_load_client_library)
-        self._connection = await self._exit_stack.enter_async_context(
-            library.connect(self._settings)
-        )
+        try:
+            self._connection = await self._exit_stack.enter_async_context(
+                library.connect(self._settings)
+            )
+        except ClientUnusable as error:
+            subject = "open a client"
+            raise self._error(error.failure, subject) from error
         self._uploads = S3Uploads(self._settings, self._connection, self._address, self._error)
         return self
 

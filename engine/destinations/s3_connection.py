@@ -17,7 +17,7 @@ import functools
 import gzip
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 from urllib.parse import urlsplit
@@ -38,7 +38,7 @@ from botocore.parsers import ResponseParserError
 
 from engine import __version__
 from engine.destinations.s3_body import SlicedBody
-from engine.destinations.s3_errors import Failure
+from engine.destinations.s3_errors import ClientUnusable, Failure
 from engine.destinations.s3_put import PutSender
 from engine.destinations.s3_settings import S3Settings
 
@@ -148,6 +148,7 @@ class S3Connection:
 async def connect(settings: S3Settings) -> AsyncIterator[S3Connection]:
     """A connection for `settings`. Nothing is sent yet, not even for credentials.
 
+    Raises ClientUnusable where the library cannot use the settings, or those of its own files.
     Leaving the block, also by cancellation, closes every connection of the pool.
     """
     region = settings.region or os.environ.get("AWS_REGION")
@@ -158,20 +159,29 @@ async def connect(settings: S3Settings) -> AsyncIterator[S3Connection]:
     session = _session()
     credentials = _ChainCredentials(settings, region)
     session.register_component("credential_provider", credentials)
-    client_context = session.create_client(
-        "s3",
-        region_name=region,
-        endpoint_url=settings.endpoint_url,
-        # Certificates cost 20 ms to read: not for a connection that has none.
-        verify=False if urlsplit(settings.endpoint_url or "https:").scheme == "http" else None,
-        config=_client_configuration(settings),
-    )
-    async with client_context as client:
+    async with AsyncExitStack() as stack:
+        try:
+            client = await stack.enter_async_context(
+                session.create_client(
+                    "s3",
+                    region_name=region,
+                    endpoint_url=settings.endpoint_url,
+                    verify=_verification(settings),
+                    config=_client_configuration(settings),
+                )
+            )
+        except exceptions.BotoCoreError as error:
+            raise ClientUnusable(_failure(error, "")) from error
         put: Any = PutSender(client, credentials).answer  # A handler may answer, whatever its type.
         client.meta.events.register("before-call.s3.PutObject", put)
         client.meta.events.register("before-send.s3", _slice_body)
         client.meta.events.register_last("before-parameter-build.s3", _forbid_redirect)
         yield S3Connection(client, credentials)
+
+
+def _verification(settings: S3Settings) -> bool | None:
+    # Certificates cost 20 ms to read: not for a connection that has none.
+    return False if urlsplit(settings.endpoint_url or "https:").scheme == "http" else None
 
 
 def _session() -> AioSession:

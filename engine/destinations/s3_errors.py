@@ -86,6 +86,14 @@ class Failure:
         return 400 <= self.status < 500 and self.code not in _DOUBTFUL_CODES
 
 
+class ClientUnusable(Exception):
+    """No client can be made of these settings: nothing was sent. `failure` says why."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.text)
+        self.failure = failure
+
+
 @dataclass(frozen=True, slots=True)
 class Circumstances:
     """The settings that a hint may point at."""
