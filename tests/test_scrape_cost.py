@@ -18,7 +18,7 @@ from engine.sources.postgres.source import MEASURES
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0"
 FEW, MANY = 100, 5_000
-TRIES = 15
+TRIES = 10
 
 Encode = Callable[[CollectorRegistry | PacedRegistry], bytes]
 
