@@ -1,7 +1,7 @@
 """How the bucket is reached and how objects are made in it. Checked once, here."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
 from urllib.parse import urlencode, urlsplit
 
@@ -43,7 +43,7 @@ class S3Settings:
     region: str | None = None
     endpoint_url: str | None = None
     role_arn: str | None = None
-    external_id: str | None = None
+    external_id: str | None = field(default=None, repr=False)
     expected_bucket_owner: str | None = None
     sse: Literal["s3", "kms"] | None = None
     kms_key_id: str | None = None
