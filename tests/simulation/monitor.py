@@ -60,6 +60,8 @@ _FOLDERS = {
 
 Json = dict[str, Any]
 
+WOKEN_SECONDS = 10
+
 
 @dataclass(frozen=True, slots=True)
 class Statement:
@@ -841,11 +843,17 @@ class Monitor:
         self._snapshots.check_content(named, decompressed(stored))
 
     def _check_schema_of(self, stored: StoredObject) -> None:
-        """It is there, unless it expired a moment ago: an engine looks for it now and then."""
+        """It is there, unless it expired a moment ago: an engine looks for it now and then.
+
+        One that slept had looked before, and its request was under way.
+        """
         key = self._schema_key(stored.key)
+        if key in self._bucket.objects:
+            return
         expired_us = self._bucket.expired.get(key)
-        if key not in self._bucket.objects and (
-            expired_us is None or stored.created_us - expired_us > (SCHEMA_SECONDS + 10) * 1e6
+        is_woken = self._bucket.loop.time() - stored.creator.woken_at <= WOKEN_SECONDS
+        if expired_us is None or (
+            stored.created_us - expired_us > (SCHEMA_SECONDS + 10) * 1e6 and not is_woken
         ):
             raise Violation("object before schema.json")
 

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import heapq
 import itertools
+import math
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -31,12 +32,13 @@ class DeadlockError(Exception):
 class Process:
     """Everything that runs in one context: what a signal to a process would reach."""
 
-    __slots__ = ("held", "is_alive", "is_frozen", "name")
+    __slots__ = ("held", "is_alive", "is_frozen", "name", "woken_at")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.is_alive = True
         self.is_frozen = False
+        self.woken_at = -math.inf
         self.held: list[asyncio.Handle] = []
 
 
@@ -108,6 +110,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def resume(self, process: Process) -> None:
         """Let `process` go on with what was held back; its timers run on late."""
         process.is_frozen = False
+        process.woken_at = self.time()
         self._ready.extend(process.held)
         process.held.clear()
 
