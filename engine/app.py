@@ -60,6 +60,7 @@ from engine.snapshot.coordinator import Coordinator
 from engine.snapshot.crew import Crew, Workers
 from engine.snapshot.progress import Progress
 from engine.snapshot.settings import SnapshotSettings
+from engine.sources.postgres.giving_up import Holdings
 from engine.sources.postgres.held import PostgresSnapshots
 from engine.sources.postgres.publishing import PostgresPublishing
 from engine.sources.postgres.source import PostgresSource
@@ -334,6 +335,13 @@ def _source(configuration: Configuration, alarms: Alarms | None = None) -> Sourc
                 signals=configuration.source.signals,
                 are_added_later=_are_added_later(configuration),
             )
+
+
+def holdings(configuration: Configuration) -> Holdings:
+    """What the pipeline holds at its source, for who gives it up."""
+    match configuration.source.own:
+        case PostgresConfiguration() as own:
+            return Holdings(postgres_dsn(own), own.slot, record_configuration(configuration))
 
 
 def _are_added_later(configuration: Configuration) -> bool:

@@ -254,7 +254,8 @@ async def lived(hostile: Database, pipeline: Pipeline, found: Found, client: "S3
     insert(hostile, 21)
     await found.command(as_json, "lost-run", "run", codes=(70,))
     hostile.execute('DROP PUBLICATION "canary-publication"')
-    await found.command(pipeline, "unpublished-check", "check", codes=(0, 1, 70, 78))
+    for words, codes in ((("check",), (0, 1, 70, 78)), (("drop", "--yes"), (0,))):
+        await found.command(pipeline, f"unpublished-{words[0]}", *words, codes=codes)
 
 
 def end_walsender(database: Database) -> None:

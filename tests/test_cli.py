@@ -111,6 +111,7 @@ def test_help_lists_the_commands() -> None:
         "init",
         "run",
         "top",
+        "drop",
         "tail",
         "check",
         "iam",

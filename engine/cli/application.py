@@ -47,6 +47,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "tail": "Show a table's newest changes, and each new one as it becomes durable.",
     "materialize": "Bring a Delta or Iceberg table, or Parquet files, up to date with a table.",
     "views": "Print SQL that reads the bucket: each table as it is now.",
+    "drop": "Drop the slot and the publication of a pipeline that is given up.",
     "config": "Show the configuration, or describe it.",
     "config show": "Print the values in effect and where each came from.",
     "config schema": "Print the JSON Schema of the file.",

@@ -47,10 +47,11 @@ def explain(error: BaseException, state: JournalState) -> None:
     """Have the hint of an error that is a loss say how it is accepted."""
     loss = acceptable(error, state)
     if loss is not None and isinstance(error, TailraceError):
+        before = f"{error.hint.rstrip('.')}. " if error.hint else ""
         error.hint = (
-            f"{error.hint} Or go on with a gap, which snapshots fill where they are on: `tailrace"
+            f"{before}Or go on with a gap, which snapshots fill where they are on: `tailrace"
             f" run --accept-gap {loss.lost}` (docs/operations.md says what it costs)."
-        ).strip()
+        )
 
 
 class Acceptance:

@@ -141,7 +141,8 @@ async def renew(
     if slot.exists and not slot.is_being_made:
         if slot.active_pid is not None:
             raise busy(slot)
-        await _drop_slot(session, slot)
+        await drop_slot(session, slot)
+        _log.warning("replication slot dropped", subject=slot.name, reason="its loss was accepted")
     if found.publication is None:
         await _create_publication(session, found, making)
     await _create_slot(session, found.server, found.slot, making.alarms)
@@ -188,8 +189,11 @@ async def try_conditions(session: Session, found: Situation) -> Finding:
     return Finding("; ".join(texts) or "the server takes every where", "; ".join(hints))
 
 
-async def _drop_slot(session: Session, slot: Slot) -> None:
-    """Drop it. Raises LeaseHeld where somebody began to read it meanwhile."""
+async def drop_slot(session: Session, slot: Slot) -> None:
+    """Drop it. Raises LeaseHeld where somebody began to read it meanwhile.
+
+    One that is gone already is no error. Cancellation leaves it in doubt.
+    """
     try:
         await session.rows(
             "SELECT pg_catalog.pg_drop_replication_slot(%s::pg_catalog.name)",
@@ -202,7 +206,6 @@ async def _drop_slot(session: Session, slot: Slot) -> None:
         if isinstance(error.__cause__, psycopg.errors.ObjectInUse):
             raise busy(slot) from error
         raise
-    _log.warning("replication slot dropped", subject=slot.name, reason="its loss was accepted")
 
 
 async def _create_publication(session: Session, found: Situation, making: Making) -> None:
