@@ -316,6 +316,31 @@ async def test_check_says_of_a_trouble_what_a_start_says(rig: Rig, trouble: Trou
     assert told == (str(error), error.hint, error.exit_code)
 
 
+async def test_a_bucket_that_goes_on_failing_is_told_with_its_last_failure(rig: Rig) -> None:
+    rig.start_seconds_max = 0.3
+    rig.store.on_create = DestinationUnavailable(
+        "create: ExpiredToken", code="ExpiredToken", hint="the credentials ran out"
+    )
+
+    steps = await rig.steps()
+    error = await rig.started()
+
+    step = steps["conditional writes"]
+    assert step.detail == "the bucket gave no usable answer within 0.3 s: create: ExpiredToken"
+    assert (step.hint, step.exit_code) == ("the credentials ran out", 69)
+    assert str(error) == step.detail
+
+
+async def test_a_journal_that_cannot_be_read_for_a_reason_is_told_with_it(rig: Rig) -> None:
+    rig.start_seconds_max = 0.3
+    rig.store.on_list = DestinationUnavailable("assume ROLE to list", hint="this is AWS's STS")
+
+    error = await rig.started()
+
+    assert str(error).endswith("within 0.3 s: assume ROLE to list")
+    assert error.hint == "this is AWS's STS"
+
+
 async def test_nothing_is_asked_of_a_bucket_that_does_not_answer(rig: Rig) -> None:
     rig.store.on_list = DestinationUnavailable("list: no route")
 

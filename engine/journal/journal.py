@@ -132,6 +132,11 @@ class Journal:
         """Why a request of the journal's has no answer yet; None where none is being repeated."""
         return self._patience.failure
 
+    @property
+    def latest_failure(self) -> Failure | None:
+        """The newest failure that a request of the journal's had."""
+        return self._patience.latest
+
     # --- reading
 
     async def load(self, on_progress: Callable[[], None] = lambda: None) -> None:

@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from engine.journal.reading import JournalReader
-from engine.journal.retry import OnFailure, Patience
+from engine.journal.retry import Failure, OnFailure, Patience
 from engine.model.errors import DestinationRefused, ForeignPrefix, JournalError
 from engine.model.interfaces import ObjectStore
 from engine.model.layout import (
@@ -44,6 +44,11 @@ class Prefix:
         self._prefix = prefix
         self._patience = Patience(on_failure)
         self._reader = JournalReader(store, prefix, self._patience.answered)
+
+    @property
+    def latest_failure(self) -> Failure | None:
+        """The newest failure that a request to the prefix had."""
+        return self._patience.latest
 
     async def prove_write(self, name: str) -> None:
         """Create one object of that name, as tables' objects are made. Raises DestinationRefused.

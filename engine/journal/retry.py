@@ -41,6 +41,8 @@ class Patience:
         self._on_failure = on_failure
         self._attempts_max = attempts_max
         self._failing: dict[Trouble, Failure] = {}
+        self.latest: Failure | None = None
+        """The newest failure that there was, also of a request that was given up since."""
 
     @property
     def failure(self) -> Failure | None:
@@ -68,6 +70,7 @@ class Patience:
             if not isinstance(error, DestinationUnavailable | DestinationRefused):
                 return False
             self._on_failure(error)
+            self.latest = error
             if not error.retryable:
                 return False
             if self._attempts_max is None:

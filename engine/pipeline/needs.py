@@ -45,7 +45,7 @@ class Needs:
         `journal` needs as much, and waits for a bucket that does not answer. Raises
         DestinationUnavailable, DestinationRefused. Cancellation changes nothing.
         """
-        async with self._timed(_bucket_is_silent):
+        async with self._bucket_timed():
             async for _ in self._world.store.list(below(self._world.settings.prefix)):
                 break
 
@@ -55,7 +55,7 @@ class Needs:
         Cancellation leaves a part of it read: it has to be read anew.
         """
         journal, rules = self._life.journal, self._world.bucket_rules
-        async with self._timed(_bucket_is_silent) as gets_on:
+        async with self._bucket_timed() as gets_on:
             # A long journal takes longer: what is limited is a start that does not get on.
             await journal.load(gets_on)
         if journal.ended_us is not None and rules is not None:
@@ -97,7 +97,7 @@ class Needs:
         journal that is gone, unless it is not known which `database` is read: JournalError.
         Cancellation changes nothing in the bucket.
         """
-        async with self._timed(_bucket_is_silent):
+        async with self._bucket_timed():
             if self._life.journal.state.seq >= 0:
                 return tuple(map(self._prefix.neighbour_text, await self._prefix.neighbours()))
             if database is not None:
@@ -118,7 +118,7 @@ class Needs:
 
         Cancellation leaves in doubt whether the object is there, which does no harm.
         """
-        async with self._timed(_bucket_is_silent):
+        async with self._bucket_timed():
             await self._prefix.prove_write(self._world.settings.check_name)
 
     async def reads(self) -> None:
@@ -126,7 +126,7 @@ class Needs:
 
         Cancellation changes nothing.
         """
-        async with self._timed(_bucket_is_silent):
+        async with self._bucket_timed():
             await self._prefix.prove_read(self._world.settings.check_name)
 
     def _failed(self, error: Failure) -> None:
@@ -144,6 +144,21 @@ class Needs:
         except TimeoutError as error:
             raise silence(seconds) from error
 
+    @asynccontextmanager
+    async def _bucket_timed(self) -> AsyncIterator[Callable[[], None]]:
+        """The same of the bucket: where requests failed meanwhile, the last of them says why."""
+        before = self._latest_failures()
+
+        def silence(seconds: float) -> TailraceError:
+            found = [error for error in self._latest_failures() if error not in before]
+            return _bucket_is_silent(seconds, found[0] if found else None)
+
+        async with self._timed(silence) as gets_on:
+            yield gets_on
+
+    def _latest_failures(self) -> tuple[Failure | None, ...]:
+        return self._prefix.latest_failure, self._life.journal.latest_failure
+
 
 def _source_is_silent(seconds: float) -> TailraceError:
     return SourceUnavailable(
@@ -152,9 +167,14 @@ def _source_is_silent(seconds: float) -> TailraceError:
     )
 
 
-def _bucket_is_silent(seconds: float) -> TailraceError:
+def _bucket_is_silent(seconds: float, failure: Failure | None) -> TailraceError:
+    text = f"the bucket gave no usable answer within {seconds:g} s"
+    network = (
+        "Check the network between this engine and the bucket, destination.region and"
+        " destination.endpoint_url."
+    )
+    if failure is None:
+        return DestinationUnavailable(text, hint=network)
     return DestinationUnavailable(
-        f"the bucket gave no usable answer within {seconds:g} s",
-        hint="Check the network between this engine and the bucket, destination.region and"
-        " destination.endpoint_url.",
+        f"{text}: {failure}", code=failure.code, hint=failure.hint or network
     )
