@@ -280,6 +280,43 @@ async def test_each_lag_stands_under_its_own_name(shown: Shown) -> None:
     ]
 
 
+async def test_plots_of_a_young_engine_span_its_age_and_not_the_hour(shown: Shown) -> None:
+    young = replace(shown_status.good(), history=shown_status.history(12))
+    async with shown.page(young) as page:
+        of_young = await page.locator("#plots .axis").first.inner_text()
+        [left, *_] = await page.evaluate(LINE)
+        shown.status = shown_status.good()
+        await ask(page)
+        of_old = await page.locator("#plots .axis").first.inner_text()
+
+    assert of_young.split() == ["5", "min", "ago", "now"]
+    assert of_old.split() == ["1", "h", "ago", "now"]
+    assert 590 < left < 610, "two of five minutes"
+
+
+LINE: Final = """() => document.querySelector('#plot-rows .line').getAttribute('d')
+  .slice(1).split(/[L ]/).map(Number)"""
+
+
+async def test_a_page_that_nobody_looks_at_does_not_ask(shown: Shown) -> None:
+    async with shown.page() as page:
+        hidden = await page.evaluate(AS_SEEN, False)
+        looked_at = await page.evaluate(AS_SEEN, True)
+
+    assert (hidden, looked_at) == (0, 1)
+
+
+AS_SEEN: Final = """async (isSeen) => {
+  Object.defineProperty(document, 'hidden', { value: !isSeen, configurable: true });
+  const later = window.setTimeout;
+  let planned = 0;
+  window.setTimeout = () => { planned += 1; };
+  await ask();
+  window.setTimeout = later;
+  return planned;
+}"""
+
+
 @pytest.mark.parametrize("state", ["silent", "failing", "slow", "unknown"])
 async def test_a_bucket_that_does_not_answer_is_never_green(
     shown: Shown, state: BucketState
