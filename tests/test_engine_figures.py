@@ -9,9 +9,11 @@ from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from engine.config import Address
+from engine.journal.entry import Frontier, JournalState
 from engine.model.errors import DestinationUnavailable
 from engine.model.log_point import LogPoint
-from engine.model.position import LogPosition
+from engine.model.position import NOWHERE, LogPosition
+from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
 from engine.operate import activity as activity_module
 from engine.operate.activity import Activity
@@ -25,6 +27,7 @@ from engine.operate.retention import RetentionWatch
 from engine.operate.status import STALLED_BAD_SECONDS, Status
 from engine.operate.summary import summary
 from engine.pipeline.observer import Observer
+from engine.pipeline.tables import CapturedTables, Live
 from memory_store import MemoryStore
 
 SECOND = 1_000_000
@@ -434,11 +437,13 @@ def test_a_summary_says_what_happened_and_what_is_wrong() -> None:
     )
 
     assert summary(before, quiet, 60.0) == (
-        "0 rows in 60 seconds; 0 objects of 0 B published; everything read is durable"
+        "0 rows in 60 seconds; 0 objects of 0 B published; everything read is durable; everything"
+        " written is read"
     )
     assert summary(before, busy, 60.0) == (
-        "61,200 rows in 60 seconds; 3 objects of 2.9 MiB published; durable up to 12 seconds ago,"
-        " reading is 2 minutes behind; the bucket has not answered for 7 s"
+        "61,200 rows in 60 seconds; 3 objects of 2.9 MiB published; the oldest change that is not"
+        " durable is 12 seconds old; reading is 2 minutes behind;"
+        " the bucket has not answered for 7 s"
     )
 
 
@@ -468,3 +473,41 @@ def test_a_terminal_is_told_each_minute_and_others_never() -> None:
 )
 def test_a_url_is_one_that_can_be_asked(host: str, url: str) -> None:
     assert Address(host, 9464).url == url
+
+
+# --- which tables are listed
+
+
+def captured_of(activity: Activity, count: int) -> CapturedTables:
+    state = JournalState()
+    state.frontiers = {str(table(number)): Frontier(NOWHERE, "") for number in range(count)}
+    state.frontiers["elsewhere.t"] = Frontier(NOWHERE, "")
+    configuration = RecordConfiguration(through="t", tables=("public.*",))
+    return CapturedTables(state, configuration, activity)
+
+
+def test_paused_tables_are_listed_first_then_the_busiest_then_the_others() -> None:
+    activity = Activity()
+    activity.tick(BEGIN)
+    for number, row_count in ((7, 10), (3, 1000), (5, 100)):
+        activity.rows(table(number), row_count)
+    activity.tick(BEGIN + 10 * SECOND)
+    captured = captured_of(activity, 9)
+    live = Live(lambda name: 42 if name == table(3) else 0, (str(table(8)),), ())
+
+    shown = captured.shown(live, 6)
+
+    numbers = [int(each.table[-5:]) for each in shown]
+    assert numbers == [8, 3, 5, 7, 0, 1]
+    assert [each.is_paused for each in shown] == [True, *[False] * 5]
+    assert [each.queue_bytes for each in shown] == [0, 42, 0, 0, 0, 0]
+    assert len(captured.names()) == 9, "one more is known, and not captured"
+
+
+def test_tables_that_the_journal_learns_of_are_counted() -> None:
+    captured = captured_of(Activity(), 2)
+    before = len(captured.names())
+
+    captured._state.versions["public.new"] = ()
+
+    assert (before, len(captured.names())) == (2, 3)

@@ -395,6 +395,8 @@ def test_several_tables_that_are_being_read_have_a_sum(
     engine = Status(
         phase="streaming",
         since_us=1,
+        durable_lag_seconds=12.0,
+        lag_seconds=0.0,
         snapshots=(of("s.one", 1_000), of("s.two", 500)),
         snapshots_in_all=of("", 1_500),
     )
@@ -404,6 +406,8 @@ def test_several_tables_that_are_being_read_have_a_sum(
 
     bar = "█████░░░░░░░░░░░░░░░ 25%"
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    waiting = "the oldest change that is not durable is 12 seconds old"
+    assert f"lag      {waiting}; everything written is read" in lines
     at = lines.index("being read now, as the engine says")
     end = "a second, about 6 seconds left"
     assert lines[at + 1 : at + 4] == [

@@ -15,6 +15,7 @@ from engine.model.amount import size_text, time_text
 from engine.model.plural import counted
 from engine.model.printable import printable
 from engine.operate.status import SnapshotStatus, Status, progress_bar
+from engine.operate.summary import lag_text
 
 if TYPE_CHECKING:
     from engine.journal.entry import Answer
@@ -43,8 +44,8 @@ def status(*, config: ConfigFile = None, json: Json = False) -> int:
     """Show how far the pipeline is, its tables' snapshots, gaps and requests, from the bucket.
 
     Needs only [destination] of the configuration, and the right to list and read. How far snapshots
-    are that are being read is asked of the engine, where it answers at http.listen on this machine;
-    [http] says where, and with which token.
+    are that are being read, and both lags, are asked of the engine, where it answers at http.listen
+    on this machine; [http] says where, and with which token.
     The exit code is 0 wherever the journal could be read, whatever it says: `verify` judges.
     """
     destination, port = load_destination_and_port(config, os.environ)
@@ -80,6 +81,8 @@ def _say(found: "Standing", engine: Status | None, option: str) -> None:
     state = "ended well" if found.is_released else "runs, or was killed"
     task, release = printable(found.task), printable(found.release)
     say(f"engine   {task}, release {release}: {state}", hang=_LABEL)
+    if engine is not None:
+        say(f"lag      {lag_text(engine)}", hang=_LABEL)
     if found.is_stream_waiting:
         text = "waits for the initial snapshot: nothing is streamed until it is visible"
         say(f"stream   {text}", hang=_LABEL)
@@ -210,6 +213,7 @@ def _as_json(found: "Standing", engine: Status | None) -> dict[str, object]:
         "epoch": found.epoch,
         "writer": {"id": found.writer, "task": found.task, "release": found.release},
         "released": found.is_released,
+        "lag": None if engine is None else _lag_as_json(engine),
         "stream_waits": found.is_stream_waiting,
         "paused": [
             {
@@ -238,6 +242,17 @@ def _as_json(found: "Standing", engine: Status | None) -> dict[str, object]:
             "answered": [_answer_as_json(answer) for answer in found.answers],
             "signals": [_answer_as_json(answer) for answer in found.signals],
         },
+    }
+
+
+def _lag_as_json(engine: Status) -> dict[str, object]:
+    """As the engine's own `/status` names them."""
+    return {
+        "lag_seconds": engine.lag_seconds,
+        "lag": engine.lag,
+        "durable_lag_seconds": engine.durable_lag_seconds,
+        "durable_lag": engine.durable_lag,
+        "lag_unit": engine.lag_unit,
     }
 
 

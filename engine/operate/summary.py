@@ -3,9 +3,14 @@
 Invariant: pure.
 """
 
+from typing import Final
+
 from engine.model.amount import size_text, time_text
 from engine.model.plural import counted
 from engine.operate.status import Status
+
+_SHORT_SECONDS: Final = 1.0
+"""What is younger is on its way."""
 
 
 def summary(before: Status, now: Status, seconds: float) -> str:
@@ -16,7 +21,7 @@ def summary(before: Status, now: Status, seconds: float) -> str:
     parts = [
         f"{counted(rows, 'row', form=',')} in {time_text(seconds)}",
         f"{counted(objects, 'object', form=',')} of {size_text(size)} published",
-        _lag_text(now),
+        lag_text(now),
     ]
     if (reading := now.snapshots_in_all) is not None:
         parts.append(f"snapshots: {reading.rows:,} of about {reading.rows_estimate:,} rows")
@@ -25,13 +30,24 @@ def summary(before: Status, now: Status, seconds: float) -> str:
     return "; ".join(parts)
 
 
-def _lag_text(status: Status) -> str:
-    unread, waiting = status.lag_seconds, status.durable_lag_seconds
-    if waiting is None:
-        return "nothing durable yet"
-    durable = "everything read is durable"
-    if waiting >= 1:
-        durable = f"durable up to {time_text(waiting)} ago"
-    if unread is not None and unread >= 1:
-        return f"{durable}, reading is {time_text(unread)} behind"
-    return durable
+def lag_text(status: Status) -> str:
+    """Both lags: what waits in this engine, and what it has not read."""
+    return f"{_durable_text(status)}; {_unread_text(status)}"
+
+
+def _durable_text(status: Status) -> str:
+    seconds = status.durable_lag_seconds
+    if seconds is None:
+        return "nothing is durable yet"
+    if seconds < _SHORT_SECONDS:
+        return "everything read is durable"
+    return f"the oldest change that is not durable is {time_text(seconds)} old"
+
+
+def _unread_text(status: Status) -> str:
+    seconds = status.lag_seconds
+    if seconds is None:
+        return "how far reading is behind is not known"
+    if seconds < _SHORT_SECONDS:
+        return "everything written is read"
+    return f"reading is {time_text(seconds)} behind"
