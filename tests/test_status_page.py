@@ -23,10 +23,11 @@ from databases import Database
 from engine.config import Address, Secret
 from engine.journal.snapshot_standing import SnapshotStanding
 from engine.operate.access import Access
+from engine.operate.alarms import Alarm
 from engine.operate.bucket_watch import BucketState
 from engine.operate.events import Event
 from engine.operate.http_server import HttpServer
-from engine.operate.status import Phase, Status
+from engine.operate.status import NotCaptured, Phase, Status
 from engine.servers.fault_proxy import HttpFaultProxy, Stall
 from engine.servers.servers import EmbeddedS3
 from load_tests.engine_process import EngineProcess, Pipeline, until
@@ -260,6 +261,29 @@ async def test_a_bad_hour_is_told_with_what_mends_it(shown: Shown) -> None:
         rows = await page.locator("#table-rows tr").all_inner_texts()
         assert "44 %, 65 s left" in rows[1]
         assert "paused" in rows[2]
+
+
+async def test_a_hundred_alarms_leave_room_for_the_rest(shown: Shown) -> None:
+    alarms = tuple(Alarm("gap", f"public.t{number}", "rows", "", 1) for number in range(100))
+    left_out = tuple(NotCaptured(f"public.t{number}", "no key", "") for number in range(100))
+    status = replace(
+        shown_status.good(),
+        alarms=alarms,
+        alarms_total=120,
+        not_captured=left_out,
+        not_captured_total=150,
+    )
+    async with shown.page(status) as page:
+        assert await page.locator("#alarm-list li").count() == 5
+        assert await page.locator("#left-out-rows tr").count() == 20
+        assert "150, of which the first 100" in await text(page, "#left-out-count")
+
+        await page.locator("#alarms-more").click()
+        await ask(page)
+        assert await page.locator("#alarm-list li").count() == 101
+        assert (await text(page, "#alarm-list li:last-child")).startswith("and 20 more")
+        await page.locator("#alarms-more").click()
+        assert await page.locator("#alarm-list li").count() == 5
 
 
 async def test_each_lag_stands_under_its_own_name(shown: Shown) -> None:
