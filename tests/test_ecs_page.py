@@ -142,7 +142,7 @@ def test_what_check_and_the_log_say_is_what_they_have_words_for() -> None:
     codes = set(re.findall(r"\bTR-[A-Z]{2}-\d{3}\b", shown))
     assert codes
     assert codes <= {code.id for code in CODES}
-    assert len(lines) == 5
+    assert len(lines) == 6
     assert {name for line in lines for name in line} - {"timestamp", "level", "event"} <= FIELDS
 
 
