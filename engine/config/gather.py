@@ -72,7 +72,8 @@ def gather(path: Path | None, environment: Mapping[str, str], sections: Sequence
     if file is None and not collected.givens and not collected.problems:
         raise ConfigurationError(
             f"no configuration: neither {DEFAULT_FILE} here nor a {_ENVIRONMENT_PREFIX} variable",
-            hint=f"name a file with -c or {VARIABLE}, or set TAILRACE_SOURCE__DSN and its like",
+            hint="`tailrace init` writes a file. Name one that is elsewhere with -c or"
+            f" {VARIABLE}, or set TAILRACE_SOURCE__DSN and its like",
         )
     return Gathered(file, collected.givens, collected.lines, tuple(collected.problems))
 
