@@ -112,6 +112,7 @@ def test_help_lists_the_commands() -> None:
         "run",
         "top",
         "drop",
+        "completions",
         "tail",
         "check",
         "iam",

@@ -111,6 +111,7 @@ def test_as_process_1_a_signal_at_any_moment_ends_the_engine_well(file: Path) ->
         (["top"], 128 + signal.SIGTERM),
         (["tail", "public.orders"], 128 + signal.SIGTERM),
         (["drop", "--yes"], 128 + signal.SIGTERM),
+        (["completions", "bash"], 128 + signal.SIGTERM),
         (["verify"], 128 + signal.SIGTERM),
         (["read", "public.orders"], 128 + signal.SIGTERM),
         (["materialize", "public.orders", "lake", "--to", "parquet"], 128 + signal.SIGTERM),

@@ -52,6 +52,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "config show": "Print the values in effect and where each came from.",
     "config schema": "Print the JSON Schema of the file.",
     "demo": "Run a database, a bucket and an engine on this machine.",
+    "completions": "Print a script with which a shell completes commands and options.",
 }
 """Each command with its line in the help, in the order in which one meets them.
 
