@@ -1289,7 +1289,7 @@ async def test_what_is_wrong_with_the_role_is_told_of_it_and_not_of_the_bucket(
 
 
 async def test_an_sts_that_cannot_be_connected_to_says_so(
-    moto: str, monkeypatch: pytest.MonkeyPatch
+    moto: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_STS", "http://127.0.0.1:1")
     settings = make_s3_settings(bucket="bucket", endpoint_url=moto, role_arn=ROLE)
@@ -1301,6 +1301,7 @@ async def test_an_sts_that_cannot_be_connected_to_says_so(
     assert "http://127.0.0.1:1" in str(caught.value)
     assert "AWS_ENDPOINT_URL_STS" in caught.value.hint
     assert "destination.endpoint_url" not in caught.value.hint
+    assert [each.name for each in caplog.records if "credentials" in each.name] == []
 
 
 # Settings

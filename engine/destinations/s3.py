@@ -364,7 +364,7 @@ class S3ObjectStore:
 
         Cancellation changes nothing.
         """
-        if not self._settings.is_aws:
+        if not (self._settings.is_aws or self._settings.role_arn):
             return Finding("not asked: destination.endpoint_url leads to a store of its own")
         found = await self._connection.identity()
         if isinstance(found, Failure):

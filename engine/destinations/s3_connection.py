@@ -15,6 +15,7 @@ IMDS or STS is seen before the credentials expire.
 import asyncio
 import functools
 import gzip
+import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -67,6 +68,17 @@ _TRANSPORT_ERRORS: Final = (
 
 # Credentials to assume a role with could not be had: that is not about the role.
 _SOURCE_ERRORS: Final = (exceptions.CredentialRetrievalError, exceptions.MetadataRetrievalError)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether the library says what no request will: credentials that were not renewed early.
+
+    Where they had to be renewed, the request that waited for them fails, and says why.
+    """
+    return "mandatory" not in record.getMessage()
+
+
+logging.getLogger("aiobotocore.credentials").addFilter(_is_news)
 
 # Whether this task waits for the credentials of a role, so that an error is told of STS.
 _asking_sts: ContextVar[bool] = ContextVar("_asking_sts", default=False)
