@@ -14,7 +14,7 @@ _RDS_HOST: Final = re.compile(r".+\.(?P<region>[a-z0-9-]+)\.rds\.amazonaws\.com(
 
 
 async def database_token(host: str, port: int, user: str) -> str:
-    """Implements `MakeToken` of PostgreSQL's login. Raises SecretFailed.
+    """Implements `MakeToken` of the database's login. Raises SecretFailed.
 
     Cancellation leaves a thread that ends by itself within seconds.
     """
