@@ -24,19 +24,21 @@ _KEY: Final = re.compile(r"arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:key/[A-Za-z0-9-]
 
 _WAYS: Final[Mapping[Kind, str]] = {
     "task-role": "aws iam put-role-policy --role-name ROLE --policy-name tailrace"
-    " --policy-document file://FILE",
+    "\n    --policy-document file://FILE",
     "bucket-role": "aws iam put-role-policy --role-name ROLE --policy-name tailrace"
-    " --policy-document file://FILE",
-    "trust": "aws iam update-assume-role-policy --role-name ROLE --policy-document file://FILE",
+    "\n    --policy-document file://FILE",
+    "trust": "aws iam update-assume-role-policy --role-name ROLE"
+    "\n    --policy-document file://FILE",
     "bucket": "aws s3api put-bucket-policy --bucket {bucket} --policy file://FILE"
-    "\n# It replaces the policy that the bucket has: add the statements of that one.",
-    "key": "aws kms put-key-policy --key-id {key} --policy-name default --policy file://FILE"
-    "\n# It replaces the key's policy: add this statement to those that the key has.",
+    "\nIt replaces the policy that the bucket has: add the statements of that one.",
+    "key": "aws kms put-key-policy --policy-name default --policy file://FILE"
+    "\n    --key-id {key}"
+    "\nIt replaces the key's policy: add this statement to those that the key has.",
 }
 _TEMPLATE: Final = '{\n  "AWSTemplateFormatVersion"'
 _TEMPLATE_WAY: Final = (
     "aws cloudformation deploy --template-file FILE --stack-name STACK"
-    " --capabilities CAPABILITY_NAMED_IAM"
+    "\n    --capabilities CAPABILITY_NAMED_IAM"
 )
 _FROM: Final[Mapping[str, str]] = {
     "bucket-role": "it needs destination.role_arn",
@@ -229,8 +231,8 @@ def _say_all(found: tuple[Document, ...], texts: dict[Kind, str], wanted: Wanted
     for number, each in enumerate(shown):
         way = _TEMPLATE_WAY if texts[each.kind].startswith(_TEMPLATE) else _WAYS[each.kind]
         way = way.format(bucket=wanted.place.bucket, key=wanted.key_arn)
-        blank = "\n" * bool(number)
-        say_as_is(f"{blank}# {each.kind}: {each.title}\n# {way}\n{texts[each.kind]}")
+        lines = [f"# {line}" for line in (f"{each.kind}: {each.title}\n{way}").splitlines()]
+        say_as_is("\n" * bool(number) + "\n".join((*lines, texts[each.kind])))
 
 
 def _next_step(config: Path | None) -> str:

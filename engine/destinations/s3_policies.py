@@ -101,7 +101,7 @@ def documents(wanted: Wanted) -> tuple[Document, ...]:
         found.append(Document("bucket", title, tuple(bucket)))
     holder = wanted.role_arn or wanted.principal
     if wanted.key_arn and holder:
-        title = f"Statement for the policy of {wanted.key_arn}, if it is another account's"
+        title = "Statement for the policy of the key, if it is another account's"
         found.append(Document("key", title, (_key_sharing(wanted, holder),)))
     return tuple(found)
 
