@@ -1,5 +1,6 @@
 """Commit times that a replication origin made up: kept in the record, bounded wherever else."""
 
+import functools
 import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from engine.model.commit_time import BEFORE_DURABLE_US_MAX, within_reason
 from engine.servers.servers import EmbeddedS3
 from engine.sources.postgres.pgoutput import POSTGRES_EPOCH_US
 from faults.rig import Rig, rigged
+from load_tests.engine_process import EngineProcess, until
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
@@ -94,6 +96,11 @@ def apply(database: Database, number: int, time: str | None) -> None:
         connection.execute("INSERT INTO entries (account) VALUES (%s)", (str(number),))
 
 
+async def has_looked(engine: EngineProcess) -> bool:
+    status = await engine.status()
+    return status is not None and status["lag_seconds"] is not None
+
+
 @pytest.mark.timeout(120)
 async def test_times_of_an_origin_are_kept_in_the_record_and_bounded_elsewhere(rig: Rig) -> None:
     rig.database.execute(
@@ -101,6 +108,7 @@ async def test_times_of_an_origin_are_kept_in_the_record_and_bounded_elsewhere(r
     )
     began = datetime.now(UTC).strftime("%Y-%m-%dT%H")
     engine = await rig.streaming()
+    await until(functools.partial(has_looked, engine), "a look at where the log ends")
     for number, time in enumerate((*TIMES, *FAR_TIMES)):
         apply(rig.database, number, time)
         # Each is durable in turn: its time becomes the journal's, and the lag's.
@@ -108,6 +116,7 @@ async def test_times_of_an_origin_are_kept_in_the_record_and_bounded_elsewhere(r
         status = await engine.status()
         assert status is not None
         assert 0 <= status["lag_seconds"] < LAG_SECONDS_MAX
+        assert 0 <= status["durable_lag_seconds"] < LAG_SECONDS_MAX
     await engine.stop()
     # And the state that follows can be read again.
     await rig.proven()

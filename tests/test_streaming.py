@@ -442,6 +442,17 @@ def test_a_log_that_is_not_read_yet_is_a_lag(rig: Rig) -> None:
     assert durable == (0.0, 0)
 
 
+def test_a_commit_time_that_an_origin_made_up_is_no_lag_of_years(rig: Rig) -> None:
+    behind = rig.seen_at(15.0)
+
+    rig.run(ScriptedStream(Intake((), boundary(111, -1000 * BEGIN_US))), stop_at=16.0)
+
+    [status] = behind
+    assert status.lag == LOG_END - 111
+    assert status.lag_seconds is not None
+    assert status.lag_seconds < 3600
+
+
 def test_without_a_connection_nothing_says_that_nothing_waits(rig: Rig) -> None:
     broken = ScriptedStream(IDLE, LOST)
     lost = rig.seen_at(0.2)

@@ -227,19 +227,19 @@ class Streaming:
 
     def lag(self) -> Lag:
         """What is written and not read, and what is read and not durable; for any thread."""
-        journal, newest, now_us = (
-            self._journal.state,
-            self._ledger.newest_boundary,
-            self._world.clock(),
-        )
-        durable = journal.durable_point
+        state, newest, now_us = self._journal.state, self._read_point, self._world.clock()
+        durable = state.durable_point
         if durable is None:
             return Lag(UNKNOWN, UNKNOWN)
+        if newest is not None:
+            # An origin may claim any time for a commit.
+            commit_us = state.within_reason(newest.commit_us, now_us)
+            newest = msgspec.structs.replace(newest, commit_us=commit_us)
         is_waiting = not self._ledger.is_durable(durable.position)
         reading = Reading(
             now_us=now_us,
             durable=durable,
-            read=newest.point if newest is not None else None,
+            read=newest,
             end=self._end,
             waiting_since_us=self._waiting_since_us if is_waiting else None,
             is_connected=self._reader.stream is not None,
