@@ -26,6 +26,7 @@ from engine.config import (
     HttpConfiguration,
     PostgresConfiguration,
     SourceConfiguration,
+    available_memory_bytes,
     read_secret,
     resolve_memory_limit,
     resolve_workers,
@@ -37,12 +38,12 @@ from engine.journal.entry import Writer
 from engine.journal.settings import Settings
 from engine.kinds import hash_key, measures_of, postgres_dsn, record_configuration, s3_settings
 from engine.lines.writer import CODEC_VERSION
-from engine.model.check_code import BUCKET
+from engine.model.check_code import BUCKET, DESCRIPTORS, MEMORY, CheckCode
 from engine.model.errors import DestinationRefused
 from engine.model.interfaces import ObjectStore, Publishing, Source
 from engine.model.position import LOG_BEGIN, LogPosition
 from engine.model.snapshot_source import SnapshotSource
-from engine.model.trial import CheckStep, Judgement
+from engine.model.trial import CheckStep, Finding, Judgement
 from engine.operate import logs
 from engine.operate.access import Access
 from engine.operate.alarms import Alarms
@@ -51,6 +52,7 @@ from engine.operate.http_server import HttpServer
 from engine.operate.listener import ConnectionLimits
 from engine.operate.loop_watch import LoopWatch
 from engine.operate.metrics import Metrics
+from engine.operate.room import descriptors_finding, memory_finding
 from engine.operate.status import StatusProvider
 from engine.pipeline.check import check as checked
 from engine.pipeline.pipeline import Pipeline
@@ -153,6 +155,8 @@ async def check(configuration: Configuration) -> AsyncIterator[CheckStep]:
 
     Cancellation leaves those keys, which the next check takes for its own.
     """
+    for code, found in _room(configuration):
+        yield CheckStep.of(Judgement(code, found))
     source = _source(configuration)
     metrics = Metrics(CollectorRegistry(), release=__version__, measures=source.measures)
     async with AsyncExitStack() as stack:
@@ -179,6 +183,16 @@ async def check(configuration: Configuration) -> AsyncIterator[CheckStep]:
         )
         async for step in checked(world, configuration.http.listen):
             yield step
+
+
+def _room(configuration: Configuration) -> tuple[tuple[CheckCode, Finding], ...]:
+    """Whether this machine has what the engine is told to take."""
+    need = engine_need(configuration.destination.concurrency)
+    buffered = resolve_memory_limit(configuration.engine.memory_limit)
+    return (
+        (DESCRIPTORS, descriptors_finding(raise_limit(), need)),
+        (MEMORY, memory_finding(buffered, available_memory_bytes())),
+    )
 
 
 def _access(http: HttpConfiguration) -> Access:

@@ -439,7 +439,7 @@ def test_check_tries_the_port_first(file: Path) -> None:
             "check", "--json", "-c", str(file), variables={"TAILRACE_HTTP__LISTEN": str(address)}
         )
 
-    [_, _, _, port, *_] = json.loads(result.stdout)["steps"]
+    port = {step["name"]: step for step in json.loads(result.stdout)["steps"]}["port"]
     assert result.returncode == 78, result.stderr
     assert (port["name"], port["state"]) == ("port", "failure")
     assert "the port is in use" in port["detail"]

@@ -11,7 +11,12 @@ from engine.config.load import (
     load_log,
     load_port,
 )
-from engine.config.memory import resolve_memory_limit, resolve_row_limit, resolve_workers
+from engine.config.memory import (
+    available_memory_bytes,
+    resolve_memory_limit,
+    resolve_row_limit,
+    resolve_workers,
+)
 from engine.config.model import (
     ChunkConfiguration,
     Configuration,
@@ -50,6 +55,7 @@ __all__ = [
     "SourceConfiguration",
     "Unfit",
     "WorkersAddress",
+    "available_memory_bytes",
     "default_log",
     "load",
     "load_destination",

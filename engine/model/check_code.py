@@ -33,6 +33,10 @@ COST: Final = CheckCode("TR-CF-004", "cost", "What the requests to the bucket co
 # --- TR-EN: this process and its machine
 
 PORT: Final = CheckCode("TR-EN-001", "port", "The port of metrics and health is free.")
+DESCRIPTORS: Final = CheckCode(
+    "TR-EN-002", "file descriptors", "The process may open as many files as it needs."
+)
+MEMORY: Final = CheckCode("TR-EN-003", "memory", "There is memory for what may be buffered.")
 
 # --- TR-PG: PostgreSQL
 
