@@ -12,14 +12,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from botocore.session import Session
-from moto.server import ThreadedMotoServer
 
+from aws_server import moto_server, owner_of
 from databases import Database
 from engine.aws import client
 from engine.aws.secrets import read_secret
@@ -37,10 +35,8 @@ REFUSED = Answer(400, "ExpiredToken", "The provided token has expired.")
 @pytest.fixture(scope="module")
 def moto_port() -> Iterator[int]:
     """moto's S3: it takes any key, so that the gate alone decides."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    yield server.get_host_and_port()[1]
-    server.stop()
+    with moto_server() as url:
+        yield int(url.rpartition(":")[2])
 
 
 @dataclass
@@ -158,14 +154,7 @@ async def test_a_token_that_no_header_can_carry_is_told_and_not_shown(
 
 
 def make_bucket(port: int, bucket: str) -> None:
-    owner: Any = Session().create_client(
-        "s3",
-        "us-east-1",
-        endpoint_url=f"http://127.0.0.1:{port}",
-        aws_access_key_id="x",
-        aws_secret_access_key="x",
-    )
-    owner.create_bucket(Bucket=bucket)
+    owner_of("s3", f"http://127.0.0.1:{port}").create_bucket(Bucket=bucket)
 
 
 def pipeline_of(

@@ -21,9 +21,8 @@ from typing import Any
 
 import pytest
 import yaml
-from botocore.session import Session
-from moto.server import ThreadedMotoServer
 
+from aws_server import moto_server, owner_of
 from databases import Database
 from engine.cli.application import main
 from engine.config import load
@@ -57,16 +56,9 @@ class Cloud:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._session = Session()
 
     def client(self, service: str) -> Any:
-        return self._session.create_client(
-            service,
-            REGION,
-            endpoint_url=self.url,
-            aws_access_key_id="test",
-            aws_secret_access_key="test",
-        )
+        return owner_of(service, self.url, REGION)
 
     def make(self, name: str, template: str, parameters: Mapping[str, str]) -> dict[str, str]:
         """Make a stack; its outputs."""
@@ -109,11 +101,8 @@ def _without_nothing(value: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def cloud() -> Iterator[Cloud]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield Cloud(f"http://{host}:{port}")
-    server.stop()
+    with moto_server() as url:
+        yield Cloud(url)
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,9 @@ from urllib.parse import parse_qs, urlsplit
 import botocore.auth
 import psycopg
 import pytest
-from moto.server import ThreadedMotoServer
 from psycopg import sql
 
+from aws_server import moto_server, owner_of
 from certificates import write_certificate
 from databases import Database, fresh_database
 from engine.aws import client
@@ -53,22 +53,15 @@ def strict_server() -> Iterator[EmbeddedPostgres]:
 
 @pytest.fixture(scope="module")
 def moto() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with moto_server() as url:
+        yield url
 
 
 @pytest.fixture
-def manager(
-    moto: str, aws_environment: EmbeddedS3, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Any]:
+def manager(moto: str, aws_environment: EmbeddedS3, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Secrets Manager, as whoever keeps a secret there reaches it."""
     monkeypatch.setenv(MANAGER, moto)
-    client.forget()
-    yield client.client("secretsmanager", REGION)
-    client.forget()
+    return owner_of("secretsmanager", moto, REGION)
 
 
 @pytest.fixture

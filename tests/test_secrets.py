@@ -9,11 +9,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from moto.server import ThreadedMotoServer
 
+from aws_server import moto_server, owner_of
 from engine.aws import client
 from engine.aws.secrets import read_secret
 from engine.config import ConfigurationProblems, Loaded, Secret, load
@@ -208,11 +207,8 @@ def test_commands_that_run_offline_ask_nobody(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def moto() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with moto_server() as url:
+        yield url
 
 
 @pytest.fixture
@@ -252,9 +248,9 @@ async def failure_of(text: str) -> SecretFailed:
 
 
 async def test_secrets_are_read_by_name_by_arn_and_by_key(aws: str) -> None:
-    manager: Any = client.client("secretsmanager", REGION)
-    elsewhere: Any = client.client("secretsmanager", "us-east-2")
-    parameters: Any = client.client("ssm", REGION)
+    manager = owner_of("secretsmanager", aws, REGION)
+    elsewhere = owner_of("secretsmanager", aws, "us-east-2")
+    parameters = owner_of("ssm", aws, REGION)
     plain = manager.create_secret(Name="plain", SecretString="host=db")["ARN"]
     manager.create_secret(Name="rds", SecretString='{"username": "u", "password": "p@"}')
     far = elsewhere.create_secret(Name="far", SecretString="host=far")["ARN"]
@@ -277,7 +273,7 @@ async def test_secrets_are_read_by_name_by_arn_and_by_key(aws: str) -> None:
 async def test_what_is_kept_otherwise_than_the_reference_says_is_told_without_values(
     aws: str,
 ) -> None:
-    manager: Any = client.client("secretsmanager", REGION)
+    manager = owner_of("secretsmanager", aws, REGION)
     kept = {"username": CANARY, "port": 5432, "a": CANARY}
     manager.create_secret(Name="json", SecretString=json.dumps(kept))
     manager.create_secret(Name="text", SecretString=CANARY)
