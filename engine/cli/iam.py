@@ -86,8 +86,8 @@ For = Annotated[
     Literal["engine", "reader", "operator"],
     Parameter(
         name="--for",
-        help="Who is granted: the engine; who runs verify, read, status or views; who runs resync, "
-        "pause or resume as well.",
+        help="Who is granted: the engine; who runs verify, read, tail, status or views; who runs "
+        "resync, pause or resume as well.",
     ),
 ]
 Format = Annotated[
