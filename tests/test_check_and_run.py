@@ -23,6 +23,7 @@ from engine.model.errors import TailraceError
 from engine.model.trial import CheckStep
 from engine.pipeline.stop import StopSignal
 from engine.servers.servers import FAST_SETTINGS, EmbeddedPostgres, EmbeddedS3
+from terminal import shown, too_wide
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -395,6 +396,33 @@ async def test_an_aws_profile_that_is_not_there_fails_both(
     assert error is not None
     assert (error.exit_code, "AWS_PROFILE" in error.hint) == (78, True)
     assert [step.code for step in steps if step.state == "failure"] == [codes.BUCKET]
+
+
+# --- how it looks
+
+
+def test_every_line_fits_a_terminal_and_what_is_not_well_says_what_to_do(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keyless_beside(place)
+    place.become("REPLICATION")
+    for key, value in place.keys.items():
+        monkeypatch.setenv(f"TAILRACE_{key}", value)
+
+    screen = shown(monkeypatch, "check", "-c", str(NO_FILE))
+
+    assert screen.code == 78
+    assert too_wide(screen.lines) == []
+    text = " ".join(screen.out.split())
+    assert "warn TR-PG-009 replica identity: 1 table without one" in text
+    assert "FAIL TR-PG-010 publication: there is no publication 'tailrace'" in text
+    assert "to do: run as the tables' owner: CREATE PUBLICATION" in text
+    assert "docs/checks.md#tr-pg-010" in text
+    assert screen.lines[-3:] == [
+        "warned: TR-PG-009",
+        "",
+        "next: mend what failed, then `tailrace check` again",
+    ]
 
 
 # --- what a server's settings decide
