@@ -8,11 +8,12 @@ import pytest
 
 from engine.model import check_code as codes
 from engine.model.check_code import CheckCode
+from engine.model.errors import ConfigurationError
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
 from engine.model.trial import Finding
-from engine.sources.postgres.judges import judgements_of, server_fault
-from engine.sources.postgres.situation import Server, Situation, Table
+from engine.sources.postgres.judges import judgements_of, refuse, server_fault
+from engine.sources.postgres.situation import Server, Situation, Table, parted
 from engine.sources.postgres.slot import Slot, wal_level_fault
 from engine.sources.postgres.surroundings import (
     OpenTransaction,
@@ -222,3 +223,28 @@ def test_a_slot_whose_log_is_about_to_go_is_warned_of() -> None:
 
     assert isinstance(finding, Finding)
     assert "max_slot_wal_keep_size" in finding.hint
+
+
+def test_a_slot_is_made_anew_whatever_columns_came_since() -> None:
+    flat = msgspec.structs.replace(SITUATION.configuration, envelope="flat")
+    clashing = replace(SITUATION, configuration=flat, clashes="public.orders._op")
+
+    # The journal is there, so the pipeline's own names give way.
+    refuse(replace(clashing, is_renewed=True))
+
+    with pytest.raises(ConfigurationError, match="_op"):
+        refuse(clashing)
+
+
+def test_tables_are_parted_without_comparing_each_with_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    every = [Table(TableName("public", f"t{n}"), False, True, True) for n in range(200)]
+    other = Table(TableName("audit", "log"), False, True, True)
+    hashed = []
+    monkeypatch.setattr(Table, "__hash__", lambda table: hashed.append(table) or hash(table.name))
+
+    captured, others = parted([*every, other], SITUATION.configuration)
+
+    assert (list(captured), list(others)) == (every, [other])
+    assert len(hashed) <= len(every) + 1

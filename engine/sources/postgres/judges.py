@@ -325,7 +325,8 @@ def _unlogged(situation: Situation) -> Finding | None:
 def _names_clash(situation: Situation) -> Finding | None:
     if situation.configuration.envelope != "flat":
         return None
-    if situation.clashes and situation.is_first:
+    # Where a slot is made anew there is a journal: the pipeline's own names give way already.
+    if situation.clashes and situation.is_first and not situation.is_renewed:
         raise ConfigurationError(
             'columns are called as fields of destination.envelope = "flat" itself:'
             f" {situation.clashes}",

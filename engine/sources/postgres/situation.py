@@ -237,14 +237,14 @@ async def read_situation(
     """
     slot = await read_slot(session, slot_name)
     every = await read_tables(session)
-    tables = tuple(table for table in every if configuration.captures(table.name))
+    tables, others = parted(every, configuration)
     publication = await read_publication(session, server, configuration.through)
     return Situation(
         configuration,
         server,
         slot,
         tables,
-        tuple(table for table in every if table not in set(tables)),
+        others,
         publication,
         await _unreadable(session, configuration, publication, tables),
         tuple(await _unlogged(session, configuration)),
@@ -253,6 +253,17 @@ async def read_situation(
         is_first,
         is_renewed,
     )
+
+
+def parted(
+    every: Sequence[Table], configuration: RecordConfiguration
+) -> tuple[tuple[Table, ...], tuple[Table, ...]]:
+    """The tables that are captured, and the others. Each is looked at once: there are thousands."""
+    captured: list[Table] = []
+    others: list[Table] = []
+    for table in every:
+        (captured if configuration.captures(table.name) else others).append(table)
+    return tuple(captured), tuple(others)
 
 
 async def read_server(session: Questions) -> Server:
