@@ -15,13 +15,23 @@ from psycopg.conninfo import make_conninfo
 
 from engine.config import PostgresConfiguration, Secret
 from engine.config.secret_reference import ReadSecret, SecretFailed, SecretReference
-from engine.model.errors import ConfigurationError, SourceError, SourceRefused, SourceUnavailable
+from engine.model.errors import (
+    ConfigurationError,
+    SourceError,
+    SourceFailed,
+    SourceRefused,
+    SourceUnavailable,
+)
 from engine.sources.postgres.dsn import Dsn, library_defaults, parsed, place_of
 
 MakeToken = Callable[[str, int, str], Awaitable[str]]
 """A password for host, port and user that AWS's credentials sign. Raises SecretFailed."""
 
 _Read = Callable[[], Awaitable[str]]
+
+_UNREADABLE: Final = "unreadable secret"
+
+_TRIED_AGAIN: Final = "it was right before, so it is read again"
 
 _TLS_MODES: Final = frozenset({"require", "verify-ca", "verify-full"})
 
@@ -71,6 +81,7 @@ class _Login:
         self._read = _reader("dsn", own.dsn, own.dsn_file, read_secret)
         self._password = password
         self.known = own.dsn.reveal() if isinstance(own.dsn, Secret) else None
+        self._was_read = False
         self.is_rotated = (
             own.iam_auth
             or bool(own.dsn_file or own.password_file)
@@ -78,10 +89,24 @@ class _Login:
         )
 
     async def read(self) -> str:
-        self.known = dsn = await self._read()
+        """See ReadDsn. What was right once may be right again: from then on a failure may pass."""
+        try:
+            text = await self._whole()
+        except (SourceRefused, ConfigurationError) as error:
+            if not (self._was_read and self.is_rotated):
+                raise
+            hint = f"{error.hint.rstrip('.')}; {_TRIED_AGAIN}" if error.hint else _TRIED_AGAIN
+            raise SourceFailed(str(error), code=_UNREADABLE, hint=hint) from error
+        self._was_read = True
+        return text
+
+    async def _whole(self) -> str:
+        dsn = await self._read()
+        given = parsed(dsn)
+        self.known = dsn
         if self._password is None:
             return dsn
-        return make_conninfo(dsn, password=await self._password(parsed(dsn)))
+        return make_conninfo(dsn, password=await self._password(given))
 
 
 class _Password:
