@@ -306,6 +306,22 @@ def test_a_failure_is_a_stall_only_where_it_goes_on() -> None:
     assert watch.status() == BucketStatus(state="good", last_success_us=clock.now_us)
 
 
+def test_one_failure_that_nobody_asks_again_after_is_no_stall() -> None:
+    clock = Clock()
+    watch = BucketWatch(clock)
+    with watch.request():
+        pass
+
+    fail(watch)
+    clock.pass_seconds(2 * STALLED_SECONDS)
+    alone = watch.status()
+    with watch.request():
+        asked = watch.status()
+
+    assert (alone.state, alone.is_stalled, alone.waiting_seconds) == ("slow", False, 0.0)
+    assert (asked.state, asked.waiting_seconds) == ("failing", 2 * STALLED_SECONDS)
+
+
 def fail(watch: BucketWatch) -> None:
     with pytest.raises(DestinationUnavailable), watch.request():
         raise UNAVAILABLE

@@ -5,7 +5,8 @@ The watch knows when the last one succeeded, which still wait, and what the newe
 
 A bucket is stalled where nothing has succeeded for `STALLED_SECONDS` although somebody asks: a
 request waits for its answer, or failed and is made again. A slow upload beside requests that
-succeed is no stall.
+succeed is no stall. Nor is a single failure: the one who asked may have given up, and nobody else
+asks a bucket while nothing happens.
 
 Invariant: a request passes unchanged, and costs no turn of the loop more.
 """
@@ -88,6 +89,8 @@ class BucketWatch:
         self._began: dict[int, int] = {}
         self._last_success_us = 0
         self._failing_since_us = 0
+        # Since something succeeded.
+        self._failure_count = 0
         self._failure: DestinationUnavailable | DestinationRefused | None = None
 
     @contextmanager
@@ -103,11 +106,12 @@ class BucketWatch:
             yield
         except (DestinationUnavailable, DestinationRefused) as error:
             self._failing_since_us = self._failing_since_us or began
+            self._failure_count += 1
             self._failure = error
             raise
         else:
             self._last_success_us = self._clock()
-            self._failing_since_us = 0
+            self._failing_since_us = self._failure_count = 0
             self._failure = None
         finally:
             del self._began[number]
@@ -129,7 +133,9 @@ class BucketWatch:
 
     def _waiting_seconds(self) -> float:
         oldest = next(iter(self._began.values()), 0)
-        begins = [each for each in (oldest, self._failing_since_us) if each]
+        is_repeated = bool(oldest) or self._failure_count > 1
+        failing_since = self._failing_since_us if is_repeated else 0
+        begins = [each for each in (oldest, failing_since) if each]
         if not begins:
             return 0.0
         return max(0.0, (self._clock() - max(min(begins), self._last_success_us)) / 1e6)
