@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from botocore.exceptions import ClientError
 
 from aws_server import moto_server, owner_of
 from databases import Database
@@ -23,6 +24,8 @@ from engine.aws import client
 from engine.aws.secrets import read_secret
 from engine.config.secret_reference import SecretFailed, SecretReference
 from engine.destinations.s3 import S3ObjectStore
+from engine.destinations.s3_connection import S3Connection, connect
+from engine.destinations.s3_errors import Failure
 from engine.destinations.s3_settings import S3Settings
 from engine.model.errors import DestinationUnavailable
 from engine.servers.fault_proxy import Answer, HttpFaultProxy, Request
@@ -151,6 +154,39 @@ async def test_a_token_that_no_header_can_carry_is_told_and_not_shown(
     assert "container-role" in told
     assert failed.value.is_passing
     assert absent.value.is_passing
+
+
+async def test_credentials_that_were_there_before_are_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keys = {"AWS_ACCESS_KEY_ID": "AKIDEXAMPLE", "AWS_SECRET_ACCESS_KEY": "kanary-key"}
+    for name, value in keys.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    settings = S3Settings(bucket="bucket", concurrency=1, endpoint_url="http://127.0.0.1:1")
+
+    async def expired() -> None:
+        raise ClientError({"Error": {"Code": "ExpiredToken"}}, "GetObject")
+
+    async with connect(settings) as lasting, connect(settings) as fresh:
+
+        async def failure_of(connection: S3Connection) -> Failure:
+            found = await connection.ask(5, connection.client.get_object, Bucket="b", Key="k")
+            assert isinstance(found, Failure)
+            return found
+
+        before = await failure_of(lasting)
+        for name in keys:
+            monkeypatch.delenv(name)
+        await lasting.ask(5, expired)
+        since, never = await failure_of(lasting), await failure_of(fresh)
+
+    assert not before.is_local
+    assert (since.code, since.is_local) == ("CredentialRetrievalError", False)
+    assert (never.code, never.is_local) == ("NoCredentialsError", True)
 
 
 def make_bucket(port: int, bucket: str) -> None:

@@ -313,6 +313,7 @@ class _ChainCredentials:
         self._settings = settings
         self._region = region
         self._current: Any = None  # One of botocore's credential classes; they share no typed base.
+        self._was_found = False
         self._lock = asyncio.Lock()
 
     def forget(self) -> None:
@@ -348,7 +349,7 @@ class _ChainCredentials:
     async def get_frozen_credentials(self) -> "ReadOnlyCredentials":
         async with self._lock:
             if self._current is None:
-                self._current = await self._resolve()
+                self._current = await self._resolved()
             current = self._current
         # Whatever goes wrong from here to the end is about STS, a time limit included.
         _asking_sts.set(self._settings.role_arn is not None)
@@ -362,6 +363,19 @@ class _ChainCredentials:
             ) from error
         _asking_sts.set(False)
         return frozen
+
+    async def _resolved(self) -> Any:
+        """As `_resolve`. What the chain found once it may find again: then it is asked again."""
+        try:
+            found = await self._resolve()
+        except exceptions.BotoCoreError as error:
+            if not self._was_found:
+                raise
+            raise exceptions.CredentialRetrievalError(
+                provider="default chain", error_msg=f"it found some before: {error}"
+            ) from error
+        self._was_found = True
+        return found
 
     async def _resolve(self) -> Any:
         session = _session()
