@@ -241,8 +241,13 @@ def test_tables_are_parted_without_comparing_each_with_each(
 ) -> None:
     every = [Table(TableName("public", f"t{n}"), False, True, True) for n in range(200)]
     other = Table(TableName("audit", "log"), False, True, True)
-    hashed = []
-    monkeypatch.setattr(Table, "__hash__", lambda table: hashed.append(table) or hash(table.name))
+    hashed: list[Table] = []
+
+    def counted_hash(table: Table) -> int:
+        hashed.append(table)
+        return hash(table.name)
+
+    monkeypatch.setattr(Table, "__hash__", counted_hash)
 
     captured, others = parted([*every, other], SITUATION.configuration)
 
