@@ -94,6 +94,21 @@ def test_a_cancelled_request_fails_no_more(loop: VirtualLoop) -> None:
     assert loop.run_until_complete(main()) is None
 
 
+def test_the_newest_failure_is_known_later_without_what_was_sent(loop: VirtualLoop) -> None:
+    async def attempt() -> str:
+        raise DestinationUnavailable("no answer", code="SlowDown", hint="wait")
+
+    patience = Patience(lambda _: None, attempts_max=2)
+    with pytest.raises(DestinationUnavailable):
+        loop.run_until_complete(patience.answered(attempt))
+
+    latest = patience.latest
+    assert latest is not None
+    assert (str(latest), latest.code, latest.hint) == ("no answer", "SlowDown", "wait")
+    # Its frames would keep the request's body.
+    assert (latest.__traceback__, latest.__context__) == (None, None)
+
+
 def test_a_refusal_passes_at_once(loop: VirtualLoop) -> None:
     failures: list[Failure] = []
     patience = Patience(failures.append)

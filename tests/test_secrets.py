@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from botocore.credentials import CredentialResolver, RefreshableCredentials
 
 from aws_server import moto_server, owner_of
 from engine.aws import client
@@ -391,3 +392,24 @@ async def test_without_credentials_or_region_the_hint_says_where_they_come_from(
 
     assert "taskRoleArn" in no_credentials.hint
     assert "AWS_REGION" in no_region.hint
+
+
+async def test_credentials_that_are_expired_when_they_are_new_are_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expired = {
+        "access_key": "key",
+        "secret_key": "kanary",
+        "token": "token",
+        "expiry_time": "2020-01-01T00:00:00Z",
+    }
+    lagging = RefreshableCredentials.create_from_metadata(expired, lambda: expired, "agent")
+    monkeypatch.setattr(CredentialResolver, "load_credentials", lambda _: lagging)
+    monkeypatch.setenv("AWS_REGION", REGION)
+    client.forget()
+
+    failed = await failure_of("ssm:/dsn")
+
+    client.forget()
+    assert failed.is_passing
+    assert "RuntimeError" in failed.text

@@ -22,9 +22,16 @@ from engine.config.secret_reference import SecretFailed
 if TYPE_CHECKING:
     from botocore.client import BaseClient
 
-ERRORS: Final = (exceptions.BotoCoreError, exceptions.ClientError, OSError, ValueError)
-"""What a question may raise. The last two are about the file of an agent's token: it is not there,
-or ends in a line break, which no header can carry."""
+ERRORS: Final = (
+    exceptions.BotoCoreError,
+    exceptions.ClientError,
+    OSError,
+    ValueError,
+    RuntimeError,
+)
+"""What a question may raise. OSError and ValueError are about the file of an agent's token: it is
+not there, or ends in a line break, which no header can carry. RuntimeError says that credentials
+were renewed and are expired all the same, because whoever gives them lags behind."""
 
 _CONNECT_SECONDS: Final = 3
 _ANSWER_SECONDS: Final = 5
@@ -116,6 +123,7 @@ _TRANSPORT_ERRORS: Final = (
     exceptions.TokenRetrievalError,
     OSError,
     ValueError,
+    RuntimeError,
 )
 
 

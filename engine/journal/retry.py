@@ -70,7 +70,7 @@ class Patience:
             if not isinstance(error, DestinationUnavailable | DestinationRefused):
                 return False
             self._on_failure(error)
-            self.latest = error
+            self.latest = _told(error)
             if not error.retryable:
                 return False
             if self._attempts_max is None:
@@ -96,6 +96,12 @@ class Patience:
         finally:
             self._failing.pop(trouble, None)
         raise AssertionError("a retry ended without an answer")
+
+
+def _told(error: Failure) -> Failure:
+    """The same without its traceback, which would keep the request's body for as long."""
+    kind = DestinationUnavailable if error.retryable else DestinationRefused
+    return kind(str(error), code=error.code, hint=error.hint)
 
 
 class Trouble:
