@@ -111,10 +111,14 @@ async def test_nothing_is_dropped_while_an_engine_reads_the_slot(
 ) -> None:
     async with LiveEngine(database).living():
         code = await asyncio.to_thread(main, ["drop", "--yes", "-c", str(file)])
+        complaint = capsys.readouterr().err
+        as_json = await asyncio.to_thread(main, ["drop", "--yes", "--json", "-c", str(file)])
         still = there(database)
 
-    complaint = capsys.readouterr().err
-    assert (code, still) == (1, (True, True))
+    told = json.loads(capsys.readouterr().out)
+    assert (code, as_json, still) == (1, 1, (True, True))
+    assert told["dropped"] == []
+    assert "is being read by process" in told["refused"]
     assert "is being read by process" in complaint
     assert "Stop it for good" in complaint
 
@@ -171,8 +175,9 @@ def test_json_is_one_object(
 
     assert code == 0
     assert json.loads(capsys.readouterr().out) == {
-        "slot": {"name": database.name, "dropped": True},
-        "publication": {"name": NAME, "dropped": False, "kept": None},
+        "dropped": [{"kind": "slot", "name": database.name}],
+        "kept": None,
+        "refused": None,
     }
 
 

@@ -53,10 +53,10 @@ def drop(*, config: ConfigFile = None, yes: Yes = False, json: Json = False) -> 
     logs.configure(configuration.log)
     holdings = app.holdings(configuration)
     held = asyncio.run(holdings.look())
+    if held.slot.active_pid is not None:
+        return _refused(held, is_json=json)
     if not json:
         _say_held(held, configuration)
-    if held.slot.active_pid is not None:
-        return _refused(held)
     if held.slot.exists or held.drops_publication:
         if not yes and not _is_confirmed(held):
             complain("that is not its name, so nothing was dropped", "run the same command again")
@@ -64,7 +64,7 @@ def drop(*, config: ConfigFile = None, yes: Yes = False, json: Json = False) -> 
         try:
             asyncio.run(holdings.drop(held))
         except LeaseHeld:
-            return _refused(held)
+            return _refused(held, is_json=json)
     if json:
         say_json(_as_json(held, configuration))
     else:
@@ -72,12 +72,16 @@ def drop(*, config: ConfigFile = None, yes: Yes = False, json: Json = False) -> 
     return 0
 
 
-def _refused(held: "Held") -> int:
+def _refused(held: "Held", *, is_json: bool) -> int:
     """Somebody reads the slot."""
     process = held.slot.active_pid
     who = f"process {process} of the server" if process is not None else "an engine"
+    text = f'the slot "{printable(held.slot.name)}" is being read by {who}: nothing was dropped'
+    if is_json:
+        say_json({"dropped": [], "kept": None, "refused": text})
+        return EXIT_REFUSED
     complain(
-        f'the slot "{printable(held.slot.name)}" is being read by {who}: nothing was dropped',
+        text,
         "an engine runs, perhaps on another machine. Stop it for good (a service with desired "
         "count 0, a unit that is disabled), then run the same command again",
     )
@@ -134,11 +138,13 @@ def _say_end(held: "Held", option: str) -> None:
 
 
 def _as_json(held: "Held", configuration: Configuration) -> dict[str, object]:
+    dropped = [held.slot.name] * held.slot.exists
+    publication = configuration.source.own.publication
     return {
-        "slot": {"name": held.slot.name, "dropped": held.slot.exists},
-        "publication": {
-            "name": configuration.source.own.publication,
-            "dropped": held.drops_publication,
-            "kept": held.kept_reason or None,
-        },
+        "dropped": [
+            *({"kind": "slot", "name": name} for name in dropped),
+            *([{"kind": "publication", "name": publication}] * held.drops_publication),
+        ],
+        "kept": held.kept_reason or None,
+        "refused": None,
     }

@@ -52,6 +52,7 @@ Principal = Annotated[
     str | None,
     Parameter(
         name="--account-role-arn",
+        metavar="ARN",
         help="The task role's ARN. For a bucket in another account: prints that bucket's policy, "
         "which names it.",
     ),
@@ -78,6 +79,7 @@ KeyArn = Annotated[
     str | None,
     Parameter(
         name="--kms",
+        metavar="ARN",
         help="The ARN of the KMS key, where the bucket encrypts with one by default, or where "
         "destination.kms_key_id is no ARN.",
     ),
