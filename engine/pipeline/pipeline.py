@@ -341,13 +341,20 @@ class Pipeline:
         self._identity = taken.identity
         self._enter("opening")
         left = await self._uploads_left()
-        before = self._journal.state.writer
-        after = _after(before, is_released=self._journal.state.released)
+        after = ""
+
+        def check() -> None:
+            nonlocal after
+            self._refuse_opening(taken)
+            # Asked again behind each entry that is absorbed, such as the predecessor's last.
+            state = self._journal.state
+            after = _after(state.writer, is_released=state.released)
+
         await self._journal.open(
             self._identity,
             self._world.configuration,
             self._first_durable(taken),
-            check=lambda: self._refuse_opening(taken),
+            check=check,
             accepting=self._lease.accepting,
             fork=taken.fork,
             stream_waits=self._settings.stream_waits,
