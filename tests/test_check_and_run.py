@@ -17,12 +17,13 @@ from psycopg.conninfo import make_conninfo
 from databases import Database, dsn_as, fresh_database
 from engine import app
 from engine.config import Configuration, load
-from engine.model import check_code as codes
+from engine.model import check_code as common
 from engine.model.check_code import CheckCode
 from engine.model.errors import TailraceError
 from engine.model.trial import CheckStep
 from engine.pipeline.stop import StopSignal
 from engine.servers.servers import FAST_SETTINGS, EmbeddedPostgres, EmbeddedS3
+from engine.sources.postgres import check_codes as codes
 from terminal import shown, too_wide
 
 pytestmark = pytest.mark.timeout(180)
@@ -214,9 +215,9 @@ def other_condition_of_an_old_publication(place: Place) -> None:
 
 
 REFUSED: Final[tuple[tuple[Making, CheckCode, int], ...]] = (
-    (nobody_listens, codes.SOURCE, 69),
-    (no_such_database, codes.SOURCE, 78),
-    (may_not_replicate, codes.SOURCE, 78),
+    (nobody_listens, common.SOURCE, 69),
+    (no_such_database, common.SOURCE, 78),
+    (may_not_replicate, common.SOURCE, 78),
     (may_not_create, codes.PUBLICATION, 78),
     (owns_no_table, codes.PUBLICATION, 78),
     (nothing_matches, codes.TABLES, 78),
@@ -227,8 +228,8 @@ REFUSED: Final[tuple[tuple[Making, CheckCode, int], ...]] = (
     (rows_are_hidden, codes.READING, 78),
     (column_called_as_a_field, codes.NAMES, 78),
     (misspelt_condition, codes.CONDITIONS, 78),
-    (port_in_use, codes.PORT, 78),
-    (no_such_bucket, codes.BUCKET, 78),
+    (port_in_use, common.PORT, 78),
+    (no_such_bucket, common.BUCKET, 78),
 )
 
 
@@ -359,7 +360,7 @@ async def test_a_slot_that_was_moved_fails_both(place: Place) -> None:
 
     assert error is not None
     assert error.exit_code == 70
-    assert [step.code for step in steps if step.state == "failure"] == [codes.POSITION]
+    assert [step.code for step in steps if step.state == "failure"] == [common.POSITION]
 
 
 async def test_another_databases_prefix_fails_both(place: Place) -> None:
@@ -372,7 +373,7 @@ async def test_another_databases_prefix_fails_both(place: Place) -> None:
 
     assert error is not None
     assert error.exit_code == 70
-    assert [step.code for step in steps if step.state == "failure"] == [codes.JOURNAL]
+    assert [step.code for step in steps if step.state == "failure"] == [common.JOURNAL]
 
 
 async def test_a_prefix_inside_another_pipelines_fails_both(place: Place) -> None:
@@ -383,7 +384,7 @@ async def test_a_prefix_inside_another_pipelines_fails_both(place: Place) -> Non
 
     assert error is not None
     assert error.exit_code == 70
-    assert [step.code for step in steps if step.state == "failure"] == [codes.PREFIX]
+    assert [step.code for step in steps if step.state == "failure"] == [common.PREFIX]
 
 
 async def test_an_aws_profile_that_is_not_there_fails_both(
@@ -395,7 +396,7 @@ async def test_an_aws_profile_that_is_not_there_fails_both(
 
     assert error is not None
     assert (error.exit_code, "AWS_PROFILE" in error.hint) == (78, True)
-    assert [step.code for step in steps if step.state == "failure"] == [codes.BUCKET]
+    assert [step.code for step in steps if step.state == "failure"] == [common.BUCKET]
 
 
 # --- how it looks

@@ -20,8 +20,9 @@ from botocore.session import Session
 
 from databases import Database
 from engine.cli import application
-from engine.model.check_code import CODES
+from engine.model import check_code
 from engine.operate.logs import FIELDS
+from engine.sources.postgres import check_codes
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "ecs.md").read_text()
@@ -141,7 +142,7 @@ def test_what_check_and_the_log_say_is_what_they_have_words_for() -> None:
 
     codes = set(re.findall(r"\bTR-[A-Z]{2}-\d{3}\b", shown))
     assert codes
-    assert codes <= {code.id for code in CODES}
+    assert codes <= {code.id for code in (*check_code.CODES, *check_codes.CODES)}
     assert len(lines) == 6
     assert {name for line in lines for name in line} - {"timestamp", "level", "event"} <= FIELDS
 

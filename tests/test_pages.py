@@ -10,11 +10,13 @@ from prometheus_client import CollectorRegistry
 
 import engine
 from engine.cli import application
-from engine.model import errors
-from engine.model.check_code import CODES
+from engine.model import check_code, errors
 from engine.operate.metrics import Metrics
 from engine.operate.status import READY_PHASES, Phase
+from engine.sources.postgres import check_codes
 from engine.sources.postgres.source import MEASURES
+
+CODES = (*check_code.CODES, *check_codes.CODES)
 
 PACKAGE = Path(engine.__file__).parent
 PAGE = PACKAGE.parent / "docs" / "operations.md"

@@ -6,12 +6,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine.model import check_code as codes
 from engine.model.check_code import CheckCode
 from engine.model.errors import ConfigurationError
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
 from engine.model.trial import Finding
+from engine.sources.postgres import check_codes as codes
 from engine.sources.postgres.judges import judgements_of, refuse, server_fault
 from engine.sources.postgres.situation import Server, Situation, Table, parted
 from engine.sources.postgres.slot import Slot, wal_level_fault

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from engine.model import check_code as codes
 from engine.model.check_code import CheckCode
 from engine.model.errors import (
     ConfigurationError,
@@ -23,6 +22,7 @@ from engine.model.plural import counted
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
 from engine.model.trial import Finding, Judgement
+from engine.sources.postgres import check_codes as codes
 from engine.sources.postgres.row_filters import sql_name, version_fault
 from engine.sources.postgres.session import quoted
 from engine.sources.postgres.situation import (

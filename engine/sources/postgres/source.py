@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager
 
 import psycopg
 
-from engine.model.check_code import CONDITIONS, SOURCE, STATEMENTS, VERSION
+from engine.model.check_code import SOURCE
 from engine.model.errors import PositionLost, TailraceError
 from engine.model.hash_key import NO_HASH_KEY, HashKey
 from engine.model.history import Landmark
@@ -24,6 +24,7 @@ from engine.model.schema import Decide
 from engine.model.trial import Judgement, judgement
 from engine.operate.alarms import Alarms
 from engine.sources.postgres.assembler import ROWS_MAX
+from engine.sources.postgres.check_codes import CONDITIONS, STATEMENTS, VERSION
 from engine.sources.postgres.ddl_trigger import judge_ddl
 from engine.sources.postgres.dsn import Dsn, place_of
 from engine.sources.postgres.judges import judgements_of, version_refusal

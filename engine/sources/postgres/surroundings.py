@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Final, TypeAlias
 
-from engine.model import check_code as codes
 from engine.model.amount import size_text, time_text
 from engine.model.check_code import CheckCode
 from engine.model.plural import counted
 from engine.model.schema import TableName
 from engine.model.trial import Finding, Judgement
+from engine.sources.postgres import check_codes as codes
 from engine.sources.postgres.locks import STOPS_PUBLISHING, locked_names
 from engine.sources.postgres.session import Session
 from engine.sources.postgres.situation import Situation
