@@ -263,14 +263,24 @@ def test_every_choice_reaches_the_configuration(
 
 
 @pytest.fixture
+def defined(cloud: Cloud, plain: str) -> tuple[dict[str, Any], str]:
+    """The container's definition, and where its secrets are kept."""
+    return cloud.container(plain), cloud.url
+
+
+@pytest.fixture
 async def lived_in(
-    cloud: Cloud, plain: str, database: Database, s3: EmbeddedS3, bucket: str
+    defined: tuple[dict[str, Any], str],
+    database: Database,
+    s3: EmbeddedS3,
+    bucket: str,
+    tmp_path: Path,
 ) -> AsyncIterator["Container"]:
     """A container of the stack, without an ECS: its process, and what belongs to it."""
     database.execute("CREATE TABLE orders (id integer PRIMARY KEY)")
     database.execute("INSERT INTO orders SELECT generate_series(1, 100)")
     dsn = f"host=127.0.0.1 port={database.server.port} dbname={database.name} user=postgres"
-    definition = cloud.container(plain)
+    definition, url = defined
     (port,) = free_ports(1)
     environment = {
         **plain_environment(),
@@ -279,7 +289,7 @@ async def lived_in(
         # What differs here: no AWS, another database, ports that others may have taken.
         "TAILRACE_SOURCE__DSN": dsn,
         "TAILRACE_DESTINATION__BUCKET": bucket,
-        "AWS_ENDPOINT_URL_SECRETS_MANAGER": cloud.url,
+        "AWS_ENDPOINT_URL_SECRETS_MANAGER": url,
         "TAILRACE_DESTINATION__ENDPOINT_URL": s3.endpoint_url,
         "TAILRACE_HTTP__LISTEN": f"127.0.0.1:{port}",
         "TAILRACE_SOURCE__SLOT": database.name,
@@ -288,7 +298,7 @@ async def lived_in(
         "HOME": "/nonexistent",
         "TMPDIR": "/nonexistent",
     }
-    container = Container(definition, environment, port)
+    container = Container(definition, environment, port, tmp_path)
     yield container
     container.end()
 
@@ -297,17 +307,16 @@ class Container:
     """What a task definition makes of the engine, with the kernel's own means."""
 
     def __init__(
-        self, definition: Mapping[str, Any], environment: Mapping[str, str], port: int
+        self, definition: Mapping[str, Any], environment: Mapping[str, str], port: int, folder: Path
     ) -> None:
         self.definition = definition
         self.port = port
         assert definition["readonlyRootFilesystem"]
         assert definition["linuxParameters"]["capabilities"]["drop"] == ["ALL"]
-        self._probe = Path.cwd() / f"probe-{secrets.token_hex(4)}"
         engine = ["env", "--block-signal=TERM,INT,HUP", sys.executable, "-m", "engine", "run"]
         isolated = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
         self.process = subprocess.Popen(
-            [*isolated, "sh", "-c", READ_ONLY, "sh", str(self._probe), *engine],
+            [*isolated, "sh", "-c", READ_ONLY, "sh", str(folder / "probe"), *engine],
             env=dict(environment),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
