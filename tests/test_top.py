@@ -242,6 +242,23 @@ def test_what_cannot_be_asked_is_told(
     assert text in capsys.readouterr().err
 
 
+def test_what_no_request_can_carry_is_told_and_is_no_bug(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "token"
+    file.write_text("kanary-of-two\nlines-ü\n")
+    url = "http://127.0.0.1:1"
+
+    token = main(["top", "--url", url, "--token-file", str(file)]), capsys.readouterr().err
+    host = main(["top", "--url", f"http://{'a' * 70}.example:9464"]), capsys.readouterr().err
+
+    assert token[0] == 2
+    assert "no header can carry" in token[1]
+    assert "kanary" not in token[1]
+    assert host[0] == 69
+    assert "no engine answers" in host[1]
+
+
 def test_an_engine_without_a_port_leads_to_status(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -76,7 +76,8 @@ def read_status(port: Port, seconds: float = _ANSWER_SECONDS) -> Status:
         connection.request("GET", f"{port.path}/status", headers=headers)
         answer = connection.getresponse()
         content = answer.read(_ANSWER_BYTES_MAX)
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException, UnicodeError) as error:
+        # The last one: a host's name that no resolver takes.
         raise EngineUnreachable(
             f"no engine answers at {port}: {_reason(error)}",
             hint="see whether it runs; `--url` names an engine on another machine",

@@ -123,9 +123,12 @@ def _token(file: Path | None) -> str:
     if file is None:
         return ""
     try:
-        return file.read_text(encoding="utf-8").strip()
+        token = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise Usage(f"--token-file {file} cannot be read: {type(error).__name__}") from None
+    if not (token.isascii() and token.isprintable()):
+        raise Usage(f"--token-file {file} holds what no header can carry, so it is no token")
+    return token
 
 
 def _now_us() -> int:
