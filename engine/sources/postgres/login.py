@@ -93,8 +93,11 @@ class _Login:
         try:
             text = await self._whole()
         except (SourceRefused, ConfigurationError) as error:
-            if not (self._was_read and self.is_rotated):
+            if not self.is_rotated:
                 raise
+            if not self._was_read:
+                # Who keeps it has to mend it. A snapshot fails by this, and no running engine.
+                raise SourceRefused(str(error), hint=error.hint) from error
             hint = f"{error.hint.rstrip('.')}; {_TRIED_AGAIN}" if error.hint else _TRIED_AGAIN
             raise SourceFailed(str(error), code=_UNREADABLE, hint=hint) from error
         self._was_read = True
