@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from engine.config import Address
-from engine.journal.entry import Frontier, JournalState
+from engine.journal.entry import Agreed, Frontier, JournalState, Watch
 from engine.model.errors import DestinationUnavailable
 from engine.model.log_point import LogPoint
 from engine.model.position import NOWHERE, LogPosition
@@ -527,3 +527,14 @@ def test_tables_that_the_journal_learns_of_are_counted() -> None:
     captured._state.versions["public.new"] = ()
 
     assert (before, len(captured.names())) == (2, 3)
+
+
+def test_a_table_that_takes_the_place_of_another_is_listed() -> None:
+    captured = captured_of(Activity(), 0)
+    whole = Agreed("1")
+    captured._state.watch = Watch("t", "s", tables={"public.old": whole})
+    before = captured.names()
+
+    captured._state.watch = Watch("t", "s", tables={"public.new": whole})
+
+    assert (before, captured.names()) == (("public.old",), ("public.new",))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
-from engine.journal.entry import JournalState
+from engine.journal.entry import JournalState, Watch
 from engine.journal.snapshot_standing import how_far
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
@@ -38,17 +38,19 @@ class CapturedTables:
         self._configuration = configuration
         self._activity = activity
         self._names: tuple[str, ...] = ()
-        self._known = (-1, -1, -1, -1)
+        self._known = (-1, -1, -1)
+        # As many tables may be gone as came: each statement of the watch is an object of its own.
+        self._watch: Watch | None = None
         # Whether the configuration captures that name.
         self._judged: dict[str, bool] = {}
 
     def names(self) -> tuple[str, ...]:
         """All that the journal knows and the configuration captures, by name."""
         state = self._state
-        watch = len(state.watch.tables) if state.watch is not None else 0
-        known = (len(state.frontiers), len(state.versions), len(state.attempts), watch)
-        if known != self._known:
-            self._names, self._known = self._captured(), known
+        known = (len(state.frontiers), len(state.versions), len(state.attempts))
+        if known != self._known or state.watch is not self._watch:
+            self._names = self._captured()
+            self._known, self._watch = known, state.watch
         return self._names
 
     def _captured(self) -> tuple[str, ...]:
