@@ -437,6 +437,36 @@ def test_an_engine_that_starts_again_and_again_writes_a_state_file_in_time(
     on(loop, work)
 
 
+def test_a_standby_that_began_before_the_journal_writes_a_state_file_as_it_takes_over(
+    loop: VirtualLoop,
+) -> None:
+    async def work() -> None:
+        store = TimedStore()
+        sight = Sight(wall_clock, 12 * HOUR)
+        standby = Journal(
+            store, PREFIX, Writer("b", "b", "test"), Metrics(CollectorRegistry()), sight=sight
+        )
+        await standby.load()
+        writer = await opened(store)
+        for _ in range(17):
+            # The writer sleeps, and its standby looks.
+            await asyncio.sleep(HOUR)
+            await standby.follow()
+        assert writer.state.epoch == standby.state.epoch
+        assert store.states() == []
+
+        await standby.open(IDENTITY, CONFIGURATION, FIRST)
+        async with asyncio.TaskGroup() as group:
+            keeping = group.create_task(StateKeeper(standby, wall_clock, 6 * HOUR).run())
+            await asyncio.sleep(60)
+            keeping.cancel()
+
+        # The first entry would be gone in seven hours.
+        assert len(store.states()) == 1
+
+    on(loop, work)
+
+
 def test_nothing_follows_the_entry_that_releases_the_journal(loop: VirtualLoop) -> None:
     async def work() -> None:
         store = TimedStore()

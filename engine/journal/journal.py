@@ -96,8 +96,9 @@ class Journal:
     """One prefix's journal as this process knows it.
 
     `begun_us` says when that was made which `load` began with, in Unix microseconds: the newest
-    good state file, or where there is none the first entry. `ended_us` says the same of the newest
-    entry that was listed. Both are None where nothing was there.
+    good state file, or where there is none the first entry. Where nothing was there, it is when
+    somebody looked: every entry is younger. Who only reads has None then. `ended_us` says when the
+    newest entry was made that was listed, and is None where nothing was there.
     `state_at` is when this process wrote its newest state file, by the event loop's time. Without a
     `sight` the journal is only read: see `sight`.
     """
@@ -163,6 +164,8 @@ class Journal:
         )
         if await self.follow():
             self.ended_us = None
+        if self.begun_us is None and self._sight is not None:
+            self.begun_us = began_us
         if files.seqs and self.state.seq < 0:
             raise JournalError(
                 f"the journal under {self.prefix or '/'} is gone: there are state files, of which "

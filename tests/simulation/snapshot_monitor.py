@@ -267,7 +267,7 @@ class SnapshotMonitor:
             case _:
                 is_next = before is not None and before.state == "whole"
                 is_next = is_next and self._is_same(now, before)
-                if is_next and not self._missing(now):
+                if is_next and not self._missing(now) and not self._has_expired(now):
                     raise Violation("void, and every object of it is there")
         if not is_next:
             self._counts[f"snapshot {now.state} after {before.state if before else None}"] += 1
@@ -340,6 +340,11 @@ class SnapshotMonitor:
     def _missing(self, stated: Stated) -> list[Named]:
         named = self._attempts[stated.snapshot["table"], stated.attempt]
         return [one for one in named if not one.is_visible]
+
+    def _has_expired(self, stated: Stated) -> bool:
+        """Whether a rule of the bucket took one of its objects, before anybody vouched for it."""
+        named = self._attempts[stated.snapshot["table"], stated.attempt]
+        return any(one.staged["key"] in self._bucket.expired for one in named)
 
     def is_visible(self, stated: Stated) -> bool:
         """Whether all objects that a whole statement names are there."""
