@@ -1,5 +1,6 @@
 """Lag: 0 where nothing waits, however long the source is idle; never 0 where something does."""
 
+import asyncio
 import time
 from dataclasses import replace
 
@@ -7,6 +8,7 @@ import pytest
 
 from databases import Database
 from engine.pipeline.pipeline import Pipeline
+from engine.pipeline.stop import StopSignal
 from live_engine import LiveEngine, settings_of
 from load_tests.engine_process import until
 
@@ -59,3 +61,27 @@ async def test_a_row_that_is_not_durable_is_a_lag_that_grows(any_database: Datab
         status = pipeline.status()
         assert status.durable_lag
         assert (status.lag_seconds, status.lag) == (0, 0), "it was read"
+
+
+async def test_a_start_behind_a_good_end_has_no_lag(any_database: Database) -> None:
+    any_database.execute("CREATE TABLE a (id int PRIMARY KEY)")
+    engine = LiveEngine(any_database, settings_of())
+    async with engine.living() as pipeline:
+        any_database.execute("INSERT INTO a VALUES (1)")
+
+        async def idle() -> bool:
+            return pipeline.status().objects_total == 1 and pipeline.lag().durable.seconds == 0
+
+        await until(idle, "no lag")
+
+    found: dict[str, set[float | None]] = {}
+    stop = StopSignal()
+    pipeline = engine._pipeline(stop)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(pipeline.run())
+        while pipeline.status().phase != "streaming":
+            found.setdefault(pipeline.status().phase, set()).add(pipeline.lag().durable.seconds)
+            await asyncio.sleep(0)
+        stop.request("test")
+
+    assert found["opening"] <= {None, 0.0}

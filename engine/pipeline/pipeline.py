@@ -50,7 +50,7 @@ from engine.model.record import RecordConfiguration
 from engine.model.schema import Relation, TableVersion
 from engine.operate.alarms import Alarms
 from engine.operate.bucket_watch import BucketWatch, WatchedStore
-from engine.operate.lag import Amount, Lag
+from engine.operate.lag import NOTHING, Amount, Lag
 from engine.operate.metrics import Metrics
 from engine.operate.process_memory import resident_bytes
 from engine.operate.status import FoundTables, NotCaptured, Phase, Status
@@ -269,7 +269,9 @@ class Pipeline:
         durable = self._journal.state.durable_point
         if durable is None or self._phase not in _TAKING_OVER:
             return Lag()
-        # Nothing is read by this process yet. What a predecessor read and left waits here.
+        # Nothing is read by this process yet. What a predecessor planned and left waits here.
+        if not self._journal.state.plans:
+            return Lag(durable=NOTHING)
         age = (self._world.clock() - durable.commit_us) / 1e6
         return Lag(durable=Amount(seconds=max(0.0, age)))
 

@@ -78,9 +78,9 @@ class ExpiryAudit:
         if not self.counts:
             return None
         text = (
-            f"{counted(self.counts.total(), 'object')} of {counted(len(self.counts), 'table')}"
-            " are gone before the oldest that is there: a rule of the bucket took them, this one"
-            " last"
+            f"gone before the oldest that is there: {counted(self.counts.total(), 'object')} of"
+            f" {counted(len(self.counts), 'table')}; a rule of the bucket took them, and this was"
+            " the last one"
         )
         return Problem(Code.OBJECTS_EXPIRED, self._newest, text)
 

@@ -234,7 +234,11 @@ def _publication(situation: Situation) -> Finding | None:
             # PostgreSQL 18 streams on without the publication; what it does not send is a gap that
             # the catalog watch records and alarms. Earlier ones end the stream at the next change.
             raise publication_lost(f"{name!r} is gone")
-        return Finding(f"{name} is gone: nothing arrives", "docs/gaps.md")
+        again = creation_statement(situation.configuration, situation.keyed)
+        return Finding(
+            f"{name} is gone: nothing arrives",
+            f"make it again: {again}; what was committed meanwhile is a gap (docs/gaps.md)",
+        )
     if not situation.keyed:
         return None
     _raise_if(_creation_fault(situation))
