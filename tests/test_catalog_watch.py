@@ -23,7 +23,7 @@ from engine.journal.causes import GAP, NOT_CAPTURED
 from engine.journal.entry import Gap, JournalState, Writer, decode_entry
 from engine.journal.settings import Settings
 from engine.lines.writer import CODEC_VERSION
-from engine.model.check_code import WATCH
+from engine.model.check_code import POSITION, WATCH
 from engine.model.interfaces import Publishing
 from engine.model.position import LogPosition
 from engine.model.record import RecordConfiguration
@@ -506,7 +506,7 @@ async def checked(database: Database, store: MemoryStore) -> dict[str, CheckStep
     return {
         step.code.name: step
         for step in steps
-        if step.code.id.startswith("TR-JN") and step.code.id >= WATCH.id
+        if step.code.id.startswith("TR-JN") and step.code.id >= WATCH.id and step.code != POSITION
     }
 
 
