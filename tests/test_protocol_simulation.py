@@ -81,10 +81,11 @@ def test_what_broke_a_promise_once_does_not_again(seed: int) -> None:
 
 def test_a_restored_server_without_its_slot_is_taken_for_one_whose_slot_was_dropped() -> None:
     """What it wrote before E of the log that it had forgotten is in no gap: no look was of it."""
-    done = simulate("--seed", "14396")
+    done = simulate("--seed", "88")
 
     assert "1 restored disk that grew past E" in done.stdout
-    assert "2 accepted: keeper" in done.stdout
+    assert "1 restored disk accepted" in done.stdout
+    assert "1 accepted: keeper" in done.stdout
     assert "clean" in done.stdout
 
 
@@ -93,11 +94,4 @@ def test_an_attempt_is_judged_by_the_history_of_which_its_snapshot_is() -> None:
     done = simulate("--seed", "8877")
 
     assert "1 failover" in done.stdout
-    assert "clean" in done.stdout
-
-
-def test_a_run_that_catches_up_may_end_for_a_snapshot_that_was_refused() -> None:
-    done = simulate("--seed", "11961")
-
-    assert "1 caught up but for refused snapshots" in done.stdout
     assert "clean" in done.stdout
