@@ -195,12 +195,16 @@ async def test_a_partition_that_is_published_under_its_own_name_is_no_table_that
     database.execute("CREATE PUBLICATION tailrace FOR TABLE orders, tree")
     with EngineProcess(lake.pipeline, lake.folder, "run", "run") as engine:
         await finished(engine)
-        database.execute("CREATE TABLE other (id int PRIMARY KEY)")
-        database.execute("INSERT INTO other VALUES (11)")
         with database.connect(autocommit=False) as blocker:
             # The slot of a snapshot waits for this transaction.
             blocker.execute("INSERT INTO orders VALUES (3)")
-            database.execute("ALTER TABLE tree ATTACH PARTITION other FOR VALUES FROM (10) TO (20)")
+            with database.connect(autocommit=False) as making:
+                # One transaction: no look may find a table that nobody publishes.
+                making.execute("CREATE TABLE other (id int PRIMARY KEY)")
+                making.execute("INSERT INTO other VALUES (11)")
+                making.execute(
+                    "ALTER TABLE tree ATTACH PARTITION other FOR VALUES FROM (10) TO (20)"
+                )
             database.execute("INSERT INTO tree VALUES (12)")
 
             async def is_owed() -> bool:
