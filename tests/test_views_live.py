@@ -13,6 +13,8 @@ from engine.sources.postgres.lsn import parse_lsn
 from load_tests.engine_process import EngineProcess, Pipeline, until
 from log_points import place
 
+NEXT = "next: run it in DuckDB: its first comment says what it needs"
+
 pytestmark = pytest.mark.timeout(120)
 
 LONG = "repeat('lorem ', 2000)"
@@ -179,14 +181,14 @@ async def test_the_views_are_the_tables(lake: Lake) -> None:
         await lake.change(engine, *CHANGES)
         ddl, complaints = await lake.ddl()
 
-        assert complaints == ""
+        assert complaints.splitlines() == [NEXT]
         connection.execute(ddl)
         lake.check(connection, *NAMES)
 
         await lake.change(engine, *DRIFT)
         ddl, complaints = await lake.ddl()
 
-        assert complaints == ""
+        assert complaints.splitlines() == [NEXT]
         connection.execute(ddl)
         lake.check(connection, *(name for name in NAMES if name != "orders"))
         orders = connection.execute(
@@ -314,7 +316,7 @@ async def test_every_types_values_come_back_by_the_plain_layout_and_debeziums_en
 
     ddl, complaints = await plain.ddl()
 
-    assert complaints == ""
+    assert complaints.splitlines() == [NEXT]
     with reading(lake.s3) as connection:
         connection.execute(ddl)
         lake.check(connection, "vals", "remade")
@@ -349,7 +351,7 @@ async def test_the_flat_envelopes_views_are_the_tables_but_for_changed_keys(lake
 
     assert unknown == 2
     assert "the journal knows no public.muved; did you mean public.moved" in process.log
-    assert complaints == ""
+    assert complaints.splitlines() == [NEXT]
     assert ddl.count("the flat envelope does not say the old key") == 2
     with reading(lake.s3) as connection:
         connection.execute(ddl)
