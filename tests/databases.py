@@ -11,8 +11,10 @@ from psycopg import sql
 
 from engine.servers.servers import EmbeddedPostgres
 
+# A physical slot belongs to no database: a test that makes one names it after its own.
 _DROP_SLOTS = """
-    SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = %s
+    SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
+    WHERE database = %(name)s OR slot_name = %(name)s
 """
 # Waits until each backend is gone: a slot whose walsender still ends cannot be dropped.
 _END_BACKENDS = """
@@ -60,7 +62,7 @@ def fresh_database(
 def _remove(server: EmbeddedPostgres, name: str) -> None:
     with psycopg.connect(server.dsn, autocommit=True) as connection:
         connection.execute(_END_BACKENDS, (name,))
-        connection.execute(_DROP_SLOTS, (name,))
+        connection.execute(_DROP_SLOTS, {"name": name})
         drop = sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name))
         connection.execute(drop)
 

@@ -164,9 +164,12 @@ def test_plain_python_confirms_what_it_has_written(
     with _task(backlog, peer, folder) as task:
         _run(peer, task, tmp_path / "elsewhere")
 
-    assert backlog.execute(
-        "SELECT confirmed_flush_lsn >= %s::pg_lsn FROM pg_replication_slots", task.end_lsn
-    ) == [(True,)]
+    confirmed = backlog.execute(
+        "SELECT confirmed_flush_lsn >= %s::pg_lsn FROM pg_replication_slots WHERE slot_name = %s",
+        task.end_lsn,
+        task.slot,
+    )
+    assert confirmed == [(True,)]
 
 
 def test_plain_python_begins_a_new_file_when_one_is_full(

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from databases import Database, fresh_database
 from engine.servers import postgres_binaries
 from engine.servers.postgres_binaries import Account, is_reachable
 from engine.servers.s3_server import _send
+from engine.servers.server_process import LOOPBACK, free_ports
 from engine.servers.servers import (
     FAST_SETTINGS,
     EmbeddedPostgres,
@@ -350,3 +352,22 @@ def test_owner_that_ends_in_order_leaves_nothing() -> None:
         _end_in_order(owner, description)
 
         assert not any(psutil.pid_exists(process_id) for process_id in description["pids"])
+
+
+# --- Ports ---------------------------------------------------------------------------------------
+
+
+def test_a_port_is_kept_for_its_server_which_may_go_and_come_back() -> None:
+    [port] = free_ports(1)
+    others = set(free_ports(50))
+
+    for _ in range(2):
+        with socket.socket() as rival, pytest.raises(OSError, match="in use"):
+            rival.bind((LOOPBACK, port))
+        with socket.create_server((LOOPBACK, port)):
+            socket.create_connection((LOOPBACK, port)).close()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((LOOPBACK, port))
+
+    assert port not in others
+    assert len(others) == 50

@@ -13,8 +13,8 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
@@ -27,6 +27,8 @@ _WATCHDOG = Path(__file__).with_name("watchdog.py")
 # takes the port that it comes back to.
 _PORTS = range(12_000, 22_000)
 _PORT_ATTEMPTS_MAX = 200
+# The newest so many ports that this process was given are kept for it, by a socket each.
+_kept: deque[socket.socket] = deque(maxlen=128)
 _READY_PAUSE_SECONDS = 0.02
 _LOG_LINES_SHOWN = 20
 _SUSPEND_SECONDS_MAX = 5.0
@@ -180,18 +182,28 @@ def _stands_still(process_id: int) -> bool:
 
 
 def free_ports(count: int) -> tuple[int, ...]:
-    """Find ports on which nothing listens on loopback. Another process may still be quicker."""
-    with ExitStack() as stack:
-        ports: list[int] = []
-        for _ in range(_PORT_ATTEMPTS_MAX):
-            if len(ports) == count:
-                return tuple(ports)
-            port = _PORTS[secrets.randbelow(len(_PORTS))]
-            try:
-                stack.enter_context(socket.create_server((LOOPBACK, port)))
-            except OSError:
-                continue
-            ports.append(port)
+    """Find ports on loopback that nobody has, and keep them for servers that this process starts.
+
+    No other call of this function gets them, in any process, until this process has ended or has
+    asked for 128 more. Also while a server is down, its port stays its own. A program that does
+    not call this function can still take one.
+    """
+    kept: list[socket.socket] = []
+    for _ in range(_PORT_ATTEMPTS_MAX):
+        if len(kept) == count:
+            _kept.extend(kept)
+            return tuple(found.getsockname()[1] for found in kept)
+        found = socket.socket()
+        try:
+            # Bound without SO_REUSEADDR, it fails where another socket is bound. Bound and not
+            # listening, with SO_REUSEADDR, it lets a server in that sets SO_REUSEADDR before its
+            # bind, as all servers here do (socket(7)).
+            found.bind((LOOPBACK, _PORTS[secrets.randbelow(len(_PORTS))]))
+        except OSError:
+            found.close()
+            continue
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kept.append(found)
     raise ServerError(f"no {count} free ports between {_PORTS.start} and {_PORTS.stop}")
 
 
