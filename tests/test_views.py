@@ -404,6 +404,53 @@ def test_a_table_that_was_made_anew_has_none_of_its_rows(
     assert rows == [("3",)]
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_row_behind_a_snapshot_may_take_an_older_version_again(
+    engine: EngineName, tmp_path: Path
+) -> None:
+    # A column was added, a snapshot was taken, and the column was dropped.
+    story = Story()
+    key, note = column("id", "integer", key=True, number=1), column("note", number=2)
+    story.begin(0, (key, note))
+    story.add(0, "c", {"id": 1, "note": "n"})
+    story.begin(None, (key, note, column("extra", number=3)))
+    story.read(5, 1, [{"id": n, "note": "n", "extra": "e"} for n in (1, 2)], version=2)
+    before = shape_of(story.state(), ORDERS)
+    story.add(6, "u", {"id": 1, "note": "again"})
+    with reading() as connection:
+        stand = stood(story, engine, tmp_path, connection)
+
+        described = connection.execute("DESCRIBE SELECT * FROM public.orders").fetchall()
+        rows = rows_of(stand, '"public"."orders"', ("id", "note", "_not_given"))
+    after = shape_of(story.state(), ORDERS)
+
+    assert [name for name, *_ in described] == ["id", "note", "_position", "_not_given"]
+    assert rows == [("1", "again", None), ("2", "n", None)]
+    assert isinstance(before, TableShape)
+    assert isinstance(after, TableShape)
+    assert [c.name for c in before.columns] == ["id", "note", "extra"]
+    # Athena reads the versions that it is told, and the stream may go on with the older one.
+    assert [before.versions, after.versions] == [(1, 2), (1, 2)]
+    assert after.doubts == ()
+
+
+def test_a_version_behind_a_snapshot_has_the_columns_that_the_snapshot_has() -> None:
+    # A row begins a version whose column the snapshot has: no row came between the two.
+    story = Story()
+    key, extra = column("id", "integer", key=True, number=1), column("extra", number=3)
+    story.begin(0, (key,))
+    story.begin(None, (key, extra))
+    story.read(5, 1, [{"id": 1, "extra": "e"}], version=2)
+    story.begin(6, (key, extra))
+    story.add(6, "c", {"id": 2, "extra": "f"})
+
+    shape = shape_of(story.state(), ORDERS)
+
+    assert isinstance(shape, TableShape)
+    assert shape.versions == (1, 2, 3)
+    assert [c.born for c in shape.columns] == ["", ""]
+
+
 COMMANDS: dict[EngineName, int] = {"snowflake": 1, "databricks": 1}
 """Statements that sqlglot does not know: CREATE PIPE, and the flow of AUTO CDC."""
 

@@ -364,3 +364,30 @@ async def test_the_flat_envelopes_views_are_the_tables_but_for_changed_keys(lake
         before = connection.execute("SELECT id FROM public.moved ORDER BY id").fetchall()
     assert moved == [(1,), (2,)]
     assert before == [(1,)]
+
+
+async def test_a_view_has_no_column_that_a_snapshot_had_and_the_table_has_no_more(
+    lake: Lake,
+) -> None:
+    lake.execute("CREATE TABLE back (id int PRIMARY KEY, x text)", "INSERT INTO back VALUES (1)")
+    await lake.run()
+    lake.execute("UPDATE back SET x = 'streamed'", "ALTER TABLE back ADD COLUMN y int DEFAULT 7")
+    with EngineProcess(lake.pipeline, lake.folder, "resync", "resync", "public.back") as process:
+        assert await process.ended(seconds=30) == 0, process.log
+    await lake.run()
+    ddl, _ = await lake.ddl("back")
+    lake.execute("ALTER TABLE back DROP COLUMN y", "UPDATE back SET x = 'again'")
+    await lake.run()
+    # The row has the first version again: no version begins with it.
+    again, complaints = await lake.ddl("back")
+
+    shown = "SELECT * EXCLUDE (_position, _not_given) FROM public.back"
+    with reading(lake.s3) as connection:
+        connection.execute(ddl)
+        before = connection.execute(f"DESCRIBE {shown}").fetchall()
+        connection.execute(again)
+        after = connection.execute(f"DESCRIBE {shown}").fetchall()
+        lake.check(connection, "back")
+    assert [name for name, *_ in before] == ["id", "x", "y"]
+    assert [name for name, *_ in after] == ["id", "x"]
+    assert complaints.splitlines() == [NEXT]

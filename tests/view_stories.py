@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.journal.entry import Gap, JournalState, Snapshot, StatedSnapshot
+from engine.journal.entry import Frontier, Gap, JournalState, Snapshot, StatedSnapshot
 from engine.model.position import (
+    NOWHERE,
     LogPosition,
     Position,
     log_position,
@@ -44,7 +45,10 @@ def column(name: str, kind: str = "text", type_: str = "", **more: Any) -> Colum
 
 @dataclass
 class Story:
-    """One table: `begin` makes a version, `add` a record; rows go by the table's column names."""
+    """One table: `begin` makes a version, `add` a record; rows go by the table's column names.
+
+    `newest` is the position of the stream's last record.
+    """
 
     table: TableName = ORDERS
     configuration: RecordConfiguration = CONFIGURATION
@@ -52,6 +56,7 @@ class Story:
     records: list[dict[str, Any]] = field(default_factory=list)
     snapshots: list[StatedSnapshot] = field(default_factory=list)
     gaps: list[Gap] = field(default_factory=list)
+    newest: Position = NOWHERE
 
     def begin(
         self,
@@ -86,6 +91,8 @@ class Story:
         position: str = "",
     ) -> None:
         metadata: dict[str, Any] = {"op": op, "position": position or at(number)}
+        if number or not position:
+            self.newest = max(self.newest, Position(metadata["position"]))
         metadata["source_ts_ms"] = 1_795_341_114_065 + number
         if unchanged:
             metadata["unchanged"] = list(unchanged)
@@ -134,6 +141,7 @@ class Story:
             versions={str(s.table): tuple(s.versions) for s in stories if s.versions},
             snapshots={str(s.table): s.snapshots[-1] for s in stories if s.snapshots},
             gaps={gap.number: gap for s in stories for gap in s.gaps},
+            frontiers={str(s.table): Frontier(s.newest, "") for s in stories if s.newest},
         )
 
     def write(self, folder: Path) -> Path:

@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-from engine.model.position import Position
+from engine.model.position import LogPosition, Position
 
 MESSAGES_IDENTITY: Final = "messages"
 """The identity of the table of messages (`RecordConfiguration.messages`). No source has it as a
@@ -195,6 +195,21 @@ def version_at(versions: Iterable[TableVersion], position: Position) -> TableVer
     """The version of a streamed row: the highest number whose first position is at or before it."""
     known = [v for v in versions if v.first is not None and v.first <= position]
     return max(known, key=_number, default=None)
+
+
+def newest_version(
+    versions: Iterable[TableVersion], row: Position, point: LogPosition, number: int
+) -> TableVersion | None:
+    """The version of the newest row of a table that has a snapshot as of `point`.
+
+    `row` is the newest one of its stream, or nowhere; `number` is the version of the snapshot's.
+    By place, not by number: a snapshot may take an older version again, and so may a row behind it,
+    where a column was added, a snapshot was taken, and the column was dropped.
+    """
+    known = tuple(versions)
+    if row < point:
+        return next(version for version in known if version.number == number)
+    return version_at(known, row)
 
 
 def decide_version(

@@ -8,8 +8,8 @@ known to reach far enough.
 from dataclasses import dataclass
 
 from engine.journal.entry import Gap, JournalState, StatedSnapshot
-from engine.model.position import LogPosition, Position
-from engine.model.schema import TableName, TableVersion, version_at
+from engine.model.position import NOWHERE, LogPosition, Position
+from engine.model.schema import TableName, TableVersion, newest_version, version_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,22 +39,19 @@ class Known:
     is_captured: bool
     leaves_out: frozenset[str] = frozenset()
 
-    def version(self, number: int) -> TableVersion:
-        """The version of that number."""
-        return next(version for version in self.versions if version.number == number)
-
     @property
     def newest(self) -> TableVersion | None:
         """The version that the table's rows have at `until`."""
         at = version_at(self.versions, Position(self.until))
-        snapshot = self.visible.snapshot
-        if snapshot is None:
-            return at
-        # By place, not by number: a snapshot takes an older version again where that is the shape
-        # that the table has at its point.
-        if at is not None and at.first is not None and at.first >= snapshot.snapshot.point:
-            return at
-        return self.version(snapshot.snapshot.version)
+        return self.newest_behind(at.first if at is not None and at.first else NOWHERE)
+
+    def newest_behind(self, row: Position) -> TableVersion | None:
+        """Likewise, where `row` is the newest one of the stream that is read."""
+        stated = self.visible.snapshot
+        if stated is None:
+            return version_at(self.versions, row)
+        snapshot = stated.snapshot
+        return newest_version(self.versions, row, snapshot.point, snapshot.version)
 
 
 def visible_of(table: str, state: JournalState) -> Visible:

@@ -157,11 +157,11 @@ class Reading:
 def newest_of(known: Known, found: Sequence[Step]) -> TableVersion | None:
     """The version of the newest of these rows; of a table without any, what the journal says.
 
-    A row may take an older version again behind a snapshot that has a younger one: a column was
-    added, a snapshot was taken, and the column was dropped. Only the row's object says that.
+    A row may take an older version again behind a snapshot (`newest_version`), where no version
+    begins. Only the row's object says that there is one.
     """
     if found and not found[-1].attempt:
-        return known.version(found[-1].version)
+        return known.newest_behind(found[-1].last)
     return known.newest
 
 

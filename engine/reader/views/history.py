@@ -16,7 +16,7 @@ from itertools import pairwise
 
 from engine.journal.entry import JournalState, Snapshot
 from engine.model.position import NOWHERE, Position, snapshot_position
-from engine.model.schema import TableName, TableVersion
+from engine.model.schema import TableName, TableVersion, newest_version
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,11 @@ def history_of(state: JournalState, table: TableName) -> History | None:
     if snapshot is not None:
         [version] = [v for v in versions if v.number == snapshot.version]
         eras.append(Era(_begin(snapshot), version))
+        row = state.frontier(table).last
+        now = newest_version(versions, row, snapshot.point, snapshot.version)
+        if now is not None and now.number != snapshot.version and _is_before(now, snapshot):
+            # The snapshot's version is over, and no version begins where this one holds again.
+            eras.append(Era(Position(snapshot.point), now))
     ordered = sorted(eras, key=lambda era: (era.position, era.version.number))
     return History(tuple(ordered), snapshot) if ordered else None
 
@@ -82,6 +87,10 @@ def _snapshot(state: JournalState, table: TableName) -> Snapshot | None:
         return stated.snapshot
     visible = state.visible_snapshot(str(table))
     return visible.snapshot if visible is not None else None
+
+
+def _is_before(version: TableVersion, snapshot: Snapshot) -> bool:
+    return version.first is not None and version.first < _begin(snapshot)
 
 
 def _begin(snapshot: Snapshot) -> Position:

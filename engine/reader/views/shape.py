@@ -9,7 +9,7 @@ from engine.journal.entry import JournalState, Snapshot
 from engine.model.position import NOWHERE, Position
 from engine.model.printable import printable
 from engine.model.record import Envelope, JsonMode, NumericMode
-from engine.model.schema import Relation, TableName
+from engine.model.schema import Relation, TableName, TableVersion, version_at
 from engine.reader.views.column import ViewColumn, view_column
 from engine.reader.views.doubts import (
     folder_doubts,
@@ -86,7 +86,7 @@ def shape_of(
         attempt=history.snapshot.attempt if history.snapshot is not None else 0,
         hour=history.snapshot.hour if history.snapshot is not None else "",
         floor=history.floor,
-        versions=tuple(sorted({era.version.number for era in history.counted})),
+        versions=_numbers(history, version_at(state.versions_of(table), history.floor)),
         envelope=configuration.envelope,
         numeric=configuration.numeric,
         json=configuration.json,
@@ -98,6 +98,12 @@ def shape_of(
         ),
         limits=tuple(limits_of(history, columns, key, configuration)),
     )
+
+
+def _numbers(history: History, standing: TableVersion | None) -> tuple[int, ...]:
+    """The versions of records that count. `standing`: rows behind a snapshot may go on with it."""
+    found = {era.version.number for era in history.counted}
+    return tuple(sorted(found | {standing.number} if standing is not None else found))
 
 
 def _key(relation: Relation, snapshot: Snapshot | None, envelope: Envelope) -> tuple[str, ...]:
