@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
 
 import aioboto3
+import hypothesis
 import pytest
 from aiobotocore.config import AioConfig
 
@@ -16,6 +17,17 @@ from engine.servers.servers import FAST_SETTINGS, EmbeddedPostgres, EmbeddedS3
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
+
+# The same examples in every run, on a machine however slow: a rare one that fails, or one that took
+# longer than 200 ms, would be told to whoever changed something else. To search for new ones:
+# `pytest --hypothesis-profile default`.
+hypothesis.settings.register_profile(
+    "tests",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("tests")
 
 _SERVER_FIXTURES = {"postgres", "postgres15", "any_postgres", "s3"}
 

@@ -46,6 +46,7 @@ from engine.pipeline.check import check
 from engine.pipeline.pipeline import Pipeline
 from engine.pipeline.stop import StopSignal
 from engine.pipeline.wiring import World
+from engine.servers.server_process import free_ports
 from log_points import durable, identity, place
 from memory_store import MemoryStore, StoredObject
 from still_source import StillSource
@@ -578,8 +579,7 @@ async def test_what_becomes_of_a_row_that_is_too_large_is_told(rig: Rig) -> None
 
 
 async def test_a_free_port_is_told_and_given_back(rig: Rig) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as lent:
-        port = lent.getsockname()[1]
+    (port,) = free_ports(1)
 
     steps = await rig.steps(Address("127.0.0.1", port))
 

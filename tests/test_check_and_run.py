@@ -22,6 +22,7 @@ from engine.model.check_code import CheckCode
 from engine.model.errors import TailraceError
 from engine.model.trial import CheckStep
 from engine.pipeline.stop import StopSignal
+from engine.servers.server_process import free_ports
 from engine.servers.servers import FAST_SETTINGS, EmbeddedPostgres, EmbeddedS3
 from engine.sources.postgres import check_codes as codes
 from terminal import shown, too_wide
@@ -137,8 +138,7 @@ Making = Callable[[Place], None]
 
 
 def nobody_listens(place: Place) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
+    (port,) = free_ports(1)
     place.keys["SOURCE__DSN"] = f"host=127.0.0.1 port={port} dbname=shop user=x"
 
 

@@ -24,6 +24,7 @@ from databases import Database
 from engine.cli.application import COMMANDS
 from engine.config import Address
 from engine.operate.logs import FIELDS, HIDDEN
+from engine.servers.server_process import free_ports
 from engine.servers.servers import EmbeddedS3
 
 PACKAGE = Path(engine.__file__).parent
@@ -90,8 +91,7 @@ def started(
 
 @pytest.fixture
 def closed_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
+    (port,) = free_ports(1)
     return port
 
 
@@ -759,14 +759,14 @@ def test_run_is_ready_then_drains_at_a_signal(
 
 
 def wait_until_ready(port: int, process: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5):
                 return
         except OSError:
             time.sleep(0.05)
-    pytest.fail("the engine was not ready in 20 s")
+    pytest.fail("the engine was not ready in 60 s")
 
 
 def test_every_field_that_the_engine_logs_may_be_shown() -> None:

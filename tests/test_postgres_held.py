@@ -364,7 +364,10 @@ async def test_a_reader_that_is_left_early_lets_go_of_everything(tables: Databas
 
 
 async def nobody_reads(database: Database) -> bool | None:
-    query = "SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'tailrace range%%'"
+    query = (
+        "SELECT 1 FROM pg_stat_activity WHERE datname = current_database()"
+        " AND application_name LIKE 'tailrace range%%'"
+    )
     return not await asyncio.to_thread(database.execute, query) or None
 
 
