@@ -246,6 +246,25 @@ async def test_values_that_change_without_a_record_are_a_gap(
         assert engine.reasons() == {(table, reason)} | others
 
 
+async def test_a_generated_column_that_is_sent_from_now_on_is_a_gap(any_database: Database) -> None:
+    run(
+        any_database,
+        "CREATE TABLE orders (id int PRIMARY KEY, note text,"
+        " loud text GENERATED ALWAYS AS (upper(note)) STORED)",
+    )
+    store = MemoryStore()
+    async with running(any_database, store, settings=SLOW) as engine:
+        run(any_database, "INSERT INTO orders VALUES (1, 'a')")
+        begin = here(any_database)
+        run(any_database, "ALTER TABLE orders ALTER loud DROP EXPRESSION")
+        end = here(any_database)
+
+    async with running(any_database, store) as engine:
+        gap = await engine.gap("public.orders", "column-shown")
+
+        assert (gap.after <= begin, gap.until >= end) == (True, True)
+
+
 async def test_what_changes_no_value_is_no_gap(any_database: Database) -> None:
     make_moods(any_database)
     async with running(any_database, MemoryStore()) as engine:

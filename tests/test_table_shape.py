@@ -6,6 +6,7 @@ from msgspec.structs import replace
 from engine.model.table_shape import (
     COLUMN_FILLED,
     COLUMN_REMADE,
+    COLUMN_SHOWN,
     FILL_HIDDEN,
     FILL_TOLD,
     LABEL_RENAMED,
@@ -77,6 +78,16 @@ def test_a_column_that_came_and_went_between_two_looks_may_have_been_taken_for_t
     assert hidden_change(before, passing) == ""
     assert hidden_change(before, remade) == COLUMN_REMADE
     assert hidden_change(before, added) == ""
+
+
+def test_a_column_that_was_there_and_was_not_sent_has_values_that_no_record_shows() -> None:
+    before = encode_shape(TableShape("1", (ID,), 2))
+    shown = encode_shape(TableShape("1", (ID, NOTE), 2))
+    added = encode_shape(TableShape("1", (ID, replace(NOTE, number=3)), 3))
+
+    assert hidden_change(before, shown) == COLUMN_SHOWN
+    assert hidden_change(before, added) == ""
+    assert hidden_change(shown, before) == ""
 
 
 def test_where_a_shape_is_not_known_nothing_is_said() -> None:

@@ -23,6 +23,7 @@ TYPE_CHANGED: Final = "type-changed"
 LABEL_RENAMED: Final = "label-renamed"
 COMPOSITE_ALTERED: Final = "composite-altered"
 COLUMN_FILLED: Final = "column-filled"
+COLUMN_SHOWN: Final = "column-shown"
 RENAMED: Final = "renamed"
 COLUMNS_UNCLEAR: Final = "columns-unclear"
 
@@ -38,6 +39,8 @@ TEXTS: Final = {
     " of it read otherwise now",
     COLUMN_FILLED: "a column was added with a value for the rows that were there, which"
     " schema.json does not tell; the stream does not show it",
+    COLUMN_SHOWN: "a column that was there already, and was not sent, is sent now; the stream does"
+    " not show which values rows from before have in it",
     RENAMED: "the table had another captured name before; the rows that it had by then are under"
     " that name in the bucket, not under this one",
     COLUMNS_UNCLEAR: "columns went and others came, and nobody can say whether one of them was"
@@ -126,6 +129,9 @@ def _reasons(before: TableShape, now: TableShape) -> Iterator[str]:
         yield COMPOSITE_ALTERED
     if any(column.fill == FILL_HIDDEN for column in came):
         yield COLUMN_FILLED
+    # It had its number before, and records did not have it: a generated column lost its expression.
+    if any(column.number <= before.height for column in came):
+        yield COLUMN_SHOWN
 
 
 def _is_label_renamed(was: StoredColumn, now: StoredColumn) -> bool:
