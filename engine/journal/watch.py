@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from engine.journal.absences import Absences, captured_names
 from engine.journal.entry import Absence, Agreed, JournalState, Watch
 from engine.journal.gaps import PAUSE_REASONS, GapRegister
+from engine.journal.strays import Strays, strays_of
 from engine.journal.unseen import Unseen, unseen_of
 from engine.model.batch import Named
 from engine.model.interfaces import (
@@ -60,6 +61,11 @@ _CAME_BACK = (
     "the table had a name or a schema for a while that source.tables does not match; what it got"
     " there is missing"
 )
+_STRAYED = (
+    "the table had another captured name for a while; what it got there is under that name in the"
+    " bucket, not under this one"
+)
+_MIXED = "another captured table had this name for a while; the bucket has rows of both under it"
 
 WATCH_BYTES_MAX = 4 * 1024 * 1024
 """Bytes that one entry states of tables, beside its plans and its gaps: an entry is one request."""
@@ -107,7 +113,8 @@ class CatalogWatch:
         known = state.watch
         self._journalled = known or Watch("", "")
         self._agreed = dict(self._journalled.tables)
-        self._identities = frozenset(agreed.identity for agreed in self._agreed.values())
+        # By identity, the name that is agreed.
+        self._homes = {agreed.identity: table for table, agreed in self._agreed.items()}
         self._marks = dict(self._journalled.marks)
         # If the log is read through something else, nothing is known. Under another selection of
         # tables, a table may be new to us and not to the source, and one that we no longer see may
@@ -129,6 +136,7 @@ class CatalogWatch:
         self._others: frozenset[str] | None = None
         self._others_until = ""
         self._unseen = Unseen(unseen_of(state))
+        self._strays = Strays(strays_of(state, self._homes, self._clean))
         # Tables that are not agreed yet and whose coming has a gap already.
         self._arrived: set[str] = set()
         self._open: dict[str, dict[str, int]] = {}
@@ -228,11 +236,19 @@ class CatalogWatch:
         else:
             is_stated = self._came(named.identity, str(named.table), at, behind(at))
             # Of what is read again from before the newest look, that look has told already.
-            if named.identity not in self._identities and at >= self._clean:
-                self._unseen.came(named.identity, str(named.table), at)
+            if at >= self._clean:
+                self._note(named.identity, str(named.table), at)
         if is_stated and not self._is_first:
             self._pending = self._difference()
         return is_stated
+
+    def _note(self, identity: str, table: str, at: str) -> None:
+        """Rows of the table are captured that the look that was judged last does not explain."""
+        home = self._homes.get(identity)
+        if home is None:
+            self._unseen.came(identity, table, at)
+        elif home != table:
+            self._strays.came(identity, table, at)
 
     def _came(self, identity: str, table: str, at: str, until: str) -> bool:
         """Rows of the table are captured from here on: whether some were not before."""
@@ -293,7 +309,9 @@ class CatalogWatch:
             self._judge_unseen(judging, identity, name, agreed.get(name))
         self._note_others(judging, here)
         self._agreed, self._marks = agreed, dict(look.marks)
-        self._identities = frozenset(here)
+        self._homes = {known.identity: name for name, known in agreed.items()}
+        for identity, name in self._strays.passed(since):
+            self._judge_stray(judging, identity, name)
         self._is_first = self._is_other_selection = False
         self._doubtful = frozenset()
         if look.since is not None:
@@ -452,6 +470,22 @@ class CatalogWatch:
                 return
             how = how if is_away else TABLE_REMADE
         self._state(judging, name, how, _text_of(judging.look, how), is_over=True)
+
+    def _judge_stray(self, judging: "_Judging", identity: str, name: str) -> None:
+        """Rows of a table came under `name`, which is another one than the agreed one was."""
+        home = self._homes.get(identity)
+        if home == name:
+            # It was renamed, and that is judged already.
+            return
+        if home is not None:
+            self._state(judging, home, RENAMED, _STRAYED, is_over=True)
+        if not self._is_captured(name):
+            return
+        if name in self._agreed:
+            self._state(judging, name, RENAMED, _MIXED, is_over=True)
+        elif home is None:
+            how = RENAMED_AWAY if identity in judging.look.others else TABLE_DROPPED
+            self._state(judging, name, how, _text_of(judging.look, how), is_over=True)
 
     # --- gaps
 
