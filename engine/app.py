@@ -36,7 +36,7 @@ from engine.flow.chunk import ChunkLimits
 from engine.journal.bucket_rules import BucketRules
 from engine.journal.entry import Writer
 from engine.journal.settings import Settings
-from engine.kinds import hash_key, measures_of, postgres_dsn, record_configuration, s3_settings
+from engine.kinds import Reach, hash_key, measures_of, reach_of, record_configuration, s3_settings
 from engine.lines.writer import CODEC_VERSION
 from engine.model.check_code import BUCKET, DESCRIPTORS, MEMORY, CheckCode
 from engine.model.errors import DestinationRefused
@@ -105,14 +105,21 @@ async def run(
     )
     alarms = Alarms(wall_clock, metrics)
     metrics.log_lines_dropped(logs.dropped_total)
+    reach = reach_of(configuration.source.own)
     async with S3ObjectStore(s3_settings(configuration.destination)) as store:
         writer = _writer(configuration.engine.name)
         rules = _bucket_rules(configuration, store)
         coordinator = _coordinator(
-            configuration, store, writer=writer, alarms=alarms, metrics=metrics, rules=rules
+            configuration,
+            store,
+            reach=reach,
+            writer=writer,
+            alarms=alarms,
+            metrics=metrics,
+            rules=rules,
         )
         pipeline = Pipeline(
-            source=source or _source(configuration, alarms),
+            source=source or _source(configuration, reach, alarms),
             store=store,
             clock=wall_clock,
             settings=replace(
@@ -125,7 +132,7 @@ async def run(
             stop=stop,
             alarms=alarms,
             take_snapshots=coordinator.run if coordinator is not None else None,
-            publishing=_publishing(configuration),
+            publishing=_publishing(configuration, reach),
             snapshot_progress=coordinator.progress if coordinator is not None else None,
             snapshot_rows=coordinator.rows_total if coordinator is not None else None,
             bucket_rules=rules,
@@ -157,7 +164,8 @@ async def check(configuration: Configuration) -> AsyncIterator[CheckStep]:
     """
     for code, found in _room(configuration):
         yield CheckStep.of(Judgement(code, found))
-    source = _source(configuration)
+    reach = reach_of(configuration.source.own)
+    source = _source(configuration, reach)
     metrics = Metrics(CollectorRegistry(), release=__version__, measures=source.measures)
     async with AsyncExitStack() as stack:
         try:
@@ -176,7 +184,7 @@ async def check(configuration: Configuration) -> AsyncIterator[CheckStep]:
             writer=_writer(configuration.engine.name),
             metrics=metrics,
             alarms=Alarms(wall_clock),
-            publishing=_publishing(configuration),
+            publishing=_publishing(configuration, reach),
             bucket_rules=_bucket_rules(configuration, store),
             store_trials=lambda: store.trials(_way(configuration.destination)),
             store_identity=store.identity,
@@ -250,6 +258,7 @@ def _coordinator(
     configuration: Configuration,
     store: ObjectStore,
     *,
+    reach: Reach,
     writer: Writer,
     alarms: Alarms,
     metrics: Metrics,
@@ -269,7 +278,7 @@ def _coordinator(
         rows_per_second=source.snapshot_rows_per_second / resolve_workers(source.snapshot_workers),
     )
     return Coordinator(
-        source=_snapshots(configuration, alarms),
+        source=_snapshots(configuration, reach, alarms),
         store=store,
         crew=Crew(workers, work),
         settings=settings,
@@ -336,11 +345,11 @@ def _writer(name: str) -> Writer:
 # --- what each kind of source is made of: a new kind adds its case to each
 
 
-def _source(configuration: Configuration, alarms: Alarms | None = None) -> Source:
+def _source(configuration: Configuration, reach: Reach, alarms: Alarms | None = None) -> Source:
     match configuration.source.own:
         case PostgresConfiguration() as own:
             return PostgresSource(
-                dsn=postgres_dsn(own),
+                dsn=reach,
                 slot=own.slot,
                 configuration=record_configuration(configuration),
                 alarms=alarms,
@@ -355,7 +364,7 @@ def holdings(configuration: Configuration) -> Holdings:
     """What the pipeline holds at its source, for who gives it up."""
     match configuration.source.own:
         case PostgresConfiguration() as own:
-            return Holdings(postgres_dsn(own), own.slot, record_configuration(configuration))
+            return Holdings(reach_of(own), own.slot, record_configuration(configuration))
 
 
 def _are_added_later(configuration: Configuration) -> bool:
@@ -368,22 +377,20 @@ def _are_added_later(configuration: Configuration) -> bool:
     return is_captured and not _stream_waits(source)
 
 
-def _publishing(configuration: Configuration) -> Publishing | None:
+def _publishing(configuration: Configuration, reach: Reach) -> Publishing | None:
     """Who lets tables arrive that appear later; None where they are only told of."""
     if configuration.source.new_tables == "report":
         return None
     match configuration.source.own:
-        case PostgresConfiguration() as own:
-            return PostgresPublishing(
-                dsn=postgres_dsn(own), configuration=record_configuration(configuration)
-            )
+        case PostgresConfiguration():
+            return PostgresPublishing(dsn=reach, configuration=record_configuration(configuration))
 
 
-def _snapshots(configuration: Configuration, alarms: Alarms) -> SnapshotSource:
+def _snapshots(configuration: Configuration, reach: Reach, alarms: Alarms) -> SnapshotSource:
     match configuration.source.own:
-        case PostgresConfiguration() as own:
+        case PostgresConfiguration():
             return PostgresSnapshots(
-                dsn=postgres_dsn(own),
+                dsn=reach,
                 configuration=record_configuration(configuration),
                 alarms=alarms,
                 segment_bytes=configuration.source.snapshot_segment_bytes,

@@ -76,9 +76,24 @@ def s3_settings(destination: DestinationConfiguration) -> S3Settings:
     )
 
 
-def postgres_dsn(own: PostgresConfiguration) -> Dsn:
-    """How PostgreSQL is reached: AWS is asked where the configuration says so."""
-    return login.dsn_of(own, read_secret=_read_secret, make_token=_database_token)
+Reach = Dsn
+"""How a source is reached, whatever its kind. Who connects for one engine shares one: it knows what
+was right before."""
+
+
+def reach_of(own: OwnConfiguration, *, has_worked: bool = False) -> Reach:
+    """How a source of this kind is reached: AWS is asked where the configuration says so.
+
+    `has_worked`: the engine that this process works for has reached it so.
+    """
+    match own:
+        case PostgresConfiguration():
+            return login.dsn_of(
+                own,
+                read_secret=_read_secret,
+                make_token=_database_token,
+                has_worked=has_worked,
+            )
 
 
 async def _read_secret(reference: SecretReference) -> str:
@@ -93,12 +108,17 @@ async def _database_token(host: str, port: int, user: str) -> str:
     return await database_token(host, port, user)
 
 
-def range_reader(configuration: Configuration) -> RangeReader:
-    """What reads ranges of snapshots."""
+def range_reader(configuration: Configuration, *, is_of_engine: bool) -> RangeReader:
+    """What reads ranges of snapshots.
+
+    `is_of_engine`: an engine made this process, with its own configuration and rights. What that
+    engine has reached may be reached again.
+    """
+    reach = reach_of(configuration.source.own, has_worked=is_of_engine)
     match configuration.source.own:
-        case PostgresConfiguration() as own:
+        case PostgresConfiguration():
             return PostgresRangeReader(
-                postgres_dsn(own), hash_key=hash_key(configuration), idle_seconds=IDLE_SECONDS
+                reach, hash_key=hash_key(configuration), idle_seconds=IDLE_SECONDS
             )
 
 

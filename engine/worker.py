@@ -58,7 +58,7 @@ class _Worker:
         self._runner = asyncio.Runner()
         self._open = AsyncExitStack()
         self._store = self._runner.run(self._enter())
-        self._reader = range_reader(configuration)
+        self._reader = range_reader(configuration, is_of_engine=_configured is not None)
 
     async def _enter(self) -> S3ObjectStore:
         settings = s3_settings(self._configuration.destination)

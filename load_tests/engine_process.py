@@ -51,6 +51,11 @@ class Pipeline:
             sections.setdefault(section, {})[key] = value
         return replace(self, sections=sections)
 
+    def without(self, section: str, key: str) -> Self:
+        """The same without that key."""
+        kept = {name: value for name, value in self.sections[section].items() if name != key}
+        return replace(self, sections={**self.sections, section: kept})
+
     def ruled(self, *rules: Section) -> Self:
         """The same with `[[source.table]]` rules."""
         return replace(self, table_rules=rules)

@@ -169,8 +169,8 @@ token = "{PORT_TOKEN}"
     structures = {
         "loaded": found,
         "settings": kinds.s3_settings(configuration.destination),
-        "dsn": kinds.postgres_dsn(configuration.source.own),
-        "reader": kinds.range_reader(configuration),
+        "dsn": kinds.reach_of(configuration.source.own),
+        "reader": kinds.range_reader(configuration, is_of_engine=True),
         "hash key": kinds.hash_key(configuration),
         "record": kinds.record_configuration(configuration),
     }

@@ -14,7 +14,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from databases import Database
-from engine import app
+from engine import app, kinds
 from engine.config import load
 from engine.model.errors import ConfigurationError, SourceError, SourceUnavailable
 from engine.model.record import RecordConfiguration
@@ -263,7 +263,8 @@ async def test_a_rotated_dsn_file_is_read_at_the_next_connect(
     uri = f"postgresql://rotated:{{}}@127.0.0.1:{strict_server.port}/postgres"
     give_password(strict_server, PASSWORDS[0])
     file.write_text(uri.format(quote(PASSWORDS[0], safe="")) + "\n")
-    source = app._source(load(tmp_path / "tailrace.toml", {}).configuration)
+    configuration = load(tmp_path / "tailrace.toml", {}).configuration
+    source = app._source(configuration, kinds.reach_of(configuration.source.own))
     await source.identify()
 
     give_password(strict_server, PASSWORDS[5])

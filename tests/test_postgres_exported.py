@@ -235,6 +235,7 @@ class Elsewhere:
     is_rotated = True
 
     def __init__(self, first: str, later: str) -> None:
+        self.worked: set[bool] = set()
         self.known: str | None = None
         self._places = iter([first])
         self._later = later

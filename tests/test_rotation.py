@@ -23,9 +23,10 @@ from certificates import write_certificate
 from databases import Database, fresh_database
 from engine.aws import client
 from engine.config import PostgresConfiguration, Secret
-from engine.kinds import postgres_dsn
+from engine.kinds import reach_of
 from engine.model.errors import SourceFailed, SourceRefused
 from engine.model.record import RecordConfiguration
+from engine.servers.fault_proxy import Answer, HttpFaultProxy
 from engine.servers.servers import FAST_SETTINGS, EmbeddedPostgres, EmbeddedS3
 from engine.sources.postgres.source import PostgresSource
 from load_tests.engine_process import EngineProcess, Pipeline, until
@@ -198,6 +199,113 @@ async def test_a_secret_of_secrets_manager_is_rotated_while_the_engine_runs(
     assert read["rows"] >= 101
 
 
+DENIED = Answer(
+    400,
+    headers=(("Content-Type", "application/x-amz-json-1.1"),),
+    body=b'{"__type": "AccessDeniedException", "Message": "not authorized: GetSecretValue"}',
+)
+
+
+@pytest.mark.timeout(120)
+async def test_a_snapshot_begins_with_a_secret_that_is_refused_for_a_while(
+    shop: Database, s3: EmbeddedS3, bucket: str, manager: Any, tmp_path: Path
+) -> None:
+    name = f"rds!db-{secrets.token_hex(4)}"
+    manager.create_secret(Name=name, SecretString='{"password": "kanary-first"}')
+    give_password(shop, "kanary-first")
+    shop.execute("INSERT INTO orders SELECT generate_series(1, 100)")
+    async with HttpFaultProxy(urlsplit(os.environ[MANAGER]).port or 0) as proxy:
+        pipeline = pipeline_of(
+            shop,
+            s3,
+            bucket,
+            {MANAGER: proxy.endpoint_url},
+            password=f"secretsmanager:{name}#password",
+        )
+        with EngineProcess(pipeline, tmp_path, "first", "run", "--until-caught-up") as first:
+            assert await first.ended() == 0, first.complaint
+        with EngineProcess(pipeline, tmp_path, "second", "run") as process:
+            await process.reaches("streaming")
+            proxy.inject(DENIED)
+            give_password(shop, "kanary-second")
+            manager.put_secret_value(SecretId=name, SecretString='{"password": "kanary-second"}')
+            words = ("resync", "public.orders")
+            with EngineProcess(pipeline, tmp_path, "asks", *words) as asks:
+                assert await asks.ended() == 0, asks.complaint
+
+            # The stream has its connections; the snapshot opens its first one.
+            await until(lambda: is_logged(process, "snapshot put off"), "a refused secret")
+            proxy.clear()
+            await until(lambda: is_logged(process, "snapshot read"), "the rows")
+            status = await process.status()
+            await process.stop()
+
+    put_off, alarms = process.events("snapshot put off"), process.events("alarm")
+    assert "AWS refused to give secretsmanager:" in put_off[0]["error"]
+    # What is refused is an alarm at once; what may pass is one after three failures.
+    assert not alarms or len(put_off) >= 3
+    assert status is not None
+    assert (status["phase"], status["alarms"]) == ("streaming", [])
+    assert "kanary" not in process.log
+
+
+@pytest.mark.timeout(90)
+async def test_a_dsn_that_the_server_refuses_stalls_a_running_engine_with_an_alarm(
+    shop: Database, s3: EmbeddedS3, bucket: str, tmp_path: Path
+) -> None:
+    give_password(shop, "kanary-first")
+    good = (
+        f"host=127.0.0.1 port={shop.server.port} dbname={shop.name} user={ROLE}"
+        " password=kanary-first"
+    )
+    file = tmp_path / "dsn"
+    file.write_text(good)
+    pipeline = pipeline_of(shop, s3, bucket, {}, dsn_file=str(file)).without("source", "dsn")
+    with EngineProcess(pipeline, tmp_path, "run", "run") as process:
+        await process.reaches("streaming")
+        await published(process, shop, 1)
+
+        file.write_text(good.replace(f"dbname={shop.name}", "dbname=shop_elsewhere"))
+        end_sessions(shop)
+        failing = await process.reaches("failing")
+        readiness = await process.readiness()
+        shop.execute("INSERT INTO orders VALUES (2)")
+        file.write_text(good)
+        await process.reaches("streaming")
+        await published(process, shop, 3)
+        over = await process.status()
+        await process.stop()
+
+    assert readiness is not None
+    assert readiness[0] == 503
+    (alarm,) = failing["alarms"]
+    assert alarm["code"] == "source-failing"
+    assert 'database "shop_elsewhere" does not exist' in alarm["text"]
+    assert "check dbname and user" in alarm["hint"]
+    assert "read anew at each attempt" in alarm["hint"]
+    assert over is not None
+    assert over["alarms"] == []
+    assert over["rows_total"] == 3
+    assert "kanary" not in process.log
+
+
+async def test_a_dsn_that_the_server_refuses_ends_a_start(
+    shop: Database, s3: EmbeddedS3, bucket: str, tmp_path: Path
+) -> None:
+    give_password(shop, "kanary-first")
+    file = tmp_path / "dsn"
+    file.write_text(
+        f"host=127.0.0.1 port={shop.server.port} dbname=shop_elsewhere user={ROLE}"
+        " password=kanary-first"
+    )
+    pipeline = pipeline_of(shop, s3, bucket, {}, dsn_file=str(file)).without("source", "dsn")
+    with EngineProcess(pipeline, tmp_path, "run", "run") as process:
+        assert await process.ended() == 78
+
+    (end,) = process.events("engine ended")
+    assert 'database "shop_elsewhere" does not exist' in end["error"]
+
+
 # --- a token in a password's place
 
 
@@ -236,7 +344,7 @@ def signed(dsn: str) -> PostgresConfiguration:
 
 
 async def token_of(dsn: str) -> str:
-    read = postgres_dsn(signed(dsn))
+    read = reach_of(signed(dsn))
     assert not isinstance(read, str)
     password = psycopg.conninfo.conninfo_to_dict(await read.read())["password"]
     assert isinstance(password, str)
@@ -274,7 +382,7 @@ async def test_each_connection_logs_in_with_a_token_of_its_own(
 ) -> None:
     dsn = f"host=127.0.0.1 port={strict_server.port} dbname={shop.name} user=signed sslmode=require"
     configuration = RecordConfiguration(through="tailrace", tables=("public.*",))
-    source = PostgresSource(dsn=postgres_dsn(signed(dsn)), slot="s", configuration=configuration)
+    source = PostgresSource(dsn=reach_of(signed(dsn)), slot="s", configuration=configuration)
     with shop.connect() as connection:
         connection.execute("DROP ROLE IF EXISTS signed")
         connection.execute(

@@ -25,10 +25,12 @@ class ReadDsn(Protocol):
     """A dsn that is read at each connect, for credentials that are rotated.
 
     `known` is what was read last, for its place alone; None: nothing was. `is_rotated`: what is
-    read may be another one at the next connect.
+    read may be another one at the next connect. `worked` are the kinds of sessions (a walsender's:
+    True) that the server gave before for one that was read; whoever connects says so.
     """
 
     is_rotated: bool
+    worked: set[bool]
 
     @property
     def known(self) -> str | None: ...

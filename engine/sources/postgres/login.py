@@ -2,7 +2,9 @@
 
 Strategy: dsn and password come from the configuration, a file, or where AWS keeps them; a token
 takes a password's place. What may change is read when a connection is opened and never kept, so a
-rotated secret counts from the next connection on, without a restart.
+rotated secret counts from the next connection on, without a restart. Whatever connects for one
+engine shares one login. So the first connection of a snapshot knows that the secret was right
+before, as the stream does.
 
 Invariant: only the place of what was read is told. No message made here holds a part of a secret.
 """
@@ -37,18 +39,25 @@ _TLS_MODES: Final = frozenset({"require", "verify-ca", "verify-full"})
 
 
 def dsn_of(
-    configuration: PostgresConfiguration, *, read_secret: ReadSecret, make_token: MakeToken
+    configuration: PostgresConfiguration,
+    *,
+    read_secret: ReadSecret,
+    make_token: MakeToken,
+    has_worked: bool = False,
 ) -> Dsn:
-    """The dsn where the configuration has all of it; else what reads it at each connect."""
+    """The dsn where the configuration has all of it; else what reads it at each connect.
+
+    `has_worked`: another process has read it here, and the server took it.
+    """
     own = configuration
     if own.iam_auth:
-        return _Login(own, read_secret, _Token(make_token).of)
+        return _Login(own, read_secret, _Token(make_token).of, has_worked=has_worked)
     if own.password is not None:
         read = _reader("password", own.password, own.password_file, read_secret)
-        return _Login(own, read_secret, _Password(read).of)
+        return _Login(own, read_secret, _Password(read).of, has_worked=has_worked)
     if own.dsn_file is None and isinstance(own.dsn, Secret):
         return own.dsn.reveal()
-    return _Login(own, read_secret, None)
+    return _Login(own, read_secret, None, has_worked=has_worked)
 
 
 def described(configuration: PostgresConfiguration) -> str:
@@ -76,12 +85,18 @@ class _Login:
     """Implements `engine.sources.postgres.dsn.ReadDsn`."""
 
     def __init__(
-        self, own: PostgresConfiguration, read_secret: ReadSecret, password: _Added | None
+        self,
+        own: PostgresConfiguration,
+        read_secret: ReadSecret,
+        password: _Added | None,
+        *,
+        has_worked: bool,
     ) -> None:
         self._read = _reader("dsn", own.dsn, own.dsn_file, read_secret)
         self._password = password
         self.known = own.dsn.reveal() if isinstance(own.dsn, Secret) else None
-        self._was_read = False
+        self._was_read = has_worked
+        self.worked = {False, True} if has_worked else set[bool]()
         self.is_rotated = (
             own.iam_auth
             or bool(own.dsn_file or own.password_file)
@@ -96,7 +111,7 @@ class _Login:
             if not self.is_rotated:
                 raise
             if not self._was_read:
-                # Who keeps it has to mend it. A snapshot fails by this, and no running engine.
+                # Who keeps it has to mend it. A start ends by this, and no running engine.
                 raise SourceRefused(str(error), hint=error.hint) from error
             hint = f"{error.hint.rstrip('.')}; {_TRIED_AGAIN}" if error.hint else _TRIED_AGAIN
             raise SourceFailed(str(error), code=_UNREADABLE, hint=hint) from error

@@ -101,6 +101,11 @@ _LOGIN_REFUSALS: Final = frozenset(
 
 _READ_ANEW: Final = "the secret is read anew at each attempt"
 
+REFUSED: Final = "connection refused"
+"""The code of a refusal that may pass: the next dsn that is read may be another one."""
+
+_WORKED_BEFORE: Final = "one that was read before worked, so it is read anew at each attempt"
+
 # What libpq says of a keyword's value, before it connects.
 _UNFIT: Final = re.compile(
     r"invalid (?:\w+ value|port number)|(?:could not|cannot) match|bad value for"
@@ -143,10 +148,34 @@ async def connect(
 ) -> Connection:
     """A session with our settings and `settings` over them; `replication` for a walsender's.
 
-    Raises ConfigurationError for a dsn that is none, SourceRefused or SourceUnavailable.
+    Raises ConfigurationError for a dsn that is none, SourceRefused or SourceUnavailable. What is
+    refused may pass where the dsn is read anew and such a session was had before: SourceFailed.
     Cancellation leaves no connection behind.
     """
-    given = parsed(text := await text_of(dsn))
+    if isinstance(dsn, str):
+        return await _connected(dsn, dsn, settings, overrides, replication=replication)
+    text = await text_of(dsn)
+    try:
+        connection = await _connected(dsn, text, settings, overrides, replication=replication)
+    except SourceRefused as error:
+        if not dsn.is_rotated or replication not in dsn.worked:
+            raise
+        hint = f"{error.hint.rstrip('.')}; {_WORKED_BEFORE}" if error.hint else _WORKED_BEFORE
+        raise SourceFailed(str(error), code=REFUSED, hint=hint) from error
+    dsn.worked.add(replication)
+    return connection
+
+
+async def _connected(
+    dsn: Dsn,
+    text: str,
+    settings: Mapping[str, str] | None,
+    overrides: Mapping[str, str] | None,
+    *,
+    replication: bool,
+) -> Connection:
+    """A session by `text`, which is what `dsn` is at this moment."""
+    given = parsed(text)
     parameters = {"fallback_application_name": APPLICATION_NAME, **_DEFAULTS, **given}
     pinned = {**PINNED_SETTINGS, **(settings or {})}
     options = parameters.get("options") or os.environ.get("PGOPTIONS", "")
