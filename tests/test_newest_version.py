@@ -35,6 +35,8 @@ FIRST, SECOND = version(1, at(100), "7"), version(2, at(200), "8")
         (150, 1, 300, 2),
         (250, 3, 300, 3),
         (150, 3, 300, 2),
+        # It is visible, and sees more than is read.
+        (350, 1, 300, 2),
     ],
 )
 def test_rows_have_the_version_that_began_last_or_that_of_a_later_snapshot(

@@ -14,6 +14,7 @@ from sqlglot import exp
 from bucket_duckdb import reading
 from engine.journal.entry import Gap
 from engine.model.position import make_position, snapshot_position
+from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
 from engine.reader.elsewhere import newest_elsewhere
 from engine.reader.views.column import ViewColumn
@@ -49,9 +50,12 @@ ROW = {
 }
 
 
-def told() -> Story:
+FLAT = msgspec.structs.replace(CONFIGURATION, envelope="flat")
+
+
+def told(configuration: RecordConfiguration = CONFIGURATION) -> Story:
     """Every kind of record, among attempts that do not count."""
-    story = Story()
+    story = Story(configuration=configuration)
     story.begin(0, COLUMNS)
     story.add(0, "c", ROW | {"id": 90})  # before the snapshot: superseded
     story.read(5, 1, [ROW | {"id": 91}])  # an earlier attempt
@@ -113,7 +117,8 @@ def _plain(value: str | None, place: int) -> str | None:
 
 def stood(story: Story, engine: EngineName, folder: Path, connection: Connection) -> Stand:
     """The engine's text was run over the story's records."""
-    stand = Stand(engine, connection, story.write(folder))
+    is_flat = story.configuration.envelope == "flat"
+    stand = Stand(engine, connection, story.write(folder), is_flat)
     stand.run(ddl_text(engine, story.state(), PLACE, [ORDERS], [ORDERS]).text)
     return stand
 
@@ -143,6 +148,64 @@ def test_debeziums_envelope_gives_the_same(engine: EngineName, tmp_path: Path) -
     assert shown(rows) == EXPECTED
     assert times is not None
     assert times[0] > len(EXPECTED)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_flat_envelope_gives_the_same_but_for_changed_keys(
+    engine: EngineName, tmp_path: Path
+) -> None:
+    story = told(FLAT)
+    with reading() as connection:
+        stand = stood(story, engine, tmp_path, connection)
+
+        tables = ["orders", *(["orders_table"] if engine in {"snowflake", "databricks"} else [])]
+        found = [rows_of(stand, f'"public"."{table}"', NAMES) for table in tables]
+        time = TIME.get(engine, "committed_ms")
+        times = connection.execute(
+            f"SELECT COUNT({time}), COUNT(DISTINCT {time}) FROM public.orders_changes"
+        ).fetchone()
+
+    # These rows have another key: their updates do not say which one they had.
+    there_still: list[tuple[str | None, ...]]
+    there_still = [(key, "1.50", "n", "true", '{"a":1}', "x", "N", None) for key in ("4", "5")]
+    assert [shown(rows) for rows in found] == [sorted([*EXPECTED, *there_still], key=str)] * len(
+        found
+    )
+    assert times is not None
+    assert times[0] > times[1] > 5
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_flat_record_whose_old_row_was_sent_does_not_say_it(
+    engine: EngineName, tmp_path: Path
+) -> None:
+    # With the whole row as replica identity every column is one that `before` holds.
+    story = Story(configuration=FLAT)
+    story.begin(0, (column("id", "integer", key=True), column("note", key=True)), ("id",))
+    story.add(1, "c", {"id": 1, "note": "kept"})
+    story.add(2, "u", {"id": 1}, unchanged=["note"])
+    with reading() as connection:
+        stand = stood(story, engine, tmp_path, connection)
+
+        rows = rows_of(stand, '"public"."orders"', ("id", "note", "_not_given"))
+
+    assert rows == [("1", "kept", None)]
+
+
+def test_flat_records_whose_own_names_began_otherwise_are_a_doubt() -> None:
+    story = Story(configuration=FLAT)
+    key = column("id", "integer", key=True, number=1)
+    story.begin(0, (key,))
+    story.begin(3, (key, column("_op", number=2)))
+
+    before = doubts_of(story)
+    story.read(5, 1, [], version=2)
+
+    assert [doubt.partition(" before")[0] for doubt in before] == [
+        "the flat envelope's own names began otherwise"
+    ]
+    assert "(_ and __)" in before[0]
+    assert doubts_of(story) == ()
 
 
 TIME: dict[EngineName, str] = {"duckdb": "committed_at"}
@@ -455,10 +518,13 @@ COMMANDS: dict[EngineName, int] = {"snowflake": 1, "databricks": 1}
 """Statements that sqlglot does not know: CREATE PIPE, and the flow of AUTO CDC."""
 
 
+@pytest.mark.parametrize("configuration", [CONFIGURATION, FLAT], ids=["standard", "flat"])
 @pytest.mark.parametrize("engine", [engine for engine in ENGINES if engine != "duckdb"])
-def test_no_statement_but_the_known_ones_is_unknown(engine: EngineName, tmp_path: Path) -> None:
+def test_no_statement_but_the_known_ones_is_unknown(
+    engine: EngineName, configuration: RecordConfiguration, tmp_path: Path
+) -> None:
     with reading() as connection:
-        stand = stood(told(), engine, tmp_path, connection)
+        stand = stood(told(configuration), engine, tmp_path, connection)
 
     assert len(stand.commands) == COMMANDS.get(engine, 0)
 
@@ -535,6 +601,44 @@ def test_what_duckdb_cannot_run_is_this_text(engine: EngineName, text: str) -> N
     assert text in printed.text
 
 
+FLAT_LINES = """CREATE EXTERNAL TABLE IF NOT EXISTS `public`.`orders_objects` (
+  `value` string
+)
+PARTITIONED BY (`version` string, `hour` string)
+ROW FORMAT DELIMITED FIELDS TERMINATED BY '\\001'
+LOCATION"""
+FLAT_OBJECTS = """CREATE TABLE IF NOT EXISTS `public`.`orders_objects` (
+    value STRING
+)
+USING text OPTIONS (
+    path 's3a://lake/pipes/shop/database=shop/schema=public/table=orders/',
+    pathGlobFilter '*.ndjson.*',
+    recursiveFileLookup 'true'
+);"""
+FLAT_FILES = """SELECT FROM_JSON(value, 'MAP<STRING, STRING>', MAP('mode', 'FAILFAST')) AS members
+        FROM STREAM READ_FILES('s3://lake/pipes/shop/database=shop/schema=public/table=orders\
+/*/*/*/*/*/*.ndjson.*', format => 'text', schema => 'value STRING')
+    ) AS lines"""
+
+
+@pytest.mark.parametrize(
+    ("engine", "text"),
+    [
+        ("snowflake", PIPE),
+        ("databricks", FLOW),
+        ("databricks", FLAT_FILES),
+        ("athena", FLAT_LINES),
+        ("spark", FLAT_OBJECTS),
+    ],
+)
+def test_what_duckdb_cannot_run_of_the_flat_envelope_is_this_text(
+    engine: EngineName, text: str
+) -> None:
+    printed = ddl_text(engine, told(FLAT).state(), PLACE, [ORDERS], [ORDERS])
+
+    assert text in printed.text
+
+
 def test_athena_reads_the_plain_layout_by_its_hours() -> None:
     plain = replace(PLACE, layout="plain")
 
@@ -561,10 +665,11 @@ def test_athena_and_unity_catalog_are_given_names_that_they_take() -> None:
     assert given["databricks"] == ["First_name", "first_name_2", "é_1"]
 
 
+@pytest.mark.parametrize("configuration", [CONFIGURATION, FLAT], ids=["standard", "flat"])
 @pytest.mark.parametrize("engine", ENGINES)
-def test_hostile_names_stay_names(engine: EngineName) -> None:
+def test_hostile_names_stay_names(engine: EngineName, configuration: RecordConfiguration) -> None:
     names = ("it's", 'qu"ote', "back`tick", "a.b", "li\nne", "\\' OR 1=1 --", "😀", "é" * 31)
-    story = Story(table=HOSTILE)
+    story = Story(table=HOSTILE, configuration=configuration)
     key, *others = names
     story.begin(0, (column(key, key=True), *map(column, others)), (key,))
     story.read(1, 1, [])
@@ -585,7 +690,8 @@ def test_hostile_names_stay_names(engine: EngineName) -> None:
     assert state.expression.named_selects[: len(names)] == list(shown.values())
     assert set(allowed) == set(allowed.values()) or engine in {"athena", "databricks"}
     literals = {literal.name for literal in state.find_all(exp.Literal)}
-    assert literals.issuperset(names)
+    # The key of a flat record is told by no list: Athena has it in a path alone.
+    assert literals.issuperset(others if configuration is FLAT else names)
     # In a comment a name is one line.
     assert all(
         statement.startswith(("CREATE", "COPY", "MERGE", "DELETE"))
@@ -869,20 +975,6 @@ def test_a_table_without_a_record_has_no_view() -> None:
     printed = ddl_text("spark", told().state(), PLACE, [TableName("a", "b")], [ORDERS])
 
     assert "-- a.b: no view, for it has no record yet." in printed.text.splitlines()
-
-
-def test_only_duckdb_reads_the_flat_envelope() -> None:
-    story = told()
-    story.configuration = msgspec.structs.replace(CONFIGURATION, envelope="flat")
-
-    said = {
-        engine: ddl_text(engine, story.state(), PLACE, [ORDERS], [ORDERS]).text
-        for engine in ENGINES
-    }
-
-    assert [e for e, text in said.items() if "has no view of the flat envelope" not in text] == [
-        "duckdb"
-    ]
 
 
 def test_a_version_that_counts_is_in_the_projection_and_an_earlier_one_is_not() -> None:

@@ -33,24 +33,27 @@ class Stand:
 
     engine: EngineName
     connection: duckdb.DuckDBPyConnection
-    path: Path
+    path: Path | str
+    is_flat: bool = False
     commands: list[str] = field(default_factory=list)
     views: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         kind = _OBJECT.get(self.engine, "VARCHAR")
-        self.connection.execute(
-            f"CREATE TABLE given AS SELECT * FROM READ_JSON('{self.path}', "
-            f"columns = {{before: '{kind}', after: '{kind}', metadata: '{_STRUCT}', "
-            f"source: '{_SOURCE}', op: 'VARCHAR'}})"
+        path = _text(self.path)
+        given = (
+            f"CAST(json AS VARCHAR) AS value FROM READ_NDJSON_OBJECTS({path})"
+            if self.is_flat
+            else f"* FROM READ_JSON({path}, columns = {{before: '{kind}', after: '{kind}', "
+            f"metadata: '{_STRUCT}', source: '{_SOURCE}', op: 'VARCHAR'}})"
         )
+        self.connection.execute(f"CREATE TABLE given AS SELECT {given}")
         self.load(self.path)
 
-    def load(self, path: Path) -> None:
+    def load(self, path: Path | str) -> None:
         """What COPY INTO finds next."""
-        self.connection.execute(
-            f"CREATE OR REPLACE TABLE given_lines AS SELECT json FROM READ_NDJSON_OBJECTS('{path}')"
-        )
+        lines = f"READ_NDJSON_OBJECTS({_text(path)})"
+        self.connection.execute(f"CREATE OR REPLACE TABLE given_lines AS SELECT json FROM {lines}")
 
     def run(self, text: str) -> None:
         """Every statement, one after the other."""
@@ -137,6 +140,10 @@ class Stand:
             raise AssertionError(f"{error}\n{statement}") from error
 
 
+def _text(path: Path | str) -> str:
+    return "'" + str(path).replace("'", "''") + "'"
+
+
 def transpiled(statement: exp.Expr) -> str:
     """The statement for DuckDB."""
     text = statement.transform(_as_duckdb).sql("duckdb", unsupported_level=ErrorLevel.RAISE)
@@ -158,12 +165,24 @@ def _as_duckdb(node: exp.Expr) -> exp.Expr:
             return exp.to_table("given")
         case exp.Identifier() if node.name in TWINS:
             return exp.to_identifier(TWINS[node.name], quoted=True)
+        case exp.DataType() | exp.Cast() | exp.FromJson():
+            return _typed(node)
+        case _:
+            return node
+
+
+_SPARKS = {"MAP<STRING, STRING>": "MAP(VARCHAR, VARCHAR)", "ARRAY<STRING>": "VARCHAR[]"}
+
+
+def _typed(node: exp.DataType | exp.Cast | exp.FromJson) -> exp.Expr:
+    match node:
         case exp.DataType():
             return _type(node)
         case exp.Cast():
             return _cast(node)
         case _:
-            return node
+            kind = exp.DataType.build(_SPARKS[node.expression.name], dialect="duckdb")
+            return exp.cast(exp.cast(_inside(node.this), "json"), kind)
 
 
 def _inside(node: exp.Expr) -> exp.Expr:

@@ -74,6 +74,7 @@ class Story:
             at(number) if number is not None else None,
             self.configuration.record_digest(self.table),
             relation,
+            flat_prefix=self.configuration.flat_prefix_of(self.table, relation.columns),
             former_name=former_name,
         )
         self.versions.append(version)
@@ -147,7 +148,7 @@ class Story:
     def write(self, folder: Path) -> Path:
         """The records as an object, in an order that says nothing."""
         path = folder / "records.ndjson.gz"
-        shaped = _as_debezium if self.configuration.envelope == "debezium" else dict
+        shaped = {"debezium": _as_debezium, "flat": _as_flat}.get(self.configuration.envelope, dict)
         lines = [json.dumps(shaped(record)) for record in reversed(self.records)]
         path.write_bytes(gzip.compress("".join(f"{line}\n" for line in lines).encode()))
         return path
@@ -158,3 +159,11 @@ def _as_debezium(record: dict[str, Any]) -> dict[str, Any]:
     op = metadata.pop("op")
     source = metadata | {"ts_ms": metadata.pop("source_ts_ms")}
     return {"before": record["before"], "after": record["after"], "source": source, "op": op}
+
+
+def _as_flat(record: dict[str, Any]) -> dict[str, Any]:
+    metadata = dict(record["metadata"])
+    row = record["before"] if metadata["op"] == "d" else record["after"]
+    millisecond = metadata.pop("source_ts_ms") % 1000
+    own = metadata | {"commit_ts": f"2026-11-22T09:51:54.{millisecond:03}779Z", "version": 1}
+    return (row or {}) | {f"_{name}": value for name, value in own.items()}

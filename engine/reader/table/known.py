@@ -40,6 +40,12 @@ class Known:
     leaves_out: frozenset[str] = frozenset()
 
     @property
+    def snapshot(self) -> StatedSnapshot | None:
+        """The newest complete snapshot, where its rows are as of `until` or earlier."""
+        stated = self.visible.snapshot
+        return stated if stated is not None and stated.snapshot.point <= self.until else None
+
+    @property
     def newest(self) -> TableVersion | None:
         """The version that the table's rows have at `until`."""
         at = version_at(self.versions, Position(self.until))
@@ -47,10 +53,9 @@ class Known:
 
     def newest_behind(self, row: Position) -> TableVersion | None:
         """Likewise, where `row` is the newest one of the stream that is read."""
-        stated = self.visible.snapshot
-        if stated is None:
+        if self.snapshot is None:
             return version_at(self.versions, row)
-        snapshot = stated.snapshot
+        snapshot = self.snapshot.snapshot
         return newest_version(self.versions, row, snapshot.point, snapshot.version)
 
 

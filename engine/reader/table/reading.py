@@ -305,8 +305,8 @@ class _Finding:
 
     async def _pieces(self) -> Pieces | None:
         """The objects of the newest snapshot that is complete."""
-        stated = self.known.visible.snapshot
-        if stated is None or stated.snapshot.point > self.known.until:
+        stated = self.known.snapshot
+        if stated is None:
             return None
         return await pieces_of(stated, self.prefix, self.reader, self.folder)
 
@@ -374,7 +374,7 @@ class _Finding:
 
     async def _pieces_since(self, cursor: Cursor) -> Pieces | None:
         """The newest complete snapshot, unless all of it was given."""
-        stated = self.known.visible.snapshot
+        stated = self.known.snapshot
         if stated is None or stated.snapshot.attempt < cursor.attempt:
             return None
         is_given = stated.snapshot.attempt == cursor.attempt and cursor.given == LAST

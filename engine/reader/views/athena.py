@@ -18,6 +18,7 @@ from engine.reader.views.dialect import (
     quoted_double,
     standard_literal,
 )
+from engine.reader.views.flat import FlatForm, flat_records
 from engine.reader.views.fold import state_select
 from engine.reader.views.names import Names
 from engine.reader.views.objects import FIELDS
@@ -105,9 +106,6 @@ def _begin(shape: TableShape) -> str:
 
 
 def _table(shape: TableShape, place: Place, names: Names) -> str:
-    fields = FIELDS[shape.envelope]
-    inside = "op:string," if fields.is_op_inside else ""
-    outside = "" if fields.is_op_inside else "  `op` string,\n"
     folder = place.folder(shape.table)
     is_hive = place.layout == "hive"
     hour_format = "'year='yyyy'/month='MM'/day='dd'/hour='HH" if is_hive else "yyyy/MM/dd/HH"
@@ -130,22 +128,53 @@ def _table(shape: TableShape, place: Place, names: Names) -> str:
         f"{standard_literal(name)} = {standard_literal(value)}"
         for name, value in properties.items()
     )
+    columns, row_format = _LINES if shape.envelope == "flat" else _records(shape)
     return f"""CREATE EXTERNAL TABLE IF NOT EXISTS {names.part("objects", quoted_back)} (
-  `before` string,
-  `after` string,
-{outside}  `{fields.holder}` struct<{inside}position:string,{fields.time}:bigint,\
-unchanged:array<string>,json_null:array<string>>
+{columns}
 )
 PARTITIONED BY (`version` string, `hour` string)
-ROW FORMAT SERDE '{_SERDE}'
+ROW FORMAT {row_format}
 LOCATION {standard_literal(folder)}
 TBLPROPERTIES (
   {listed}
 )"""
 
 
+# JSON has no such character as it is: so the only column is the whole line.
+_LINES: Final = ("  `value` string", r"DELIMITED FIELDS TERMINATED BY '\001'")
+
+
+def _records(shape: TableShape) -> tuple[str, str]:
+    """The columns of a record, and how they are read."""
+    fields = FIELDS[shape.envelope]
+    inside = "op:string," if fields.is_op_inside else ""
+    outside = "" if fields.is_op_inside else "  `op` string,\n"
+    columns = f"""  `before` string,
+  `after` string,
+{outside}  `{fields.holder}` struct<{inside}position:string,{fields.time}:bigint,\
+unchanged:array<string>,json_null:array<string>>"""
+    return columns, f"SERDE '{_SERDE}'"
+
+
+_FLAT: Final = FlatForm(
+    row="value",
+    text=lambda name: f"JSON_EXTRACT_SCALAR(value, {_path(name)})",
+    texts=lambda name: f"CAST(JSON_EXTRACT(value, {_path(name)}) AS ARRAY(VARCHAR))",
+    time=lambda text: (
+        f"CAST(TO_UNIXTIME(TRY(FROM_ISO8601_TIMESTAMP({text}))) * 1000 AS BIGINT) AS committed_ms"
+    ),
+)
+
+
 def changes_select(shape: TableShape, objects: str) -> str:
     """The SELECT of the records that count, of a relation that has them as they are."""
+    if shape.envelope == "flat":
+        return f"""SELECT *
+FROM (
+    {flat_records(shape, _FLAT, objects)}
+) AS records
+WHERE {counted_condition(shape, DIALECT, "op", "position")}
+    -- AND position < 'a position: the same cut in all tables'"""
     fields = FIELDS[shape.envelope]
     position = f"{fields.holder}.position"
     return f"""SELECT {fields.op} AS op, {position} AS position,

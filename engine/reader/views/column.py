@@ -69,8 +69,13 @@ class ViewColumn:
         return next((name for at, name in reversed(self.former) if position < at), self.name)
 
 
-def view_column(column: Column, history: History, json: JsonMode) -> ViewColumn:
-    """The column of the table as it is, with what records from before have for it."""
+def view_column(
+    column: Column, history: History, json: JsonMode, *, is_before_told: bool
+) -> ViewColumn:
+    """The column of the table as it is, with what records from before have for it.
+
+    `is_before_told`: an update's record has what its row had, as far as it was sent.
+    """
     is_embedded = column.type_kind == "json" and json == "embed"
     is_structured = (is_embedded or column.type_kind.endswith("[]")) and not column.hashed
     past = _past(column, history)
@@ -80,7 +85,7 @@ def view_column(column: Column, history: History, json: JsonMode) -> ViewColumn:
         type=column.type,
         kind=column.type_kind,
         is_hashed=column.hashed,
-        is_in_before=past.is_in_before,
+        is_in_before=past.is_in_before and is_before_told,
         is_long=column.type_kind not in _SHORT_KINDS or column.hashed,
         is_structured=is_structured,
         former=tuple(past.former),

@@ -15,7 +15,7 @@ from engine.reader.views.names import Names
 from engine.reader.views.place import Place
 from engine.reader.views.shape import TableShape
 from engine.reader.views.spark import DIALECT as SPARK
-from engine.reader.views.spark import changes_select, record_columns
+from engine.reader.views.spark import changes_select, record_columns, source_format
 
 _NOT_ALLOWED: Final = re.compile(r"[\x00-\x20./,;{}()=\x7f]")
 """What neither Unity Catalog's names nor columns of Delta tables may have."""
@@ -38,9 +38,10 @@ _DEPTH: Final = 5
 def _objects(shape: TableShape, place: Place) -> str:
     folder = place.folder(shape.table).replace("*", "[*]")
     names = escaped_literal(folder + "*/" * _DEPTH + "*.ndjson.*")
+    mode = "" if shape.envelope == "flat" else ", mode => 'FAILFAST'"
     return (
-        f"READ_FILES({names}, format => 'json', schema => "
-        f"{escaped_literal(record_columns(shape))}, mode => 'FAILFAST')"
+        f"READ_FILES({names}, format => '{source_format(shape)}', schema => "
+        f"{escaped_literal(record_columns(shape))}{mode})"
     )
 
 

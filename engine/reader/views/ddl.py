@@ -57,9 +57,7 @@ def ddl_text(
     engine = ENGINES[engine_name]
     names = _named(sorted(known), engine.dialect)
     quoted = engine.dialect.identifier
-    shapes = [
-        _shape(state, table, engine, elsewhere.get(table, NOWHERE)) for table in sorted(wanted)
-    ]
+    shapes = [shape_of(state, table, elsewhere.get(table, NOWHERE)) for table in sorted(wanted)]
     schemas = dict.fromkeys(
         quoted(names[shape.table].schema) for shape in shapes if isinstance(shape, TableShape)
     )
@@ -72,15 +70,6 @@ def ddl_text(
             blocks += [f"{text};" for text in statements]
     doubtful = sum(isinstance(shape, NoShape) or bool(shape.doubts) for shape in shapes)
     return Printed("\n\n".join(blocks) + "\n", doubtful)
-
-
-def _shape(
-    state: JournalState, table: TableName, engine: Engine, elsewhere: Position
-) -> TableShape | NoShape:
-    shape = shape_of(state, table, elsewhere)
-    if isinstance(shape, TableShape) and shape.envelope not in engine.envelopes:
-        return NoShape(table, f"{engine.dialect.name} has no view of the {shape.envelope} envelope")
-    return shape
 
 
 def _named(tables: list[TableName], dialect: Dialect) -> Mapping[TableName, Names]:

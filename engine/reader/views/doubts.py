@@ -83,6 +83,12 @@ def history_doubts(
             f"versions {', '.join(map(str, sorted(others)))} were written under another record "
             f"configuration: where envelope or JSON mode were others, they are misread. {_MEND}"
         )
+    prefixes = {era.version.flat_prefix for era in eras}
+    if configuration.envelope == "flat" and len(prefixes) > 1:
+        yield (
+            "the flat envelope's own names began otherwise before a column came or went "
+            f"({printable(' and '.join(sorted(prefixes)))}): those records are not read. {_MEND}"
+        )
     for _, era in history.steps_back():
         if era.version.former_name:
             yield (

@@ -10,6 +10,7 @@ from engine.reader.views.dialect import (
     quoted_double,
     standard_literal,
 )
+from engine.reader.views.flat import FlatForm, flat_records
 from engine.reader.views.fold import state_select
 from engine.reader.views.names import Names
 from engine.reader.views.place import Place
@@ -117,7 +118,7 @@ def changes_select(shape: TableShape, place: Place) -> str:
     # In a prefix, an asterisk is a character as any other.
     names = place.folder(shape.table).replace("*", "[*]") + "**/*.ndjson.*"
     if shape.envelope == "flat":
-        source = _flat(shape, names)
+        source = flat_records(shape, _FLAT, _lines(names))
     else:
         op, position, time, lists = _MEMBERS[shape.envelope]
         source = f"""SELECT {op} AS op, {position} AS position,
@@ -133,24 +134,19 @@ WHERE {counted_condition(shape, DIALECT, "op", "position")}
     AND (GETVARIABLE('{UNTIL}') IS NULL OR position < CAST(GETVARIABLE('{UNTIL}') AS VARCHAR))"""
 
 
-def _flat(shape: TableShape, names: str) -> str:
-    def own(field: str) -> str:
-        return f"({_member(shape.flat_prefix + field)} ->> '$')"
+_FLAT: Final = FlatForm(
+    row="members",
+    text=lambda name: f"(members[{standard_literal(name)}] ->> '$')",
+    texts=lambda name: f"CAST(members[{standard_literal(name)}] AS VARCHAR[])",
+    time=lambda text: f"TRY_CAST({text} AS TIMESTAMPTZ) AS committed_at",
+)
 
-    return f"""SELECT {own("op")} AS op, {own("position")} AS position,
-        TRY_CAST({own("commit_ts")} AS TIMESTAMPTZ) AS committed_at,
-        CASE WHEN {own("op")} = 'd' THEN members END AS before,
-        CASE WHEN {own("op")} <> 'd' THEN members END AS after,
-        CAST({_member(shape.flat_prefix + "unchanged")} AS VARCHAR[]) AS unchanged,
-        CAST({_member(shape.flat_prefix + "json_null")} AS VARCHAR[]) AS json_null
-    FROM (
+
+def _lines(names: str) -> str:
+    return f"""(
         SELECT CAST(json AS {_OBJECT}) AS members
         FROM READ_NDJSON_OBJECTS({standard_literal(names)}, hive_partitioning = false)
     ) AS lines"""
-
-
-def _member(name: str) -> str:
-    return f"members[{standard_literal(name)}]"
 
 
 def statements(shape: TableShape, place: Place, names: Names) -> tuple[str, ...]:

@@ -70,7 +70,9 @@ def shape_of(
     configuration = state.configurations[state.epoch]
     relation = history.now.relation
     columns = tuple(
-        view_column(column, history, configuration.json)
+        view_column(
+            column, history, configuration.json, is_before_told=configuration.envelope != "flat"
+        )
         for column in relation.columns
         if column.included
     )

@@ -15,6 +15,7 @@ from engine.reader.views.dialect import (
     numeric_size,
     quoted_double,
 )
+from engine.reader.views.flat import FlatForm, flat_records
 from engine.reader.views.fold import NOT_GIVEN, POSITION, columns_shown, state_select
 from engine.reader.views.names import Names, free
 from engine.reader.views.objects import FIELDS
@@ -88,11 +89,32 @@ DIALECT: Final = Dialect(
 )
 
 
+_FLAT: Final = FlatForm(
+    row="record",
+    text=lambda name: f"record[{escaped_literal(name)}]::VARCHAR",
+    texts=lambda name: f"record[{escaped_literal(name)}]::ARRAY",
+    # All commit times are UTC's.
+    time=lambda text: (
+        f"DATE_PART(EPOCH_MILLISECOND, TRY_CAST(RTRIM({text}, 'Z') AS TIMESTAMP_NTZ)) "
+        "AS committed_ms"
+    ),
+)
+
+
 def changes_select(shape: TableShape, loaded: str) -> str:
     """The SELECT of the records that count, of the table that they are loaded into.
 
     A file that was loaded twice counts once.
     """
+    once = "QUALIFY ROW_NUMBER() OVER (PARTITION BY position ORDER BY position) = 1"
+    if shape.envelope == "flat":
+        return f"""SELECT *
+FROM (
+    {flat_records(shape, _FLAT, loaded)}
+) AS records
+WHERE {counted_condition(shape, DIALECT, "op", "position")}
+    -- AND position < 'a position: the same cut in all tables'
+{once}"""
     fields = FIELDS[shape.envelope]
     op = f"record:{fields.op.replace('.', ':', 1)}::VARCHAR"
     position = f"record:{fields.holder}:position::VARCHAR"
@@ -104,7 +126,7 @@ def changes_select(shape: TableShape, loaded: str) -> str:
 FROM {loaded}
 WHERE {counted_condition(shape, DIALECT, op, position)}
     -- AND {position} < 'a position: the same cut in all tables'
-QUALIFY ROW_NUMBER() OVER (PARTITION BY position ORDER BY position) = 1"""
+{once}"""
 
 
 def _load(stage: str, loaded: str) -> str:

@@ -14,6 +14,7 @@ from engine.reader.views.dialect import (
     numeric_size,
     quoted_back,
 )
+from engine.reader.views.flat import FlatForm, flat_records
 from engine.reader.views.fold import state_select
 from engine.reader.views.names import Names
 from engine.reader.views.objects import FIELDS
@@ -71,8 +72,23 @@ DIALECT: Final = Dialect(
 )
 
 
+_FLAT: Final = FlatForm(
+    row="members",
+    text=lambda name: f"members[{escaped_literal(name)}]",
+    texts=lambda name: f"FROM_JSON(members[{escaped_literal(name)}], 'ARRAY<STRING>')",
+    time=lambda text: f"UNIX_MILLIS(TRY_CAST({text} AS TIMESTAMP)) AS committed_ms",
+)
+
+
+def source_format(shape: TableShape) -> str:
+    """What Spark reads objects as: a flat record as a line, for its columns are of no schema."""
+    return "text" if shape.envelope == "flat" else "json"
+
+
 def record_columns(shape: TableShape) -> str:
     """The columns of a record, as a schema of Spark says them."""
+    if shape.envelope == "flat":
+        return "value STRING"
     fields = FIELDS[shape.envelope]
     inside = "op: STRING, " if fields.is_op_inside else ""
     outside = "" if fields.is_op_inside else "op STRING, "
@@ -85,6 +101,17 @@ def record_columns(shape: TableShape) -> str:
 
 def changes_select(shape: TableShape, dialect: Dialect, objects: str) -> str:
     """The SELECT of the records that count, of a relation that has them as they are."""
+    if shape.envelope == "flat":
+        lines = f"""(
+        SELECT FROM_JSON(value, 'MAP<STRING, STRING>', MAP('mode', 'FAILFAST')) AS members
+        FROM {objects}
+    ) AS lines"""
+        return f"""SELECT *
+FROM (
+    {flat_records(shape, _FLAT, lines)}
+) AS records
+WHERE {counted_condition(shape, dialect, "op", "position")}
+    -- AND position < 'a position: the same cut in all tables'"""
     fields = FIELDS[shape.envelope]
     position = f"{fields.holder}.position"
     return f"""SELECT {fields.op} AS op, {position} AS position,
@@ -100,14 +127,14 @@ def statements(shape: TableShape, place: Place, names: Names) -> tuple[str, ...]
     # What Hadoop reads S3 by.
     folder = place.folder(shape.table).replace("s3://", "s3a://", 1)
     objects, changes = names.part("objects"), names.part("changes")
+    mode = "" if shape.envelope == "flat" else ",\n    mode 'FAILFAST'"
     table = f"""CREATE TABLE IF NOT EXISTS {objects} (
     {record_columns(shape)}
 )
-USING json OPTIONS (
+USING {source_format(shape)} OPTIONS (
     path {escaped_literal(folder)},
     pathGlobFilter '*.ndjson.*',
-    recursiveFileLookup 'true',
-    mode 'FAILFAST'
+    recursiveFileLookup 'true'{mode}
 )"""
     counted = changes_select(shape, DIALECT, objects)
     return (
