@@ -757,6 +757,26 @@ PARTITIONED: list[tuple[str, list[LiteralString], str]] = [
         ],
         "partitions",
     ),
+    (
+        "attached with rows, and altered at once",
+        [
+            "CREATE TABLE sales_3 (LIKE sales)",
+            "INSERT INTO sales_3 VALUES (1, 3)",
+            """BEGIN; ALTER TABLE sales ATTACH PARTITION sales_3 FOR VALUES IN (3);
+            ALTER TABLE sales_3 ALTER id SET STATISTICS 10; COMMIT""",
+        ],
+        "partitions",
+    ),
+    (
+        "attached with rows, and more columns at once",
+        [
+            "CREATE TABLE sales_3 (LIKE sales)",
+            "INSERT INTO sales_3 VALUES (1, 3)",
+            """BEGIN; ALTER TABLE sales ATTACH PARTITION sales_3 FOR VALUES IN (3);
+            ALTER TABLE sales ADD note text; COMMIT""",
+        ],
+        "partitions",
+    ),
     ("detached", ["ALTER TABLE sales DETACH PARTITION sales_1"], "partitions"),
     ("dropped", ["DROP TABLE sales_21"], "partitions"),
     ("a leaf is truncated", ["TRUNCATE sales_21"], "partition-rewritten"),
@@ -791,7 +811,10 @@ async def test_a_partition_made_as_one_and_a_truncated_root_are_no_loss(
     async with running(
         any_database, MemoryStore(), configuration=replace_tables("public.sales")
     ) as engine:
-        any_database.execute("CREATE TABLE sales_3 PARTITION OF sales FOR VALUES IN (3)")
+        any_database.execute(
+            """BEGIN; CREATE TABLE sales_3 PARTITION OF sales FOR VALUES IN (3);
+            ALTER TABLE sales_3 ALTER id SET STATISTICS 10; COMMIT"""
+        )
         any_database.execute("INSERT INTO sales VALUES (1, 3)")
         await engine.looked()
         any_database.execute("TRUNCATE sales")

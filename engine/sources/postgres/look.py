@@ -132,8 +132,9 @@ JOIN pg_catalog.pg_publication p ON p.oid OPERATOR(pg_catalog.=) s.pnpubid
 WHERE p.pubname OPERATOR(pg_catalog.=) %s
 """
 
-# CREATE TABLE … PARTITION OF makes the columns and the row of pg_inherits in two commands of one
-# transaction. ATTACH PARTITION changes all of them in one command (15 and 18: seen). The last
+# CREATE TABLE … PARTITION OF makes the columns in an earlier command of its transaction than the
+# row of pg_inherits. ATTACH PARTITION changes all of them in the command that makes that row (15
+# and 18: seen). Commands behind either may alter columns again, and say nothing. The last
 # columns are the partition's name, whether it holds rows and has no replica identity (the one that
 # has the row decides whether an UPDATE needs one), whether it holds rows that are in the log, and
 # whether it holds rows that are not.
@@ -153,7 +154,8 @@ SELECT tree.root::pg_catalog.int8, tree.child::pg_catalog.int8, tree.parent::pg_
          WHERE a.attrelid OPERATOR(pg_catalog.=) tree.child
          AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped
          AND a.xmin OPERATOR(pg_catalog.=) tree.xmin
-         AND NOT a.cmin OPERATOR(pg_catalog.=) tree.cmin),
+         AND a.cmin::pg_catalog.text::pg_catalog.int8
+             OPERATOR(pg_catalog.<) tree.cmin::pg_catalog.text::pg_catalog.int8),
        n.nspname, c.relname, c.relkind OPERATOR(pg_catalog.=) 'r' AND NOT ({_IS_KEYED}),
        c.relkind OPERATOR(pg_catalog.=) 'r'
          AND c.relpersistence OPERATOR(pg_catalog.<>) 'u',
