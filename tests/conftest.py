@@ -3,6 +3,7 @@ when the first test asks for it. A server that cannot be had is a failure, never
 """
 
 import secrets
+import signal
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _SERVER_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker("integration")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _programs_obey_signals() -> None:
+    """A program that a test starts is ended by a signal, also where the run itself ignores it.
+
+    A run under `nohup` ignores SIGHUP, and one in the background of a script SIGINT. What is
+    ignored stays ignored in a program that is started; what is caught does not (execve(2)).
+    """
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 @pytest.fixture(scope="session")

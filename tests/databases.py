@@ -18,7 +18,7 @@ _DROP_SLOTS = """
 """
 # Waits until each backend is gone: a slot whose walsender still ends cannot be dropped.
 _END_BACKENDS = """
-    SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s
+    SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE datname = %s
 """
 
 
@@ -61,10 +61,21 @@ def fresh_database(
 
 def _remove(server: EmbeddedPostgres, name: str) -> None:
     with psycopg.connect(server.dsn, autocommit=True) as connection:
+        # An engine that was killed while it connected is let in no more.
+        close = sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(sql.Identifier(name))
+        connection.execute(close)
         connection.execute(_END_BACKENDS, (name,))
         connection.execute(_DROP_SLOTS, {"name": name})
         drop = sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name))
         connection.execute(drop)
+
+
+def waiting_for_locks(database: Database) -> list[tuple[Any, ...]]:
+    """The sessions of this database that wait for a lock: an autovacuum of another one may, too."""
+    return database.execute(
+        "SELECT pid, query FROM pg_locks JOIN pg_stat_activity USING (pid)"
+        " WHERE NOT granted AND datname = current_database()"
+    )
 
 
 def members(database: Database) -> set[str]:
@@ -87,7 +98,7 @@ def reader_role(database: Database) -> Iterator[str]:
     finally:
         with database.connect() as connection:
             connection.execute(
-                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = %s",
+                "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE usename = %s",
                 (role,),
             )
             connection.execute(f"DROP OWNED BY {role}".encode())

@@ -19,7 +19,7 @@ from engine.servers.server_process import LOOPBACK, ServerCommand, ServerProcess
 
 RULES: Final = Path(__file__).parent.parent / "grafana" / "alerts.yaml"
 
-_START_SECONDS_MAX = 30.0
+_START_SECONDS_MAX = 60.0
 
 
 @dataclass(frozen=True, slots=True)

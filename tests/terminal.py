@@ -119,7 +119,7 @@ class Seat:
         """Wait for the end: the exit code."""
         while self._reads():
             pass
-        return self.process.wait(20)
+        return self.process.wait(60)
 
     def _reads(self) -> bool:
         try:

@@ -133,7 +133,7 @@ def remade(database: Database) -> None:
     database.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", database.name)
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("lose", [without_slot, moved, remade])
 async def test_a_lost_slot_is_accepted_by_the_position_that_the_error_names(
     any_database: Database, lose: object
@@ -155,7 +155,7 @@ async def test_a_lost_slot_is_accepted_by_the_position_that_the_error_names(
     assert after.source.generation == before.source.generation == 1
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(240)
 async def test_the_flag_accepts_no_other_loss_and_the_same_one_once(
     any_database: Database,
 ) -> None:
@@ -173,7 +173,7 @@ async def test_the_flag_accepts_no_other_loss_and_the_same_one_once(
     assert engine.journal().durable_position == second
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_a_slot_whose_log_the_server_removed_is_accepted() -> None:
     settings = {**FAST_SETTINGS, "max_slot_wal_keep_size": "1MB"}
     with EmbeddedPostgres(settings=settings) as server, fresh_database(server) as database:
@@ -203,7 +203,7 @@ async def test_a_slot_whose_log_the_server_removed_is_accepted() -> None:
 HELD_BEFORE = ("the slot is made anew", "the slot is there again", "the loss is accepted")
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("step", HELD_BEFORE)
 async def test_an_engine_that_dies_on_the_way_is_followed_by_one_without_the_flag(
     any_database: Database, monkeypatch: pytest.MonkeyPatch, step: str
@@ -239,7 +239,7 @@ async def test_an_engine_that_dies_on_the_way_is_followed_by_one_without_the_fla
     assert len(state.gaps) == 2
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(240)
 async def test_an_engine_that_dies_before_the_journal_says_so_has_accepted_nothing(
     any_database: Database,
 ) -> None:
@@ -260,7 +260,7 @@ async def test_an_engine_that_dies_before_the_journal_says_so_has_accepted_nothi
     assert slot_of(any_database) == slots
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 async def test_a_slot_is_not_dropped_where_nothing_could_be_streamed_from_a_new_one(
     any_database: Database,
 ) -> None:
@@ -282,7 +282,7 @@ async def test_a_slot_is_not_dropped_where_nothing_could_be_streamed_from_a_new_
     assert slot_of(any_database) == slots
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 async def test_where_nothing_is_lost_the_flag_changes_nothing(any_database: Database) -> None:
     table_of(any_database)
     engine = LiveEngine(any_database)
@@ -297,7 +297,7 @@ async def test_where_nothing_is_lost_the_flag_changes_nothing(any_database: Data
     await engine.proven()
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 async def test_an_accepted_loss_wants_a_snapshot_of_every_table(any_database: Database) -> None:
     table_of(any_database)
     engine = LiveEngine(any_database)
@@ -310,7 +310,7 @@ async def test_an_accepted_loss_wants_a_snapshot_of_every_table(any_database: Da
     assert state.durable.unfinished == ("public.lines", "public.orders")
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_a_restored_disk_begins_a_generation(
     own_postgres: EmbeddedPostgres, tmp_path: Path
 ) -> None:

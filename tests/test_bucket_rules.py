@@ -641,7 +641,7 @@ async def is_told(engine: EngineProcess) -> bool:
     return bool(engine.events(TAKEN_TOLD))
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_an_engine_and_a_check_tell_the_rules_of_their_bucket(
     database: Database, s3: EmbeddedS3, bucket: str, s3_client: "S3Client", tmp_path: Path
 ) -> None:

@@ -265,7 +265,7 @@ def end_walsender(database: Database) -> None:
     )
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 async def test_nothing_shows_a_secret_a_value_or_a_name_that_acts(
     hostile: Database, pipeline: Pipeline, s3: EmbeddedS3, s3_client: "S3Client", tmp_path: Path
 ) -> None:

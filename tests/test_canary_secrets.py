@@ -99,7 +99,7 @@ def pipeline_of(
     )
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 async def test_nothing_shows_a_secret_that_is_kept_elsewhere(
     database: Database, s3: EmbeddedS3, bucket: str, kept: dict[str, str], tmp_path: Path
 ) -> None:

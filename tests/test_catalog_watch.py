@@ -89,7 +89,7 @@ class Engine:
         return {(gap.table, gap.reason) for gap in self.gaps()}
 
     async def until(self, condition: Callable[[], bool], what: str) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not condition():
                 if self.task.done():
                     await self.task

@@ -174,7 +174,7 @@ class Rig:
             stop=StopSignal(),
         )
         with pytest.raises(TailraceError) as caught:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await pipeline.run()
         return caught.value
 

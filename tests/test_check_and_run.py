@@ -27,7 +27,7 @@ from engine.servers.servers import FAST_SETTINGS, EmbeddedPostgres, EmbeddedS3
 from engine.sources.postgres import check_codes as codes
 from terminal import shown, too_wide
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 NO_FILE: Final = Path("/dev/null")
 
@@ -78,7 +78,7 @@ class Place:
             each.close()
         for role in self.roles:
             self.execute(
-                f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                f"SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity"
                 f" WHERE usename = '{role}'",
                 f"DROP OWNED BY {role}",
                 f"DROP ROLE {role}",

@@ -59,7 +59,7 @@ def tailrace(
     *arguments: str,
     folder: Path | None = None,
     variables: Mapping[str, str] | None = None,
-    seconds: float = 25.0,
+    seconds: float = 60.0,
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "engine", *arguments],
@@ -455,7 +455,7 @@ def test_an_interrupt_outside_a_drain_exits_130(tmp_path: Path) -> None:
         with started(command) as process:
             connection, _ = silent.accept()
             process.send_signal(signal.SIGINT)
-            _, errors = process.communicate(timeout=20)
+            _, errors = process.communicate(timeout=60)
             connection.close()
 
     assert process.returncode == 130, errors
@@ -516,7 +516,7 @@ def engine_process(file: Path, drain: str) -> Iterator["subprocess.Popen[str]"]:
 def test_the_first_signal_drains_and_exits_0(file: Path, number: signal.Signals) -> None:
     with engine_process(file, "await asyncio.sleep(0)") as process:
         process.send_signal(number)
-        output, errors = process.communicate(timeout=20)
+        output, errors = process.communicate(timeout=60)
 
     assert process.returncode == 0, errors
     assert output == f"draining {number.name}\n"
@@ -530,7 +530,7 @@ def test_a_second_signal_exits_75_whatever_the_engine_does(file: Path) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "draining SIGTERM\n"
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=60)
 
     assert process.returncode == 75
     assert "error: a second signal (SIGTERM)" in errors
@@ -543,7 +543,7 @@ def test_a_drain_that_hangs_ends_at_its_limit(file: Path) -> None:
 
     with engine_process(file, "await asyncio.Event().wait()") as process:
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=60)
 
     assert process.returncode == 75
     assert "longer than engine.drain_seconds" in errors
@@ -573,7 +573,7 @@ def test_what_the_engine_raises_is_told_without_a_traceback(
 ) -> None:
     with engine_process(file, raised) as process:
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=60)
 
     assert process.returncode == code
     assert text in errors
@@ -587,7 +587,7 @@ def test_the_debug_level_shows_where_but_no_values(file: Path) -> None:
 
     with engine_process(file, 'raise KeyError("geheim")') as process:
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=60)
 
     assert process.returncode == 70
     assert "KeyError\n" in errors
@@ -634,7 +634,7 @@ def steps_of(file: Path, s3: EmbeddedS3) -> tuple[int, dict[str, dict[str, Any]]
     return result.returncode, {step["name"]: step for step in json.loads(result.stdout)["steps"]}
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 def test_check_finds_what_run_refuses(real_file: Path, database: Database, s3: EmbeddedS3) -> None:
     """A pattern that no table matches, and a table that cannot be published."""
     text = real_file.read_text()
@@ -655,7 +655,7 @@ def test_check_finds_what_run_refuses(real_file: Path, database: Database, s3: E
         assert steps[step]["hint"]
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 def test_check_finds_that_the_role_may_not_make_the_publication(
     real_file: Path, database: Database, s3: EmbeddedS3
 ) -> None:
@@ -678,7 +678,7 @@ def test_check_finds_that_the_role_may_not_make_the_publication(
     assert "CREATE PUBLICATION" in ran.stderr
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 def test_a_used_slot_and_a_prefix_without_a_journal_are_a_warning(
     real_file: Path, database: Database, s3: EmbeddedS3
 ) -> None:
@@ -700,7 +700,7 @@ def test_a_used_slot_and_a_prefix_without_a_journal_are_a_warning(
     assert "the slot is there" not in first.stderr
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 def test_a_bucket_that_is_not_there_is_named(real_file: Path, bucket: str, s3: EmbeddedS3) -> None:
     real_file.write_text(real_file.read_text().replace(f'"{bucket}"', '"nobodys-bucket"'))
 
@@ -712,7 +712,7 @@ def test_a_bucket_that_is_not_there_is_named(real_file: Path, bucket: str, s3: E
     assert "in bucket nobodys-bucket: NoSuchBucket" in ran.stderr
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_a_source_that_does_not_answer_is_one_failure(
     real_file: Path, database: Database, s3: EmbeddedS3
 ) -> None:
@@ -750,7 +750,7 @@ def test_run_is_ready_then_drains_at_a_signal(
         wait_until_ready(closed_port, process)
         database.execute("INSERT INTO orders SELECT generate_series(1, 100)")
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=25)
+        _, errors = process.communicate(timeout=60)
 
     caught_up = tailrace("run", "--until-caught-up", "-c", str(real_file), variables=s3.environment)
     assert process.returncode == 0, errors

@@ -27,7 +27,7 @@ from load_tests.engine_process import EngineProcess, until
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(900)
 
 COLUMNS = ("id", "x")
 ROWS = 6000
@@ -66,7 +66,7 @@ worker.work = work
 OTHER_RELEASE = "from engine.snapshot import work; work.__version__ = '0.0.9'\n"
 
 KEEPERS: LiteralString = """
-    SELECT pg_terminate_backend(pid, 5000) FROM (
+    SELECT pg_terminate_backend(pid, 60000) FROM (
         SELECT pid FROM pg_stat_activity WHERE datname = current_database()
         AND state = 'idle in transaction' ORDER BY backend_start LIMIT %s) AS oldest
 """

@@ -17,7 +17,7 @@ from load_tests.engine_process import EngineProcess, until
 from test_initial_snapshot import ROWS, Lake, lake  # noqa: F401 - the fixture
 
 pytestmark = [
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(900),
     pytest.mark.parametrize("any_postgres", ["postgres"], indirect=True),
 ]
 

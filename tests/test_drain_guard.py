@@ -55,7 +55,7 @@ def _best_rates(result: dict[str, Any]) -> tuple[float, float]:
 
 
 @pytest.mark.integration
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 @pytest.mark.usefixtures("one_processor")
 def test_the_engine_drains_a_backlog_about_as_fast_as_a_reader_that_does_nothing(
     tmp_path: Path,

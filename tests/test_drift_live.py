@@ -9,7 +9,7 @@ from test_read_live import Lake, lake
 
 __all__ = ["lake"]
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(900)
 
 TABLES = ("a", "b", "c")
 ROUNDS = 2

@@ -71,7 +71,7 @@ def tailrace(*words: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_a_pipeline_is_given_up_and_its_bucket_stays_whole(
     file: Path, database: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -332,7 +332,7 @@ class Container:
         assert (kind, program) == ("CMD", "python")
         command = [each.replace(":9464/", f":{self.port}/") for each in arguments]
         done = subprocess.run(
-            [sys.executable, *command], capture_output=True, check=False, timeout=30
+            [sys.executable, *command], capture_output=True, check=False, timeout=60
         )
         return done.returncode == 0
 

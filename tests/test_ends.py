@@ -119,7 +119,7 @@ def python(code: str, *options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("options", [[], ["-O"]])
 def test_every_error_ends_with_its_code_at_every_level_and_format(options: list[str]) -> None:
     result = python(ENDINGS, *options)

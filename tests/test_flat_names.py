@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 # Each runs several engines, one after the other.
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from fold_rig import Body, folded, newest_first
 from log_points import point
 from snapshot_reading import CONFIGURATION, read_tasks, snapshots_of, tasks_of
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 # Each table's statements. Large columns are stored out of line, so updates leave them out.
 TABLES: dict[str, LiteralString] = {

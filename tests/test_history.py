@@ -246,7 +246,7 @@ async def refused_for_good(rig: Rig, *words: str) -> None:
     assert await rig.confirmed_lsn() == confirmed
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("is_crashed", [False, True])
 async def test_a_restored_server_that_wrote_other_rows_is_refused(
     rig: Rig,
@@ -266,7 +266,7 @@ async def test_a_restored_server_that_wrote_other_rows_is_refused(
     await refused_for_good(rig, "the journal knows a commit at")
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_a_restored_server_that_wrote_as_much_again_is_refused(
     rig: Rig, restorable: Restorable
 ) -> None:
@@ -284,7 +284,7 @@ async def test_a_restored_server_that_wrote_as_much_again_is_refused(
     await refused_for_good(rig, "the journal knows a commit at")
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("restorable", ["18"], indirect=True)
 async def test_a_restored_server_that_lost_nothing_but_wrote_where_nothing_was_is_refused(
     rig: Rig, restorable: Restorable
@@ -306,7 +306,7 @@ async def test_a_restored_server_that_lost_nothing_but_wrote_where_nothing_was_i
     await refused_for_good(rig, "knows nothing")
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_a_server_that_lost_what_was_visible_and_not_yet_durable_is_refused(
     rig: Rig, restorable: Restorable
 ) -> None:
@@ -336,7 +336,7 @@ async def test_a_server_that_lost_what_was_visible_and_not_yet_durable_is_refuse
     await refused(rig, rig.start(), "history went back")
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("restorable", ["18"], indirect=True)
 async def test_a_restored_server_is_refused_under_a_running_engine(
     rig: Rig, restorable: Restorable
@@ -354,7 +354,7 @@ async def test_a_restored_server_is_refused_under_a_running_engine(
     await refused(rig, engine, "history went back")
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("way", ["kill", "immediate"])
 async def test_a_crash_that_moves_the_slot_back_loses_nothing_and_alarms_nobody(
     rig: Rig, restorable: Restorable, way: str
@@ -379,7 +379,7 @@ async def test_a_crash_that_moves_the_slot_back_loses_nothing_and_alarms_nobody(
     await rig.proven()
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("restorable", ["18"], indirect=True)
 async def test_a_clean_restart_and_other_log_alarm_nobody(rig: Rig, restorable: Restorable) -> None:
     await begun(rig)

@@ -145,7 +145,7 @@ def role_on(database: Database, attributes: str = "") -> Iterator[str]:
         with database.connect() as connection:
             connection.execute("SET default_transaction_read_only = off")
             connection.execute(
-                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = %s",
+                "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE usename = %s",
                 (role,),
             )
             for statement in (
@@ -582,7 +582,7 @@ async def test_a_start_does_not_wait_for_itself_as_a_synchronous_standby() -> No
             connection.execute("CREATE TABLE t (id int PRIMARY KEY)")
         source = PostgresSource(dsn=server.dsn, slot="s", configuration=CONFIGURATION)
 
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await source.prepare(is_first=True)
 
 

@@ -36,7 +36,7 @@ def test_a_closed_standard_stream_changes_nothing_but_what_is_seen(
         ["/bin/sh", "-c", f'"$0" "$1" {closed}', sys.executable, str(script)],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
         cwd=Path(__file__).parent.parent,
         env={"PYTHONPATH": str(Path(__file__).parent.parent)},

@@ -18,7 +18,7 @@ from load_tests.engine_process import EngineProcess, Pipeline, until
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 PREFIX = "lake"
 ROWS = 20_000

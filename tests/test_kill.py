@@ -95,7 +95,7 @@ async def held_inside_transaction(rig: Rig, engine: EngineProcess, load: Load) -
 
 
 async def caught(hold: Hold) -> Hold:
-    await hold.wait_reached(30)
+    await hold.wait_reached(120)
     return hold
 
 
@@ -172,7 +172,7 @@ async def one_life(rig: Rig, load: Load, aim: Aim, chance: random.Random) -> Aft
     return aftermath
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(240)
 async def test_kills_at_the_journals_state_files_lose_nothing(rig: Rig) -> None:
     short = "from engine.journal import journal; journal.STATE_INTERVAL = 10\n"
     rig.pipeline = replace(rig.pipeline, preamble=short)
@@ -184,7 +184,7 @@ async def test_kills_at_the_journals_state_files_lose_nothing(rig: Rig) -> None:
         for is_applied in (False, True, False):
             hold = rig.proxy.hold_next(is_state, applied=is_applied)
             engine = await rig.streaming()
-            await hold.wait_reached(40)
+            await hold.wait_reached(120)
             engine.kill()
             late.append(hold)
     # The last state is not there yet: the next engine reads an older one and the entries behind it.

@@ -12,7 +12,7 @@ from engine.pipeline.stop import StopSignal
 from live_engine import LiveEngine, settings_of
 from load_tests.engine_process import until
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 IDLE_SECONDS = 2.5
 UNITS = ("seconds", "bytes")

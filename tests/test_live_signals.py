@@ -17,7 +17,7 @@ from load_tests.engine_process import EngineProcess, until
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(900)
 
 ON = {"source__signals": True}
 EMIT = "SELECT pg_logical_emit_message(true, 'tailrace', %s)"

@@ -14,7 +14,7 @@ from test_initial_snapshot import PREFIX, Lake
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 # A look each minute is too seldom for a test, and so is an idle position each half a minute.
 LOOKS_OFTEN = """

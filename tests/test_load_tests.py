@@ -25,7 +25,7 @@ from load_tests.recorder import Recorder
 from load_tests.runner import run_all
 from load_tests.scenarios.drain import DRAIN
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
 _ROOT = Path(__file__).parent.parent
 _ROWS = 20_000

@@ -15,7 +15,7 @@ _ROOT = Path(__file__).parent.parent
 _CHANGES = 3_000
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_a_fold_is_measured_beside_duckdb_and_counted(tmp_path: Path) -> None:
     output = tmp_path / "result.json"
 

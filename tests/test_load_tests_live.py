@@ -11,10 +11,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, LiteralString
 
 import msgspec
 import psutil
@@ -228,36 +228,43 @@ async def test_the_load_commits_exactly_what_is_due_at_its_rate(
 async def test_a_database_that_stalls_meets_all_that_was_due_meanwhile(
     database: Database, tables: TableSet
 ) -> None:
-    async def stall() -> None:
-        def block() -> None:
-            with database.connect(autocommit=False) as connection:
-                connection.execute("LOCK TABLE live_00000")
-                time.sleep(1.2)
+    async def waits() -> bool:
+        query: LiteralString = (
+            "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'live_00000'::regclass"
+        )
+        return bool(await asyncio.to_thread(database.execute, query))
 
-        await asyncio.to_thread(block)
-
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(stall())
-        reading = tasks.create_task(progress_of(load_order(database, tables, seconds=1.5)))
+    order = load_order(database, tables, seconds=3.0, transactions_per_second=10.0)
+    with database.connect(autocommit=False) as connection:
+        connection.execute("LOCK TABLE live_00000")
+        async with asyncio.TaskGroup() as tasks:
+            reading = tasks.create_task(progress_of(order))
+            await until(waits, "a load that waits")
+            # Until all that was ordered is due.
+            await asyncio.sleep(order.seconds)
+            released_at = time.time()
+            connection.rollback()
 
     last = reading.result()[-1]
-    # Open loop: nothing is left out, and it says how late it was.
-    assert last.row_count == 1500
-    assert last.late_max_seconds > 0.2
-    assert last.seconds < 3
+    # Open loop: nothing is left out or moved, and it says how late it was.
+    assert last.row_count == 3000
+    assert last.late_max_seconds > 2
+    assert last.at - released_at < order.seconds
 
 
 async def test_a_load_whose_order_is_over_early_tells_what_it_committed(
     database: Database, tables: TableSet
 ) -> None:
     async with running(generator.__name__, load_order(database, tables, seconds=60.0)) as child:
-        await asyncio.sleep(0.8)
-        child.finish()
-        lines = [line async for line in child.lines()]
+        told: list[generator.Progress] = []
+        async for line in child.lines():
+            told.append(msgspec.json.decode(line, type=generator.Progress))
+            if told[-1].row_count:
+                child.finish()
 
-    last = msgspec.json.decode(lines[-1], type=generator.Progress)
+    last = told[-1]
     assert last.is_last
-    assert 0 < last.row_count == sum(row_counts(database)) < 5000
+    assert 0 < last.row_count == sum(row_counts(database)) < 60_000
 
 
 async def test_a_load_that_fails_is_no_load(database: Database, tables: TableSet) -> None:
@@ -268,8 +275,8 @@ async def test_a_load_that_fails_is_no_load(database: Database, tables: TableSet
 
 
 @asynccontextmanager
-async def livez_server(stall_seconds: float) -> AsyncIterator[int]:
-    """Answers as the engine does; the fifth answer takes its time."""
+async def livez_server(stall_seconds: float, asked: Callable[[int], None]) -> AsyncIterator[int]:
+    """Answers as the engine does; the fifth answer takes its time. Tells how often it was asked."""
     count = 0
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -278,6 +285,7 @@ async def livez_server(stall_seconds: float) -> AsyncIterator[int]:
             while True:
                 await reader.readuntil(b"\r\n\r\n")
                 count += 1
+                asked(count)
                 if count == 5:
                     await asyncio.sleep(stall_seconds)
                 body = b'{"live":true}'
@@ -296,20 +304,30 @@ def test_a_late_answer_counts_for_all_requests_that_were_due_meanwhile() -> None
 
 
 async def test_all_that_was_due_during_a_stall_counts_as_stalled() -> None:
-    async with livez_server(0.5) as port:
+    is_enough = asyncio.Event()
+
+    def asked(count: int) -> None:
+        if count == 30:
+            is_enough.set()
+
+    async with livez_server(0.5, asked) as port:
         order = livez_probe.Order(port=port, interval_seconds=0.02)
         async with running(livez_probe.__name__, order) as child:
-            await asyncio.sleep(1.6)
+            await is_enough.wait()
             child.finish()
             lines = [line async for line in child.lines()]
 
     found = [
         seconds for line in lines for seconds in msgspec.json.decode(line, type=Latencies).seconds
     ]
-    assert 0.5 <= max(found) < 0.8
+    longest = max(found)
+    assert longest >= 0.5
     # 25 requests were due in half a second, each waited less than the one before.
-    assert sum(seconds > 0.1 for seconds in found) >= 15
-    assert sorted(found)[len(found) // 4] < 0.1
+    stalled = livez_probe.due_meanwhile(longest, 0.02)
+    begin = found.index(longest)
+    assert len(stalled) >= 25
+    assert found[begin : begin + len(stalled)] == stalled
+    assert min(found) < 0.1
 
 
 # Observers
@@ -323,26 +341,34 @@ async def test_an_object_is_seen_when_it_is_there_and_not_before(
     committed_ms = round(time.time() * 1000) - 3000
     record = json.dumps({"metadata": {"source_ts_ms": committed_ms}})
 
-    async def put(name: str) -> float:
+    async def put(name: str) -> None:
         body = gzip.compress(f"{record}\n".encode())
         await s3_client.put_object(Bucket=bucket, Key=folder + name, Body=body)
-        return time.time()
+
+    def seen_by(name: str) -> Callable[[], Awaitable[bool]]:
+        async def is_seen() -> bool:
+            return folder + name in watcher.first_seen
+
+        return is_seen
 
     async with asyncio.TaskGroup() as tasks:
         watching = tasks.create_task(watcher.run())
-        first_at = await put("1.ndjson.gz")
-        await asyncio.sleep(0.5)
-        before_second, second_at = time.time(), await put("2.ndjson.gz")
+        before_first = time.time()
+        await put("1.ndjson.gz")
+        await until(seen_by("1.ndjson.gz"), "the first sight")
+        before_second = time.time()
         await put("schema.json")
-        await asyncio.sleep(0.5)
+        await put("2.ndjson.gz")
+        await until(seen_by("2.ndjson.gz"), "the second sight")
+        after_second = time.time()
         watching.cancel()
     await put("3.ndjson.gz")
     await watcher.look_once_more()
 
     seen = watcher.first_seen
     assert sorted(key.removeprefix(folder)[0] for key in seen) == ["1", "2", "3"]
-    assert -0.1 < seen[f"{folder}1.ndjson.gz"] - first_at < 0.5
-    assert before_second < seen[f"{folder}2.ndjson.gz"] < second_at + 0.5
+    assert before_first <= seen[f"{folder}1.ndjson.gz"] <= before_second
+    assert before_second <= seen[f"{folder}2.ndjson.gz"] <= after_second
     assert watcher.missed == {f"{folder}3.ndjson.gz"}
     sights = await read_sights(s3_client, bucket, seen)
     age = seen[f"{folder}1.ndjson.gz"] - committed_ms / 1000
@@ -385,7 +411,7 @@ def no_process_left() -> Iterator[None]:
     assert {process.name() for process in left} == set()
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 async def test_a_steady_run_is_measured_and_proven(place: Place) -> None:
     order = Order(
         tables=TableSet(count=2, per_transaction=2),
@@ -414,10 +440,13 @@ async def test_a_steady_run_is_measured_and_proven(place: Place) -> None:
     assert figures["own"] == 7
     assert figures["visible_rows_ratio"] == 1.1
     assert figures["missed_objects"] == 0
-    assert 450 < figures["written_rows_per_second"] < 550
-    assert 0 < figures["visible_p50_seconds"] <= figures["visible_p999_seconds"] < 10
-    assert 0 < figures["stall_p50_seconds"] <= figures["stall_max_seconds"] < 5
+    last = live.progress[-1]
+    assert last.seconds > 1.9
+    assert figures["written_rows_per_second"] == 1000 / last.seconds
     usage = run.usage
+    wall_seconds = usage.wall_seconds
+    assert 0 < figures["visible_p50_seconds"] <= figures["visible_p999_seconds"] < wall_seconds
+    assert 0 < figures["stall_p50_seconds"] <= figures["stall_max_seconds"] < wall_seconds
     # Balanced when the engine ended: what came after it is not in it.
     assert run_of(live, number=1, extra={}).usage == usage
     assert 0 < usage.own_cpu_seconds < usage.wall_seconds * 4
@@ -433,7 +462,7 @@ async def test_a_steady_run_is_measured_and_proven(place: Place) -> None:
         assert found.fetchall() == []
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 async def test_while_the_bucket_is_silent_nothing_is_durable_and_nothing_is_lost(
     place: Place,
 ) -> None:
@@ -461,7 +490,7 @@ async def test_while_the_bucket_is_silent_nothing_is_durable_and_nothing_is_lost
                     return len(lags) > 2 and lags[-1] > lags[0]
 
                 # The slot is looked at now and then, and later where the machine is busy.
-                await until(has_grown, "a lag that grows in the silence", seconds=10.0)
+                await until(has_grown, "a lag that grows in the silence", seconds=60)
                 light_at = time.time()
     silent = live.sampler.between(dark_at + 0.5, light_at)
 
@@ -474,7 +503,18 @@ async def test_while_the_bucket_is_silent_nothing_is_durable_and_nothing_is_lost
     assert max(sight.oldest_seconds for sight in live.sights) > 1
 
 
-@pytest.mark.timeout(60)
+def started_load(harness: psutil.Process) -> list[psutil.Process]:
+    """The harness's children and theirs, once the load is one of them."""
+    while True:
+        children = harness.children(recursive=True)
+        for child in children:
+            with suppress(psutil.Error):
+                if generator.__name__ in child.cmdline():
+                    return children
+        time.sleep(0.02)
+
+
+@pytest.mark.timeout(240)
 def test_an_interrupt_leaves_a_partial_result_and_no_process(tmp_path: Path) -> None:
     output = tmp_path / "result.json"
     process = subprocess.Popen(
@@ -491,14 +531,12 @@ def test_an_interrupt_leaves_a_partial_result_and_no_process(tmp_path: Path) -> 
         line = process.stdout.readline()
         assert line, said
         said += line
-    time.sleep(1.0)  # The load's process starts.
-    children = psutil.Process(process.pid).children(recursive=True)
+    children = started_load(psutil.Process(process.pid))
 
     os.killpg(process.pid, signal.SIGINT)  # As the terminal's Ctrl-C.
     said += process.communicate()[0]
 
     assert process.returncode == 130, said
-    names = [" ".join(child.cmdline()) for child in children if child.is_running()]
-    _, alive = psutil.wait_procs(children, timeout=5)
-    assert alive == [], names
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert alive == []
     assert json.loads(output.read_bytes())["outcome"] == "interrupted"

@@ -22,7 +22,7 @@ from load_tests.scenarios.snapshot import turn
 from load_tests.scenarios.snapshot_beside import Phase, Phases, figures_of, limit_of
 from load_tests.snapshot_bench import DASK, ONE_WORKER, TWO_WORKERS, Way
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 _ROOT = Path(__file__).parent.parent
 _ROWS = 3_000

@@ -139,7 +139,7 @@ async def test_planned_messages_are_made_again(
     store = CutStore()
     async with running(database15, store, configuration=PUBLISHED) as engine:
         emit(database15, "app", "once")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await store.is_hit.wait()
         assert messages(store) == []
         engine.task.cancel()

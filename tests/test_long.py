@@ -25,7 +25,7 @@ def collected(marks: str) -> frozenset[str]:
     return frozenset(line.partition("[")[0] for line in done.stdout.splitlines() if "::" in line)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_every_long_test_has_a_short_version_and_a_line_in_the_docs() -> None:
     long, short = collected("long"), collected("not long")
     columns = [line.split(" | ") for line in PAGE.read_text().splitlines()]

@@ -109,7 +109,7 @@ async def long_journal(source: SourceIdentity) -> CountedStore:
     return store
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 def test_a_start_after_100_000_entries_takes_few_requests_beyond_those_it_has_to_read() -> None:
     loop = VirtualLoop()
 

@@ -17,7 +17,7 @@ from test_read_command import moved
 from test_table_changes import published, streamed
 from test_verify_command import destination
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 TABLE = str(ORDERS)
 

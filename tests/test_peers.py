@@ -27,7 +27,7 @@ from load_tests.peers.installed import HINT, release
 from load_tests.peers.programs import plain_consumer
 from load_tests.run import Usage
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(240)
 
 _ROOT = Path(__file__).parent.parent
 _ROWS = 3_000

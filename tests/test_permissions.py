@@ -417,7 +417,7 @@ async def ran(pipeline: Pipeline, folder: Path, *words: str) -> tuple[int, str]:
         return code, process.output.read_text() + process.log
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_a_pipeline_runs_and_is_proved_under_matillions_policy(
     database: Database, s3: EmbeddedS3, bucket: str, s3_client: "S3Client", tmp_path: Path
 ) -> None:
@@ -445,7 +445,7 @@ async def test_a_pipeline_runs_and_is_proved_under_matillions_policy(
     assert "s3:DeleteObject" not in {asked.action for asked in proxy.asked}
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_a_pipeline_runs_under_the_printed_policy_and_clears_away_what_was_left(
     database: Database, s3: EmbeddedS3, bucket: str, s3_client: "S3Client", tmp_path: Path
 ) -> None:
@@ -532,7 +532,7 @@ def accounts(
     iam_backends[Accounts.TASK]["aws"].reset()
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 async def test_a_role_of_another_account_is_assumed_and_its_rights_are_motos_to_judge(
     accounts: Accounts, prefix: str
 ) -> None:

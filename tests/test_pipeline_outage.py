@@ -101,7 +101,7 @@ async def test_the_durable_time_is_known_from_the_start_so_that_its_alarm_can_fi
     rig = Rig()
     await rig.leave_journal()
 
-    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
         group.create_task(rig.pipeline.run())
         await rig.source.first.is_read.wait()
         told = rig.registry.get_sample_value("tailrace_durable_timestamp_seconds")
@@ -115,7 +115,7 @@ async def test_a_lost_connection_is_told_until_the_next_one_holds() -> None:
     rig = Rig()
     await rig.leave_journal()
 
-    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
         group.create_task(rig.pipeline.run())
         await rig.source.first.is_read.wait()
         rig.source.first.broken.set()
@@ -140,7 +140,7 @@ async def test_connections_that_break_at_once_are_not_made_anew_without_a_pause(
     rig.source.first.broken.set()
     rig.source.second.broken.set()
 
-    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
         group.create_task(rig.pipeline.run())
         await rig.source.is_asked_again.wait()
         connected_before = rig.source.connection_count

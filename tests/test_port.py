@@ -96,7 +96,7 @@ def waited(look: Callable[[], bool], what: str, seconds: float = 60) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_four_hundred_idle_connections_do_not_starve_the_engine(
     file: Path, port: int, database: Database, s3: EmbeddedS3, tmp_path: Path
 ) -> None:
@@ -121,7 +121,7 @@ def test_four_hundred_idle_connections_do_not_starve_the_engine(
 
         waited(lambda: shows("objects_total"), "the rows' object")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0, log.read_text()[-3000:]
+        assert process.wait(60) == 0, log.read_text()[-3000:]
     assert "open files" not in log.read_text()
     assert log.read_text().count("http connections at their limit") == 1
 
@@ -148,7 +148,7 @@ async def served(
         yield server.address.host, server.address.port
 
 
-async def answered(place: tuple[str, int], request: bytes, seconds: float = 10) -> bytes:
+async def answered(place: tuple[str, int], request: bytes, seconds: float = 60) -> bytes:
     """Everything that comes back until the server closes."""
     async with asyncio.timeout(seconds):
         reader, writer = await asyncio.open_connection(*place)
@@ -214,7 +214,7 @@ def test_who_does_not_go_on_is_cut_off(new_loop: NewLoop, begun: bytes) -> None:
         async with served() as place:
             reader, writer = await asyncio.open_connection(*place)
             writer.write(begun)
-            async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+            async with asyncio.timeout(60), asyncio.TaskGroup() as group:
                 dripping = group.create_task(drip(writer))
                 with contextlib.suppress(ConnectionError):
                     await reader.read()
@@ -236,7 +236,7 @@ async def test_who_does_not_read_the_answer_is_cut_off() -> None:
             client.setblocking(False)
             await loop.sock_sendall(client, get("/status").replace(b"close", b"keep-alive"))
             await asyncio.sleep(3 * QUICK.idle_seconds)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 with contextlib.suppress(ConnectionError):
                     while piece := await loop.sock_recv(client, 1 << 20):
                         found += len(piece)

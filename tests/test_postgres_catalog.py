@@ -485,7 +485,7 @@ def logical(server: EmbeddedPostgres, **settings: str) -> Iterator[EmbeddedPostg
     finally:
         with psycopg.connect(server.dsn, autocommit=True) as connection:
             connection.execute(
-                "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots"
+                "SELECT pg_terminate_backend(active_pid, 60000) FROM pg_replication_slots"
                 " WHERE active"
             )
             connection.execute(
@@ -557,7 +557,7 @@ async def test_a_publication_of_many_tables_is_read_in_pages(database: Database)
 async def test_a_lost_side_session_is_opened_again(database: Database) -> None:
     async with Session(database.dsn) as session:
         [(first,)] = await session.rows("SELECT pg_backend_pid()", doing="asking")
-        database.execute("SELECT pg_terminate_backend(%s, 5000)", first)
+        database.execute("SELECT pg_terminate_backend(%s, 60000)", first)
 
         [(second,)] = await session.rows("SELECT pg_backend_pid()", doing="asking")
 

@@ -57,7 +57,7 @@ def seen(database: Database, name: str, query: LiteralString) -> list[tuple[Any,
 
 def end_keepers(database: Database, count: int) -> None:
     for (pid,) in database.execute(KEEPERS)[:count]:
-        database.execute("SELECT pg_terminate_backend(%s, 5000)", pid)
+        database.execute("SELECT pg_terminate_backend(%s, 60000)", pid)
 
 
 async def test_it_sees_what_commits_before_its_point_and_nothing_else(tables: Database) -> None:
@@ -119,7 +119,7 @@ async def test_one_keeper_is_enough(tables: Database) -> None:
             async with asyncio.timeout(3):
                 await snapshot.watch.over()
         end_keepers(tables, 1)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             with pytest.raises(SnapshotStale, match="both sessions"):
                 await snapshot.watch.over()
 

@@ -34,10 +34,10 @@ async def western(
 
 async def failing(engine: EngineProcess) -> dict[str, Any]:
     """`/status` when the engine says that its source fails."""
-    return await engine.reaches("failing", seconds=30)
+    return await engine.reaches("failing", seconds=60)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_a_value_without_a_form_in_utf8_is_named_alarmed_and_not_hidden(
     western: Rig,
 ) -> None:
@@ -62,7 +62,7 @@ async def test_a_value_without_a_form_in_utf8_is_named_alarmed_and_not_hidden(
     assert SECRET not in str(status)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_a_start_that_meets_the_value_first_says_the_same(western: Rig) -> None:
     engine = await western.streaming()
     western.database.execute(ADD)

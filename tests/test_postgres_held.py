@@ -250,7 +250,7 @@ async def test_a_worker_reads_nothing_of_a_leaf_that_is_another_one_now(
 
 def end_keepers(database: Database) -> None:
     database.execute(
-        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+        "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity"
         " WHERE datname = current_database() AND state = 'idle in transaction'"
         " AND application_name LIKE 'tailrace%%'"
     )
@@ -276,7 +276,7 @@ async def test_a_leaf_that_somebody_waits_for_is_not_read(tables: Database) -> N
                 waiting = group.create_task(
                     asyncio.to_thread(ignoring_its_end, migration, "ALTER TABLE a ADD z int")
                 )
-                await until(lambda: waits_for(tables, "a"), "the migration waits", seconds=20)
+                await until(lambda: waits_for(tables, "a"), "the migration waits", seconds=60)
 
                 with pytest.raises(SnapshotStale, match="could not obtain lock"):
                     await read_tasks(tables.dsn, tasks)
@@ -296,7 +296,7 @@ async def test_a_snapshot_lets_go_of_its_tables_once_somebody_waits_for_one(
             waiting = group.create_task(
                 asyncio.to_thread(ignoring_its_end, migration, "ALTER TABLE a ADD z int")
             )
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 with pytest.raises(SnapshotStale) as caught:
                     await held.watch()
             migration.cancel()
@@ -320,7 +320,7 @@ async def test_a_snapshot_whose_keepers_are_gone_is_stale(tables: Database) -> N
     async with snapshots_of(tables).hold([A]) as held:
         end_keepers(tables)
 
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             with pytest.raises(SnapshotStale, match="both sessions"):
                 await held.watch()
 
@@ -360,7 +360,7 @@ async def test_a_reader_that_is_left_early_lets_go_of_everything(tables: Databas
         [task] = tasks_of(held, A)
         async with PostgresRangeReader(tables.dsn).read(task, keep_all) as batches:
             await anext(batches)
-        await until(lambda: nobody_reads(tables), "the session is gone", seconds=20)
+        await until(lambda: nobody_reads(tables), "the session is gone", seconds=60)
 
 
 async def nobody_reads(database: Database) -> bool | None:

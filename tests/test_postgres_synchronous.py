@@ -79,7 +79,7 @@ def synchronous(database: Database, names: str) -> None:
         pass
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_commits_that_wait_for_us_are_alarmed_with_what_to_set(waiting: Database) -> None:
     waiting.execute("CREATE TABLE a (id int PRIMARY KEY)")
     alarms = Alarms(lambda: 0)
@@ -104,7 +104,7 @@ async def test_commits_that_wait_for_us_are_alarmed_with_what_to_set(waiting: Da
     assert "'*'" in warning.text
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_a_commit_waits_for_us_under_a_star_and_no_longer_after_the_remedy(
     waiting: Database,
 ) -> None:
@@ -144,7 +144,7 @@ async def read_on(stream: ChangeStream) -> None:
         await stream.receive()
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("names", ["replica1, Tail_One", "ANY 1 (tail_one, replica1)"])
 async def test_a_name_of_the_dsn_that_is_listed_is_kept_and_alarmed(
     waiting: Database, names: str
@@ -212,7 +212,7 @@ async def looked(stream: ChangeStream, alarms: Alarms, *, count: int) -> None:
         stream.acknowledge(state.end)
         return alarms.count == count and "would" not in str(alarms.standing())
 
-    await until(look, f"{count} alarms", seconds=20)
+    await until(look, f"{count} alarms", seconds=60)
 
 
 def take_all(relation: Relation, position: object) -> TableVersion:
@@ -227,7 +227,7 @@ async def rig(
         yield rig
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_check_and_status_say_it(rig: Rig) -> None:
     synchronous(rig.database, "*")
     engine = await rig.streaming()

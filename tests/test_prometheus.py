@@ -24,7 +24,7 @@ from grafana import panels
 from load_tests.engine_process import EngineProcess, Pipeline, until
 from prometheus_server import PrometheusServer, Sample, prometheus_server, promtool
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 PREFIX = "watched"
 TOKEN = "a-token-of-the-tests-of-prometheus"

@@ -21,7 +21,7 @@ def journal_model() -> ModuleType:
     return module
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_the_model_with_all_rules_has_no_violation() -> None:
     model = journal_model()
 

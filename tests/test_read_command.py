@@ -283,7 +283,7 @@ def test_a_reader_that_goes_away_ends_it_with_141(
         process.stdout.close()
         assert process.stderr is not None
         errors = process.stderr.read().decode()
-        code = process.wait(20)
+        code = process.wait(60)
 
     assert (code, errors) == (141, "")
 
@@ -305,7 +305,7 @@ def test_ctrl_c_ends_it_with_130_and_leaves_no_file(
         time.sleep(0.2)
         process.send_signal(signal.SIGINT)
         rest = process.stdout.read()
-        code = process.wait(20)
+        code = process.wait(60)
 
     assert code == 130
     assert rest
@@ -483,7 +483,7 @@ def test_what_is_logged_is_not_on_a_programs_stdout(lake: SmallBucket, file: str
     )
 
     found = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=25
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
     )
 
     assert found.stdout == "13\n"

@@ -14,7 +14,7 @@ from databases import Database
 from engine.servers.servers import EmbeddedS3
 from load_tests.engine_process import EngineProcess, Pipeline
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 PREFIX = "lake"
 LARGE = "(SELECT string_agg(md5(n::text), '') FROM generate_series(%d, %d) n)"

@@ -140,7 +140,7 @@ class Shuffle:
         connection.execute(composed, values)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("seed", [2, None])
 async def test_tables_that_change_names_at_random_lose_and_double_nothing(
     any_database: Database, seed: int | None

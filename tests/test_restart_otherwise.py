@@ -132,7 +132,7 @@ async def restarted(rig: Rig, successor: Pipeline) -> tuple[list[str], list[str]
     return redone, [key for key in look.planned if key not in planned]
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(240)
 async def test_fewer_columns_apply_to_what_follows(rig: Rig) -> None:
     successor = rig.pipeline.ruled({"match": "public.orders", "exclude": ["note"]})
 
@@ -149,7 +149,7 @@ async def test_fewer_columns_apply_to_what_follows(rig: Rig) -> None:
     assert all("version=0001" in key for key in later if "table=orders" not in key)
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("envelope", ["flat", "debezium"])
 async def test_another_envelope_layout_and_compression_apply_to_what_follows(
     rig: Rig, envelope: str
@@ -168,7 +168,7 @@ async def test_another_envelope_layout_and_compression_apply_to_what_follows(
     assert all(sign in record for record in await records_of(rig, later))
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(240)
 async def test_another_compression_alone_begins_no_version(rig: Rig) -> None:
     successor = rig.pipeline.changed(chunk__compression="zstd")
 
@@ -178,7 +178,7 @@ async def test_another_compression_alone_begins_no_version(rig: Rig) -> None:
     assert all(key.endswith(".ndjson.zst") and "version=0001" in key for key in later)
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(240)
 async def test_another_publication_does_not_hide_what_was_planned(rig: Rig) -> None:
     rig.database.execute("CREATE PUBLICATION narrow FOR TABLE orders, items")
     rig.database.execute("SELECT pg_logical_emit_message(true, 'test', '')")
@@ -198,7 +198,7 @@ async def test_another_publication_does_not_hide_what_was_planned(rig: Rig) -> N
     assert positions["public.entries"] == twin["public.entries"][:200]
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_a_successor_with_less_memory_redoes_in_several_passes(rig: Rig) -> None:
     roomy = rig.pipeline.changed(
         engine__memory_limit="256MiB", chunk__max_rows=40_000, queue__max_bytes="64MiB"

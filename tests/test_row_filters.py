@@ -532,7 +532,7 @@ async def test_a_filter_is_read_once_and_never_waited_for_long(customers: Databa
     async with Session(customers.dsn) as session:
         with customers.connect() as connection, connection.transaction():
             connection.execute("LOCK customers IN ACCESS EXCLUSIVE MODE")
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(60):
                 await texts.read(session, "tailrace", {oid: tree})
         read = await texts.read(session, "tailrace", {oid: tree})
         customers.execute("DROP PUBLICATION tailrace")

@@ -817,7 +817,7 @@ def test_every_truncation_of_the_golden_frames_is_refused() -> None:
         assert codec.buffered == 0
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("envelope", ENVELOPES)
 def test_a_corrupted_byte_gives_an_error_or_whole_lines(envelope: str) -> None:
     # Long runs of the same letter say nothing new: every byte of short frames, some of long ones.
@@ -994,7 +994,7 @@ def apply(codec: Any, change: tuple[str, bytes, int]) -> int | None:
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @given(
     data=st.data(),
     columns=tables(),

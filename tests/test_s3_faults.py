@@ -123,7 +123,7 @@ async def all_struck(*rules: Rule, least: int = 2) -> None:
     await until(look, f"every fault: {[(rule.fault, rule.hits) for rule in rules]}", seconds=60)
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 async def test_three_refusals_of_ten_lose_nothing(rig: Rig) -> None:
     engine = await rig.streaming()
     puts = rig.proxy.inject(SLOW_DOWN, ANY_PUT, probability=0.3, seed=1)
@@ -140,7 +140,7 @@ async def test_three_refusals_of_ten_lose_nothing(rig: Rig) -> None:
     assert 0.1 < puts.hits / puts.matches < 0.5
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(300)
 async def test_resets_lost_answers_conflicts_and_stalls_lose_nothing(rig: Rig) -> None:
     engine = await rig.streaming()
     inject = rig.proxy.inject
@@ -167,7 +167,7 @@ async def test_resets_lost_answers_conflicts_and_stalls_lose_nothing(rig: Rig) -
     print({str(rule.fault): rule.hits for rule in rules})  # noqa: T201 - measured
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(300)
 async def test_silence_longer_than_the_walsenders_patience_ends_nothing(rig: Rig) -> None:
     engine = await rig.streaming(
         pipeline=rig.pipeline.changed(chunk__max_rows=5_000, queue__max_bytes="16MiB")
@@ -195,29 +195,29 @@ async def test_silence_longer_than_the_walsenders_patience_ends_nothing(rig: Rig
     assert "connection to the source lost" not in engine.log
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("is_told_twice", [False, True])
 async def test_a_stop_in_the_silence_ends_at_its_limit_or_at_once(
     rig: Rig, *, is_told_twice: bool
 ) -> None:
-    drain_seconds = 20.0 if is_told_twice else 1.0
+    drain_seconds = 100.0 if is_told_twice else 1.0
     pipeline = rig.pipeline.changed(engine__drain_seconds=drain_seconds)
     engine = await rig.streaming(pipeline=pipeline)
 
     with rig.proxy.blackout():
         rig.database.execute("INSERT INTO entries (account) VALUES ('held')")
         engine.send(signal.SIGTERM)
-        await engine.reaches("draining")
         if is_told_twice:
+            await engine.reaches("draining")
             engine.send(signal.SIGTERM)
-        code = await engine.ended(seconds=10)
+        code = await engine.ended(seconds=60)
 
     assert code == 75, engine.complaint
     assert "nothing is lost" in engine.log.lower()
     await rig.proven()
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 async def test_a_stop_that_comes_to_its_limit_says_what_waits_and_why(rig: Rig) -> None:
     engine = await rig.streaming(pipeline=rig.pipeline.changed(engine__drain_seconds=2.0))
     refusals = rig.proxy.inject(SLOW_DOWN, OBJECT)
@@ -226,7 +226,7 @@ async def test_a_stop_that_comes_to_its_limit_says_what_waits_and_why(rig: Rig) 
     await all_struck(refusals, least=1)
     status = await engine.status()
     engine.send(signal.SIGTERM)
-    code = await engine.ended(seconds=10)
+    code = await engine.ended(seconds=60)
     rig.proxy.clear()
 
     assert code == 75, engine.complaint
@@ -239,7 +239,7 @@ async def test_a_stop_that_comes_to_its_limit_says_what_waits_and_why(rig: Rig) 
     await rig.proven()
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 async def test_an_object_in_parts_survives_the_loss_of_every_kind_of_answer(
     database: Database, s3: EmbeddedS3, bucket: str, s3_client: "S3Client", tmp_path: Path
 ) -> None:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
 
 _OWNER = Path(__file__).with_name("server_owner.py")
-_GONE_SECONDS_MAX = 10.0
+_GONE_SECONDS_MAX = 60.0
 
 
 # --- PostgreSQL ----------------------------------------------------------------------------------

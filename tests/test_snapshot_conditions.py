@@ -19,7 +19,7 @@ from load_tests.engine_process import EngineProcess, until
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(900)
 
 COLUMNS = ("id", "x")
 ROWS = 1500
@@ -170,7 +170,10 @@ async def write(database: Database, key: int) -> None:
 
 
 async def are_hanging(database: Database, count: int) -> bool:
-    found = database.execute("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+    found = database.execute(
+        "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+        " AND datname = current_database() AND backend_type = 'client backend'"
+    )
     return len(found) == count
 
 

@@ -28,7 +28,7 @@ async def staged(database: Database, *, part_bytes: int = PART_BYTES) -> Told:
         return staged_apart(database.dsn, task, part_bytes=part_bytes)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("row_count", "part_bytes"),
     [(50_000, 2 * MIB), pytest.param(300_000, PART_BYTES, marks=pytest.mark.long)],
@@ -53,7 +53,7 @@ async def test_a_range_of_any_size_takes_the_memory_of_a_few_parts(
     assert told.peak_bytes - told.before_bytes <= 3 * part_bytes + _GROWTH_BYTES_MAX
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("size_mib", [16, pytest.param(100, marks=pytest.mark.long)])
 async def test_a_large_row_takes_three_times_its_size(database: Database, *, size_mib: int) -> None:
     database.execute("CREATE TABLE a (id int PRIMARY KEY, t text)")

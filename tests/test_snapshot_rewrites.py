@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 LOCK_YIELD_SECONDS = 2.0
 # Beside it: a look at who waits, the end of the sessions, and the change itself, on a busy machine.
-ALLOWANCE_SECONDS = 2.0
+# Who does not let go stays for the 120 s after which the test gives up.
+ALLOWANCE_SECONDS = 30.0
 ROWS = 2000
 QUIET: LiteralString = "aside"
 """The table that nobody changes. It is the first one that is read."""
@@ -174,7 +175,7 @@ def waited_seconds(engine: EngineProcess) -> list[float]:
 ALL: Names = tuple(REWRITES)
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "names", [ALL, *(pytest.param((name,), marks=pytest.mark.long) for name in ALL)], ids="-".join
 )
@@ -213,7 +214,7 @@ async def test_a_table_that_is_changed_between_its_ranges_gets_a_new_point(
         assert verdict["ok"], verdict
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_a_table_that_is_dropped_while_it_is_read_ends_nothing(place: Place) -> None:
     make_tables(place.database, (QUIET, "dropped", "kept"))
     async with place.rigged(preamble=range_bytes(32_768)) as rig:

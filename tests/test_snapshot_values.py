@@ -112,7 +112,7 @@ async def values_of(database: Database, row_count: int) -> tuple[list[str], list
     ]
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 def test_every_value_is_byte_for_byte_the_streams(any_database: Database) -> None:
     make_table(any_database)
     compared = 0

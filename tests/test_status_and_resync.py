@@ -301,7 +301,7 @@ async def operations(client: "S3Client", target: DestinationConfiguration) -> Co
     return found
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 async def test_a_running_engine_takes_a_snapshot_again_and_cancels_one(
     database: Database,
     pipeline: Pipeline,
@@ -339,7 +339,7 @@ async def test_a_running_engine_takes_a_snapshot_again_and_cancels_one(
     assert await operations(s3_client, target) == {"t": 2, "r": 2 * ROWS}
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_status_says_how_far_a_table_is_that_is_being_read(
     database: Database, pipeline: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -32,7 +32,7 @@ from engine.servers.fault_proxy import HttpFaultProxy, Stall
 from engine.servers.servers import EmbeddedS3
 from load_tests.engine_process import EngineProcess, Pipeline, until
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
 
 DESKTOP: Final = (1440, 900)
 PHONE: Final = (360, 740)

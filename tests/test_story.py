@@ -106,7 +106,7 @@ async def stalls(rig: Rig, engine: EngineProcess) -> dict[str, Any]:
     return status
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_whatever_happens_to_an_engine_has_one_line(rig: Rig, source: Source) -> None:
     engine = await rig.streaming()
     for table in TABLES:

@@ -27,7 +27,7 @@ from load_tests.engine_process import EngineProcess, Pipeline, until
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 ROWS = 15_000
 BEFORE = {
@@ -276,7 +276,7 @@ async def test_changes_before_a_tables_point_are_in_its_snapshot_and_nowhere_els
         # Behind the point of `first`, and before that of `second`, which has no key.
         place.database.execute("INSERT INTO first VALUES (1, 'streamed')")
         place.database.execute("INSERT INTO second VALUES (1, 'read'), (1, 'read')")
-        lag = await until(lambda: _lag(engine), "a lag", seconds=30)
+        lag = await until(lambda: _lag(engine), "a lag", seconds=60)
         hold.release()
         await engine.reaches("streaming", seconds=60)
         place.database.execute("INSERT INTO second VALUES (2, 'streamed')")

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
 
 HAND_OVERS = 3
-HAND_OVER_SECONDS_MAX = 15.0
-"""A standby tries every 2 s; the rest is for a machine that does other things too."""
+HAND_OVER_SECONDS_MAX = 45.0
+"""A standby tries every 2 s; the rest is for a machine that does other things too. It is less than
+any time limit of the server's or of ours, which nobody is to wait for."""
 
 OBJECT = requests_to("PUT", ".ndjson.")
 
@@ -63,7 +64,7 @@ async def some_objects(rig: Rig, more_than: int = 0) -> int:
     return await until(look, f"more than {more_than} objects")
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_a_standby_is_ready_writes_nothing_and_ends_well(rig: Rig) -> None:
     active = await rig.streaming("active")
     standby = await standing_by(rig, "standby")
@@ -80,7 +81,7 @@ async def test_a_standby_is_ready_writes_nothing_and_ends_well(rig: Rig) -> None
     await rig.proven()
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_a_standby_that_waits_writes_nothing_to_the_servers_log(
     any_database: Database, s3: EmbeddedS3, bucket: str, s3_client: "S3Client", tmp_path: Path
 ) -> None:
@@ -97,7 +98,7 @@ async def test_a_standby_that_waits_writes_nothing_to_the_servers_log(
         assert [line for line in lines if any_database.name in line and "ERROR" in line] == []
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 async def test_a_frozen_engine_that_wakes_up_is_superseded(rig: Rig) -> None:
     active = await rig.streaming("active")
     standby = await standing_by(rig, "standby")
@@ -122,7 +123,7 @@ async def test_a_frozen_engine_that_wakes_up_is_superseded(rig: Rig) -> None:
     await rig.proven()
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 async def test_a_rolling_deploy_hands_over_again_and_again(rig: Rig) -> None:
     loop = asyncio.get_running_loop()
     active = await rig.streaming("engine")
@@ -150,7 +151,7 @@ async def test_a_rolling_deploy_hands_over_again_and_again(rig: Rig) -> None:
     await rig.proven()
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_a_standby_takes_over_from_a_killed_engine(rig: Rig) -> None:
     active = await rig.streaming("active")
     standby = await standing_by(rig, "standby")
@@ -164,7 +165,7 @@ async def test_a_standby_takes_over_from_a_killed_engine(rig: Rig) -> None:
     await rig.proven()
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_three_engines_begin_an_empty_prefix_at_the_same_instant(rig: Rig) -> None:
     # Nothing is there: publication and slot are made by whoever comes first.
     rig.twin.drop()
@@ -189,7 +190,7 @@ async def test_three_engines_begin_an_empty_prefix_at_the_same_instant(rig: Rig)
         await engine.stop()
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_a_takeover_says_once_that_a_table_is_not_published(rig: Rig) -> None:
     """`check` says it before; a start leaves it to the alarm."""
     rig.database.execute("CREATE TABLE unpublished (id int PRIMARY KEY)")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
 
 # Each runs several engines, one after the other.
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 SECRET = "confidential"
 """Is in each row that cannot be represented, beside what makes it so."""

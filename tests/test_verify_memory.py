@@ -137,7 +137,7 @@ def peak_bytes(entries: int) -> tuple[int, Verdict]:
         gc.unfreeze()
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_memory_does_not_grow_with_the_journal_but_for_a_number_an_object() -> None:
     # With fewer entries, pages and the window of reads ahead are not full yet. A peak varies by
     # some 300,000 bytes from one measurement to the next, so the two lengths are far apart.

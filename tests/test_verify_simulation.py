@@ -64,7 +64,7 @@ def prepared() -> Iterator[None]:
         yield
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("depth", ["light", "full"])
 def test_what_engines_leave_behind_is_right_at_any_moment(depth: Literal["light", "full"]) -> None:
     pending = 0

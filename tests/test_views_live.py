@@ -17,7 +17,7 @@ from view_engines import Stand
 
 NEXT = "next: run it in DuckDB: its first comment says what it needs"
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 PREFIX = "la'ke*"
 ENGINES: tuple[EngineName, ...] = ("athena", "snowflake", "databricks", "spark")
@@ -140,7 +140,7 @@ class Lake:
         with EngineProcess(
             self.pipeline, self.folder, "views", "views", engine, *tables
         ) as process:
-            assert await process.ended(seconds=30) == 0, process.log
+            assert await process.ended(seconds=60) == 0, process.log
             return process.output.read_text(), process.log
 
     def execute(self, *statements: str) -> None:
@@ -362,7 +362,7 @@ async def test_the_flat_envelopes_views_are_the_tables_but_for_changed_keys(lake
     ddl, complaints = await flat.ddl("f", "public.moved", "whole")
     words = ("views", "duckdb", "public.muved")
     with EngineProcess(flat.pipeline, flat.folder, "unknown", *words) as process:
-        unknown = await process.ended(seconds=30)
+        unknown = await process.ended(seconds=60)
 
     assert unknown == 2
     assert "the journal knows no public.muved; did you mean public.moved" in process.log
@@ -399,7 +399,7 @@ async def test_a_view_has_no_column_that_a_snapshot_had_and_the_table_has_no_mor
     await lake.run()
     lake.execute("UPDATE back SET x = 'streamed'", "ALTER TABLE back ADD COLUMN y int DEFAULT 7")
     with EngineProcess(lake.pipeline, lake.folder, "resync", "resync", "public.back") as process:
-        assert await process.ended(seconds=30) == 0, process.log
+        assert await process.ended(seconds=60) == 0, process.log
     await lake.run()
     ddl, _ = await lake.ddl("back")
     lake.execute("ALTER TABLE back DROP COLUMN y", "UPDATE back SET x = 'again'")

@@ -22,7 +22,7 @@ from load_tests.engine_process import EngineProcess, Pipeline
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 STATES = f"{LAKE}/_tailrace/state/"
 ENTRIES = f"{LAKE}/_tailrace/journal/"

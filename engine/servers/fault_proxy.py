@@ -214,7 +214,7 @@ class Hold:
     def is_reached(self) -> bool:
         return self._reached.is_set()
 
-    async def wait_reached(self, seconds: float = 20.0) -> Request:
+    async def wait_reached(self, seconds: float = 60.0) -> Request:
         """The held request, once there is one. Raises TimeoutError.
 
         Cancellation changes nothing.

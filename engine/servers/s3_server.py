@@ -38,9 +38,11 @@ from engine.servers.server_process import (
 REGION = "us-east-1"
 NO_IDENTITIES: Mapping[str, Sequence[str]] = MappingProxyType({})
 _PARTS = ("master", "volume", "filer", "admin", "s3")
-_START_SECONDS_MAX = 30.0
+_START_SECONDS_MAX = 60.0
 _START_ATTEMPTS_MAX = 5
+# While it starts, some requests are never answered: others are.
 _REQUEST_SECONDS_MAX = 5.0
+_BUCKET_SECONDS_MAX = 60.0
 _SIGNED_HEADERS = "host;x-amz-content-sha256;x-amz-date"
 _VOLUME_COUNT_MAX = 10_000
 
@@ -157,7 +159,9 @@ class EmbeddedS3:
 
     def create_bucket(self, name: str) -> None:
         """Create a bucket; nothing happens if it exists."""
-        status, answer = self._request(self.port, "PUT", f"/{name}")
+        status, answer = self._request(
+            self.port, "PUT", f"/{name}", seconds_max=_BUCKET_SECONDS_MAX
+        )
         if status not in {HTTPStatus.OK, HTTPStatus.CONFLICT}:
             raise ServerError(f"bucket {name} was not created: {status} {answer.decode()}")
 
@@ -257,7 +261,9 @@ class EmbeddedS3:
         _send(ports["filer.port"], "DELETE", "/tailrace-ready", {}, b"")
         return True
 
-    def _request(self, port: int, method: str, path: str) -> tuple[int, bytes]:
+    def _request(
+        self, port: int, method: str, path: str, *, seconds_max: float = _REQUEST_SECONDS_MAX
+    ) -> tuple[int, bytes]:
         """Send a signed request without a body or a query."""
         headers = signed_headers(
             method,
@@ -267,7 +273,7 @@ class EmbeddedS3:
             secret_access_key=self.secret_access_key,
             now=datetime.now(UTC),
         )
-        return _send(port, method, path, headers, b"")
+        return _send(port, method, path, headers, b"", seconds_max=seconds_max)
 
 
 def signed_headers(
@@ -302,9 +308,15 @@ def signed_headers(
 
 
 def _send(
-    port: int, method: str, path: str, headers: dict[str, str], body: bytes
+    port: int,
+    method: str,
+    path: str,
+    headers: dict[str, str],
+    body: bytes,
+    *,
+    seconds_max: float = _REQUEST_SECONDS_MAX,
 ) -> tuple[int, bytes]:
-    connection = HTTPConnection(LOOPBACK, port, timeout=_REQUEST_SECONDS_MAX)
+    connection = HTTPConnection(LOOPBACK, port, timeout=seconds_max)
     with closing(connection):
         connection.request(method, path, body, headers)
         response = connection.getresponse()

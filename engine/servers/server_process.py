@@ -31,7 +31,7 @@ _PORT_ATTEMPTS_MAX = 200
 _kept: deque[socket.socket] = deque(maxlen=128)
 _READY_PAUSE_SECONDS = 0.02
 _LOG_LINES_SHOWN = 20
-_SUSPEND_SECONDS_MAX = 5.0
+_SUSPEND_SECONDS_MAX = 30.0
 
 
 class ServerError(TailraceError):

@@ -28,7 +28,7 @@ EXISTING = "existing"
 
 _ROWS_A_TRANSACTION = 10_000
 _END_WALSENDER = """
-SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots
+SELECT pg_terminate_backend(active_pid, 60000) FROM pg_replication_slots
 WHERE slot_name = %s AND active_pid IS NOT NULL
 """
 
