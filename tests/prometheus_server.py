@@ -42,7 +42,7 @@ class PrometheusServer:
 
     def get(self, path: str, **parameters: str) -> Any:
         """The answer's `data`. Fails with Prometheus's own words where it refuses."""
-        connection = HTTPConnection(LOOPBACK, self._port, timeout=10)
+        connection = HTTPConnection(LOOPBACK, self._port, timeout=60)
         try:
             connection.request("GET", f"/api/v1/{path}?{urlencode(parameters)}")
             document = json.loads(connection.getresponse().read())

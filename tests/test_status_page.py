@@ -99,7 +99,7 @@ class Shown:
         page.on("request", lambda request: asked.append(request.url))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda message: complaints.append(message.text))
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(60_000)
         try:
             await page.goto(url)
             await reached(page, ASKED)

@@ -25,6 +25,7 @@ from load_tests.engine_process import until
 
 _WORKER = "from distributed.cli.dask_worker import main; main()"
 _SCHEDULER = "from distributed.cli.dask_scheduler import main; main()"
+_NET_ATTEMPTS_MAX = 20
 
 
 def _ip(*words: str) -> None:
@@ -56,17 +57,31 @@ class Machine:
         _ip("-n", self.namespace, "link", "set", self.cable, "down")
 
 
+def _taken_net() -> str:
+    """The first three numbers of a net whose host's address is ours now, and nobody else's."""
+    for attempt in range(_NET_ATTEMPTS_MAX):
+        net = f"10.{200 + secrets.randbelow(50)}.{secrets.randbelow(250)}"
+        try:
+            _ip("addr", "add", f"{net}.254/32", "dev", "lo")
+        except subprocess.CalledProcessError:
+            # Another process may have it. Any other reason fails in the same way next time.
+            if attempt == _NET_ATTEMPTS_MAX - 1:
+                raise
+        else:
+            return net
+    raise AssertionError
+
+
 @contextmanager
 def namespaces(count: int) -> Iterator[tuple[Machine, ...]]:
     """So many machines in namespaces of their own. Raises CalledProcessError without the right."""
     if shutil.which("ip") is None:
         raise FileNotFoundError("ip")
     mark = secrets.token_hex(3)
-    net = f"10.{200 + secrets.randbelow(50)}.{secrets.randbelow(250)}"
-    host = f"{net}.254"
     with ExitStack() as stack:
         # Where cables are cut, this address stays.
-        _ip("addr", "add", f"{host}/32", "dev", "lo")
+        net = _taken_net()
+        host = f"{net}.254"
         stack.callback(_ip, "addr", "del", f"{host}/32", "dev", "lo")
         machines = []
         for number in range(1, count + 1):
