@@ -71,6 +71,10 @@ class MemoryStore:
         found = self.objects.get(key)
         return ObjectHead(len(found.body), dict(found.metadata)) if found is not None else None
 
+    async def whole(self, key: str) -> ObjectTail | None:
+        head, body = await self.head(key), await self.get(key)
+        return None if head is None or body is None else ObjectTail(head.size, head.metadata, body)
+
     async def tail(self, key: str, size_bytes: int) -> ObjectTail | None:
         head = await self.head(key)
         if head is None:

@@ -17,6 +17,7 @@ from engine.reader.patience import answered
 from engine.reader.table import compressed
 from engine.reader.table.bodies import Bodies
 from engine.reader.table.compressed import PIECE_BYTES, pieces_of
+from engine.reader.table.kept import Kept
 from engine.reader.table.steps import Step
 from memory_store import MemoryStore
 
@@ -204,7 +205,7 @@ async def read(store: MemoryStore, *steps: Step) -> tuple[list[bytes], list[obje
     found: list[bytes] = []
     held: list[object] = []
     async with asyncio.TaskGroup() as group:
-        async for body in Bodies(store, answered).of(steps, group):
+        async for body in Bodies(store, answered, Kept()).of(steps, group):
             found.append(bytes(body.lines))
             held.append(body.lines.obj)
     return found, held

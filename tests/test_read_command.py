@@ -19,6 +19,7 @@ from engine.cli.application import main
 from engine.cli.read_target import Target
 from engine.config import DestinationConfiguration
 from engine.reader.formats import taking
+from engine.reader.table import kept
 from engine.servers.servers import EmbeddedS3
 from memory_store import MemoryStore
 from small_bucket import ORDERS, SmallBucket
@@ -393,6 +394,8 @@ def test_who_stops_half_way_leaves_no_thread(
 def test_who_closes_while_the_bucket_is_silent_does_not_wait(
     lake: SmallBucket, target: DestinationConfiguration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # A small object would be read by now.
+    monkeypatch.setattr(kept, "SMALL_BYTES_MAX", 0)
     changes = tailrace.read(url(target), TABLE)
     is_asked = threading.Event()
 

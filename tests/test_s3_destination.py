@@ -242,6 +242,20 @@ async def test_the_end_of_an_object_comes_with_its_head_in_one_request(
     assert await proxied.tail(f"{prefix}/none", 4) is None
 
 
+async def test_a_whole_object_is_told_by_one_request_that_compares_its_checksum(
+    proxied: S3ObjectStore, proxy: HttpFaultProxy, prefix: str
+) -> None:
+    await create(proxied, f"{prefix}/k", b"0123456789", rows="7")
+    before = len(proxy.requests)
+
+    found = await proxied.whole(f"{prefix}/k")
+    [request] = proxy.requests[before:]
+
+    assert found == ObjectTail(10, {"rows": "7"}, b"0123456789")
+    assert dict(request.headers)["x-amz-checksum-mode"] == "ENABLED"
+    assert await proxied.whole(f"{prefix}/none") is None
+
+
 async def test_of_an_archived_object_the_head_is_told(
     proxied: S3ObjectStore, proxy: HttpFaultProxy, prefix: str
 ) -> None:

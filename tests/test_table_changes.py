@@ -11,7 +11,7 @@ from engine.model.errors import ReadRefused
 from engine.model.interfaces import ObjectHead
 from engine.model.layout import ObjectPlace, journal_key, state_key
 from engine.model.position import Position, behind, commit_of
-from engine.reader.table import Until, parse_until
+from engine.reader.table import Until, kept, parse_until
 from engine.reader.table.cursor import decode_cursor, encode_cursor
 from engine.reader.table.links import link_of
 from log_points import durable, place, point
@@ -831,7 +831,11 @@ class VanishingStore(MemoryStore):
         return None if key.endswith(".ndjson.gz") else await super().get(key)
 
 
-async def test_an_object_that_goes_while_it_is_read_is_named() -> None:
+async def test_an_object_that_goes_while_it_is_read_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A small one is read when it is asked what it is.
+    monkeypatch.setattr(kept, "SMALL_BYTES_MAX", 0)
     bucket = await streamed("c")
 
     error = await refused(VanishingStore(bucket.store.objects))

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from engine.journal.entry import Agreed, Entry, Watch
 from engine.model.position import LogPosition, Position, log_position, make_position
 from engine.model.schema import Column, Relation, TableVersion
-from engine.reader.table import Until
+from engine.reader.table import Until, kept
 from engine.reader.table.folding import Folding
 from engine.reader.table.links import Link, chain
 from engine.reader.table.projection import projection, unrecorded
@@ -95,7 +95,11 @@ async def test_what_came_since_the_snapshot_may_not_have_expired() -> None:
     assert (await refused(bucket.store, is_current=True)).code in {"object-missing", "expired"}
 
 
-async def test_what_is_older_than_a_truncate_record_is_not_read() -> None:
+async def test_what_is_older_than_a_truncate_record_is_not_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A small one comes with what it says of itself.
+    monkeypatch.setattr(kept, "SMALL_BYTES_MAX", 0)
     bucket = await streamed("cc", "ct", "c", store=CountingStore())
     store = bucket.store
     assert isinstance(store, CountingStore)

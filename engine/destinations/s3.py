@@ -136,8 +136,19 @@ class S3ObjectStore:
 
     async def get(self, key: str) -> bytes | None:
         """The body, or None where there is no such object. Cancellation changes nothing."""
+        found = await self._read(key)
+        return found[1] if found is not None else None
 
-        async def ask() -> bytes | Failure:
+    async def whole(self, key: str) -> ObjectTail | None:
+        """What `get` and `head` tell, in one request. Cancellation changes nothing."""
+        found = await self._read(key)
+        if found is None:
+            return None
+        metadata, body = found
+        return ObjectTail(len(body), metadata, body)
+
+    async def _read(self, key: str) -> tuple[dict[str, str], bytes] | None:
+        async def ask() -> tuple[dict[str, str], bytes] | Failure:
             return await self._connection.ask(
                 _GET_SECONDS, self._connection.read, **self._address, Key=key
             )

@@ -130,8 +130,8 @@ class S3Connection:
         """
         return await self.ask(_IDENTITY_SECONDS, self._credentials.identity)
 
-    async def read(self, **parameters: Any) -> bytes:
-        """An object's whole body, its checksum compared where the store keeps one.
+    async def read(self, **parameters: Any) -> tuple[dict[str, str], bytes]:
+        """An object's metadata and whole body, its checksum compared where the store keeps one.
 
         Cancellation closes the request's connection and changes nothing in the bucket.
         """
@@ -139,7 +139,7 @@ class S3Connection:
         body = response["Body"]
         # Entering gives aiohttp's response, whose `read` compares nothing.
         async with body:
-            return await body.read()
+            return dict(response["Metadata"]), await body.read()
 
     async def read_tail(self, **parameters: Any) -> tuple[int, dict[str, str], bytes]:
         """Size and metadata of an object, and the bytes of the range that is asked for.

@@ -59,10 +59,14 @@ class JournalReader:
 
         Cancellation changes nothing.
         """
-        async for listed in self._listed(folder, after):
+        async for listed in self.listed(folder, after):
             yield listed.key
 
-    async def _listed(self, folder: str, after: str = "") -> AsyncIterator[ListedObject]:
+    async def listed(self, folder: str, after: str = "") -> AsyncIterator[ListedObject]:
+        """The objects whose keys begin with `folder` and sort after `after`, in their order.
+
+        Cancellation changes nothing.
+        """
         while page := await self._answered(partial(self._page, folder, after)):
             for listed in page:
                 yield listed
@@ -79,7 +83,7 @@ class JournalReader:
     async def states(self) -> "StateFiles":
         """All state files. Cancellation changes nothing."""
         found = StateFiles()
-        async for listed in self._listed(state_folder(self._prefix)):
+        async for listed in self.listed(state_folder(self._prefix)):
             seq = state_seq(self._prefix, listed.key)
             if seq is not None:
                 found.seqs.append(seq)
@@ -104,7 +108,7 @@ class JournalReader:
         Cancellation changes nothing.
         """
         after_key = journal_key(self._prefix, after) if after >= 0 else ""
-        async for listed in self._listed(journal_folder(self._prefix), after_key):
+        async for listed in self.listed(journal_folder(self._prefix), after_key):
             seq = entry_seq(self._prefix, listed.key)
             if seq is not None:
                 yield seq, listed.made_us

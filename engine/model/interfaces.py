@@ -403,6 +403,10 @@ class ObjectStore(Protocol):
         """
         ...
 
+    async def whole(self, key: str) -> ObjectTail | None:
+        """What `get` and `head` tell, in one request. Cancellation changes nothing."""
+        ...
+
     async def tail(self, key: str, size_bytes: int) -> ObjectTail | None:
         """What `head` tells and the last bytes, so many at most. None: no such object.
 

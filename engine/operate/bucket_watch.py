@@ -191,6 +191,11 @@ class WatchedStore:
         with self._watch.request():
             return await self._store.head(key)
 
+    async def whole(self, key: str) -> ObjectTail | None:
+        """See ObjectStore."""
+        with self._watch.request():
+            return await self._store.whole(key)
+
     async def tail(self, key: str, size_bytes: int) -> ObjectTail | None:
         """See ObjectStore."""
         with self._watch.request():

@@ -461,6 +461,10 @@ class SimulatedStore:
         assert answer is None or isinstance(answer, ObjectHead)
         return answer
 
+    async def whole(self, key: str) -> ObjectTail | None:
+        head, body = await self.head(key), await self.get(key)
+        return None if head is None or body is None else ObjectTail(head.size, head.metadata, body)
+
     async def tail(self, key: str, size_bytes: int) -> ObjectTail | None:
         head, body = await self.head(key), await self.get(key)
         if head is None or body is None:

@@ -28,6 +28,7 @@ from engine.journal.reading import Answered
 from engine.model.errors import DecodeError, ReadRefused, TailraceError
 from engine.model.interfaces import ObjectStore
 from engine.reader.table.compressed import pieces_of
+from engine.reader.table.kept import Kept
 from engine.reader.table.steps import Step
 
 READS_AT_ONCE: Final = 8
@@ -49,11 +50,12 @@ class Body:
 
 
 class Bodies:
-    """Gets objects of one bucket."""
+    """Gets objects of one bucket, but for those whose bodies are `kept` already."""
 
-    def __init__(self, store: ObjectStore, answered: Answered) -> None:
+    def __init__(self, store: ObjectStore, answered: Answered, kept: Kept) -> None:
         self._store = store
         self._answered = answered
+        self._kept = kept
 
     async def of(
         self, steps: Iterable[Step], group: asyncio.TaskGroup
@@ -101,6 +103,9 @@ class Bodies:
                 task.cancel()
 
     async def _get(self, step: Step) -> bytes | TailraceError:
+        kept = self._kept.taken(step.key)
+        if kept is not None:
+            return kept
         # An error is answered, not raised: it would cancel whoever works on the body before.
         try:
             content = await self._answered(partial(self._store.get, step.key))

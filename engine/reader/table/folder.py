@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from engine.journal.reading import READS_AT_ONCE, Answered, JournalReader, read_in_order
+from engine.model.errors import ObjectArchived
 from engine.model.interfaces import ObjectHead, ObjectStore
 from engine.model.layout import ObjectPlace, TableLayout, object_place
 from engine.model.position import attempt_of
 from engine.model.record import Layout
 from engine.model.schema import TableName
+from engine.reader.table.kept import Kept
 from engine.reader.table.links import Link, link_of
 
 STYLES: tuple[Layout, ...] = ("hive", "plain")
@@ -26,14 +28,15 @@ _VERSIONS_SORTED = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An object in the folder, by its key alone."""
+    """An object in the folder, by what a listing says of it."""
 
     key: str
     place: ObjectPlace
+    size_bytes: int
 
 
 class TableFolder:
-    """Where one table's objects lie."""
+    """Where one table's objects lie. `kept` has bodies that came with what objects say."""
 
     def __init__(
         self,
@@ -49,6 +52,7 @@ class TableFolder:
         self._reader = reader
         self._answered = answered
         self._table = table
+        self.kept = Kept()
         self._layouts = [TableLayout(prefix, database, style) for style in STYLES]
 
     async def found(self, begin: ObjectPlace | None) -> list[Found]:
@@ -59,10 +63,10 @@ class TableFolder:
         found = []
         for layout in self._layouts:
             folder = layout.table_folder(self._table)
-            async for key in self._reader.keys(folder, self._after(layout, begin)):
-                place = object_place(folder, key)
+            async for listed in self._reader.listed(folder, self._after(layout, begin)):
+                place = object_place(folder, listed.key)
                 if place is not None and (begin is None or place >= begin):
-                    found.append(Found(key, place))
+                    found.append(Found(listed.key, place, listed.size))
         return sorted(found, key=lambda one: (one.place.first, one.key))
 
     def _after(self, layout: TableLayout, begin: ObjectPlace | None) -> str:
@@ -71,12 +75,17 @@ class TableFolder:
         return layout.hour_folder(self._table, begin.version, begin.hour) + begin.first
 
     async def links(
-        self, begin: ObjectPlace | None, *, known: Collection[str] = (), before: str = "~"
+        self,
+        begin: ObjectPlace | None,
+        *,
+        known: Collection[str] = (),
+        before: str = "~",
+        low: str = "",
     ) -> list[Link]:
         """The objects of streams from `begin` on, but for those whose keys are `known`.
 
-        The first of them that does not sort before `before` is the last one. Cancellation changes
-        nothing.
+        The first of them that does not sort before `before` is the last one. Those from `low` on
+        are wanted: small ones are `kept`. Cancellation keeps some.
         """
         links: list[Link] = []
 
@@ -91,8 +100,23 @@ class TableFolder:
                 links.append(link)
             return link is None or link.first < before
 
-        await read_in_order(wanted(), self._head, take, READS_AT_ONCE)
+        async def look(one: Found) -> ObjectHead | None:
+            return await self._look(one, is_wanted=low <= one.place.first < before)
+
+        await read_in_order(wanted(), look, take, READS_AT_ONCE)
         return links
+
+    async def _look(self, one: Found, *, is_wanted: bool) -> ObjectHead | None:
+        if not is_wanted or not self.kept.has_room(one.size_bytes):
+            return await self._head(one)
+        try:
+            found = await self._answered(partial(self._store.whole, one.key))
+        except ObjectArchived:
+            # Whether it is needed is not known yet.
+            return await self._head(one)
+        if found is not None and found.last is not None:
+            self.kept.keep(one.key, found.last)
+        return found
 
     async def _head(self, one: Found) -> ObjectHead | None:
         return await self._answered(partial(self._store.head, one.key))

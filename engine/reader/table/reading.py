@@ -224,7 +224,7 @@ async def reading_of(store: ObjectStore, view: JournalView, question: Question) 
         database=state.source.database,
         table=known.table,
     )
-    finding = _Finding(known, prefix, reader, folder, Bodies(store, answered))
+    finding = _Finding(known, prefix, reader, folder, Bodies(store, answered, folder.kept))
     own = Cursor(table=table, prefix=prefix, source=source_digest(state.source))
     if question.is_current:
         return await finding.rows(own, allows_gaps=question.allows_gaps)
@@ -272,10 +272,10 @@ class _Finding:
         known = self.known
         pieces = await self._pieces()
         floor = pieces.begin if pieces is not None else LOG_BEGIN
-        links = await self._links(self._begin(pieces), pieces)
+        links = await self._links(self._begin(pieces), pieces, floor)
         found = chain(links, known.end, floor)
         if found.missing and pieces is not None:
-            links = await self._links(None, pieces)
+            links = await self._links(None, pieces, floor)
             found = chain(links, known.end, floor)
         chosen = tuple(steps(found.links, pieces, low=floor, high=known.until))
         newest = truncated(chosen)
@@ -319,12 +319,15 @@ class _Finding:
         number = version.number if version is not None else 0
         return ObjectPlace(number, hour.strftime(_HOUR_FORMAT), NOWHERE)
 
-    async def _links(self, begin: ObjectPlace | None, pieces: Pieces | None) -> list[Link]:
+    async def _links(
+        self, begin: ObjectPlace | None, pieces: Pieces | None, low: str
+    ) -> list[Link]:
         if not self.known.end:
             return []
         keys = pieces.keys if pieces is not None else frozenset[str]()
         # One more object shows that nothing is missing before it.
-        return await self.folder.links(begin, known=keys, before=self.known.end + LAST)
+        end = self.known.end + LAST
+        return await self.folder.links(begin, known=keys, before=end, low=low)
 
     # --- changes
 
@@ -332,7 +335,7 @@ class _Finding:
         known = self.known
         pieces = await self._pieces_since(cursor)
         begin = ObjectPlace(cursor.version, cursor.hour, cursor.first) if cursor.first else None
-        links = await self._links(begin, pieces)
+        links = await self._links(begin, pieces, cursor.through)
         found = chain(links, known.end, cursor.anchor)
         given = cursor.given if pieces is not None and pieces.attempt == cursor.attempt else ""
         attempt = pieces.attempt if pieces is not None else 0
