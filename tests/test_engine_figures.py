@@ -24,6 +24,7 @@ from engine.operate.history import SAMPLES_MAX, Recorder, Totals
 from engine.operate.lag import NOTHING, UNKNOWN, Amount, Lag, Reading
 from engine.operate.process_memory import resident_bytes
 from engine.operate.retention import RetentionWatch
+from engine.operate.rights_watch import RightsWatch
 from engine.operate.status import STALLED_BAD_SECONDS, Status
 from engine.operate.summary import summary
 from engine.pipeline.observer import Observer
@@ -350,7 +351,7 @@ def test_a_cancelled_request_says_nothing_of_the_bucket() -> None:
 
 async def test_every_request_passes_the_watch_unchanged() -> None:
     store, watch = MemoryStore(), BucketWatch(Clock())
-    watched = WatchedStore(store, watch)
+    watched = WatchedStore(store, watch, RightsWatch(Clock(), Alarms(Clock())))
 
     assert await watched.create("lake/a", b"1", content_type="text/plain", metadata={"a": "b"})
     upload = await watched.begin_upload("lake/b", content_type="text/plain", metadata={})

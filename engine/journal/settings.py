@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from engine.flow.chunk import ChunkLimits
 from engine.model.position import LOG_BEGIN, LogPosition
+from engine.operate.rights_watch import RIGHT_SECONDS
 
 SCHEMA_SECONDS = 6 * 3600.0
 """A schema.json that was there so long ago is asked for again: rules of a bucket count days."""
@@ -28,7 +29,8 @@ class Settings:
     `requests_interval` is how often requests to this engine are looked for. `state_seconds` is how
     old the newest state file may become. `unseen_seconds_max` is for how long an engine goes on
     that did not see the journal's end. `schema_seconds` is for how long a schema.json is known to
-    be there. `check_name` names the object that proves the right to
+    be there. `right_seconds` is for how long a right on the bucket is waited for that was there
+    before. `check_name` names the object that proves the right to
     write. It is another name for each way in which objects are made. `bucket` is the
     bucket's name, for those who look. `accept_gap` is the place that
     was durable when a loss happened which the operator accepts; empty for none. `stream_waits`: the
@@ -57,6 +59,7 @@ class Settings:
     state_seconds: float = 6 * 3600.0
     unseen_seconds_max: float = 12 * 3600.0
     schema_seconds: float = SCHEMA_SECONDS
+    right_seconds: float = RIGHT_SECONDS
 
     @property
     def destination(self) -> str:

@@ -2,13 +2,15 @@
 
 Strategy: `WatchedStore` stands in front of a bucket and tells a `BucketWatch` of every request.
 The watch knows when the last one succeeded, which still wait, and what the newest failure was.
+A `RightsWatch` is told as well: it decides what a refusal means.
 
 A bucket is stalled where nothing has succeeded for `STALLED_SECONDS` although somebody asks: a
 request waits for its answer, or failed and is made again. A slow upload beside requests that
 succeed is no stall. Nor is a single failure: the one who asked may have given up, and nobody else
 asks a bucket while nothing happens.
 
-Invariant: a request passes unchanged, and costs no turn of the loop more.
+Invariant: a request passes unchanged, and costs no turn of the loop more. So does its answer,
+unless it is a refusal of what was granted before.
 """
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -27,6 +29,7 @@ from engine.model.interfaces import (
     ObjectTail,
 )
 from engine.model.staging import Completion, StagedPart
+from engine.operate.rights_watch import Kind, RightsWatch
 
 STALLED_SECONDS: Final = 5.0
 
@@ -156,11 +159,28 @@ _T = TypeVar("_T")
 
 
 class WatchedStore:
-    """Implements `engine.model.interfaces.ObjectStore` by `store`, and tells `watch` of it all."""
+    """Implements `engine.model.interfaces.ObjectStore` by `store`, and tells `watch` of it all.
 
-    def __init__(self, store: ObjectStore, watch: BucketWatch) -> None:
+    What is refused is what `rights` says that it is.
+    """
+
+    def __init__(self, store: ObjectStore, watch: BucketWatch, rights: RightsWatch) -> None:
         self._store = store
         self._watch = watch
+        self._rights = rights
+
+    @contextmanager
+    def _request(self, kind: Kind, key: str) -> Iterator[None]:
+        with self._watch.request():
+            try:
+                yield
+            except DestinationRefused as error:
+                passing = self._rights.judged(kind, key, error)
+                if passing is None:
+                    raise
+                raise passing from error
+            else:
+                self._rights.granted(kind, key)
 
     async def create(
         self,
@@ -172,7 +192,7 @@ class WatchedStore:
         in_one_request: bool = False,
     ) -> bool:
         """See ObjectStore."""
-        with self._watch.request():
+        with self._request("create", key):
             return await self._store.create(
                 key,
                 body,
@@ -183,12 +203,12 @@ class WatchedStore:
 
     async def get(self, key: str) -> bytes | None:
         """See ObjectStore."""
-        with self._watch.request():
+        with self._request("read", key):
             return await self._store.get(key)
 
     async def head(self, key: str) -> ObjectHead | None:
         """See ObjectStore."""
-        with self._watch.request():
+        with self._request("read", key):
             return await self._store.head(key)
 
     async def whole(self, key: str) -> ObjectTail | None:
@@ -198,52 +218,54 @@ class WatchedStore:
 
     async def tail(self, key: str, size_bytes: int) -> ObjectTail | None:
         """See ObjectStore."""
-        with self._watch.request():
+        with self._request("read", key):
             return await self._store.tail(key, size_bytes)
 
     def list(self, prefix: str, *, after: str = "") -> AsyncIterator[ListedObject]:
         """See ObjectStore."""
-        return self._watched(self._store.list(prefix, after=after))
+        return self._watched(self._store.list(prefix, after=after), "list", prefix)
 
     async def folders(self, prefix: str) -> tuple[str, ...]:
         """See ObjectStore."""
-        with self._watch.request():
+        with self._request("list", prefix):
             return await self._store.folders(prefix)
 
     async def begin_upload(
         self, key: str, *, content_type: str, metadata: Mapping[str, str]
     ) -> str:
         """See ObjectStore."""
-        with self._watch.request():
+        with self._request("create", key):
             return await self._store.begin_upload(key, content_type=content_type, metadata=metadata)
 
     async def put_part(
         self, key: str, upload_id: str, number: int, body: bytes | memoryview
     ) -> StagedPart:
         """See ObjectStore."""
-        with self._watch.request():
+        with self._request("create", key):
             return await self._store.put_part(key, upload_id, number, body)
 
     async def complete_upload(
         self, key: str, upload_id: str, parts: Sequence[StagedPart], *, crc32: str
     ) -> Completion:
         """See ObjectStore."""
-        with self._watch.request():
+        with self._request("create", key):
             return await self._store.complete_upload(key, upload_id, parts, crc32=crc32)
 
     async def abort_upload(self, key: str, upload_id: str) -> bool:
         """See ObjectStore."""
-        with self._watch.request():
+        with self._request("abort uploads", key):
             return await self._store.abort_upload(key, upload_id)
 
     def list_uploads(self, prefix: str) -> AsyncIterator[ListedUpload]:
         """See ObjectStore."""
-        return self._watched(self._store.list_uploads(prefix))
+        return self._watched(self._store.list_uploads(prefix), "list uploads", prefix)
 
-    async def _watched(self, items: AsyncIterator[_T]) -> AsyncIterator[_T]:
+    async def _watched(
+        self, items: AsyncIterator[_T], kind: Kind, prefix: str
+    ) -> AsyncIterator[_T]:
         """Each page is a request. What is done with an item between two of them is none."""
         while True:
-            with self._watch.request():
+            with self._request(kind, prefix):
                 item = await anext(items, None)
             if item is None:
                 return

@@ -53,6 +53,7 @@ from engine.operate.bucket_watch import BucketWatch, WatchedStore
 from engine.operate.lag import NOTHING, Amount, Lag
 from engine.operate.metrics import Metrics
 from engine.operate.process_memory import resident_bytes
+from engine.operate.rights_watch import RightsWatch
 from engine.operate.status import FoundTables, NotCaptured, Phase, Status
 from engine.pipeline.needs import Needs
 from engine.pipeline.observer import Observer
@@ -111,16 +112,18 @@ class Pipeline:
         publishing: Publishing | None = None,
         bucket_rules: "BucketRules | None" = None,
     ) -> None:
+        alarms = alarms or Alarms(clock, metrics)
         bucket = BucketWatch(clock, name=settings.bucket, prefix=settings.prefix)
+        self._rights = RightsWatch(clock, alarms, seconds=settings.right_seconds)
         self._world = World(
             source=source,
-            store=WatchedStore(store, bucket),
+            store=WatchedStore(store, bucket, self._rights),
             clock=clock,
             settings=settings,
             configuration=configuration,
             writer=writer,
             metrics=metrics,
-            alarms=alarms or Alarms(clock, metrics),
+            alarms=alarms,
             make_nonce=make_nonce,
             take_snapshots=take_snapshots,
             snapshot_progress=snapshot_progress,
@@ -362,6 +365,7 @@ class Pipeline:
             stream_waits=self._settings.stream_waits,
         )
         self._lease.accepting = None
+        self._rights.is_at_work = True
         start.keeping = life.create_task(state_keeper(self._life).run())
         state = self._journal.state
         _log.info(
@@ -490,6 +494,8 @@ class Pipeline:
             return
         self._phase = phase
         self._phase_since_us = self._world.clock()
+        # A standby has proved what a start needs, and waits as one that is at work does.
+        self._rights.is_at_work |= phase == "standby"
         self._world.metrics.source_connected(phase in _CONNECTED)
         self._world.metrics.phase(phase)
         self._world.events.happened("phase", phase)
