@@ -462,12 +462,13 @@ def test_an_interrupt_outside_a_drain_exits_130(tmp_path: Path) -> None:
     assert "Traceback" not in errors
 
 
-def test_a_reader_that_goes_away_is_no_error() -> None:
+@pytest.mark.parametrize("words", ["config schema", "--help", "--version"])
+def test_a_reader_that_goes_away_is_no_error(words: str) -> None:
     reading, writing = os.pipe()
     os.close(reading)
 
     result = subprocess.run(
-        [sys.executable, "-m", "engine", "config", "schema"],
+        [sys.executable, "-m", "engine", *words.split()],
         env=environment(),
         stdout=writing,
         stderr=subprocess.PIPE,
@@ -694,7 +695,7 @@ def test_a_used_slot_and_a_prefix_without_a_journal_are_a_warning(
     assert (first.returncode, code, second.returncode) == (0, 0, 0), second.stderr
     assert not fresh["slot"]["hint"]
     assert not known["slot"]["hint"]
-    assert "rows from before will not be in this prefix" in steps["slot"]["detail"]
+    assert "changes from before will not be in this prefix" in steps["slot"]["detail"]
     assert "destination.prefix" in steps["slot"]["hint"]
     assert "the slot is there and the prefix has no journal" in second.stderr
     assert "the slot is there" not in first.stderr

@@ -215,6 +215,14 @@ def test_text_that_is_not_toml_is_told_with_its_line(tmp_path: Path) -> None:
         loaded(tmp_path, "[source]\ndsn = host\n")
 
 
+@pytest.mark.parametrize("twice", ["tables = []", "[source]"])
+def test_a_key_or_a_section_that_stands_twice_is_told_as_such(tmp_path: Path, twice: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"tailrace\.toml:3: not TOML") as raised:
+        loaded(tmp_path, f"[source]\ntables = []\n{twice}\n")
+
+    assert "stands in the file once" in raised.value.hint
+
+
 def test_every_problem_is_told_at_once_with_its_line(tmp_path: Path) -> None:
     text = """\
 [source]

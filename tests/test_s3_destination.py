@@ -829,6 +829,23 @@ def test_hints_name_the_key_the_acl_and_the_owner() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("[[SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:992)]", "http://"),
+        ("[[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed]", "AWS_CA_BUNDLE"),
+    ],
+)
+def test_a_store_without_tls_is_told_apart_from_one_whose_certificate_is_not_known(
+    text: str, hint: str
+) -> None:
+    failure = Failure("ListObjectsV2", "SSLError", 0, text, ValueError())
+
+    error = destination_error(failure, "list k/", Circumstances(place=Place("b", "lake")))
+
+    assert hint in error.hint
+
+
+@pytest.mark.parametrize(
     ("answer", "hint"),
     [
         (Answer(501, "NotImplemented"), "uploads in parts"),

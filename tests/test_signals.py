@@ -236,6 +236,8 @@ def test_a_broken_stderr_does_not_change_the_exit_code(stderr: str, tmp_path: Pa
         ("config schema", ">/dev/full", 70),
         ("config schema", ">&-", 0),
         ("--version", ">&-", 0),
+        ("--version", ">/dev/full", 70),
+        ("--help", ">/dev/full", 70),
     ],
 )
 def test_a_broken_stdout_is_told(words: str, stdout: str, code: int) -> None:

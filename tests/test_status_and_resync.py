@@ -7,7 +7,7 @@ import json
 import re
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -15,9 +15,10 @@ from configured import make_destination
 from databases import Database
 from engine import app
 from engine.cli.application import main
+from engine.cli.asked import Asked
 from engine.config import DestinationConfiguration
-from engine.journal.entry import Answer, Gap
-from engine.model.errors import JournalError
+from engine.journal.entry import Answer, Gap, JournalState
+from engine.model.errors import DestinationUnavailable, JournalError
 from engine.model.layout import requests_folder
 from engine.model.request import decode_request, request_key, request_name, request_name_of
 from engine.operate.status import SnapshotStatus, Status
@@ -185,6 +186,53 @@ def test_cancel_is_a_request_of_its_own_and_json_is_one_object(
     assert code == 0
     assert found == {"request": name, "tables": [str(ORDERS)], "outcome": "waiting", "text": ""}
     assert decode_request(body or b"").kind == "cancel"
+
+
+class Ended(Exception):
+    """Nobody looks any more."""
+
+
+class StillView:
+    """A journal in which nothing more happens, for so many looks."""
+
+    def __init__(self, look_count: int) -> None:
+        self.state = JournalState()
+        self._left = look_count
+
+    async def follow(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise Ended
+
+
+async def test_whoever_waits_for_a_snapshot_that_does_not_begin_is_told_so_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("engine.cli.asked.FOLLOW_SECONDS", 0.001)
+    monkeypatch.setattr("engine.cli.asked.IDLE_SECONDS", 0.003)
+    monkeypatch.setattr("engine.reader.asking.progress", lambda *_: "wanted")
+    waiting = Asked("resync", is_waiting=True, is_quiet=False)
+    waiting.tables = (str(ORDERS),)
+
+    with pytest.raises(Ended):
+        await waiting._finished(cast("JournalView", StillView(20)), {})
+
+    assert capsys.readouterr().out.count(f"not begun yet: {ORDERS}; an alarm") == 1
+
+
+async def test_a_bucket_that_goes_on_failing_is_told_with_its_own_hint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def late(_: str) -> None:
+        raise DestinationUnavailable("list: RequestTimeTooSkewed", hint="set the clock")
+
+    monkeypatch.setattr("engine.reader.journal.PATIENCE_SECONDS", 0.5)
+    view = JournalView(MemoryStore(before_list=late), "shop")
+
+    with pytest.raises(DestinationUnavailable, match="RequestTimeTooSkewed") as raised:
+        await view.load()
+
+    assert raised.value.hint == "set the clock"
 
 
 def test_a_table_that_is_not_known_ends_with_1_and_near_names(

@@ -29,6 +29,7 @@ from engine.cli.output import (
     complain_in_json,
     complain_internal,
     flush,
+    unwritten,
 )
 from engine.model.errors import TailraceError
 
@@ -137,7 +138,10 @@ def main(arguments: list[str] | None = None) -> int:
         # Whoever read stdout has gone: give the interpreter's last flush somewhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
-    except SystemExit:
+    except SystemExit as ended:
+        # So the library that prints the help ends where stdout's reader has gone.
+        if isinstance(ended.__context__, BrokenPipeError):
+            return EXIT_BROKEN_PIPE
         raise
     except BaseException as error:  # noqa: BLE001 - the last boundary before the operator
         return _told(error)
@@ -149,12 +153,21 @@ def _told(error: BaseException) -> int:
 
     is_wanted = is_debug() or os.environ.get("TAILRACE_LOG__LEVEL", "").lower() == "debug"
     trace = trace_text(error) if is_wanted else ""
-    found = _ours(error)
+    found = unwritten(error) if _is_unprinted(error) else _ours(error)
     if found is None:
         complain_internal(error, trace=trace)
         return EXIT_INTERNAL
     complain_about(found, trace=trace)
     return found.exit_code
+
+
+def _is_unprinted(error: BaseException) -> bool:
+    """Whether it was raised where the help and the version are printed."""
+    raised = error.__traceback__
+    while raised is not None and raised.tb_next is not None:
+        raised = raised.tb_next
+    module = raised.tb_frame.f_globals.get("__name__", "") if raised is not None else ""
+    return isinstance(error, OSError) and module.startswith("rich.")
 
 
 def _ours(error: BaseException) -> TailraceError | None:

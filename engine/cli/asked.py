@@ -19,7 +19,8 @@ Outcome = Literal["waiting", "done", "refused", "finished", "given up"]
 
 FOLLOW_SECONDS = 1.0
 IDLE_SECONDS = 30.0
-"""The engine looks every 10 s. When it has not answered for so long, probably none is running."""
+"""The engine looks every 10 s. When it has not answered for so long, probably none is running. A
+snapshot that it has not begun for so long probably waits for somebody."""
 
 TABLES_SHOWN_MAX = 10
 
@@ -107,6 +108,7 @@ class Asked:
     async def _finished(self, view: "JournalView", before: dict[str, int]) -> None:
         from engine.reader.asking import progress  # noqa: PLC0415 - it loads the engine
 
+        waited = 0.0
         while True:
             found = {table: progress(table, view.state, before) for table in self.tables}
             for table, how in found.items():
@@ -122,7 +124,10 @@ class Asked:
             if set(found.values()) == {"finished"}:
                 self.outcome = "finished"
                 return
+            if IDLE_SECONDS <= waited < IDLE_SECONDS + FOLLOW_SECONDS:
+                self._tell_not_begun([table for table, how in found.items() if how == "wanted"])
             await asyncio.sleep(FOLLOW_SECONDS)
+            waited += FOLLOW_SECONDS
             await view.follow()
 
     def _tell_progress(self, table: str, how: str, attempt: int) -> None:
@@ -136,6 +141,13 @@ class Asked:
         if text is not None and self._told.get(table) != text:
             self._told[table] = text
             self._tell(f"    {table}: {text}")
+
+    def _tell_not_begun(self, tables: list[str]) -> None:
+        if tables:
+            self._tell(
+                f"    not begun yet: {_some(tables)}; an alarm in the engine's log, or `tailrace "
+                "check`, says what it waits for"
+            )
 
     def _tell(self, text: str) -> None:
         if not self._is_quiet:

@@ -118,11 +118,16 @@ def _write(text: str) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else type(error).__name__
-        raise ResultUnwritten(
-            f"the result could not be written to stdout: {reason}",
-            hint="Make room, or send it elsewhere, and run the same command again.",
-        ) from error
+        raise unwritten(error) from error
+
+
+def unwritten(error: OSError) -> ResultUnwritten:
+    """The error to tell where `error` came of writing to stdout."""
+    reason = os.strerror(error.errno) if error.errno else type(error).__name__
+    return ResultUnwritten(
+        f"the result could not be written to stdout: {reason}",
+        hint="Make room, or send it elsewhere, and run the same command again.",
+    )
 
 
 def say_last(step: str) -> None:

@@ -29,7 +29,7 @@ _LABEL: Final = 9
 
 SNAPSHOT_TEXTS: Final[Mapping[str, str]] = {
     "none": "no snapshot",
-    "wanted": "wanted: a running engine begins by itself",
+    "wanted": "wanted: a running engine begins by itself, or has an alarm that says why not",
     "started": "being read",
     "whole": "read, and about to be visible",
     "void": "void, so another attempt follows",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 from cyclopts import Parameter
 
 from engine.cli.options import ConfigFile, same_file
-from engine.cli.output import complain, say_as_is, tell_next
+from engine.cli.output import complain, say_as_is, tell, tell_next
 from engine.cli.startup import lean_imports
 from engine.config import DestinationConfiguration, default_log, load_destination
 from engine.model.plural import counted
@@ -61,9 +61,9 @@ def views(engine: EngineOption, /, *tables: Tables, config: ConfigFile = None) -
     say_as_is(printed.text.rstrip("\n"))
     if printed.doubtful_count:
         count = counted(printed.doubtful_count, "table")
-        complain(
-            f"{count} may not be shown right, or not at all",
-            'look for "MAY BE WRONG" and "no view" in the comments: each says why',
+        tell(
+            f"warning: {count} may not be shown right, or not at all: look for "
+            '"MAY BE WRONG" and "no view" in the comments'
         )
     tell_next(f"run it in {WHERE[engine]}: its first comment says what it needs")
     return 0

@@ -233,5 +233,12 @@ def _parse(file: Path, text: str) -> dict[str, Any]:
             what, line = str(error), text.count("\n") + 1
         raise ConfigurationError(
             f"{file}:{line}: not TOML: {what}",
-            hint="texts need quotes, lists brackets; nothing else was checked yet",
+            hint=f"{_toml_hint(what)}; nothing else was checked yet",
         ) from None
+
+
+def _toml_hint(what: str) -> str:
+    """What mends it, by the parser's words."""
+    if what.startswith(("Cannot overwrite", "Cannot declare")):
+        return "each key, and each [section], stands in the file once"
+    return "texts need quotes, lists brackets"

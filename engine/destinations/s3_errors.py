@@ -190,6 +190,11 @@ _NO_PARTS_HINT = (
     "20 MiB need: use one that takes them, or let them pass where a proxy stands before it"
 )
 
+_NO_TLS_HINT = (
+    "what answers there does not speak TLS: for http, write http:// in destination.endpoint_url; "
+    "else name the port that has TLS"
+)
+
 _SILENT_STS_HINT = (
     "this is AWS's STS, which gives the role's credentials: check the route to it (a VPC without "
     "internet needs an endpoint for STS), destination.region, and AWS_ENDPOINT_URL_STS if it is set"
@@ -239,6 +244,8 @@ def destination_error(
 def _passing_hint(failure: Failure) -> str:
     if failure.is_about_role and failure.status == 0:
         return _SILENT_STS_HINT
+    if failure.code == "SSLError" and "WRONG_VERSION_NUMBER" in failure.text:
+        return _NO_TLS_HINT
     return _PASSING_HINTS.get(failure.code, "")
 
 

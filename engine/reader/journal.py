@@ -82,11 +82,16 @@ class JournalView:
         return tuple(waiting)
 
     async def _in_time(self, reading: Awaitable[_T]) -> _T:
+        earlier = self._journal.latest_failure
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 return await reading
         except TimeoutError as error:
-            raise self._journal.failure or DestinationUnavailable(
+            # Whoever was cancelled has let go of its own failure by now.
+            latest = self._journal.latest_failure
+            if latest is not None and latest is not earlier:
+                raise latest from error
+            raise DestinationUnavailable(
                 f"the journal could not be read within {PATIENCE_SECONDS:g} s",
                 hint="Check the network, and destination.endpoint_url.",
             ) from error

@@ -141,7 +141,7 @@ def slot_warning(situation: Situation) -> tuple[str, str] | None:
         return None
     text = (
         "the slot was there before, and this prefix has no journal: a new one begins at"
-        f" {slot.confirmed}, where the slot stands, and rows from before will not be in"
+        f" {slot.confirmed}, where the slot stands, and changes from before will not be in"
         " this prefix"
     )
     return text, "if the slot was used with another prefix, name that one in destination.prefix"
