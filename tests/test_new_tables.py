@@ -15,7 +15,7 @@ from engine.model.errors import SourceRefused
 from engine.model.interfaces import Reason
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
-from engine.sources.postgres.publishing import PostgresPublishing, refusal, update_needed
+from engine.sources.postgres.publishing import PostgresPublishing, absence, refusal, update_needed
 from engine.sources.postgres.situation import Publication, Server, Table
 from engine.sources.postgres.source import PostgresSource
 from memory_store import MemoryStore
@@ -181,6 +181,25 @@ async def test_without_a_publication_nothing_is_added(any_database: Database) ->
     assert refused[ITEMS].hint.startswith('CREATE PUBLICATION "tailrace" FOR TABLE ONLY')
 
 
+async def test_without_a_publication_one_statement_makes_it_for_all_tables(
+    any_database: Database,
+) -> None:
+    notes, keyless = TableName("public", "notes"), TableName("public", "keyless")
+    for statement in (
+        "items (id int PRIMARY KEY)",
+        "notes (id int PRIMARY KEY)",
+        "keyless (a int)",
+    ):
+        any_database.execute(f"CREATE TABLE {statement}")
+
+    refused = await publishing(any_database).publish((ITEMS, notes, keyless))
+    any_database.execute(refused[ITEMS].hint)
+
+    assert refused[ITEMS] == refused[notes]
+    assert refused[keyless].hint.startswith("ALTER TABLE")
+    assert members(any_database) == {"items", "notes"}
+
+
 @pytest.mark.parametrize(
     ("version", "update"),
     [
@@ -222,6 +241,17 @@ def test_minor_releases_that_keep_an_old_publication_are_named(version: int, upd
     assert update_needed(version) == update
     assert (reason is None) == (not update)
     assert reason is None or f"before {update}" in reason.text
+
+
+def test_the_statement_for_very_many_tables_is_not_in_each_tables_alarm() -> None:
+    names = [TableName("public", f"t{number}") for number in range(21)]
+    tables = [Table(name, is_partitioned=False, is_keyed=True, is_owned=True) for name in names]
+
+    told = absence(CONFIGURATION, tables)
+
+    assert {reason.hint for reason in told.values()} == {
+        "`tailrace check` prints the SQL that makes it with all 21 tables"
+    }
 
 
 # --- beside a whole engine

@@ -35,6 +35,7 @@ from engine.sources.postgres.situation import (
     read_tables,
 )
 from engine.sources.postgres.statements import (
+    LISTED_MAX,
     addition_statement,
     creation_statement,
     identity_statement,
@@ -96,10 +97,12 @@ class PostgresPublishing:
         publication = await read_publication(session, server, self._name)
         known = {table.name: table for table in await read_tables(session)}
         tables = [known[name] for name in names if name in known]
+        if publication is None:
+            return _Found(None, absence(self._configuration, tables), [])
         refused: dict[TableName, Reason] = {}
         addable = []
         for table in tables:
-            if publication is not None and table.name in publication.tables:
+            if table.name in publication.tables:
                 continue
             reason = refusal(server, self._configuration, publication, table)
             if reason is not None:
@@ -211,17 +214,32 @@ class _Found:
     addable: list[Table]
 
 
+def absence(configuration: RecordConfiguration, tables: Sequence[Table]) -> dict[TableName, Reason]:
+    """Why no table is added where there is no publication. Pure.
+
+    One statement makes it for all of them: whoever runs it for the first need not go on to the
+    others.
+    """
+    keyed = [table.name for table in tables if table.is_keyed]
+    statement = f"{creation_statement(configuration, keyed)};"
+    if len(keyed) > LISTED_MAX:
+        # Each table's alarm has it.
+        statement = f"`tailrace check` prints the SQL that makes it with all {len(keyed)} tables"
+    reason = Reason(f"there is no publication {quoted(configuration.through)}", statement)
+    return {
+        table.name: reason if table.is_keyed else _keyless_reason(configuration, table.name)
+        for table in tables
+    }
+
+
 def refusal(
     server: Server,
     configuration: RecordConfiguration,
-    publication: Publication | None,
+    publication: Publication,
     table: Table,
 ) -> Reason | None:
     """Why the engine does not add the table; None where nothing is against it."""
     name = configuration.through
-    if publication is None:
-        statement = f"{creation_statement(configuration, [table.name])};"
-        return Reason(f"there is no publication {quoted(name)}", statement)
     if publication.has_updates and not table.is_keyed:
         return _keyless_reason(configuration, table.name)
     if publication.is_all_tables:
