@@ -743,6 +743,7 @@ def test_run_until_caught_up_publishes_what_was_committed_and_exits_0(
     assert verified_rows(real_file, s3) == 100
 
 
+@pytest.mark.timeout(180)
 def test_run_is_ready_then_drains_at_a_signal(
     real_file: Path, database: Database, s3: EmbeddedS3, closed_port: int
 ) -> None:

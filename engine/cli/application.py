@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import Final
+from typing import Final, TypeGuard
 
 from cyclopts import (
     App,
@@ -161,7 +161,7 @@ def _told(error: BaseException) -> int:
     return found.exit_code
 
 
-def _is_unprinted(error: BaseException) -> bool:
+def _is_unprinted(error: BaseException) -> TypeGuard[OSError]:
     """Whether it was raised where the help and the version are printed."""
     raised = error.__traceback__
     while raised is not None and raised.tb_next is not None:
