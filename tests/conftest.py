@@ -2,6 +2,7 @@
 when the first test asks for it. A server that cannot be had is a failure, never a skip.
 """
 
+import logging
 import secrets
 import signal
 from collections.abc import AsyncIterator, Iterator
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import aioboto3
 import hypothesis
 import pytest
+import structlog
 from aiobotocore.config import AioConfig
 
 from databases import Database, fresh_database
@@ -50,6 +52,21 @@ def _programs_obey_signals() -> None:
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, lambda *_: None)
+
+
+@pytest.fixture(autouse=True)
+def _logging_is_as_it_was() -> Iterator[None]:
+    """A command that runs in this process says where everything is logged: until the test ends."""
+    root, ours = logging.getLogger(), logging.getLogger("engine")
+    handlers, levels = root.handlers[:], (root.level, ours.level)
+    known = structlog.get_config() if structlog.is_configured() else None
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(levels[0])
+    ours.setLevel(levels[1])
+    structlog.reset_defaults()
+    if known is not None:
+        structlog.configure(**known)
 
 
 @pytest.fixture(scope="session")

@@ -540,9 +540,9 @@ def test_a_second_signal_exits_75_whatever_the_engine_does(file: Path) -> None:
 
 def test_a_drain_that_hangs_ends_at_its_limit(file: Path) -> None:
     file.write_text(file.read_text() + "[engine]\ndrain_seconds = 0.1\n")
-    begun = time.monotonic()
 
     with engine_process(file, "await asyncio.Event().wait()") as process:
+        begun = time.monotonic()
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=60)
 

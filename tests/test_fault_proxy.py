@@ -111,7 +111,7 @@ async def test_a_long_line_delays_every_request(place: Place) -> None:
     await place.put("/b/k")
     await place.get("/b/k")
 
-    assert 0.2 <= perf_counter() - began < 2
+    assert 0.2 <= perf_counter() - began < 10
 
 
 async def test_a_thin_line_carries_so_many_bytes_a_second_each_way(place: Place) -> None:
@@ -125,8 +125,8 @@ async def test_a_thin_line_carries_so_many_bytes_a_second_each_way(place: Place)
     get_seconds = perf_counter() - began - put_seconds
 
     assert same == body
-    assert 0.25 <= put_seconds < 2
-    assert 0.25 <= get_seconds < 2
+    assert 0.25 <= put_seconds < 10
+    assert 0.25 <= get_seconds < 10
 
 
 async def test_chunked_requests_pass(place: Place) -> None:

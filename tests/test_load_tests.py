@@ -205,7 +205,7 @@ def test_an_interrupt_leaves_a_partial_result_and_no_process(tmp_path: Path) -> 
         said += process.communicate()[0]
 
     assert process.returncode == 130, said
-    _, alive = psutil.wait_procs(children, timeout=5)
+    _, alive = psutil.wait_procs(children, timeout=60)
     assert alive == []
     result = _result(output)
     assert result["outcome"] == "interrupted"

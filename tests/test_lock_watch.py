@@ -69,13 +69,13 @@ async def test_a_keeper_that_does_not_answer_is_not_waited_for(
 async def test_locks_that_nobody_can_watch_are_let_go_of(
     table: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module, name in (
-        (lock_watch, "_ANSWER_SECONDS"),
-        (lock_watch, "_LEAVE_SECONDS"),
-        (held_session, "_END_SECONDS"),
-        (exported, "_STOP_SECONDS"),
+    for module, name, limit in (
+        (lock_watch, "_ANSWER_SECONDS", 0.5),
+        (lock_watch, "_LEAVE_SECONDS", 0.1),
+        (held_session, "_END_SECONDS", 0.1),
+        (exported, "_STOP_SECONDS", 0.1),
     ):
-        monkeypatch.setattr(module, name, 0.5)
+        monkeypatch.setattr(module, name, limit)
     loop = asyncio.get_running_loop()
     async with TcpFaultProxy(table.server.port) as proxy:
         dsn = make_conninfo(table.dsn, port=proxy.port)

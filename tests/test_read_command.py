@@ -406,12 +406,13 @@ def test_who_closes_while_the_bucket_is_silent_does_not_wait(
 
     monkeypatch.setattr("engine.destinations.s3.S3ObjectStore.get", silent)
     changes.ndjson()
-    assert is_asked.wait(10)
+    assert is_asked.wait(60)
     began = time.monotonic()
 
     changes.close()
 
-    assert time.monotonic() - began < 5
+    # The answer would take a minute.
+    assert time.monotonic() - began < 30
 
 
 def test_errors_are_raised_where_they_are_met(

@@ -1262,7 +1262,7 @@ async def test_a_long_journal_is_read_page_by_page() -> None:
     assert verdict.entries == 1019
     # Two more state files came with it, and the fold equals them.
     assert verdict.problems == ()
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < 60
 
 
 def test_the_documented_json_has_these_very_fields() -> None:
