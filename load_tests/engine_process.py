@@ -8,6 +8,7 @@ is what the kernel accounts to it at its end, the threads of its libraries inclu
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -152,8 +153,9 @@ class EngineProcess:
         return self._log.read_text(errors="replace")
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        """The log lines of one event so far."""
-        lines = (line for line in self.log.splitlines() if line.startswith("{"))
+        """The log lines of one event so far, without one that is still being written."""
+        whole = self.log.rpartition("\n")[0]
+        lines = (line for line in whole.splitlines() if line.startswith("{"))
         parsed: list[dict[str, Any]] = [json.loads(line) for line in lines if f'"{name}"' in line]
         return [line for line in parsed if line.get("event") == name]
 
@@ -231,7 +233,7 @@ class EngineProcess:
         return None if answer is None else (answer[0], json.loads(answer[1]))
 
     async def get(self, path: str) -> tuple[int, bytes] | None:
-        """Code and body of an answer, None where there is none within seconds.
+        """Code and body of an answer, None where there is none, or half of one, within seconds.
 
         Cancellation closes the request's connection.
         """
@@ -247,7 +249,9 @@ class EngineProcess:
         except (OSError, TimeoutError):
             return None
         head, _, body = answer.partition(b"\r\n\r\n")
-        return (int(head.split(b" ")[1]), body) if body else None
+        length = re.search(rb"\r\ncontent-length: *([0-9]+)", head.lower())
+        is_whole = bool(body) and (length is None or len(body) == int(length[1]))
+        return (int(head.split(b" ")[1]), body) if is_whole else None
 
     def memory_bytes(self) -> int:
         """Resident memory now; 0 when the process is gone."""
