@@ -43,9 +43,7 @@ _OF_TABLES_THAT_WENT: Final[Mapping[str, str]] = {
 
 _NOTHING_TO_READ: Final = f"There is nothing to read any more. {_LET_GO}"
 
-_FILLED: Final = (
-    "The table is unfinished in the journal until the snapshot is visible. Then the alarm ends."
-)
+_FILLED: Final = "nothing: a snapshot reads the table anew, and the alarm ends when that is visible"
 
 _LOSING: Final = (
     f"Mend first what the alarm {NOT_CAPTURED} of the table says. Then a snapshot is taken, which"
