@@ -421,13 +421,14 @@ async def test_a_gap_before_the_snapshot_is_none() -> None:
     assert await rows(snapshots.bucket.store) == [SEVEN]
 
 
-async def test_a_source_that_leaves_operations_out_is_named() -> None:
+@pytest.mark.parametrize("aspect", ["operations", "key"])
+async def test_a_source_that_leaves_something_out_is_named(aspect: str) -> None:
     snapshots = await with_snapshot()
-    agreed = Agreed("16384", keeps={"operations": ("insert",)})
+    agreed = Agreed("16384", keeps={aspect: ("insert",)})
     watch = Watch("tailrace", "", tables={str(ORDERS): agreed})
     await snapshots.bucket.journal.append(watch=watch)
 
-    assert (await refused(snapshots.bucket.store, is_current=True)).code == "operations"
+    assert (await refused(snapshots.bucket.store, is_current=True)).code == aspect
 
 
 # --- columns that changed

@@ -53,6 +53,12 @@ def doubts_of_rows(known: Known, begin: str, attempt: int, *, is_whole: bool) ->
             "operations",
             f"the source does not send all operations on {known.table}, as its owner wants it",
         )
+    if "key" in known.leaves_out:
+        yield Doubt(
+            "key",
+            f"the source does not send all columns that tell rows of {known.table} apart",
+            "`tailrace check` says what mends it.",
+        )
     yield from _gaps(known, begin, attempt)
 
 

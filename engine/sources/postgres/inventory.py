@@ -78,7 +78,11 @@ async def take_inventory(dsn: Dsn) -> Inventory:
         tables = [
             Listed(table.name)
             if table.is_keyed
-            else Listed(table.name, "no primary key", identity_statement(table.name))
+            else Listed(
+                table.name,
+                "no primary key that is sent" if table.is_fixed else "no primary key",
+                identity_statement(table.name, is_fixed=table.is_fixed),
+            )
             for table in await read_tables(session)
         ]
         for schema, name, is_foreign in await session.rows(_OTHERS, doing="listing the tables"):

@@ -200,11 +200,11 @@ def _identities(situation: Situation) -> Finding | None:
             raise SourceRefused(
                 f"no captured table has a replica identity: {names_text(keyless)}; once published,"
                 " PostgreSQL would refuse their UPDATE and DELETE",
-                hint=_sql(identity_statements(keyless[:LISTED_MAX])),
+                hint=_sql(identity_statements(keyless[:LISTED_MAX], situation.fixed)),
             )
         if keyless and situation.is_first:
             statements = [
-                *identity_statements(keyless[:LISTED_MAX]),
+                *identity_statements(keyless[:LISTED_MAX], situation.fixed),
                 addition_statement(situation.configuration, keyless[:LISTED_MAX]),
             ]
             return Finding(
@@ -218,7 +218,8 @@ def _identities(situation: Situation) -> Finding | None:
     if publication.has_updates and refusing:
         text = "published tables without a replica identity refuse UPDATE and DELETE"
         return Finding(
-            f"{text}: {names_text(refusing)}", _sql(identity_statements(refusing[:LISTED_MAX]))
+            f"{text}: {names_text(refusing)}",
+            _sql(identity_statements(refusing[:LISTED_MAX], situation.fixed)),
         )
     return Finding("every published table has one")
 
@@ -428,7 +429,7 @@ def _missing(situation: Situation) -> list[Warned]:
     keyless = [table.name for table in missing if not table.is_keyed]
     names = [table.name for table in missing]
     statements = [
-        *identity_statements(keyless),
+        *identity_statements(keyless, situation.fixed),
         addition_statement(situation.configuration, names),
     ]
     return [
@@ -451,7 +452,9 @@ def publication_warnings(situation: Situation) -> list[Warned]:
     keyless = [table.name for table in situation.published if not table.is_keyed]
     if publication.has_updates and keyless:
         text = "published tables without a replica identity refuse UPDATE and DELETE"
-        found.append(Warned(codes.IDENTITY, text, keyless, identity_statements(keyless)))
+        found.append(
+            Warned(codes.IDENTITY, text, keyless, identity_statements(keyless, situation.fixed))
+        )
     if not publication.has_all_operations:
         statement = f"ALTER PUBLICATION {name} SET (publish = 'insert, update, delete, truncate')"
         text = "the publication leaves operations out"

@@ -36,6 +36,13 @@ from engine.model.position import log_position
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
 from engine.sources.postgres.empty_partitions import Attachment, EmptyPartitions
+from engine.sources.postgres.identities import (
+    ASKED,
+    GENERATED_REFUSED_FROM,
+    HAS_UNSENT,
+    KEY_COLUMNS,
+    KEY_UNSENT,
+)
 from engine.sources.postgres.lsn import Lsn, parse_lsn
 from engine.sources.postgres.row_filters import AskedFilters, FilterTexts, sql_name, unasked_reason
 from engine.sources.postgres.session import Row, Session, quoted
@@ -85,6 +92,7 @@ _IS_KEYED: Final = """c.relreplident OPERATOR(pg_catalog.=) 'f' OR EXISTS (
 
 # `to_jsonb` of a whole row: the columns of pg_publication_rel differ between releases.
 _TABLES: Final = f"""
+WITH {ASKED}
 SELECT c.oid::pg_catalog.int8, n.nspname, c.relname, c.relkind OPERATOR(pg_catalog.=) 'p',
        c.relpersistence OPERATOR(pg_catalog.=) 'u',
        {_IS_KEYED},
@@ -92,10 +100,11 @@ SELECT c.oid::pg_catalog.int8, n.nspname, c.relname, c.relkind OPERATOR(pg_catal
        pg_catalog.jsonb_extract_path_text(pg_catalog.to_jsonb(m), 'prqual'),
        pg_catalog.jsonb_extract_path_text(pg_catalog.to_jsonb(m), 'prattrs'),
        pg_catalog.jsonb_extract_path_text(pg_catalog.to_jsonb(m), 'prexcept'),
-       n.oid::pg_catalog.int8
+       n.oid::pg_catalog.int8, {HAS_UNSENT}, {KEY_COLUMNS}, {KEY_UNSENT}
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
-LEFT JOIN pg_catalog.pg_publication p ON p.pubname OPERATOR(pg_catalog.=) %s
+LEFT JOIN pg_catalog.pg_publication p
+  ON p.pubname OPERATOR(pg_catalog.=) (SELECT asked.publication FROM asked)
 LEFT JOIN pg_catalog.pg_publication_rel m ON m.prpubid OPERATOR(pg_catalog.=) p.oid
   AND m.prrelid OPERATOR(pg_catalog.=) c.oid
 WHERE c.relkind OPERATOR(pg_catalog.=) ANY (ARRAY['r', 'p']::pg_catalog."char"[])
@@ -206,7 +215,8 @@ class _Publication:
     """The publication's row, and its schemas' by the schema's OID. `oid` is None without one.
 
     `filters` are the conditions that no rule asks for, by the table's OID. `altered` are the tables
-    whose rule asks for another condition.
+    whose rule asks for another condition. `is_fixing`: the server refuses changes
+    where a replica identity has generated columns that are not sent.
     """
 
     configuration: RecordConfiguration
@@ -219,6 +229,7 @@ class _Publication:
     captured: tuple[TableName, ...]
     filters: Mapping[int, str]
     altered: frozenset[int]
+    is_fixing: bool = False
 
     def marks(self) -> dict[str, str]:
         if self.oid is None:
@@ -281,7 +292,7 @@ async def _look(
     filters = await horizon.filters.read(session, name, unasked)
     [(at, until, _)] = await session.rows(_END_OF_LOG, doing=doing)
     publication = _publication(configuration, head, schemas, captured, filters)
-    publication = replace(publication, altered=altered)
+    publication = replace(publication, altered=altered, is_fixing=version >= GENERATED_REFUSED_FROM)
     tables = await asyncio.to_thread(_assembled, publication, captured, made, partitions)
     tables = await asyncio.to_thread(_with_shapes, tables, shapes, configuration)
     since = horizon.covered(parse_lsn(flushed), int(head[0]), int(head[1]))
@@ -348,6 +359,8 @@ def _assembled(
         # A partitioned table has no rows of its own.
         keyless = bare.get(row[0], []) if row[3] else [] if row[5] else [table]
         refused = _refused(publication, table, keyless) if _is_published(now) else None
+        if row[12] and refused is None and _is_published(now):
+            refused = _generated(publication, table)
         tables[table] = replace(now, refused=refused) if refused is not None else now
     return tables
 
@@ -388,6 +401,22 @@ def _refused(
         f"the table is published, and has no replica identity{whose}: PostgreSQL refuses the"
         f" application's {' and '.join(needing)}",
         f"{statements} or give it its primary key again (ALTER TABLE … ADD PRIMARY KEY){leave}",
+    )
+
+
+def _generated(publication: _Publication, table: TableName) -> Reason | None:
+    """Why rows of a published table cannot be told apart, or the server refuses to change them."""
+    if not {"update", "delete"}.intersection(publication.operations):
+        return None
+    what = "the table's replica identity has generated columns, which are not sent: "
+    if not publication.is_fixing:
+        text = f"{what}its rows cannot be told apart"
+        return Reason(text, f"{identity_statement(table)};")
+    return Reason(
+        f"{what}PostgreSQL refuses the application's UPDATE and DELETE",
+        f"{identity_statement(table, is_fixed=True)}; with an index that has no generated column,"
+        f" or ALTER PUBLICATION {quoted(publication.configuration.through)}"
+        " SET (publish_generated_columns = stored);",
     )
 
 
@@ -470,7 +499,7 @@ def _table_look(
     roots: Mapping[int, _Pieces],
 ) -> TableLook:
     oid, _, _, is_partitioned, is_unlogged, is_keyed = row[:6]
-    member, xmin, row_filter, columns, is_except, schema = row[6:]
+    member, xmin, row_filter, columns, is_except, schema = row[6:12]
     is_member = member is not None and is_except != "true"
     schema_mark = publication.schemas.get(schema)
     is_whole = is_except != "true" and (publication.is_all_tables or schema_mark is not None)
@@ -499,11 +528,17 @@ def _table_look(
             # This filter was asked for: what it leaves out is not wanted.
             row_filter = None
         keeps = _kept(publication, row_filter, columns, is_partitioned=is_partitioned)
+        keeps |= _kept_key(columns, set(row[13]), set(row[14]))
         keeps |= dict.fromkeys(pieces.unlogged, ())
     reasons: dict[str, Reason] = {}
     if keeps:
         reasons = _reasons(
-            publication, table, oid, is_keyed=is_keyed, is_except=is_except == "true"
+            publication,
+            table,
+            oid,
+            is_keyed=is_keyed and not row[12],
+            is_fixed=row[12] and publication.is_fixing,
+            is_except=is_except == "true",
         )
         reasons |= {aspect: _unlogged_reason(piece) for aspect, piece in pieces.unlogged.items()}
     return TableLook(
@@ -541,8 +576,23 @@ def _kept(
     return keeps
 
 
+def _kept_key(columns: str | None, key: set[int], unsent: set[int]) -> dict[str, tuple[str, ...]]:
+    """What is sent of the columns that tell rows apart, where that is not all of them."""
+    sent = key - unsent
+    if columns is not None:
+        # A list is all there is.
+        sent = key & {int(number) for number in re.findall(r"\d+", columns)}
+    return {} if sent == key else {"key": tuple(map(str, sorted(sent)))}
+
+
 def _reasons(
-    publication: _Publication, table: TableName, oid: int, *, is_keyed: bool, is_except: bool
+    publication: _Publication,
+    table: TableName,
+    oid: int,
+    *,
+    is_keyed: bool,
+    is_fixed: bool,
+    is_except: bool,
 ) -> dict[str, Reason]:
     configuration = publication.configuration
     name = quoted(configuration.through)
@@ -551,7 +601,7 @@ def _reasons(
     again = f"{'; '.join(replacement_statements(configuration, table))};"
     add = f"{addition_statement(configuration, [table])};"
     if not is_keyed:
-        add = f"{identity_statement(table)}; {add}"
+        add = f"{identity_statement(table, is_fixed=is_fixed)}; {add}"
     not_published = Reason(f"the table is not in the publication {name}", add)
     if publication.oid is None:
         statement = creation_statement(configuration, publication.captured)
@@ -571,6 +621,11 @@ def _reasons(
             f"{alter} SET (publish = 'insert, update, delete, truncate');",
         ),
         "column-list": Reason(f"the publication {name} leaves columns out that it had", again),
+        "key": Reason(
+            "columns that tell the table's rows apart are not sent: they are generated, or a list"
+            " leaves them out",
+            f"{identity_statement(table, is_fixed=is_fixed)};",
+        ),
         "row-filter": unasked_reason(configuration, table, publication.filters.get(oid), again),
         "via-root": Reason(
             f"the publication {name} publishes partitions under their own names",

@@ -235,7 +235,10 @@ async def _create_publication(session: Session, found: Situation, making: Making
         _log.warning(
             "tables without a replica identity are left out of the publication",
             tables=names_listed(keyless),
-            sql=[*identity_statements(keyless), addition_statement(configuration, keyless)],
+            sql=[
+                *identity_statements(keyless, found.fixed),
+                addition_statement(configuration, keyless),
+            ],
         )
 
 

@@ -95,7 +95,7 @@ class PostgresPublishing:
     async def _read(self, session: Session, names: Sequence[TableName]) -> "_Found":
         server = await read_server(session)
         publication = await read_publication(session, server, self._name)
-        known = {table.name: table for table in await read_tables(session)}
+        known = {table.name: table for table in await read_tables(session, self._name)}
         tables = [known[name] for name in names if name in known]
         if publication is None:
             return _Found(None, absence(self._configuration, tables), [])
@@ -160,7 +160,7 @@ class PostgresPublishing:
                 return None
             is_refused = isinstance(error, SourceRefused)
             return Reason(str(error), statement if is_refused else error.hint)
-        return _keyless_reason(self._configuration, table.name) if keyless else None
+        return _keyless_reason(self._configuration, table) if keyless else None
 
     async def _alter(self, publication: Publication, tables: Sequence[Table]) -> list[TableName]:
         """Add the tables, unless some have no replica identity under the locks: these are returned.
@@ -182,7 +182,7 @@ class PostgresPublishing:
                 await add_filtered(inside, self._configuration, name, doing=_DOING)
             if filtered and publication.has_updates:
                 await judge_identities(inside, self._configuration, doing=_DOING)
-            now = {table.name: table for table in await read_tables(inside)}
+            now = {table.name: table for table in await read_tables(inside, self._name)}
             keyless = [
                 name
                 for name in names
@@ -227,7 +227,7 @@ def absence(configuration: RecordConfiguration, tables: Sequence[Table]) -> dict
         statement = f"`tailrace check` prints the SQL that makes it with all {len(keyed)} tables"
     reason = Reason(f"there is no publication {quoted(configuration.through)}", statement)
     return {
-        table.name: reason if table.is_keyed else _keyless_reason(configuration, table.name)
+        table.name: reason if table.is_keyed else _keyless_reason(configuration, table)
         for table in tables
     }
 
@@ -241,7 +241,7 @@ def refusal(
     """Why the engine does not add the table; None where nothing is against it."""
     name = configuration.through
     if publication.has_updates and not table.is_keyed:
-        return _keyless_reason(configuration, table.name)
+        return _keyless_reason(configuration, table)
     if publication.is_all_tables:
         return Reason(f"the publication {quoted(name)} of all tables leaves the table out", "")
     if table.is_partitioned and not publication.is_via_root:
@@ -281,11 +281,12 @@ def _waiting(who: str) -> Reason:
     )
 
 
-def _keyless_reason(configuration: RecordConfiguration, table: TableName) -> Reason:
+def _keyless_reason(configuration: RecordConfiguration, table: Table) -> Reason:
     return Reason(
         "the table has no replica identity: once it is published, PostgreSQL refuses its UPDATE"
         " and DELETE",
-        f"{identity_statement(table)}; {addition_statement(configuration, [table])};",
+        f"{identity_statement(table.name, is_fixed=table.is_fixed)};"
+        f" {addition_statement(configuration, [table.name])};",
     )
 
 

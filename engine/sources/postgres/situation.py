@@ -12,6 +12,7 @@ from typing import Final
 from engine.model.errors import SourceRefused
 from engine.model.record import FLAT_FIELDS, RecordConfiguration, TableRule
 from engine.model.schema import TableName
+from engine.sources.postgres.identities import ASKED, GENERATED_REFUSED_FROM, HAS_UNSENT
 from engine.sources.postgres.images import IMAGE, images_of
 from engine.sources.postgres.rights import refusals
 from engine.sources.postgres.row_filters import read_filtered
@@ -36,8 +37,8 @@ SELECT pg_catalog.current_setting('server_version_num')::int,
 # A leaf partition is never listed: changes are published under the root. Whether an UPDATE needs a
 # replica identity is decided by the leaf that holds the row. The tree comes from pg_inherits:
 # `pg_partition_tree` locks every partition, and waits for whoever has one locked.
-_TABLES: Final = """
-WITH RECURSIVE tree(root, relid, relkind) AS (
+_TABLES: Final = f"""
+WITH RECURSIVE {ASKED}, tree(root, relid, relkind) AS (
   SELECT c.oid, c.oid, c.relkind FROM pg_catalog.pg_class c
   WHERE c.relkind OPERATOR(pg_catalog.=) 'p' AND NOT c.relispartition
   UNION
@@ -45,7 +46,8 @@ WITH RECURSIVE tree(root, relid, relkind) AS (
   JOIN pg_catalog.pg_inherits i ON i.inhparent OPERATOR(pg_catalog.=) tree.relid
   JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) i.inhrelid
 ), keyed AS (
-  SELECT c.oid, CASE
+  SELECT c.oid, {HAS_UNSENT} AS has_unsent, CASE
+    WHEN {HAS_UNSENT} THEN false
     WHEN c.relreplident OPERATOR(pg_catalog.=) 'f' THEN true
     WHEN c.relreplident OPERATOR(pg_catalog.=) 'd' THEN EXISTS (
       SELECT FROM pg_catalog.pg_index
@@ -55,7 +57,7 @@ WITH RECURSIVE tree(root, relid, relkind) AS (
       WHERE indrelid OPERATOR(pg_catalog.=) c.oid AND indisreplident)
     ELSE false END AS is_keyed
   FROM pg_catalog.pg_class c
-  WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog."char"[])
+  WHERE c.relkind OPERATOR(pg_catalog.=) ANY (ARRAY['r', 'p']::pg_catalog."char"[])
 )
 SELECT n.nspname, c.relname, c.relkind OPERATOR(pg_catalog.=) 'p',
        CASE WHEN c.relkind OPERATOR(pg_catalog.=) 'p' THEN coalesce(
@@ -64,16 +66,20 @@ SELECT n.nspname, c.relname, c.relkind OPERATOR(pg_catalog.=) 'p',
           WHERE tree.root OPERATOR(pg_catalog.=) c.oid
             AND tree.relkind OPERATOR(pg_catalog.<>) 'p'), keyed.is_keyed)
        ELSE keyed.is_keyed END,
-       pg_catalog.pg_has_role(c.relowner, 'USAGE')
+       pg_catalog.pg_has_role(c.relowner, 'USAGE'),
+       pg_catalog.current_setting('server_version_num')::pg_catalog.int4
+         OPERATOR(pg_catalog.>=) {GENERATED_REFUSED_FROM} AND (keyed.has_unsent OR EXISTS (
+           SELECT FROM tree JOIN keyed leaf ON leaf.oid OPERATOR(pg_catalog.=) tree.relid
+           WHERE tree.root OPERATOR(pg_catalog.=) c.oid AND leaf.has_unsent))
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
 JOIN keyed ON keyed.oid OPERATOR(pg_catalog.=) c.oid
-WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog."char"[])
+WHERE c.relkind OPERATOR(pg_catalog.=) ANY (ARRAY['r', 'p']::pg_catalog."char"[])
   AND c.relpersistence OPERATOR(pg_catalog.=) 'p' AND NOT c.relispartition
   AND n.nspname OPERATOR(pg_catalog.<>)
-      ALL ('{pg_catalog,information_schema,pg_toast}'::pg_catalog.name[])
+      ALL (ARRAY['pg_catalog', 'information_schema', 'pg_toast']::pg_catalog.name[])
 ORDER BY 1, 2
-"""
+"""  # noqa: S608 - of constants.
 
 # Tables and partitions that hold rows which are not in the server's log.
 _UNLOGGED: Final = """
@@ -152,13 +158,15 @@ class Server:
 class Table:
     """A table that could be published.
 
-    `is_keyed`: it has a replica identity. `is_owned`: the role has its owner's rights.
+    `is_keyed`: it has a replica identity that is sent. `is_owned`: the role has its owner's rights.
+    `is_fixed`: it has none because of generated columns, and whole rows would not be one either.
     """
 
     name: TableName
     is_partitioned: bool
     is_keyed: bool
     is_owned: bool
+    is_fixed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +224,11 @@ class Situation:
         return [table.name for table in self.tables if not table.is_keyed]
 
     @property
+    def fixed(self) -> frozenset[TableName]:
+        """Those that `REPLICA IDENTITY FULL` does not help."""
+        return frozenset(table.name for table in self.tables if table.is_fixed)
+
+    @property
     def published(self) -> list[Table]:
         """The captured tables that the publication has now."""
         publication = self.publication
@@ -236,7 +249,7 @@ async def read_situation(
     The `server` is one whose version was judged: an older one has not all of the catalog.
     """
     slot = await read_slot(session, slot_name)
-    every = await read_tables(session)
+    every = await read_tables(session, configuration.through)
     tables, others = parted(every, configuration)
     publication = await read_publication(session, server, configuration.through)
     return Situation(
@@ -272,12 +285,12 @@ async def read_server(session: Questions) -> Server:
     return Server(*row)
 
 
-async def read_tables(session: Questions) -> list[Table]:
-    """Every table that could be published, by name. Raises SourceError.
+async def read_tables(session: Questions, publication: str = "") -> list[Table]:
+    """Every table that could be published there, by name. Raises SourceError.
 
     Cancellation changes nothing.
     """
-    found = await session.rows(_TABLES, doing="listing the tables")
+    found = await session.rows(_TABLES, publication, doing="listing the tables")
     return [Table(TableName(schema, name), *rest) for schema, name, *rest in found]
 
 

@@ -5,7 +5,7 @@ Strategy: a statement that an operator is shown is the very one that the engine 
 Invariant: pure; every name is quoted, whatever is in it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Final
 
 from engine.model.record import RecordConfiguration
@@ -40,13 +40,18 @@ def replacement_statements(configuration: RecordConfiguration, table: TableName)
     return ["BEGIN", drop, addition_statement(configuration, [table]), "COMMIT"]
 
 
-def identity_statements(tables: Iterable[TableName]) -> list[str]:
-    """The SQL that gives these tables a replica identity."""
-    return [identity_statement(table) for table in tables]
+def identity_statements(tables: Iterable[TableName], fixed: Container[TableName] = ()) -> list[str]:
+    """The SQL that gives these tables a replica identity. See `identity_statement` for `fixed`."""
+    return [identity_statement(table, is_fixed=table in fixed) for table in tables]
 
 
-def identity_statement(table: TableName) -> str:
-    """The SQL that gives a table a replica identity, whatever its columns are."""
+def identity_statement(table: TableName, *, is_fixed: bool = False) -> str:
+    """The SQL that gives a table a replica identity, whatever its columns are.
+
+    `is_fixed`: the server takes no whole rows of it, because it has generated columns.
+    """
+    if is_fixed:
+        return f"ALTER TABLE {sql_name(table)} REPLICA IDENTITY USING INDEX …"
     return f"ALTER TABLE {sql_name(table)} REPLICA IDENTITY FULL"
 
 
