@@ -96,6 +96,17 @@ def reach_of(own: OwnConfiguration, *, has_worked: bool = False) -> Reach:
             )
 
 
+def login_of(dsn: str) -> tuple[str, str]:
+    """Who logs in by this dsn, and the region that its host names: a star, and "", if unknown.
+
+    Raises ConfigurationError for a dsn that cannot be right.
+    """
+    from engine.aws.database_token import region_of  # noqa: PLC0415 - as below
+
+    host, user = login.host_and_user(dsn)
+    return user or "*", region_of(host)
+
+
 async def _read_secret(reference: SecretReference) -> str:
     from engine.aws.secrets import read_secret  # noqa: PLC0415 - a tenth of a second, for some
 

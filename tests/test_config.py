@@ -916,6 +916,7 @@ def test_what_is_made_of_the_configuration_has_no_default_for_a_key() -> None:
         "probe_interval",
         "requests_interval",
         "schema_seconds",
+        "right_seconds",
         "standby_interval",
         "start_seconds_max",
         "state_seconds",

@@ -326,3 +326,152 @@ def test_templates_are_ones_that_cloudformation_takes(printed: Any, file: Path) 
     (trusted,) = role["Properties"]["AssumeRolePolicyDocument"]["Statement"]
     assert trusted["Principal"]["AWS"] == {"Ref": "TaskRoleArn"}
     assert trusted["Condition"]["StringEquals"]["sts:ExternalId"] == {"Ref": "ExternalId"}
+
+
+# --- the database's secrets and its login
+
+SECRET_ARN = "arn:aws:secretsmanager:eu-central-1:111122223333:secret:tailrace/shop-AbCdEf"
+SECRETS_KEY = "arn:aws:kms:eu-central-1:111122223333:key/56ef-78ab"
+RDS = "host=shop.abc123.eu-central-1.rds.amazonaws.com dbname=shop user=tailrace sslmode=require"
+
+
+def with_source(file: Path, *lines: str) -> None:
+    add(file, "[source]", *lines)
+
+
+def test_the_task_role_may_read_the_secrets_that_are_named_and_no_other(
+    printed: Any, file: Path
+) -> None:
+    with_source(file, f'dsn = "secretsmanager:{SECRET_ARN}#dsn"', 'password = "ssm:/shop/pass:3"')
+
+    policy = printed("--account-role-arn", ROLE, "--document", "task-role").json
+
+    def parameter(name: str, account: str = "111122223333") -> str:
+        return f"arn:aws:ssm:eu-west-1:{account}:parameter/{name}"
+
+    assert may("secretsmanager:GetSecretValue", SECRET_ARN, policy)
+    assert may("ssm:GetParameter", parameter("shop/pass"), policy)
+    assert not may("ssm:GetParameter", parameter("shop/other"), policy)
+    assert not may("ssm:GetParameter", parameter("shop/pass", "999988887777"), policy)
+    assert not may("secretsmanager:GetSecretValue", SECRET_ARN.replace("AbCdEf", "AbCdEg"), policy)
+    assert not may("secretsmanager:PutSecretValue", SECRET_ARN, policy)
+    assert "kms:Decrypt" not in actions_of(policy)
+
+
+@pytest.mark.parametrize("name", ["rds!db-1", "tailrace/shop"])
+def test_a_secret_that_is_named_only_may_be_read_in_any_region(
+    printed: Any, file: Path, name: str
+) -> None:
+    with_source(file, f'dsn = "host=db"\npassword = "secretsmanager:{name}#password"')
+
+    policy = printed("--document", "task-role").json
+
+    place = "arn:aws:secretsmanager:eu-west-3:111122223333:secret"
+    assert may("secretsmanager:GetSecretValue", f"{place}:{name}-AbCdEf", policy)
+    assert not may("secretsmanager:GetSecretValue", f"{place}:{name}-other-AbCdEf", policy)
+
+
+def test_an_arn_without_the_six_characters_is_completed(printed: Any, file: Path) -> None:
+    bare = SECRET_ARN.removesuffix("-AbCdEf")
+    with_source(file, f'dsn = "secretsmanager:{bare}"')
+
+    policy = printed("--document", "task-role").json
+
+    assert may("secretsmanager:GetSecretValue", SECRET_ARN, policy)
+
+
+def test_the_secrets_key_may_decrypt_by_way_of_who_keeps_them_alone(
+    printed: Any, file: Path
+) -> None:
+    with_source(file, f'dsn = "secretsmanager:{SECRET_ARN}"')
+
+    policy = printed("--document", "task-role", "--secret-kms", SECRETS_KEY).json
+
+    def decrypts(service: str) -> bool:
+        return may("kms:Decrypt", SECRETS_KEY, policy, kms__viaservice=service)
+
+    assert decrypts("secretsmanager.eu-central-1.amazonaws.com")
+    assert not decrypts("s3.eu-central-1.amazonaws.com")
+    assert not may("kms:GenerateDataKey", SECRETS_KEY, policy)
+
+
+@pytest.mark.parametrize(
+    ("dsn", "region", "user"),
+    [
+        (RDS, "eu-central-1", "tailrace"),
+        ("secretsmanager:shop#dsn", "*", "*"),
+        ("host=db", "*", "*"),
+    ],
+)
+def test_a_login_by_iam_may_connect_as_its_role(
+    printed: Any, file: Path, dsn: str, region: str, user: str
+) -> None:
+    with_source(file, f'dsn = "{dsn}"', "iam_auth = true")
+
+    policy = printed("--account-role-arn", ROLE, "--document", "task-role").json
+
+    (login,) = [each for each in policy["Statement"] if each["Sid"] == "TailraceLogin"]
+    assert login["Resource"] == [f"arn:aws:rds-db:{region}:111122223333:dbuser:*/{user}"]
+    place = "arn:aws:rds-db:eu-central-1:111122223333:dbuser:db-ABC"
+    assert may("rds-db:connect", f"{place}/tailrace", policy)
+    assert may("rds-db:connect", f"{place}/postgres", policy) == (user == "*")
+
+
+def test_only_the_engines_own_role_reads_secrets(printed: Any, file: Path) -> None:
+    add(file, f'role_arn = "{THERE}"')
+    with_source(file, f'dsn = "secretsmanager:{SECRET_ARN}"', "iam_auth = true")
+    shared = ("--account-role-arn", ROLE)
+
+    task = printed(*shared, "--document", "task-role").json
+    bucket = printed(*shared, "--document", "bucket-role").json
+    reader = printed(*shared, "--for", "reader", "--document", "task-role").json
+
+    assert {"sts:AssumeRole", "secretsmanager:GetSecretValue", "rds-db:connect"} == {
+        *actions_of(task)
+    }
+    assert all(action.startswith("s3:") for action in actions_of(bucket))
+    assert {*actions_of(reader)} == {"sts:AssumeRole"}
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ('dsn = "${ABSENT_HERE}"',),
+        ('type = "other"',),
+        ('dsn = "jdbc:x"', "iam_auth = 3"),
+        ('dsn_file = "absent"',),
+        ("nonsense = 1",),
+    ],
+)
+def test_a_source_that_is_wrong_keeps_no_policy_from_being_printed(
+    printed: Any, file: Path, lines: tuple[str, ...]
+) -> None:
+    before = printed("--document", "task-role").json
+    with_source(file, *lines)
+
+    assert printed("--document", "task-role").json == before
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [("alias/secrets", "is not a key's ARN"), (SECRETS_KEY, "name no secret of AWS's")],
+)
+def test_a_key_of_secrets_that_cannot_be_meant_is_refused(
+    printed: Any, option: str, words: str
+) -> None:
+    result = printed("--secret-kms", option)
+
+    assert (result.code, result.text) == (2, "")
+    assert words in result.errors
+
+
+def test_a_template_has_the_secrets_rights_too(printed: Any, file: Path) -> None:
+    with_source(file, f'dsn = "secretsmanager:{SECRET_ARN}"', 'password = "ssm:pass"')
+    add(file, "iam_auth = false")
+    options = ("--document", "task-role", "--secret-kms", SECRETS_KEY)
+
+    template = printed("--format", "cloudformation", *options).json
+
+    (policy,) = template["Resources"].values()
+    assert policy["Properties"]["PolicyDocument"] == printed(*options).json
+    assert cfnlint.api.lint(json.dumps(template)) == []

@@ -21,9 +21,14 @@ async def database_token(host: str, port: int, user: str) -> str:
     return await asyncio.to_thread(_made, host, port, user)
 
 
-def _made(host: str, port: int, user: str) -> str:
+def region_of(host: str) -> str:
+    """The region that a host of RDS's names; empty for another one."""
     found = _RDS_HOST.fullmatch(host)
-    region = client.region_or_default(found["region"] if found else "")
+    return found["region"] if found else ""
+
+
+def _made(host: str, port: int, user: str) -> str:
+    region = client.region_or_default(region_of(host))
     try:
         service: Any = client.client("rds", region)
         token = service.generate_db_auth_token(

@@ -3,16 +3,19 @@
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import msgspec
 from cyclopts import Parameter
 
+from engine.aws.secret_rights import LoginRights
 from engine.cli.options import ConfigFile, same_file
 from engine.cli.output import complain, say_as_is, say_next
-from engine.config import DestinationConfiguration, load_destination
-from engine.destinations.s3_policies import Document, Kind, Wanted, Who, documents
+from engine.config import DestinationConfiguration, load_destination, load_login
+from engine.config.secret_reference import Login
+from engine.destinations.s3_policies import Document, Kind, Statement, Wanted, Who, documents
 from engine.destinations.s3_rights import Place, partition_of, role_of_session
 from engine.destinations.s3_templates import template_of
 from engine.model.errors import TailraceError
@@ -84,6 +87,15 @@ KeyArn = Annotated[
         "destination.kms_key_id is no ARN.",
     ),
 ]
+SecretKeyArn = Annotated[
+    str | None,
+    Parameter(
+        name="--secret-kms",
+        metavar="ARN",
+        help="The ARN of the KMS key that encrypts the database's secrets, where it is not AWS's "
+        "own.",
+    ),
+]
 For = Annotated[
     Literal["engine", "reader", "operator"],
     Parameter(
@@ -115,14 +127,16 @@ def iam(
     deny_insecure: DenyInsecure = False,
     enforce_create_only: CreateOnly = False,
     kms: KeyArn = None,
+    secret_kms: SecretKeyArn = None,
     for_: For = "engine",
     format_: Annotated[Format, Parameter(name="--format")] = "json",
     document: Only = None,
 ) -> int:
     """Print the least policies: the task role's and, across accounts, the bucket's.
 
-    Needs only [destination] of the configuration, and connects to nothing. DeleteObject is in none
-    of them. What each right is for: docs/permissions.md.
+    Needs only [destination] of the configuration, and connects to nothing. Where [source] says that
+    AWS keeps its secrets or signs its login, the task role gets these rights too. DeleteObject is
+    in none of them. What each right is for: docs/permissions.md.
     """
     destination = load_destination(config, os.environ)
     wanted = _wanted(
@@ -133,6 +147,11 @@ def iam(
         denies_insecure=deny_insecure,
         enforces_create_only=enforce_create_only,
     )
+    if for_ == "engine":
+        login = load_login(config, os.environ)
+        wanted = replace(
+            wanted, beside=_beside(login, wanted, _secret_key(login, secret_kms or ""))
+        )
     found = documents(wanted)
     texts = {each.kind: _text(each, wanted, found, format_) for each in found}
     texts = {kind: text for kind, text in texts.items() if text}
@@ -172,6 +191,41 @@ def _wanted(
         denies_insecure=denies_insecure,
         enforces_create_only=enforces_create_only,
     )
+
+
+def _secret_key(login: Login, arn: str) -> str:
+    """The key of the database's secrets. Raises _OptionRefused."""
+    if arn and not _KEY.fullmatch(arn):
+        raise _OptionRefused(
+            f"--secret-kms {arn} is not a key's ARN, and a policy names nothing else",
+            hint=f"`aws kms describe-key --key-id {arn}` says it",
+        )
+    if arn and not login.references:
+        raise _OptionRefused(
+            "--secret-kms is given, and source.dsn and source.password name no secret of AWS's",
+            hint="drop it, or write where the secret is kept: docs/security.md",
+        )
+    return arn
+
+
+def _beside(login: Login, wanted: Wanted, key_arn: str) -> tuple[Statement, ...]:
+    """What the task role may do beside the bucket."""
+    if not login.references and not login.has_token:
+        return ()
+    user, region = "", ""
+    if login.has_token:
+        # What reads a connection string is a tenth of a second, which few need.
+        from engine.kinds import login_of  # noqa: PLC0415 - as above
+
+        user, region = login_of(login.dsn.reveal()) if login.dsn is not None else ("*", "")
+    return LoginRights(
+        references=login.references,
+        key_arn=key_arn,
+        user=user,
+        host_region=region,
+        partition=wanted.place.partition,
+        account=wanted.principal.split(":")[4] if wanted.principal else "",
+    ).statements
 
 
 def _region(region: str | None, arn: str) -> str:

@@ -9,6 +9,7 @@ from engine.config.load import (
     load_destination,
     load_destination_and_port,
     load_log,
+    load_login,
     load_port,
 )
 from engine.config.memory import (
@@ -61,6 +62,7 @@ __all__ = [
     "load_destination",
     "load_destination_and_port",
     "load_log",
+    "load_login",
     "load_port",
     "read_secret",
     "resolve_memory_limit",

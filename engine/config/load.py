@@ -30,6 +30,7 @@ from engine.config.parsed import Parsed
 from engine.config.problems import ConfigurationProblems, Origin, Problem, shown
 from engine.config.scalars import Secret
 from engine.config.secret_file import settle_secret
+from engine.config.secret_reference import Login
 from engine.config.sources import SOURCES, SourceSection
 from engine.config.values import Unfit, from_text, nearest
 from engine.model.errors import ConfigurationError
@@ -83,6 +84,21 @@ def load_destination(path: Path | None, environment: Mapping[str, str]) -> Desti
     """`[destination]` alone: other sections may be missing, or wrong. Raises ConfigurationError."""
     sections = ("destination",)
     return _destination(_parse(gather(path, environment, sections), environment, sections))
+
+
+def load_login(path: Path | None, environment: Mapping[str, str]) -> Login:
+    """What the login at the source takes from AWS. What is missing or wrong is left out.
+
+    No file is read that the configuration names. Raises ConfigurationError where the file cannot be
+    read.
+    """
+    parsed = Parsed(gather(path, environment, ("source",)), environment)
+    _parse_key(parsed, next(key for key in KEYS if (key.section, key.name) == ("source", "type")))
+    section = _sections_looked_at(parsed)[0]
+    for key in section.login_keys:
+        if parsed.given(key.section, key.name) is not None:
+            _parse_key(parsed, key)
+    return section.login(parsed)
 
 
 def load_destination_and_port(

@@ -14,7 +14,7 @@ from engine.config import values
 from engine.config.key import Key, check_not_empty
 from engine.config.scalars import Secret
 from engine.config.secret_file import settle_secret
-from engine.config.secret_reference import SecretReference, referable
+from engine.config.secret_reference import Login, SecretReference, referable
 from engine.config.values import Unfit
 
 if TYPE_CHECKING:
@@ -125,6 +125,21 @@ KEYS: Final[tuple[Key, ...]] = (
         is_shown=True,
     ),
 )
+
+
+LOGIN_KEYS: Final[tuple[Key, ...]] = tuple(
+    key for key in KEYS if key.name in {"dsn", "password", "iam_auth"}
+)
+"""Those that say what a login takes from AWS. Files beside them hold no reference."""
+
+
+def login(parsed: "Parsed") -> Login:
+    """What a login takes from AWS, where anything of `LOGIN_KEYS` is missing or wrong too."""
+    values = {key.name: parsed.values.get((key.section, key.name)) for key in LOGIN_KEYS}
+    dsn, password = values["dsn"], values["password"]
+    kept = tuple(value for value in (dsn, password) if isinstance(value, SecretReference))
+    plain = Secret(dsn) if isinstance(dsn, str) else None
+    return Login(kept, plain, has_token=values["iam_auth"] is True)
 
 
 def settle(parsed: "Parsed") -> None:

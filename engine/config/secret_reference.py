@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from engine.config.scalars import Secret
 from engine.config.values import Kind, Unfit
 
 Keeper = Literal["secretsmanager", "ssm"]
@@ -43,6 +44,19 @@ class SecretReference:
 
     def __str__(self) -> str:
         return f"{self.keeper}:{self.name}" + (f"#{self.key}" if self.key else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """What a configuration takes from AWS to log in at its source.
+
+    `references` say where its secrets are kept. `dsn` is the connection string, where the
+    configuration itself has it. `has_token`: AWS's credentials sign what is the password.
+    """
+
+    references: tuple[SecretReference, ...]
+    dsn: Secret | None
+    has_token: bool
 
 
 class SecretFailed(Exception):

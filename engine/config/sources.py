@@ -16,6 +16,7 @@ from engine.config.postgres import PostgresConfiguration
 
 if TYPE_CHECKING:
     from engine.config.parsed import Parsed
+    from engine.config.secret_reference import Login
 
 OwnConfiguration: TypeAlias = PostgresConfiguration
 """What one kind of source has of its own: a union, of one kind so far."""
@@ -25,6 +26,7 @@ OwnConfiguration: TypeAlias = PostgresConfiguration
 class SourceSection:
     """One kind of source.
 
+    `login` is what a login takes from AWS, by `login_keys`, of which some may be missing or wrong.
     `settle` is called when every key was parsed, also where some have problems; it may complain and
     change values. `make` is called only where nothing is wrong.
     """
@@ -32,9 +34,13 @@ class SourceSection:
     keys: tuple[Key, ...]
     settle: "Callable[[Parsed], None]"
     make: "Callable[[Parsed], OwnConfiguration]"
+    login_keys: tuple[Key, ...]
+    login: "Callable[[Parsed], Login]"
 
 
 SOURCES: Final[Mapping[str, SourceSection]] = {
-    "postgres": SourceSection(postgres.KEYS, postgres.settle, postgres.make)
+    "postgres": SourceSection(
+        postgres.KEYS, postgres.settle, postgres.make, postgres.LOGIN_KEYS, postgres.login
+    )
 }
 """The known kinds, by `source.type`."""

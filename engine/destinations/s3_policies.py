@@ -54,7 +54,8 @@ class Wanted:
 
     `key_arn` is the KMS key's that objects are encrypted with; empty without one of ours.
     `role_arn` is assumed before anything is asked of the bucket. `principal` is the task role's
-    ARN; empty where it is not known.
+    ARN; empty where it is not known. `beside` are statements of the task role that are not about
+    the bucket.
     """
 
     place: Place
@@ -67,6 +68,7 @@ class Wanted:
     principal: str = ""
     denies_insecure: bool = False
     enforces_create_only: bool = False
+    beside: tuple[Statement, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +92,13 @@ def documents(wanted: Wanted) -> tuple[Document, ...]:
     title = f"Policy of {_HOLDERS[wanted.who]}"
     if wanted.role_arn:
         found = [
-            Document("task-role", title, (_assuming(wanted),)),
+            Document("task-role", title, (_assuming(wanted), *wanted.beside)),
             Document("bucket-role", f"Policy of {wanted.role_arn}", (*own, *_key_use(wanted))),
             Document("trust", f"Trust policy of {wanted.role_arn}", (_trusting(wanted),)),
         ]
     else:
-        found = [Document("task-role", title, (*own, *_key_use(wanted)))]
+        statements = (*own, *_key_use(wanted), *wanted.beside)
+        found = [Document("task-role", title, statements)]
     if bucket:
         title = f"Policy of the bucket {wanted.place.bucket}"
         found.append(Document("bucket", title, tuple(bucket)))

@@ -77,6 +77,12 @@ def described(configuration: PostgresConfiguration) -> str:
     return f"leads to {place_of(own.dsn.reveal())}{kept}"
 
 
+def host_and_user(dsn: str) -> tuple[str, str]:
+    """What a dsn itself says of both; empty where it says nothing. Raises ConfigurationError."""
+    given = parsed(dsn)
+    return given.get("host", ""), given.get("user", "")
+
+
 _Added = Callable[[dict[str, str]], Awaitable[str]]
 """The password for a dsn that libpq has read."""
 
