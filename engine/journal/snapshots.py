@@ -190,7 +190,8 @@ class SnapshotRegister:
         if not self._is_on:
             return
         self._arriving = frozenset(tables)
-        for table in self._arriving:
+        # By name: the hash of a table's name differs between processes, and so does a set's order.
+        for table in sorted(self._arriving):
             self.appear(table)
             self._fill(table)
 
@@ -242,7 +243,7 @@ class SnapshotRegister:
         the same. A table that had a visible snapshot before is as it was, another one is not
         unfinished any more.
         """
-        for table in self.owed.intersection(tables):
+        for table in sorted(self.owed.intersection(tables)):
             self._ask(table, "gone", point)
             self._gone.add(table)
             self._filling.pop(table, None)

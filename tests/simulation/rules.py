@@ -1475,7 +1475,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "7   a table that the source has no more is not waited for",
         Edit(
             "engine.journal.snapshots",
-            "for table in self.owed.intersection(tables):",
+            "for table in sorted(self.owed.intersection(tables)):",
             "for table in ():",
         ),
     ),

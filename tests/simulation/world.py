@@ -86,7 +86,6 @@ class World:
         self, seed: int, *, is_verbose: bool = False, is_store_lying: bool = False
     ) -> None:
         self.rnd = rnd = random.Random(seed)
-        random.seed(seed)  # The engine's jitter.
         self.seed = seed
         self.is_verbose = is_verbose
         self.loop = VirtualLoop()
@@ -99,6 +98,7 @@ class World:
         self.is_moved_by_hand = False
         self.is_named = False
         self.is_list_altered = False
+        self._is_over = False
         # By engine, the tables of which the source refused it a snapshot.
         self._tables_refused: defaultdict[str, set[TableName]] = defaultdict(set)
         # What the operator says to the engines that start from now on; it is never taken back.
@@ -200,6 +200,7 @@ class World:
         main.add_done_callback(lambda _: self.loop.stop(), context=self.loop.world)
         is_collecting = gc.isenabled()
         gc.disable()  # Collecting an abandoned coroutine would run its cleanup in mid-schedule.
+        random.seed(self.seed)  # The engine's jitter.
         try:
             self.loop.run_forever()
             if main.done() and self.violation is None:
@@ -207,6 +208,7 @@ class World:
         except DeadlockError as error:
             self.violation = error
         finally:
+            self._is_over = True
             for engine in self.engines:
                 engine.process.is_alive = False
             self.loop.dispose()
@@ -218,7 +220,12 @@ class World:
         return Outcome(self.seed, text, self.counts)
 
     def fail(self, violation: BaseException) -> None:
-        """Remember the first violation and end the schedule."""
+        """Remember the first violation and end the schedule.
+
+        What is collected afterwards, in another world's time perhaps, is not judged.
+        """
+        if self._is_over:
+            return
         if self.violation is None:
             self.violation = violation
             self.trace(f"VIOLATION {describe(violation)}")
