@@ -132,6 +132,9 @@ QUICK = ConnectionLimits(
     connections_max=8, request_seconds=0.4, idle_seconds=0.6, sweep_interval=0.05
 )
 
+PATIENT = ConnectionLimits()
+"""For who is to get an answer, however busy the machine."""
+
 
 def streaming() -> Status:
     return Status(phase="streaming", since_us=1)
@@ -263,7 +266,7 @@ async def test_who_does_not_read_the_answer_is_cut_off() -> None:
     ],
 )
 async def test_an_accept_header_of_any_kind_gets_metrics(accept: str) -> None:
-    async with served() as place:
+    async with served(PATIENT) as place:
         text = await answered(place, get("/metrics", f"Accept: {accept}"))
 
     head, _, body = text.partition(b"\r\n\r\n")
@@ -368,7 +371,7 @@ async def test_an_answer_that_fails_is_told_once_and_shows_nothing(
     def broken() -> Status:
         raise KeyError("geheim")
 
-    async with served(provider=broken) as place:
+    async with served(PATIENT, provider=broken) as place:
         answers = [await answered(place, get("/status")) for _ in range(5)]
 
     rows = json_log()
