@@ -32,6 +32,21 @@ def make_destination(**changes: Any) -> DestinationConfiguration:
     return msgspec.structs.replace(make_configuration().destination, **changes)
 
 
+def destination_file(target: DestinationConfiguration, folder: Path, before: str = "") -> str:
+    """The path of a configuration that has nothing but a destination, and `before`."""
+    path = folder / "tailrace.toml"
+    path.write_text(
+        f"""{before}
+        [destination]
+        bucket = "{target.bucket}"
+        prefix = "{target.prefix}"
+        region = "us-east-1"
+        endpoint_url = "{target.endpoint_url}"
+        """
+    )
+    return str(path)
+
+
 def make_s3_settings(**changes: Any) -> S3Settings:
     """What the S3 client is told; `changes` are its fields."""
     return replace(kinds.s3_settings(make_destination()), **changes)

@@ -10,6 +10,7 @@ from typing import Any
 import duckdb
 import pytest
 
+from configured import destination_file
 from engine.cli.application import main
 from engine.config import DestinationConfiguration
 from engine.materialize.folder import BucketFolder
@@ -34,17 +35,7 @@ def target(
 
 @pytest.fixture
 def file(target: DestinationConfiguration, tmp_path: Path) -> str:
-    path = tmp_path / "tailrace.toml"
-    path.write_text(
-        f"""
-        [destination]
-        bucket = "{target.bucket}"
-        prefix = "{target.prefix}"
-        region = "us-east-1"
-        endpoint_url = "{target.endpoint_url}"
-        """
-    )
-    return str(path)
+    return destination_file(target, tmp_path)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import pyarrow.parquet
 import pytest
 
 import tailrace
+from configured import destination_file
 from engine.cli.application import main
 from engine.cli.read_target import Target
 from engine.config import DestinationConfiguration
@@ -38,18 +39,7 @@ def target(
 
 @pytest.fixture
 def file(target: DestinationConfiguration, tmp_path: Path) -> str:
-    """A configuration that has nothing but a destination."""
-    path = tmp_path / "tailrace.toml"
-    path.write_text(
-        f"""
-        [destination]
-        bucket = "{target.bucket}"
-        prefix = "{target.prefix}"
-        region = "us-east-1"
-        endpoint_url = "{target.endpoint_url}"
-        """
-    )
-    return str(path)
+    return destination_file(target, tmp_path)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from configured import make_destination
+from configured import destination_file, make_destination
 from databases import Database
 from engine import app
 from engine.cli.application import main
@@ -52,13 +52,7 @@ def target(
 
 @pytest.fixture
 def file(target: DestinationConfiguration, tmp_path: Path) -> str:
-    """A configuration that has nothing but a destination."""
-    path = tmp_path / "tailrace.toml"
-    path.write_text(
-        f'[destination]\nbucket = "{target.bucket}"\nprefix = "{target.prefix}"\n'
-        f'region = "us-east-1"\nendpoint_url = "{target.endpoint_url}"\n'
-    )
-    return str(path)
+    return destination_file(target, tmp_path)
 
 
 async def in_memory(prefix: str) -> SmallBucket:

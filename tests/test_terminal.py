@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from configured import make_destination
+from configured import destination_file, make_destination
 from engine import app
 from engine.cli.application import COMMANDS
 from engine.cli.table import table_lines
@@ -147,11 +147,17 @@ def target(
 def file(target: DestinationConfiguration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A configuration in the working directory, whose source is not there."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "tailrace.toml").write_text(
-        '[source]\ndsn = "host=127.0.0.1 port=1 user=tailrace dbname=shop"\n'
-        'tables = ["public.*", "sales.orders", "sales.customers", "logistics.shipments"]\n'
-        f'[destination]\nbucket = "{target.bucket}"\nprefix = "{target.prefix}"\n'
-        f'region = "us-east-1"\nendpoint_url = "{target.endpoint_url}"\n[http]\nlisten = "off"\n'
+    destination_file(
+        target,
+        tmp_path,
+        """
+        [source]
+        dsn = "host=127.0.0.1 port=1 user=tailrace dbname=shop"
+        tables = ["public.*", "sales.orders", "sales.customers", "logistics.shipments"]
+
+        [http]
+        listen = "off"
+        """,
     )
     return "tailrace.toml"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from configured import make_destination
+from configured import destination_file, make_destination
 from engine import app
 from engine.cli.application import main
 from engine.cli.verify import _say_tables
@@ -54,18 +54,7 @@ def target(
 
 @pytest.fixture
 def file(target: DestinationConfiguration, tmp_path: Path) -> str:
-    """A configuration that has nothing but a destination."""
-    path = tmp_path / "tailrace.toml"
-    path.write_text(
-        f"""
-        [destination]
-        bucket = "{target.bucket}"
-        prefix = "{target.prefix}"
-        region = "us-east-1"
-        endpoint_url = "{target.endpoint_url}"
-        """
-    )
-    return str(path)
+    return destination_file(target, tmp_path)
 
 
 @pytest.mark.parametrize("depth", ["light", "full"])

@@ -787,6 +787,16 @@ def test_another_key_and_another_type_are_doubts_until_a_snapshot_is_past_them()
     assert after == ()
 
 
+def test_another_type_of_the_same_kind_is_no_doubt() -> None:
+    # Where rows got other values by it, the journal has a gap.
+    story = Story()
+    key = column("id", "integer", key=True)
+    story.begin(0, (key, column("note", "text", "character varying(20)"), column("n", "integer")))
+    story.begin(3, (key, column("note", "text", "text"), column("n", "integer", "bigint")))
+
+    assert doubts_of(story) == ()
+
+
 def test_a_fill_that_would_act_on_a_terminal_is_not_printed_and_not_given() -> None:
     story = Story()
     key = column("id", "integer", key=True, number=1)

@@ -13,6 +13,7 @@ from engine.reader.views.column import ViewColumn
 from engine.reader.views.dialect import (
     Dialect,
     Typed,
+    Types,
     numeric_size,
     quoted_back,
     quoted_double,
@@ -35,7 +36,7 @@ ABOUT: Final = (
     "the position {position}.",
 )
 _DIGITS_MAX: Final = 38
-_INTEGERS: Final = {"smallint": "SMALLINT", "integer": "INTEGER"}
+_TYPES: Final = Types({"smallint": "SMALLINT", "integer": "INTEGER"}, "REAL", "FROM_BASE64")
 _NOT_ALLOWED: Final = re.compile(r"[^a-z0-9_]")
 """Glue and Athena take letters, digits and underscores, in names of tables and columns alike."""
 _SERDE: Final = "org.apache.hive.hcatalog.data.JsonSerDe"
@@ -56,20 +57,7 @@ def _text(source: str, name: str, column: ViewColumn) -> str:
 
 
 def _typed(text: str, column: ViewColumn) -> Typed:
-    match "text" if column.is_hashed else column.kind:
-        case "boolean":
-            return Typed(f"CAST({text} AS BOOLEAN)")
-        case "integer":
-            return Typed(f"CAST({text} AS {_INTEGERS.get(column.type, 'BIGINT')})")
-        case "float":
-            return Typed(f"CAST({text} AS {'REAL' if column.type == 'real' else 'DOUBLE'})")
-        case "bytea":
-            return Typed(f"FROM_BASE64({text})")
-        case "date":
-            sure = f"CASE WHEN {text} NOT LIKE '% BC' THEN {text} END"
-            return Typed(f"TRY_CAST({sure} AS DATE)", may_not_fit=True)
-        case _:
-            return _decimal_or_text(text, column)
+    return _TYPES.typed(text, column) or _decimal_or_text(text, column)
 
 
 def _decimal_or_text(text: str, column: ViewColumn) -> Typed:

@@ -40,7 +40,8 @@ class ViewColumn:
     `former` has its earlier names, the latest first: records before that position have it under
     that name. Records before `born` have no such column; empty: all that count have it. `fill` is
     the text that rows from before have in it, None for null; `is_fill_known` says whether that is
-    known. `retyped` is where it got its type of now, empty where that is all along.
+    known. `retyped` is where it got its kind of now, empty where that is all along. Types of a kind
+    are written alike; where rows were written anew, the journal has a gap.
 
     `is_in_before`: `before` always holds it. `is_long`: the source may leave it out of an update
     that did not change it. `is_structured`: records hold an array or any JSON for it, no scalar.
@@ -120,7 +121,7 @@ def _past(column: Column, history: History) -> _Past:
             break
         if known.name != past.first.name:
             past.former.append((era.position, known.name))
-        if (known.type, known.hashed) != (past.first.type, past.first.hashed):
+        if (known.type_kind, known.hashed) != (past.first.type_kind, past.first.hashed):
             past.retyped = past.retyped or era.position
         past.is_in_before &= known.key
         past.first = known

@@ -6,7 +6,7 @@ what all of them share; statements that make tables and load them are each engin
 Invariant: text from outside goes into a statement only by `identifier` and `literal`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from engine.reader.views.column import ViewColumn
@@ -21,6 +21,37 @@ class Typed:
 
     sql: str
     may_not_fit: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Types:
+    """What values of the plain types are made by.
+
+    `integers` has the types of smallint and integer, `real` is the short float, `bytes_of` makes
+    bytes of base64.
+    """
+
+    integers: Mapping[str, str]
+    real: str
+    bytes_of: str
+
+    def typed(self, text: str, column: ViewColumn) -> Typed | None:
+        """A value of a plain type; None: it is of another."""
+        match "text" if column.is_hashed else column.kind:
+            case "boolean":
+                return Typed(f"CAST({text} AS BOOLEAN)")
+            case "integer":
+                return Typed(f"CAST({text} AS {self.integers.get(column.type, 'BIGINT')})")
+            case "float":
+                return Typed(f"CAST({text} AS {self.real if column.type == 'real' else 'DOUBLE'})")
+            case "bytea":
+                return Typed(f"{self.bytes_of}({text})")
+            case "date":
+                # A cast may ignore what follows the day.
+                sure = f"CASE WHEN {text} NOT LIKE '% BC' THEN {text} END"
+                return Typed(f"TRY_CAST({sure} AS DATE)", may_not_fit=True)
+            case _:
+                return None
 
 
 @dataclass(frozen=True, slots=True)

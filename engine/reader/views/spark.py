@@ -10,6 +10,7 @@ from engine.reader.views.column import ViewColumn
 from engine.reader.views.dialect import (
     Dialect,
     Typed,
+    Types,
     escaped_literal,
     numeric_size,
     quoted_back,
@@ -30,26 +31,12 @@ ABOUT: Final = (
     "the position {position}.",
 )
 _DIGITS_MAX: Final = 38
-_INTEGERS: Final = {"smallint": "SMALLINT", "integer": "INT"}
+_TYPES: Final = Types({"smallint": "SMALLINT", "integer": "INT"}, "FLOAT", "UNBASE64")
 _MAY_NOT_FIT: Final = {"timestamp": "TIMESTAMP_NTZ", "timestamptz": "TIMESTAMP"}
 
 
 def _typed(text: str, column: ViewColumn) -> Typed:
-    match "text" if column.is_hashed else column.kind:
-        case "boolean":
-            return Typed(f"CAST({text} AS BOOLEAN)")
-        case "integer":
-            return Typed(f"CAST({text} AS {_INTEGERS.get(column.type, 'BIGINT')})")
-        case "float":
-            return Typed(f"CAST({text} AS {'FLOAT' if column.type == 'real' else 'DOUBLE'})")
-        case "bytea":
-            return Typed(f"UNBASE64({text})")
-        case "date":
-            # A cast ignores what follows the day.
-            sure = f"CASE WHEN {text} NOT LIKE '% BC' THEN {text} END"
-            return Typed(f"TRY_CAST({sure} AS DATE)", may_not_fit=True)
-        case _:
-            return _typed_or_null(text, column)
+    return _TYPES.typed(text, column) or _typed_or_null(text, column)
 
 
 def _typed_or_null(text: str, column: ViewColumn) -> Typed:
