@@ -95,6 +95,15 @@ test: setup setup-test ## All tests, against real servers. ARGS are passed on: m
 test-long: setup setup-test ## The long versions, one after the other, an hour in all. ARGS="-k kills" for a part.
 	$(BIN)/pytest -m long -v $(ARGS)
 
+# What asks the server anything, and what lives on how it answers.
+RELEASE_TESTS = tests/test_postgres_*.py $(addprefix tests/test_,$(addsuffix .py,acceptance catalog_watch \
+	check_and_run drift drift_live fold_postgres initial_snapshot lock_watch locks new_tables row_filters \
+	rowcodec_roundtrip snapshot_conditions snapshot_rewrites snapshot_values))
+
+.PHONY: test-release
+test-release: setup setup-test ## The tests of the source on another release of PostgreSQL: make test-release RELEASE=17.
+	$(BIN)/pytest -n 2 --dist worksteal --postgres "$$(.ci/setup-postgres $(RELEASE))" $(ARGS) $(RELEASE_TESTS)
+
 .PHONY: test-peers
 test-peers: setup setup-peers ## The tests of the load tests' peers, as they are installed. One that is missing fails.
 	$(BIN)/pytest -m peers $(ARGS)

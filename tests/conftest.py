@@ -5,7 +5,9 @@ when the first test asks for it. A server that cannot be had is a failure, never
 import logging
 import secrets
 import signal
+import subprocess
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import aioboto3
@@ -35,11 +37,44 @@ hypothesis.settings.load_profile("tests")
 _SERVER_FIXTURES = {"postgres", "postgres15", "any_postgres", "s3"}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--postgres",
+        metavar="FOLDER",
+        type=Path,
+        help="run only the tests of PostgreSQL 18, on the release whose programs are in FOLDER,"
+        " and without those that want a newer one than that",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what needs a server, so that `-m "not integration"` runs the rest alone."""
     for item in items:
         if _SERVER_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker("integration")
+    if (programs := config.getoption("--postgres")) is not None:
+        release = _release(programs)
+        wanted = [item for item in items if _is_for(item, release)]
+        config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
+        items[:] = wanted
+
+
+def _release(programs: Path) -> int:
+    said = subprocess.check_output([str(programs / "postgres"), "--version"], text=True)
+    return int(said.split()[-1].partition(".")[0])
+
+
+def _is_for(item: pytest.Item, release: int) -> bool:
+    names = set(getattr(item, "fixturenames", ()))
+    chosen = getattr(item, "callspec", None)
+    is_of_15 = chosen is not None and "postgres15" in chosen.params.values()
+    since = item.get_closest_marker("since")
+    return (
+        ("postgres" in names or "any_postgres" in names)
+        and not is_of_15
+        and "postgres15" not in names
+        and (since is None or since.args[0] <= release)
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -70,9 +105,10 @@ def _logging_is_as_it_was() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[EmbeddedPostgres]:
+def postgres(pytestconfig: pytest.Config) -> Iterator[EmbeddedPostgres]:
     """PostgreSQL 18, from the wheel. Tests that stop or change a server start one of their own."""
-    with EmbeddedPostgres(settings=FAST_SETTINGS) as server:
+    programs = pytestconfig.getoption("--postgres")
+    with EmbeddedPostgres(bin_directory=programs, settings=FAST_SETTINGS) as server:
         yield server
 
 

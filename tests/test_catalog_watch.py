@@ -226,9 +226,14 @@ TOUCHED: list[tuple[str, list[LiteralString], str]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("statements", "reason"), [case[1:] for case in TOUCHED], ids=[case[0] for case in TOUCHED]
-)
+def known_by(case: tuple[str, *tuple[object, ...]]) -> object:
+    """A case by its name; lists of columns and filters of rows came with PostgreSQL 15."""
+    name, *values = case
+    is_of_15 = name.startswith(("row filter", "a row filter", "column list", "a column list"))
+    return pytest.param(*values, id=name, marks=pytest.mark.since(15 if is_of_15 else 14))
+
+
+@pytest.mark.parametrize(("statements", "reason"), [known_by(case) for case in TOUCHED])
 async def test_what_was_altered_and_set_back_is_a_gap(
     any_database: Database, statements: list[LiteralString], reason: str
 ) -> None:
@@ -259,6 +264,7 @@ def any_lines_gap(gaps: list[Gap]) -> bool:
     return any(gap.table == "public.lines" for gap in gaps)
 
 
+@pytest.mark.since(15)
 async def test_a_keepalive_is_durable_only_behind_a_look(any_database: Database) -> None:
     make_orders(any_database)
     store = MemoryStore()
@@ -311,6 +317,7 @@ def deaf(request: pytest.FixtureRequest, database: Database) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("hears", [False, True])
+@pytest.mark.since(18)
 async def test_a_publication_made_anew_behind_a_role_that_hears_no_warning_is_a_gap(
     database: Database,
     deaf: str,
@@ -338,6 +345,7 @@ async def test_a_publication_made_anew_behind_a_role_that_hears_no_warning_is_a_
     assert not engine.alarms.is_set(NOT_CAPTURED, "public.orders")
 
 
+@pytest.mark.since(18)
 async def test_the_servers_warning_wants_a_look_at_once(database: Database) -> None:
     make_orders(database)
     async with running(database, MemoryStore(), settings=SLOW) as engine:
@@ -354,6 +362,7 @@ async def test_the_servers_warning_wants_a_look_at_once(database: Database) -> N
         assert all(gap.is_open for gap in engine.gaps())
 
 
+@pytest.mark.since(18)
 async def test_a_start_without_the_publication_goes_on_and_says_so(database: Database) -> None:
     make_orders(database)
     store = MemoryStore()
@@ -372,6 +381,7 @@ async def test_a_start_without_the_publication_goes_on_and_says_so(database: Dat
         await engine.until(lambda: not engine.alarms.is_set(NOT_CAPTURED, "public.orders"), "over")
 
 
+@pytest.mark.since(18)
 async def test_another_warning_of_the_same_class_is_no_loss(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -435,9 +445,7 @@ STANDING: list[tuple[str, LiteralString, str, LiteralString]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("statement", "reason", "back"), [case[1:] for case in STANDING], ids=[c[0] for c in STANDING]
-)
+@pytest.mark.parametrize(("statement", "reason", "back"), [known_by(case) for case in STANDING])
 async def test_a_loss_that_stands_is_an_open_gap_until_it_is_mended(
     any_database: Database, statement: LiteralString, reason: str, back: LiteralString
 ) -> None:
@@ -462,6 +470,7 @@ async def test_a_loss_that_stands_is_an_open_gap_until_it_is_mended(
     assert not engine.alarms.is_set(NOT_CAPTURED, "public.orders")
 
 
+@pytest.mark.since(15)
 async def test_check_lists_what_stands_and_its_sql_until_it_is_mended(
     any_database: Database,
 ) -> None:
@@ -524,6 +533,7 @@ async def test_an_open_gap_is_one_gap_over_restarts(any_database: Database) -> N
     assert len(engine.gaps()) == 1
 
 
+@pytest.mark.since(15)
 async def test_what_is_left_out_from_the_start_is_agreed_but_for_whole_tables(
     any_database: Database,
 ) -> None:
@@ -598,7 +608,13 @@ async def test_a_table_that_was_made_before_it_was_added_is_a_gap(
     }
 
 
-@pytest.mark.parametrize("kind", ["FOR ALL TABLES", "FOR TABLES IN SCHEMA public"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "FOR ALL TABLES",
+        pytest.param("FOR TABLES IN SCHEMA public", marks=pytest.mark.since(15)),
+    ],
+)
 async def test_new_tables_of_a_publication_of_all_lose_nothing(
     any_database: Database, kind: LiteralString
 ) -> None:
@@ -613,6 +629,7 @@ async def test_new_tables_of_a_publication_of_all_lose_nothing(
     assert engine.gaps() == []
 
 
+@pytest.mark.since(15)
 async def test_a_schema_that_left_a_publication_and_came_back_is_a_gap(
     any_database: Database,
 ) -> None:
@@ -1068,6 +1085,7 @@ async def test_what_is_agreed_of_many_tables_is_stated_over_several_entries(
 # --- nobody's lock
 
 
+@pytest.mark.since(15)
 async def test_a_look_waits_for_nobodys_lock(any_database: Database) -> None:
     make_partitioned(any_database)
     make_orders(any_database)

@@ -282,6 +282,7 @@ def held(shop: Database) -> Iterator[list[int]]:
 
 
 @pytest.mark.usefixtures("impatient", "held")
+@pytest.mark.since(15)
 async def test_nothing_that_a_start_asks_waits_for_a_lock(shop: Database) -> None:
     source = PostgresSource(dsn=shop.dsn, slot=shop.name, configuration=FILTERED)
 
@@ -295,6 +296,7 @@ async def test_nothing_that_a_start_asks_waits_for_a_lock(shop: Database) -> Non
 
 
 @pytest.mark.usefixtures("impatient", "held")
+@pytest.mark.since(15)
 async def test_nothing_that_a_look_asks_waits_for_a_lock(shop: Database) -> None:
     source = PostgresSource(dsn=shop.dsn, slot=shop.name, configuration=FILTERED)
 
@@ -306,6 +308,7 @@ async def test_nothing_that_a_look_asks_waits_for_a_lock(shop: Database) -> None
 
 
 @pytest.mark.usefixtures("impatient", "held")
+@pytest.mark.since(15)
 async def test_nothing_that_a_check_asks_waits_for_a_lock(shop: Database) -> None:
     source = PostgresSource(dsn=shop.dsn, slot=shop.name, configuration=FILTERED)
 
@@ -317,6 +320,7 @@ async def test_nothing_that_a_check_asks_waits_for_a_lock(shop: Database) -> Non
     assert not [each for each in found.values() if isinstance(each, TailraceError)]
 
 
+@pytest.mark.since(15)
 async def test_new_tables_that_wait_for_a_lock_say_for_whose(
     shop: Database, held: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -347,6 +351,7 @@ async def test_new_tables_that_wait_for_a_lock_say_for_whose(
 
 
 @pytest.mark.usefixtures("held")
+@pytest.mark.since(15)
 async def test_an_engine_starts_and_streams_while_everything_else_is_locked(shop: Database) -> None:
     engine = LiveEngine(shop, configuration=FILTERED)
 

@@ -146,6 +146,7 @@ async def test_relations_are_those_that_the_stream_shows(any_database: Database)
     await compare_relations(any_database, shown)
 
 
+@pytest.mark.since(15)
 async def test_relations_follow_the_publications_lists_of_columns(any_database: Database) -> None:
     any_database.execute(TABLES)
     publish(
@@ -164,6 +165,7 @@ async def test_relations_follow_the_publications_lists_of_columns(any_database: 
 
 
 @pytest.mark.parametrize("published", ["stored", "none"])
+@pytest.mark.since(18)
 async def test_generated_columns_are_there_where_they_are_published(
     database: Database, published: str
 ) -> None:
@@ -183,6 +185,7 @@ async def test_generated_columns_are_there_where_they_are_published(
     await compare_rows(database, reading, [table])
 
 
+@pytest.mark.since(18)
 async def test_a_generated_column_is_there_where_the_list_names_it(database: Database) -> None:
     database.execute(TABLES)
     publish(database, "FOR TABLE generated (id, twice)")

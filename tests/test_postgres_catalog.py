@@ -80,6 +80,7 @@ async def test_a_first_start_makes_publication_and_slot(any_database: Database) 
     assert slot_exists(any_database)
 
 
+@pytest.mark.since(17)
 async def test_a_slot_can_be_copied_to_standbys_where_the_server_knows_how(
     database: Database,
 ) -> None:

@@ -120,6 +120,7 @@ async def test_estimates_follow_the_statistics(tables: Database) -> None:
         assert held.tables[A].bytes_estimate == 5 * 8192
 
 
+@pytest.mark.since(15)
 async def test_what_the_publication_filters_is_not_read(tables: Database) -> None:
     with tables.connect() as connection:
         connection.execute(
@@ -131,6 +132,7 @@ async def test_what_the_publication_filters_is_not_read(tables: Database) -> Non
     assert len((await read_table(tables, TREE)).rows) == 10
 
 
+@pytest.mark.since(15)
 async def test_a_filter_does_not_count_where_the_schema_is_published(tables: Database) -> None:
     tables.execute(
         "CREATE PUBLICATION tailrace FOR TABLE a WHERE (id > 990), TABLES IN SCHEMA public"

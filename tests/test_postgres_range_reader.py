@@ -63,6 +63,7 @@ async def test_a_large_row_is_read_whole(database: Database) -> None:
     assert rows == [{"id": 1, "t": 'a\tb\\"\x01' * 2_000_000}, {"id": 2, "t": "x"}]
 
 
+@pytest.mark.since(15)
 async def test_no_timeout_or_search_path_of_a_role_ends_or_changes_a_reading(
     any_database: Database,
 ) -> None:
@@ -207,6 +208,7 @@ async def test_a_reading_that_is_given_up_ends_its_connection(database: Database
     assert name == f"tailrace range {task.name}"
 
 
+@pytest.mark.since(15)
 async def test_a_range_that_fails_ends_its_connection(database: Database) -> None:
     two_tables(database)
     database.execute(

@@ -136,7 +136,15 @@ async def test_each_row_is_in_exactly_one_range_of_one_segment(
     await hold_that_it_is_cut_well(database15, kind)
 
 
-@pytest.mark.parametrize("kind", ["two columns", "quotes", "timestamptz"])
+# PostgreSQL 14 does not tell whose order a database's text has: such keys are not cut there.
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("two columns", marks=pytest.mark.since(15)),
+        pytest.param("quotes", marks=pytest.mark.since(15)),
+        "timestamptz",
+    ],
+)
 async def test_each_row_is_in_exactly_one_range_also_on_the_newest_server(
     database: Database, kind: str
 ) -> None:
@@ -402,6 +410,7 @@ async def test_a_rest_without_rows_is_one_empty_range(database15: Database) -> N
 # --- how it is read
 
 
+@pytest.mark.since(15)
 async def test_a_range_is_read_by_the_index_also_where_a_scan_seems_to_cost_less(
     any_database: Database,
 ) -> None:
@@ -431,6 +440,7 @@ def scans(database: Database) -> tuple[int, int]:
     return table, index
 
 
+@pytest.mark.since(15)
 async def test_the_publications_filter_counts_in_every_range(any_database: Database) -> None:
     make_table(any_database, *KEYS["numbers"])
     any_database.execute(
@@ -521,6 +531,7 @@ async def add_a_column_once_locked(database: Database) -> float:
     return asyncio.get_running_loop().time() - began
 
 
+@pytest.mark.since(15)
 async def test_nothing_of_anybody_else_runs(any_database: Database) -> None:
     make_table(any_database, "k int, l text, PRIMARY KEY (l, k)", "n / 7, 'x' || n % 7")
     with role_on(any_database) as role, any_database.connect() as connection:

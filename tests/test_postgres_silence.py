@@ -60,6 +60,7 @@ def test_a_wait_event_tells_work_from_waiting(
     assert judged_wait(kind, event).doing is doing
 
 
+@pytest.mark.since(15)
 async def test_a_server_that_works_in_silence_is_waited_for(any_database: Database) -> None:
     alarms = Alarms(lambda: 0)
     with any_database.connect() as connection:

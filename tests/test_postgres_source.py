@@ -1021,6 +1021,7 @@ async def test_a_publication_dropped_and_made_again_ends_the_stream_before_18(
         await read_all(source, database15)
 
 
+@pytest.mark.since(18)
 async def test_a_publication_dropped_and_made_again_has_18_ask_for_a_look(
     database: Database,
 ) -> None:

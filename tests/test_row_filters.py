@@ -30,6 +30,8 @@ from test_catalog_watch import make_orders, running
 from test_postgres_source import read_all
 from trials import trials_of, tried
 
+pytestmark = pytest.mark.since(15)
+
 ORDINARY = RecordConfiguration(through="tailrace", tables=("*.*",))
 CUSTOMERS = TableName("public", "customers")
 

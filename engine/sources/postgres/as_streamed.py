@@ -27,7 +27,7 @@ from engine.sources.postgres.session import Row
 _LISTS_VERSION: Final = 150000
 """Since then a publication can have lists of columns and filters of rows."""
 
-_INVALID_ROOT_KEYS_VERSION: Final = 170000
+_INVALID_ROOT_KEYS_VERSION: Final = 180000
 """Since then a root's primary key counts also where it is missing on a partition."""
 
 # An index on a partial set of rows, or one that is checked late, is no identity.
