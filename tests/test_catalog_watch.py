@@ -381,7 +381,7 @@ async def test_a_start_without_the_publication_goes_on_and_says_so(database: Dat
         await engine.until(lambda: not engine.alarms.is_set(NOT_CAPTURED, "public.orders"), "over")
 
 
-@pytest.mark.since(18)
+@pytest.mark.since(17)
 async def test_another_warning_of_the_same_class_is_no_loss(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
