@@ -201,6 +201,15 @@ async def test_what_check_and_whoever_asks_for_something_write_is_not_looked_at(
     assert (await judged(bucket.store)).problems == ()
 
 
+async def test_what_a_refused_prefix_inside_this_one_left_is_no_problem() -> None:
+    bucket = await make_bucket()
+    for name in ("write-9333133d9d5b9f16", "parts-9333133d9d5b9f16"):
+        key = f"{own_folder(f'{PREFIX}/inner')}check/{name}"
+        bucket.store.objects[key] = StoredObject(b"", {})
+
+    assert codes(await judged(bucket.store)) == set()
+
+
 async def test_an_unlooked_for_restatement_is_as_good_as_the_first_statement() -> None:
     bucket = await make_bucket()
     first = bucket.pieces[4]

@@ -479,6 +479,10 @@ class _Walk:
             return is_expired
         if prefix is None or not prefix.startswith(below(self._prefix)):
             return False
+        if key.startswith(check_folder(prefix)):
+            # Somebody tried a configuration whose prefix lies inside this one: `check` and the
+            # start refuse it, and these objects stay, because nobody may delete them.
+            return True
         if prefix not in self._neighbours:
             if await anext(self._reader_of(prefix).entry_seqs(-1), None) is None:
                 return False
