@@ -1,23 +1,28 @@
 """What `check` says of a server beside what stops a start: pure judges of what was read."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from certificates import write_certificate
 from engine.model.check_code import CheckCode
 from engine.model.errors import ConfigurationError
 from engine.model.record import RecordConfiguration
 from engine.model.schema import TableName
 from engine.model.trial import Finding
+from engine.servers.servers import FAST_SETTINGS, EmbeddedPostgres
 from engine.sources.postgres import check_codes as codes
 from engine.sources.postgres.judges import judgements_of, refuse, server_fault
+from engine.sources.postgres.session import Session
 from engine.sources.postgres.situation import Server, Situation, Table, parted
 from engine.sources.postgres.slot import Slot, wal_level_fault
 from engine.sources.postgres.surroundings import (
     OpenTransaction,
     Surroundings,
+    read_surroundings,
     surrounding_judgements,
 )
 
@@ -54,6 +59,7 @@ AROUND = Surroundings(
     client_address="10.0.0.7",
     synchronous_names="",
     application_name="tailrace",
+    is_verified=True,
 )
 
 
@@ -84,6 +90,45 @@ def test_a_connection_in_the_clear_is_warned_of_unless_it_stays_on_the_machine()
     assert not hint_of(codes.TLS, tls=None, client_address="127.0.0.1")
     assert not hint_of(codes.TLS, tls=None, client_address="::1")
     assert not hint_of(codes.TLS, tls=None, client_address=None)
+
+
+def test_a_certificate_that_nobody_verifies_is_warned_of_where_somebody_may_stand_between() -> None:
+    assert "sslmode=verify-full" in hint_of(codes.CERTIFICATE, is_verified=False)
+    assert not hint_of(codes.CERTIFICATE)
+    assert said(codes.CERTIFICATE, is_verified=False, client_address="127.0.0.1") is None
+    assert said(codes.CERTIFICATE, is_verified=False, client_address=None) is None
+    assert said(codes.CERTIFICATE, is_verified=False, tls=None) is None
+
+
+async def test_what_libpq_verified_is_known(tmp_path: Path) -> None:
+    root = tmp_path / "root.crt"
+    verified = {}
+    with EmbeddedPostgres.debian(15, settings=FAST_SETTINGS) as server:
+        server.stop()
+        write_certificate(server)
+        root.write_bytes((server.data_directory / "server.crt").read_bytes())
+        server.settings["ssl"] = "on"
+        server.start()
+        for options in (
+            f"sslmode=prefer sslrootcert={root}",
+            "sslmode=require",
+            f"sslmode=require sslrootcert={root}",
+            f"sslmode=verify-ca sslrootcert={root}",
+            f"sslmode=verify-full sslrootcert={root}",
+        ):
+            place = f"host=localhost port={server.port} dbname=postgres user=postgres"
+            async with Session(f"{place} {options}") as session:
+                around = await read_surroundings(session)
+            assert around.tls is not None
+            verified[options.replace(f" sslrootcert={root}", " root")] = around.is_verified
+
+    assert verified == {
+        "sslmode=prefer root": False,
+        "sslmode=require": False,
+        "sslmode=require root": True,
+        "sslmode=verify-ca root": True,
+        "sslmode=verify-full root": True,
+    }
 
 
 def test_a_server_without_a_free_walsender_is_warned_of_unless_an_engine_has_it() -> None:

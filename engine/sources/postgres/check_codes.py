@@ -40,6 +40,7 @@ OLD_SNAPSHOTS: Final = CheckCode(
 NAMES: Final = CheckCode("TR-PG-023", "names", "No column is called as a field of the envelope.")
 CONDITIONS: Final = CheckCode("TR-PG-024", "conditions", "The server takes every `where`.")
 STATEMENTS: Final = CheckCode("TR-PG-025", "statements", "DDL statements are recorded.")
+CERTIFICATE: Final = CheckCode("TR-PG-026", "certificate", "Nobody else can pass for the server.")
 
 CODES: Final = tuple(value for value in dict(globals()).values() if isinstance(value, CheckCode))
 """Every code of this page, in its order."""

@@ -380,6 +380,18 @@ class Session:
         return place_of(self._dsn, self._overrides)
 
     @property
+    def is_certificate_verified(self) -> bool:
+        """Whether libpq compared the server's certificate with an authority's, where it had one."""
+        if self._connection is None:
+            return False
+        options = {option.keyword: option.val or b"" for option in self._connection.pgconn.info}
+        mode = options.get(b"sslmode")
+        # With an authority's file `require` verifies as `verify-ca` does: "SSL Support" in libpq's
+        # manual.
+        has_authority = bool(options.get(b"sslrootcert"))
+        return mode in {b"verify-ca", b"verify-full"} or (mode == b"require" and has_authority)
+
+    @property
     def is_open(self) -> bool:
         """Whether it was open when last used."""
         return self._connection is not None

@@ -94,7 +94,8 @@ class Surroundings:
 
     Of settings that the server does not have, None. `keep_mib`: what a slot may keep of the log;
     -1: no limit. `tls`: the protocol of our connection, None without TLS; `client_address` is None
-    for a UNIX socket. `locked` are tables that CREATE PUBLICATION would wait for.
+    for a UNIX socket. `is_verified`: libpq compared the server's certificate with an authority's.
+    `locked` are tables that CREATE PUBLICATION would wait for.
     """
 
     walsender_count_max: int
@@ -107,6 +108,7 @@ class Surroundings:
     client_address: str | None
     synchronous_names: str
     application_name: str
+    is_verified: bool = False
     transactions: tuple[OpenTransaction, ...] = ()
     locked: frozenset[TableName] = frozenset()
 
@@ -118,7 +120,12 @@ async def read_surroundings(session: Session) -> Surroundings:
     transactions = tuple(OpenTransaction(*each) for each in found)
     locked = await locked_names(session, STOPS_PUBLISHING)
     settings = Surroundings(*row)
-    return replace(settings, transactions=transactions, locked=frozenset(locked))
+    return replace(
+        settings,
+        is_verified=session.is_certificate_verified,
+        transactions=transactions,
+        locked=frozenset(locked),
+    )
 
 
 def surrounding_judgements(around: Surroundings, situation: Situation) -> list[Judgement]:
@@ -224,12 +231,30 @@ def _tls(around: Surroundings, situation: Situation) -> Finding:
     if around.tls is not None:
         return Finding(f"the connection is encrypted ({around.tls})")
     address = around.client_address
-    if address is None or ip_address(address).is_loopback:
+    if _is_local(address):
         return Finding("not used, and not needed: the database is on this machine")
     return Finding(
         f"not used: rows cross the network from {address} in the clear",
         "sslmode=verify-full and sslrootcert=… in source.dsn, and ssl = on at the server",
     )
+
+
+def _certificate(around: Surroundings, situation: Situation) -> Finding | None:
+    """Who stands between could answer with a certificate of his own, and is given the password."""
+    del situation
+    if around.tls is None or _is_local(around.client_address):
+        return None
+    if around.is_verified:
+        return Finding("the server's certificate is compared with an authority's")
+    return Finding(
+        "nobody compares the server's certificate: whoever stands between could pass for it",
+        "sslmode=verify-full and sslrootcert=FILE in source.dsn (RDS: its certificate bundle), or"
+        " sslrootcert=system for a public authority's",
+    )
+
+
+def _is_local(address: str | None) -> bool:
+    return address is None or ip_address(address).is_loopback
 
 
 def _encoding(around: Surroundings, situation: Situation) -> Finding:
@@ -266,6 +291,7 @@ _Judge: TypeAlias = Callable[[Surroundings, Situation], Finding | None]
 
 _JUDGES: Final[tuple[tuple[CheckCode, _Judge], ...]] = (
     (codes.TLS, _tls),
+    (codes.CERTIFICATE, _certificate),
     (codes.WALSENDERS, _walsenders),
     (codes.KEPT, _kept),
     (codes.TRANSACTIONS, _transactions),
