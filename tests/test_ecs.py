@@ -208,17 +208,18 @@ def test_the_task_role_has_what_iam_prints_and_its_secret(
     monkeypatch.chdir("/")
 
     assert main(["iam", "--document", "task-role"]) == 0
-    least = json.loads(capsys.readouterr().out)["Statement"]
+    least = by_sid(json.loads(capsys.readouterr().out)["Statement"])
     found = by_sid(cloud.statements(f"{name}-task"))
 
-    secret = found.pop("DatabaseSecret")
+    printed, secret = least.pop("TailraceSecrets"), found.pop("DatabaseSecret")
+    assert (printed["Action"], printed["Resource"]) == ([secret["Action"]], [secret["Resource"]])
     assert (secret["Action"], secret["Resource"]) == (
         "secretsmanager:GetSecretValue",
         given["DatabaseSecretArn"],
     )
     assert ("DatabaseSecretKey" in found) is (stack == "rich")
     found.pop("DatabaseSecretKey", None)
-    assert found == by_sid(least)
+    assert found == least
 
 
 def test_the_other_accounts_bucket_grants_what_iam_prints(
