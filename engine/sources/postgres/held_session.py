@@ -233,6 +233,11 @@ class HeldSession:
         connection = self._connection
         timer = asyncio.get_running_loop().call_later(_END_SECONDS, self.cut_off)
         try:
+            if self._asking.locked():
+                # libpq's connection would be freed under who still reads from it.
+                self.cut_off()
+                async with self._asking:
+                    pass
             # A connection in the middle of a COPY has nothing to say. It is closed as it is.
             if connection.info.transaction_status in _ENDED_BY_ROLLBACK:
                 await connection.rollback()

@@ -33,9 +33,10 @@ _UNSENT: Final = """(a.attgenerated OPERATOR(pg_catalog.<>) ''::pg_catalog."char
 _KEY: Final = """SELECT a.attnum FROM pg_catalog.pg_index i
        JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) c.oid
        WHERE i.indrelid OPERATOR(pg_catalog.=) c.oid
-         AND (CASE c.relreplident
-              WHEN 'd'::pg_catalog."char" THEN i.indisprimary
-              WHEN 'i'::pg_catalog."char" THEN i.indisreplident ELSE false END)
+         AND (CASE WHEN c.relreplident OPERATOR(pg_catalog.=) 'd'::pg_catalog."char"
+                   THEN i.indisprimary
+                   ELSE c.relreplident OPERATOR(pg_catalog.=) 'i'::pg_catalog."char"
+                    AND i.indisreplident END)
          AND pg_catalog.array_position(i.indkey::pg_catalog.int2[], a.attnum)
              OPERATOR(pg_catalog.<) i.indnkeyatts"""
 

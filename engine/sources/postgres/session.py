@@ -14,6 +14,7 @@ import contextlib
 import os
 import re
 import socket
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final, LiteralString, Protocol, Self
 
@@ -252,6 +253,11 @@ def cut_off(descriptor: int) -> None:
         duplicate.shutdown(socket.SHUT_RDWR)
 
 
+def _cut_off(connection: Connection) -> None:
+    if not connection.closed:
+        cut_off(connection.pgconn.socket)
+
+
 def connect_failure(error: psycopg.Error, place: str, *, is_rotated: bool = False) -> SourceError:
     """What a failed connect to `place` means to the operator.
 
@@ -352,6 +358,8 @@ class Session:
         self._dsn = dsn
         self._overrides = overrides
         self._connection: Connection | None = None
+        # How many questions are under way, by the connection that they are asked over.
+        self._asked: Counter[Connection] = Counter()
         self._opening = asyncio.Lock()
         self._over = asyncio.Event()
 
@@ -399,10 +407,15 @@ class Session:
     async def close(self) -> None:
         """Close; the next question would open it again.
 
-        It never waits, so nothing can cancel it.
+        It never waits, so nothing can cancel it. A question that is being asked ends with an error.
         """
         connection, self._connection = self._connection, None
-        if connection is not None:
+        if connection is None:
+            return
+        if connection in self._asked:
+            # libpq's connection would be freed under who still reads from it: they close it.
+            _cut_off(connection)
+        else:
             await connection.close()
 
     def cut_off(self) -> None:
@@ -411,8 +424,8 @@ class Session:
         The session asks nothing any more.
         """
         self._over.set()
-        if self._connection is not None and not self._connection.closed:
-            cut_off(self._connection.pgconn.socket)
+        if self._connection is not None:
+            _cut_off(self._connection)
 
     async def rows(self, query: Query, *arguments: object, doing: str) -> list[Row]:
         """The rows of one query, asked again once where the session was lost meanwhile.
@@ -425,18 +438,28 @@ class Session:
         except SourceFailed:
             raise
         except SourceUnavailable:
-            await self.close()
             if is_fresh:
                 raise
         return await self._rows(query, arguments, doing)
 
     async def _rows(self, query: Query, arguments: tuple[object, ...], doing: str) -> list[Row]:
         connection = await self._opened(doing)
+        self._asked[connection] += 1
         try:
             cursor = await connection.execute(query, arguments or None)
             return await cursor.fetchall() if cursor.description else []
         except psycopg.Error as error:
-            raise translated(error, doing, self.place) from error
+            found = translated(error, doing, self.place)
+            is_lost = isinstance(found, SourceUnavailable) and not isinstance(found, SourceFailed)
+            if is_lost and self._connection is connection:
+                self._connection = None
+            raise found from error
+        finally:
+            self._asked[connection] -= 1
+            if not self._asked[connection]:
+                del self._asked[connection]
+                if connection is not self._connection:
+                    await connection.close()
 
     async def _opened(self, doing: str) -> Connection:
         async with self._opening:
