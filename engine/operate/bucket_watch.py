@@ -213,7 +213,7 @@ class WatchedStore:
 
     async def whole(self, key: str) -> ObjectTail | None:
         """See ObjectStore."""
-        with self._watch.request():
+        with self._request("read", key):
             return await self._store.whole(key)
 
     async def tail(self, key: str, size_bytes: int) -> ObjectTail | None:
