@@ -59,7 +59,11 @@ def test_the_role_that_an_example_names_in_a_comment_is_taken(
 
     assert destination.external_id is not None
     printed = json.loads(capsys.readouterr().out)
-    assert [each["Resource"] for each in printed["Statement"]] == [destination.role_arn]
+    assert [each["Resource"] for each in printed["Statement"]] == [
+        destination.role_arn,
+        # The database's password is the task role's to read.
+        ["arn:aws:secretsmanager:*:*:secret:tailrace/shop-??????"],
+    ]
 
 
 def test_secrets_are_kept_where_the_comments_say() -> None:

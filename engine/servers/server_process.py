@@ -8,6 +8,7 @@ The calls are synchronous and may be made from any thread. Async callers use `as
 """
 
 import json
+import os
 import secrets
 import signal
 import socket
@@ -27,8 +28,9 @@ _WATCHDOG = Path(__file__).with_name("watchdog.py")
 # takes the port that it comes back to.
 _PORTS = range(12_000, 22_000)
 _PORT_ATTEMPTS_MAX = 200
-# The newest so many ports that this process was given are kept for it, by a socket each.
-_kept: deque[socket.socket] = deque(maxlen=128)
+_PORTS_KEPT_MAX = 128
+# Descriptors of the sockets that keep the ports which this process was given, the newest last.
+_kept: deque[int] = deque()
 _READY_PAUSE_SECONDS = 0.02
 _LOG_LINES_SHOWN = 20
 _SUSPEND_SECONDS_MAX = 30.0
@@ -191,8 +193,11 @@ def free_ports(count: int) -> tuple[int, ...]:
     kept: list[socket.socket] = []
     for _ in range(_PORT_ATTEMPTS_MAX):
         if len(kept) == count:
-            _kept.extend(kept)
-            return tuple(found.getsockname()[1] for found in kept)
+            ports = tuple(found.getsockname()[1] for found in kept)
+            _kept.extend(found.detach() for found in kept)
+            while len(_kept) > _PORTS_KEPT_MAX:
+                os.close(_kept.popleft())
+            return ports
         found = socket.socket()
         try:
             # Bound without SO_REUSEADDR, it fails where another socket is bound. Bound and not
@@ -204,6 +209,8 @@ def free_ports(count: int) -> tuple[int, ...]:
             continue
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         kept.append(found)
+    for found in kept:
+        found.close()
     raise ServerError(f"no {count} free ports between {_PORTS.start} and {_PORTS.stop}")
 
 
