@@ -538,5 +538,5 @@ def test_an_interrupt_leaves_a_partial_result_and_no_process(tmp_path: Path) -> 
 
     assert process.returncode == 130, said
     _, alive = psutil.wait_procs(children, timeout=60)
-    assert alive == []
+    assert [child.cmdline() for child in alive] == []
     assert json.loads(output.read_bytes())["outcome"] == "interrupted"

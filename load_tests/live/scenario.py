@@ -4,11 +4,11 @@ Strategy: an `Order` and a script. The script awaits the load, turns the proxy, 
 of its own. Everything else (observing, settling, the good end, verification) is the same for all.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+from load_tests.live import interruptible
 from load_tests.live.findings import missed_loads, run_of
 from load_tests.live.live import Live, Order, observed
 from load_tests.live.place import Place, open_place
@@ -79,7 +79,7 @@ class LiveScenario:
                 recorder.begin(place.database.version)
                 for number in range(1, rounds(plan) + 1):
                     with steps(recorder, self.name) as show:
-                        missed = asyncio.run(self._round(plan, place, number, recorder, show))
+                        missed = interruptible.run(self._round(plan, place, number, recorder, show))
                     failures += (f"round {number}: {text}" for text in missed)
         if failures:
             raise RunFailed("\n".join(failures), hint="a lower --rate, or a machine with more CPUs")

@@ -19,6 +19,7 @@ from statistics import median
 from typing import Final
 
 from load_tests.engine_process import EngineProcess, until
+from load_tests.live import interruptible
 from load_tests.live.findings import missed_loads, run_of
 from load_tests.live.live import Live, Load, Order, observed
 from load_tests.live.percentiles import percentiles
@@ -210,7 +211,7 @@ class SnapshotBeside:
         missed: list[str] = []
         for number in range(1, rounds(plan) + 1):
             with steps(recorder, self.name) as show:
-                phases, texts = asyncio.run(
+                phases, texts = interruptible.run(
                     _round(plan, place, number, limit, recorder=recorder, show=show)
                 )
             found.append(phases)
