@@ -210,7 +210,8 @@ async def test_a_stop_in_the_silence_ends_at_its_limit_or_at_once(
         if is_told_twice:
             await engine.reaches("draining")
             engine.send(signal.SIGTERM)
-        code = await engine.ended(seconds=60)
+        # Below the default of drain_seconds, which would hide that its own is not obeyed.
+        code = await engine.ended(seconds=20)
 
     assert code == 75, engine.complaint
     assert "nothing is lost" in engine.log.lower()
@@ -226,7 +227,7 @@ async def test_a_stop_that_comes_to_its_limit_says_what_waits_and_why(rig: Rig) 
     await all_struck(refusals, least=1)
     status = await engine.status()
     engine.send(signal.SIGTERM)
-    code = await engine.ended(seconds=60)
+    code = await engine.ended(seconds=20)
     rig.proxy.clear()
 
     assert code == 75, engine.complaint
