@@ -23,8 +23,8 @@ from engine.operate.alarms import Alarms
 RIGHT_WITHDRAWN: Final = "right-withdrawn"
 
 RIGHT_SECONDS: Final = 300.0
-"""A policy that is replaced is whole again within seconds, and IAM tells all of its servers within
-minutes, as it says itself: "Changes that I make are not always immediately visible"."""
+"""Our choice: IAM's manual ("Changes that I make are not always immediately visible") says that it
+is eventually consistent, and gives no time."""
 
 _FORGOTTEN_SECONDS: Final = 60.0
 """Who asks again does so every few seconds. What nobody asked for so long is given up."""
