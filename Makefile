@@ -93,7 +93,7 @@ test: setup setup-test ## All tests, against real servers. ARGS are passed on: m
 
 .PHONY: test-long
 test-long: setup setup-test ## The long versions, one after the other, an hour in all. ARGS="-k kills" for a part.
-	$(BIN)/pytest -m long -v $(ARGS)
+	$(BIN)/pytest -m long --seed clock -v $(ARGS)
 
 # What asks the server anything, and what lives on how it answers.
 RELEASE_TESTS = tests/test_postgres_*.py $(addprefix tests/test_,$(addsuffix .py,acceptance catalog_watch \

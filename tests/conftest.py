@@ -6,6 +6,7 @@ import logging
 import secrets
 import signal
 import subprocess
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,6 +46,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="run only the tests of PostgreSQL 18, on the release whose programs are in FOLDER,"
         " and without those that want a newer one than that",
     )
+    parser.addoption(
+        "--seed",
+        metavar="N",
+        default="1",
+        help="what tests at random draw from: a number, or `clock` for another one in each test",
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -75,6 +82,18 @@ def _is_for(item: pytest.Item, release: int) -> bool:
         and "postgres15" not in names
         and (since is None or since.args[0] <= release)
     )
+
+
+@pytest.fixture
+def seed(pytestconfig: pytest.Config) -> int:
+    """What a test at random draws from: the same in every run, but where `--seed` asks for others.
+
+    The test's output has it.
+    """
+    chosen = pytestconfig.getoption("--seed")
+    seed = time.time_ns() % 1_000_000 if chosen == "clock" else int(chosen)
+    print(f"--seed {seed}")  # noqa: T201 - what a failure needs to be told
+    return seed
 
 
 @pytest.fixture(scope="session", autouse=True)

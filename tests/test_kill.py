@@ -7,7 +7,6 @@ judged afterwards from what is left. Every window has to have been hit.
 
 import asyncio
 import random
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
@@ -129,9 +128,7 @@ AIMED: tuple[tuple[Aim, Window], ...] = (
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kills", [15, pytest.param(60, marks=pytest.mark.long)])
-async def test_kills_lose_and_double_nothing(rig: Rig, kills: int) -> None:
-    seed = time.time_ns() % 1_000_000
-    print(f"seed {seed}")  # noqa: T201 - what a failure needs to be told
+async def test_kills_lose_and_double_nothing(rig: Rig, seed: int, kills: int) -> None:
     chance = random.Random(seed)
     plan: list[tuple[Aim, Window | None]] = [*AIMED]
     plan += [(at_random(chance), None) for _ in range(kills - len(AIMED))]

@@ -5,7 +5,6 @@ dead. Each kill is judged afterwards from what is left. Every window has to have
 """
 
 import random
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -185,10 +184,14 @@ async def test_each_row_under_a_snapshot_is_read_exactly_once(
     [(60_000, 300, THREE, 3), pytest.param(5_000_000, 2000, FIVE, 10, marks=pytest.mark.long)],
 )
 async def test_kills_of_engines_and_workers_leave_the_tables_exact(
-    place: Place, rows: int, rate: float, kills: tuple[SnapshotWindow, ...], worker_kills: int
+    place: Place,
+    *,
+    seed: int,
+    rows: int,
+    rate: float,
+    kills: tuple[SnapshotWindow, ...],
+    worker_kills: int,
 ) -> None:
-    seed = time.time_ns() % 1_000_000
-    print(f"seed {seed}")  # noqa: T201 - what a failure needs to be told
     chance = random.Random(seed)
     make_tables(place.database, rows)
     keys = {"source__snapshot_tables": 1}

@@ -10,6 +10,7 @@ is newer than its last statement: a version begins at a row.
 
 import asyncio
 import random
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -23,6 +24,7 @@ from databases import Database
 CAPTURED = ("public", "other")
 PUBLICATION = "tailrace"
 _ALL = "insert, update, delete, truncate"
+_SETTLING_ROUNDS = 3
 
 _MAKE: tuple[LiteralString, ...] = (
     "CREATE SCHEMA other",
@@ -60,15 +62,16 @@ _MAKE: tuple[LiteralString, ...] = (
     BEGIN
         IF wanted IS NULL THEN RETURN; END IF;
         FOR one IN
-            SELECT quote_ident(attname) AS name, atttypid::regtype::text AS type
+            SELECT quote_ident(attname) AS name, atttypid::regtype::text AS type,
+                (SELECT format('(SELECT max(id) FROM %s)', confrelid::regclass)
+                 FROM pg_constraint
+                 WHERE conrelid = wanted AND contype = 'f' AND conkey = ARRAY[attnum]) AS referred
             FROM pg_attribute
             WHERE attrelid = wanted AND attnum > 0 AND NOT attisdropped AND attname <> 'id'
             ORDER BY attnum
         LOOP
             value := CASE
-                WHEN one.name = 'parent' THEN coalesce(
-                    (SELECT format('(SELECT max(id) FROM %s)', confrelid::regclass)
-                     FROM pg_constraint WHERE conrelid = wanted AND contype = 'f'), 'NULL')
+                WHEN one.referred IS NOT NULL THEN one.referred
                 WHEN one.type IN ('integer', 'bigint', 'numeric') THEN (number % 100000)::text
                 WHEN one.type = 'double precision' THEN (number % 1000 / 8.0)::text
                 WHEN one.type = 'boolean' THEN (number % 2 = 0)::text
@@ -220,9 +223,12 @@ class Storm:
 
     async def _write(self) -> None:
         async with await self._connect() as connection:
+            turn = time.monotonic()
             while not self._is_over.is_set():
                 await self._write_some(connection, max(1, int(self.rate / 5)))
-                await asyncio.sleep(0.2)
+                # A turn that took longer than its share is not made up for.
+                turn = max(turn + 0.2, time.monotonic())
+                await asyncio.sleep(turn - time.monotonic())
 
     async def _write_some(self, connection: Connection, count: int) -> None:
         first = 1000 + self.written_count
@@ -284,12 +290,14 @@ class Storm:
             await connection.execute(
                 f"ALTER PUBLICATION {PUBLICATION} SET (publish = '{_ALL}')".encode()
             )
-            for table in await tables_of(connection):
-                for statement in _settling(table):
-                    try:
-                        await connection.execute(statement.encode())
-                    except psycopg.Error as error:
-                        self.refused[f"settle: {type(error).__name__}"] += 1
+            # Again, because a table is not logged before the one that it refers to.
+            for _ in range(_SETTLING_ROUNDS):
+                for table in await tables_of(connection):
+                    for statement in _settling(table):
+                        try:
+                            await connection.execute(statement.encode())
+                        except psycopg.Error as error:
+                            self.refused[f"settle: {type(error).__name__}"] += 1
             for table in await tables_of(connection):
                 await self._write_into(connection, table.name)
 
