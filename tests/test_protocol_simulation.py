@@ -135,9 +135,12 @@ def test_what_is_collected_behind_a_schedule_is_not_judged() -> None:
     assert world.violation is None
 
 
-@pytest.mark.parametrize("seed", [3816, 11654])
+@pytest.mark.parametrize("seed", [3816, 11654, 12492])
 def test_what_broke_a_promise_once_does_not_again(seed: int) -> None:
-    """A segment was read again at the same point, and uploads of it aborted that were named."""
+    """A segment was read again at the same point, and uploads of it aborted that were named.
+
+    In 12492 a snapshot is cancelled that no entry wanted yet: a row had moved past segments.
+    """
     assert "clean" in simulate("--seed", str(seed)).stdout
 
 

@@ -388,7 +388,9 @@ class SnapshotRegister:
         *,
         undivided: bool = False,
     ) -> None:
-        undivided = undivided or (state == "wanted" and self._is_undivided(table))
+        # What no entry says yet is said with what takes its place: the segments stay torn.
+        is_kept = state == "wanted" or table in self._pending
+        undivided = undivided or (is_kept and self._is_undivided(table))
         self._attempts.pop(table, None)
         self._refused.pop(table, None)
         self._asked.add(table)
