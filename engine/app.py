@@ -58,10 +58,11 @@ from engine.pipeline.check import check as checked
 from engine.pipeline.pipeline import Pipeline
 from engine.pipeline.stop import StopSignal
 from engine.pipeline.wiring import World
-from engine.snapshot.coordinator import Coordinator
+from engine.snapshot.coordinator import HELD_MAX, Coordinator
 from engine.snapshot.crew import Crew, Workers
 from engine.snapshot.progress import Progress
 from engine.snapshot.settings import SnapshotSettings
+from engine.sources.postgres.connections import NO_SNAPSHOTS, Demand
 from engine.sources.postgres.giving_up import Holdings
 from engine.sources.postgres.held import PostgresSnapshots
 from engine.sources.postgres.publishing import PostgresPublishing
@@ -357,6 +358,7 @@ def _source(configuration: Configuration, reach: Reach, alarms: Alarms | None = 
                 hash_key=hash_key(configuration),
                 signals=configuration.source.signals,
                 are_added_later=_are_added_later(configuration),
+                demand=_demand(configuration),
             )
 
 
@@ -365,6 +367,19 @@ def holdings(configuration: Configuration) -> Holdings:
     match configuration.source.own:
         case PostgresConfiguration() as own:
             return Holdings(reach_of(own), own.slot, record_configuration(configuration))
+
+
+def _demand(configuration: Configuration) -> Demand:
+    """What a run takes of its server beside the stream."""
+    source = configuration.source
+    if source.snapshot == "never":
+        return NO_SNAPSHOTS
+    workers = source.snapshot_workers
+    return Demand(
+        held_max=HELD_MAX,
+        worker_count=None if workers.scheduler else resolve_workers(workers),
+        is_adding=source.new_tables != "report",
+    )
 
 
 def _are_added_later(configuration: Configuration) -> bool:

@@ -176,6 +176,28 @@ def two_phase_slot(place: Place) -> None:
     place.execute(f"SELECT pg_create_logical_replication_slot('{name}', 'pgoutput', false, true)")
 
 
+def may_not_log_in(place: Place) -> None:
+    role = place.become("REPLICATION")
+    place.execute(f"ALTER ROLE {role} NOLOGIN")
+
+
+def no_plain_session_for_the_role(place: Place) -> None:
+    place.become("REPLICATION CONNECTION LIMIT 0")
+
+
+def no_plain_session_in_the_database(place: Place) -> None:
+    place.become("REPLICATION")
+    place.execute(f'ALTER DATABASE "{place.database.name}" CONNECTION LIMIT 0')
+
+
+def one_session_where_a_publication_is_made(place: Place) -> None:
+    role = place.become("REPLICATION CONNECTION LIMIT 1")
+    place.execute(
+        f'GRANT CREATE ON DATABASE "{place.database.name}" TO {role}',
+        f"ALTER TABLE orders OWNER TO {role}",
+    )
+
+
 def rows_may_not_be_read(place: Place) -> None:
     place.execute("CREATE PUBLICATION tailrace FOR TABLE orders")
     place.become("REPLICATION")
@@ -218,6 +240,10 @@ REFUSED: Final[tuple[tuple[Making, CheckCode, int], ...]] = (
     (nobody_listens, common.SOURCE, 69),
     (no_such_database, common.SOURCE, 78),
     (may_not_replicate, common.SOURCE, 78),
+    (may_not_log_in, common.SOURCE, 78),
+    (no_plain_session_for_the_role, codes.CONNECTIONS, 69),
+    (no_plain_session_in_the_database, codes.CONNECTIONS, 69),
+    (one_session_where_a_publication_is_made, codes.CONNECTIONS, 69),
     (may_not_create, codes.PUBLICATION, 78),
     (owns_no_table, codes.PUBLICATION, 78),
     (nothing_matches, codes.TABLES, 78),

@@ -138,6 +138,46 @@ def test_a_server_without_a_free_walsender_is_warned_of_unless_an_engine_has_it(
     assert not hint_of(codes.WALSENDERS, reading, walsender_count=10)
 
 
+def test_the_last_walsender_is_not_enough_for_a_snapshot() -> None:
+    streaming = replace(
+        SITUATION, configuration=msgspec.structs.replace(SITUATION.configuration, snapshot="never")
+    )
+
+    assert "max_wal_senders" in hint_of(codes.WALSENDERS, walsender_count=9)
+    assert not hint_of(codes.WALSENDERS, streaming, walsender_count=9)
+    assert not hint_of(codes.WALSENDERS, walsender_count=8)
+
+
+@pytest.mark.parametrize(
+    ("used", "snapshot", "is_first", "is_warned"),
+    [
+        (8, "initial", True, False),
+        (9, "initial", True, True),
+        (9, "never", True, False),
+        (10, "initial", False, True),
+        (9, "initial", False, False),
+    ],
+)
+def test_the_last_slot_is_not_enough_for_a_snapshot(
+    used: int,
+    snapshot: str,
+    is_first: bool,  # noqa: FBT001 - a parameter of the test
+    is_warned: bool,  # noqa: FBT001 - as above
+) -> None:
+    situation = replace(
+        SITUATION,
+        configuration=msgspec.structs.replace(SITUATION.configuration, snapshot=snapshot),
+        server=replace(SERVER, slot_count=used),
+        slot=NO_SLOT if is_first else A_SLOT,
+        is_first=is_first,
+    )
+
+    [found] = [each.found for each in judgements_of(situation) if each.code == codes.SLOTS]
+
+    assert isinstance(found, Finding)
+    assert bool(found.hint) == is_warned
+
+
 @pytest.mark.parametrize(
     ("keep_mib", "idle_seconds", "setting"),
     [(512, 0, "max_slot_wal_keep_size"), (-1, 3600, "idle_replication_slot_timeout")],

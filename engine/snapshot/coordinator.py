@@ -41,6 +41,9 @@ from engine.snapshot.settings import SnapshotSettings
 
 SNAPSHOT_FAILING: Final = "snapshot-failing"
 
+HELD_MAX: Final = 2
+"""Snapshots that are held at once."""
+
 _DUE_SECONDS: Final = 0.2
 _IDLE_SECONDS: Final = 60.0
 """After so long without a group the workers are let go: each has some 75 MiB."""
@@ -159,13 +162,11 @@ class Coordinator:
     @property
     def _has_room(self) -> bool:
         """Whether another group may begin: nothing is read, or the last of one group's ranges."""
-        match self._taken:
-            case []:
-                return True
-            case [taken]:
-                return taken.is_at_tail and self._crew.has_free
-            case _:
-                return False
+        if not self._taken:
+            return True
+        if len(self._taken) >= HELD_MAX:
+            return False
+        return self._crew.has_free and all(taken.is_at_tail for taken in self._taken)
 
     def progress(self, now: float) -> SnapshotsStatus:
         """How far the snapshots that are being taken have come, at that time of the loop."""

@@ -41,6 +41,9 @@ NAMES: Final = CheckCode("TR-PG-023", "names", "No column is called as a field o
 CONDITIONS: Final = CheckCode("TR-PG-024", "conditions", "The server takes every `where`.")
 STATEMENTS: Final = CheckCode("TR-PG-025", "statements", "DDL statements are recorded.")
 CERTIFICATE: Final = CheckCode("TR-PG-026", "certificate", "Nobody else can pass for the server.")
+CONNECTIONS: Final = CheckCode(
+    "TR-PG-027", "connections left", "The server has room for the run's other sessions."
+)
 
 CODES: Final = tuple(value for value in dict(globals()).values() if isinstance(value, CheckCode))
 """Every code of this page, in its order."""

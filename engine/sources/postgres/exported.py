@@ -47,6 +47,10 @@ from engine.sources.postgres.slot_creation import watched
 
 KEEPERS: Final = 2
 
+HELD_SESSIONS: Final = 1 + KEEPERS
+"""Plain sessions that one snapshot holds: `fresh` and the keepers. A third one looks only while the
+slot is made, before there are keepers."""
+
 # The server's side of a keeper's connection: an answer that nobody takes does not keep the locks.
 _KEEPER_SETTINGS: Final = {"tcp_user_timeout": "25000"}
 

@@ -50,6 +50,11 @@ PRIMARY_HINT: Final = "(with several hosts in source.dsn: target_session_attrs=p
 
 _OLDEST: Final = 140000
 
+_SLOTS_HINT: Final = (
+    "drop one that nobody needs (pg_drop_replication_slot), or raise max_replication_slots and"
+    " restart the server"
+)
+
 Judge: TypeAlias = Callable[[Situation], Finding | None]
 """Raises the error that a start would end with. None: there is nothing to say."""
 
@@ -154,15 +159,24 @@ def _slots(situation: Situation) -> Finding:
     if is_made and count >= count_max:
         raise slots_are_used(count_max)
     text = f"{count} of {count_max} used (max_replication_slots)"
-    return Finding(f"{text}; the first run takes one more" if is_made else text)
+    if is_made:
+        text = f"{text}; the first run takes one more"
+    if situation.configuration.snapshot == "never":
+        return Finding(text)
+    if count + is_made >= count_max:
+        return Finding(
+            f"{text}; none is left for a snapshot, which takes another one while it begins, and"
+            " waits",
+            _SLOTS_HINT,
+        )
+    return Finding(f"{text}; a snapshot takes another one while it begins")
 
 
 def slots_are_used(count: int) -> SourceRefused:
     """The server can make no further slot."""
     return SourceRefused(
         f"all {count} replication slots of the server are in use",
-        hint="drop one that nobody needs (pg_drop_replication_slot), or raise max_replication_slots"
-        " and restart the server",
+        hint=_SLOTS_HINT,
     )
 
 

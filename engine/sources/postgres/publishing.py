@@ -40,7 +40,10 @@ from engine.sources.postgres.statements import (
     creation_statement,
     identity_statement,
 )
-from engine.sources.postgres.transaction import LockTaken, transaction
+from engine.sources.postgres.transaction import TRANSACTION_SESSIONS, LockTaken, transaction
+
+SESSIONS: Final = 1 + TRANSACTION_SESSIONS
+"""Plain sessions while tables are added: one that reads, and those of the transaction."""
 
 _SINGLE_MAX: Final = 10
 """So many tables are tried one by one in one go; each may wait for its locks."""

@@ -15,7 +15,7 @@ import os
 import re
 import socket
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, LiteralString, Protocol, Self
 
 import psycopg
@@ -51,11 +51,17 @@ _DEFAULTS: Final[Mapping[str, str]] = {
 }
 
 WAL_SENDERS_HINT: Final = (
-    "raise max_wal_senders and restart the server, or end replication connections that nobody needs"
-    " (pg_stat_replication lists them)"
+    "end replication connections that nobody needs (pg_stat_replication lists them), or"
+    " ALTER SYSTEM SET max_wal_senders = … and restart the server"
 )
 
-CONNECTIONS_HINT: Final = "raise max_connections, or end connections that nobody needs"
+CONNECTIONS_HINT: Final = (
+    "end connections that nobody needs (pg_stat_activity lists them), or ALTER SYSTEM SET"
+    " max_connections = … and restart the server"
+)
+
+_NO_ROOM: Final = "53300"
+"""too_many_connections."""
 
 POOLER_HINT: Final = (
     "a pooler such as pgbouncer stands in the way, and cannot pass replication on: give the"
@@ -67,6 +73,11 @@ _IAM_HINT: Final = (
     " and rds.iam_auth_for_replication = 1 in the parameter group"
 )
 
+_REPLICATION_HINT: Final = (
+    "ALTER ROLE {role} REPLICATION; on RDS and Aurora GRANT rds_replication TO {role}"
+)
+
+# In hints, {role} and {database} are those of the connection that was refused, as SQL takes them.
 # libpq gives no SQLSTATE for a failed connect, only the server's text; where the server speaks
 # another language, the failure counts as unavailable and is retried.
 _REFUSALS: Final = (
@@ -81,10 +92,10 @@ _REFUSALS: Final = (
     ("no pg_hba.conf entry", "allow this host in the server's pg_hba.conf"),
     ("pg_hba.conf rejects", "allow this host in the server's pg_hba.conf"),
     ("does not exist", "check dbname and user in source.dsn"),
-    ("is not permitted to log in", "ALTER ROLE … LOGIN"),
-    ("permission denied for database", "GRANT CONNECT ON DATABASE … TO …"),
-    ("must be superuser or replication role", "ALTER ROLE … REPLICATION"),
-    ("permission denied to start WAL sender", "ALTER ROLE … REPLICATION"),
+    ("is not permitted to log in", "ALTER ROLE {role} LOGIN"),
+    ("permission denied for database", "GRANT CONNECT ON DATABASE {database} TO {role}"),
+    ("must be superuser or replication role", _REPLICATION_HINT),
+    ("permission denied to start WAL sender", _REPLICATION_HINT),
     ("unsupported startup parameter", POOLER_HINT),
     ("certificate", "check sslmode and sslrootcert in source.dsn"),
     ("server does not support SSL", "check sslmode in source.dsn"),
@@ -116,6 +127,11 @@ _UNFIT: Final = re.compile(
 _PASSING: Final = (
     ("max_wal_senders", WAL_SENDERS_HINT),
     ("too many clients", CONNECTIONS_HINT),
+    ("too many connections for role", "ALTER ROLE {role} CONNECTION LIMIT …, or -1 for none"),
+    (
+        "too many connections for database",
+        "ALTER DATABASE {database} CONNECTION LIMIT …, or -1 for none",
+    ),
     ("too many connections", CONNECTIONS_HINT),
     ("connection slots are reserved", CONNECTIONS_HINT),
 )
@@ -270,7 +286,7 @@ def connect_failure(error: psycopg.Error, place: str, *, is_rotated: bool = Fals
             f"libpq does not take a value in source.dsn, for PostgreSQL at {place}",
             hint="check the dsn's keywords, each against libpq's list of what they may be",
         )
-    for sign, hint in _REFUSALS:
+    for sign, hint in _hints(_REFUSALS, error):
         # A missing UNIX socket "does not exist" either, but there nobody answered.
         if sign in text and "FATAL" in text:
             refused = f"PostgreSQL at {place} refused the connection: {text}"
@@ -282,17 +298,33 @@ def connect_failure(error: psycopg.Error, place: str, *, is_rotated: bool = Fals
             f"no TLS connection to PostgreSQL at {place}: {text}",
             hint="check sslmode and sslrootcert in source.dsn",
         )
-    for sign, hint in _PASSING:
+    for sign, hint in _hints(_PASSING, error):
         if sign in text and "FATAL" in text:
             return SourceFailed(
                 f"PostgreSQL at {place} has no room for the connection: {text}",
-                code="53300",
+                code=_NO_ROOM,
                 hint=hint,
             )
     return SourceUnavailable(
         f"no connection to PostgreSQL at {place}: {text}",
         hint="check that the server runs and can be reached",
     )
+
+
+def _hints(signs: tuple[tuple[str, str], ...], error: psycopg.Error) -> Iterator[tuple[str, str]]:
+    """The signs with what to do, for the role and the database of the failed connection."""
+    tried = error.pgconn
+    names = {"{role}": tried.user if tried else b"", "{database}": tried.db if tried else b""}
+    for sign, hint in signs:
+        told = hint
+        for mark, name in names.items():
+            told = told.replace(mark, quoted(name.decode(errors="replace")) if name else "…")
+        yield sign, told
+
+
+def is_without_room(error: Exception) -> bool:
+    """Whether a limit of the server, the role or the database let no session in."""
+    return isinstance(error, SourceFailed) and error.code == _NO_ROOM
 
 
 def _connect_text(error: psycopg.Error) -> str:

@@ -24,7 +24,8 @@ from engine.model.schema import Decide
 from engine.model.trial import Judgement, judgement
 from engine.operate.alarms import Alarms
 from engine.sources.postgres.assembler import ROWS_MAX
-from engine.sources.postgres.check_codes import CONDITIONS, STATEMENTS, VERSION
+from engine.sources.postgres.check_codes import CONDITIONS, CONNECTIONS, STATEMENTS, VERSION
+from engine.sources.postgres.connections import NO_SNAPSHOTS, Demand, try_connections
 from engine.sources.postgres.ddl_trigger import judge_ddl
 from engine.sources.postgres.dsn import Dsn, place_of
 from engine.sources.postgres.judges import judgements_of, version_refusal
@@ -32,7 +33,7 @@ from engine.sources.postgres.keeper import LOOK_SECONDS
 from engine.sources.postgres.look import Horizon, look
 from engine.sources.postgres.lsn import Lsn, log_point, lsn_of, parse_lsn
 from engine.sources.postgres.preparation import Making, prepare, renew, try_conditions
-from engine.sources.postgres.session import Session, connect, translated
+from engine.sources.postgres.session import Session, connect, is_without_room, translated
 from engine.sources.postgres.silence import SILENCE_SECONDS
 from engine.sources.postgres.situation import read_server, read_situation
 from engine.sources.postgres.slot import GAP_HINT, read_slot
@@ -54,7 +55,8 @@ class PostgresSource:
     catalog is looked at every `look_seconds` while a stream is open; what stands against it is an
     alarm. `hash_key` is the one whose hashes lines hold. With `signals` its streams show logical
     messages. `are_added_later`: tables that are not in the publication are added once that is
-    possible, so that `prepare` waits for nobody who has one locked.
+    possible, so that `prepare` waits for nobody who has one locked. `demand` is what the run takes
+    beside its stream.
     """
 
     def __init__(
@@ -72,7 +74,9 @@ class PostgresSource:
         hash_key: HashKey = NO_HASH_KEY,
         signals: bool = False,
         are_added_later: bool = False,
+        demand: Demand = NO_SNAPSHOTS,
     ) -> None:
+        self._demand = demand
         self._signals = signals
         self._silence_seconds = silence_seconds
         # Without anybody to tell (a command that ends soon), alarms are only logged.
@@ -127,8 +131,11 @@ class PostgresSource:
                 )
                 around = await read_surroundings(session)
             except TailraceError as error:
-                yield Judgement(SOURCE, error)
+                yield Judgement(CONNECTIONS if is_without_room(error) else SOURCE, error)
                 return
+            yield await judgement(
+                CONNECTIONS, lambda: try_connections(session, found, self._demand)
+            )
             for judged in (*judgements_of(found), *surrounding_judgements(around, found)):
                 yield judged
             if any(rule.where for rule in self._configuration.rules):

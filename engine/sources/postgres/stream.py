@@ -79,6 +79,9 @@ from engine.sources.postgres.synchronous import watch_commits
 SLOT_RETAINED: Final = "slot_retained_bytes"
 SLOT_SAFE: Final = "slot_safe_bytes"
 
+SESSIONS: Final = 1
+"""Plain sessions beside a stream's walsender."""
+
 WAL_SENDER_TIMEOUT_SECONDS: Final = 10.0
 """Set in our own session, so that the time until a dead engine's slot is free is ours to choose."""
 

@@ -18,7 +18,7 @@ from engine.model.schema import TableName
 from engine.model.trial import Finding, Judgement
 from engine.sources.postgres import check_codes as codes
 from engine.sources.postgres.locks import STOPS_PUBLISHING, locked_names
-from engine.sources.postgres.session import Session
+from engine.sources.postgres.session import WAL_SENDERS_HINT, Session
 from engine.sources.postgres.situation import Situation
 from engine.sources.postgres.statements import names_text
 from engine.sources.postgres.synchronous import names_warning
@@ -142,10 +142,16 @@ def _walsenders(around: Surroundings, situation: Situation) -> Finding:
     if count >= count_max:
         return Finding(
             f"{text}: there is none left for this run",
-            "end replication connections that nobody needs (pg_stat_replication lists them), or"
-            " ALTER SYSTEM SET max_wal_senders = … and restart the server",
+            WAL_SENDERS_HINT,
         )
-    return Finding(f"{text}; a run takes one more")
+    if situation.configuration.snapshot == "never":
+        return Finding(f"{text}; a run takes one more")
+    if count + 1 >= count_max:
+        return Finding(
+            f"{text}; a run takes the last one: a snapshot takes another for a moment, and waits",
+            WAL_SENDERS_HINT,
+        )
+    return Finding(f"{text}; a run takes one more, and a snapshot another for a moment")
 
 
 def _kept(around: Surroundings, situation: Situation) -> Finding:

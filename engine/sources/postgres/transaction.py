@@ -19,6 +19,9 @@ from psycopg import sql
 from engine.model.errors import SourceError, SourceFailed
 from engine.sources.postgres.session import Connection, Query, Row, Session, translated
 
+TRANSACTION_SESSIONS: Final = 2
+"""Plain sessions of one transaction: its own, and, where it waits, the one that looks."""
+
 LOCK_TIMEOUT: Final = "2s"
 """It is longer than the default of deadlock_timeout: by then the server has cancelled an autovacuum
 that is in the way."""
