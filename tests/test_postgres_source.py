@@ -1169,3 +1169,17 @@ async def test_a_stream_runs_with_the_settings_of_its_configuration(database: Da
 
     assert iso["after"]["r"] == "[2026-11-22,2026-11-23)"
     assert other["after"]["r"] == "[22/11/2026,23/11/2026)"
+
+
+@pytest.mark.integration
+async def test_the_end_is_behind_a_commit_that_is_not_flushed_yet(any_database: Database) -> None:
+    any_database.execute("CREATE TABLE t (id int)")
+    source = source_of(any_database)
+
+    for _ in range(3):
+        with any_database.connect() as connection:
+            connection.execute("SET synchronous_commit = off")
+            [(before,)] = connection.execute("SELECT pg_current_wal_insert_lsn()::text").fetchall()
+            connection.execute("INSERT INTO t VALUES (1)")
+
+        assert lsn_of(await source.end()) > parse_lsn(before)

@@ -289,7 +289,7 @@ class Source(Protocol):
         ...
 
     async def end(self) -> LogPoint:
-        """How far the server's log is written now. Cancellation leaves nothing behind."""
+        """A place behind everything that is committed now. Cancellation leaves nothing behind."""
         ...
 
     async def fork(self, branch: str) -> LogPosition:

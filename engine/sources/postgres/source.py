@@ -1,5 +1,6 @@
 """PostgreSQL as a source: who answers, what it needs before it streams, and its streams."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
@@ -182,6 +183,7 @@ class PostgresSource:
     async def end(self) -> LogPoint:
         """See Source. Cancellation leaves nothing behind."""
         async with Session(self._dsn) as session:
+            await _until_flushed(session)
             return log_point(self._generation, await _end_of(session))
 
     async def fork(self, branch: str) -> LogPosition:
@@ -259,6 +261,48 @@ _FLUSHED = """
 SELECT (CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
              ELSE pg_catalog.pg_current_wal_flush_lsn() END)::pg_catalog.text
 """
+
+
+_INSERTED = """
+SELECT (CASE WHEN pg_catalog.pg_is_in_recovery() THEN NULL
+             ELSE pg_catalog.pg_current_wal_insert_lsn() END)::pg_catalog.text,
+       pg_catalog.current_setting('wal_block_size')::pg_catalog.int8,
+       (SELECT s.setting::pg_catalog.int8 FROM pg_catalog.pg_settings s
+        WHERE s.name OPERATOR(pg_catalog.=) 'wal_writer_delay')
+"""
+
+_PAGE_HEADER_BYTES = 40
+"""The longest one, of a segment's first page. Where a record fills a page, the next one is inserted
+behind this header, and the log is flushed up to before it."""
+
+_WRITER_ROUNDS = 3
+"""After so many of `wal_writer_delay` a commit is flushed ("Asynchronous Commit" in PostgreSQL's
+manual)."""
+
+_FLUSH_LOOK_SECONDS = 0.05
+
+
+async def _until_flushed(session: Session) -> None:
+    """Wait until every transaction that is committed now is in the flushed log.
+
+    Under `synchronous_commit = off` a commit is told before that, and the stream shows flushed log
+    alone. A transaction that is still open may leave its last records unflushed for longer, so the
+    wait has a limit: the one that the server has for commits.
+    """
+    loop = asyncio.get_running_loop()
+    [row] = await session.rows(_INSERTED, doing="reading the end of the log")
+    inserted, page_bytes, delay_ms = row
+    if inserted is None:
+        return
+    wanted = parse_lsn(inserted)
+    in_page = wanted % page_bytes
+    if in_page <= _PAGE_HEADER_BYTES:
+        wanted = Lsn(wanted - in_page)
+    deadline = loop.time() + _WRITER_ROUNDS * delay_ms / 1000
+    while await _end_of(session) < wanted:
+        if loop.time() > deadline:
+            return
+        await asyncio.sleep(_FLUSH_LOOK_SECONDS)
 
 
 async def _end_of(session: Session) -> Lsn:
