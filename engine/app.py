@@ -52,7 +52,7 @@ from engine.operate.http_server import HttpServer
 from engine.operate.listener import ConnectionLimits
 from engine.operate.loop_watch import LoopWatch
 from engine.operate.metrics import Metrics
-from engine.operate.room import descriptors_finding, memory_finding
+from engine.operate.room import descriptors_finding, descriptors_hint, memory_finding
 from engine.operate.status import StatusProvider
 from engine.pipeline.check import check as checked
 from engine.pipeline.pipeline import Pipeline
@@ -313,7 +313,9 @@ def _connection_limits(configuration: Configuration) -> ConnectionLimits:
     limit, concurrency = raise_limit(), configuration.destination.concurrency
     need = engine_need(concurrency)
     if limit < need:
-        _log.warning("few file descriptors", count=limit, missing=need - limit)
+        _log.warning(
+            "few file descriptors", count=limit, missing=need - limit, hint=descriptors_hint(need)
+        )
     return ConnectionLimits(connections_max=port_share(limit, concurrency))
 
 

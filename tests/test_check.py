@@ -100,6 +100,8 @@ class RefusingStore(MemoryStore):
     on_get_proof: TailraceError | None = None
     is_create_only: bool = True
     is_forgetful: bool = False
+    is_journal_hidden: bool = False
+    """Whether `on_get_proof` refuses every key."""
 
     async def create(
         self,
@@ -117,7 +119,7 @@ class RefusingStore(MemoryStore):
         return await super().create(key, body, content_type=content_type, metadata=metadata)
 
     async def get(self, key: str) -> bytes | None:
-        if key.startswith(check_folder(PREFIX)):
+        if self.is_journal_hidden or key.startswith(check_folder(PREFIX)):
             if self.on_get_proof is not None:
                 raise self.on_get_proof
             if self.is_forgetful:
@@ -209,8 +211,8 @@ def put(rig: Rig, key: str) -> None:
 async def test_every_step_is_told_in_order_and_only_the_write_leaves_something(rig: Rig) -> None:
     steps = await rig.steps()
 
-    names = ["port", "source", "bucket", "conditional writes", "reads"]
-    names += ["journal", "prefix", "rows", "tables"]
+    names = ["port", "source", "bucket", "journal", "prefix", "conditional writes", "reads"]
+    names += ["rows", "tables"]
     assert list(steps) == names
     assert all(step.is_ok and not step.hint for step in steps.values())
     assert steps["source"].detail == "database shop"
@@ -317,6 +319,31 @@ async def test_check_says_of_a_trouble_what_a_start_says(rig: Rig, trouble: Trou
     assert told == (str(error), error.hint, error.exit_code)
 
 
+@pytest.mark.parametrize("trouble", [lose_the_journal, nest, be_another_source])
+async def test_nothing_is_written_where_the_prefix_is_not_this_pipelines(
+    rig: Rig, trouble: Trouble
+) -> None:
+    name = await trouble(rig)
+    before = set(rig.store.objects)
+
+    steps = await rig.steps()
+
+    assert not steps[name].is_ok
+    assert "conditional writes" not in steps
+    assert set(rig.store.objects) == before
+
+
+async def test_a_journal_that_may_not_be_read_keeps_no_right_from_being_told(rig: Rig) -> None:
+    await rig.begun()
+    rig.store.on_get_proof = DestinationRefused("get: AccessDenied", code="AccessDenied")
+    rig.store.is_journal_hidden = True
+
+    steps = await rig.steps()
+
+    assert [name for name, step in steps.items() if not step.is_ok] == ["journal", "reads"]
+    assert steps["conditional writes"].is_ok
+
+
 async def test_a_bucket_that_goes_on_failing_is_told_with_its_last_failure(rig: Rig) -> None:
     rig.start_seconds_max = 0.3
     rig.store.on_create = DestinationUnavailable(
@@ -361,10 +388,10 @@ async def test_a_bucket_is_looked_at_where_the_source_does_not_answer(rig: Rig) 
         "port",
         "source",
         "bucket",
-        "conditional writes",
-        "reads",
         "journal",
         "prefix",
+        "conditional writes",
+        "reads",
     ]
     assert not steps["source"].is_ok
     assert steps["journal"].is_ok

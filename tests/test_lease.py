@@ -221,8 +221,39 @@ async def test_another_source_is_refused() -> None:
     rig = await Rig().opened()
     rig.source.known = msgspec.structs.replace(identity(), facts={"system_identifier": "other"})
 
-    with pytest.raises(ForeignPrefix, match="system identifier 'other'"):
+    with pytest.raises(ForeignPrefix) as caught:
         await rig.lease.identify()
+
+    # What is the same is not told.
+    text = str(caught.value)
+    assert "its system identifier is '7', and here it is 'other'" in text
+    assert "database" not in text
+    assert "another server" in caught.value.hint
+
+
+async def test_who_reads_through_something_else_is_told_what_and_nothing_more() -> None:
+    rig = await Rig().opened()
+    rig.source.known = msgspec.structs.replace(identity(), lease="other")
+
+    with pytest.raises(ForeignPrefix) as caught:
+        await rig.lease.identify()
+
+    text = str(caught.value)
+    assert "its pipeline reads through 'tailrace', and this one through" in text
+    assert "identifier" not in text
+    assert caught.value.hint.startswith("Read through 'tailrace' again")
+
+
+async def test_another_database_is_told_beside_all_else_that_differs() -> None:
+    rig = await Rig().opened()
+    rig.source.known = msgspec.structs.replace(identity(), database="stock", lease="other")
+
+    with pytest.raises(ForeignPrefix) as caught:
+        await rig.lease.identify()
+
+    text = str(caught.value)
+    assert "its database is 'shop', and here it is 'stock'; its pipeline reads through" in text
+    assert caught.value.hint == "Give every pipeline a prefix of its own."
 
 
 async def test_a_fork_before_what_a_named_snapshot_saw_is_refused() -> None:

@@ -12,7 +12,7 @@ that is taken is ours if the bytes there are ours; otherwise it is another write
 import asyncio
 import hashlib
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -325,25 +325,41 @@ class Journal:
         self.state.absorb(entry, content)
         return entry
 
-    def refuse_foreign(self, source: SourceIdentity, *, may_be_elsewhere: bool = False) -> None:
+    def refuse_foreign(
+        self, source: SourceIdentity, keeper: str = "", *, may_be_elsewhere: bool = False
+    ) -> None:
         """Raise ForeignPrefix when the journal belongs to another source than `source`.
 
-        `may_be_elsewhere`: it may have other facts, if type, database and lease are the same.
+        It says what differs. `keeper` is what keeps the source's log, in words. `may_be_elsewhere`:
+        it may have other facts, if type, database and lease are the same.
         """
         known = self.state.source
         if known is None or known.whose == source.whose:
             return
-        is_elsewhere = (known.type, known.database, known.lease) == (
-            source.type,
-            source.database,
-            source.lease,
-        )
+        there, here = known.whose, source.whose
+        differing = [name for name in {**there, **here} if there.get(name) != here.get(name)]
+        is_elsewhere = not {"type", "database", "lease"} & set(differing)
         if is_elsewhere and may_be_elsewhere:
             return
+        texts = [
+            f"its pipeline reads through {known.lease!r}, and this one through"
+            f" {keeper or repr(source.lease)}"
+            if name == "lease"
+            else f"its {name.replace('_', ' ')} is {there.get(name, '')!r}, and here it is"
+            f" {here.get(name, '')!r}"
+            for name in differing
+        ]
+        hint = "Give every pipeline a prefix of its own."
+        if is_elsewhere:
+            hint = (
+                "This is another server. Let source.dsn lead to the one that the journal knows, or"
+                " give this pipeline a prefix of its own."
+            )
+        elif differing == ["lease"]:
+            hint = f"Read through {known.lease!r} again, or give this pipeline a prefix of its own."
         raise ForeignPrefix(
-            f"the prefix {self.prefix!r} belongs to another source: its journal has "
-            f"{_listed(known.whose)}; this is {_listed(source.whose)}",
-            hint="Give every pipeline a prefix of its own.",
+            f"the prefix {self.prefix!r} belongs to another source: {'; '.join(texts)}",
+            hint=hint,
             is_elsewhere=is_elsewhere,
         )
 
@@ -580,7 +596,3 @@ class _Loading:
             self._logged_at = now
             seconds = round(now - self._began, 1)
             _log.info("journal is being read", entries=self._count, seq=seq, seconds=seconds)
-
-
-def _listed(facts: Mapping[str, str]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {value!r}" for name, value in facts.items())

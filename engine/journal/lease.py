@@ -378,7 +378,9 @@ class Lease:
         """
         self._adopt_generation()
         identity = await self._source.identify()
-        self._journal.refuse_foreign(identity, may_be_elsewhere=self.accepting is not None)
+        self._journal.refuse_foreign(
+            identity, self._source.keeper, may_be_elsewhere=self.accepting is not None
+        )
         if self.accepting is not None:
             return identity
         self.refuse_fork(await self._fork(identity))

@@ -10,6 +10,9 @@ from typing import Final
 from engine.model.amount import size_text
 from engine.model.trial import Finding
 
+_DESCRIPTORS_PLENTY: Final = 1024
+"""Enough for every default of ours, and what most systems give."""
+
 _PROCESS_SHARE: Final = 2
 """The process itself takes about as much again as it buffers: `config.memory`."""
 
@@ -19,10 +22,18 @@ def descriptors_finding(limit: int, need: int) -> Finding:
     text = f"{limit:,} may be open, the engine needs up to {need:,}"
     if limit >= need:
         return Finding(text)
-    return Finding(
-        text,
-        "raise the hard limit (ulimit -Hn, LimitNOFILE of systemd, ulimits of a container), or"
-        " lower destination.concurrency",
+    return Finding(text, descriptors_hint(need))
+
+
+def descriptors_hint(need: int) -> str:
+    """What gives a process at least `need` descriptors."""
+    wanted = max(need, _DESCRIPTORS_PLENTY)
+    return (
+        "without them requests to the bucket and connections fail under load. Raise the hard limit"
+        f" to {wanted} (the engine takes all of it by itself): ulimit -n {wanted} in a shell,"
+        f" LimitNOFILE={wanted} in a systemd unit, --ulimit nofile={wanted} with Docker, and in an"
+        ' ECS container definition "ulimits": [{"name": "nofile", "softLimit": '
+        f'{wanted}, "hardLimit": {wanted}}}]. Or lower destination.concurrency'
     )
 
 

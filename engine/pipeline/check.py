@@ -4,7 +4,8 @@ Strategy: the judges are those of a start: `needs` asks source, bucket and prefi
 tries what it would be asked to prepare, and the port is taken as the server takes it. A step that
 fails is told, and the next one is tried as long as it can say something.
 
-Invariant: nothing is changed but one object under `_tailrace/check/`, and that is made once.
+Invariant: nothing is changed but objects under `_tailrace/check/`, always the same ones; and those
+only where the prefix was not found to be another pipeline's, or inside of one's.
 """
 
 from collections.abc import AsyncIterator
@@ -31,7 +32,7 @@ from engine.model.check_code import (
     WRITES,
     CheckCode,
 )
-from engine.model.errors import DestinationRefused, TailraceError
+from engine.model.errors import DestinationRefused, ForeignPrefix, JournalError, TailraceError
 from engine.model.plural import counted
 from engine.model.trial import CheckStep, Finding, Judgement, Trial, judgement
 from engine.operate.http_server import try_listening
@@ -61,14 +62,7 @@ async def check(world: World, listen: Address | None) -> AsyncIterator[CheckStep
     yield await tried.step(SOURCE, tried.source)
     async for step in _bucket(tried, world):
         yield step
-    if not tried.is_bucket_known:
-        return
-    journal = await tried.step(JOURNAL, tried.journal)
-    yield journal
-    if not journal.is_ok:
-        return
-    yield await tried.step(PREFIX, tried.prefix)
-    if not tried.is_source_known:
+    if not tried.is_journal_read or not tried.is_source_known:
         return
     yield await tried.step(ROWS, tried.rows)
     async for judged in world.source.trials(is_first=tried.is_first):
@@ -80,14 +74,26 @@ async def check(world: World, listen: Address | None) -> AsyncIterator[CheckStep
 
 
 async def _bucket(tried: "_Check", world: World) -> AsyncIterator[CheckStep]:
-    """Who asks, and each right on the bucket. Cancellation as in `check`."""
+    """Who asks, whose the prefix is, and then each right. Cancellation as in `check`."""
     if world.store_identity is not None:
         yield await tried.step(AWS_IDENTITY, world.store_identity)
     bucket = await tried.step(BUCKET, tried.bucket)
     yield bucket
-    tried.is_bucket_known = bucket.is_ok
     if not (bucket.is_ok or tried.is_listing_denied):
         return
+    if bucket.is_ok:
+        journal = await tried.step(JOURNAL, tried.journal)
+        yield journal
+        tried.is_journal_read = journal.is_ok
+    if tried.is_journal_read:
+        yield await tried.step(PREFIX, tried.prefix)
+    if not tried.is_prefix_refused:
+        async for step in _rights(tried, world):
+            yield step
+
+
+async def _rights(tried: "_Check", world: World) -> AsyncIterator[CheckStep]:
+    """Each right on the bucket beside that to list it. Cancellation as in `check`."""
     writes = await tried.step(WRITES, tried.writes)
     yield writes
     reads = await tried.step(READS, tried.reads)
@@ -110,7 +116,8 @@ class _Check:
         life = begin(world, _nobody_is_told)
         self._journal, self._lease, self._needs = life.journal, life.lease, Needs(life)
         self._identity: SourceIdentity | None = None
-        self.is_bucket_known = self.is_listing_denied = self.is_reading_denied = False
+        self.is_listing_denied = self.is_reading_denied = self.is_prefix_refused = False
+        self.is_journal_read = False
 
     @property
     def is_source_known(self) -> bool:
@@ -125,9 +132,14 @@ class _Check:
         return self.explained(await judgement(code, trial))
 
     def explained(self, judged: Judgement) -> CheckStep:
-        """The step, a loss with the flag that accepts it."""
+        """The step, a loss with the flag that accepts it.
+
+        A prefix that is not this pipeline's, or whose journal is not whole, is remembered.
+        """
         if isinstance(judged.found, TailraceError):
             explain(judged.found, self._journal.state)
+        if isinstance(judged.found, ForeignPrefix | JournalError):
+            self.is_prefix_refused = True
         return CheckStep.of(judged)
 
     async def port(self) -> Finding:
