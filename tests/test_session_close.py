@@ -88,3 +88,48 @@ async def test_a_held_session_ends_under_a_question(database: Database) -> None:
         group.create_task(ask())
         await until(lambda: is_asked(database), "the question")
         await held.end()
+
+
+async def test_the_end_of_a_held_session_is_cancelled_under_a_question(database: Database) -> None:
+    connection = await connect(database.dsn, replication=False)
+    await connection.execute("BEGIN")
+    held = HeldSession(connection, "here")
+
+    async def ask() -> None:
+        with pytest.raises(SourceUnavailable):
+            await held.rows(_SLEEP, doing="sleeping")
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(ask())
+        await until(lambda: is_asked(database), "the question")
+        ending = group.create_task(held.end())
+        # One turn of the loop: it has cut the question off, and waits until that ends.
+        await asyncio.sleep(0)
+        ending.cancel()
+
+    assert ending.cancelled()
+    assert held.is_lost
+
+
+async def test_the_close_of_a_session_cannot_be_cancelled(database: Database) -> None:
+    session = Session(database.dsn)
+    closed: list[bool] = []
+
+    async def ask() -> None:
+        with pytest.raises(SourceUnavailable):
+            await session.rows(_SLEEP, doing="sleeping")
+
+    async def close() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        # The first thing that waits would raise.
+        await session.close()
+        closed.append(not session.is_open)
+
+    async with asyncio.TaskGroup() as group, session:
+        group.create_task(ask())
+        await until(lambda: is_asked(database), "the question")
+        await asyncio.wait([group.create_task(close())])
+
+    assert closed == [True]

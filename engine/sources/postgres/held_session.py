@@ -8,7 +8,8 @@ Invariant: no other lock than ACCESS SHARE is taken, and none is waited for.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Final
 
 import psycopg
@@ -69,6 +70,7 @@ class HeldSession:
         self._connection = connection
         # A question is several messages, and everybody's savepoint has the same name.
         self._asking = asyncio.Lock()
+        self._is_over = False
         self.place = place
 
     @property
@@ -133,7 +135,7 @@ class HeldSession:
         Cancellation may leave it exported.
         """
         try:
-            async with self._asking:
+            async with self._question():
                 cursor = await self._connection.execute(_EXPORT)
                 [[name]] = await cursor.fetchall()
         except psycopg.Error as error:
@@ -164,7 +166,7 @@ class HeldSession:
         statement = f"LOCK TABLE {targets} IN ACCESS SHARE MODE NOWAIT"
         failure = None
         try:
-            async with self._asking:
+            async with self._question():
                 await self._connection.execute(_SAVEPOINT)
                 try:
                     await self._connection.execute(statement.encode())
@@ -183,7 +185,7 @@ class HeldSession:
         Cancellation may end the transaction: the connection is to be closed.
         """
         try:
-            async with self._asking:
+            async with self._question():
                 await self._connection.execute(_SAVEPOINT)
                 try:
                     cursor = await self._connection.execute(query, arguments or None)
@@ -202,7 +204,7 @@ class HeldSession:
         text = f"{_SAVEPOINT}; {query}; {_BACK}; {_RELEASE}"
         rows: list[Row] = []
         try:
-            async with self._asking:
+            async with self._question():
                 try:
                     cursor = await self._connection.execute(text.encode(), prepare=False)
                 except psycopg.Error:
@@ -228,24 +230,38 @@ class HeldSession:
         """Let go of everything, and close. It raises nothing, whatever became of the connection.
 
         A server that does not answer is waited for two seconds. Cancellation closes it all the
-        same.
+        same: where a question is still being asked, whoever asks it closes it.
         """
+        self._is_over = True
         connection = self._connection
         timer = asyncio.get_running_loop().call_later(_END_SECONDS, self.cut_off)
         try:
             if self._asking.locked():
-                # libpq's connection would be freed under who still reads from it.
                 self.cut_off()
-                async with self._asking:
-                    pass
-            # A connection in the middle of a COPY has nothing to say. It is closed as it is.
-            if connection.info.transaction_status in _ENDED_BY_ROLLBACK:
-                await connection.rollback()
+            async with self._question():
+                # A connection in the middle of a COPY has nothing to say. It is closed as it is.
+                if connection.info.transaction_status in _ENDED_BY_ROLLBACK:
+                    await connection.rollback()
         except psycopg.Error:
             pass
         finally:
             timer.cancel()
-            await connection.close()
+            if not self._asking.locked():
+                await connection.close()
+
+    @asynccontextmanager
+    async def _question(self) -> AsyncIterator[None]:
+        """Be the only one who asks. Once the session is over, the last who asks closes it.
+
+        libpq's connection would be freed under who still reads from it, were it closed by another.
+        """
+        async with self._asking:
+            try:
+                yield
+            finally:
+                if self._is_over:
+                    # It does not wait, so nothing cancels it.
+                    await self._connection.close()
 
 
 def _target(image: Image) -> str:
