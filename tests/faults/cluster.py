@@ -27,6 +27,9 @@ _WORKER = "from distributed.cli.dask_worker import main; main()"
 _SCHEDULER = "from distributed.cli.dask_scheduler import main; main()"
 _NET_ATTEMPTS_MAX = 20
 
+_TRIES_MAX = 8
+"""A client sends a request that has no answer so often at most, while a test holds it."""
+
 
 def _ip(*words: str) -> None:
     """Run `ip`. Raises CalledProcessError with what it said."""
@@ -137,22 +140,36 @@ class Worker:
                 yield
 
 
+def is_again(request: Request, first: Request | None) -> bool:
+    """Whether a client sends the same request once more."""
+    return first is not None and (
+        (request.method, request.key, request.parameters)
+        == (first.method, first.key, first.parameters)
+    )
+
+
 @dataclass(slots=True)
 class FirstHold:
-    """Holds of which one catches a request."""
+    """Holds of which one catches a request, and the others what the same worker sends again."""
 
     worker: Worker | None = None
+    request: Request | None = None
     holds: list[Hold] = field(default_factory=list)
 
-    async def reached(self) -> tuple[Worker, Hold]:
-        """Whose request was caught, and its hold. Cancellation changes nothing."""
+    async def reached(self) -> tuple[Worker, "FirstHold"]:
+        """Whose request was caught, and these holds. Cancellation changes nothing."""
 
-        async def look() -> Hold | None:
-            return next((hold for hold in self.holds if hold.is_reached), None)
+        async def look() -> bool:
+            return any(hold.is_reached for hold in self.holds)
 
-        hold = await until(look, "a request of a worker")
+        await until(look, "a request of a worker")
         assert self.worker is not None
-        return self.worker, hold
+        return self.worker, self
+
+    def release(self) -> None:
+        """Let all that was caught go on, and nothing else is held. Never waits."""
+        for hold in self.holds:
+            hold.release()
 
 
 @dataclass(slots=True)
@@ -233,24 +250,24 @@ class Cluster:
         self.stack.callback(process.kill)
         return process
 
-    def hold_first(self, when: When) -> "FirstHold":
+    def hold_first(self, when: When) -> FirstHold:
         """Hold the first such request of any worker, before the bucket hears of it.
 
-        Other workers' requests pass.
+        What that worker sends again is held too. Other workers' requests pass.
         """
         first = FirstHold()
         for worker in self.workers:
 
             def is_first(request: Request, worker: Worker = worker) -> bool:
-                if first.worker is not None or not when(request):
-                    return False
-                first.worker = worker
-                return True
+                if first.worker is None and when(request):
+                    first.worker, first.request = worker, request
+                    return True
+                return first.worker is worker and is_again(request, first.request)
 
-            first.holds.append(worker.bucket.hold_next(is_first))
+            first.holds += [worker.bucket.hold_next(is_first) for _ in range(_TRIES_MAX)]
         return first
 
-    async def first_held(self, when: When) -> tuple[Worker, Hold]:
+    async def first_held(self, when: When) -> tuple[Worker, FirstHold]:
         """The worker whose request is the first to be held. Cancellation leaves the holds."""
         return await self.hold_first(when).reached()
 
