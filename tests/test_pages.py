@@ -94,6 +94,38 @@ def test_every_phase_is_in_the_table_and_the_ready_ones_are_named() -> None:
     assert set(re.findall(r"`(\w+)`", ready)) == READY_PHASES
 
 
+def lines_logged(*levels: str) -> Iterator[ast.Call]:
+    """The calls that log a line of such a level."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                owner = ast.unparse(node.func.value)
+                if owner == "_log" and node.func.attr in levels:
+                    yield node
+
+
+def test_every_line_of_the_log_above_info_is_explained() -> None:
+    page = section("The log")
+    texts = {
+        call.args[0].value
+        for call in lines_logged("warning", "error")
+        if isinstance(call.args[0], ast.Constant)
+    }
+
+    assert len(texts) > 40
+    assert sorted(text for text in texts if f"`{text}`" not in page) == []
+
+
+def test_every_line_that_wants_somebody_to_act_says_what_to_do() -> None:
+    without = [
+        ast.unparse(call.args[0])
+        for call in lines_logged("error")
+        if "hint" not in {keyword.arg for keyword in call.keywords}
+    ]
+
+    assert without == []
+
+
 def test_every_exit_code_is_in_the_table() -> None:
     classes = [value for value in vars(errors).values() if isinstance(value, type)]
     codes = {of.exit_code for of in classes if issubclass(of, errors.TailraceError)}

@@ -38,7 +38,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "check": "Try what `run` needs, and change nothing but `_tailrace/check/`.",
     "iam": "Print the policies that the bucket and the task role need.",
     "run": "Stream changes until told to stop.",
-    "status": "Show how far the pipeline and its snapshots are, from the bucket alone.",
+    "status": "Show how far the pipeline and its snapshots are, from the bucket.",
     "top": "Show a running engine, live in the terminal.",
     "verify": "Prove from the bucket alone that nothing is missing or doubled.",
     "resync": "Ask the running engine for new snapshots of tables, or to cancel them.",

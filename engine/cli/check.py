@@ -40,10 +40,11 @@ def check(*, config: ConfigFile = None, offline: Offline = False, json: Json = F
     """Try what `run` needs, and change nothing but `_tailrace/check/`.
 
     To prove that objects can be created, keys under the prefix's `_tailrace/check/` are written,
-    always the same ones. Nothing else is: no publication, no slot, no journal.
+    always the same ones, unless the prefix is another pipeline's. Nothing else is: no publication,
+    no slot, no journal.
 
     A line is ok, a warning or a failure. `run` starts where there is no failure, and docs/checks.md
-    explains each code.
+    explains each code. The exit code is 0 then, else that with which `run` would end.
     """
     steps = asyncio.run(_told(config, is_offline=offline, is_quiet=json))
     failed = [step for step in steps if not step.is_ok]

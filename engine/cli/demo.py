@@ -13,7 +13,7 @@ Seconds = Annotated[
         name="--seconds",
         metavar="SECONDS",
         validator=Number(gte=0, lte=86_400),
-        help="How long changes are written. 0: a single one, and the proof over all that is there.",
+        help="How long changes are written. 0: a single change, and the proof.",
     ),
 ]
 Rate = Annotated[

@@ -107,9 +107,15 @@ RoleArn = Annotated[
 ]
 SlotName = Annotated[
     str | None,
-    _option("--slot", "NAME", "The replication slot, where `tailrace` is taken by another one."),
+    _option(
+        "--slot",
+        "NAME",
+        "The replication slot's name, `tailrace` by default. No two pipelines share one.",
+    ),
 ]
-PublicationName = Annotated[str | None, _option("--publication", "NAME", "The publication.")]
+PublicationName = Annotated[
+    str | None, _option("--publication", "NAME", "The publication's name, `tailrace` by default.")
+]
 
 
 def init(

@@ -51,6 +51,11 @@ def run(
     SIGTERM, SIGINT and SIGHUP publish what is held and end the process inside
     engine.drain_seconds; a second signal ends it at once, and the next start makes again what was
     not published.
+
+    Exit codes: 69, source or bucket away at the start: start it later. 70, changes are lost, or
+    the prefix is another pipeline's: read the hint first. 75, another engine took over, or the
+    drain had no time left: start it again. 78, a setting or a right has to change first.
+    docs/operations.md has all of them.
     """
     # Garbage is not looked for until the engine has started. Drivers and the S3 client's models are
     # 120,000 objects that stay, and 3,000 that do not. Looking for those again and again takes 0.2

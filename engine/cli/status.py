@@ -1,4 +1,4 @@
-"""`tailrace status`: how the pipeline stands, by its journal alone."""
+"""`tailrace status`: how the pipeline stands, by its journal."""
 
 import asyncio
 import os

@@ -86,7 +86,13 @@ class Acceptance:
         rest = [plan for plan in missing if not _is_void(plan, start.position)]
         gaps = self._gaps(start.position, void)
         await self._journal.append(durable=self._durable(start, rest), gaps=gaps, accepted=True)
-        _log.error("a loss was accepted", count=len(gaps), position=start.position)
+        _log.error(
+            "a loss was accepted",
+            count=len(gaps),
+            position=start.position,
+            hint="each table has a gap: with snapshots on it is read again, else compare it with"
+            " the bucket; take --accept-gap out of the command",
+        )
         stream.acknowledge(start)
         return stream
 

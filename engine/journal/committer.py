@@ -59,6 +59,8 @@ PAUSE_SECONDS = 0.02
 
 # Log lines about gaps of one entry. If 5,000 tables are no longer published, one more line gives
 # the rest as a number.
+_GAP_HINT = "the table's alarm says what mends it, docs/gaps.md what the reason means"
+
 GAPS_LOGGED_MAX = 20
 
 # Log lines about tables of one entry whose schema changed.
@@ -340,10 +342,10 @@ class Committer:
             self._watcher.mended()
         self._metrics.gaps(len(new_gaps))
         for gap in new_gaps[:GAPS_LOGGED_MAX]:
-            _log.error("gap", table=gap.table, reason=gap.reason, text=gap.text)
+            _log.error("gap", table=gap.table, reason=gap.reason, text=gap.text, hint=_GAP_HINT)
             self._events.happened("gap", f"{gap.reason}: {gap.text}", subject=gap.table)
         if len(new_gaps) > GAPS_LOGGED_MAX:
-            _log.error("more gaps", count=len(new_gaps) - GAPS_LOGGED_MAX)
+            _log.error("more gaps", count=len(new_gaps) - GAPS_LOGGED_MAX, hint=_GAP_HINT)
 
     def _publish(self, plan: EntryPlan, seq: int) -> None:
         for planned, chunk in zip(plan.planned, plan.chunks, strict=True):

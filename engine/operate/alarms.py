@@ -106,7 +106,12 @@ class Alarms:
         for subject in begun[:_LOGGED_AT_ONCE_MAX]:
             self._tell_begun(alarms[subject])
         if len(begun) > _LOGGED_AT_ONCE_MAX:
-            _log.error("more alarms", code=code, count=len(begun) - _LOGGED_AT_ONCE_MAX)
+            _log.error(
+                "more alarms",
+                code=code,
+                count=len(begun) - _LOGGED_AT_ONCE_MAX,
+                hint="what mends one of this code mends the others; /status lists the oldest 100",
+            )
         for alarm in over[:_LOGGED_AT_ONCE_MAX]:
             self._tell_over(alarm)
         if len(over) > _LOGGED_AT_ONCE_MAX:

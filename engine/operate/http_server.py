@@ -229,7 +229,12 @@ def _tell_refused(count: int) -> None:
 
 
 def _tell_failed(count: int) -> None:
-    _log.error("http answers failed", count=count, exc_info=True)
+    _log.error(
+        "http answers failed",
+        count=count,
+        hint="the engine goes on; this is a fault in it: report it with this line",
+        exc_info=True,
+    )
 
 
 def make_application(answers: "_Answers", guarded: _Guard) -> web.Application:
