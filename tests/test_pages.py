@@ -107,7 +107,7 @@ def lines_logged(*levels: str) -> Iterator[ast.Call]:
 def test_every_line_of_the_log_above_info_is_explained() -> None:
     page = section("The log")
     texts = {
-        call.args[0].value
+        str(call.args[0].value)
         for call in lines_logged("warning", "error")
         if isinstance(call.args[0], ast.Constant)
     }
