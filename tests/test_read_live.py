@@ -196,6 +196,28 @@ async def test_the_current_rows_are_those_of_the_table(lake: Lake) -> None:
     assert {(row["id"], row["a"]) for row in rows} == {(1, 1), (2, 100), (3, 3), (4, 4), (5, 5)}
 
 
+async def test_rows_of_a_partition_that_came_and_went_while_nobody_looked_are_read_no_more(
+    lake: Lake,
+) -> None:
+    lake.execute(
+        """CREATE TABLE sales (id int, region int, PRIMARY KEY (id, region))
+        PARTITION BY LIST (region)""",
+        "CREATE TABLE sales_1 PARTITION OF sales FOR VALUES IN (1)",
+        "INSERT INTO sales VALUES (1, 1)",
+    )
+    await lake.run()
+    lake.execute(
+        "CREATE TABLE sales_2 PARTITION OF sales FOR VALUES IN (2)",
+        "INSERT INTO sales VALUES (2, 2), (3, 1)",
+        "DROP TABLE sales_2",
+    )
+    await lake.run()
+
+    records = lake.read("sales")
+    assert [r["after"]["id"] for r in records if r["metadata"]["op"] == "c"] == [2, 3]
+    lake.assert_same("sales")
+
+
 async def test_reads_in_a_loop_beside_engines_give_each_change_once(lake: Lake) -> None:
     lake.execute(
         "CREATE TABLE orders (id bigint PRIMARY KEY, note text)",

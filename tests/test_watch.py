@@ -12,6 +12,7 @@ from engine.journal.watch import CatalogWatch, Shown
 from engine.model.batch import Named
 from engine.model.interfaces import (
     NOT_PUBLISHED,
+    PARTITIONS,
     PUBLISHED_LATE,
     REWRITTEN,
     Look,
@@ -28,7 +29,7 @@ CONFIGURATION = RecordConfiguration(through="tailrace", tables=("public.*",))
 ASPECTS = (NOT_PUBLISHED, "operations")
 TEXTS = {
     aspect: f"{aspect} was touched"
-    for aspect in ("publication", "membership", "pieces", REWRITTEN, PUBLISHED_LATE)
+    for aspect in ("publication", "membership", "pieces", PARTITIONS, REWRITTEN, PUBLISHED_LATE)
 } | {"table-dropped": "it went", "table-remade": "it is another one"}
 
 

@@ -229,7 +229,7 @@ class Committer:
     @property
     def _is_stated(self) -> bool:
         """Whether something is known to be missing, or paused, that the journal does not say."""
-        is_missing = bool(self._gaps.pending) or self._watcher.watch.pending is not None
+        is_missing = bool(self._gaps.pending) or self._watcher.watch.is_due
         return is_missing or bool(self._pauses.pending)
 
     def _is_everything_visible(self) -> bool:

@@ -187,7 +187,10 @@ class Watch(msgspec.Struct, frozen=True, omit_defaults=True):
     changed, and those that are `gone`. `through` and `selection` are the configuration's: of
     which tables it speaks. `marks` are those that all tables share. `at` is the log point up to
     which looks had judged then, as a position's prefix. `away` has, by identity, tables that were
-    captured and have another name now; those in `back` are there again, or are gone.
+    captured and have another name now; those in `back` are there again, or are gone. `leaves` has
+    partitions of which rows came under the root, and that no look has judged yet: by the identities
+    of root and partition, with a slash between them, the log point of the commit that showed it.
+    Those in `settled` are judged.
     """
 
     through: str
@@ -198,6 +201,8 @@ class Watch(msgspec.Struct, frozen=True, omit_defaults=True):
     at: str = ""
     away: dict[str, Absence] = {}
     back: tuple[str, ...] = ()
+    leaves: dict[str, str] = {}
+    settled: tuple[str, ...] = ()
 
     def folded(self, before: "Watch | None") -> "Watch":
         """The whole, where `self` states what differs from `before`."""
@@ -209,7 +214,19 @@ class Watch(msgspec.Struct, frozen=True, omit_defaults=True):
         for identity in self.back:
             away.pop(identity, None)
         away |= self.away
-        return Watch(self.through, self.selection, self.marks, tables, at=self.at, away=away)
+        leaves = dict(before.leaves) if before is not None else {}
+        for leaf in self.settled:
+            leaves.pop(leaf, None)
+        leaves |= self.leaves
+        return Watch(
+            self.through,
+            self.selection,
+            self.marks,
+            tables,
+            at=self.at,
+            away=away,
+            leaves=leaves,
+        )
 
 
 class ListedObjects(msgspec.Struct, frozen=True):

@@ -25,14 +25,18 @@ both wait for the same journal entry.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+import msgspec
+
 from engine.journal.absences import Absences, captured_names
 from engine.journal.entry import Absence, Agreed, JournalState, Watch
 from engine.journal.gaps import PAUSE_REASONS, GapRegister
+from engine.journal.leaves import Leaves
 from engine.journal.strays import Strays, strays_of
 from engine.journal.unseen import Unseen, unseen_of
-from engine.model.batch import Named
+from engine.model.batch import Leaf, Named
 from engine.model.interfaces import (
     NOT_PUBLISHED,
+    PARTITIONS,
     PUBLISHED_LATE,
     REWRITTEN,
     Look,
@@ -137,6 +141,7 @@ class CatalogWatch:
         self._others_until = ""
         self._unseen = Unseen(unseen_of(state))
         self._strays = Strays(strays_of(state, self._homes, self._clean))
+        self._leaves = Leaves(self._journalled.leaves)
         # Tables that are not agreed yet and whose coming has a gap already.
         self._arrived: set[str] = set()
         self._open: dict[str, dict[str, int]] = {}
@@ -171,13 +176,34 @@ class CatalogWatch:
 
     @property
     def pending(self) -> Watch | None:
-        """What is agreed otherwise than the journal says; None where nothing is."""
-        return self._pending
+        """What is known otherwise than the journal says; None where nothing is."""
+        # Before the first look nothing is stated: nobody knows yet which partitions there are.
+        if self._is_much or self._is_first:
+            return self._pending
+        leaves, settled = self._leaves.beside(self._journalled)
+        if not (leaves or settled):
+            return self._pending
+        known = self._journalled
+        part = Watch(known.through, known.selection, known.marks, at=known.at, leaves=leaves)
+        if self.is_much:
+            return part
+        # What a look has settled is agreed by the same look.
+        stated = self._pending or part
+        return msgspec.structs.replace(stated, leaves=leaves, settled=settled)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the journal has to say `pending` soon.
+
+        Partitions whose rows came wait for an entry that is made anyway. Nothing becomes durable
+        without one.
+        """
+        return self._pending is not None
 
     @property
     def is_much(self) -> bool:
-        """Whether `pending` is a part only: too many tables are agreed otherwise for one entry."""
-        return self._is_much
+        """Whether `pending` is a part only: there is too much to say for one entry."""
+        return self._is_much or (not self._is_first and self._leaves.is_much(self._journalled))
 
     def _difference(self) -> Watch | None:
         self._is_much = False
@@ -242,6 +268,17 @@ class CatalogWatch:
             self._pending = self._difference()
         return is_stated
 
+    def came_under(self, leaf: Leaf) -> None:
+        """Take in that rows of a partition come under its root.
+
+        Called in the same step in which the rows count as read.
+        """
+        if leaf.commit < max(self._clean, self._journal.durable_position):
+            return
+        home = None if self._is_first else self._homes.get(leaf.root)
+        if home is None or f"{PARTITIONS}:{leaf.identity}" not in self._agreed[home].marks:
+            self._leaves.came(leaf)
+
     def _note(self, identity: str, table: str, at: str) -> None:
         """Rows of the table are captured that the look that was judged last does not explain."""
         home = self._homes.get(identity)
@@ -289,7 +326,8 @@ class CatalogWatch:
         """Take in a look that the stream has passed: state its gaps, and what is agreed now."""
         until, since = look.until, look.since or LOG_BEGIN
         names = {agreed.identity: name for name, agreed in self._agreed.items()}
-        judging = _Judging(look, since, self._clean, until, self._touched_marks(look), names)
+        shared, shrunk = self._touched_marks(look), self._leaves.judge(look)
+        judging = _Judging(look, since, self._clean, until, shared, names, shrunk)
         by_identity, here = self._by_identity(), {t.identity for t in look.tables.values()}
         agreed: dict[str, Agreed] = {}
         went = {
@@ -340,7 +378,7 @@ class CatalogWatch:
         name = str(table)
         has_gap = self._judge_absence(judging, name, now.identity)
         is_same_name = judging.names.get(now.identity) == name
-        is_untouched = is_same_name and not judging.touched
+        is_untouched = is_same_name and not (judging.touched or now.identity in judging.shrunk)
         if before is not None and is_untouched and self._is_as_before(name, before, now):
             return before
         lost = _lost(before, now)
@@ -403,6 +441,8 @@ class CatalogWatch:
             touched.append(TABLE_REMADE if went == TABLE_DROPPED else went)
         elif not self._is_other_selection and PUBLISHED_LATE not in now.fresh:
             touched.append(PUBLISHED_LATE)
+        if now.identity in judging.shrunk:
+            touched.append(PARTITIONS)
         if touched:
             # One gap is enough: it says that whatever happened meanwhile may be missing.
             aspect = _aspect_of(touched[0])
@@ -516,7 +556,8 @@ class _Judging:
     """One look's judgement: gaps begin at `after` and end at `until`.
 
     The look shows everything before `since`, empty where that is not known. `names` has the former
-    names of the tables that were agreed, by identity.
+    names of the tables that were agreed, by identity. `shrunk` are the identities of tables from
+    which partitions went that no look has shown.
     """
 
     look: Look
@@ -525,6 +566,7 @@ class _Judging:
     until: str
     touched: list[str]
     names: Mapping[str, str]
+    shrunk: frozenset[str]
 
 
 def standing(

@@ -31,7 +31,7 @@ from engine.journal.gaps import GapRegister
 from engine.journal.newcomers import Newcomers
 from engine.journal.snapshots import SnapshotRegister
 from engine.journal.watch import CatalogWatch, Shown
-from engine.model.batch import Named
+from engine.model.batch import Intake, Named
 from engine.model.errors import SourceError
 from engine.model.interfaces import ChangeStream, Look, Publishing
 from engine.model.position import LOG_BEGIN, NOWHERE, LogPosition
@@ -193,6 +193,13 @@ class Watcher:
                 self._snapshots.came(named.table)
             self._tell_gaps()
             self._wake()
+
+    def shown(self, intake: Intake) -> None:
+        """The stream shows whose rows come, and under which names. Never waits."""
+        for named in intake.named:
+            self.named(named)
+        for leaf in intake.leaves:
+            self.watch.came_under(leaf)
 
     async def run(self) -> None:
         """Look and judge until cancelled, which leaves what is not judged to the next look."""

@@ -84,6 +84,17 @@ class Named(msgspec.Struct, frozen=True, gc=False):
     commit: LogPosition
 
 
+class Leaf(msgspec.Struct, frozen=True, gc=False):
+    """Rows of a partition came as those of its root, in the transaction that commits at `commit`.
+
+    `identity` and `root` are what tells the two tables apart from others.
+    """
+
+    identity: str
+    root: str
+    commit: LogPosition
+
+
 class Moved(msgspec.Struct, frozen=True, gc=False):
     """Rows of a table moved to another key, and a column that did not change was left out of one.
 
@@ -132,7 +143,8 @@ class Intake(msgspec.Struct, frozen=True, gc=False):
     in `left_out` is told before any later row of its table. `named` says, in the stream's order,
     under which names rows came. It is handed over no later than the next boundary behind those
     rows. `moved` is told no later than the rows that it speaks of. `signals` are told in the
-    stream's order, no later than the next boundary behind them.
+    stream's order, and `leaves` once for each connection at least, both no later than the next
+    boundary behind them.
     """
 
     batches: tuple[Batch, ...]
@@ -143,3 +155,4 @@ class Intake(msgspec.Struct, frozen=True, gc=False):
     named: tuple[Named, ...] = ()
     moved: tuple[Moved, ...] = ()
     signals: tuple[Signal, ...] = ()
+    leaves: tuple[Leaf, ...] = ()

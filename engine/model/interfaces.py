@@ -99,7 +99,8 @@ class TableLook:
     `marks` change whenever somebody touched what they stand for. A mark's aspect is what comes
     before its colon. A mark in `fresh` may appear without a loss, because what it stands for has
     been whole since it exists. `PUBLISHED_LATE` is in `fresh` where the table itself is new. Marks
-    of the aspect `REWRITTEN` also change with a truncation that the stream shows.
+    of the aspect `REWRITTEN` also change with a truncation that the stream shows. Those of the
+    aspect `PARTITIONS` have, behind the colon, the identity of one of the table's partitions.
 
     `is_as_made`: the table surely never had another name. `arrives`: changes arrive, and under the
     table's own name, so that a snapshot belongs beside them. `refused` says why the source refuses
@@ -123,6 +124,7 @@ class TableLook:
 NOT_PUBLISHED = "not-published"
 PUBLISHED_LATE = "published-late"
 REWRITTEN = "partition-rewritten"
+PARTITIONS = "partitions"
 
 
 @dataclass(frozen=True, slots=True)

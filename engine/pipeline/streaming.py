@@ -411,8 +411,7 @@ class Streaming:
     def _take(self, intake: Intake) -> None:
         for row in intake.left_out:
             self._leave_out(row)
-        for named in intake.named:
-            self._watcher.named(named)
+        self._watcher.shown(intake)
         # Before its rows count: what follows from it is in the entry that plans them, or earlier.
         for moved in intake.moved:
             self._snapshots.moved(moved)

@@ -486,8 +486,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "8   a gap begins at the last log point that was judged, not at the look",
         Edit(
             "engine.journal.watch",
-            "_Judging(look, since, self._clean, until, self._touched_marks(look), names)",
-            "_Judging(look, since, look.at, until, self._touched_marks(look), names)",
+            "_Judging(look, since, self._clean, until, shared, names, shrunk)",
+            "_Judging(look, since, look.at, until, shared, names, shrunk)",
         ),
     ),
     mutant(

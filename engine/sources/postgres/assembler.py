@@ -34,7 +34,7 @@ import msgspec
 
 from engine.lines.batcher import Batcher
 from engine.lines.writer import LineWriter
-from engine.model.batch import Boundary, Intake, LeftOut, Moved, Named, Signal
+from engine.model.batch import Boundary, Intake, Leaf, LeftOut, Moved, Named, Signal
 from engine.model.errors import DecodeError, InvariantBroken, JournalError, UnrepresentableRow
 from engine.model.hash_key import NO_HASH_KEY, HashKey
 from engine.model.history import Judge, Landmark
@@ -308,6 +308,7 @@ class Assembler:
             named=named,
             moved=self._take_moved(),
             signals=self._take_signals(),
+            leaves=self._take_leaves(),
         )
 
     def _boundary(self) -> Boundary | None:
@@ -338,6 +339,14 @@ class Assembler:
             return ()
         signals, self._signals = tuple(self._signals), []
         return signals
+
+    def _take_leaves(self) -> tuple[Leaf, ...]:
+        taken = self._reader.take_leaves()
+        return tuple(
+            Leaf(str(leaf), str(root), log_position(self._generation, commit_lsn))
+            for leaf, root, commit_lsn in taken
+            if (streamed := self._relations.get(root)) is not None and streamed.is_captured
+        )
 
     def _take_moved(self) -> tuple[Moved, ...]:
         self._note_moved()

@@ -113,6 +113,13 @@ class FrameReader:
     is_reply_wanted: bool
     """Whether a keepalive asked for a status update; whoever gives one resets it."""
 
+    def take_leaves(self) -> list[tuple[int, int, int]]:
+        """Partitions whose rows come under their root, shown since the last call.
+
+        Each with its root, and where the row commits that shows it. A partition is shown again
+        whenever the server sends its relation again.
+        """
+
     def pass_over(self) -> None:
         """The row that waits is not wanted: the next `read` begins behind it."""
 

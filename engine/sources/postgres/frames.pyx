@@ -144,6 +144,10 @@ cdef class FrameReader:
     cdef public object judge        # of the log's history, until it is done
     cdef public bint are_bare_hidden
     cdef bint is_bare               # whether the open transaction showed nothing but messages so far
+    cdef bint is_row_noted          # whether the next row is looked at: by `note_row`
+    cdef uint32_t described         # the relation that came last, where no row came since, else 0
+    cdef uint32_t described_before  # the one that came right before it, or 0
+    cdef list leaves                # a leaf, its root, where the first row that shows it commits
     cdef int64_t open_commit_us
     cdef uint64_t done_lsn          # the newest transaction that ended: where it commits, and when
     cdef int64_t done_us
@@ -151,6 +155,7 @@ cdef class FrameReader:
     def __init__(self, TupleReader tuples, Py_ssize_t size_max):
         self.tuples = tuples
         self.size_max = size_max
+        self.leaves = []
 
     @property
     def open_commit(self):
@@ -172,6 +177,11 @@ cdef class FrameReader:
     def forget_boundary(self):
         """It was handed over."""
         self.has_boundary = False
+
+    def take_leaves(self):
+        """The leaves that were shown since the last call: (leaf, root, where a row commits)."""
+        leaves, self.leaves = self.leaves, []
+        return leaves
 
     def pass_over(self):
         """The row that waits is not wanted."""
@@ -208,8 +218,8 @@ cdef class FrameReader:
                 continue
             message = frame[HEADER_SIZE]
             if message == c'I' or message == c'U' or message == c'D':
-                if self.is_bare:
-                    self.is_filled()
+                if self.is_row_noted:
+                    self.note_row(frame, size)
                 buffered = self.tuples.encode_bytes(frame, size, is_consumable)
                 if 0 <= buffered <= self.size_max:
                     continue
@@ -223,10 +233,38 @@ cdef class FrameReader:
                 # Anybody may have written it, of any size: no more is copied than somebody reads.
                 return self.handed_out(frame, min(size, MESSAGE_SIZE_MAX), STOP_CONTROL)
             else:
-                if message == c'T' and self.is_bare:
-                    self.is_filled()
+                if message == c'R' and size >= 30:
+                    self.describe(tr_be32(frame + 26))
+                elif message == c'T':
+                    self.truncate()
                 return self.handed_out(frame, size, STOP_CONTROL)
         return STOP_BUDGET
+
+    cdef void describe(self, uint32_t relation_id) noexcept:
+        self.described_before = self.described
+        self.described = relation_id
+        self.is_row_noted = True
+
+    cdef int truncate(self) except -1:
+        # The relations that came before it are its own.
+        self.described = self.described_before = 0
+        if self.is_bare:
+            self.is_filled()
+        return 0
+
+    cdef int note_row(self, const uint8_t* frame, Py_ssize_t size) except -1:
+        # A partition's relation comes right before the first row for which it is sent. Where rows
+        # come under the root, the root's relation comes in front of it, and the row is the root's.
+        cdef uint32_t relation_id
+        self.is_row_noted = False
+        if self.is_bare:
+            self.is_filled()
+        if self.described_before != 0 and size >= 30:
+            relation_id = tr_be32(frame + 26)
+            if relation_id == self.described_before and relation_id != self.described:
+                self.leaves.append((self.described, relation_id, self.open_commit_lsn))
+        self.described = self.described_before = 0
+        return 0
 
     cdef int is_filled(self) except -1:
         # The transaction is one that a stream without messages shows too.
@@ -262,6 +300,8 @@ cdef class FrameReader:
             self.begin_kept = PyBytes_FromStringAndSize(<const char*>frame, BEGIN_SIZE)
             return False
         self.is_bare = self.are_bare_hidden
+        self.is_row_noted = self.is_bare
+        self.described = self.described_before = 0
         self.open_commit_us = commit_us
         if self.judge is not None and not self.is_bare:
             self.judge.began(commit_lsn, commit_us)

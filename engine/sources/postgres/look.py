@@ -25,6 +25,7 @@ from typing import Final
 from engine.model.errors import SourceFailed
 from engine.model.interfaces import (
     NOT_PUBLISHED,
+    PARTITIONS,
     PUBLISHED_LATE,
     REWRITTEN,
     Look,
@@ -178,7 +179,7 @@ TEXTS: Final[Mapping[str, str]] = {
     "publication-remade": "the publication was dropped and made anew",
     "publication-altered": "the publication was altered; what it left out meanwhile is not known",
     "left-publication": "the table left the publication and came back, or was set anew there",
-    "partitions": "a partition was attached or detached, or dropped; the stream does not show"
+    PARTITIONS: "a partition was attached or detached, or dropped; the stream does not show"
     " the rows that came or went with it",
     REWRITTEN: "a partition was truncated, which the stream does not show, or rewritten",
     "made-logged": "the table was made logged; the rows that it had are not in the server's log",
@@ -481,7 +482,7 @@ def _partition_marks(rows: Iterable[Row]) -> dict[int, _Pieces]:
     roots: dict[int, _Pieces] = {}
     for root, child, parent, xmin, filenode, is_whole, schema, name, *_, is_unlogged in rows:
         pieces = roots.setdefault(root, _Pieces())
-        attached, stored = f"partitions:{child}", f"{REWRITTEN}:{child}"
+        attached, stored = f"{PARTITIONS}:{child}", f"{REWRITTEN}:{child}"
         pieces.marks |= {attached: f"{parent}/{xmin}", stored: str(filenode)}
         pieces.fresh.add(stored)
         if is_whole:
