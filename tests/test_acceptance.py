@@ -8,10 +8,12 @@ import msgspec
 import pytest
 
 from configured import make_settings
+from engine.flow.chunk import empty_body
 from engine.journal.acceptance import Acceptance, acceptable, explain
-from engine.journal.entry import Accepting, Entry, JournalState, decode_entry
+from engine.journal.entry import Accepting, Entry, JournalState, Planned, decode_entry
 from engine.journal.gaps import LOST
 from engine.journal.lanes import Lanes
+from engine.journal.publisher import object_metadata
 from engine.journal.recovery import Recovery
 from engine.model.errors import (
     ForeignPrefix,
@@ -24,6 +26,7 @@ from engine.model.log_point import LogPoint
 from engine.model.position import Position, behind
 from engine.model.schema import Relation, TableVersion
 from log_points import durable, place, point
+from memory_store import StoredObject
 from publishing import publisher_of
 from small_bucket import ODD, ORDERS, Piece, SmallBucket, decompressed
 from still_source import StillStream
@@ -216,14 +219,33 @@ async def test_what_begins_where_reading_goes_on_is_still_to_be_made() -> None:
     assert rig.state.durable_seq == 0
 
 
+async def stated_void(rig: Rig, piece: Piece) -> Planned:
+    """A predecessor called an object void, and died: whoever goes on finds that in the journal."""
+    nothing = {"rows": 0, "ops": {}, "raw_bytes": 0, "raw_crc32": "00000000"}
+    stated = msgspec.structs.replace(piece.planned, **nothing)
+    await rig.bucket.journal.append(planned=(stated,))
+    await rig.bucket.take_over("writer-3")
+    return stated
+
+
+async def test_a_gap_covers_a_void_object_that_a_predecessor_made_before_it_died() -> None:
+    rig = await Rig().opened("ccc", loss="moved")
+    [void] = rig.pieces
+    body, stated = empty_body("gzip"), await stated_void(rig, void)
+    made = StoredObject(body, object_metadata(stated, "writer-2", len(body)))
+    rig.bucket.store.objects[void.planned.key] = made
+    end = rig.end_of(0)
+
+    await rig.settled(end - 0x80)
+
+    assert rig.gaps()[str(ORDERS)] == (place(E), behind(place(end)))
+
+
 async def test_whoever_goes_on_calls_nothing_void_twice() -> None:
     rig = await Rig().opened("c", loss="moved")
     [void] = rig.pieces
-    # A predecessor said so, and died: now the source stands in front of it.
-    nothing = {"rows": 0, "ops": {}, "raw_bytes": 0, "raw_crc32": "00000000"}
-    stated = msgspec.structs.replace(void.planned, **nothing)
-    await rig.bucket.journal.append(planned=(stated,))
-    await rig.bucket.take_over("writer-3")
+    # Now the source stands in front of it.
+    await stated_void(rig, void)
 
     await rig.settled(rig.end_of(0) - 0x80)
 

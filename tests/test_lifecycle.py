@@ -562,6 +562,28 @@ def test_who_looks_now_and_then_goes_on_for_days(loop: VirtualLoop) -> None:
     on(loop, work)
 
 
+def test_a_journal_that_is_read_anew_is_seen_however_long_ago_its_reader_began(
+    loop: VirtualLoop,
+) -> None:
+    """So does a life after a failover, once its source answers."""
+
+    async def work() -> None:
+        store = TimedStore()
+        await opened(store)
+        sight = Sight(wall_clock, 12 * HOUR)
+        reader = Journal(
+            store, PREFIX, Writer("b", "b", "test"), Metrics(CollectorRegistry()), sight=sight
+        )
+        await asyncio.sleep(13 * HOUR)
+
+        await reader.load()
+
+        assert reader.state.seq == 0
+        assert not sight.is_lost
+
+    on(loop, work)
+
+
 def test_a_bucket_that_is_out_of_reach_for_long_is_waited_for(loop: VirtualLoop) -> None:
     class OutStore(TimedStore):
         is_out = False

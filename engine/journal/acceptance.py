@@ -84,7 +84,7 @@ class Acceptance:
         void = [plan for plan in missing if _is_void(plan, start.position)]
         await self._recovery.void(void, self._clock())
         rest = [plan for plan in missing if not _is_void(plan, start.position)]
-        gaps = self._gaps(start.position, void)
+        gaps = self._gaps(start.position)
         await self._journal.append(durable=self._durable(start, rest), gaps=gaps, accepted=True)
         _log.error(
             "a loss was accepted",
@@ -127,10 +127,15 @@ class Acceptance:
             landmark=Landmark(start.position, None, configuration.shown_through, start.resume),
         )
 
-    def _gaps(self, start: LogPosition, void: Sequence[Plan]) -> tuple[Gap, ...]:
-        """One of each known table, up to where it goes on: void objects have ends of their own."""
+    def _gaps(self, start: LogPosition) -> tuple[Gap, ...]:
+        """One of each known table, up to where it goes on: void objects have ends of their own.
+
+        Also those that an engine made which died before it stated the gaps: what is in front of
+        their ends is read as planned, whoever made them.
+        """
         state, loss = self._journal.state, self._journal.state.accepting
         assert loss is not None, "a loss is being accepted"
+        void = (plan for plan in state.plans.values() if any(s.planned.is_void for s in plan))
         ends = {
             plan[0].planned.table: behind(commit_of(plan[0].planned.last))
             for plan in sorted(void, key=lambda plan: plan[0].planned.last)

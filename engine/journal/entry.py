@@ -434,7 +434,9 @@ class StatedSnapshot(msgspec.Struct, frozen=True):
     before this one, or an earlier snapshot, which a cancellation leaves as it was. There is none of
     these any more once a later attempt is whole: a part of that one may be visible. Nor is there
     one in segments that a row moved past. `earlier` has the entries that named the attempt's
-    segments before this one, in order: who reads the snapshot looks up its objects there.
+    segments before this one, in order: who reads the snapshot looks up its objects there. All
+    visible ones together have `object_count` objects, by which their reader knows where such an
+    entry has expired whether some of them have. 0: an older release did not count them.
     """
 
     snapshot: Snapshot
@@ -443,6 +445,7 @@ class StatedSnapshot(msgspec.Struct, frozen=True):
     is_visible: bool = False
     before: "StatedSnapshot | None" = None
     earlier: tuple[int, ...] = ()
+    object_count: int = 0
 
     @property
     def is_complete(self) -> bool:
@@ -701,8 +704,8 @@ class JournalState(msgspec.Struct):
             known = self.snapshots.get(snapshot.table)
             before = known.segment_before if known is not None else None
             if before is not None:
-                earlier = (*before.earlier, before.seq)
-                stated = msgspec.structs.replace(stated, earlier=earlier)
+                earlier, count = (*before.earlier, before.seq), before.object_count
+                stated = msgspec.structs.replace(stated, earlier=earlier, object_count=count)
         if snapshot.state in {"cancelled", "gone"} and before is not None:
             stated = before
         elif snapshot.state in {"wanted", "started"}:
@@ -780,9 +783,14 @@ class JournalState(msgspec.Struct):
         for table, stated in self.snapshots.items():
             snapshot = stated.snapshot
             if snapshot.state == "whole" and not stated.is_visible and stated.seq <= durable_seq:
+                listed = snapshot.listed
+                count = listed.count if listed is not None else len(snapshot.objects)
                 nameless = msgspec.structs.replace(snapshot, objects=(), listed=None)
                 self.snapshots[table] = msgspec.structs.replace(
-                    stated, snapshot=nameless, is_visible=True
+                    stated,
+                    snapshot=nameless,
+                    is_visible=True,
+                    object_count=stated.object_count + count,
                 )
 
     def _forget_finished(self, durable_seq: int) -> None:

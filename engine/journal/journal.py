@@ -147,6 +147,8 @@ class Journal:
         loaded anew.
         """
         began_us = self._sent_us
+        # Nothing is known from before: however long ago this life began, all of it is read now.
+        self._seen(began_us)
         files = await self._reader.states()
         found = await self._newest_good_state(files)
         self.state, self.begun_us = found.state, found.made_us
@@ -179,7 +181,6 @@ class Journal:
                 "one. Nobody can tell what they said",
                 hint=_EXPIRED_HINT,
             )
-        self._seen(began_us)
 
     async def _entries_listed(self) -> AsyncIterator[int]:
         begun_at = self.state.seq

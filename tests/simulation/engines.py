@@ -217,6 +217,8 @@ class EngineProcess:
         self._read = LOG_BEGIN
         self._appended_at = 0.0
         self._was_streaming = False
+        # The life whose `open` is in the journal.
+        self._owning: object = None
         self.end_at_start = world.server.place(world.server.end_of_log())
 
     @property
@@ -313,6 +315,19 @@ class EngineProcess:
         """What the engine says it is doing."""
         # A whole status takes ten times as long, and this is asked at each entry and each intake.
         return self._pipeline._phase if self._pipeline is not None else "starting"
+
+    def opened(self) -> None:
+        """Its `open` is in the journal."""
+        self._owning = self._pipeline._life if self._pipeline is not None else None
+
+    @property
+    def is_owner(self) -> bool:
+        """Whether it has opened the journal in its present life.
+
+        After a failover another one begins. Until that has read the journal anew and opened it, its
+        phase is that of the life before.
+        """
+        return self._pipeline is not None and self._owning is self._pipeline._life
 
     @property
     def is_heeding_now(self) -> bool:

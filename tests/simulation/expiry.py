@@ -9,22 +9,32 @@ stand still for as long. Then the journal is gone, and every later start has to 
 The newest object of a table stays, and what a start needs where there is none: of a bucket without
 any object nobody can tell that it had some.
 
+A rule takes what is due in any order. In some worlds each object has a time of its own, so that an
+entry may outlive later ones.
+
+What an engine may say of the journal's end is judged by what it saw: by the requests of which it
+has the answers, each as of the moment when the bucket applied it. Another engine may write before
+the error is told.
+
 Invariant: what is taken has reached its age. Where an engine was at work all the while, the journal
-is never gone: the newest state file and the entries behind it are younger.
+is never gone: the newest state file and the entries behind it are younger. At work is who owns the
+journal, sees its end, and could write for a while.
 """
 
 import random
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from engine.model.bucket_rule import BucketRule, RuleAction
 from engine.model.errors import JournalError, JournalUnseen
-from engine.model.layout import journal_key, state_key
+from engine.model.layout import journal_folder, journal_key, state_folder, state_key
 from simulation.store import kind_of
 from simulation.violation import Violation
 
 if TYPE_CHECKING:
-    from simulation.store import Bucket, StoredObject
+    from simulation.store import Bucket, Request, StoredObject
+    from simulation.virtual_loop import Process
 
 WORLDS: Final = 0.1
 HORIZON_SECONDS: Final = 150
@@ -36,6 +46,12 @@ IDLE_SECONDS: Final = 130.0
 ASLEEP_SECONDS: Final = 95.0
 _AT_WORK_SECONDS: Final = 30.0
 """An engine that was at work so short a time ago has kept its state file young."""
+_NOTICED_SECONDS: Final = 30.0
+"""Twice as long as a state file is left alone: whoever could write for so long has looked."""
+_OUT_OF_ORDER: Final = 0.5
+_LAG_SECONDS: Final = 20.0
+_TOO_OLD: Final = "there may have been later ones"
+_INCOMPLETE: Final = ("are gone:", "missing", "is gone:", "no journal that names them")
 
 
 async def rules() -> tuple[BucketRule, ...]:
@@ -43,10 +59,52 @@ async def rules() -> tuple[BucketRule, ...]:
     return (BucketRule("short lives", "lake/_tailrace/", (RuleAction(days=1),)),)
 
 
-def _newest_age(bucket: "Bucket") -> float:
-    """How old the newest entry is that is there."""
-    made_us = [s.created_us for s in bucket.objects.values() if kind_of(s.key) == "journal"]
-    return (bucket.now_us() - max(made_us, default=0)) / 1e6
+def is_complete(bucket: "Bucket") -> bool:
+    """Whether a start finds an end of the journal, and all before it that no state file covers."""
+    entries, states = bucket.seqs("journal"), bucket.seqs("state")
+    if not bucket.was_made(journal_key("lake", 0)):
+        return True
+    covered, last = max(states, default=-1), max(entries, default=-1)
+    if last < max(covered, 0):
+        return False
+    return {*range(covered + 1, last + 1)} <= {*entries}
+
+
+@dataclass(slots=True)
+class Sight:
+    """What one process was told of the journal since it began to read it. Times: microseconds.
+
+    `seen_us`: when it asked for the newest answer that told it the journal's true end, or an entry
+    that it followed. `newest_us`:
+    when the newest entry was made that was there then. `asked` has requests without an answer, by
+    kind and key, and when each was sent first. `appended` is the newest entry of its own: to send
+    that again, as a proof, tells nothing.
+    """
+
+    seen_us: int
+    newest_us: int = 0
+    is_incomplete: bool = False
+    is_beginning: bool = True
+    is_loading: bool = True
+    appended: str = ""
+    asked: dict[tuple[str, str], int] = field(default_factory=dict)
+
+    def is_lost(self, now_us: int) -> bool:
+        """Whether a rule may have taken entries that the process did not see."""
+        return now_us - self.seen_us > UNSEEN_SECONDS_MAX * 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a request showed when it was applied.
+
+    `is_end`: that the journal ends there. `is_entry`: an entry, behind which there may be more.
+    """
+
+    newest_us: int
+    is_complete: bool
+    is_end: bool
+    is_entry: bool
 
 
 class Expiry:
@@ -59,19 +117,97 @@ class Expiry:
         self._takes_tables = self._chance.random() < 0.6
         self.standing_seconds = self._chance.choice((0, 0, 25, 100))
         self.sleep_at = self._chance.uniform(5, 50)
-        self.is_journal_gone = False
+        # Somebody was refused, and nothing was appended since.
+        self.is_refused = False
         self._at_work: float | None = None
+        self._sights: dict[Process, Sight] = {}
+        lags = random.Random(f"lags {seed}")
+        self._lags = lags if lags.random() < _OUT_OF_ORDER else None
+        self._lag_of: dict[str, float] = {}
 
-    def at_work(self, now: float) -> None:
-        """An engine owns the journal, and nothing keeps it from writing."""
-        self._at_work = now
+    # --- what engines see
 
-    def is_cause(self, error: BaseException | None, bucket: "Bucket") -> bool:
-        """Whether an engine may end with that error because of what expired, or may have."""
-        if isinstance(error, JournalError) and self.is_on:
-            self.is_journal_gone |= _newest_age(bucket) > KEPT_SECONDS - 5
-            return self.is_journal_gone
-        return isinstance(error, JournalUnseen) and self.is_on
+    def sent(self, request: "Request", now_us: int) -> None:
+        """A process asks the bucket for something."""
+        sight = self._sights.get(request.sender)
+        is_listing = (request.kind, request.key) == ("list", state_folder("lake"))
+        if is_listing and (sight is None or not sight.is_beginning):
+            sight = self._sights[request.sender] = Sight(now_us)
+        if sight is None or "/_tailrace/" not in request.key:
+            return
+        sight.is_beginning &= is_listing
+        if not sight.is_lost(now_us):
+            sight.asked.setdefault((request.kind, request.key), now_us)
+
+    @staticmethod
+    def shown(request: "Request", bucket: "Bucket") -> Seen | None:
+        """What that request shows of the journal; it is being applied, and answered so."""
+        if not request.key.startswith((journal_folder("lake"), state_folder("lake"))):
+            return None
+        entries = bucket.seqs("journal")
+        made_us = [bucket.objects[journal_key("lake", seq)].created_us for seq in entries[-1:]]
+        is_own = False
+        if request.kind == "journal":
+            # A key that is taken is its own where an earlier request of it was applied.
+            is_own = bucket.objects[request.key].creator is request.sender
+        is_free = request.kind == "get" and request.key == bucket.next_entry_key
+        is_entry = request.kind == "get" and request.key in bucket.objects
+        is_entry &= kind_of(request.key) == "journal"
+        newest_us = max(made_us, default=0)
+        return Seen(newest_us, is_complete(bucket), is_own or is_free, is_entry)
+
+    def told(self, request: "Request", seen: Seen) -> None:
+        """The process has the answer."""
+        sight = self._sights.get(request.sender)
+        if sight is None:
+            return
+        sight.newest_us = seen.newest_us
+        sight.is_incomplete |= not seen.is_complete
+        asked_us = sight.asked.pop((request.kind, request.key), None)
+        if request.kind == "journal":
+            is_again, sight.appended = sight.appended == request.key, request.key
+            if is_again:
+                return
+        is_followed = seen.is_entry and not sight.is_loading and request.key != sight.appended
+        is_seen = seen.is_end or is_followed
+        if is_seen and asked_us is not None:
+            sight.seen_us = max(sight.seen_us, asked_us)
+            sight.is_loading = False
+
+    # --- what they may say of it
+
+    def at_work(self, process: "Process", bucket: "Bucket", now: float, free: float) -> None:
+        """A process owns the journal, and nothing kept it from writing for so many seconds."""
+        sight = self._sights[process]
+        if not sight.is_lost(bucket.now_us()):
+            self._at_work = now
+        elif free > _NOTICED_SECONDS:
+            raise Violation("an engine goes on that does not see the journal's end")
+
+    def appended(self) -> None:
+        """An entry is in the journal."""
+        self.is_refused = False
+
+    def is_cause(
+        self, error: BaseException | None, process: "Process", now_us: int, skew_us: int
+    ) -> bool:
+        """Whether a process whose clock is ahead by `skew_us` may end with that error."""
+        sight = self._sights.get(process)
+        if not self.is_on or sight is None:
+            return False
+        match error:
+            case JournalUnseen():
+                return sight.is_lost(now_us)
+            case JournalError() if _TOO_OLD in str(error):
+                self.is_refused = now_us + skew_us - sight.newest_us >= KEPT_SECONDS * 1e6
+                return self.is_refused
+            case JournalError() if any(text in str(error) for text in _INCOMPLETE):
+                self.is_refused = sight.is_incomplete
+                return self.is_refused
+            case _:
+                return False
+
+    # --- what rules take
 
     def take(self, bucket: "Bucket", now: float) -> None:
         """Take of what is old enough the most."""
@@ -95,7 +231,7 @@ class Expiry:
         yield from (journal_key("lake", seq) for seq in entries[-1:])
 
     def _is_taken(self, stored: "StoredObject", now_us: int) -> bool:
-        age_seconds = (now_us - stored.created_us) / 1e6
+        age_seconds = (now_us - stored.created_us) / 1e6 - self._lag(stored.key)
         # Clocks differ by seconds.
         is_old = age_seconds > KEPT_SECONDS + 5
         match kind_of(stored.key):
@@ -108,6 +244,14 @@ class Expiry:
             case _:
                 return False
 
+    def _lag(self, key: str) -> float:
+        """How much later than others the rule takes that one."""
+        if self._lags is None:
+            return 0.0
+        if key not in self._lag_of:
+            self._lag_of[key] = self._lags.choice((0.0, self._lags.uniform(0, _LAG_SECONDS)))
+        return self._lag_of[key]
+
     def _take(
         self, stored: "StoredObject", bucket: "Bucket", now: float, *, is_needed: bool
     ) -> None:
@@ -115,7 +259,6 @@ class Expiry:
         if is_needed:
             if self._at_work is not None and now - self._at_work < _AT_WORK_SECONDS:
                 raise Violation("an engine is at work, and the journal expires")
-            self.is_journal_gone = True
             bucket.counts["journals expired"] += 1
         bucket.expire(stored.key)
         bucket.counts[f"expired: {kind}"] += 1

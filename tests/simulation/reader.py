@@ -4,42 +4,72 @@ Strategy: the engine's own reader gets a copy of the bucket, at times of its own
 engines are doing. It has no part in the world: nothing that it does takes time there, and no chance
 of the world is drawn for it. So it runs in a loop of its own, in a thread that the world waits for.
 
+The same reader folds tables' current rows. Its fold takes lines of real records. So each line of
+the simulation is written anew as one, between the object and the fold. All else is the engine's.
+
 Invariant: after each reading, what it gave in all is every change in the bucket that is before the
-place it names, each once and in order, and every row of the snapshots that it found.
+place it names, each once and in order, and every row of the snapshots that it found. The current
+rows are the server's as of the place they name, or the reader is refused by a name that is true.
 """
 
 import asyncio
 import random
 import threading
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from contextlib import aclosing
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import orjson
 
-from engine.model.errors import ReadRefused
-from engine.reader.table.reading import Question, open_reading
+from engine.model.errors import JournalError, ReadRefused
+from engine.model.position import LogPosition, Position
+from engine.model.schema import TableName, TableVersion
+from engine.reader.table.bodies import Bodies, Body
+from engine.reader.table.reading import Question, Reading, open_reading
+from engine.reader.table.steps import Step
 from memory_store import MemoryStore
 from memory_store import StoredObject as Kept
 from simulation.monitor import decompressed
-from simulation.source import TABLES
+from simulation.source import DROPPED, TABLES, fold_one
 from simulation.violation import Violation
 
 if TYPE_CHECKING:
     from simulation.monitor import Monitor
+    from simulation.source import Server
     from simulation.store import Bucket
+
+_Answer = TypeVar("_Answer")
 
 WORLDS: Final = 0.2
 _PREFIX: Final = "lake"
 _FORGETFUL: Final = 0.1
+_CURRENT: Final = 0.3
+
+_EXPIRED: Final = frozenset(
+    {"expired", "snapshot-expired", "journal-expired", "object-missing", "table-unknown"}
+)
+"""What a reader may be told of any table where objects expire."""
 
 
 class BucketReader:
     """Reads one table in a loop. The monitor's counts say what it met."""
 
-    def __init__(self, bucket: "Bucket", monitor: "Monitor", seed: int) -> None:
+    def __init__(
+        self,
+        bucket: "Bucket",
+        monitor: "Monitor",
+        server: "Server",
+        seed: int,
+        *,
+        is_expiring: bool = False,
+    ) -> None:
         self.rnd = random.Random(f"reader {seed}")
         self.is_on = self.rnd.random() < WORLDS
         self._bucket = bucket
         self._monitor = monitor
+        self._server = server
+        self._is_expiring = is_expiring
         self._counts = monitor.counts
         self._table = str(self.rnd.choice(TABLES))
         self._cursor = ""
@@ -51,6 +81,8 @@ class BucketReader:
         if self._cursor and self.rnd.random() < _FORGETFUL:
             # Somebody begins anew.
             self._cursor, self._changes, self._rows = "", [], set()
+        if self.rnd.random() < _CURRENT:
+            self._fold(self._table)
         try:
             records, self._cursor, until = self._answer(self._cursor)
         except ReadRefused as error:
@@ -84,6 +116,76 @@ class BucketReader:
         if changes != self._changes:
             raise Violation("a new reader reads other changes")
 
+    def fold(self) -> None:
+        """The current rows of all tables are the server's, or refused. Raises Violation."""
+        for table in TABLES:
+            self._fold(str(table))
+
+    def _fold(self, table: str) -> None:
+        if self._monitor.is_doomed:
+            return  # It is not followed past a fork, and nobody goes on with it.
+        try:
+            rows, until = _in_a_thread(lambda: self._asked_rows(table))
+        except ReadRefused as error:
+            self._counts[f"current rows refused: {error.code}"] += 1
+            if not self._is_right(error.code, table):
+                text = f"refused: {error.code}: {error}"
+                raise Violation(f"a reader of {table}'s current rows is {text}") from error
+            return
+        except JournalError as error:
+            if self._is_expiring:
+                return
+            raise Violation(f"a reader of {table}'s current rows: {error}") from error
+        self._counts["current rows read"] += 1
+        self._counts["current rows"] += len(rows)
+        there = sorted(self._rows_there(TableName.parse(table), until).items())
+        if rows != there:
+            lacks, has = sorted({*there} - {*rows}), sorted({*rows} - {*there})
+            text = f"lack {lacks[:3]} and have {has[:3]} more, of {len(there)} before {until}"
+            raise Violation(f"{table}'s current rows {text}")
+
+    def _rows_there(self, name: TableName, until: str) -> dict[int, str]:
+        """The server's rows that the bucket can give before `until`, and what made each so.
+
+        A table that takes the name has rows of its own there: from its first record on the old
+        one's are gone. In the simulation a name keeps its rows, and a snapshot reads all of them.
+        """
+        stated = self._monitor.journal.snapshots.stated.get(str(name))
+        visible = stated.visible if stated is not None else None
+        rows: dict[int, Position] = {}
+        point, oid = "", 0
+        if visible is not None and visible.point <= until:
+            point = visible.began
+            rows = self._server.rows_before(name, LogPosition(point))
+            relation, _ = self._server.relation_before(name, self._server.address_of(point))
+            oid = int(relation.identity)
+        for change in self._server.history[name]:
+            if point <= change.position < until:
+                if change.op != DROPPED and change.oid != oid:
+                    rows.clear()
+                    oid = change.oid
+                fold_one(rows, change.op, change.key, change.position)
+        return {key: str(value) for key, value in rows.items()}
+
+    def _is_right(self, code: str, table: str) -> bool:
+        """Whether it is true what the reader is told."""
+        journal = self._monitor.journal
+        stated = journal.snapshots.stated.get(table)
+        match code:
+            case "table-unknown":
+                return table not in journal.known or not journal.plans
+            case "not-captured":
+                return not journal.configuration.captures(TableName.parse(table))
+            case "unfinished":
+                return table in journal.snapshots.unfinished(journal.durable or "")
+            case "no-snapshot":
+                return stated is None or stated.visible is None
+            case "gap":
+                gaps = journal.gaps.values()
+                return any(gap["table"] == table and not gap.get("mended") for gap in gaps)
+            case _:
+                return self._is_expiring and code in _EXPIRED
+
     def _take(self, records: list[dict[str, Any]]) -> None:
         for record in records:
             position = record["position"]
@@ -109,36 +211,97 @@ class BucketReader:
         )
 
     def _answer(self, since: str) -> tuple[list[dict[str, Any]], str, str]:
-        answers: list[tuple[list[dict[str, Any]], str, str] | BaseException] = []
-
-        def run() -> None:
-            try:
-                answers.append(asyncio.run(self._asked(since)))
-            except BaseException as error:  # noqa: BLE001 - it is raised where somebody waits.
-                answers.append(error)
-
-        thread = threading.Thread(target=run)
-        thread.start()
-        thread.join()
-        [answer] = answers
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer
+        return _in_a_thread(lambda: self._asked(since))
 
     async def _asked(self, since: str) -> tuple[list[dict[str, Any]], str, str]:
-        store = MemoryStore(
-            {
-                key: Kept(stored.body, dict(stored.metadata), stored.created_us)
-                for key, stored in self._bucket.objects.items()
-            }
-        )
         question = Question(table=self._table, since=since, allows_gaps=True)
-        reading = await open_reading(store, _PREFIX, question)
+        reading = await open_reading(self._copy(), _PREFIX, question)
         records: list[dict[str, Any]] = []
         async with reading.lines() as some:
             async for lines in some:
                 records += [orjson.loads(line) for line in bytes(lines.lines).splitlines()]
         return records, reading.cursor, reading.known.until
+
+    async def _asked_rows(self, table: str) -> tuple[list[tuple[int, str]], str]:
+        reading = await open_reading(self._copy(), _PREFIX, Question(table=table, is_current=True))
+        reading = replace(reading, bodies=cast("Bodies", _RealBodies(reading)))
+        rows: list[tuple[int, str]] = []
+        async with reading.lines() as some:
+            async for lines in some:
+                found = map(orjson.loads, bytes(lines.lines).splitlines())
+                rows += [(row["id"], row["note"]) for row in found]
+        return sorted(rows), reading.known.until
+
+    def _copy(self) -> MemoryStore:
+        return MemoryStore(
+            {
+                key: Kept(stored.body, dict(stored.metadata), stored.created_us)
+                for key, stored in self._bucket.objects.items()
+            }
+        )
+
+
+class _RealBodies:
+    """Bodies whose lines are written anew, as the engine would write them."""
+
+    def __init__(self, reading: Reading) -> None:
+        self._bodies = reading.bodies
+        self._versions = {version.number: version for version in reading.known.versions}
+
+    async def of(
+        self, steps: Iterable[Step], group: asyncio.TaskGroup
+    ) -> AsyncGenerator[Body, None]:
+        async with aclosing(self._bodies.of(steps, group)) as bodies:
+            async for body in bodies:
+                version = self._versions[body.step.version]
+                lines = [
+                    _real(orjson.loads(line), version) for line in body.lines.tobytes().splitlines()
+                ]
+                yield Body(body.step, memoryview(b"".join(lines)))
+
+
+def _real(record: dict[str, Any], version: TableVersion) -> bytes:
+    """A record of the simulation as a line of the standard envelope.
+
+    The text column holds which change made the row what it is.
+    """
+    table, key, op = version.relation.table, record["key"], record["op"]
+    names = [column.name for column in version.relation.columns]
+    row = dict.fromkeys(names, "") | {"id": key, "note": record.get("value", record["position"])}
+    line = {
+        "before": {"id": key} if op == "d" else None,
+        "after": row if op not in "dt" else None,
+        "metadata": {
+            "op": op,
+            "connector": "simulated",
+            "db": "shop",
+            "schema": table.schema,
+            "table": table.table,
+            "key": ["id"],
+            "version": version.number,
+            "source_ts_ms": 0,
+            "position": record["position"],
+        },
+    }
+    return orjson.dumps(line) + b"\n"
+
+
+def _in_a_thread(ask: Callable[[], Coroutine[Any, Any, _Answer]]) -> _Answer:
+    answers: list[_Answer | BaseException] = []
+
+    def run() -> None:
+        try:
+            answers.append(asyncio.run(ask()))
+        except BaseException as error:  # noqa: BLE001 - it is raised where somebody waits.
+            answers.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    [answer] = answers
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer
 
 
 def _is_row(record: dict[str, Any]) -> bool:

@@ -42,6 +42,8 @@ class Stated:
     before: "Stated | None" = None
     # The entries that named the attempt's segments before this one.
     earlier: tuple[int, ...] = ()
+    # How many objects the attempt has that are vouched for.
+    count: int = 0
 
     @property
     def is_complete(self) -> bool:
@@ -108,14 +110,15 @@ class Stated:
             [] if self.is_visible else names,
             before,
             list(self.earlier),
+            self.count,
         ]
 
     @classmethod
     def read(cls, stated: Json) -> "Stated":
         """What a state file says."""
         before, earlier = stated.pop("before"), tuple(stated.pop("earlier"))
-        known = cls.read(before) if before is not None else None
-        return cls(**stated, before=known, earlier=earlier)
+        known, count = cls.read(before) if before is not None else None, stated.pop("object_count")
+        return cls(**stated, before=known, earlier=earlier, count=count)
 
 
 @dataclass
@@ -171,7 +174,7 @@ class SnapshotReading:
             visible = known.segment_before
             assert visible is not None
             earlier = (*visible.earlier, visible.seq)
-            stated = replace(stated, earlier=earlier)
+            stated = replace(stated, earlier=earlier, count=visible.count)
         if stated.state in {"wanted", "started"}:
             stated = replace(stated, before=visible)
         is_as_before = stated.state in {"cancelled", "gone"} and visible is not None
@@ -186,7 +189,8 @@ class SnapshotReading:
         for table, stated in self.stated.items():
             if stated.state == "whole" and not stated.is_visible and stated.seq <= durable_seq:
                 found.append(stated)
-                self.stated[table] = replace(stated, is_visible=True, before=None)
+                count = stated.count + len(stated.objects)
+                self.stated[table] = replace(stated, is_visible=True, before=None, count=count)
         return found
 
     def unfinished(self, e: str) -> list[str]:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 from engine.flow.chunk import crc32_text
 from engine.model.errors import DestinationError, DestinationUnavailable, UploadGone
 from engine.model.interfaces import ListedObject, ListedUpload, ObjectHead, ObjectTail
+from engine.model.layout import journal_key
 from engine.model.staging import Completion, StagedPart
 from simulation.virtual_loop import Process, VirtualLoop
 
@@ -58,7 +59,8 @@ class StoredObject:
 class Request:
     """One request on its way. A ghost is applied after its sender gave it up.
 
-    `says` of a journal entry: "open", "plan" or nothing of the two.
+    `says` of a journal entry: "open", "plan" or nothing of the two. `shown` is the watcher's: what
+    there was to be seen when it was applied.
     """
 
     sender: Process
@@ -71,6 +73,7 @@ class Request:
     is_ghost: bool = False
     answer: Answer = None
     error: DestinationError | None = None
+    shown: object = None
 
 
 @dataclass(slots=True)
@@ -97,6 +100,12 @@ class BucketWatcher(Protocol):
     def is_late(self, kind: str, sender: Process) -> bool: ...
 
     def overwritten(self, old: StoredObject, stored: StoredObject) -> None: ...
+
+    def sent(self, request: "Request") -> None: ...
+
+    def shown(self, request: "Request") -> object: ...
+
+    def answered(self, request: "Request") -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +166,7 @@ class Bucket:
         number = self.next_number()
         self.requests.add(number)
         self.counts["requests"] += 1
+        self.watcher.sent(request)
         weather, rnd = self.weather, self.rnd
         is_ambushed = says == "plan" or kind in _OBJECT_KINDS
         if is_ambushed and self.watcher.is_late(kind, sender):
@@ -241,6 +251,7 @@ class Bucket:
             return
         if not request.is_ghost:
             request.answer = answer
+            request.shown = self.watcher.shown(request)
 
     def _give_answer(self, request: Request, number: int) -> None:
         self.requests.discard(number)
@@ -249,6 +260,7 @@ class Bucket:
         if request.error is not None:
             request.future.set_exception(request.error)
         else:
+            self.watcher.answered(request)
             request.future.set_result(request.answer)
 
     # --- what requests do when they are applied
@@ -274,7 +286,13 @@ class Bucket:
     def seqs(self, folder: str) -> list[int]:
         """The numbers of the entries or state files that are there, ascending."""
         keys = (key for key in self._keys if f"/_tailrace/{folder}/" in key)
-        return [int(key.rsplit("/", 1)[1].split(".")[0]) for key in keys]
+        return [number_of(key) for key in keys]
+
+    @property
+    def next_entry_key(self) -> str:
+        """Where the journal goes on, whatever a rule took of it."""
+        made = [key for key in (*self.expired, *self._keys) if kind_of(key) == "journal"]
+        return journal_key("lake", max(map(number_of, made), default=-1) + 1)
 
     def expire(self, key: str) -> None:
         """A rule of the bucket's owner takes the object away."""
@@ -375,6 +393,11 @@ def kind_of(key: str) -> str:
     if "_tailrace/" in key:
         return key.split("_tailrace/", 1)[1].split("/", 1)[0]
     return "schema" if key.endswith("/schema.json") else "object"
+
+
+def number_of(key: str) -> int:
+    """The number of an entry or a state file, by its key."""
+    return int(key.rsplit("/", 1)[1].split(".", maxsplit=1)[0])
 
 
 def said_by(entry: bytes) -> str:

@@ -38,14 +38,14 @@ from engine.model.layout import journal_key, state_key
 from engine.model.position import LOG_BEGIN, LogPosition, Position, commit_of
 from engine.model.schema import TableName
 from simulation.engines import EngineProcess, draw_profile
-from simulation.expiry import ASLEEP_SECONDS, HORIZON_SECONDS, IDLE_SECONDS, Expiry
+from simulation.expiry import ASLEEP_SECONDS, HORIZON_SECONDS, IDLE_SECONDS, Expiry, Seen
 from simulation.lock_server import LockServer
 from simulation.monitor import Monitor
 from simulation.reader import BucketReader
 from simulation.requests import Operator
 from simulation.signals import Asker
 from simulation.source import TABLES, Change, Server
-from simulation.store import Bucket, StoredObject, Upload, kind_of
+from simulation.store import Bucket, Request, StoredObject, Upload, kind_of, said_by
 from simulation.violation import Violation
 from simulation.virtual_loop import DeadlockError, Process, VirtualLoop
 
@@ -322,9 +322,14 @@ class World:
             if not is_free:
                 self._free_since[engine] = now
             # One that was woken finds out first that it slept.
-            is_free = now - self._free_since.get(engine, 0.0) > FREE_SECONDS
-            if is_free and self.monitor.is_writer(engine.process) and engine.phase in AT_WORK:
-                self.expiry.at_work(now)
+            free_seconds = now - self._free_since.get(engine, 0.0)
+            is_owner = self.monitor.is_writer(engine.process) and engine.is_owner
+            if free_seconds > FREE_SECONDS and is_owner and engine.phase in AT_WORK:
+                self._judge(
+                    functools.partial(
+                        self.expiry.at_work, engine.process, self.bucket, now, free_seconds
+                    )
+                )
         # A rule waits for days: no request and no reading of the journal takes as long.
         if not self.bucket.requests and all(e.phase not in READING for e in living):
             self._judge(lambda: self.expiry.take(self.bucket, now))
@@ -380,8 +385,14 @@ class World:
         self.monitor.check_end(is_uniform=self.is_uniform)
         if self.is_read:
             self._judge(self.reader.finish)
+        is_folded = self.bucket.is_create_only and (self.reader.is_on or self.expiry.is_on)
+        if is_folded:
+            self._judge(self.reader.fold)
         if self.expiry.is_on:
             await self._idle()
+            # The oldest objects are gone by now.
+            if is_folded:
+                self._judge(self.reader.fold)
         if self.rnd.random() < 0.9 or self._is_bare:
             await self._drain()
         else:
@@ -394,7 +405,7 @@ class World:
             if self.loop.time() > end:
                 raise Violation(f"nothing settles: {self._unsettled()}")
             if not self._living():
-                if self.is_named and not self._may_accept:
+                if (self.is_named or self.expiry.is_refused) and not self._may_accept:
                     return False  # The slot was moved by hand, or the journal has expired.
                 self.spawn()
             await asyncio.sleep(1)
@@ -403,7 +414,9 @@ class World:
     @functools.cached_property
     def reader(self) -> BucketReader:
         """Who reads a table from cursor to cursor."""
-        return BucketReader(self.bucket, self.monitor, self.seed)
+        return BucketReader(
+            self.bucket, self.monitor, self.server, self.seed, is_expiring=self.expiry.is_on
+        )
 
     @property
     def is_read(self) -> bool:
@@ -422,7 +435,7 @@ class World:
 
     @property
     def _may_accept(self) -> bool:
-        if self.expiry.is_journal_gone:
+        if self.expiry.is_refused:
             return False
         return self.is_accepting and not (self.monitor.is_doomed or self.is_list_altered)
 
@@ -434,7 +447,7 @@ class World:
         self.is_moved_by_hand = self.monitor.is_restored = self.monitor.is_lost = True
         self.server.restore(is_grown=is_grown)
         for _ in range(60):
-            if self.is_named:
+            if self.is_named or self.expiry.is_refused:
                 break
             if not self._living():
                 self.spawn()
@@ -527,6 +540,10 @@ class World:
         engine = self._engine_of(stored.creator)
         if engine is not None and kind_of(stored.key) == "journal" and says_something(stored.body):
             self._judge(lambda: engine.check_interval(self.loop.time()))
+        if kind_of(stored.key) == "journal":
+            self.expiry.appended()
+            if engine is not None and said_by(stored.body) == "open":
+                engine.opened()
         if kind_of(stored.key) == "journal" and not self.is_calm:
             self._hurt_named(stored)
             self._damage_list(stored)
@@ -647,6 +664,17 @@ class World:
     def overwritten(self, old: StoredObject, stored: StoredObject) -> None:
         self._judge(lambda: self.monitor.overwritten(old, stored))
 
+    def sent(self, request: Request) -> None:
+        if self.expiry.is_on:
+            self.expiry.sent(request, self.now_us())
+
+    def shown(self, request: Request) -> Seen | None:
+        return self.expiry.shown(request, self.bucket) if self.expiry.is_on else None
+
+    def answered(self, request: Request) -> None:
+        if isinstance(request.shown, Seen):
+            self.expiry.told(request, request.shown)
+
     def begins(self, key: str, metadata: Mapping[str, str]) -> None:
         self._judge(lambda: self.monitor.begins(key, metadata))
 
@@ -744,10 +772,9 @@ class World:
         self.monitor.deaf.add(engine.process)
         self.loop.kill(engine.process)
         self.counts[f"ended: {type(error).__name__}"] += 1
-        if self.expiry.is_cause(error, self.bucket):
-            is_refused = isinstance(error, JournalError)
-            self.counts["refused over an expired journal"] += is_refused
-            self.is_named |= is_refused
+        skew_us = engine.profile.clock_skew_us
+        if self.expiry.is_cause(error, engine.process, self.now_us(), skew_us):
+            self.counts["refused over an expired journal"] += isinstance(error, JournalError)
             return
         self._judge(lambda: self._check_end_of(engine, error))
 
