@@ -889,6 +889,42 @@ async def test_a_partition_that_is_made_unlogged_is_a_gap_until_it_is_logged(
     assert engine.reasons() == {("public.sales", "not-logged")}
 
 
+async def test_a_partition_that_is_a_foreign_table_is_a_gap_until_it_is_detached(
+    any_database: Database,
+) -> None:
+    with any_database.connect() as connection:
+        for statement in (
+            "CREATE TABLE sales (id int, region int) PARTITION BY LIST (region)",
+            "ALTER TABLE sales REPLICA IDENTITY FULL",
+            "CREATE FOREIGN DATA WRAPPER far",
+            "CREATE SERVER far FOREIGN DATA WRAPPER far",
+            "CREATE FOREIGN TABLE sales_1 PARTITION OF sales FOR VALUES IN (1) SERVER far",
+            "CREATE PUBLICATION tailrace FOR TABLE sales WITH (publish_via_partition_root = true)",
+        ):
+            connection.execute(statement.encode())
+    async with running(
+        any_database, MemoryStore(), configuration=replace_tables("public.sales")
+    ) as engine:
+        await engine.looked()
+        # What is so from the start is agreed; `check` warns of it.
+        assert engine.gaps() == []
+        any_database.execute(
+            "CREATE FOREIGN TABLE sales_2 PARTITION OF sales FOR VALUES IN (2) SERVER far"
+        )
+        opened = await engine.gap("public.sales", "not-logged")
+        await engine.looked()
+        [alarm] = [a for a in engine.alarms.standing() if a.code == NOT_CAPTURED]
+        with any_database.connect() as connection:
+            connection.execute(sql.SQL(alarm.hint))
+        await engine.until(
+            lambda: all(not gap.is_open for gap in engine.gaps()), "the end of the gaps"
+        )
+
+    assert opened.is_open
+    assert "the partition public.sales_2 is a foreign table" in alarm.text
+    assert "sales_1" not in alarm.text + alarm.hint
+
+
 async def test_a_partition_under_its_own_name_that_is_dropped_is_a_gap(
     any_database: Database,
 ) -> None:

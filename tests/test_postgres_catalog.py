@@ -225,6 +225,33 @@ async def test_a_published_table_that_refuses_updates_is_a_warning(database: Dat
     assert warning["sql"] == ['ALTER TABLE "public"."keyless" REPLICA IDENTITY FULL']
 
 
+async def test_a_partition_that_is_a_foreign_table_is_a_warning(database: Database) -> None:
+    with database.connect() as connection:
+        connection.execute("CREATE FOREIGN DATA WRAPPER far")
+        connection.execute("CREATE SERVER far FOREIGN DATA WRAPPER far")
+        for name in ("orders", "other"):
+            for statement in (
+                f"CREATE TABLE {name} (id int) PARTITION BY LIST (id)",
+                f"ALTER TABLE {name} REPLICA IDENTITY FULL",
+                f"CREATE FOREIGN TABLE {name}_1 PARTITION OF {name} FOR VALUES IN (1) SERVER far",
+                f"CREATE TABLE {name}_2 PARTITION OF {name} FOR VALUES IN (2)",
+                f"ALTER TABLE {name}_2 REPLICA IDENTITY FULL",
+            ):
+                connection.execute(statement.encode())
+    configuration = RecordConfiguration("tailrace", tables=("public.orders*",))
+    source = PostgresSource(dsn=database.dsn, slot=database.name, configuration=configuration)
+
+    with capture_logs() as logs:
+        await source.prepare(is_first=True)
+    told = await tried(source, "unlogged", is_first=False)
+
+    statement = 'ALTER TABLE "public"."orders" DETACH PARTITION "public"."orders_1"'
+    [warning] = [entry for entry in logs if entry["log_level"] == "warning"]
+    assert (warning["tables"], warning["sql"]) == (["public.orders_1"], [statement])
+    assert told.text.endswith("are foreign tables: the log lacks their changes: public.orders_1")
+    assert told.hint == statement
+
+
 async def test_what_is_captured_and_unlogged_is_a_warning(database: Database) -> None:
     database.execute("CREATE UNLOGGED TABLE orders_cache (id int PRIMARY KEY)")
     for name in ("orders", "other"):

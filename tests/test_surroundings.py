@@ -44,6 +44,7 @@ SITUATION = Situation(
     publication=None,
     unreadable={},
     unlogged=(),
+    foreign={},
     clashes="",
     unknown_columns="",
     is_first=True,

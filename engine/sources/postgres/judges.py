@@ -336,8 +336,8 @@ def snapshot_refused(unreadable: Mapping[TableName, SourceRefused]) -> SourceRef
 def _unlogged(situation: Situation) -> Finding | None:
     if not situation.tables:
         return None
-    if situation.unlogged:
-        return warned([unlogged_warning(situation)])
+    if warnings := unlogged_warnings(situation):
+        return warned(warnings)
     return Finding("every captured table is in the server's log")
 
 
@@ -426,12 +426,21 @@ def warned(warnings: Sequence[Warned]) -> Finding:
     return Finding("; ".join(texts), _sql(statements))
 
 
-def unlogged_warning(situation: Situation) -> Warned:
+def unlogged_warnings(situation: Situation) -> list[Warned]:
     """Of tables whose changes are not in the log. What is so from the start is agreed."""
-    shown = situation.unlogged[:LISTED_MAX]
-    statements = [f"ALTER TABLE {sql_name(name)} SET LOGGED" for name in shown]
-    text = "captured tables, or partitions of them, are unlogged: the log lacks their changes"
-    return Warned(codes.UNLOGGED, text, situation.unlogged, statements)
+    found: list[Warned] = []
+    if unlogged := situation.unlogged:
+        statements = [f"ALTER TABLE {sql_name(name)} SET LOGGED" for name in unlogged[:LISTED_MAX]]
+        text = "captured tables, or partitions of them, are unlogged: the log lacks their changes"
+        found.append(Warned(codes.UNLOGGED, text, unlogged, statements))
+    if foreign := situation.foreign:
+        statements = [
+            f"ALTER TABLE {sql_name(parent)} DETACH PARTITION {sql_name(name)}"
+            for name, parent in list(foreign.items())[:LISTED_MAX]
+        ]
+        text = "partitions of captured tables are foreign tables: the log lacks their changes"
+        found.append(Warned(codes.UNLOGGED, text, tuple(foreign), statements))
+    return found
 
 
 def _missing(situation: Situation) -> list[Warned]:

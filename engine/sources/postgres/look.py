@@ -146,8 +146,8 @@ WHERE p.pubname OPERATOR(pg_catalog.=) %s
 # row of pg_inherits. ATTACH PARTITION changes all of them in the command that makes that row (15
 # and 18: seen). Commands behind either may alter columns again, and say nothing. The last
 # columns are the partition's name, whether it holds rows and has no replica identity (the one that
-# has the row decides whether an UPDATE needs one), whether it holds rows that are in the log, and
-# whether it holds rows that are not.
+# has the row decides whether an UPDATE needs one), whether it holds rows that are in the log, its
+# parent's name, and why it holds rows that are not in the log (null: it does not).
 _PARTITIONS: Final = f"""
 WITH RECURSIVE tree(root, parent, child, xmin, cmin) AS (
   SELECT i.inhparent, i.inhparent, i.inhrelid, i.xmin, i.cmin
@@ -169,10 +169,14 @@ SELECT tree.root::pg_catalog.int8, tree.child::pg_catalog.int8, tree.parent::pg_
        n.nspname, c.relname, c.relkind OPERATOR(pg_catalog.=) 'r' AND NOT ({_IS_KEYED}),
        c.relkind OPERATOR(pg_catalog.=) 'r'
          AND c.relpersistence OPERATOR(pg_catalog.<>) 'u',
-       c.relkind OPERATOR(pg_catalog.=) 'r'
-         AND c.relpersistence OPERATOR(pg_catalog.=) 'u'
+       pn.nspname, pc.relname,
+       CASE WHEN c.relkind OPERATOR(pg_catalog.=) 'f' THEN 'foreign'
+            WHEN c.relkind OPERATOR(pg_catalog.=) 'r'
+              AND c.relpersistence OPERATOR(pg_catalog.=) 'u' THEN 'unlogged' END
 FROM tree JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) tree.child
 JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+JOIN pg_catalog.pg_class pc ON pc.oid OPERATOR(pg_catalog.=) tree.parent
+JOIN pg_catalog.pg_namespace pn ON pn.oid OPERATOR(pg_catalog.=) pc.relnamespace
 """  # noqa: S608 - of constants.
 
 TEXTS: Final[Mapping[str, str]] = {
@@ -460,12 +464,12 @@ def _publication(
 class _Pieces:
     """The marks of one root's partitions, and which of them may appear without a loss.
 
-    `unlogged` are partitions whose changes are not in the log, by the aspect that says so.
+    `unlogged` says why changes of some partitions are not in the log, by the aspect that says so.
     """
 
     marks: dict[str, str] = field(default_factory=dict)
     fresh: set[str] = field(default_factory=set)
-    unlogged: dict[str, TableName] = field(default_factory=dict)
+    unlogged: dict[str, Reason] = field(default_factory=dict)
 
 
 def _attached(
@@ -480,15 +484,17 @@ def _attached(
 
 def _partition_marks(rows: Iterable[Row]) -> dict[int, _Pieces]:
     roots: dict[int, _Pieces] = {}
-    for root, child, parent, xmin, filenode, is_whole, schema, name, *_, is_unlogged in rows:
+    for root, child, parent, xmin, filenode, is_whole, *names, why_unlogged in rows:
         pieces = roots.setdefault(root, _Pieces())
         attached, stored = f"{PARTITIONS}:{child}", f"{REWRITTEN}:{child}"
         pieces.marks |= {attached: f"{parent}/{xmin}", stored: str(filenode)}
         pieces.fresh.add(stored)
         if is_whole:
             pieces.fresh.add(attached)
-        if is_unlogged:
-            pieces.unlogged[f"{_NOT_LOGGED}:{child}"] = TableName(schema, name)
+        if why_unlogged is not None:
+            partition, above = TableName(*names[:2]), TableName(*names[-2:])
+            reason = _unlogged_reason(partition, above, is_foreign=why_unlogged == "foreign")
+            pieces.unlogged[f"{_NOT_LOGGED}:{child}"] = reason
     return roots
 
 
@@ -541,7 +547,7 @@ def _table_look(
             is_fixed=row[12] and publication.is_fixing,
             is_except=is_except == "true",
         )
-        reasons |= {aspect: _unlogged_reason(piece) for aspect, piece in pieces.unlogged.items()}
+        reasons |= pieces.unlogged
     return TableLook(
         str(oid),
         keeps,
@@ -553,7 +559,14 @@ def _table_look(
     )
 
 
-def _unlogged_reason(partition: TableName) -> Reason:
+def _unlogged_reason(partition: TableName, parent: TableName, *, is_foreign: bool) -> Reason:
+    """Why the log does not have a partition's changes."""
+    if is_foreign:
+        return Reason(
+            f"the partition {partition} is a foreign table: its changes are another server's, and"
+            " not in this one's log",
+            f"ALTER TABLE {sql_name(parent)} DETACH PARTITION {sql_name(partition)};",
+        )
     return Reason(
         f"the partition {partition} is unlogged: the server's log does not have its changes",
         f"ALTER TABLE {sql_name(partition)} SET LOGGED;",

@@ -35,7 +35,7 @@ from engine.sources.postgres.judges import (
     refuse,
     slot_warning,
     slots_are_used,
-    unlogged_warning,
+    unlogged_warnings,
     version_refusal,
 )
 from engine.sources.postgres.locks import STOPS_PUBLISHING, holders, listed, locked_names
@@ -153,8 +153,7 @@ def _warn_of_tables(found: Situation) -> None:
         # All of them were dropped. The log still has their rows, and tables may come again.
         reason = f"no name matches; there is: {existing_text(found)}"
         _log.warning("no table is captured", reason=reason)
-    if found.unlogged:
-        _warn_of([unlogged_warning(found)])
+    _warn_of(unlogged_warnings(found))
     if found.clashes:
         _log.warning("columns are called as the flat envelope's own fields", columns=found.clashes)
     if found.unknown_columns:

@@ -83,20 +83,25 @@ ORDER BY 1, 2
 
 # Tables and partitions that hold rows which are not in the server's log.
 _UNLOGGED: Final = """
-WITH RECURSIVE tree(root, relid) AS (
-  SELECT c.oid, c.oid FROM pg_catalog.pg_class c
+WITH RECURSIVE tree(root, parent, relid) AS (
+  SELECT c.oid, c.oid, c.oid FROM pg_catalog.pg_class c
   WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog."char"[])
     AND NOT c.relispartition
   UNION
-  SELECT tree.root, i.inhrelid FROM tree
+  SELECT tree.root, tree.relid, i.inhrelid FROM tree
   JOIN pg_catalog.pg_inherits i ON i.inhparent OPERATOR(pg_catalog.=) tree.relid
 )
-SELECT rn.nspname, r.relname, n.nspname, c.relname FROM tree
+SELECT rn.nspname, r.relname, n.nspname, c.relname, pn.nspname, pc.relname,
+       c.relkind OPERATOR(pg_catalog.=) 'f'
+FROM tree
 JOIN pg_catalog.pg_class r ON r.oid OPERATOR(pg_catalog.=) tree.root
 JOIN pg_catalog.pg_namespace rn ON rn.oid OPERATOR(pg_catalog.=) r.relnamespace
 JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) tree.relid
 JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+JOIN pg_catalog.pg_class pc ON pc.oid OPERATOR(pg_catalog.=) tree.parent
+JOIN pg_catalog.pg_namespace pn ON pn.oid OPERATOR(pg_catalog.=) pc.relnamespace
 WHERE c.relkind OPERATOR(pg_catalog.=) 'r' AND c.relpersistence OPERATOR(pg_catalog.=) 'u'
+   OR c.relkind OPERATOR(pg_catalog.=) 'f' AND c.relispartition
 ORDER BY 3, 4
 """
 
@@ -196,7 +201,8 @@ class Situation:
     """What a start finds.
 
     `others` are tables that could be published and are not captured. `unreadable` are tables whose
-    rows a snapshot cannot read, and why. `unlogged` are captured tables, and partitions of such.
+    rows a snapshot cannot read, and why. `unlogged` are captured tables, and partitions of such;
+    `foreign` are partitions that are foreign tables, each with the table that it is a partition of.
     `clashes` are columns that are called as fields of the flat envelope, `unknown_columns` those
     that a rule names and none of its tables has. `is_first`: no journal is there yet. `is_renewed`:
     the slot will be made anew, so that it counts only whose it is.
@@ -210,6 +216,7 @@ class Situation:
     publication: Publication | None
     unreadable: Mapping[TableName, SourceRefused]
     unlogged: tuple[TableName, ...]
+    foreign: Mapping[TableName, TableName]
     clashes: str
     unknown_columns: str
     is_first: bool
@@ -252,6 +259,7 @@ async def read_situation(
     every = await read_tables(session, configuration.through)
     tables, others = parted(every, configuration)
     publication = await read_publication(session, server, configuration.through)
+    unlogged, foreign = await _unlogged(session, configuration)
     return Situation(
         configuration,
         server,
@@ -260,7 +268,8 @@ async def read_situation(
         others,
         publication,
         await _unreadable(session, configuration, publication, tables),
-        tuple(await _unlogged(session, configuration)),
+        unlogged,
+        foreign,
         await _clashes(session, configuration),
         await _unknown_columns(session, configuration, tables),
         is_first,
@@ -326,9 +335,16 @@ async def read_publication(session: Questions, server: Server, name: str) -> Pub
     )
 
 
-async def _unlogged(session: Session, configuration: RecordConfiguration) -> list[TableName]:
+async def _unlogged(
+    session: Session, configuration: RecordConfiguration
+) -> tuple[tuple[TableName, ...], dict[TableName, TableName]]:
+    """What is unlogged; and what is a foreign table, with the table that it is a partition of."""
     found = await session.rows(_UNLOGGED, doing="looking for unlogged tables")
-    return [TableName(*row[2:]) for row in found if configuration.captures(TableName(*row[:2]))]
+    wanted = [row[2:] for row in found if configuration.captures(TableName(*row[:2]))]
+    return (
+        tuple(TableName(*row[:2]) for row in wanted if not row[4]),
+        {TableName(*row[:2]): TableName(*row[2:4]) for row in wanted if row[4]},
+    )
 
 
 async def _unreadable(
