@@ -72,3 +72,39 @@ def test_more_rows_than_were_estimated_are_all_of_them() -> None:
     progress.done(ORDERS, 0, 7)
 
     assert progress.line(10.0)["rows_estimate"] == 7
+
+
+def test_of_a_table_that_was_never_counted_the_ranges_tell_how_far_it_is() -> None:
+    progress = Progress(Silent())
+    progress.begin(ODD, HeldTable(relation(ODD), (b"1", b"2"), -1, 1_000), 0.0)
+    progress.begin(ORDERS, HeldTable(relation(ORDERS), (b"1",), 100, 1_000), 0.0)
+    progress.done(ODD, 0, 60)
+    progress.running(ODD, 1, ReadProgress(30, 400))
+
+    found = progress.status(10.0)
+
+    [orders, odd] = found.tables
+    assert (orders.rows_estimate, odd.rows, odd.rows_estimate, odd.seconds_left) == (
+        100,
+        90,
+        0,
+        None,
+    )
+    assert odd.bar.endswith(" 50%")
+    assert found.in_all is not None
+    assert found.in_all.rows_estimate == 100
+
+
+def test_a_snapshot_is_whole_when_its_last_range_is_whatever_was_estimated() -> None:
+    progress = Progress(Silent())
+    progress.begin(ORDERS, HeldTable(relation(ORDERS), (b"1", b"2"), 100, 1_000), 0.0)
+    progress.done(ORDERS, 0, 60)
+
+    progress.running(ORDERS, 1, ReadProgress(300, 400))
+    [ahead] = progress.status(10.0).tables
+    progress.done(ORDERS, 1, 300)
+    [whole] = progress.status(20.0).tables
+
+    # More was sent than there was thought to be: nobody knows what is left.
+    assert (ahead.bar[-3:], ahead.seconds_left) == ("99%", None)
+    assert (whole.bar[-4:], whole.seconds_left) == ("100%", 0.0)

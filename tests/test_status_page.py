@@ -263,6 +263,26 @@ async def test_a_bad_hour_is_told_with_what_mends_it(shown: Shown) -> None:
         assert "paused" in rows[2]
 
 
+async def test_a_snapshot_with_ranges_left_is_never_shown_as_whole(shown: Shown) -> None:
+    reading = replace(shown_status.progress("public.orders", 100, 100), seconds_left=None)
+    tables = (
+        replace(shown_status.table(0, "public.orders"), snapshot_progress=reading),
+        replace(shown_status.table(1, "public.nokey"), snapshot="none"),
+    )
+    status = replace(shown_status.good(), snapshots=(reading,), snapshots_in_all=reading)
+
+    async with shown.page(replace(status, busiest=tables, tables_total=2), size=PHONE) as page:
+        seen = await text(page, "#snapshot-rows")
+        captured = await text(page, "#table-rows")
+        fits = await page.evaluate(FITS)
+
+    assert "99 %, 8 of 20 ranges" in seen
+    assert "99 %" in captured
+    # A label is never followed by nothing.
+    assert "–" in captured.split("public.nokey")[1]
+    assert fits
+
+
 async def test_a_hundred_alarms_leave_room_for_the_rest(shown: Shown) -> None:
     alarms = tuple(Alarm("gap", f"public.t{number}", "rows", "", 1) for number in range(100))
     left_out = tuple(NotCaptured(f"public.t{number}", "no key", "") for number in range(100))

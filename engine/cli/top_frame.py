@@ -169,7 +169,7 @@ def _snapshots(status: Status, columns: int | None) -> list[Line]:
 
 
 def _progress(each: SnapshotStatus) -> str:
-    facts = [f"{progress_bar(each.rows, each.rows_estimate)}  {each.rows:,} rows"]
+    facts = [f"{each.bar}  {each.rows:,} rows"]
     if each.rows_per_second is not None:
         facts.append(f"{each.rows_per_second:,.0f} a second")
     if each.seconds_left is not None:

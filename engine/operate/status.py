@@ -75,7 +75,8 @@ old one."""
 class SnapshotStatus(msgspec.Struct, frozen=True, kw_only=True):
     """How far one table's snapshot has come. Its rows are being read now.
 
-    `rows` and `bytes` are what the source has sent, and the estimates what it is thought to have;
+    `rows` and `bytes` are what the source has sent, and the estimates what it is thought to have
+    (0: nobody knows);
     bytes are the source's own. `seconds` is the time so far, `rows_per_second` the rate since then,
     `seconds_left` a guess of the rest (None: not enough is known). A range is what one worker reads
     at a time.
@@ -91,6 +92,15 @@ class SnapshotStatus(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     rows_per_second: float | None
     seconds_left: float | None
+
+    @property
+    def bar(self) -> str:
+        """How far it is, as text. It is whole when its last range is, whatever was estimated."""
+        is_whole = self.ranges_done >= self.ranges
+        if not self.rows_estimate:
+            return progress_bar(self.ranges_done, self.ranges)
+        most = self.rows_estimate if is_whole else self.rows_estimate * 99 // 100
+        return progress_bar(min(self.rows, most), self.rows_estimate)
 
 
 class SnapshotsStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -24,7 +24,8 @@ def summary(before: Status, now: Status, seconds: float) -> str:
         lag_text(now),
     ]
     if (reading := now.snapshots_in_all) is not None:
-        parts.append(f"snapshots: {reading.rows:,} of about {reading.rows_estimate:,} rows")
+        estimate = f" of about {reading.rows_estimate:,}" if reading.rows_estimate else ""
+        parts.append(f"snapshots: {reading.rows:,}{estimate} rows")
     if now.health != "good":
         parts.append(now.health_reason)
     return "; ".join(parts)

@@ -6,7 +6,7 @@ from typing import Final, Protocol
 
 from engine.model.schema import TableName
 from engine.model.snapshot_source import HeldTable, ReadProgress
-from engine.operate.status import SnapshotsStatus, SnapshotStatus, progress_bar
+from engine.operate.status import SnapshotsStatus, SnapshotStatus
 
 SHOWN_MAX: Final = 100
 """Tables that the status lists."""
@@ -50,11 +50,17 @@ class _TableProgress:
         """Bytes that the source sent so far."""
         return self.bytes_done + sum(progress.size_bytes for progress in self.running.values())
 
+    @property
+    def _rows_thought(self) -> int:
+        """What it is thought to have; 0 where the source never counted it, and it is not read."""
+        is_unknown = not self.rows_estimate and self.ranges_done < self.ranges
+        return 0 if is_unknown else max(self.rows_estimate, self.rows)
+
     def status(self, table: TableName, now: float) -> SnapshotStatus:
         return _status(
             str(table),
             rows=self.rows,
-            rows_estimate=max(self.rows_estimate, self.rows),
+            rows_estimate=self._rows_thought,
             bytes_=self.bytes,
             bytes_estimate=self.bytes_estimate,
             ranges_done=self.ranges_done,
@@ -116,7 +122,7 @@ class Progress:
             return {}
         left = found.seconds_left
         return {
-            "progress": progress_bar(found.rows, found.rows_estimate),
+            "progress": found.bar,
             "tables": len(tables),
             "rows": found.rows,
             "rows_estimate": found.rows_estimate,
@@ -139,7 +145,9 @@ def _in_all(tables: Sequence[SnapshotStatus]) -> SnapshotStatus | None:
     return _status(
         "",
         rows=sum(each.rows for each in tables),
-        rows_estimate=sum(each.rows_estimate for each in tables),
+        rows_estimate=sum(
+            max(each.rows_estimate, each.rows) for each in tables if each.rows_estimate
+        ),
         bytes_=sum(each.bytes for each in tables),
         bytes_estimate=sum(each.bytes_estimate for each in tables),
         ranges_done=sum(each.ranges_done for each in tables),
@@ -160,6 +168,8 @@ def _status(
     seconds: float,
 ) -> SnapshotStatus:
     rate = rows / seconds if rows > 0 and seconds >= _SURE_SECONDS else None
+    # Where more is read than was estimated, nobody knows how much there is.
+    is_known = rows < rows_estimate or ranges_done >= ranges
     return SnapshotStatus(
         table=table,
         rows=rows,
@@ -170,5 +180,5 @@ def _status(
         ranges=ranges,
         seconds=seconds,
         rows_per_second=rate,
-        seconds_left=(rows_estimate - rows) / rate if rate is not None else None,
+        seconds_left=(rows_estimate - rows) / rate if rate is not None and is_known else None,
     )
