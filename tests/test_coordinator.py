@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from itertools import pairwise
 
 import pytest
+from structlog.testing import capture_logs
 
 from engine.journal.entry import StreamStart
 from engine.model.batch import LeftOut, Moved
@@ -1042,6 +1043,24 @@ async def test_cancellation_at_any_moment_leaves_nothing_that_another_life_trips
 
         assert one.visible_rows() == 3
         assert is_over or not one.bucket.store.uploads
+
+
+@virtually
+async def test_what_is_not_whole_when_the_engine_stops_is_said_to_be_given_up() -> None:
+    one = await rig()
+    one.deeds = [for_ever, for_ever]
+    one.snapshots.register.capture(ORDERS)
+    loop = asyncio.get_running_loop()
+    committing = loop.create_task(one.commit())
+    running = loop.create_task(one.coordinator.run(one.snapshots.register, DATABASE))
+    await one.until(lambda: not one.deeds)
+
+    with capture_logs() as lines:
+        await cancelled(running)
+    await cancelled(committing)
+
+    told = [(line["event"], line["table"]) for line in lines if "given up" in line["event"]]
+    assert told == [("snapshot given up", str(ORDERS))]
 
 
 @virtually

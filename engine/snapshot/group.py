@@ -218,6 +218,7 @@ class Group:
             if not is_whole:
                 self._register.give_up(attempt)
                 self._ends.given_up(attempt)
+                _log.info("snapshot given up", table=str(table), attempt=attempt.number)
 
     def _begun(self, table: TableName, held: HeldTable) -> Attempt | None:
         """The table's attempt, or the next segment of one; None where there is none to begin."""
