@@ -193,6 +193,8 @@ def test_what_needs_no_engine_loads_none(arguments: list[str]) -> None:
         (["views"], "ENGINE"),
         (["views", "mysql"], "mysql"),
         (["resync", "a.b", "--wat"], "--wat"),
+        (["tail", "a.b", "-n", "x"], '-n takes a whole number, not "x"'),
+        (["demo", "--seconds", "x"], '--seconds takes a number, not "x"'),
         (["config", "sho"], "did you mean `tailrace config show`?"),
         (["-c", "x", "run"], "there is no command"),
     ],

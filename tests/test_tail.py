@@ -195,6 +195,21 @@ def test_a_terminal_gets_a_line_for_each_that_fits(
     assert too_wide(found.lines) == []
 
 
+def test_a_table_without_changes_is_said_to_have_none(
+    monkeypatch: pytest.MonkeyPatch, file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def none(_: Tail, __: int) -> list[Change]:
+        return []
+
+    monkeypatch.setattr(Tail, "newest", none)
+
+    code = main(["tail", TABLE, "-c", file])
+
+    out, errors = capsys.readouterr()
+    assert (code, out) == (0, "")
+    assert errors.startswith(f"no change of {TABLE} is in the bucket yet")
+
+
 def test_a_table_that_nobody_knows_is_told_with_near_names(
     file: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,6 +16,7 @@ from typing import Final, TypeGuard
 
 from cyclopts import (
     App,
+    CoercionError,
     CycloptsError,
     MissingArgumentError,
     UnknownCommandError,
@@ -70,6 +71,9 @@ USAGES: Final[Mapping[str, str]] = {
 """The usage of commands that take several tables, for which the library has no word."""
 
 _BEGIN = "Begin with `tailrace demo`, or with `tailrace init` for a database of your own."
+_NUMBERS: Final[Mapping[object, str]] = {int: "a whole number", float: "a number"}
+"""What an option of that type takes, in words."""
+
 _COMMANDS_HINT = "`tailrace --help` lists the commands"
 
 EXIT_OK = 0
@@ -198,5 +202,8 @@ def _usage_text(error: CycloptsError, asked: str) -> tuple[str, str]:
     if isinstance(error, MissingArgumentError) and error.argument is not None:
         name = error.argument.name
         return f"{name} needs a value" if name.startswith("-") else f"{name} is missing", hint
+    if isinstance(error, CoercionError) and error.token and error.target_type in _NUMBERS:
+        option, number = error.token.keyword or "an argument", _NUMBERS[error.target_type]
+        return f'{option} takes {number}, not "{error.token.value}"', hint
     text = " ".join(str(error).split()).rstrip(".")
     return text[:1].lower() + text[1:], hint

@@ -75,7 +75,8 @@ class Asked:
         key = request_key(view.prefix, name)
         await store.create(key, body, content_type="application/json", metadata={})
         self.name = name
-        whom = _some(self.tables) if self.tables else "the stream"
+        everything = "everything that is paused" if self._kind == "resume" else "the stream"
+        whom = _some(self.tables) if self.tables else everything
         self._tell(f"asked {_WHAT[self._kind]} {whom}\n    request {name}")
 
     async def _wait(self, view: "JournalView") -> None:

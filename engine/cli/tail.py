@@ -112,7 +112,10 @@ async def _tailed(
         await view.load()
         tail = Tail(store, view, table)
         shown = _Shown(tail, is_text=is_text)
-        shown.take(await tail.newest(count))
+        newest = await tail.newest(count)
+        shown.take(newest)
+        if count and not newest:
+            tell(f"no change of {table} is in the bucket yet; rows of a snapshot are no changes")
         while is_followed:
             await asyncio.sleep(FOLLOW_SECONDS)
             shown.take(await _more(tail, shown))
