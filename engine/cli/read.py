@@ -106,8 +106,9 @@ def read(
 
     Needs only [destination] of the configuration, and the right to list and read. Everything that
     committed before one position is read, so tables that are read --until the same one fit
-    together. Where a snapshot is not finished, or changes are missing, it says so and ends with 1.
-    The cursor for the next --since is told on stderr, or kept in --cursor-file once all is written.
+    together. Where changes are missing, or with --current a snapshot is not finished, it says so
+    and ends with 1. The cursor for the next --since is told on stderr, or kept in --cursor-file
+    once all is written. The rows of a snapshot come among the changes when all of them are there.
     """
     _require_together(since, current=current, cursor_file=cursor_file, output=output, json=json)
     if format == "parquet" and output is None and sys.stdout.isatty():
