@@ -33,7 +33,7 @@ from engine.operate.metrics import Metrics
 from engine.pipeline.check import check
 from engine.pipeline.pipeline import Pipeline
 from engine.pipeline.stop import StopSignal
-from engine.pipeline.wiring import World
+from engine.pipeline.wiring import TakeSnapshots, World
 from engine.reader.verify import verify
 from engine.sources.postgres.lsn import parse_lsn
 from engine.sources.postgres.settings import SHAPING_SETTINGS
@@ -135,6 +135,7 @@ async def running(
     settings: Settings = SETTINGS,
     dsn: str = "",
     publishing: Publishing | None = None,
+    take_snapshots: TakeSnapshots | None = None,
     is_paused: bool = False,
 ) -> AsyncIterator[Engine]:
     """An engine that streams; at the end it drains. One that is paused judges no look."""
@@ -154,6 +155,7 @@ async def running(
         stop=stop,
         alarms=alarms,
         publishing=publishing,
+        take_snapshots=take_snapshots,
     )
     async with asyncio.TaskGroup() as group:
         task = group.create_task(pipeline.run())

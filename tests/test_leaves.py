@@ -1,19 +1,33 @@
 """Partitions that come and go between two looks: what the stream, and the journal, know of them."""
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import LiteralString
 
+import msgspec
 import pytest
 
 from databases import Database
 from engine.flow.chunk import ChunkLimits
-from engine.journal.entry import Watch, decode_entry
+from engine.journal.entry import Snapshot, Watch, decode_entry
+from engine.journal.journal import random_nonce
+from engine.journal.snapshots import Attempt, SnapshotRegister
+from engine.lines.writer import CODEC_VERSION
 from engine.model.batch import Leaf
 from engine.model.interfaces import NOT_PUBLISHED, PARTITIONS, PUBLISHED_LATE, TableLook
 from engine.model.record import RecordConfiguration
+from engine.model.snapshot_source import HeldSnapshot, RangeTask
+from engine.model.staged_object import StagedObject
 from engine.reader.verify import verify
-from log_points import place
+from engine.snapshot.staging import StagingTask, stage
+from engine.sources.postgres.range_reader import PostgresRangeReader
+from log_points import durable, place
 from memory_store import MemoryStore
+from small_bucket import ORDERS as SMALL_ORDERS
+from small_bucket import SmallBucket
+from small_snapshot import Snapshots
+from snapshot_reading import keep_all, snapshots_of
 from test_catalog_watch import (
     SLOW,
     Engine,
@@ -249,6 +263,46 @@ def test_very_many_are_stated_over_several_entries(
     assert len(journalled(rig)) == 5
 
 
+# --- what a snapshot reads
+
+
+def test_a_partition_that_a_snapshot_read_is_noted_like_one_that_had_rows(rig: Rig) -> None:
+    rig.watch.was_read("7", ("a", "b"), place(0x30))
+    noted = rig.watch.pending
+
+    assert noted is not None
+    assert list(noted.leaves) == ["7/b"]
+    assert rig.judge(look(0x40, AS_BEFORE)) == [GONE]
+
+
+def test_one_that_was_read_is_there_however_much_is_durable_by_then(rig: Rig) -> None:
+    rig.state.durable = durable(0x38, seq=0)
+
+    rig.watch.was_read("7", ("b",), place(0x30))
+
+    assert rig.judge(look(0x40, AS_BEFORE, since=0x38)) == []
+    assert rig.judge(look(0x50, AS_BEFORE)) == [("public.orders", PARTITIONS, "38", "51")]
+
+
+async def test_the_register_tells_what_an_attempt_read_before_it_is_stated() -> None:
+    bucket = SmallBucket(snapshot="initial")
+    await bucket.take_over("writer-1")
+    snapshots = Snapshots(bucket)
+    told: list[tuple[str, tuple[str, ...], tuple[Snapshot, ...]]] = []
+
+    def tell(attempt: Attempt, partitions: Sequence[str]) -> None:
+        root = attempt.version.relation.identity
+        told.append((root, tuple(partitions), snapshots.register.pending))
+
+    snapshots.register.tell_partitions(tell)
+    attempt = snapshots.start(SMALL_ORDERS)
+    await snapshots.append()
+    objects = await snapshots.stage(attempt)
+    await snapshots.register.whole(attempt, objects, partitions=("b",))
+
+    assert told == [("16384", ("b",), ())]
+
+
 # --- what the stream shows
 
 
@@ -326,6 +380,7 @@ def test_partitions_of_a_table_that_is_not_captured_are_not_told() -> None:
 # --- real servers
 
 SALES = replace_tables("public.sales")
+INITIAL = msgspec.structs.replace(SALES, snapshot="initial")
 SALES_GAP = {("public.sales", PARTITIONS)}
 MADE = "CREATE TABLE sales_3 PARTITION OF sales FOR VALUES IN (3)"
 FULL = "ALTER TABLE sales_3 REPLICA IDENTITY FULL"
@@ -535,6 +590,88 @@ async def test_a_partition_that_moves_to_another_root_is_a_gap_of_both(
 
     assert sorted(gap.table for gap in engine.gaps()) == ["public.sales", "public.sold"]
     assert engine.reasons() == {("public.sales", PARTITIONS), ("public.sold", PARTITIONS)}
+
+
+async def staged(
+    database: Database, store: MemoryStore, held: HeldSnapshot, attempt: Attempt
+) -> list[StagedObject]:
+    """All rows of a held table, as workers stage them."""
+    name, objects = database.name, list[StagedObject]()
+    for number, own in enumerate(held.tables[attempt.table].ranges):
+        rows = RangeTask(
+            name=f"{held.name}/{number}",
+            database=name,
+            version=attempt.version,
+            configuration=INITIAL,
+            point=attempt.point.position,
+            commit_us=attempt.point.commit_us,
+            attempt=attempt.number,
+            range_number=number,
+            begins_attempt=number == 0,
+            own=own,
+        )
+        task = StagingTask(
+            table=attempt.table,
+            attempt=attempt.number,
+            range_number=number,
+            point=attempt.point.position,
+            version=attempt.version.number,
+            hour=attempt.hour,
+            codec=CODEC_VERSION,
+            compression=INITIAL.compression,
+            layout=INITIAL.layout,
+            prefix=SLOW.prefix,
+            database=name,
+            writer="a",
+            bytes_max=1 << 20,
+        )
+        async with PostgresRangeReader(database.dsn).read(rows, keep_all) as batches:
+            objects += await stage(store, task, batches, make_nonce=random_nonce)
+    return objects
+
+
+@pytest.mark.parametrize("concurrently", ["", " CONCURRENTLY"])
+async def test_a_partition_that_only_a_snapshot_read_before_it_went_is_a_gap(
+    any_database: Database, concurrently: LiteralString
+) -> None:
+    make_partitioned(any_database)
+    any_database.execute("INSERT INTO sales VALUES (1, 1), (2, 2)")
+    store, read = MemoryStore(), list[int]()
+
+    async def take(register: SnapshotRegister, _: str) -> None:
+        while True:
+            for name in register.needed():
+                if not read:
+                    any_database.execute("CREATE TABLE sales_3 AS SELECT 1 AS id, 3 AS region")
+                    any_database.execute(
+                        "ALTER TABLE sales ATTACH PARTITION sales_3 FOR VALUES IN (3)"
+                    )
+                async with snapshots_of(any_database, INITIAL).hold([name]) as held:
+                    table = held.tables[name]
+                    attempt = register.start(name, held.point, table.relation)
+                    await register.started(attempt)
+                    objects = await staged(any_database, store, held, attempt)
+                    await register.whole(attempt, objects, partitions=table.partitions)
+                if not read:
+                    any_database.execute(
+                        "ALTER TABLE sales DETACH PARTITION sales_3" + concurrently
+                    )
+                read.append(len(table.partitions))
+            await asyncio.sleep(0.01)
+
+    async with running(
+        any_database, store, configuration=INITIAL, settings=SLOW, take_snapshots=take
+    ) as engine:
+        await engine.until(lambda: bool(read), "a snapshot")
+        await judged_past(engine, any_database)
+        gap = await engine.gap("public.sales", PARTITIONS)
+        await engine.until(lambda: engine.gaps()[0].mended != "", "another snapshot")
+
+    assert [one.number for one in engine.gaps()] == [gap.number]
+    assert read == [4, 3]
+    verdict = await verify(store, "lake", depth="full", concurrency=4, progress=SilentProgress())
+    assert verdict.is_ok
+    assert verdict.unmended_gaps == ()
 
 
 async def test_partitions_under_their_own_names_are_tables_of_their_own(

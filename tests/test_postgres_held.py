@@ -111,6 +111,16 @@ async def test_a_table_without_rows_or_without_partitions_has_one_range_and_no_b
             assert batch.operations._asdict() == {"c": 0, "u": 0, "d": 0, "r": 0, "t": 1}
 
 
+async def test_a_held_table_names_the_partitions_that_it_is_read_from(tables: Database) -> None:
+    identities = tables.execute(
+        "SELECT inhrelid::int8::text FROM pg_inherits WHERE inhparent = 'tree'::regclass"
+    )
+
+    async with snapshots_of(tables).hold([A, TREE]) as held:
+        assert held.tables[A].partitions == ()
+        assert sorted(held.tables[TREE].partitions) == sorted(text for (text,) in identities)
+
+
 async def test_estimates_follow_the_statistics(tables: Database) -> None:
     tables.execute("ANALYZE")
 

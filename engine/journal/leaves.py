@@ -1,10 +1,10 @@
 """Leaves: partitions whose rows came under their root, and that no look has agreed on yet.
 
-Strategy: the stream says of which partitions rows come. A look that surely shows everything up to
-these rows, and not the partition below its root, comes too late: the partition was attached and
-went between two looks. Its rows stay in the bucket under the root's name. Once a look shows the
-partition below its root, the root's marks hold it: see `TableLook`. Until then the journal does,
-because a successor does not read those rows again.
+Strategy: the stream says of which partitions rows come, and a snapshot which ones it read. A look
+that surely shows everything up to these rows, and not the partition below its root, comes too late:
+the partition was attached and went between two looks. Its rows stay in the bucket under the root's
+name. Once a look shows the partition below its root, the root's marks hold it: see `TableLook`.
+Until then the journal does, because a successor does not read those rows again.
 
 Invariant: pure. A partition is told as gone once. Whatever the journal holds and is not held here
 is taken back in the journal.

@@ -157,6 +157,7 @@ class SnapshotRegister:
         # The tables of which something was asked that no entry says yet.
         self._asked: set[TableName] = set()
         self._changed = asyncio.Event()
+        self._on_read: Callable[[Attempt, Sequence[str]], None] = _nobody_asks
         self._open = {
             stated.snapshot.table_name: _Open(stated.snapshot, stated.seq, stated.is_visible)
             for stated in state.snapshots.values()
@@ -639,6 +640,10 @@ class SnapshotRegister:
             self.resync(table)
             raise SnapshotStale(f"{table} is not the one that attempt {before.attempt} began with")
 
+    def tell_partitions(self, on_read: Callable[[Attempt, Sequence[str]], None]) -> None:
+        """Call `on_read` with the partitions of each attempt that is whole, before it is stated."""
+        self._on_read = on_read
+
     async def started(self, attempt: Attempt) -> None:
         """Wait until the journal says that the attempt is started. Cancellation changes nothing."""
         while self._pending.get(attempt.table) is not None:
@@ -667,15 +672,17 @@ class SnapshotRegister:
         left_out: Sequence[LeftOut] = (),
         *,
         rest: str = "",
+        partitions: Sequence[str] = (),
     ) -> None:
         """All rows of the attempt are staged as `objects`: let them become visible.
 
         With a `rest`, they are those of its segment, and the next one begins there. `left_out` are
-        the rows that no record can hold: gaps of the same entry. Waits until the objects are listed
-        in the bucket, where they are too many for an entry. Raises
-        InvariantBroken where they are not the gapless lanes of this attempt, or where it is not
-        under way; SnapshotStale where it was given up meanwhile; UnrepresentableRow where too many
-        rows were left out: none of them is stated then. Cancellation leaves the attempt under way.
+        the rows that no record can hold: gaps of the same entry. `partitions` are those that the
+        rows were read from, and none of them has left the table yet. Waits until the objects are
+        listed in the bucket, where they are too many for an entry. Raises InvariantBroken where
+        they are not the gapless lanes of this attempt, or where it is not under way; SnapshotStale
+        where it was given up meanwhile; UnrepresentableRow where too many rows were left out: none
+        of them is stated then. Cancellation leaves the attempt under way.
         """
         table = attempt.table
         if not self.is_under_way(attempt) or table in self._pending:
@@ -685,6 +692,7 @@ class SnapshotRegister:
         if not self.is_under_way(attempt):
             raise SnapshotStale(f"attempt {attempt.number} of {table} was given up")
         self._gaps.leave_out_all(str(table), attempt.number, left_out)
+        self._on_read(attempt, partitions)
         del self._attempts[table]
         named = tuple(objects) if listed is None else ()
         whole = _statement(attempt, "whole")
@@ -843,6 +851,10 @@ class SnapshotRegister:
     def _attempt_count(self, table: TableName) -> int:
         pending = self._pending.get(table)
         return max(self._state.attempts.get(str(table), 0), pending.attempt if pending else 0)
+
+
+def _nobody_asks(_attempt: Attempt, _partitions: Sequence[str]) -> None:
+    pass
 
 
 def _statement(attempt: Attempt, state: SnapshotState) -> Snapshot:

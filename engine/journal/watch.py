@@ -279,6 +279,16 @@ class CatalogWatch:
         if home is None or f"{PARTITIONS}:{leaf.identity}" not in self._agreed[home].marks:
             self._leaves.came(leaf)
 
+    def was_read(self, root: str, partitions: Iterable[str], point: LogPosition) -> None:
+        """Take in that rows of these partitions were read as their root's, as before `point`.
+
+        Called in the step in which the rows are stated, before any of them can leave the root.
+        """
+        # They are there still, whatever became durable meanwhile.
+        at = max(point, self._clean, self._journal.durable_position)
+        for partition in partitions:
+            self.came_under(Leaf(partition, root, at))
+
     def _note(self, identity: str, table: str, at: str) -> None:
         """Rows of the table are captured that the look that was judged last does not explain."""
         home = self._homes.get(identity)

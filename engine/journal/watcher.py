@@ -10,7 +10,7 @@ was in a look that was judged.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf
 
 import structlog
@@ -29,7 +29,7 @@ from engine.journal.causes import (
 from engine.journal.entry import JournalState
 from engine.journal.gaps import GapRegister
 from engine.journal.newcomers import Newcomers
-from engine.journal.snapshots import SnapshotRegister
+from engine.journal.snapshots import Attempt, SnapshotRegister
 from engine.journal.watch import CatalogWatch, Shown
 from engine.model.batch import Intake, Named
 from engine.model.errors import SourceError
@@ -93,6 +93,7 @@ class Watcher:
         self.watch = CatalogWatch(state, gaps, configuration, shown)
         self._gaps = gaps
         self._snapshots = snapshots
+        snapshots.tell_partitions(self._was_read)
         self._newcomers = Newcomers(publishing, snapshots)
         self._captures = configuration.captures
         self._is_snapshot_on = configuration.snapshot != "never"
@@ -200,6 +201,10 @@ class Watcher:
             self.named(named)
         for leaf in intake.leaves:
             self.watch.came_under(leaf)
+
+    def _was_read(self, attempt: Attempt, partitions: Sequence[str]) -> None:
+        root = attempt.version.relation.identity
+        self.watch.was_read(root, partitions, attempt.point.position)
 
     async def run(self) -> None:
         """Look and judge until cancelled, which leaves what is not judged to the next look."""

@@ -32,6 +32,9 @@ class HeldTable:
 
     A large table may be held in segments: then these are the rows from `begin` on, and `rest` says
     in the source's own words where the others begin. Both are empty where there are no others.
+
+    `partitions` are the identities of those that its rows are read from. None of them leaves the
+    table while it is held.
     """
 
     relation: Relation
@@ -40,6 +43,7 @@ class HeldTable:
     bytes_estimate: int
     begin: str = ""
     rest: str = ""
+    partitions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

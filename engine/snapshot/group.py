@@ -200,7 +200,9 @@ class Group:
             left_out = [row for result in results for row in result.left_out]
             await self._compare(table)
             self._refuse_stale(attempt)
-            await self._register.whole(attempt, objects, left_out, rest=held.rest)
+            await self._register.whole(
+                attempt, objects, left_out, rest=held.rest, partitions=held.partitions
+            )
             is_whole = True
             self._ends.done(table)
             _log.info(

@@ -185,6 +185,7 @@ class PostgresSnapshots:
         begun: "_Begun | None",
     ) -> HeldTable:
         image = exported.images[table]
+        partitions = tuple(str(piece.oid) for piece in image.relations[1:])
         if begun is not None:
             [leaf], segment = image.leaves, begun.segment
             names, row_filter = exported.names, streamed.row_filter
@@ -195,6 +196,7 @@ class PostgresSnapshots:
                 bytes_estimate=segment.bytes_estimate,
                 begin=begun.begin,
                 rest=segment.rest.text if segment.rest is not None else "",
+                partitions=partitions,
             )
         leaves = [sizes[leaf.oid] for leaf in image.leaves]
         return HeldTable(
@@ -204,6 +206,7 @@ class PostgresSnapshots:
             ),
             rows_estimate=sum(leaf.rows_estimate for leaf in leaves),
             bytes_estimate=sum(leaf.size_bytes for leaf in leaves),
+            partitions=partitions,
         )
 
 
