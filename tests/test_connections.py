@@ -55,11 +55,11 @@ def test_room_for_everything_is_well() -> None:
 
 
 def test_each_limit_that_is_too_tight_has_its_statement() -> None:
-    found = said(ROLE, Limit("max_connections", 97, 90, SERVER.sql))
+    found = said(ROLE, Limit("max_connections without the 3 reserved", 97, 90, SERVER.sql, 3))
 
     assert "There are 10: snapshots and new tables wait" in found.text
     assert 'ALTER ROLE "reader" CONNECTION LIMIT 14' in found.hint
-    assert "ALTER SYSTEM SET max_connections = 102" in found.hint
+    assert "ALTER SYSTEM SET max_connections = 105, and restart" in found.hint
     assert 'source.snapshot_workers = "local:1"' in found.hint
 
 
@@ -95,6 +95,7 @@ async def test_the_limits_of_server_role_and_database_are_counted(any_database: 
     assert server.name == "max_connections without the 3 reserved"
     # This database's two, and maybe what another test's servers have left on theirs.
     assert server.used >= 2
+    assert server.reserved == 3
     of_role = limits[f"CONNECTION LIMIT of role '{role}'"]
     assert (of_role.count_max, of_role.used) == (3, 1)
     of_database = limits[f"CONNECTION LIMIT of database '{any_database.name}'"]

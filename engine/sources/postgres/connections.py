@@ -90,12 +90,16 @@ NO_SNAPSHOTS: Final = Demand()
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """So many sessions there may be; so many others there are. `sql` raises it to a number."""
+    """So many sessions of ours there may be; so many others there are.
+
+    `sql` raises it to a number, which has to be larger by `reserved`: those are for others.
+    """
 
     name: str
     count_max: int
     used: int
     sql: str
+    reserved: int = 0
 
     @property
     def left(self) -> int:
@@ -115,9 +119,8 @@ async def read_limits(session: Session) -> list[Limit]:
     [(used, used_by_role, used_in_database)] = await session.rows(_USED, doing=doing)
     kept = 0 if is_super else for_superusers + reserved
     after = f"max_connections{f' without the {kept} reserved' if kept else ''}"
-    limits = [
-        Limit(after, count_max - kept, used, "ALTER SYSTEM SET max_connections = {}, and restart")
-    ]
+    restarted = "ALTER SYSTEM SET max_connections = {}, and restart the server"
+    limits = [Limit(after, count_max - kept, used, restarted, kept)]
     if of_role >= 0 and not is_super:
         statement = f"ALTER ROLE {quoted(role)} CONNECTION LIMIT {{}}"
         limits.append(Limit(f"CONNECTION LIMIT of role {role!r}", of_role, used_by_role, statement))
@@ -160,7 +163,9 @@ def connections_finding(limits: Sequence[Limit], demand: Demand, *, is_running: 
         if (demand.worker_count or 0) > 1
         else ""
     )
-    raised = "; ".join(limit.sql.replace("{}", str(limit.used + need)) for limit in tight)
+    raised = "; ".join(
+        limit.sql.replace("{}", str(limit.used + need + limit.reserved)) for limit in tight
+    )
     return Finding(
         f"{text}. There are {tightest.left}: {late} until others end theirs", f"{raised}{fewer}"
     )
