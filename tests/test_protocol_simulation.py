@@ -144,6 +144,21 @@ def test_what_broke_a_promise_once_does_not_again(seed: int) -> None:
     assert "clean" in simulate("--seed", str(seed)).stdout
 
 
+@pytest.mark.parametrize("seed", [6729, 9365, 5754])
+def test_an_engine_is_judged_by_the_end_of_the_journal_that_it_saw(seed: int) -> None:
+    """An entry that another one writes makes the end young, and who slept is not at work.
+
+    In 5754 one slept before it read the journal: what it read is young.
+    """
+    assert "clean" in simulate("--seed", str(seed)).stdout
+
+
+@pytest.mark.parametrize("seed", [298, 1447])
+def test_what_expires_in_part_or_is_made_by_halves_is_said(seed: int) -> None:
+    """Objects of a snapshot had expired, and not all; void objects were another engine's."""
+    assert "clean" in simulate("--seed", str(seed)).stdout
+
+
 def test_a_restored_server_without_its_slot_is_taken_for_one_whose_slot_was_dropped() -> None:
     """What it wrote before E of the log that it had forgotten is in no gap: no look was of it."""
     done = simulate("--seed", "88")

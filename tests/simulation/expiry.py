@@ -78,7 +78,8 @@ class Sight:
     that it followed. `newest_us`:
     when the newest entry was made that was there then. `asked` has requests without an answer, by
     kind and key, and when each was sent first. `appended` is the newest entry of its own: to send
-    that again, as a proof, tells nothing.
+    that again, as a proof, tells nothing. `is_too_old`: where the journal ended when it was read, a
+    rule may have taken later entries.
     """
 
     seen_us: int
@@ -86,6 +87,7 @@ class Sight:
     is_incomplete: bool = False
     is_beginning: bool = True
     is_loading: bool = True
+    is_too_old: bool = False
     appended: str = ""
     asked: dict[tuple[str, str], int] = field(default_factory=dict)
 
@@ -133,7 +135,11 @@ class Expiry:
         is_listing = (request.kind, request.key) == ("list", state_folder("lake"))
         if is_listing and (sight is None or not sight.is_beginning):
             sight = self._sights[request.sender] = Sight(now_us)
-        if sight is None or "/_tailrace/" not in request.key:
+        if sight is None:
+            return
+        if sight.is_too_old:
+            raise Violation("a start goes on from an end that may not be the end")
+        if "/_tailrace/" not in request.key:
             return
         sight.is_beginning &= is_listing
         if not sight.is_lost(now_us):
@@ -156,8 +162,8 @@ class Expiry:
         newest_us = max(made_us, default=0)
         return Seen(newest_us, is_complete(bucket), is_own or is_free, is_entry)
 
-    def told(self, request: "Request", seen: Seen) -> None:
-        """The process has the answer."""
+    def told(self, request: "Request", seen: Seen, now_us: int) -> None:
+        """The process, whose clock says that, has the answer."""
         sight = self._sights.get(request.sender)
         if sight is None:
             return
@@ -170,6 +176,8 @@ class Expiry:
                 return
         is_followed = seen.is_entry and not sight.is_loading and request.key != sight.appended
         is_seen = seen.is_end or is_followed
+        if is_seen and sight.is_loading:
+            sight.is_too_old = now_us - seen.newest_us >= KEPT_SECONDS * 1e6 and seen.newest_us > 0
         if is_seen and asked_us is not None:
             sight.seen_us = max(sight.seen_us, asked_us)
             sight.is_loading = False

@@ -307,7 +307,7 @@ class Monitor:
         self._bucket: Bucket
         self._server: Server
         self._seen: dict[str, int] = {}
-        self._always_captured = frozenset(TABLES)
+        self.always_captured = frozenset(TABLES)
         self._first_looked = 0
         # The settings that the newest look was judged under, and up to where that began.
         self._selection = ""
@@ -606,7 +606,7 @@ class Monitor:
             raise Violation("a healthy writer deposed")
         self.openers[opener] = entry["epoch"]
         now = msgspec.convert(entry["open"]["configuration"], RecordConfiguration)
-        self._always_captured &= record_writer(now).captured
+        self.always_captured &= record_writer(now).captured
         self.counts["open"] += 1
         self.counts["open: accepting"] += "accepting" in entry
         self.counts["open: goes on accepting"] += (
@@ -717,7 +717,7 @@ class Monitor:
                 is_judged &= self._snapshots.has_rows_before(change.table, change.position)
             elif change.commit_lsn < self._selected:
                 is_judged &= not server.was_dropped(change.table, change.commit_lsn)
-            if is_judged and change.table in self._always_captured:
+            if is_judged and change.table in self.always_captured:
                 self.counts["lost behind the source's back"] += 1
                 if not any(_is_within(change, gap) for gap in journal.gaps.values()):
                     raise Violation("durable past a loss that no gap covers")

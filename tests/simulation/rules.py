@@ -745,6 +745,43 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     mutant(
+        "state_failover",
+        "4   ... also in the life that begins with a failover",
+        Edit(
+            "engine.pipeline.pipeline",
+            "        start.keeping = life.create_task(state_keeper(self._life).run())\n",
+            "        if self._is_first_life:\n"
+            "            start.keeping = life.create_task(state_keeper(self._life).run())\n",
+        ),
+    ),
+    mutant(
+        "newest_entry",
+        "6   a state file without its entry and any later one is not gone on from",
+        Edit(
+            "engine.journal.journal",
+            "if not found.is_entry_there and self.state.seq == self._state_seq:",
+            "if False:",
+        ),
+    ),
+    mutant(
+        "old_end",
+        "6   nor is a newest entry of the age at which a rule takes any",
+        Edit(
+            "engine.pipeline.needs",
+            "if journal.ended_us is not None and rules is not None:",
+            "if False:",
+        ),
+    ),
+    mutant(
+        "young_end",
+        "6   ... and a younger one is",
+        Edit(
+            "engine.journal.bucket_rules",
+            "if found is not None and age >= found[1]:",
+            "if found is not None and age >= found[1] / 2:",
+        ),
+    ),
+    mutant(
         "no_second_journal",
         "6   where tables' objects are and no journal, none is begun",
         Edit(
@@ -769,6 +806,51 @@ MUTANTS: tuple[Mutant, ...] = (
             "engine.journal.journal",
             "self._sight.seen(sent_us)",
             "self._sight.seen(self._sight.now_us())",
+        ),
+    ),
+    mutant(
+        "seen_lately",
+        "5   ... and who saw it a while ago goes on",
+        Edit(
+            "engine.journal.sight",
+            "return self._clock() - self._seen_us > self._us_max",
+            "return self._clock() - self._seen_us > self._us_max / 2",
+        ),
+    ),
+    mutant(
+        "seen_anew",
+        "5   ... as who reads it anew does, however long ago that life began",
+        Edit(
+            "engine.journal.journal",
+            "        self._seen(began_us)\n        files =",
+            "        files =",
+        ),
+    ),
+    mutant(
+        "unseen_object",
+        "5   ... and puts no object",
+        Edit(
+            "engine.journal.publisher",
+            "            await self._journal.refuse_unseen()\n",
+            "",
+        ),
+    ),
+    mutant(
+        "redo_expired",
+        "6   an object in front of E was visible: where it is gone it has expired",
+        Edit(
+            "engine.journal.recovery",
+            "return [plan for plan in missing if not self._was_visible(plan)]",
+            "return missing",
+        ),
+    ),
+    mutant(
+        "schema_again",
+        "4   a schema.json that has expired is put again",
+        Edit(
+            "engine.journal.schema_files",
+            "if known_at is not None and now - known_at < self._known_seconds_max:",
+            "if known_at is not None:",
         ),
     ),
     mutant(
@@ -1651,6 +1733,15 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     mutant(
+        "accept_void_died",
+        "6   ... also where an engine made it that died before it stated the gap",
+        Edit(
+            "engine.journal.acceptance",
+            "if any(s.planned.is_void for s in plan))",
+            "if any(s.planned.is_void and s.epoch == state.epoch for s in plan))",
+        ),
+    ),
+    mutant(
         "accept_seq",
         "6   durable's entry stays before what is still missing",
         Edit(
@@ -1707,6 +1798,42 @@ MUTANTS: tuple[Mutant, ...] = (
             "engine.reader.table.steps",
             "        begin = end\n    yield from",
             "    yield from",
+        ),
+    ),
+    mutant(
+        "current_doubts",
+        "11  current rows of which some are missing are refused",
+        Edit(
+            "engine.reader.table.reading",
+            "doubts = [*doubts_of_rows(known, begin, attempt, is_whole=is_whole)]",
+            "doubts = []",
+        ),
+    ),
+    mutant(
+        "current_gap",
+        "11  ... also where a gap is behind their snapshot's point",
+        Edit(
+            "engine.reader.table.doubts",
+            "is_behind = bool(gap.until) and gap.until <= begin",
+            "is_behind = bool(gap.until)",
+        ),
+    ),
+    mutant(
+        "current_order",
+        "11  current rows are folded from the newest record back",
+        Edit(
+            "engine.reader.table.reading",
+            "self.bodies.of(reversed(self.steps), group)",
+            "self.bodies.of(self.steps, group)",
+        ),
+    ),
+    mutant(
+        "current_partial",
+        "11  a snapshot of which some objects have expired is none",
+        Edit(
+            "engine.reader.table.snapshot",
+            "is_short = len(objects) < stated.object_count",
+            "is_short = False",
         ),
     ),
 )

@@ -666,14 +666,16 @@ class World:
 
     def sent(self, request: Request) -> None:
         if self.expiry.is_on:
-            self.expiry.sent(request, self.now_us())
+            self._judge(lambda: self.expiry.sent(request, self.now_us()))
 
     def shown(self, request: Request) -> Seen | None:
         return self.expiry.shown(request, self.bucket) if self.expiry.is_on else None
 
     def answered(self, request: Request) -> None:
-        if isinstance(request.shown, Seen):
-            self.expiry.told(request, request.shown)
+        engine = self._engine_of(request.sender)
+        if isinstance(request.shown, Seen) and engine is not None:
+            now_us = self.now_us() + engine.profile.clock_skew_us
+            self.expiry.told(request, request.shown, now_us)
 
     def begins(self, key: str, metadata: Mapping[str, str]) -> None:
         self._judge(lambda: self.monitor.begins(key, metadata))
