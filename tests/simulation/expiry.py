@@ -9,8 +9,8 @@ stand still for as long. Then the journal is gone, and every later start has to 
 The newest object of a table stays, and what a start needs where there is none: of a bucket without
 any object nobody can tell that it had some.
 
-A rule takes what is due in any order. In some worlds each object has a time of its own, so that an
-entry may outlive later ones.
+A rule takes what is due in any order. In every other world each object has a time of its own, so
+that an entry may outlive later ones.
 
 What an engine may say of the journal's end is judged by what it saw: by the requests of which it
 has the answers, each as of the moment when the bucket applied it. Another engine may write before
@@ -48,7 +48,6 @@ _AT_WORK_SECONDS: Final = 30.0
 """An engine that was at work so short a time ago has kept its state file young."""
 _NOTICED_SECONDS: Final = 30.0
 """Twice as long as a state file is left alone: whoever could write for so long has looked."""
-_OUT_OF_ORDER: Final = 0.5
 _LAG_SECONDS: Final = 20.0
 _TOO_OLD: Final = "there may have been later ones"
 _INCOMPLETE: Final = ("are gone:", "missing", "is gone:", "no journal that names them")
@@ -123,8 +122,7 @@ class Expiry:
         self.is_refused = False
         self._at_work: float | None = None
         self._sights: dict[Process, Sight] = {}
-        lags = random.Random(f"lags {seed}")
-        self._lags = lags if lags.random() < _OUT_OF_ORDER else None
+        self._lags = None if seed % 2 else random.Random(f"lags {seed}")
         self._lag_of: dict[str, float] = {}
 
     # --- what engines see

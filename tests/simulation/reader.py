@@ -78,6 +78,8 @@ class BucketReader:
 
     def read(self) -> None:
         """Read on from the cursor, and compare. Raises Violation."""
+        if self._monitor.is_doomed:
+            return  # The monitor follows the journal no further, and nobody goes on with it.
         if self._cursor and self.rnd.random() < _FORGETFUL:
             # Somebody begins anew.
             self._cursor, self._changes, self._rows = "", [], set()
@@ -123,7 +125,7 @@ class BucketReader:
 
     def _fold(self, table: str) -> None:
         if self._monitor.is_doomed:
-            return  # It is not followed past a fork, and nobody goes on with it.
+            return
         try:
             rows, until = _in_a_thread(lambda: self._asked_rows(table))
         except ReadRefused as error:
