@@ -90,9 +90,9 @@ def test_of_a_table_that_was_never_counted_the_ranges_tell_how_far_it_is() -> No
         0,
         None,
     )
-    assert odd.bar.endswith(" 50%")
+    assert odd.share == 0.5
     assert found.in_all is not None
-    assert found.in_all.rows_estimate == 100
+    assert (found.in_all.rows, found.in_all.rows_estimate) == (90, 190)
 
 
 def test_a_snapshot_is_whole_when_its_last_range_is_whatever_was_estimated() -> None:
@@ -106,5 +106,5 @@ def test_a_snapshot_is_whole_when_its_last_range_is_whatever_was_estimated() -> 
     [whole] = progress.status(20.0).tables
 
     # More was sent than there was thought to be: nobody knows what is left.
-    assert (ahead.bar[-3:], ahead.seconds_left) == ("99%", None)
-    assert (whole.bar[-4:], whole.seconds_left) == ("100%", 0.0)
+    assert (ahead.share, ahead.seconds_left) == (0.99, None)
+    assert (whole.share, whole.seconds_left) == (1.0, 0.0)

@@ -14,7 +14,7 @@ from engine.config import DestinationConfiguration, default_log, load_destinatio
 from engine.model.amount import size_text, time_text
 from engine.model.plural import counted
 from engine.model.printable import printable
-from engine.operate.status import SnapshotStatus, Status
+from engine.operate.status import SnapshotStatus, Status, progress_bar
 from engine.operate.summary import lag_text
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def _say_reading(found: "Standing", engine: Status | None) -> None:
 def _progress_text(each: SnapshotStatus) -> str:
     estimate = f" of about {each.rows_estimate:,}" if each.rows_estimate else ""
     facts = [
-        f"{each.bar}  {each.rows:,}{estimate} rows",
+        f"{progress_bar(each.share)}  {each.rows:,}{estimate} rows",
         f"{size_text(each.bytes)} of about {size_text(max(each.bytes, each.bytes_estimate))}",
     ]
     if each.rows_per_second is not None:

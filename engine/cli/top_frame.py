@@ -101,13 +101,14 @@ def _figures(status: Status, rates: Rates, now_us: int, columns: int | None) -> 
     objects = counted(status.objects_total, "object", form=",")
     uploaded = f"{size_text(int(rates.bytes))} a second; {size_text(status.bytes_total)}"
     used, limit = status.memory_used_bytes, status.memory_limit_bytes
+    filled = min(1.0, used / limit) if limit else 0.0
     pairs = [
         ("read", f"{rates.rows:,.0f} rows a second; {counted(status.rows_total, 'row', form=',')}"),
         ("uploaded", f"{uploaded} in {objects}"),
         ("unread", _lag(status.lag_seconds, status.lag, unit)),
         ("not durable", _lag(status.durable_lag_seconds, status.durable_lag, unit)),
         ("durable", _durable(status, now_us)),
-        ("buffer", f"{progress_bar(used, limit)}  {size_text(used)} of {size_text(limit)}"),
+        ("buffer", f"{progress_bar(filled)}  {size_text(used)} of {size_text(limit)}"),
     ]
     if (kept := status.retention) is not None:
         limited = "" if kept.limit is None else f" of {_amount(kept.limit, unit)}"
@@ -169,7 +170,7 @@ def _snapshots(status: Status, columns: int | None) -> list[Line]:
 
 
 def _progress(each: SnapshotStatus) -> str:
-    facts = [f"{each.bar}  {each.rows:,} rows"]
+    facts = [f"{progress_bar(each.share)}  {each.rows:,} rows"]
     if each.rows_per_second is not None:
         facts.append(f"{each.rows_per_second:,.0f} a second")
     if each.seconds_left is not None:

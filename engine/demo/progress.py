@@ -258,6 +258,4 @@ def _lag_text(status: Status) -> str:
 def _snapshot_text(status: Status, before: str) -> str:
     """How far the snapshots are that are being read; empty where none is."""
     found = status.snapshots_in_all
-    if found is None or not found.rows_estimate:
-        return ""
-    return f"{before}{found.rows / found.rows_estimate:.0%}"
+    return "" if found is None else f"{before}{found.share:.0%}"

@@ -72,6 +72,9 @@ READY_PHASES: frozenset[Phase] = frozenset({"standby", "snapshot", "streaming"})
 old one."""
 
 
+_NOT_WHOLE: Final = 0.99
+
+
 class SnapshotStatus(msgspec.Struct, frozen=True, kw_only=True):
     """How far one table's snapshot has come. Its rows are being read now.
 
@@ -94,13 +97,13 @@ class SnapshotStatus(msgspec.Struct, frozen=True, kw_only=True):
     seconds_left: float | None
 
     @property
-    def bar(self) -> str:
-        """How far it is, as text. It is whole when its last range is, whatever was estimated."""
-        is_whole = self.ranges_done >= self.ranges
+    def share(self) -> float:
+        """How far it is, from 0 to 1: whole when its last range is, whatever was estimated."""
+        if self.ranges_done >= self.ranges:
+            return 1.0
         if not self.rows_estimate:
-            return progress_bar(self.ranges_done, self.ranges)
-        most = self.rows_estimate if is_whole else self.rows_estimate * 99 // 100
-        return progress_bar(min(self.rows, most), self.rows_estimate)
+            return self.ranges_done / self.ranges
+        return min(self.rows / self.rows_estimate, _NOT_WHOLE)
 
 
 class SnapshotsStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -258,9 +261,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 BAR_CHARACTERS: Final = 20
 
 
-def progress_bar(done: int, of: int) -> str:
-    """`done` of `of` as a bar of text and in percent, like `████░░░░░░░░░░░░░░░░ 20%`."""
-    share = min(1.0, done / of) if of else 0.0
+def progress_bar(share: float) -> str:
+    """A share from 0 to 1 as a bar of text and in percent, like `████░░░░░░░░░░░░░░░░ 20%`."""
     full = round(BAR_CHARACTERS * share)
     return "█" * full + "░" * (BAR_CHARACTERS - full) + f" {share:.0%}"
 

@@ -6,7 +6,7 @@ from typing import Final, Protocol
 
 from engine.model.schema import TableName
 from engine.model.snapshot_source import HeldTable, ReadProgress
-from engine.operate.status import SnapshotsStatus, SnapshotStatus
+from engine.operate.status import SnapshotsStatus, SnapshotStatus, progress_bar
 
 SHOWN_MAX: Final = 100
 """Tables that the status lists."""
@@ -122,7 +122,7 @@ class Progress:
             return {}
         left = found.seconds_left
         return {
-            "progress": found.bar,
+            "progress": progress_bar(found.share),
             "tables": len(tables),
             "rows": found.rows,
             "rows_estimate": found.rows_estimate,
@@ -142,12 +142,12 @@ def _in_all(tables: Sequence[SnapshotStatus]) -> SnapshotStatus | None:
     """The sum of the tables, since the first of them was begun; None of none."""
     if not tables:
         return None
+    # A table that was never counted has at least what came of it.
+    thought = sum(max(each.rows_estimate, each.rows) for each in tables)
     return _status(
         "",
         rows=sum(each.rows for each in tables),
-        rows_estimate=sum(
-            max(each.rows_estimate, each.rows) for each in tables if each.rows_estimate
-        ),
+        rows_estimate=thought if any(each.rows_estimate for each in tables) else 0,
         bytes_=sum(each.bytes for each in tables),
         bytes_estimate=sum(each.bytes_estimate for each in tables),
         ranges_done=sum(each.ranges_done for each in tables),
