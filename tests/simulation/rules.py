@@ -901,10 +901,10 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         Edit(
             "engine.snapshot.group",
-            "            await self._register.whole(attempt, objects, left_out, rest=held.rest)\n",
+            "            await self._register.whole(\n",
             "            await self._register.started(attempt)\n"
             "            self._refuse_stale(attempt)\n"
-            "            await self._register.whole(attempt, objects, left_out, rest=held.rest)\n",
+            "            await self._register.whole(\n",
         ),
     ),
     mutant(
