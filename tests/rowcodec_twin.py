@@ -424,6 +424,10 @@ class TwinCodec:
         if binding is None:
             return -1
         change = parse_change(reader, message, len(binding.columns))
+        if message == "I" and change.new is not None:
+            pairs = zip(binding.columns, change.new, strict=True)
+            if any(column.is_included and value is Absent.UNCHANGED for column, value in pairs):
+                raise DecodeError("an insert without a value")
         position = self.next_position(relation_id, change_lsn)
         line = self.line(change, binding, position, change_lsn)
         self.count(relation_id, change_lsn)

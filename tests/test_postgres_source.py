@@ -21,7 +21,7 @@ from structlog.testing import capture_logs
 from databases import Database
 from engine.lines.hashing import hash_of
 from engine.lines.holding import HELD_SECONDS
-from engine.model.batch import Batch, Operations
+from engine.model.batch import Batch, LeftOut, Operations
 from engine.model.errors import (
     ConfigurationError,
     JournalError,
@@ -73,6 +73,7 @@ class Reading:
     """What a stream gave."""
 
     batches: list[Batch] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
 
     @property
     def lines(self) -> list[bytes]:
@@ -128,6 +129,7 @@ async def read_until(stream: ChangeStream, end: LogPoint, reading: Reading) -> N
     while True:
         intake = await stream.receive()
         reading.batches.extend(intake.batches)
+        reading.left_out.extend(intake.left_out)
         if intake.boundary is not None and intake.boundary.position >= end.position:
             return
 

@@ -303,6 +303,36 @@ async def test_stream_and_snapshot_have_the_rows_that_meet_the_condition(
     assert [row["id"] for row in rows[1:]] == [2, 5]
 
 
+async def test_a_row_that_comes_without_its_large_value_is_left_out_as_a_gap(
+    any_database: Database,
+) -> None:
+    configuration = msgspec.structs.replace(
+        where("region = 'eu'"), stream=SHAPING_SETTINGS, on_unrepresentable="gap"
+    )
+    statements: tuple[LiteralString, ...] = (
+        "CREATE TABLE customers (id int, region text, note text, PRIMARY KEY (id, region))",
+        "ALTER TABLE customers ALTER note SET STORAGE EXTERNAL",
+        "INSERT INTO customers SELECT id, 'us', repeat('x', 5000) FROM generate_series(1, 2) id",
+    )
+    for statement in statements:
+        any_database.execute(statement)
+    source = source_of(any_database, configuration)
+    await source.prepare(is_first=True)
+    any_database.execute("UPDATE customers SET region = 'eu' WHERE id = 1")
+    # The whole old row has the value.
+    any_database.execute("ALTER TABLE customers REPLICA IDENTITY FULL")
+    any_database.execute("UPDATE customers SET region = 'eu' WHERE id = 2")
+
+    reading = await read_all(source, any_database, configuration=configuration)
+
+    [left_out] = reading.left_out
+    assert left_out.key == '{"id": "1", "region": "eu"}'
+    assert left_out.reason.startswith("column 'note': the row came into the publication's row")
+    assert [record["after"] for record in reading.records] == [
+        {"id": 2, "region": "eu", "note": "x" * 5000}
+    ]
+
+
 # --- a table that appears later
 
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.lines.writer import CODEC_VERSION, Lines
-from engine.model.errors import DecodeError
+from engine.model.errors import DecodeError, UnrepresentableRow
 from engine.sources.postgres.types import (
     KIND_ARRAY,
     KIND_BOOLEAN,
@@ -601,6 +601,23 @@ def test_unchanged_values_are_absent_and_listed() -> None:
     assert line["before"] == {"a": "0"}
     assert line["after"] == {"a": "1"}
     assert line["metadata"]["unchanged"] == ["b"]
+
+
+def test_an_insert_without_a_large_value_is_no_row_that_a_record_can_hold() -> None:
+    codec = new_codec(
+        [
+            ("a", KIND_TEXT, True, True),
+            ("x", KIND_TEXT, False, False),
+            ("b", KIND_TEXT, False, True),
+        ]
+    )
+
+    # Nobody misses what is excluded.
+    codec.encode(insert(b"1", Absent.UNCHANGED, b"2"))
+    with pytest.raises(UnrepresentableRow, match="column 'b': the row came into"):
+        codec.encode(insert(b"2", b"x", Absent.UNCHANGED))
+
+    assert len(read_lines(take(codec))) == 1
 
 
 def test_snapshot_lines_have_no_transaction() -> None:

@@ -53,6 +53,7 @@ from engine.sources.postgres.values cimport (
     FAULT_TRAILING,
     FAULT_TUPLE,
     FAULT_TYPE,
+    FAULT_UNSENT,
     FORM_ARRAY,
     Cursor,
     name_faults_in,
@@ -330,6 +331,11 @@ cdef class TupleReader:
         if out != NULL and <size_t>(out - first) > lines.row_bytes_max:
             lines.work.fault = FAULT_SIZE
             lines.work.column = -1
+            out = NULL
+        if out != NULL and op == OP_CREATE and binding.unchanged_count:
+            # PostgreSQL makes an insert of an update whose old row the row filter left out.
+            lines.work.fault = FAULT_UNSENT
+            lines.work.column = binding.unchanged[0]
             out = NULL
         if out == NULL:
             if key is None:

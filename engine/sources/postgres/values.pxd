@@ -69,6 +69,7 @@ cdef enum:
     FAULT_BYTEA
     FAULT_ARRAY
     FAULT_COPY
+    FAULT_UNSENT
 
 cdef struct Cursor:
     const uint8_t* at
