@@ -685,7 +685,7 @@ class Monitor:
         gaps = (g for g in self.journal.gaps.values() if g["reason"] == LOST)
         # A table that the journal did not know has no gap.
         is_known = str(change.table) in self.journal.known
-        return any(_is_within(change, gap) for gap in gaps) or not is_known
+        return any(is_within(change, gap) for gap in gaps) or not is_known
 
     def _check_lost(self) -> None:
         """What the source did not send has a gap, up to where looks were judged.
@@ -719,7 +719,7 @@ class Monitor:
                 is_judged &= not server.was_dropped(change.table, change.commit_lsn)
             if is_judged and change.table in self.always_captured:
                 self.counts["lost behind the source's back"] += 1
-                if not any(_is_within(change, gap) for gap in journal.gaps.values()):
+                if not any(is_within(change, gap) for gap in journal.gaps.values()):
                     raise Violation("durable past a loss that no gap covers")
 
     def _is_of_forgotten(self, change: Change) -> bool:
@@ -1074,7 +1074,8 @@ def hour_text(time_us: int) -> str:
     return datetime.fromtimestamp(time_us // 1_000_000, UTC).strftime("%Y-%m-%dT%H")
 
 
-def _is_within(change: Change, gap: Json) -> bool:
+def is_within(change: Change, gap: Json) -> bool:
+    """Whether a gap states that this change may be missing."""
     is_after = gap["table"] == str(change.table) and gap["after"] <= change.position
     return is_after and (not gap["until"] or change.position < gap["until"])
 
