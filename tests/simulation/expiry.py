@@ -48,6 +48,7 @@ _AT_WORK_SECONDS: Final = 30.0
 """An engine that was at work so short a time ago has kept its state file young."""
 _NOTICED_SECONDS: Final = 30.0
 """Twice as long as a state file is left alone: whoever could write for so long has looked."""
+NOTICED_US: Final = int(_NOTICED_SECONDS * 1e6)
 _LAG_SECONDS: Final = 20.0
 _TOO_OLD: Final = "there may have been later ones"
 _INCOMPLETE: Final = ("are gone:", "missing", "is gone:", "no journal that names them")
@@ -187,7 +188,8 @@ class Expiry:
         sight = self._sights[process]
         if not sight.is_lost(bucket.now_us()):
             self._at_work = now
-        elif free > _NOTICED_SECONDS:
+        elif free > _NOTICED_SECONDS and sight.is_lost(bucket.now_us() - NOTICED_US):
+            # An answer that was on its way by then has come.
             raise Violation("an engine goes on that does not see the journal's end")
 
     def appended(self) -> None:
