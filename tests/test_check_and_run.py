@@ -236,6 +236,23 @@ def other_condition_of_an_old_publication(place: Place) -> None:
     place.execute("CREATE PUBLICATION tailrace FOR TABLE orders WHERE (id > 5)")
 
 
+def large_values_and_a_condition(place: Place) -> None:
+    place.keys["SOURCE__TABLE"] = '[{ match = "public.orders", where = "id > 0" }]'
+
+
+def large_values_of_a_partition_and_a_condition(place: Place) -> None:
+    place.keys["SOURCE__TABLE"] = '[{ match = "public.log", where = "id > 0" }]'
+    place.execute(
+        "CREATE TABLE log (id int PRIMARY KEY, note text) PARTITION BY RANGE (id)",
+        "CREATE TABLE log_1 PARTITION OF log FOR VALUES FROM (0) TO (9)",
+    )
+
+
+def whole_rows_and_a_condition(place: Place) -> None:
+    large_values_and_a_condition(place)
+    place.execute("ALTER TABLE orders REPLICA IDENTITY FULL")
+
+
 REFUSED: Final[tuple[tuple[Making, CheckCode, int], ...]] = (
     (nobody_listens, common.SOURCE, 69),
     (no_such_database, common.SOURCE, 78),
@@ -259,9 +276,20 @@ REFUSED: Final[tuple[tuple[Making, CheckCode, int], ...]] = (
 )
 
 
+_WITH_CONDITIONS: Final = frozenset(
+    {
+        misspelt_condition,
+        other_condition_of_an_old_publication,
+        large_values_and_a_condition,
+        large_values_of_a_partition_and_a_condition,
+        whole_rows_and_a_condition,
+    }
+)
+
+
 def known_by(case: tuple[Making, *tuple[object, ...]]) -> object:
     """A case by its making's name; conditions of a publication came with PostgreSQL 15."""
-    is_of_15 = case[0] in {misspelt_condition, other_condition_of_an_old_publication}
+    is_of_15 = case[0] in _WITH_CONDITIONS
     return pytest.param(*case, id=case[0].__name__, marks=pytest.mark.since(15 if is_of_15 else 14))
 
 
@@ -330,6 +358,9 @@ STARTS: Final[tuple[tuple[Making, tuple[CheckCode, ...]], ...]] = (
     (unlogged_partition, (codes.UNLOGGED,)),
     (misspelt_column, (codes.RULE_COLUMNS,)),
     (other_condition_of_an_old_publication, (codes.FILTERS,)),
+    (large_values_and_a_condition, (codes.FILTERS,)),
+    (large_values_of_a_partition_and_a_condition, (codes.FILTERS,)),
+    (whole_rows_and_a_condition, ()),
 )
 
 

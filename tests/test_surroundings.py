@@ -47,6 +47,7 @@ SITUATION = Situation(
     foreign={},
     clashes="",
     unknown_columns="",
+    partly_sent=(),
     is_first=True,
 )
 AROUND = Surroundings(

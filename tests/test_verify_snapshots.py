@@ -389,6 +389,27 @@ async def test_segments_of_an_attempt_are_counted_together(segments: int, progre
     assert orders.snapshot_rows == 3 * segments
 
 
+@pytest.mark.parametrize(("added", "found"), [(-9, set()), (0, set()), (1, {Code.STATE_DIFFERS})])
+async def test_a_state_file_may_have_snapshots_whose_objects_nobody_counted(
+    added: int, found: set[Code]
+) -> None:
+    """An older release wrote it, or a newer one that began with what that one wrote."""
+    made = await make_segments(segments=2)
+    state = made.bucket.journal.state
+    stated = state.snapshots[str(ORDERS)]
+    count = max(stated.object_count + added, 0)
+    edited = msgspec.structs.replace(
+        state,
+        snapshots={str(ORDERS): msgspec.structs.replace(stated, object_count=count)},
+    )
+    made.store.objects[state_key(PREFIX, state.seq)] = StoredObject(encode_state(edited), {})
+
+    verdict = await judged(made.store)
+
+    assert stated.object_count == 4
+    assert codes(verdict) == found
+
+
 # --- every way to break it
 
 SEGMENT_DAMAGES = Damages[Made]()

@@ -303,8 +303,8 @@ def _filters(situation: Situation) -> Finding | None:
     configuration = situation.configuration
     _raise_if(version_fault(situation.server.version, configuration))
     warnings = [each for each in publication_warnings(situation) if each.code is codes.FILTERS]
-    if warnings:
-        return warned(warnings)
+    if found := warnings + arrival_warnings(situation):
+        return warned(found)
     if not any(rule.where for rule in configuration.rules):
         return None
     return Finding("the rules' conditions and the publication's filters are there together")
@@ -441,6 +441,18 @@ def unlogged_warnings(situation: Situation) -> list[Warned]:
         text = "partitions of captured tables are foreign tables: the log lacks their changes"
         found.append(Warned(codes.UNLOGGED, text, tuple(foreign), statements))
     return found
+
+
+def arrival_warnings(situation: Situation) -> list[Warned]:
+    """Of tables with a condition, into which a row may come without its large values."""
+    tables = situation.partly_sent
+    if not tables:
+        return []
+    text = (
+        "an UPDATE may bring a row into where and leave a large value as it was, which PostgreSQL"
+        " does not send: no record can hold such a row"
+    )
+    return [Warned(codes.FILTERS, text, tables, identity_statements(tables[:LISTED_MAX]))]
 
 
 def _missing(situation: Situation) -> list[Warned]:

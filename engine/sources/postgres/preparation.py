@@ -29,6 +29,7 @@ from engine.model.trial import Finding
 from engine.operate.alarms import Alarms
 from engine.sources.postgres.judges import (
     Warned,
+    arrival_warnings,
     existing_text,
     publication_refused,
     publication_warnings,
@@ -153,7 +154,7 @@ def _warn_of_tables(found: Situation) -> None:
         # All of them were dropped. The log still has their rows, and tables may come again.
         reason = f"no name matches; there is: {existing_text(found)}"
         _log.warning("no table is captured", reason=reason)
-    _warn_of(unlogged_warnings(found))
+    _warn_of([*unlogged_warnings(found), *arrival_warnings(found)])
     if found.clashes:
         _log.warning("columns are called as the flat envelope's own fields", columns=found.clashes)
     if found.unknown_columns:

@@ -105,6 +105,42 @@ WHERE c.relkind OPERATOR(pg_catalog.=) 'r' AND c.relpersistence OPERATOR(pg_cata
 ORDER BY 3, 4
 """
 
+# Tables with a column that may be stored out of line and is none of the replica identity, of the
+# table or of a partition of it. Under FULL every column is one of it.
+_LARGE: Final = """
+WITH RECURSIVE tree(root, relid) AS (
+  SELECT c.oid, c.oid FROM pg_catalog.pg_class c
+  JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+  JOIN ROWS FROM (
+    pg_catalog.unnest(%s::pg_catalog.text[]), pg_catalog.unnest(%s::pg_catalog.text[])
+  ) AS wanted(schema, name)
+    ON n.nspname OPERATOR(pg_catalog.=) wanted.schema::pg_catalog.name
+    AND c.relname OPERATOR(pg_catalog.=) wanted.name::pg_catalog.name
+  UNION
+  SELECT tree.root, i.inhrelid FROM tree
+  JOIN pg_catalog.pg_class p ON p.oid OPERATOR(pg_catalog.=) tree.relid
+    AND p.relkind OPERATOR(pg_catalog.=) 'p'::pg_catalog."char"
+  JOIN pg_catalog.pg_inherits i ON i.inhparent OPERATOR(pg_catalog.=) tree.relid
+)
+SELECT DISTINCT n.nspname, r.relname
+FROM tree
+JOIN pg_catalog.pg_class r ON r.oid OPERATOR(pg_catalog.=) tree.root
+JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) r.relnamespace
+JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) tree.relid
+JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) c.oid
+WHERE c.relreplident OPERATOR(pg_catalog.<>) 'f'::pg_catalog."char"
+  AND c.reltoastrelid OPERATOR(pg_catalog.<>) 0::pg_catalog.oid
+  AND a.attnum OPERATOR(pg_catalog.>) 0::pg_catalog.int2 AND NOT a.attisdropped
+  AND a.attstorage OPERATOR(pg_catalog.=) ANY ('{x,e}'::pg_catalog."char"[])
+  AND NOT EXISTS (
+    SELECT FROM pg_catalog.pg_index i
+    WHERE i.indrelid OPERATOR(pg_catalog.=) c.oid
+      AND (CASE WHEN c.relreplident OPERATOR(pg_catalog.=) 'd'::pg_catalog."char"
+                THEN i.indisprimary ELSE i.indisreplident END)
+      AND a.attnum OPERATOR(pg_catalog.=) ANY (i.indkey::pg_catalog.int2[]))
+ORDER BY 1, 2
+"""
+
 _COLUMNS_NAMED: Final = """
 SELECT n.nspname, c.relname, a.attname
 FROM pg_catalog.pg_attribute a
@@ -204,8 +240,9 @@ class Situation:
     rows a snapshot cannot read, and why. `unlogged` are captured tables, and partitions of such;
     `foreign` are partitions that are foreign tables, each with the table that it is a partition of.
     `clashes` are columns that are called as fields of the flat envelope, `unknown_columns` those
-    that a rule names and none of its tables has. `is_first`: no journal is there yet. `is_renewed`:
-    the slot will be made anew, so that it counts only whose it is.
+    that a rule names and none of its tables has. `partly_sent` are tables with a condition into
+    which an UPDATE may bring a row that lacks a large value. `is_first`: no journal is there yet.
+    `is_renewed`: the slot will be made anew, so that it counts only whose it is.
     """
 
     configuration: RecordConfiguration
@@ -219,6 +256,7 @@ class Situation:
     foreign: Mapping[TableName, TableName]
     clashes: str
     unknown_columns: str
+    partly_sent: tuple[TableName, ...]
     is_first: bool
     is_renewed: bool = False
 
@@ -272,6 +310,7 @@ async def read_situation(
         foreign,
         await _clashes(session, configuration),
         await _unknown_columns(session, configuration, tables),
+        await _partly_sent(session, configuration, tables),
         is_first,
         is_renewed,
     )
@@ -406,6 +445,18 @@ async def _unknown_columns(
         for key, column in _names_of(rule)
         if column not in having
     )
+
+
+async def _partly_sent(
+    session: Session, configuration: RecordConfiguration, tables: Sequence[Table]
+) -> tuple[TableName, ...]:
+    """Of the tables with a condition, those of which an UPDATE does not send every large value."""
+    names = [table.name for table in tables if configuration.where_of(table.name)]
+    if not names:
+        return ()
+    schemas, bare = [name.schema for name in names], [name.table for name in names]
+    found = await session.rows(_LARGE, schemas, bare, doing="looking for large values")
+    return tuple(TableName(*row) for row in found)
 
 
 def _names_of(rule: TableRule) -> list[tuple[str, str]]:
