@@ -300,6 +300,45 @@ async def test_whoever_takes_over_learns_of_the_fork_also_where_a_loss_is_accept
     assert taken.fork == fork
 
 
+@pytest.mark.parametrize("loss", ["moved", "keeper"])
+async def test_a_failover_since_a_loss_was_named_is_a_larger_loss(loss: LossKind) -> None:
+    """What the new server wrote between the fork and E would be in no object and in no gap."""
+    rig = await Rig().opened()
+    rig.source.known = msgspec.structs.replace(identity(), branch="other")
+    rig.source.fork_at = place(E - 1)
+    rig.lease.accepting = Accepting(place(E), loss, "gone")
+
+    async with AsyncExitStack() as stack:
+        with pytest.raises(PositionLost, match="left the journal's branch") as caught:
+            await rig.lease.take(stack, CONFIGURATION, decide)
+
+    assert caught.value.loss == "history"
+    assert rig.source.starts == []
+
+
+@pytest.mark.parametrize("loss", ["moved", "keeper"])
+async def test_another_server_since_a_loss_was_named_is_a_larger_loss(loss: LossKind) -> None:
+    rig = await Rig().opened()
+    rig.source.known = msgspec.structs.replace(identity(), facts={"system": "8"})
+    rig.lease.accepting = Accepting(place(E), loss, "gone")
+
+    with pytest.raises(ForeignPrefix) as caught:
+        await rig.lease.identify()
+
+    assert caught.value.is_elsewhere
+
+
+async def test_who_accepts_another_log_is_not_compared_with_it() -> None:
+    rig = await Rig().opened()
+    rig.source.known = msgspec.structs.replace(identity(), branch="other", facts={"system": "8"})
+    rig.source.fork_at = place(E - 1)
+    rig.lease.accepting = Accepting(place(E), "history", "it is another one")
+
+    found = await rig.lease.identify()
+
+    assert (found.branch, found.generation) == ("other", 2)
+
+
 async def test_whoever_cannot_be_held_again_is_left_and_tried_again() -> None:
     rig = await Rig().opened()
     rig.source.refusals = [HELD, AWAY]

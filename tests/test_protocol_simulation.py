@@ -175,3 +175,18 @@ def test_an_attempt_is_judged_by_the_history_of_which_its_snapshot_is() -> None:
 
     assert "1 failover" in done.stdout
     assert "clean" in done.stdout
+
+
+@pytest.mark.parametrize(("seed", "accepted"), [(15603, 1), (9, 1), (487, 0)])
+def test_a_failover_behind_the_name_of_a_loss_is_accepted_as_another_log(
+    seed: int, accepted: int
+) -> None:
+    """In 9 the engine accepts that its slot is gone when the server forks before E.
+
+    In 487 the fork is behind E.
+    """
+    done = simulate("--seed", str(seed))
+
+    assert done.stdout.count("1 accepted past a fork") == accepted
+    assert "1 failover" in done.stdout
+    assert "clean" in done.stdout

@@ -346,6 +346,11 @@ class Accepting(msgspec.Struct, frozen=True):
         """Whether what keeps the log has to be made anew."""
         return self.loss != "moved"
 
+    @property
+    def is_another_log(self) -> bool:
+        """Whether it is accepted that the source's log is not the one that the journal tells of."""
+        return self.loss == "history"
+
 
 class StreamStart(msgspec.Struct, frozen=True, omit_defaults=True):
     """Whether the stream waits for the initial snapshot: with the first `open`, and when it starts.

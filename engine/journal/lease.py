@@ -373,15 +373,16 @@ class Lease:
     async def identify(self) -> SourceIdentity:
         """Who answers now. Raises ForeignPrefix; PositionLost where its history lost changes.
 
-        Where an operator accepts a loss, neither history nor server is compared. Cancellation
-        changes nothing.
+        Where an operator accepts that the log is another one, neither history nor server is
+        compared. A smaller loss says nothing of them: a failover since then loses more.
+        Cancellation changes nothing.
         """
         self._adopt_generation()
         identity = await self._source.identify()
         self._journal.refuse_foreign(
-            identity, self._source.keeper, may_be_elsewhere=self.accepting is not None
+            identity, self._source.keeper, may_be_elsewhere=self._is_another_log
         )
-        if self.accepting is not None:
+        if self._is_another_log:
             return identity
         self.refuse_fork(await self._fork(identity))
         return identity
@@ -390,8 +391,12 @@ class Lease:
         """The source's positions belong to the journal's generation, or begin a new one."""
         known = self._journal.state.source
         if known is not None:
-            is_new = self.accepting is not None and self.accepting.loss == "history"
-            self._source.adopt(known.generation + is_new)
+            self._source.adopt(known.generation + self._is_another_log)
+
+    @property
+    def _is_another_log(self) -> bool:
+        """Whether this start accepts that the source's log is another one."""
+        return self.accepting is not None and self.accepting.is_another_log
 
     async def _fork_of_same(self, identity: SourceIdentity) -> LogPosition | None:
         # A failover since then: the stream may still hold what the new server lacks.

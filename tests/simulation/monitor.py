@@ -286,6 +286,8 @@ class Monitor:
         self.deaf: set[Process] = set()
         self.newest_planned: dict[str, int] = {}
         self.is_doomed = False
+        # Somebody goes on with a doomed journal and may: nothing is judged behind that.
+        self.is_given_up = False
         self.is_restored = False
         # The source does not have what follows E.
         self.is_lost = False
@@ -296,6 +298,9 @@ class Monitor:
         # E in the log before the one that a restored server wrote and that was accepted.
         self._forgotten = ""
         self._timeline = 1
+        # What the newest open says that the log's generation is.
+        self._generation = 1
+        self._durable_past_fork = ""
         self.largest_planned = 0
         self.snapshot_versions: set[tuple[str, int]] = set()
         self.read: dict[Process, dict[str, str]] = {}
@@ -388,8 +393,7 @@ class Monitor:
         self._trace(f"    {stored.body.decode()[:1500]}")
         self._read_lists(entry)
         if self.is_doomed:
-            if "open" in entry and self._timeline_of(entry) == self._server.timeline:
-                raise Violation("went on past a fork")
+            self._read_past_fork(entry)
             return
         self._check_sequence(entry, stored)
         before, frontier = self.journal.durable, dict(self.journal.frontier)
@@ -411,6 +415,7 @@ class Monitor:
             self._check_fork(entry)
             self.signals.opened(stored.creator, self.journal.signals)
             self._timeline = self._timeline_of(entry)
+            self._generation = entry["open"]["source"]["generation"]
             self._snapshots.opened(self._timeline)
         self.is_doomed = self._is_past_fork()
         if entry.get("accepted"):
@@ -571,6 +576,25 @@ class Monitor:
         planned = max((last for last, _ in self.journal.frontier.values()), default="")
         named = self.journal.snapshots.furthest
         return planned >= fork or max(self.journal.durable or "", named) > fork
+
+    def _read_past_fork(self, entry: Json) -> None:
+        """Only who accepts just that goes on, by the E of then: its name may have been told before.
+
+        A smaller loss is not enough: what the new server wrote up to E would be in no gap.
+        """
+        if "open" in entry and self._timeline_of(entry) == self._server.timeline:
+            loss, generation = entry.get("accepting", {}), entry["open"]["source"]["generation"]
+            if loss.get("loss") != "history" or generation != self._generation + 1:
+                raise Violation("went on past a fork")
+            lost, e = loss["lost"], self._durable_past_fork or self.journal.durable
+            if lost != e or lost not in self.named:
+                raise Violation("a loss accepted that was not named")
+            self.counts["accepted past a fork"] += 1
+            self.is_given_up = True
+        if "open" in entry:
+            self._generation = entry["open"]["source"]["generation"]
+        if "durable" in entry:
+            self._durable_past_fork = entry["durable"]["position"]
 
     def _check_fork(self, entry: Json) -> None:
         """An open says where the source left the branch that the journal spoke of before."""

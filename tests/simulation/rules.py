@@ -1714,7 +1714,16 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "accept_generation",
         "3   the generation grows where the log is another one",
-        Edit("engine.journal.lease", "known.generation + is_new", "known.generation"),
+        Edit("engine.journal.lease", "known.generation + self._is_another_log", "known.generation"),
+    ),
+    mutant(
+        "accept_fork",
+        "6   a failover since a loss was named is a larger loss",
+        Edit(
+            "engine.journal.lease",
+            "        if self._is_another_log:\n",
+            "        if self.accepting is not None:\n",
+        ),
     ),
     mutant(
         "accept_void_gap",

@@ -266,6 +266,8 @@ class ServerWatcher(Protocol):
 
     def failed(self, process: Process, change: Change) -> None: ...
 
+    def missed(self, process: Process) -> None: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Membership:
@@ -746,6 +748,7 @@ class Server:
     ) -> "Connection":
         """START_REPLICATION."""
         if not self.has_slot:
+            self.watcher.missed(process)
             raise PositionLost("the slot is gone", loss="keeper")
         if self.connection is not None:
             raise LeaseHeld("the slot is held")
@@ -1489,6 +1492,7 @@ class SimulatedSource:
         await self._way()
         if not self._server.has_slot:
             if not is_first:
+                self._server.watcher.missed(self._process)
                 raise PositionLost("the slot is gone", loss="keeper")
             self._server.make_slot()
         await self._way()

@@ -63,6 +63,7 @@ WORLDS_WITH_DROPS = 0.5
 OWED_DROPPED = 0.35
 COMPLETIONS_REFUSED = 0.4
 KILLED_ACCEPTING = 0.7
+FAILED_OVER_ACCEPTING = 0.15  # Where who may accept is told of the loss.
 LOST_PLANNED = 0.3  # Where somebody may move the slot by hand, and a loss may be accepted.
 SNAPSHOTS = (("never", "initial", "mixed"), (60, 34, 6))
 """Which engines take snapshots: none, all, or every other one; and how often."""
@@ -177,6 +178,7 @@ class World:
             self.is_toggling = chance.random() < 0.5
         self.trouble = rnd.choice((0.0, 0.02, 0.08, 0.2))
         self.snipe = rnd.choice((0.0, 0.01, 0.05))
+        self._fork_chances = random.Random(f"failovers while accepting {self.seed}")
         self.expiry = Expiry(self.seed)
         self._asleep: set[EngineProcess] = set()
         self._free_since: dict[EngineProcess, float] = {}
@@ -537,6 +539,8 @@ class World:
 
     def created(self, stored: StoredObject) -> None:
         self._judge(lambda: self.monitor.created(stored))
+        if self.monitor.is_given_up:
+            self.loop.stop()
         engine = self._engine_of(stored.creator)
         if engine is not None and kind_of(stored.key) == "journal" and says_something(stored.body):
             self._judge(lambda: engine.check_interval(self.loop.time()))
@@ -809,6 +813,20 @@ class World:
             self.accept_gap = LogPosition(self.monitor.journal.durable or "")
             self.monitor.named.add(self.accept_gap)
 
+    def missed(self, process: Process) -> None:
+        """The source told an engine that its slot is gone: where it accepts that, it goes on.
+
+        Now and then another server takes over before the journal says so.
+        """
+        engine, chance = self._engine_of(process), self._fork_chances
+        named = engine.profile.accept_gap if engine is not None else ""
+        if not named or named != self.monitor.journal.durable:
+            return
+        assert engine is not None
+        if chance.random() < FAILED_OVER_ACCEPTING:
+            seconds = chance.uniform(0.1, 2)
+            self.loop.later(seconds, self._fail_over_named, engine, chance.choice((0, 1, 2)))
+
     def refused(self, engine: str, table: TableName) -> None:
         """The source refused that engine a snapshot of the table."""
         self._tables_refused[engine].add(table)
@@ -876,6 +894,17 @@ class World:
         self.engines.append(engine)
         self.trace(f"{engine.process.name} starts: {profile}")
         engine.start()
+
+    def _fail_over_named(self, engine: EngineProcess, more: int) -> None:
+        """The standby lacks what is behind E, and so many transactions before it."""
+        e, transactions = self.monitor.journal.durable or "", self.server.transactions
+        behind = sum(self.server.place(t.end_lsn) > e for t in transactions)
+        is_of_one_log = not (self.monitor.is_doomed or self.server.begun)
+        if engine.is_alive and engine.phase in READING and is_of_one_log:
+            self.counts["failover while a loss is accepted"] += 1
+            self.server.fail_over(lost=behind + more)
+            for table in TABLES if self.is_calm else ():
+                self.server.publish(table)
 
     def kill(self, engine: EngineProcess) -> None:
         """`kill -9`."""
