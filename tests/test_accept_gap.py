@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from databases import Database, fresh_database
@@ -14,6 +15,7 @@ from engine.journal.gaps import LOST
 from engine.model.errors import PositionLost, SourceRefused, TailraceError, first_cause
 from engine.model.position import LogPosition, log_position
 from engine.model.record import RecordConfiguration
+from engine.pipeline.pipeline import Pipeline
 from engine.servers.postgres_server import StopMode
 from engine.servers.servers import FAST_SETTINGS, EmbeddedPostgres
 from engine.sources.postgres import preparation
@@ -65,6 +67,23 @@ async def refused(engine: LiveEngine) -> TailraceError:
 
 def accepting(engine: LiveEngine, place: LogPosition) -> LiveEngine:
     return replace(engine, settings=replace(engine.settings, accept_gap=place))
+
+
+def promoted_from(server: EmbeddedPostgres, copy: Path, past: str) -> None:
+    """A standby takes over that has what `copy` has; its log has grown past that place since."""
+    server.stop(StopMode.FAST)
+    shutil.rmtree(server.data_directory)
+    copied(copy, server.data_directory)
+    standby = server.data_directory / "standby.signal"
+    standby.touch()
+    server._give_to_account(standby)
+    server.start()
+    with psycopg.connect(server.dsn, autocommit=True) as connection:
+        connection.execute("SELECT pg_promote()")
+        connection.execute("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
+        grown = "SELECT pg_current_wal_lsn() > %s::pg_lsn"
+        while connection.execute(grown, [past]).fetchone() != (True,):
+            connection.execute("SELECT pg_logical_emit_message(false, 'test', repeat('x', 10000))")
 
 
 async def goes_on(engine: LiveEngine, lost: LogPosition, *, is_told: bool = True) -> JournalState:
@@ -350,4 +369,48 @@ async def test_a_restored_disk_begins_a_generation(
     gaps = {gap.table: gap for gap in state.gaps.values()}
     assert sorted(gaps) == ["public.lines", "public.orders"]
     assert all(gap.after == lost and gap.until >= new for gap in gaps.values())
+    await engine.proven()
+
+
+@pytest.mark.timeout(300)
+async def test_a_failover_while_a_lost_slot_is_accepted_begins_a_generation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new server wrote before E what the bucket does not have: no place of it is before E."""
+    with EmbeddedPostgres(settings=FAST_SETTINGS) as server, fresh_database(server) as database:
+        table_of(database)
+        engine = LiveEngine(database)
+        await settled(engine)
+        server.stop(StopMode.FAST)
+        copied(server.data_directory, tmp_path / "data")
+        server.start()
+        before = await settled(engine)
+        lost, durable = before.durable_position, before.durable
+        without_slot(database)
+        error = await refused(engine)
+        failovers: list[LogPosition] = []
+        is_accepted = Pipeline._is_accepted
+
+        def fail_over_once(pipeline: Pipeline, error: BaseException) -> bool:
+            is_named = is_accepted(pipeline, error)
+            if is_named and not failovers:
+                failovers.append(lost)
+                assert durable is not None
+                promoted_from(server, tmp_path / "data", durable.resume)
+            return is_named
+
+        monkeypatch.setattr(Pipeline, "_is_accepted", fail_over_once)
+        async with accepting(engine, lost).living():
+            pass
+        state = engine.journal()
+
+    assert isinstance(error, PositionLost)
+    assert error.loss == "keeper"
+    assert failovers == [lost]
+    assert state.source is not None
+    assert (state.source.branch, state.source.generation) == ("2", 2)
+    new = log_position(2, 0)
+    assert all(gap.after == lost and gap.until >= new for gap in state.gaps.values())
+    assert sorted(gap.table for gap in state.gaps.values()) == ["public.lines", "public.orders"]
+    assert "left the journal's branch" in next(iter(state.gaps.values())).text
     await engine.proven()
