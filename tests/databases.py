@@ -96,13 +96,18 @@ def reader_role(database: Database) -> Iterator[str]:
     try:
         yield role
     finally:
-        with database.connect() as connection:
-            connection.execute(
-                "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE usename = %s",
-                (role,),
-            )
-            connection.execute(f"DROP OWNED BY {role}".encode())
-            connection.execute(f"DROP ROLE {role}".encode())
+        drop_role(database, role)
+
+
+def drop_role(database: Database, role: str) -> None:
+    """Take the role away, with its sessions and what it may do in this database."""
+    with database.connect() as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE usename = %s",
+            (role,),
+        )
+        connection.execute(f'DROP OWNED BY "{role}"'.encode())
+        connection.execute(f'DROP ROLE "{role}"'.encode())
 
 
 def dsn_as(database: Database, role: str) -> str:

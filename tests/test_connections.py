@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import psycopg
 import pytest
 
-from databases import Database, dsn_as, reader_role
+from databases import Database, drop_role, dsn_as, reader_role
 from engine import app
 from engine.config import load
 from engine.model.errors import SourceError
@@ -188,12 +188,7 @@ def own_role(database: Database, attributes: str) -> Iterator[str]:
     try:
         yield role
     finally:
-        with database.connect() as connection:
-            connection.execute(
-                "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE usename = %s",
-                (role,),
-            )
-            connection.execute(f'DROP ROLE "{role}"'.encode())
+        drop_role(database, role)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """A session is closed while another task asks: libpq's connection outlives who reads from it."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 
 import psycopg
 import pytest
@@ -75,7 +76,9 @@ async def is_answered(answers: list[object]) -> bool:
     return bool(answers)
 
 
-async def test_a_held_session_ends_under_a_question(database: Database) -> None:
+@asynccontextmanager
+async def asked(database: Database) -> AsyncIterator[HeldSession]:
+    """A held session of which a question is asked; at the end the question was refused."""
     connection = await connect(database.dsn, replication=False)
     await connection.execute("BEGIN")
     held = HeldSession(connection, "here")
@@ -87,21 +90,16 @@ async def test_a_held_session_ends_under_a_question(database: Database) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(ask())
         await until(lambda: is_asked(database), "the question")
+        yield held
+
+
+async def test_a_held_session_ends_under_a_question(database: Database) -> None:
+    async with asked(database) as held:
         await held.end()
 
 
 async def test_the_end_of_a_held_session_is_cancelled_under_a_question(database: Database) -> None:
-    connection = await connect(database.dsn, replication=False)
-    await connection.execute("BEGIN")
-    held = HeldSession(connection, "here")
-
-    async def ask() -> None:
-        with pytest.raises(SourceUnavailable):
-            await held.rows(_SLEEP, doing="sleeping")
-
-    async with asyncio.TaskGroup() as group:
-        group.create_task(ask())
-        await until(lambda: is_asked(database), "the question")
+    async with asked(database) as held, asyncio.TaskGroup() as group:
         ending = group.create_task(held.end())
         # One turn of the loop: it has cut the question off, and waits until that ends.
         await asyncio.sleep(0)
